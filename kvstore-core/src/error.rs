@@ -1,0 +1,222 @@
+//! The one public error: a variant for each thing that a caller can *do* something about.
+//!
+//! Absence is not an error (`Ok(None)`). A backend keeps its own private errors and converts them here, in one place.
+
+use std::path::PathBuf;
+
+use crate::{JobId, Key, Partition, Position, Version};
+
+/// What every fallible call of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A boxed cause from a backend, so that no client library stands in this crate's public interface.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a call did not do what it was asked to do.
+///
+/// Unless a variant says otherwise, nothing has happened. One error stands for one thing to do next; whether it is worth
+/// trying the same call again later is what [`Error::is_retryable`] says.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The input breaks a rule; sending it again cannot help.
+    #[error("{subject} is invalid: {reason}")]
+    Invalid {
+        /// What was checked: `key`, `value`, `job id`.
+        subject: &'static str,
+        /// The rule, and where it was broken.
+        reason: String,
+    },
+
+    /// The input is larger than a limit of [`crate::limits`] or of the settings.
+    #[error("{subject} is too large: the limit is {limit} {unit}")]
+    TooLarge {
+        /// What was measured.
+        subject: &'static str,
+        /// The largest size allowed.
+        limit: u64,
+        /// What `limit` counts: `bytes`, `characters`, `operations`.
+        unit: &'static str,
+    },
+
+    /// A check of a commit did not hold: read again, then decide.
+    #[error("the condition on key {key:?} does not hold, its version is {}", display_version(*.current))]
+    Conflict {
+        /// The key whose check failed.
+        key: Key,
+        /// Which check of the commit it was, from 0.
+        check: usize,
+        /// The key's version now; `None` if it is absent.
+        current: Option<Version>,
+    },
+
+    /// Another worker has advanced the partition: read the position again.
+    #[error("partition {partition} is already applied up to position {applied}")]
+    Stale {
+        /// The partition that the commit wanted to advance.
+        partition: Partition,
+        /// How far it really is.
+        applied: Position,
+    },
+
+    /// A bound is reached; it is there so that memory has one. Later there may be room.
+    #[error("{what} is full: the limit is {limit}")]
+    Full {
+        /// What is full, with its unit: `the queue (jobs)`.
+        what: &'static str,
+        /// The bound.
+        limit: u64,
+    },
+
+    /// The disk, or the ceiling set for the data, has no room. Reads go on, and writes too when there is space again.
+    #[error("no room to store this: {detail}")]
+    StorageFull {
+        /// Which disk or which ceiling.
+        detail: String,
+    },
+
+    /// An idempotency key was used before, with another request.
+    #[error("this idempotency key was used before, with another request")]
+    KeyReused,
+
+    /// The keys of one batch stand in different partitions of the queue, so they have no common order.
+    #[error(
+        "keys {first:?} and {other:?} are in different partitions: give both the same {{tag}} to change them in one batch"
+    )]
+    CrossPartition {
+        /// The first key of the batch.
+        first: Key,
+        /// The first that is elsewhere.
+        other: Key,
+    },
+
+    /// History before the asked-for point has been dropped: start again from a full listing.
+    #[error("the history asked for has been dropped")]
+    Compacted,
+
+    /// The thing named does not exist (a key's absence is `Ok(None)`, not this).
+    #[error("{what} does not exist")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+    },
+
+    /// Another process holds the folder. Stop that one, or use another folder.
+    #[error("{} is in use by {}", .path.display(), display_holder(*.pid))]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// The holder, where it can be read.
+        pid: Option<u32>,
+    },
+
+    /// The write that a sync token names is not applied yet: a read now might not show it. Try again soon.
+    #[error("the write {job} is not applied yet")]
+    NotYetVisible {
+        /// The write.
+        job: JobId,
+    },
+
+    /// A file does not hold what was written to it. Nothing was changed; restore it, or repair it knowingly.
+    #[error("{}{} is damaged: {detail}", .path.display(), display_line(*.line))]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1, where one can be named.
+        line: Option<u64>,
+        /// What is wrong, and what to do.
+        detail: String,
+    },
+
+    /// The store is older than what the queue still holds: the jobs between them are gone. The partition stops until somebody
+    /// accepts that loss.
+    #[error(
+        "the jobs of partition {partition} after position {after} and up to {trimmed} are no longer in the queue, and the store has not applied them"
+    )]
+    Gap {
+        /// The partition.
+        partition: Partition,
+        /// How far the store is.
+        after: Position,
+        /// How far the queue has dropped its jobs.
+        trimmed: Position,
+    },
+
+    /// The backend can't be reached or is closing. Nothing has happened; try again later.
+    #[error("{what} is unavailable")]
+    Unavailable {
+        /// Which backend.
+        what: String,
+        /// Why.
+        source: Option<Source>,
+    },
+
+    /// It is not known whether the call took effect: the connection broke, or the sync failed, in between. Read before
+    /// repeating, or repeat under the same idempotency key.
+    #[error("it is not known whether {what}")]
+    Unknown {
+        /// What may or may not have happened.
+        what: String,
+        /// What broke.
+        source: Option<Source>,
+    },
+
+    /// A write or sync failed earlier, so memory and disk may differ: nothing more is accepted until the store is opened again.
+    #[error("writing stopped after an earlier failure, restart to recover: {reason}")]
+    Poisoned {
+        /// The failure that stopped it.
+        reason: String,
+    },
+
+    /// A setting is wrong, or two of them do not go together.
+    #[error("{0}")]
+    Config(String),
+}
+
+impl Error {
+    /// Whether the same call, unchanged, may succeed later.
+    ///
+    /// `false` for [`Error::Unknown`]: it may have succeeded already.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Full { .. }
+                | Self::StorageFull { .. }
+                | Self::Unavailable { .. }
+                | Self::Locked { .. }
+                | Self::NotYetVisible { .. }
+        )
+    }
+
+    pub(crate) fn invalid(subject: &'static str, reason: impl Into<String>) -> Self {
+        Self::Invalid {
+            subject,
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn unavailable(what: impl Into<String>) -> Self {
+        Self::Unavailable {
+            what: what.into(),
+            source: None,
+        }
+    }
+}
+
+fn display_version(version: Option<Version>) -> String {
+    version.map_or_else(
+        || "none (it is absent)".to_owned(),
+        |version| version.to_string(),
+    )
+}
+
+fn display_holder(pid: Option<u32>) -> String {
+    pid.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    )
+}
+
+fn display_line(line: Option<u64>) -> String {
+    line.map_or_else(String::new, |line| format!(", line {line},"))
+}

@@ -1,0 +1,36 @@
+//! The core of kvstore.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
+
+mod clock;
+mod command;
+mod commit;
+mod config;
+mod entry;
+mod error;
+mod job;
+mod json;
+mod key;
+pub mod limits;
+mod queue;
+mod service;
+mod store;
+mod value;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use command::{Action, Command, Evaluation, Expiry, Operation, evaluate, keys_needed};
+pub use commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
+pub use config::Opened;
+pub use entry::{Entry, Timestamp, Version};
+pub use error::{Error, Result, Source};
+pub use job::{
+    Applied, Dead, DeadLetter, Failed, Fingerprint, Idempotency, Job, JobId, JobState, NewJob,
+    Outcome, Partition, PartitionCount, Position, QueueId, Succeeded, Summary,
+};
+pub use key::Key;
+pub use queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+pub use service::{JobReport, Request, Service, ServiceOptions, Submitted, join};
+pub use store::{
+    ChangeId, ChangeKind, Changed, DeadPage, DeadRequest, ListRequest, Listed, Page, Store, Watch,
+    WatchFrom,
+};
+pub use value::Value;

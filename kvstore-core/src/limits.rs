@@ -1,0 +1,68 @@
+//! Every bound of the core in one place, each with its unit and its reason.
+//!
+//! What an operator may want to move is a setting of the service or the backend and only its default stands here.
+
+use std::time::Duration;
+
+/// Longest key, in Unicode characters. Characters, because a JSON Schema can only count those and has to agree with us exactly.
+pub const KEY_CHARS_MAX: usize = 512;
+
+/// Deepest nesting of arrays and objects in a value: what common JSON readers still accept.
+pub const VALUE_DEPTH_MAX: usize = 128;
+
+/// Default largest value, in bytes after white space between tokens is dropped.
+pub const VALUE_BYTES_DEFAULT: usize = 1 << 20;
+
+/// Most operations in one batch: its checks and writes are one line of a file, or the keys of one script.
+pub const BATCH_OPERATIONS_MAX: usize = 1000;
+
+/// Most entries on one page of a listing.
+pub const PAGE_ENTRIES_MAX: usize = 1000;
+
+/// Shortest time to live.
+pub const TTL_MIN: Duration = Duration::from_secs(1);
+
+/// Longest time to live: ten years, far enough for anybody and far from any overflow.
+pub const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// Default bound on jobs accepted but not yet applied, in each partition.
+pub const QUEUE_JOBS_DEFAULT: usize = 100_000;
+
+/// Default bound on the bytes of those jobs (keys and values), in each partition: they are held in memory.
+pub const QUEUE_BYTES_DEFAULT: usize = 64 << 20;
+
+/// How long the outcome of a job is kept once it is known, if nothing pushes it out earlier.
+pub const OUTCOME_RETENTION: Duration = Duration::from_secs(60 * 60);
+
+/// Most outcomes kept in each partition; past that the oldest go and the jobs up to them become unknown.
+pub const OUTCOMES_MAX: usize = 100_000;
+
+/// Most dead letters kept in each partition; past that the partition waits until an operator has looked at some.
+pub const DEAD_LETTERS_MAX: usize = 10_000;
+
+/// Most changes kept for `watch`; whoever is further behind starts again from a listing.
+pub const CHANGES_MAX: usize = 10_000;
+
+/// How long an idempotency key is remembered by default.
+pub const IDEMPOTENCY_WINDOW_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Most idempotency keys remembered in each partition; past that a request with a new one is refused.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 100_000;
+
+/// How long a claim on a partition lasts unless it is renewed; workers renew every third of it.
+pub const CLAIM_PERIOD: Duration = Duration::from_secs(10);
+
+/// Most jobs that a worker applies in one commit. Past some 64 a larger batch hardly costs less per job.
+pub const WORK_BATCH_JOBS: usize = 256;
+
+/// Most writes in one commit of a worker, unless a single job has more. A script can't unpack more than some thousands of values.
+pub const WORK_BATCH_WRITES: usize = 1000;
+
+/// Most bytes (keys and values) in one commit of a worker, unless a single job has more: a commit is built in memory.
+pub const WORK_BATCH_BYTES: usize = 8 << 20;
+
+/// Most expired entries removed by one call of `expire`, so that one call has a bounded cost.
+pub const EXPIRE_BATCH: usize = 1000;
+
+/// What versions and positions jump by when it can't be known which ones were handed out before: far more than can be in flight.
+pub const RENUMBER_GAP: u64 = 1 << 32;

@@ -1,0 +1,207 @@
+//! The contract of a queue: a partitioned log of jobs, accepted durably and in order.
+//!
+//! What is deliberately not here: popping. A worker asks the *store* how far a partition is applied, reads what comes after, and
+//! commits its effects together with the new position. So no job can be lost in a worker's hands, and none can be applied twice;
+//! a claim only keeps workers from doing the same work.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::Result;
+use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId};
+
+/// A partitioned log of jobs.
+///
+/// # What holds for every queue
+/// * A key's jobs stand in one partition ([`PartitionCount::partition_of`]), in the order in which they were accepted.
+/// * An accepted job survives whatever the backend names, and keeps its id for ever; ids are never reused.
+/// * Every bound, in jobs, bytes and idempotency keys, is answered with [`Error::Full`](crate::Error::Full), never by growth.
+/// * Dropping a future does not take a call back.
+#[async_trait]
+pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
+    /// The random name that it got when it was created.
+    fn id(&self) -> QueueId;
+
+    /// How many partitions it has.
+    fn partitions(&self) -> PartitionCount;
+
+    /// Makes the next job of `partition` come after `position`, if it would not anyway: for a queue that is behind its
+    /// store, since its files were lost or an old copy was restored. Called before it accepts the first job.
+    async fn start_after(&self, partition: Partition, position: Position) -> Result<()>;
+
+    /// Accepts `jobs`, each on its own: the answers stand in their order. Jobs of one call for one partition keep their order.
+    ///
+    /// An accepted job is durable when this returns. A job under an idempotency key that was used with the same request before
+    /// is not accepted again: the first one's id is answered, `replayed`.
+    ///
+    /// # Errors
+    /// For each job: those of [`Command::check`](crate::Command::check), [`Error::Full`](crate::Error::Full),
+    /// [`Error::KeyReused`](crate::Error::KeyReused), [`Error::Unavailable`](crate::Error::Unavailable),
+    /// [`Error::Unknown`](crate::Error::Unknown): it may have been accepted; the same request under the same idempotency key finds out.
+    async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>>;
+
+    /// Renews what `worker` holds, takes its fair share of the partitions, and says what it holds now. What it had and is not
+    /// in the answer it must stop working on. Call it every third of [`CLAIM_PERIOD`](crate::limits::CLAIM_PERIOD).
+    async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>>;
+
+    /// Gives a claim back, so that another worker can have the partition at once. No error if it is no longer held.
+    async fn release(&self, claim: Claim) -> Result<()>;
+
+    /// The jobs of the claimed partition that follow `after`, at least one unless none comes within `wait`, at most `max`.
+    ///
+    /// # Errors
+    /// [`Error::Gap`](crate::Error::Gap) if jobs after `after` have been dropped already: the store is older than the queue.
+    async fn read(
+        &self,
+        claim: &Claim,
+        after: Position,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Job>>;
+
+    /// Records that the job at `head` is about to be tried, and says for which time, from 1. It survives the process (not
+    /// necessarily the loss of power), so a job that ends its worker is counted.
+    async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32>;
+
+    /// Takes the last [`JobQueue::begin_attempt`] back: the store was down, and the job is not to blame.
+    async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()>;
+
+    /// The jobs up to `up_to` are applied: they count against no bound any more and may be dropped.
+    async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()>;
+
+    /// What the queue itself knows of a job.
+    async fn find(&self, job: &JobId) -> Result<Found>;
+
+    /// How much waits.
+    async fn depth(&self) -> Result<Depth>;
+
+    /// Whether it would accept now.
+    async fn ping(&self) -> Result<()>;
+
+    /// Finishes what is in flight and lets go of what the process holds. Calls after it fail with
+    /// [`Error::Unavailable`](crate::Error::Unavailable). Closing twice is no error.
+    async fn close(&self) -> Result<()>;
+}
+
+/// A job is in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its name and place.
+    pub id: JobId,
+    /// Whether an earlier request under the same idempotency key had put it there.
+    pub replayed: bool,
+}
+
+/// Who claims partitions: a name that is never used again by another worker, nor by the same one after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(Arc<str>);
+
+impl WorkerId {
+    /// A new one: `name` (for people, in logs) with a random part.
+    pub fn new(name: &str) -> Self {
+        Self(format!("{name}-{:016x}", rand::random::<u64>()).into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A worker works on a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Who.
+    pub worker: WorkerId,
+    /// On what.
+    pub partition: Partition,
+}
+
+/// What a queue knows of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is held: what it asks for, and how often it was tried.
+    Held {
+        /// The job.
+        job: Box<Job>,
+        /// Its attempts so far; 0 for a job that nobody has tried.
+        attempts: u32,
+    },
+    /// It was accepted once and has been dropped since, applied or lost.
+    Dropped,
+    /// No such job was ever accepted here.
+    Unknown,
+}
+
+/// How much waits in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Jobs accepted and not completed.
+    pub jobs: u64,
+    /// Their keys and values, in bytes.
+    pub bytes: u64,
+    /// How long the oldest of them has been waiting; `None` if there is none.
+    pub oldest_age: Option<Duration>,
+}
+
+/// A shared queue is a queue.
+#[async_trait]
+impl<Q: JobQueue + ?Sized> JobQueue for Arc<Q> {
+    fn id(&self) -> QueueId {
+        (**self).id()
+    }
+    fn partitions(&self) -> PartitionCount {
+        (**self).partitions()
+    }
+    async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
+        (**self).start_after(partition, position).await
+    }
+    async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
+        (**self).enqueue(jobs).await
+    }
+    async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
+        (**self).claim(worker).await
+    }
+    async fn release(&self, claim: Claim) -> Result<()> {
+        (**self).release(claim).await
+    }
+    async fn read(
+        &self,
+        claim: &Claim,
+        after: Position,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Job>> {
+        (**self).read(claim, after, max, wait).await
+    }
+    async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
+        (**self).begin_attempt(claim, head).await
+    }
+    async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()> {
+        (**self).withdraw_attempt(claim, head).await
+    }
+    async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
+        (**self).complete(claim, up_to).await
+    }
+    async fn find(&self, job: &JobId) -> Result<Found> {
+        (**self).find(job).await
+    }
+    async fn depth(&self) -> Result<Depth> {
+        (**self).depth().await
+    }
+    async fn ping(&self) -> Result<()> {
+        (**self).ping().await
+    }
+    async fn close(&self) -> Result<()> {
+        (**self).close().await
+    }
+}

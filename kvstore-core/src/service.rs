@@ -1,0 +1,315 @@
+//! A store and its queue as one thing: accept a write, wait for it, read. HTTP is a thin face over this, and a program that
+//! embeds the store can use it without HTTP.
+//!
+//! What is not here: applying. That is the worker's, in this process or another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::command::{Action, Command};
+use crate::entry::Entry;
+use crate::error::{Error, Result};
+use crate::job::{Idempotency, JobId, JobState, NewJob, Outcome, Summary};
+use crate::key::Key;
+use crate::limits::{IDEMPOTENCY_WINDOW_DEFAULT, VALUE_BYTES_DEFAULT};
+use crate::queue::{Found, JobQueue};
+use crate::store::{ListRequest, Page, Store};
+
+/// Bounds that an operator may want to move.
+#[derive(Clone, Debug)]
+pub struct ServiceOptions {
+    /// Largest value accepted, in bytes without white space.
+    pub value_bytes_max: usize,
+    /// How long an idempotency key is remembered.
+    pub idempotency_window: Duration,
+    /// How long a read waits for the write that its sync token names.
+    pub visible_wait: Duration,
+}
+
+impl Default for ServiceOptions {
+    fn default() -> Self {
+        Self {
+            value_bytes_max: VALUE_BYTES_DEFAULT,
+            idempotency_window: IDEMPOTENCY_WINDOW_DEFAULT,
+            visible_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A store and its queue. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Service {
+    store: Arc<dyn Store>,
+    queue: Arc<dyn JobQueue>,
+    options: Arc<ServiceOptions>,
+}
+
+/// A write that somebody asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What is asked for.
+    pub command: Command,
+    /// The caller's idempotency key, with whatever it is scoped to, if there is one.
+    pub idempotency_key: Option<String>,
+    /// Whether details of the outcome may be asked for later; waiting implies it.
+    pub keep_outcome: bool,
+    /// How long to wait for the outcome; zero not to.
+    pub wait: Duration,
+    /// The W3C `traceparent` of the request.
+    pub traceparent: Option<String>,
+}
+
+impl Request {
+    /// Asks for `command` and waits up to `wait` for its outcome.
+    pub fn new(command: Command, wait: Duration) -> Self {
+        Self {
+            command,
+            idempotency_key: None,
+            keep_outcome: false,
+            wait,
+            traceparent: None,
+        }
+    }
+}
+
+/// A write that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    /// Its job, which is also the sync token for later reads.
+    pub id: JobId,
+    /// Whether an earlier request under the same idempotency key had asked for it.
+    pub replayed: bool,
+    /// Where it stands: [`JobState::Queued`] if it was not waited for, or not long enough.
+    pub state: JobState,
+}
+
+/// What can be told of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobReport {
+    /// The job.
+    pub id: JobId,
+    /// What it was, as long as the queue or its outcome knows.
+    pub summary: Option<Summary>,
+    /// How often it was tried, as far as that is known.
+    pub attempts: Option<u32>,
+    /// Where it stands: queued or finished.
+    pub state: JobState,
+}
+
+/// Checks that `store` and `queue` belong together, and moves the queue's numbering past the store's position. Servers and
+/// workers call it when they start.
+///
+/// # Errors
+/// [`Error::Config`] if the store wants another number of partitions, or applies another queue.
+pub async fn join(store: &dyn Store, queue: &dyn JobQueue) -> Result<()> {
+    if let Some(wanted) = store
+        .partitions()
+        .filter(|wanted| *wanted != queue.partitions())
+    {
+        return Err(Error::Config(format!(
+            "the store has {wanted} partitions and the queue has {}: they must be the same",
+            queue.partitions()
+        )));
+    }
+    match store.active_queue().await? {
+        Some(active) if active != queue.id() => Err(Error::Config(format!(
+            "the store applies queue {active}, and this is queue {}: jobs that still wait in the other one would be skipped; \
+             to go over to this queue all the same, start the worker once with --adopt-queue",
+            queue.id()
+        ))),
+        _ => {
+            for partition in queue.partitions().iter() {
+                let applied = store.applied(queue.id(), partition).await?;
+                queue.start_after(partition, applied).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+impl Service {
+    /// Joins `store` and `queue` (see [`join`]).
+    ///
+    /// # Errors
+    /// Those of [`join`].
+    pub async fn open(
+        store: Arc<dyn Store>,
+        queue: Arc<dyn JobQueue>,
+        options: ServiceOptions,
+    ) -> Result<Self> {
+        join(&store, &queue).await?;
+        Ok(Self {
+            store,
+            queue,
+            options: Arc::new(options),
+        })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &Arc<dyn JobQueue> {
+        &self.queue
+    }
+
+    /// The bounds in force.
+    pub fn options(&self) -> &ServiceOptions {
+        &self.options
+    }
+
+    /// Accepts a write into the queue, durably, and waits for its outcome if asked to.
+    ///
+    /// When this returns `Ok`, the write has its place in its key's order and will be applied exactly once in effect, unless its own
+    /// condition fails. A wait that runs out is no error: the state is then [`JobState::Queued`].
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for a value over the limit, and those of [`JobQueue::enqueue`].
+    pub async fn submit(&self, request: Request) -> Result<Submitted> {
+        self.check_sizes(&request.command)?;
+        let window = self.options.idempotency_window;
+        let idempotency = request
+            .idempotency_key
+            .map(|key| Idempotency { key, window });
+        let job = NewJob {
+            command: request.command,
+            keep_outcome: request.keep_outcome || !request.wait.is_zero() || idempotency.is_some(),
+            idempotency,
+            traceparent: request.traceparent,
+        };
+        let answer = self.queue.enqueue(vec![job]).await.pop();
+        let accepted = answer.unwrap_or_else(|| Err(Error::unavailable("the queue")))?;
+        let state = self.wait(&accepted.id, request.wait).await;
+        Ok(Submitted {
+            id: accepted.id,
+            replayed: accepted.replayed,
+            state,
+        })
+    }
+
+    fn check_sizes(&self, command: &Command) -> Result<()> {
+        let limit = self.options.value_bytes_max;
+        let over = command
+            .operations()
+            .iter()
+            .any(|operation| matches!(&operation.action, Action::Set { value, .. } if value.len() > limit));
+        if over {
+            Err(Error::TooLarge {
+                subject: "value",
+                limit: limit as u64,
+                unit: "bytes",
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The state of a job that is accepted. A store that can't be asked changes nothing about that: it is queued.
+    async fn wait(&self, id: &JobId, wait: Duration) -> JobState {
+        if wait.is_zero() {
+            return JobState::Queued;
+        }
+        self.store.outcome(id, wait).await.unwrap_or_else(|error| {
+            tracing::warn!(job = %id, %error, "can't wait for the outcome of an accepted job");
+            JobState::Queued
+        })
+    }
+
+    /// The entry under `key`, not before the write that `after` names is visible.
+    ///
+    /// # Errors
+    /// Those of [`Service::wait_visible`].
+    pub async fn get(&self, key: &Key, after: Option<&JobId>) -> Result<Option<Entry>> {
+        if let Some(token) = after {
+            self.wait_visible(token).await?;
+        }
+        self.store.get(key).await
+    }
+
+    /// A page of keys, not before the write that `after` names is visible.
+    ///
+    /// # Errors
+    /// Those of [`Service::wait_visible`] and of [`Store::list`].
+    pub async fn list(&self, request: &ListRequest, after: Option<&JobId>) -> Result<Page> {
+        if let Some(token) = after {
+            self.wait_visible(token).await?;
+        }
+        self.store.list(request).await
+    }
+
+    /// Waits until the write that `token` names has been applied (or has failed), so that a read shows it.
+    ///
+    /// # Errors
+    /// [`Error::NotYetVisible`] after [`ServiceOptions::visible_wait`]; [`Error::Invalid`] if the token is of another
+    /// queue, of no job that was accepted, or of one that was lost.
+    pub async fn wait_visible(&self, token: &JobId) -> Result<()> {
+        let unknown = || {
+            Error::invalid(
+                "sync token",
+                format!("{token} names no write that this service has accepted"),
+            )
+        };
+        if token.queue != self.queue.id() {
+            return Err(unknown());
+        }
+        // The usual case by far: it is applied. Only then is the queue left alone.
+        let mut state = self.store.outcome(token, Duration::ZERO).await?;
+        if state == JobState::Queued {
+            if self.queue.find(token).await? == Found::Unknown {
+                return Err(unknown());
+            }
+            state = self.store.outcome(token, self.options.visible_wait).await?;
+        }
+        match state {
+            JobState::Finished(_) | JobState::Forgotten => Ok(()),
+            JobState::Queued => Err(Error::NotYetVisible { job: *token }),
+            JobState::Unknown => Err(unknown()),
+        }
+    }
+
+    /// What can be told of a job, once it is finished or after `wait`; `None` if it is unknown or forgotten.
+    ///
+    /// # Errors
+    /// Those of [`Store::outcome`] and [`JobQueue::find`].
+    pub async fn job(&self, id: &JobId, wait: Duration) -> Result<Option<JobReport>> {
+        if id.queue != self.queue.id() {
+            return Ok(None);
+        }
+        let found = self.queue.find(id).await?;
+        if found == Found::Unknown {
+            return Ok(None);
+        }
+        let state = self.store.outcome(id, wait).await?;
+        let (summary, attempts) = match (&state, found) {
+            (JobState::Unknown | JobState::Forgotten, _) => return Ok(None),
+            (JobState::Finished(Outcome::Dead(dead)), _) => {
+                (Some(Summary::of(&dead.command)), Some(dead.attempts))
+            }
+            (JobState::Finished(Outcome::Failed(failed)), _) => {
+                (Some(failed.summary.clone()), None)
+            }
+            (JobState::Finished(Outcome::Succeeded(Some(succeeded))), _) => {
+                (Some(succeeded.summary.clone()), None)
+            }
+            (_, Found::Held { job, attempts }) => (Some(Summary::of(&job.command)), Some(attempts)),
+            (_, Found::Dropped | Found::Unknown) => (None, None),
+        };
+        Ok(Some(JobReport {
+            id: *id,
+            summary,
+            attempts,
+            state,
+        }))
+    }
+
+    /// Whether store and queue would answer now.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub async fn ping(&self) -> Result<()> {
+        self.store.ping().await?;
+        self.queue.ping().await
+    }
+}

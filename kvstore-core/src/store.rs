@@ -1,0 +1,314 @@
+//! The contract of a store: what every backend promises to whoever reads, commits and follows.
+//!
+//! What is deliberately not here: commands and their conditions (`command.rs` turns them into a [`Commit`]), queues
+//! (`queue.rs`), and convenience, which is [`StoreExt`] and the same for all stores. There are no default methods: what one
+//! backend can't do is not in the trait. The suite in [`crate::conformance`] (feature `conformance`) checks each sentence below.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_core::stream::BoxStream;
+
+use crate::commit::{Commit, Committed};
+use crate::entry::{Entry, Timestamp, Version};
+use crate::error::Result;
+use crate::job::{DeadLetter, JobId, JobState, Partition, PartitionCount, Position, QueueId};
+use crate::key::Key;
+use crate::value::Value;
+
+/// Entries under keys, changed by atomic commits, which also remember how far a queue has been applied.
+///
+/// # What holds for every store
+/// * **Atomic**: a commit is seen whole or not at all, by readers, watchers and recovery.
+/// * **Durable**: what a method has acknowledged survives whatever the backend names (JSON file: loss of power; Redis: what the
+///   server's own persistence promises; memory: nothing). A reader never sees a value that a crash could take back.
+/// * **Expired is absent**: past its deadline an entry is absent in every method, by the store's own clock, which never goes back.
+/// * **Versions** grow with every change of a key and are never used twice for it, whatever is deleted, created again or restarted.
+/// * **Dropping a future** does not take a call back: it may still take effect.
+///
+/// # Errors
+/// Besides those that a method names, any may fail with [`Error::Unavailable`](crate::Error::Unavailable) (nothing happened),
+/// [`Error::Unknown`](crate::Error::Unknown) (for those that change something: it may have happened) and
+/// [`Error::Poisoned`](crate::Error::Poisoned) (an earlier write failed; reads go on).
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// The number of partitions that a queue must have to be used with this store; `None` if any will do.
+    fn partitions(&self) -> Option<PartitionCount>;
+
+    /// The entry under `key`, or `None`.
+    ///
+    /// # Cost
+    /// JSON file and memory: no I/O, a lookup in an ordered map; values up to 4 KiB are copied out, larger ones shared. Redis: one
+    /// round trip.
+    async fn get(&self, key: &Key) -> Result<Option<Entry>>;
+
+    /// The entries under `keys`, in their order, all as they were at one moment (at one moment for each partition, where there
+    /// are several).
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>>;
+
+    /// One page of the keys in byte order. A page is read at one moment for each partition; a key that exists during
+    /// a whole iteration over pages appears in it exactly once.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for a limit outside 1 to [`PAGE_ENTRIES_MAX`](crate::limits::PAGE_ENTRIES_MAX)
+    /// or an empty delimiter.
+    async fn list(&self, request: &ListRequest) -> Result<Page>;
+
+    /// Makes all of `commit` true at once, if every check in it holds, and says which versions its writes got. The only way to write.
+    ///
+    /// Checks are judged first, then the position, then the writes are made in order. On `Err` nothing has happened,
+    /// unless the error is `Unknown`, when either may be the case: read before repeating.
+    ///
+    /// A delete of an absent key uses up a version and changes nothing else: nobody who watches hears of it.
+    ///
+    /// # Errors
+    /// * [`Error::Conflict`](crate::Error::Conflict) names the first check that failed.
+    /// * [`Error::Stale`](crate::Error::Stale) if the partition is not at `advance.from`.
+    /// * [`Error::Config`](crate::Error::Config) if `advance` is of another queue than the store's active one.
+    /// * [`Error::Invalid`](crate::Error::Invalid) if `advance` does not go forward, or its outcomes are out of order or name writes that are not there.
+    /// * [`Error::Full`](crate::Error::Full) if it holds a dead letter and there is no room for one more.
+    /// * [`Error::StorageFull`](crate::Error::StorageFull).
+    ///
+    /// # Cost
+    /// JSON file: one appended line and a share of one `fdatasync`, whatever the size of the data. Redis: one round trip.
+    async fn commit(&self, commit: Commit) -> Result<Committed>;
+
+    /// How far `queue`'s partition has been applied: [`Position::START`] for a queue never seen.
+    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position>;
+
+    /// The queue whose jobs this store applies; `None` until the first commit that advances one.
+    async fn active_queue(&self) -> Result<Option<QueueId>>;
+
+    /// Makes `queue` the store's active one. Jobs that wait in the queue before it are not applied any more, so this is
+    /// an operator's decision and never made by itself.
+    async fn adopt_queue(&self, queue: QueueId) -> Result<()>;
+
+    /// Where a job stands, once it is finished or after `wait` at the latest, whichever comes first.
+    ///
+    /// It wakes as soon as the position passes the job, in whatever process it was applied. Outcomes are kept for a bounded time
+    /// and in bounded number: what is older is [`JobState::Forgotten`], what is of another queue or lost [`JobState::Unknown`]. A store can't
+    /// know where a queue ends: ask [`JobQueue::find`](crate::JobQueue::find) about a job that it calls queued.
+    async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState>;
+
+    /// Removes entries of `partition` whose deadline has passed, and announces that to those who watch. Says how many it removed,
+    /// at most [`EXPIRE_BATCH`](crate::limits::EXPIRE_BATCH) a call. Workers call it; a store without partitions takes 0 for all.
+    async fn expire(&self, partition: Partition) -> Result<usize>;
+
+    /// A page of the dead letters, in ascending order of id.
+    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage>;
+
+    /// Drops a dead letter; whether it was there. The job is unknown from then on.
+    async fn forget(&self, job: &JobId) -> Result<bool>;
+
+    /// The changes from a point on, in the order in which they became visible for each key.
+    ///
+    /// The stream ends with [`Error::Compacted`](crate::Error::Compacted) if the reader falls behind the history that is kept.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`](crate::Error::Compacted) if that point is no longer in the history, or was never in it.
+    async fn watch(&self, from: WatchFrom) -> Result<Watch>;
+
+    /// Whether it would answer now: `Ok` if reads and writes are possible.
+    async fn ping(&self) -> Result<()>;
+
+    /// Finishes what is in flight, brings files up to date and lets go of what the process holds (locks, connections). Calls
+    /// after it fail with [`Error::Unavailable`](crate::Error::Unavailable). Closing twice is no error.
+    async fn close(&self) -> Result<()>;
+}
+
+/// What a page of a listing should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListRequest {
+    /// Only keys that start with this.
+    pub prefix: String,
+    /// Only what comes after this [`Page::next`] of the same request.
+    pub after: Option<String>,
+    /// Most entries and common prefixes together, 1 to [`PAGE_ENTRIES_MAX`](crate::limits::PAGE_ENTRIES_MAX).
+    pub limit: usize,
+    /// Fold keys that have this behind the prefix into one common prefix, up to and with its first occurrence there.
+    pub delimiter: Option<String>,
+    /// Whether to hand out values.
+    pub include_values: bool,
+    /// Whether to count all keys that start with the prefix: exact, and its cost may grow with their number.
+    pub count: bool,
+}
+
+impl Default for ListRequest {
+    /// The first 100 keys, without values.
+    fn default() -> Self {
+        Self {
+            prefix: String::new(),
+            after: None,
+            limit: 100,
+            delimiter: None,
+            include_values: false,
+            count: false,
+        }
+    }
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The entries, in byte order of their keys.
+    pub entries: Vec<Listed>,
+    /// The common prefixes, in byte order.
+    pub prefixes: Vec<String>,
+    /// Where the next page starts; `None` on the last.
+    pub next: Option<String>,
+    /// How many keys start with the prefix, if that was asked for.
+    pub count: Option<u64>,
+}
+
+/// An entry in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: Key,
+    /// Its version.
+    pub version: Version,
+    /// The length of its value, in bytes.
+    pub size: usize,
+    /// When it will be absent.
+    pub expires_at: Option<Timestamp>,
+    /// Its value, if that was asked for.
+    pub value: Option<Value>,
+}
+
+/// What a page of dead letters should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadRequest {
+    /// Only those after this one.
+    pub after: Option<JobId>,
+    /// Most letters on the page.
+    pub limit: usize,
+}
+
+/// A page of dead letters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadPage {
+    /// The letters, in ascending order of id.
+    pub letters: Vec<DeadLetter>,
+    /// Whether there are more behind the last.
+    pub more: bool,
+}
+
+/// Where a watch starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchFrom {
+    /// With the first change after this call.
+    Now,
+    /// Behind a change seen before: nothing after it is missed.
+    After(ChangeId),
+}
+
+/// A place in the history of changes, opaque.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ChangeId(String);
+
+impl ChangeId {
+    /// As text that was handed out by [`ChangeId::as_str`].
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Changes as they become visible.
+pub struct Watch {
+    /// Where it started: a later watch from here misses nothing that this one would have shown.
+    pub start: ChangeId,
+    /// The changes. It never ends by itself but with an error, or when the store is closed.
+    pub changes: BoxStream<'static, Result<Changed>>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("start", &self.start)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One change that somebody watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Its place in the history: [`WatchFrom::After`] continues behind it.
+    pub id: ChangeId,
+    /// The key.
+    pub key: Key,
+    /// The version of the change.
+    pub version: Version,
+    /// What happened.
+    pub kind: ChangeKind,
+    /// For [`ChangeKind::Set`], the value, as long as this version is still the key's: when it has been replaced
+    /// meanwhile, a later change brings the newer one.
+    pub value: Option<Value>,
+}
+
+/// What happened to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChangeKind {
+    /// It has a new value.
+    Set,
+    /// It was made absent.
+    Delete,
+    /// Its deadline passed.
+    Expire,
+}
+
+/// A shared store is a store.
+#[async_trait]
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn partitions(&self) -> Option<PartitionCount> {
+        (**self).partitions()
+    }
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        (**self).get(key).await
+    }
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        (**self).get_many(keys).await
+    }
+    async fn list(&self, request: &ListRequest) -> Result<Page> {
+        (**self).list(request).await
+    }
+    async fn commit(&self, commit: Commit) -> Result<Committed> {
+        (**self).commit(commit).await
+    }
+    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
+        (**self).applied(queue, partition).await
+    }
+    async fn active_queue(&self) -> Result<Option<QueueId>> {
+        (**self).active_queue().await
+    }
+    async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
+        (**self).adopt_queue(queue).await
+    }
+    async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
+        (**self).outcome(job, wait).await
+    }
+    async fn expire(&self, partition: Partition) -> Result<usize> {
+        (**self).expire(partition).await
+    }
+    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
+        (**self).dead(request).await
+    }
+    async fn forget(&self, job: &JobId) -> Result<bool> {
+        (**self).forget(job).await
+    }
+    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+        (**self).watch(from).await
+    }
+    async fn ping(&self) -> Result<()> {
+        (**self).ping().await
+    }
+    async fn close(&self) -> Result<()> {
+        (**self).close().await
+    }
+}
