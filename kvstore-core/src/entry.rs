@@ -10,7 +10,9 @@ use crate::Value;
 /// The number of one applied change of a key.
 ///
 /// Every change of a key gets a larger one, also after it was deleted and created again; none is ever used twice for a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Version(pub u64);
 
@@ -59,4 +61,11 @@ pub struct Entry {
     pub version: Version,
     /// When it will be absent; `None` if never.
     pub expires_at: Option<Timestamp>,
+}
+
+impl Entry {
+    /// Whether its deadline, if it has one, is still ahead.
+    pub(crate) fn is_live(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|deadline| deadline > now)
+    }
 }

@@ -11,8 +11,10 @@ mod job;
 mod json;
 mod key;
 pub mod limits;
+pub mod memory;
 mod queue;
 mod service;
+mod state;
 mod store;
 mod value;
 

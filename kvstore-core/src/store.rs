@@ -99,7 +99,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// A page of the dead letters, in ascending order of id.
     async fn dead(&self, request: &DeadRequest) -> Result<DeadPage>;
 
-    /// Drops a dead letter; whether it was there. The job is unknown from then on.
+    /// Drops a dead letter; whether it was there. The job is [`JobState::Forgotten`] from then on.
     async fn forget(&self, job: &JobId) -> Result<bool>;
 
     /// The changes from a point on, in the order in which they became visible for each key.

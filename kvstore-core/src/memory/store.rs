@@ -1,0 +1,146 @@
+//! The memory store: the shared state, and commits that are true as soon as they are judged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::{Clock, SystemClock};
+use crate::commit::{Commit, Committed};
+use crate::entry::Entry;
+use crate::error::{Error, Result};
+use crate::job::{JobId, JobState, Partition, PartitionCount, Position, QueueId};
+use crate::key::Key;
+use crate::state::{Record, Shared, Staging, State};
+use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
+
+/// A store in memory: for tests and caches. It keeps every promise but one: what "durable" survives is nothing.
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new(Arc::new(SystemClock))
+    }
+}
+
+impl MemoryStore {
+    /// An empty store that tells the time by `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(State::default(), clock)),
+            closed: Arc::default(),
+        }
+    }
+
+    /// The entry under `key`, without a future: for programs that know what store they have.
+    pub fn read(&self, key: &Key) -> Option<Entry> {
+        self.shared.get(key)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            Err(Error::unavailable("the memory store"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Stages one record and makes it visible before anybody else can stage.
+    fn change<T>(
+        &self,
+        stage: impl FnOnce(&mut Staging<'_>) -> Result<(Option<Record>, T)>,
+    ) -> Result<T> {
+        self.check_open()?;
+        self.shared.change(stage)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn partitions(&self) -> Option<PartitionCount> {
+        None
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.check_open()?;
+        Ok(self.shared.get(key))
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        self.check_open()?;
+        Ok(self.shared.get_many(keys))
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<Page> {
+        self.check_open()?;
+        self.shared.list(request)
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Committed> {
+        self.change(|staging| {
+            staging
+                .commit(commit)
+                .map(|(record, committed)| (Some(record), committed))
+        })
+    }
+
+    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
+        self.check_open()?;
+        Ok(self.shared.read().progress.applied(queue, partition))
+    }
+
+    async fn active_queue(&self) -> Result<Option<QueueId>> {
+        self.check_open()?;
+        Ok(self.shared.read().progress.active)
+    }
+
+    async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
+        self.change(|staging| Ok((staging.adopt(queue), ())))
+    }
+
+    async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
+        self.check_open()?;
+        self.shared.outcome(job, wait).await
+    }
+
+    async fn expire(&self, _: Partition) -> Result<usize> {
+        self.change(|staging| {
+            let record = staging.expire();
+            let count = record.as_ref().map_or(0, |record| record.expired.len());
+            Ok((record, count))
+        })
+    }
+
+    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
+        self.check_open()?;
+        Ok(self.shared.dead(request))
+    }
+
+    async fn forget(&self, job: &JobId) -> Result<bool> {
+        self.change(|staging| {
+            let record = staging.forget(*job);
+            let was_there = record.is_some();
+            Ok((record, was_there))
+        })
+    }
+
+    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+        self.check_open()?;
+        self.shared.watch(from)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.check_open()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::Release);
+        self.shared.close();
+        Ok(())
+    }
+}

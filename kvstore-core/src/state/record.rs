@@ -1,0 +1,54 @@
+//! What one commit did: the unit that a file keeps, one line each.
+
+use crate::commit::Write;
+use crate::entry::{Timestamp, Version};
+use crate::job::{JobId, Outcome, Partition, Position, QueueId};
+use crate::key::Key;
+
+/// Everything that one commit did, ready to be applied or written down. Its writes have the versions after `before`, in order, and
+/// then its expiries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// The latest version before it.
+    pub(crate) before: Version,
+    /// The store's time when it happened.
+    pub(crate) at: Timestamp,
+    pub(crate) writes: Vec<Write>,
+    /// Keys whose deadline has passed.
+    pub(crate) expired: Vec<Key>,
+    pub(crate) advance: Option<Advanced>,
+    /// The queue that is the active one from here on.
+    pub(crate) adopt: Option<QueueId>,
+    /// A dead letter that is dropped.
+    pub(crate) forget: Option<JobId>,
+}
+
+impl Record {
+    pub(crate) fn empty(before: Version, at: Timestamp) -> Self {
+        Self {
+            before,
+            at,
+            writes: Vec::new(),
+            expired: Vec::new(),
+            advance: None,
+            adopt: None,
+            forget: None,
+        }
+    }
+
+    /// The latest version with it.
+    pub(crate) fn after(&self) -> Version {
+        Version(self.before.0 + (self.writes.len() + self.expired.len()) as u64)
+    }
+}
+
+/// A partition that moved on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Advanced {
+    pub(crate) queue: QueueId,
+    pub(crate) partition: Partition,
+    pub(crate) from: Position,
+    pub(crate) to: Position,
+    pub(crate) outcomes: Vec<(Position, Outcome)>,
+    pub(crate) lost: bool,
+}
