@@ -5,6 +5,8 @@ mod clock;
 mod command;
 mod commit;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod entry;
 mod error;
 mod job;
@@ -12,12 +14,11 @@ mod json;
 mod key;
 pub mod limits;
 pub mod memory;
-#[cfg(feature = "process")]
-pub mod process;
 mod queue;
 mod service;
 mod state;
 mod store;
+mod store_ext;
 mod value;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -37,4 +38,5 @@ pub use store::{
     ChangeId, ChangeKind, Changed, DeadPage, DeadRequest, ListRequest, Listed, Page, Store, Watch,
     WatchFrom,
 };
+pub use store_ext::StoreExt;
 pub use value::Value;

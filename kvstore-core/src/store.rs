@@ -1,7 +1,7 @@
 //! The contract of a store: what every backend promises to whoever reads, commits and follows.
 //!
 //! What is deliberately not here: commands and their conditions (`command.rs` turns them into a [`Commit`]), queues
-//! (`queue.rs`), and convenience, which is [`StoreExt`] and the same for all stores. There are no default methods: what one
+//! (`queue.rs`), and convenience, which is [`crate::StoreExt`] and the same for all stores. There are no default methods: what one
 //! backend can't do is not in the trait. The suite in [`crate::conformance`] (feature `conformance`) checks each sentence below.
 
 use std::fmt;
@@ -107,7 +107,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The stream ends with [`Error::Compacted`](crate::Error::Compacted) if the reader falls behind the history that is kept.
     ///
     /// # Errors
-    /// [`Error::Compacted`](crate::Error::Compacted) if that point is no longer in the history, or was never in it.
+    /// [`Error::Compacted`](crate::Error::Compacted) if that point is no longer in the history, or was never in it;
+    /// [`Error::Invalid`](crate::Error::Invalid) for an id that no store of this kind hands out.
     async fn watch(&self, from: WatchFrom) -> Result<Watch>;
 
     /// Whether it would answer now: `Ok` if reads and writes are possible.

@@ -1,0 +1,252 @@
+//! What the cases share: short ways to say keys, values, commits and jobs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+
+use super::StoreHarness;
+use crate::command::{Command, Operation};
+use crate::commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
+use crate::entry::{Entry, Timestamp, Version};
+use crate::job::{JobId, Partition, PartitionCount, Position, QueueId, Summary};
+use crate::key::Key;
+use crate::store::{Changed, ListRequest, Listed, Store, Watch};
+use crate::value::Value;
+
+/// Longer than anything takes that is not waiting for something which never comes.
+pub(super) const SOON: Duration = Duration::from_secs(30);
+
+/// How far a deadline lies ahead: short, for backends whose clock can only be waited for.
+pub(super) const SHORT: Duration = Duration::from_secs(1);
+
+/// A key. All of them stand in one partition, so that they can be changed in one commit on every store.
+pub(super) fn key(name: &str) -> Key {
+    Key::new(&format!("{{t}}{name}")).unwrap()
+}
+
+pub(super) fn value(text: &str) -> Value {
+    Value::parse(text.to_owned()).unwrap()
+}
+
+/// A value that is `number`.
+pub(super) fn number(number: u64) -> Value {
+    value(&number.to_string())
+}
+
+/// The number that a value is.
+pub(super) fn as_number(value: &Value) -> u64 {
+    value.to().unwrap()
+}
+
+pub(super) fn set(key: &Key, text: &str) -> Write {
+    set_until(key, text, None)
+}
+
+pub(super) fn set_until(key: &Key, text: &str, expires_at: impl Into<Option<Timestamp>>) -> Write {
+    Write {
+        key: key.clone(),
+        change: Change::Set {
+            value: value(text),
+            expires_at: expires_at.into(),
+        },
+    }
+}
+
+pub(super) fn delete(key: &Key) -> Write {
+    Write {
+        key: key.clone(),
+        change: Change::Delete,
+    }
+}
+
+pub(super) fn writes(writes: impl Into<Vec<Write>>) -> Commit {
+    Commit {
+        writes: writes.into(),
+        ..Commit::default()
+    }
+}
+
+pub(super) fn check(key: &Key, condition: Condition) -> Commit {
+    Commit {
+        checks: vec![(key.clone(), condition)],
+        ..Commit::default()
+    }
+}
+
+/// Commits one write and says what it did.
+pub(super) async fn commit_one(store: &dyn Store, write: Write) -> (Version, bool) {
+    let Committed {
+        first_version,
+        existed,
+    } = store.commit(writes([write])).await.unwrap();
+    assert_eq!(existed.len(), 1, "one answer for one write");
+    (first_version, existed[0])
+}
+
+/// Commits `key = text` and returns its version.
+pub(super) async fn put(store: &dyn Store, key: &Key, text: &str) -> Version {
+    commit_one(store, set(key, text)).await.0
+}
+
+pub(super) async fn get(store: &dyn Store, key: &Key) -> Option<Entry> {
+    store.get(key).await.unwrap()
+}
+
+/// The text under `key`.
+pub(super) async fn text(store: &dyn Store, key: &Key) -> Option<String> {
+    get(store, key)
+        .await
+        .map(|entry| entry.value.as_str().to_owned())
+}
+
+/// All entries, with values.
+pub(super) async fn everything(store: &dyn Store) -> Vec<Listed> {
+    let mut request = ListRequest {
+        include_values: true,
+        limit: crate::limits::PAGE_ENTRIES_MAX,
+        ..ListRequest::default()
+    };
+    let mut all = Vec::new();
+    loop {
+        let page = store.list(&request).await.unwrap();
+        all.extend(page.entries);
+        match page.next {
+            Some(next) => request.after = Some(next),
+            None => return all,
+        }
+    }
+}
+
+/// How many partitions a store is used with here.
+pub(super) fn partitions(store: &dyn Store) -> PartitionCount {
+    store.partitions().unwrap_or(PartitionCount::ONE)
+}
+
+/// The partition that [`key`] puts its keys into.
+pub(super) fn partition(store: &dyn Store) -> Partition {
+    partitions(store).partition_of(&key(""))
+}
+
+pub(super) async fn move_clock(harness: &(impl StoreHarness + ?Sized), span: Duration) {
+    let now = harness.now().await;
+    harness.set_clock(now.after(span)).await;
+}
+
+pub(super) fn at(number: u64) -> Position {
+    Position::counted(number)
+}
+
+/// A queue that exists only as a name and a partition: what a store knows of one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Named {
+    pub(super) queue: QueueId,
+    pub(super) partition: Partition,
+}
+
+impl Named {
+    pub(super) fn new(store: &dyn Store) -> Self {
+        Self {
+            queue: QueueId::random(),
+            partition: partition(store),
+        }
+    }
+
+    pub(super) fn job(self, number: u64) -> JobId {
+        JobId {
+            queue: self.queue,
+            partition: self.partition,
+            position: at(number),
+        }
+    }
+
+    pub(super) fn advance(self, from: u64, to: u64) -> Advance {
+        Advance {
+            queue: self.queue,
+            partition: self.partition,
+            from: at(from),
+            to: at(to),
+            outcomes: Vec::new(),
+            lost: false,
+        }
+    }
+
+    /// A commit that does nothing but advance.
+    pub(super) fn step(self, from: u64, to: u64) -> Commit {
+        self.step_with(from, to, Vec::new())
+    }
+
+    pub(super) fn step_with(
+        self,
+        from: u64,
+        to: u64,
+        outcomes: Vec<(Position, Verdict)>,
+    ) -> Commit {
+        let mut advance = self.advance(from, to);
+        advance.outcomes = outcomes;
+        Commit {
+            advance: Some(advance),
+            ..Commit::default()
+        }
+    }
+
+    pub(super) async fn applied(self, store: &dyn Store) -> Position {
+        store.applied(self.queue, self.partition).await.unwrap()
+    }
+}
+
+/// What a failed set of `key` leaves behind.
+pub(super) fn failed(key: &Key, current: Option<Version>) -> Verdict {
+    Verdict::Failed {
+        summary: summary(key),
+        operation: 0,
+        current,
+    }
+}
+
+pub(super) fn succeeded(key: &Key, first: usize, count: usize) -> Verdict {
+    Verdict::Succeeded {
+        summary: summary(key),
+        first,
+        count,
+    }
+}
+
+pub(super) fn summary(key: &Key) -> Summary {
+    Summary::of(&set_command(key, "0"))
+}
+
+pub(super) fn set_command(key: &Key, text: &str) -> Command {
+    Command::One(Operation::set(key.clone(), value(text)))
+}
+
+/// The next change of a watch.
+pub(super) async fn next(watch: &mut Watch) -> Changed {
+    tokio::time::timeout(SOON, watch.changes.next())
+        .await
+        .expect("a change should have been announced")
+        .expect("the watch should not have ended")
+        .unwrap()
+}
+
+/// Polls a future once and drops it: what a caller does who goes away.
+pub(super) async fn give_up_after_one_poll<F: Future>(future: F) {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        let _ = future.as_mut().poll(context);
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
+/// Waits for tasks, and fails as they did.
+pub(super) async fn join_all(tasks: impl IntoIterator<Item = tokio::task::JoinHandle<()>>) {
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+/// A second name for the store, for a task.
+pub(super) fn share(store: &Arc<dyn Store>) -> Arc<dyn Store> {
+    Arc::clone(store)
+}

@@ -1,0 +1,315 @@
+//! Whoever watches hears of every change, in each key's order, or is told that something was missed.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::super::StoreHarness;
+use super::super::fixture::*;
+use crate::entry::Version;
+use crate::error::Error;
+use crate::key::Key;
+use crate::limits::CHANGES_MAX;
+use crate::store::{ChangeId, ChangeKind, Store, WatchFrom};
+
+pub async fn watch_shows_every_change_in_order(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let key = key("a");
+    put(&store, &key, "0").await;
+    let mut watch = harness.store().await.watch(WatchFrom::Now).await.unwrap();
+    let mut expected = Vec::new();
+    for write in [set(&key, "1"), set(&key, "2"), delete(&key), set(&key, "3")] {
+        let kind = match write.change {
+            crate::commit::Change::Set { .. } => ChangeKind::Set,
+            crate::commit::Change::Delete => ChangeKind::Delete,
+        };
+        expected.push((commit_one(&store, write).await.0, kind));
+    }
+    let committed = store
+        .commit(writes([delete(&key), set(&key, "4")]))
+        .await
+        .unwrap();
+    expected.push((committed.first_version, ChangeKind::Delete));
+    expected.push((Version(committed.first_version.0 + 1), ChangeKind::Set));
+    for expected in expected {
+        let changed = next(&mut watch).await;
+        assert_eq!(changed.key, key);
+        assert_eq!((changed.version, changed.kind), expected);
+    }
+}
+
+pub async fn watch_from_now_shows_nothing_older(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    put(&store, &key("a"), "1").await;
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let version = put(&store, &key("a"), "2").await;
+    assert_eq!(next(&mut watch).await.version, version);
+}
+
+pub async fn a_watch_resumes_behind_any_change(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let key = key("a");
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let committed = store
+        .commit(writes([set(&key, "1"), set(&key, "2"), delete(&key)]))
+        .await
+        .unwrap();
+    let mut versions = vec![
+        committed.first_version,
+        Version(committed.first_version.0 + 1),
+        Version(committed.first_version.0 + 2),
+    ];
+    for number in 3..6 {
+        versions.push(put(&store, &key, &number.to_string()).await);
+    }
+    let mut starts = vec![watch.start.clone()];
+    for _ in &versions {
+        starts.push(next(&mut watch).await.id);
+    }
+    for (seen, start) in starts.into_iter().enumerate() {
+        // An id goes through a client as text.
+        let from = WatchFrom::After(ChangeId::new(start.as_str()));
+        let mut resumed = harness.store().await.watch(from).await.unwrap();
+        for version in &versions[seen..] {
+            assert_eq!(next(&mut resumed).await.version, *version);
+        }
+        let version = put(&store, &key, "6").await;
+        assert_eq!(
+            next(&mut resumed).await.version,
+            version,
+            "and then follows"
+        );
+        versions.push(version);
+    }
+}
+
+pub async fn a_value_goes_out_only_with_its_own_version(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let key = key("a");
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut versions = Vec::new();
+    for number in 0..20 {
+        versions.push(put(&store, &key, &number.to_string()).await);
+    }
+    let mut last = None;
+    for (version, number) in versions.into_iter().zip(0..) {
+        let changed = next(&mut watch).await;
+        assert_eq!(changed.version, version);
+        assert!(
+            changed.value.is_none() || changed.value == Some(self::number(number)),
+            "{changed:?}"
+        );
+        last = changed.value;
+    }
+    assert_eq!(last, Some(number(19)), "the latest version has its value");
+    commit_one(&store, delete(&key)).await;
+    assert_eq!(next(&mut watch).await.value, None);
+}
+
+pub async fn nobody_hears_of_a_delete_of_nothing(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let key = key("a");
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let (unused, _) = commit_one(&store, delete(&key)).await;
+    let version = put(&store, &key, "1").await;
+    assert!(version > unused, "it uses up a version");
+    assert_eq!(next(&mut watch).await.version, version);
+    commit_one(&store, delete(&key)).await;
+    commit_one(&store, delete(&key)).await;
+    let last = put(&store, &key, "2").await;
+    assert_eq!(next(&mut watch).await.kind, ChangeKind::Delete);
+    assert_eq!(next(&mut watch).await.version, last);
+}
+
+pub async fn a_mirror_of_the_changes_is_the_store(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let mut random = StdRng::seed_from_u64(7);
+    let keys: Vec<Key> = (0..6).map(|number| key(&number.to_string())).collect();
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let start = harness.now().await;
+    for round in 0..8 {
+        for _ in 0..8 {
+            let some: Vec<_> = (0..random.random_range(1..4))
+                .map(|_| {
+                    let key = &keys[random.random_range(0..keys.len())];
+                    let deadline = start.after(SHORT * random.random_range(0..10));
+                    match random.random_range(0..4) {
+                        0 => delete(key),
+                        1 => set(key, "1"),
+                        _ => set_until(key, "2", deadline),
+                    }
+                })
+                .collect();
+            store.commit(writes(some)).await.unwrap();
+        }
+        if random.random() {
+            harness.set_clock(start.after(SHORT * round)).await;
+        }
+        if random.random_ratio(1, 3) {
+            store.expire(partition(&store)).await.unwrap();
+        }
+    }
+    harness.set_clock(start.after(SHORT * 10)).await;
+    while store.expire(partition(&store)).await.unwrap() > 0 {}
+    // Each key's order is promised, so the mirror is whole once the last change of each key has come.
+    let mut last = BTreeMap::new();
+    for key in &keys {
+        last.insert(key.clone(), put(&store, key, "3").await);
+        if random.random() {
+            last.insert(key.clone(), commit_one(&store, delete(key)).await.0);
+        }
+    }
+    let (mut mirror, mut latest) = (BTreeMap::new(), BTreeMap::new());
+    while latest != last {
+        let changed = next(&mut watch).await;
+        let before = latest.insert(changed.key.clone(), changed.version);
+        assert!(
+            before < Some(changed.version),
+            "in order: {changed:?} after {before:?}"
+        );
+        match changed.kind {
+            ChangeKind::Set => {
+                mirror.insert(changed.key, changed.version);
+            }
+            ChangeKind::Delete | ChangeKind::Expire => {
+                let there = mirror.remove(&changed.key);
+                assert!(there.is_some(), "what is absent does not end: {changed:?}");
+            }
+        }
+    }
+    let listed = everything(&store)
+        .await
+        .into_iter()
+        .map(|listed| (listed.key, listed.version));
+    assert_eq!(mirror, listed.collect());
+}
+
+pub async fn watchers_see_what_concurrent_writers_do(harness: &dyn StoreHarness) {
+    const WRITERS: u64 = 4;
+    const ROUNDS: usize = 40;
+    let store = harness.store().await;
+    let mut watchers = Vec::new();
+    for _ in 0..3 {
+        let mut watch = harness.store().await.watch(WatchFrom::Now).await.unwrap();
+        watchers.push(tokio::spawn(async move {
+            let mut seen: BTreeMap<Key, Vec<Version>> = BTreeMap::new();
+            for _ in 0..2 * ROUNDS * WRITERS as usize {
+                let changed = next(&mut watch).await;
+                seen.entry(changed.key).or_default().push(changed.version);
+            }
+            seen
+        }));
+    }
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        let store = share(&store);
+        writers.push(tokio::spawn(async move {
+            let (own, common) = (key(&writer.to_string()), key("common"));
+            for _ in 0..ROUNDS {
+                store
+                    .commit(writes([set(&own, "1"), set(&common, "1")]))
+                    .await
+                    .unwrap();
+            }
+        }));
+    }
+    join_all(writers).await;
+    for watcher in watchers {
+        for (key, versions) in watcher.await.unwrap() {
+            assert!(
+                versions.is_sorted_by(|a, b| a < b),
+                "{key:?} in order, none twice"
+            );
+            assert_eq!(
+                versions.last(),
+                Some(&get(&store, &key).await.unwrap().version)
+            );
+        }
+    }
+}
+
+/// Pushes everything before out of the history that is kept.
+async fn fill_history(store: &dyn Store) {
+    let key = key("filler");
+    for _ in 0..2 * CHANGES_MAX / 1000 + 1 {
+        store
+            .commit(writes(vec![set(&key, "1"); 1000]))
+            .await
+            .unwrap();
+    }
+}
+
+pub async fn a_point_out_of_the_history_is_compacted(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    put(&store, &key("a"), "1").await;
+    let early = next(&mut watch).await.id;
+    fill_history(&store).await;
+    for from in [watch.start, early] {
+        let error = store.watch(WatchFrom::After(from)).await.unwrap_err();
+        assert!(matches!(error, Error::Compacted), "{error}");
+    }
+}
+
+pub async fn a_point_that_is_no_id_is_refused(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    for text in [
+        "",
+        "never handed out",
+        "-1",
+        "1 ",
+        "99999999999999999999999",
+    ] {
+        let from = WatchFrom::After(ChangeId::new(text));
+        let error = store.watch(from).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{text:?}: {error}");
+    }
+}
+
+pub async fn a_watch_that_falls_behind_ends_with_compacted(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let first = put(&store, &key("filler"), "1").await;
+    fill_history(&store).await;
+    let mut expected = first.0;
+    let error = loop {
+        match watch.changes.next().await.expect("it ends with an error") {
+            Ok(changed) => {
+                assert_eq!(changed.version.0, expected, "nothing is skipped");
+                expected += 1;
+            }
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Compacted), "{error}");
+    assert!(watch.changes.next().await.is_none());
+}
+
+pub async fn a_watch_over_a_restart_skips_nothing(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    put(&store, &key("a"), "1").await;
+    let seen = next(&mut watch).await.id;
+    let missed = put(&store, &key("a"), "2").await;
+    drop((watch, store));
+    harness.restart().await;
+    // A store that keeps no history through a restart says so.
+    match harness.store().await.watch(WatchFrom::After(seen)).await {
+        Ok(mut resumed) => assert_eq!(next(&mut resumed).await.version, missed),
+        Err(error) => assert!(matches!(error, Error::Compacted), "{error}"),
+    }
+}
+
+pub async fn a_watch_ends_when_the_store_is_closed(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let watching =
+        tokio::spawn(async move { while let Some(Ok(_)) = watch.changes.next().await {} });
+    store.close().await.unwrap();
+    tokio::time::timeout(SOON, watching)
+        .await
+        .expect("nobody waits for ever")
+        .unwrap();
+}

@@ -1,0 +1,355 @@
+//! Convenience for whoever embeds a store: typed values, text keys, compare-and-set, streams over pages.
+//!
+//! Everything here is a few calls of [`Store`] and the same for all stores, so no backend implements or overrides it. What is
+//! deliberately not here: a time to live, since a deadline is a moment of the store's clock, which only a queue or the caller knows
+//! (write [`Change::Set`] with `expires_at`).
+
+use std::future::Future;
+
+use futures_core::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::commit::{Change, Commit, Condition, Write};
+use crate::entry::{Entry, Timestamp, Version};
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::limits::PAGE_ENTRIES_MAX;
+use crate::store::{ListRequest, Listed, Store};
+use crate::value::Value;
+
+/// What every [`Store`] can do besides: import it and call it on a store, an `Arc` of one or an `Arc<dyn Store>`.
+///
+/// Writes are direct commits: they take effect at once, beside the queue, and each is atomic and durable when it returns.
+///
+/// ```
+/// use futures_util::TryStreamExt;
+/// use kvstore_core::memory::MemoryStore;
+/// use kvstore_core::{Error, StoreExt};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let store = MemoryStore::default();
+/// store.set("user:1", "Ada").await?;
+/// assert_eq!(store.get_as::<String>("user:1").await?.as_deref(), Some("Ada"));
+///
+/// let first = store.create("visits", &1).await?;
+/// store.update("visits", |visits: Option<u64>| visits.unwrap_or(0) + 1).await?;
+/// let late = store.compare_and_set("visits", first, &7).await;
+/// assert!(matches!(late, Err(Error::Conflict { .. })));
+///
+/// let keys: Vec<_> = store.keys("user:").try_collect().await?;
+/// assert_eq!(keys.len(), 1);
+/// assert!(store.delete("user:1").await?);
+/// # Ok::<(), Error>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// All fail with [`Error::Invalid`] for a key that breaks the rules of [`Key`] and for a value that is not the type asked for
+/// or has no JSON, and as the calls of [`Store`] do that they make.
+pub trait StoreExt: Store {
+    /// The value under `key`, read as a `T`, or `None` if it is absent.
+    fn get_as<T: DeserializeOwned>(
+        &self,
+        key: &str,
+    ) -> impl Future<Output = Result<Option<T>>> + Send {
+        let key = Key::new(key);
+        async move {
+            let entry = self.get(&key?).await?;
+            entry.map(|entry| entry.value.to()).transpose()
+        }
+    }
+
+    /// Gives `key` the `value` for ever, whatever was there, and returns the version of that.
+    fn set<T: Serialize + ?Sized>(
+        &self,
+        key: &str,
+        value: &T,
+    ) -> impl Future<Output = Result<Version>> + Send {
+        let commit = set_if(key, Condition::Any, value, None);
+        async move { Ok(self.commit(commit?).await?.first_version) }
+    }
+
+    /// Makes `key` absent; whether it was there.
+    fn delete(&self, key: &str) -> impl Future<Output = Result<bool>> + Send {
+        let key = Key::new(key);
+        async move {
+            let write = Write {
+                key: key?,
+                change: Change::Delete,
+            };
+            let committed = self.commit(Commit {
+                writes: vec![write],
+                ..Commit::default()
+            });
+            Ok(committed.await?.existed.first() == Some(&true))
+        }
+    }
+
+    /// Gives `key` the `value` if it is absent, and returns the version of that.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if it is present.
+    fn create<T: Serialize + ?Sized>(
+        &self,
+        key: &str,
+        value: &T,
+    ) -> impl Future<Output = Result<Version>> + Send {
+        let commit = set_if(key, Condition::Absent, value, None);
+        async move { Ok(self.commit(commit?).await?.first_version) }
+    }
+
+    /// Gives `key` the `value` for ever if it still has the version `expected`, and returns the new one.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`], with the version that it has, if that is another.
+    fn compare_and_set<T: Serialize + ?Sized>(
+        &self,
+        key: &str,
+        expected: Version,
+        value: &T,
+    ) -> impl Future<Output = Result<Version>> + Send {
+        let commit = set_if(key, Condition::Version(expected), value, None);
+        async move { Ok(self.commit(commit?).await?.first_version) }
+    }
+
+    /// Replaces the value under `key` by what `change` makes of it (of `None`, if it is absent), and returns that.
+    ///
+    /// Nobody's write is lost: if somebody else changed the key meanwhile, `change` is called again with the newer value, as
+    /// often as that happens, since each time somebody got ahead. A deadline of the entry stays.
+    fn update<T, F>(&self, key: &str, mut change: F) -> impl Future<Output = Result<T>> + Send
+    where
+        T: Serialize + DeserializeOwned + Send,
+        F: FnMut(Option<T>) -> T + Send,
+    {
+        let key = Key::new(key);
+        async move {
+            let key = key?;
+            loop {
+                let entry = self.get(&key).await?;
+                let condition = Condition::unchanged(entry.as_ref().map(|entry| entry.version));
+                let expires_at = entry.as_ref().and_then(|entry| entry.expires_at);
+                let old = entry.map(|entry| entry.value.to()).transpose()?;
+                let new = change(old);
+                match self
+                    .commit(set_if(key.as_str(), condition, &new, expires_at)?)
+                    .await
+                {
+                    Ok(_) => return Ok(new),
+                    Err(Error::Conflict { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+
+    /// The keys that start with `prefix`, in byte order, read page by page as the stream is.
+    ///
+    /// A key that exists during the whole iteration appears exactly once; the stream ends after the first error. It holds a clone
+    /// of the store, so call this on an `Arc`.
+    fn keys(&self, prefix: &str) -> BoxStream<'static, Result<Key>>
+    where
+        Self: Clone,
+    {
+        listed(self.clone(), prefix, false)
+            .map_ok(|listed| listed.key)
+            .boxed()
+    }
+
+    /// The entries whose keys start with `prefix`: like [`StoreExt::keys`], with values.
+    fn entries(&self, prefix: &str) -> BoxStream<'static, Result<(Key, Entry)>>
+    where
+        Self: Clone,
+    {
+        listed(self.clone(), prefix, true)
+            .try_filter_map(|listed| async move {
+                // Every entry has a value here, since the request asks for them.
+                Ok(listed.value.map(|value| {
+                    let (version, expires_at) = (listed.version, listed.expires_at);
+                    (
+                        listed.key,
+                        Entry {
+                            value,
+                            version,
+                            expires_at,
+                        },
+                    )
+                }))
+            })
+            .boxed()
+    }
+}
+
+impl<S: Store + ?Sized> StoreExt for S {}
+
+fn set_if<T: Serialize + ?Sized>(
+    key: &str,
+    condition: Condition,
+    value: &T,
+    expires_at: Option<Timestamp>,
+) -> Result<Commit> {
+    let key = Key::new(key)?;
+    let value = Value::from_serialize(value)?;
+    Ok(Commit {
+        checks: vec![(key.clone(), condition)],
+        writes: vec![Write {
+            key,
+            change: Change::Set { value, expires_at },
+        }],
+        advance: None,
+    })
+}
+
+fn listed<S: Store>(
+    store: S,
+    prefix: &str,
+    include_values: bool,
+) -> impl futures_core::Stream<Item = Result<Listed>> + Send + 'static {
+    let first = ListRequest {
+        prefix: prefix.to_owned(),
+        limit: PAGE_ENTRIES_MAX,
+        include_values,
+        ..ListRequest::default()
+    };
+    stream::try_unfold((store, Some(first)), |(store, request)| async move {
+        let Some(request) = request else {
+            return Ok(None);
+        };
+        let page = store.list(&request).await?;
+        let next = page.next.map(|after| ListRequest {
+            after: Some(after),
+            ..request
+        });
+        let entries = stream::iter(page.entries.into_iter().map(Ok));
+        Ok(Some((entries, (store, next))))
+    })
+    .try_flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::memory::MemoryStore;
+
+    fn store() -> Arc<dyn Store> {
+        Arc::new(MemoryStore::default())
+    }
+
+    #[tokio::test]
+    async fn typed_values_go_in_and_come_out() {
+        let store = store();
+        assert_eq!(store.get_as::<u64>("a").await.unwrap(), None);
+        let first = store.set("a", &[1, 2]).await.unwrap();
+        assert_eq!(store.get_as("a").await.unwrap(), Some(vec![1, 2]));
+        assert!(store.set("a", &None::<u8>).await.unwrap() > first);
+        assert_eq!(
+            store.get_as("a").await.unwrap(),
+            Some(None::<u8>),
+            "null is a value"
+        );
+        assert!(store.delete("a").await.unwrap());
+        assert!(!store.delete("a").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn bad_input_is_an_error_and_changes_nothing() {
+        let store = store();
+        let invalid = |error| matches!(error, Error::Invalid { .. });
+        assert!(invalid(store.set("a//b", &1).await.unwrap_err()));
+        assert!(invalid(store.get_as::<u8>("").await.unwrap_err()));
+        assert!(invalid(store.delete(".").await.unwrap_err()));
+        store.set("a", "text").await.unwrap();
+        assert!(invalid(store.get_as::<u8>("a").await.unwrap_err()));
+        let update = store.update("a", |old: Option<u8>| old.unwrap_or(0));
+        assert!(invalid(update.await.unwrap_err()));
+        assert_eq!(
+            store.get_as::<String>("a").await.unwrap().as_deref(),
+            Some("text")
+        );
+    }
+
+    #[tokio::test]
+    async fn create_and_compare_and_set_act_only_on_what_they_expect() {
+        let store = store();
+        let first = store.create("a", &1).await.unwrap();
+        let error = store.create("a", &2).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Conflict { current: Some(version), .. } if version == first)
+        );
+        let second = store.compare_and_set("a", first, &3).await.unwrap();
+        let error = store.compare_and_set("a", first, &4).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Conflict { current: Some(version), .. } if version == second)
+        );
+        assert_eq!(store.get_as::<u8>("a").await.unwrap(), Some(3));
+        store.delete("a").await.unwrap();
+        assert!(store.compare_and_set("a", second, &5).await.is_err());
+        store.create("a", &6).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn concurrent_updates_all_count() {
+        let store = store();
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move {
+                    for _ in 0..50 {
+                        let add = |old: Option<u64>| old.unwrap_or(0) + 1;
+                        store.update("counter", add).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(store.get_as::<u64>("counter").await.unwrap(), Some(400));
+    }
+
+    #[tokio::test]
+    async fn update_keeps_the_deadline() {
+        let store = store();
+        let expires_at = Some(Timestamp(u64::MAX));
+        let commit = set_if("a", Condition::Any, &1, expires_at).unwrap();
+        store.commit(commit).await.unwrap();
+        assert_eq!(
+            store
+                .update("a", |old: Option<u8>| old.unwrap_or(0) + 1)
+                .await
+                .unwrap(),
+            2
+        );
+        let entry = store.get(&Key::new("a").unwrap()).await.unwrap().unwrap();
+        assert_eq!(entry.expires_at, expires_at);
+    }
+
+    #[tokio::test]
+    async fn streams_run_over_all_pages() {
+        let store = store();
+        let names: Vec<String> = (0..2 * PAGE_ENTRIES_MAX + 1)
+            .map(|number| format!("k/{number:05}"))
+            .collect();
+        for name in names.iter().chain([&"other".to_owned()]) {
+            store.set(name, name).await.unwrap();
+        }
+        let keys: Vec<Key> = store.keys("k/").try_collect().await.unwrap();
+        assert!(keys.iter().map(Key::as_str).eq(&names));
+        let entries: Vec<(Key, Entry)> = store.entries("k/").try_collect().await.unwrap();
+        assert_eq!(entries.len(), names.len());
+        for (key, entry) in entries {
+            assert_eq!(entry.value.to::<String>().unwrap(), key.as_str());
+        }
+        store.close().await.unwrap();
+        let mut closed = store.keys("");
+        assert!(closed.next().await.unwrap().is_err());
+        assert!(
+            closed.next().await.is_none(),
+            "it ends after the first error"
+        );
+    }
+}
