@@ -1,7 +1,15 @@
 //! A URL to an open backend: the only place that names them all.
+//!
+//! What is not here: flags and variables (`process`), and what a backend does with its options.
 
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::error::{Error, Result};
+use crate::job::PartitionCount;
+use crate::limits::{QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 use crate::queue::JobQueue;
 use crate::store::Store;
 
@@ -12,4 +20,346 @@ pub struct Opened {
     pub store: Arc<dyn Store>,
     /// The queue; its jobs are for this store.
     pub queue: Arc<dyn JobQueue>,
+}
+
+/// Whether `url` can be a store's, without opening it.
+///
+/// # Errors
+/// [`Error::Config`] that says what it should be.
+pub(crate) fn check_store(url: &str) -> Result<()> {
+    match url.parse()? {
+        Target::File { folder, .. } if folder.is_file() => wrong(format!(
+            "{} is a file: name the folder that data.json stands in",
+            folder.display()
+        )),
+        Target::File { .. } | Target::Memory { .. } => Ok(()),
+    }
+}
+
+/// Whether `queue_url` can be the queue in front of the store at `store_url`.
+///
+/// # Errors
+/// [`Error::Config`] that says why not.
+pub(crate) fn check_queue(store_url: &str, queue_url: &str) -> Result<()> {
+    let store: Target = store_url.parse()?;
+    let queue: Target = queue_url.parse()?;
+    if store_url == queue_url {
+        return Ok(());
+    }
+    match (store, queue) {
+        (Target::File { .. }, Target::Memory { .. }) => wrong(
+            "a queue in memory would lose accepted writes when the process ends, which a store in files promises not to",
+        ),
+        (Target::Memory { .. }, Target::File { .. }) => wrong(
+            "a queue in files would outlive its store in memory, and its applied writes would be gone",
+        ),
+        (Target::File { .. }, Target::File { .. }) => wrong(
+            "a queue in files stands in its store's folder: leave it out, or give the same URL as for the store",
+        ),
+        (Target::Memory { .. }, Target::Memory { .. }) => wrong(
+            "a queue in memory belongs to its store: leave it out, or give the same URL as for the store",
+        ),
+    }
+}
+
+/// What a URL names, checked but not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// `memory:` with `partitions`, `queue_jobs`, `queue_bytes`.
+    Memory {
+        partitions: PartitionCount,
+        queue: QueueBounds,
+    },
+    /// `file:FOLDER` with `data_bytes`, `queue_jobs`, `queue_bytes`.
+    File {
+        folder: PathBuf,
+        /// The ceiling on the data, all of which is in memory.
+        data_bytes: Option<u64>,
+        queue: QueueBounds,
+    },
+}
+
+/// The bounds on what waits in each partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueueBounds {
+    pub(crate) jobs: usize,
+    pub(crate) bytes: usize,
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(url: &str) -> Result<Self> {
+        let (place, query) = url.split_once('?').unwrap_or((url, ""));
+        let (scheme, rest) = match place.split_once(':') {
+            Some((scheme, rest)) if !scheme.contains(['/', '\\', '.']) => (scheme, rest),
+            _ => {
+                return wrong("it is a path: put file: before the folder, as in file:database");
+            }
+        };
+        let mut parameters = Parameters::parse(query)?;
+        let target = match scheme {
+            "memory" if rest.is_empty() => Self::Memory {
+                partitions: parameters
+                    .take("partitions", partition_count)?
+                    .unwrap_or(PartitionCount::ONE),
+                queue: QueueBounds::take(&mut parameters)?,
+            },
+            "memory" => return wrong("memory: takes no path, only parameters"),
+            "file" => Self::File {
+                folder: folder(rest)?,
+                data_bytes: parameters.take("data_bytes", at_least_one(bytes))?,
+                queue: QueueBounds::take(&mut parameters)?,
+            },
+            _ => {
+                return wrong(format!(
+                    "{scheme}: is no backend of this program, file: and memory: are"
+                ));
+            }
+        };
+        parameters.finish(scheme)?;
+        Ok(target)
+    }
+}
+
+impl QueueBounds {
+    fn take(parameters: &mut Parameters) -> Result<Self> {
+        let jobs = parameters.take("queue_jobs", at_least_one(str::parse))?;
+        let bytes = parameters.take("queue_bytes", at_least_one(bytes))?;
+        Ok(Self {
+            jobs: saturated(jobs.unwrap_or(QUEUE_JOBS_DEFAULT as u64)),
+            bytes: saturated(bytes.unwrap_or(QUEUE_BYTES_DEFAULT as u64)),
+        })
+    }
+}
+
+fn saturated(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The folder of a `file:` URL, which is everything between the scheme and the parameters, byte for byte: nothing is decoded, so any
+/// path without a question mark can be written as it is.
+fn folder(rest: &str) -> Result<PathBuf> {
+    let path = match rest.strip_prefix("//") {
+        Some(path) if path.starts_with('/') => path,
+        Some(_) => {
+            return wrong(
+                "after file:// an absolute path has to follow, as in file:///var/lib/kvstore; write a relative one as file:database",
+            );
+        }
+        None => rest,
+    };
+    if path.is_empty() {
+        return wrong("a folder has to follow, as in file:database");
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// The parameters behind the question mark, each of which has to be taken.
+struct Parameters<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Parameters<'a> {
+    fn parse(query: &'a str) -> Result<Self> {
+        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        for part in query.split('&').filter(|part| !part.is_empty()) {
+            let Some((name, value)) = part.split_once('=') else {
+                return wrong(format!("parameter {part} has no value"));
+            };
+            if pairs.iter().any(|(earlier, _)| *earlier == name) {
+                return wrong(format!("parameter {name} stands in it twice"));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Self(pairs))
+    }
+
+    fn take<T, E: Display>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Option<T>> {
+        let Some(index) = self.0.iter().position(|(present, _)| *present == name) else {
+            return Ok(None);
+        };
+        let (_, value) = self.0.swap_remove(index);
+        match parse(value) {
+            Ok(value) => Ok(Some(value)),
+            Err(reason) => wrong(format!("parameter {name} can't be {value:?}: {reason}")),
+        }
+    }
+
+    /// Names what was not taken, but not its value, which may be secret.
+    fn finish(self, scheme: &str) -> Result<()> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => wrong(format!("{scheme}: has no parameter {name}")),
+        }
+    }
+}
+
+fn partition_count(text: &str) -> Result<PartitionCount, &'static str> {
+    text.parse()
+        .ok()
+        .and_then(|count| PartitionCount::new(count).ok())
+        .ok_or("it is not a number from 1 to 65535")
+}
+
+fn at_least_one<E: Display>(
+    parse: impl Fn(&str) -> Result<u64, E>,
+) -> impl Fn(&str) -> Result<u64, String> {
+    move |text| match parse(text) {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(reason) => Err(reason.to_string()),
+    }
+}
+
+/// A number of bytes: digits, with `KiB`, `MiB`, `GiB` or `TiB` behind them or nothing.
+///
+/// # Errors
+/// For anything else, and for more than 64 bits hold.
+pub(crate) fn bytes(text: &str) -> Result<u64, &'static str> {
+    const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let (digits, shift) = UNITS
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
+        .unwrap_or((text, 0));
+    // The number's own parser would take a plus sign, too.
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then_some(digits)
+        .and_then(|digits| digits.parse::<u64>().ok())
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or("it is not a number of bytes, such as 65536 or 64MiB")
+}
+
+fn wrong<T>(message: impl Into<String>) -> Result<T> {
+    Err(Error::Config(message.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(folder: &str) -> Target {
+        Target::File {
+            folder: folder.into(),
+            data_bytes: None,
+            queue: QueueBounds {
+                jobs: QUEUE_JOBS_DEFAULT,
+                bytes: QUEUE_BYTES_DEFAULT,
+            },
+        }
+    }
+
+    fn message(result: Result<impl std::fmt::Debug>) -> String {
+        match result {
+            Err(Error::Config(message)) => message,
+            other => panic!("{other:?} is not a wrong setting"),
+        }
+    }
+
+    #[test]
+    fn folder_is_what_stands_between_scheme_and_parameters() {
+        for (url, folder) in [
+            ("file:database", "database"),
+            ("file:./a/b", "./a/b"),
+            ("file:../a", "../a"),
+            ("file:/var/lib/kvstore", "/var/lib/kvstore"),
+            ("file:///var/lib/kvstore", "/var/lib/kvstore"),
+            ("file:with space and %20", "with space and %20"),
+            ("file:C:old", "C:old"),
+            ("file:database?", "database"),
+        ] {
+            assert_eq!(url.parse::<Target>().unwrap(), file(folder), "{url}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_taken() {
+        assert_eq!(
+            "file:x?data_bytes=2GiB&queue_jobs=7&queue_bytes=64KiB"
+                .parse::<Target>()
+                .unwrap(),
+            Target::File {
+                folder: "x".into(),
+                data_bytes: Some(2 << 30),
+                queue: QueueBounds {
+                    jobs: 7,
+                    bytes: 65536
+                },
+            }
+        );
+        assert_eq!(
+            "memory:?partitions=8".parse::<Target>().unwrap(),
+            Target::Memory {
+                partitions: PartitionCount::new(8).unwrap(),
+                queue: QueueBounds {
+                    jobs: QUEUE_JOBS_DEFAULT,
+                    bytes: QUEUE_BYTES_DEFAULT
+                },
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (url, part) in [
+            ("", "file:database"),
+            ("database", "file:database"),
+            ("./x/data.json", "file:database"),
+            ("/x:y", "file:database"),
+            ("redis://localhost", "file: and memory: are"),
+            ("FILE:x", "file: and memory: are"),
+            ("file:", "a folder has to follow"),
+            ("file://", "an absolute path has to follow"),
+            ("file://host/path", "an absolute path has to follow"),
+            ("memory:x", "no path"),
+            ("memory:?partitions=0", "from 1 to 65535"),
+            ("memory:?partitions=65536", "from 1 to 65535"),
+            ("memory:?partitions=", "from 1 to 65535"),
+            ("memory:?data_bytes=1", "no parameter data_bytes"),
+            ("file:x?partitions=1", "no parameter partitions"),
+            ("file:x?password=hunter2", "no parameter password"),
+            ("file:x?queue_jobs", "has no value"),
+            ("file:x?queue_jobs=1&queue_jobs=1", "twice"),
+            ("file:x?queue_jobs=0", "at least 1"),
+            ("file:x?queue_jobs=-1", "queue_jobs"),
+            ("file:x?queue_bytes=1KB", "64MiB"),
+            ("file:x?data_bytes=+1", "64MiB"),
+            ("file:x?data_bytes=99999999999TiB", "64MiB"),
+        ] {
+            let message = message(url.parse::<Target>());
+            assert!(message.contains(part), "{url}: {message}");
+            assert!(!message.contains("hunter2"), "{url}: {message}");
+        }
+    }
+
+    #[test]
+    fn queue_has_to_be_the_stores_own() {
+        assert!(check_queue("file:a", "file:a").is_ok());
+        assert!(check_queue("memory:", "memory:").is_ok());
+        for (store, queue, part) in [
+            ("file:a", "file:b", "folder"),
+            ("file:a", "memory:", "lose"),
+            ("memory:", "file:a", "outlive"),
+            ("memory:", "memory:?partitions=2", "belongs"),
+            ("file:a", "elsewhere", "file:database"),
+        ] {
+            let message = message(check_queue(store, queue));
+            assert!(message.contains(part), "{store} {queue}: {message}");
+        }
+    }
+
+    #[test]
+    fn file_in_place_of_the_folder_gets_a_hint() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data.json");
+        std::fs::write(&data, "{}").unwrap();
+        let message = message(check_store(&format!("file:{}", data.display())));
+        assert!(message.contains("name the folder"), "{message}");
+        assert!(check_store(&format!("file:{}", folder.path().display())).is_ok());
+        assert!(check_store("file:not/there/yet").is_ok());
+    }
 }

@@ -14,6 +14,8 @@ mod json;
 mod key;
 pub mod limits;
 pub mod memory;
+#[cfg(feature = "process")]
+pub mod process;
 mod queue;
 mod service;
 mod state;

@@ -1,0 +1,225 @@
+//! What both binaries need around the library: their settings, log output, signals, and how they end.
+//!
+//! A binary is a table of its own settings, a function that reads them, and one that runs:
+//!
+//! ```no_run
+//! use std::net::SocketAddr;
+//! use kvstore_core::process::{self, Fallback, Program, Setting, Settings, Shared, Shutdown};
+//!
+//! const LISTEN: Setting = Setting {
+//!     flag: "listen", // and KVSTORE_LISTEN
+//!     value: "ADDRESS",
+//!     default: Fallback::Value("127.0.0.1:8000"),
+//!     allowed: "an address with a port, such as 127.0.0.1:8000",
+//!     help: "Where to serve HTTP",
+//! };
+//! const READ_ONLY: Setting = Setting {
+//!     flag: "read-only",
+//!     value: "", // a switch
+//!     default: Fallback::Value("false"),
+//!     allowed: "true or false",
+//!     help: "Refuse writes",
+//! };
+//! const PROGRAM: Program = Program {
+//!     name: "example",
+//!     version: env!("CARGO_PKG_VERSION"),
+//!     about: "Shows how a binary is made",
+//!     settings: &[LISTEN, READ_ONLY],
+//! };
+//!
+//! struct Own {
+//!     listen: SocketAddr,
+//!     read_only: bool,
+//! }
+//!
+//! /// First everything is looked at, so that every wrong value is reported; then it is put together.
+//! fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Own> {
+//!     let listen = settings.get(&LISTEN, str::parse::<SocketAddr>);
+//!     let read_only = settings.switch(&READ_ONLY);
+//!     if let (Some(listen), Some(shared)) = (listen, shared)
+//!         && shared.admin_listen == Some(listen)
+//!     {
+//!         settings.refuse(&LISTEN, "it is the admin address, too");
+//!     }
+//!     Some(Own { listen: listen?, read_only: read_only? })
+//! }
+//!
+//! async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), process::Failure> {
+//!     let listener = process::bind(own.listen).await?;
+//!     tracing::info!(address = %listener.local_addr()?, own.read_only, "listening");
+//!     shutdown.requested().await;
+//!     Ok(())
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     process::main(&PROGRAM, read, run)
+//! }
+//! ```
+//!
+//! It ends with 0 when all is well, with 2 and a line for each wrong setting before anything is opened or bound, with 1 and one
+//! line `error: …` when it can't start or go on, and with 128 + the signal's number on a second signal.
+
+mod settings;
+mod shared;
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::error::Error;
+pub use settings::{Fallback, Program, Setting, Settings, bytes, duration, hide_secrets, within};
+pub use shared::{LogFormat, Shared};
+
+/// Why a program can't start or go on; anything that is an error converts into it.
+pub type Failure = crate::error::Source;
+
+/// The exit code for settings that are wrong.
+const WRONG_SETTINGS: u8 = 2;
+
+/// Runs a program from its arguments to its exit code: see the module's page.
+pub fn main<T, F>(
+    program: &Program,
+    read: impl FnOnce(&mut Settings, Option<&Shared>) -> Option<T>,
+    run: impl FnOnce(Shared, T, Shutdown) -> F,
+) -> ExitCode
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let found = Settings::find(
+        program,
+        shared::SETTINGS,
+        std::env::args_os(),
+        std::env::vars_os(),
+    );
+    let mut settings = match found {
+        Ok(settings) => settings,
+        // Also --help and --version, to standard output and with 0.
+        Err(error) => error.exit(),
+    };
+    for warning in settings.warnings() {
+        say(&format!("warning: {warning}"));
+    }
+    let shared = Shared::read(&mut settings);
+    let own = read(&mut settings, shared.as_ref());
+    for problem in settings.problems() {
+        say(&format!("error: {problem}"));
+    }
+    if settings.wants_print() {
+        // A reader that has gone away, as behind `| head -1`, is no failure.
+        let _ = write!(std::io::stdout(), "{settings}");
+    }
+    let (Some(shared), Some(own), []) = (shared, own, settings.problems()) else {
+        return ExitCode::from(WRONG_SETTINGS);
+    };
+    if settings.wants_print() {
+        return ExitCode::SUCCESS;
+    }
+    start_log(&shared);
+    match block_on(|shutdown| run(shared, own, shutdown)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {}", in_one_line(&*error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on<F>(run: impl FnOnce(Shutdown) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(async { run(Shutdown::on_signals()?).await });
+    // Whatever must be finished was finished by `run`. A thread that hangs in a system call must not keep the process alive.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The log goes to standard error; standard output is for what was asked for.
+fn start_log(shared: &Shared) {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(&shared.log))
+        .with_writer(std::io::stderr);
+    // It fails only if the log was started before, and then that one stays.
+    let _ = match shared.log_format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}
+
+/// Listens on `address`.
+///
+/// # Errors
+/// [`Error::Unavailable`] that names the address: it is taken, not ours, or not allowed.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Error::Unavailable {
+            what: format!("the address {address}"),
+            source: Some(error.into()),
+        })
+}
+
+/// The end of the process, once somebody asks for it. Each clone can be waited for.
+#[derive(Clone, Debug)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+impl Shutdown {
+    /// Listens for SIGTERM (a supervisor's: systemd, Kubernetes, `docker stop`) and SIGINT (a terminal's Ctrl-C). The first one asks, the
+    /// second one ends the process at once, which is safe: everything acknowledged is durable.
+    fn on_signals() -> std::io::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (sender, receiver) = watch::channel(false);
+        tokio::spawn(async move {
+            let first = either(&mut terminate, &mut interrupt).await;
+            tracing::info!(
+                signal = first.as_raw_value(),
+                "shutting down; a second signal ends at once"
+            );
+            // No receiver left: the program is past waiting.
+            let _ = sender.send(true);
+            let second = either(&mut terminate, &mut interrupt).await;
+            std::process::exit(128 + second.as_raw_value());
+        });
+        Ok(Self(receiver))
+    }
+
+    /// Returns when the end is asked for.
+    pub async fn requested(mut self) {
+        // An error means that the listening task is gone with the runtime: the end, too.
+        let _ = self.0.wait_for(|requested| *requested).await;
+    }
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
+    tokio::select! {
+        _ = terminate.recv() => SignalKind::terminate(),
+        _ = interrupt.recv() => SignalKind::interrupt(),
+    }
+}
+
+/// The error and its sources, separated by colons, on one line whatever they hold.
+fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Writing to a String does not fail.
+        let _ = write!(line, ": {cause}");
+        source = cause.source();
+    }
+    line.replace(['\r', '\n'], " ")
+}
+
+/// One line on standard error, which may be closed.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,593 @@
+//! Settings: one table says what there is, and from it come the flags, the help, the environment variables, the list of
+//! what is in force, and the one line that every wrong value gets.
+//!
+//! The environment is handed in, so tests pass values. clap only takes the command line apart; values are
+//! checked here, because clap would stop at the first wrong one, and a deployment should not have to be fixed one error at a time.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+
+/// What every environment variable of this project starts with.
+const PREFIX: &str = "KVSTORE_";
+
+/// One setting of a program: a row of its table.
+#[derive(Debug)]
+pub struct Setting {
+    /// The flag without its dashes, `admin-listen`; the variable's name follows from it, `KVSTORE_ADMIN_LISTEN`.
+    pub flag: &'static str,
+    /// What kind of value it takes, as the help shows it: `URL`. Empty for a switch, which is `true` or `false`.
+    pub value: &'static str,
+    /// What holds when nothing is set.
+    pub default: Fallback,
+    /// Which values are allowed, as a noun: `an address with a port, such as 127.0.0.1:8000`.
+    pub allowed: &'static str,
+    /// What it is for, in one sentence.
+    pub help: &'static str,
+}
+
+/// What holds for a [`Setting`] that is not set.
+#[derive(Clone, Copy, Debug)]
+pub enum Fallback {
+    /// This value, written as a user would.
+    Value(&'static str),
+    /// No value; the text says what that means: `the store's own`.
+    Absent(&'static str),
+}
+
+/// What a program is called and which settings it has besides [`Shared`](super::Shared).
+#[derive(Debug)]
+pub struct Program {
+    /// The name of the binary.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// What it does, in one sentence.
+    pub about: &'static str,
+    /// Its own settings.
+    pub settings: &'static [Setting],
+}
+
+impl Setting {
+    /// The name of its environment variable.
+    pub fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.flag.to_uppercase().replace('-', "_"))
+    }
+
+    fn is_switch(&self) -> bool {
+        self.value.is_empty()
+    }
+}
+
+/// The settings as they were found, and what is wrong with them.
+pub struct Settings {
+    found: Vec<Found>,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+    print: bool,
+}
+
+struct Found {
+    setting: &'static Setting,
+    /// `None`: not set, and there is no default.
+    text: Option<String>,
+    origin: Origin,
+}
+
+#[derive(Clone, Copy)]
+enum Origin {
+    Flag,
+    Environment,
+    Default,
+}
+
+impl Settings {
+    /// Takes `args` (the program's name first) apart and looks up the rest in `variables`. A variable that is set but empty
+    /// counts as not set: that is how a deployment file takes a setting back.
+    ///
+    /// # Errors
+    /// clap's, for a flag that does not exist, and for `--help` and `--version`, which it treats alike.
+    pub fn find(
+        program: &Program,
+        shared: &'static [Setting],
+        args: impl IntoIterator<Item = OsString>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, clap::Error> {
+        let table = || shared.iter().chain(program.settings);
+        let mut matches = command(program, table()).try_get_matches_from(args)?;
+        let mut variables: HashMap<String, OsString> = variables
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .collect();
+
+        let mut problems = Vec::new();
+        let mut found = Vec::new();
+        for setting in table() {
+            let variable =
+                variables
+                    .remove(&setting.variable())
+                    .and_then(|value| match value.into_string() {
+                        Ok(text) => Some(text),
+                        Err(_) => {
+                            problems.push(problem(setting, None, "it is not UTF-8"));
+                            None
+                        }
+                    });
+            let (text, origin) = if let Some(text) = matches.remove_one(setting.flag) {
+                (Some(text), Origin::Flag)
+            } else if variable.is_some() {
+                (variable, Origin::Environment)
+            } else {
+                let text = match setting.default {
+                    Fallback::Value(text) => Some(text.to_owned()),
+                    Fallback::Absent(_) => None,
+                };
+                (text, Origin::Default)
+            };
+            found.push(Found {
+                setting,
+                text,
+                origin,
+            });
+        }
+        let mut warnings: Vec<String> = variables
+            .into_keys()
+            .filter(|name| !is_service_link(name))
+            .map(|name| format!("{name} is set, but {} has no such setting", program.name))
+            .collect();
+        warnings.sort();
+        let print = matches.value_source(PRINT_CONFIG) == Some(ValueSource::CommandLine);
+        Ok(Self {
+            found,
+            problems,
+            warnings,
+            print,
+        })
+    }
+
+    /// The value of a setting that has a default. `None` if it is wrong: then the problem is noted, and checking goes on.
+    ///
+    /// # Panics
+    /// If `setting` is not in the program's table.
+    pub fn get<T, E: Display>(
+        &mut self,
+        setting: &Setting,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self.get_optional(setting, parse)?;
+        if value.is_none() {
+            self.refuse(setting, "it has to be set");
+        }
+        value
+    }
+
+    /// The value of a setting that may be absent: `Some(None)` if it is. `None` if it is wrong, as in [`Settings::get`].
+    ///
+    /// # Panics
+    /// If `setting` is not in the program's table.
+    pub fn get_optional<T, E: Display>(
+        &mut self,
+        setting: &Setting,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<Option<T>> {
+        let Some(text) = self.found(setting).text.as_deref() else {
+            return Some(None);
+        };
+        match parse(text) {
+            Ok(value) => Some(Some(value)),
+            Err(reason) => {
+                self.refuse(setting, reason);
+                None
+            }
+        }
+    }
+
+    /// Whether a switch is on. `None` if its value is neither `true` nor `false`, as in [`Settings::get`].
+    ///
+    /// # Panics
+    /// If `setting` is not in the program's table.
+    pub fn switch(&mut self, setting: &Setting) -> Option<bool> {
+        self.get(setting, |text| {
+            text.parse::<bool>()
+                .map_err(|_| "it is neither true nor false")
+        })
+    }
+
+    /// Notes that the value of `setting` can't be used, also for a reason that only shows beside another setting.
+    ///
+    /// # Panics
+    /// If `setting` is not in the program's table.
+    pub fn refuse(&mut self, setting: &Setting, reason: impl Display) {
+        let line = problem(setting, self.found(setting).text.as_deref(), reason);
+        self.problems.push(line);
+    }
+
+    /// All that is wrong, one line each, in the order in which it was noticed.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    /// Variables that look like settings and are none, one line each: most likely misspelt.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Whether `--print-config` was given.
+    pub fn wants_print(&self) -> bool {
+        self.print
+    }
+
+    fn found(&self, setting: &Setting) -> &Found {
+        self.found
+            .iter()
+            .find(|found| found.setting.flag == setting.flag)
+            .unwrap_or_else(|| panic!("--{} is in the table of settings", setting.flag))
+    }
+}
+
+/// Every setting in force, one a line: its flag, its value, where that came from. Secrets are hidden.
+impl Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+        let flags = width(&mut self.found.iter().map(|found| found.setting.flag.len()));
+        let values = width(&mut self.found.iter().map(|found| found.shown().chars().count()));
+        for found in &self.found {
+            writeln!(
+                f,
+                "--{:flags$}  {:values$}  {}",
+                found.setting.flag,
+                found.shown(),
+                match found.origin {
+                    Origin::Flag => "flag",
+                    Origin::Environment => "environment",
+                    Origin::Default => "default",
+                }
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+impl Found {
+    fn shown(&self) -> String {
+        match (&self.text, self.setting.default) {
+            (Some(text), _) => hide_secrets(text),
+            (None, Fallback::Absent(meaning)) => format!("({meaning})"),
+            (None, Fallback::Value(text)) => text.to_owned(),
+        }
+    }
+}
+
+/// The flag that asks for the list instead of a run.
+const PRINT_CONFIG: &str = "print-config";
+
+fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> clap::Command {
+    let flag = |setting: &'static Setting| {
+        let default = match setting.default {
+            Fallback::Value(text) | Fallback::Absent(text) => text,
+        };
+        let arg = clap::Arg::new(setting.flag)
+            .long(setting.flag)
+            .help(format!(
+                "{} [{}] [env: {}] [default: {default}]",
+                setting.help,
+                setting.allowed,
+                setting.variable(),
+            ));
+        if setting.is_switch() {
+            arg.value_name("BOOL")
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+        } else {
+            arg.value_name(setting.value)
+        }
+    };
+    clap::Command::new(program.name)
+        .version(program.version)
+        .about(program.about)
+        .args(table.map(flag))
+        .arg(
+            clap::Arg::new(PRINT_CONFIG)
+                .long(PRINT_CONFIG)
+                .action(clap::ArgAction::SetTrue)
+                .help("Print every setting in force and where it came from, and exit"),
+        )
+}
+
+fn problem(setting: &Setting, text: Option<&str>, reason: impl Display) -> String {
+    let value = text.map_or_else(
+        || ":".to_owned(),
+        |text| format!(" is {:?}:", hide_secrets(text)),
+    );
+    format!(
+        "--{} ({}){value} {reason}; allowed: {}",
+        setting.flag,
+        setting.variable(),
+        setting.allowed
+    )
+}
+
+/// Whether Kubernetes made this variable: for a service whose name starts with `kvstore` it puts some into every
+/// pod of the namespace, and nobody has misspelt those.
+///
+/// Source: <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
+fn is_service_link(name: &str) -> bool {
+    name.ends_with("_PORT")
+        || ["_PORT_", "_SERVICE_HOST", "_SERVICE_PORT"]
+            .iter()
+            .any(|part| name.contains(part))
+}
+
+/// `text` without the password of a URL and without parameters that are secret. It rather hides too much: a password may hold any
+/// character, also ones that should have been escaped.
+pub fn hide_secrets(text: &str) -> String {
+    const HIDDEN: &str = "***";
+    let mut shown = text.to_owned();
+    if let Some((scheme, rest)) = text.split_once("://")
+        && let Some((user_info, place)) = rest.rsplit_once('@')
+        && let Some((user, _)) = user_info.split_once(':')
+    {
+        shown = format!("{scheme}://{user}:{HIDDEN}@{place}");
+    }
+    if let Some((before, query)) = shown.split_once('?') {
+        let parameters: Vec<String> = query
+            .split('&')
+            .map(|parameter| match parameter.split_once('=') {
+                Some(("password", _)) => format!("password={HIDDEN}"),
+                _ => parameter.to_owned(),
+            })
+            .collect();
+        shown = format!("{before}?{}", parameters.join("&"));
+    }
+    shown
+}
+
+/// Reads a span of time: `500ms`, `30s`, `5m`, `24h`.
+///
+/// # Errors
+/// For anything else, a number without a unit included.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Reads a number of bytes: `65536`, `64KiB`, `1MiB`, `2GiB`.
+///
+/// # Errors
+/// For anything else.
+pub fn bytes(text: &str) -> Result<u64, &'static str> {
+    crate::config::bytes(text)
+}
+
+/// Reads a whole number, a duration, a size, … and refuses it outside `range`: `within(1..=60, str::parse)`.
+pub fn within<T, E>(
+    range: RangeInclusive<T>,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> impl FnOnce(&str) -> Result<T, String>
+where
+    T: PartialOrd + fmt::Debug,
+    E: Display,
+{
+    move |text| {
+        let value = parse(text).map_err(|error| error.to_string())?;
+        if range.contains(&value) {
+            Ok(value)
+        } else {
+            Err(format!(
+                "it is outside {:?} to {:?}",
+                range.start(),
+                range.end()
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTEN: Setting = Setting {
+        flag: "listen-on",
+        value: "ADDRESS",
+        default: Fallback::Value("127.0.0.1:8000"),
+        allowed: "an address with a port",
+        help: "Where",
+    };
+    const SPEED: Setting = Setting {
+        flag: "speed",
+        value: "N",
+        default: Fallback::Absent("as fast as it goes"),
+        allowed: "1 to 9",
+        help: "How fast",
+    };
+    const LOUD: Setting = Setting {
+        flag: "loud",
+        value: "",
+        default: Fallback::Value("false"),
+        allowed: "true or false",
+        help: "How loud",
+    };
+    const PROGRAM: Program = Program {
+        name: "test",
+        version: "1",
+        about: "Tests",
+        settings: &[SPEED, LOUD],
+    };
+    const SHARED: &[Setting] = &[LISTEN];
+
+    fn find(args: &[&str], variables: &[(&str, &str)]) -> Settings {
+        let args = std::iter::once("test").chain(args.iter().copied());
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        Settings::find(&PROGRAM, SHARED, args.map(OsString::from), variables).unwrap()
+    }
+
+    type Values = (
+        Option<std::net::SocketAddr>,
+        Option<Option<u8>>,
+        Option<bool>,
+    );
+
+    fn read(settings: &mut Settings) -> Values {
+        (
+            settings.get(&LISTEN, str::parse),
+            settings.get_optional(&SPEED, within(1..=9, str::parse::<u8>)),
+            settings.switch(&LOUD),
+        )
+    }
+
+    #[test]
+    fn flag_goes_before_environment_and_that_before_default() {
+        let address = |port: u16| Some(([127, 0, 0, 1], port).into());
+        let mut settings = find(&[], &[]);
+        assert_eq!(
+            read(&mut settings),
+            (address(8000), Some(None), Some(false))
+        );
+        let environment = [
+            ("KVSTORE_LISTEN_ON", "127.0.0.1:1"),
+            ("KVSTORE_SPEED", "2"),
+            ("KVSTORE_LOUD", "true"),
+        ];
+        let mut settings = find(&[], &environment);
+        assert_eq!(read(&mut settings), (address(1), Some(Some(2)), Some(true)));
+        let flags = ["--listen-on=127.0.0.1:3", "--speed", "4", "--loud=false"];
+        let mut settings = find(&flags, &environment);
+        assert_eq!(
+            read(&mut settings),
+            (address(3), Some(Some(4)), Some(false))
+        );
+        assert_eq!(read(&mut find(&["--loud"], &[])).2, Some(true));
+        assert!(settings.problems().is_empty() && settings.warnings().is_empty());
+    }
+
+    #[test]
+    fn empty_variable_counts_as_not_set() {
+        let mut settings = find(&[], &[("KVSTORE_SPEED", ""), ("KVSTORE_TYPO", "")]);
+        assert_eq!(read(&mut settings).1, Some(None));
+        assert!(settings.warnings().is_empty());
+    }
+
+    #[test]
+    fn all_wrong_values_are_reported_each_in_a_line() {
+        let mut settings = find(
+            &["--speed", "10"],
+            &[("KVSTORE_LISTEN_ON", "here"), ("KVSTORE_LOUD", "yes")],
+        );
+        assert_eq!(read(&mut settings), (None, None, None));
+        assert_eq!(
+            settings.problems(),
+            [
+                "--listen-on (KVSTORE_LISTEN_ON) is \"here\": invalid socket address syntax; allowed: an address with a port",
+                "--speed (KVSTORE_SPEED) is \"10\": it is outside 1 to 9; allowed: 1 to 9",
+                "--loud (KVSTORE_LOUD) is \"yes\": it is neither true nor false; allowed: true or false",
+            ]
+        );
+    }
+
+    #[test]
+    fn value_that_spans_lines_is_reported_in_one() {
+        let mut settings = find(&["--speed", "a\nb"], &[]);
+        read(&mut settings);
+        assert!(!settings.problems()[0].contains('\n'));
+    }
+
+    #[test]
+    fn misspelt_variables_are_named_and_those_of_kubernetes_are_not() {
+        let settings = find(
+            &[],
+            &[
+                ("KVSTORE_SPED", "1"),
+                ("KVSTORE_PORT", "tcp://10.0.0.1:80"),
+                ("KVSTORE_PORT_80_TCP_ADDR", "10.0.0.1"),
+                ("KVSTORE_HTTP_SERVICE_HOST", "10.0.0.1"),
+                ("KVSTORE_HTTP_SERVICE_PORT_WEB", "80"),
+                ("PATH", "/bin"),
+            ],
+        );
+        assert_eq!(
+            settings.warnings(),
+            ["KVSTORE_SPED is set, but test has no such setting"]
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn variable_that_is_not_text_is_reported() {
+        use std::os::unix::ffi::OsStringExt;
+        let variables = [("KVSTORE_SPEED".into(), OsString::from_vec(vec![0xff]))];
+        let settings = Settings::find(&PROGRAM, SHARED, ["test".into()], variables).unwrap();
+        assert_eq!(
+            settings.problems(),
+            ["--speed (KVSTORE_SPEED): it is not UTF-8; allowed: 1 to 9"]
+        );
+    }
+
+    #[test]
+    fn printed_settings_say_where_they_come_from() {
+        let settings = find(&["--loud"], &[("KVSTORE_LISTEN_ON", "a:1?password=b")]);
+        assert_eq!(
+            settings.to_string(),
+            "--listen-on  a:1?password=***      environment\n\
+             --speed      (as fast as it goes)  default\n\
+             --loud       true                  flag\n"
+        );
+    }
+
+    #[test]
+    fn help_names_flag_variable_default_and_what_is_allowed() {
+        let help = command(&PROGRAM, SHARED.iter())
+            .render_long_help()
+            .to_string();
+        for part in [
+            "--listen-on <ADDRESS>",
+            "[env: KVSTORE_LISTEN_ON]",
+            "[default: 127.0.0.1:8000]",
+            "[an address with a port]",
+            "--print-config",
+        ] {
+            assert!(help.contains(part), "{part} is missing in:\n{help}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_hidden() {
+        for (text, shown) in [
+            ("redis://host:6379/0", "redis://host:6379/0"),
+            ("redis://user:pw@host", "redis://user:***@host"),
+            ("redis://:p@/?s:s@host:1/0", "redis://:***@host:1/0"),
+            (
+                "redis://h?prefix=kv&password=x&tls=1",
+                "redis://h?prefix=kv&password=***&tls=1",
+            ),
+            ("file:database?password=", "file:database?password=***"),
+            ("file:database", "file:database"),
+        ] {
+            assert_eq!(hide_secrets(text), shown);
+        }
+    }
+
+    #[test]
+    fn durations_and_sizes_have_units() {
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("30").is_err());
+        assert_eq!(bytes("64KiB"), Ok(65536));
+        assert!(bytes("64k").is_err());
+        let seconds = within(Duration::from_secs(1)..=Duration::from_secs(60), duration);
+        assert_eq!(seconds("2m"), Err("it is outside 1s to 60s".to_owned()));
+    }
+}

@@ -1,0 +1,133 @@
+//! The settings that every binary has.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::settings::{Fallback, Setting, Settings, hide_secrets};
+use crate::config;
+
+const STORE: Setting = Setting {
+    flag: "store",
+    value: "URL",
+    default: Fallback::Value("file:database"),
+    allowed: "file:FOLDER or memory:, with parameters as in file:database?data_bytes=2GiB",
+    help: "Where the entries are",
+};
+
+const QUEUE: Setting = Setting {
+    flag: "queue",
+    value: "URL",
+    default: Fallback::Absent("the store's own"),
+    allowed: "the same URL as the store's",
+    help: "Where writes wait until they are applied",
+};
+
+const LOG: Setting = Setting {
+    flag: "log",
+    value: "LEVEL",
+    default: Fallback::Value("info"),
+    allowed: "error, warn, info, debug, trace or off, also by module, as in info,kvstore_worker=debug",
+    help: "What to log",
+};
+
+const LOG_FORMAT: Setting = Setting {
+    flag: "log-format",
+    value: "FORMAT",
+    default: Fallback::Value("text"),
+    allowed: "text or json",
+    help: "How to log: lines for people, or an object a line",
+};
+
+const ADMIN_LISTEN: Setting = Setting {
+    flag: "admin-listen",
+    value: "ADDRESS",
+    default: Fallback::Absent("none"),
+    allowed: "an address with a port, such as 127.0.0.1:9000",
+    help: "Where to serve /livez and /readyz apart from everything else",
+};
+
+/// The rows of the table that come before a program's own.
+pub(super) const SETTINGS: &[Setting] = &[STORE, QUEUE, LOG, LOG_FORMAT, ADMIN_LISTEN];
+
+/// The settings that every binary has, checked.
+#[derive(Clone)]
+pub struct Shared {
+    /// `--store`: a URL for [`open`](crate::open).
+    pub store: String,
+    /// `--queue`: a URL for [`open`](crate::open); `None` for the store's own queue.
+    pub queue: Option<String>,
+    /// `--log`: a filter as `tracing-subscriber` reads it.
+    pub log: String,
+    /// `--log-format`.
+    pub log_format: LogFormat,
+    /// `--admin-listen`.
+    pub admin_listen: Option<SocketAddr>,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// An object a line, for machines.
+    Json,
+}
+
+impl Shared {
+    pub(super) fn read(settings: &mut Settings) -> Option<Self> {
+        let store = settings.get(&STORE, |url| {
+            config::check_store(url).map(|()| url.to_owned())
+        });
+        let queue = settings.get_optional(&QUEUE, |url| match &store {
+            Some(store) => config::check_queue(store, url).map(|()| url.to_owned()),
+            // What it has to be is not known; the store's own problem is noted already.
+            None => Ok(url.to_owned()),
+        });
+        let log = settings.get(&LOG, |text| log_filter(text).map(|()| text.to_owned()));
+        let log_format = settings.get(&LOG_FORMAT, |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("it is neither of the two formats"),
+        });
+        let admin_listen = settings.get_optional(&ADMIN_LISTEN, str::parse);
+        Some(Self {
+            store: store?,
+            queue: queue?,
+            log: log?,
+            log_format: log_format?,
+            admin_listen: admin_listen?,
+        })
+    }
+}
+
+/// Checks a filter more strictly than its own parser, which takes a misspelt level, `inof`, for the name of a module.
+fn log_filter(text: &str) -> Result<(), String> {
+    EnvFilter::builder()
+        .parse(text)
+        .map_err(|error| error.to_string())?;
+    let misspelt = text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.contains(['=', '[', ']', '{', '}']))
+        .find(|part| part.parse::<LevelFilter>().is_err());
+    match misspelt {
+        None => Ok(()),
+        Some(part) => Err(format!("{part:?} is not a level")),
+    }
+}
+
+/// Without the secrets in its URLs.
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("store", &hide_secrets(&self.store))
+            .field("queue", &self.queue.as_deref().map(hide_secrets))
+            .field("log", &self.log)
+            .field("log_format", &self.log_format)
+            .field("admin_listen", &self.admin_listen)
+            .finish()
+    }
+}
