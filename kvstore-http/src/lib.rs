@@ -1,1 +1,34 @@
-//! h
+//! The HTTP server of kvstore: two faces over one [`Service`](kvstore_core::Service), on hyper.
+//!
+//! The *simple face* is three plain routes (`POST /set`, `GET /get/{key}`, `DELETE /delete/{key}`), the *resource face* is what
+//! programs use (`/v1/kv/{key}`, `/v1/jobs/{id}`). Both go through the same queue, so the same promises hold on both: 202 means
+//! that a write is durably queued, 200 and 201 that it is applied and durable.
+//!
+//! ```no_run
+//! # async fn example(service: kvstore_core::Service) -> std::io::Result<()> {
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
+//! let stop = std::future::pending();
+//! kvstore_http::serve(listener, service, kvstore_http::Options::default(), stop).await
+//! # }
+//! ```
+//!
+//! What is not here: applying writes. [`serve`] knows no worker; the binary runs one beside it.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
+
+mod body;
+mod conditions;
+mod config;
+mod connection;
+mod error;
+mod field;
+mod headers;
+mod json;
+mod prefer;
+mod reply;
+mod routes;
+mod server;
+mod target;
+mod ttl;
+
+pub use config::{ENVELOPE_BYTES, Options};
+pub use server::serve;

@@ -1,0 +1,244 @@
+//! Conditions on the version of an entry: entity tags, `If-Match` and `If-None-Match` (RFC 9110 §13).
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use kvstore_core::{Condition, Version};
+
+use crate::error::{Problem, Result};
+use crate::reply::header_value;
+
+/// A version as it stands in `ETag`.
+pub(crate) fn etag(version: Version) -> HeaderValue {
+    header_value(etag_text(version))
+}
+
+/// A version as it stands in a body: the entity tag, with its quotes.
+pub(crate) fn etag_text(version: Version) -> String {
+    format!("\"{version}\"")
+}
+
+/// What a list of entity tags says.
+#[derive(Debug, PartialEq, Eq)]
+enum Tags<'a> {
+    /// `*`
+    Any,
+    List(Vec<Tag<'a>>),
+}
+
+/// One entity tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tag<'a> {
+    weak: bool,
+    /// What stands between its quotes.
+    opaque: &'a str,
+}
+
+impl Tag<'_> {
+    /// The version that it is the tag of. A tag that this service never made is that of no version.
+    fn version(self) -> Option<Version> {
+        let number = self.opaque.parse().ok()?;
+        let version = Version(number);
+        (version.to_string() == self.opaque).then_some(version)
+    }
+}
+
+impl<'a> Tags<'a> {
+    /// All lines of the header `name`; `None` if there is none.
+    fn of(headers: &'a HeaderMap, name: HeaderName) -> Result<Option<Self>> {
+        let mut lines = headers.get_all(&name).iter().peekable();
+        if lines.peek().is_none() {
+            return Ok(None);
+        }
+        let malformed = || {
+            Problem::malformed(format!(
+                "{name} must be * or a list of entity tags, like \"42\""
+            ))
+        };
+        let mut tags = Vec::new();
+        for line in lines {
+            let mut rest = line.to_str().map_err(|_| malformed())?.trim();
+            if rest == "*" && headers.get_all(&name).iter().count() == 1 {
+                return Ok(Some(Self::Any));
+            }
+            while !rest.is_empty() {
+                let (tag, after) = Tag::split_first(rest).ok_or_else(malformed)?;
+                tags.push(tag);
+                rest = match after.trim_start().strip_prefix(',') {
+                    Some(more) => more.trim_start(),
+                    None if after.trim().is_empty() => "",
+                    None => return Err(malformed()),
+                };
+            }
+        }
+        if tags.is_empty() {
+            return Err(malformed());
+        }
+        Ok(Some(Self::List(tags)))
+    }
+
+    /// Whether one of them is that of `version`. Weak tags count only for a `weak` comparison (RFC 9110 §8.8.3.2).
+    fn match_version(&self, version: Version, weak: bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::List(tags) => tags
+                .iter()
+                .any(|tag| (weak || !tag.weak) && tag.version() == Some(version)),
+        }
+    }
+}
+
+impl<'a> Tag<'a> {
+    fn split_first(text: &'a str) -> Option<(Self, &'a str)> {
+        let (weak, text) = match text.strip_prefix("W/") {
+            Some(text) => (true, text),
+            None => (false, text),
+        };
+        let (opaque, after) = text.strip_prefix('"')?.split_once('"')?;
+        Some((Self { weak, opaque }, after))
+    }
+}
+
+/// What the headers want of the entry that a write changes.
+///
+/// The queue takes one condition on one version, so of what RFC 9110 allows only `If-Match: *`, `If-Match: "42"` and
+/// `If-None-Match: *` can be had. Everything else is refused, never ignored.
+pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition> {
+    let must_match = Tags::of(headers, IF_MATCH)?;
+    let must_not_match = Tags::of(headers, IF_NONE_MATCH)?;
+    match (must_match, must_not_match) {
+        (None, None) => Ok(Condition::Any),
+        (Some(Tags::Any), None) => Ok(Condition::Present),
+        (None, Some(Tags::Any)) => Ok(Condition::Absent),
+        (Some(Tags::List(tags)), None) => match tags[..] {
+            [tag] => Ok(Condition::Version(strong_version(tag))),
+            _ => Err(Problem::malformed(
+                "on a write, If-Match takes one entity tag",
+            )),
+        },
+        (None, Some(Tags::List(_))) => {
+            Err(Problem::malformed("on a write, If-None-Match takes only *"))
+        }
+        (Some(_), Some(_)) => Err(Problem::malformed(
+            "If-Match and If-None-Match can't be combined on a write",
+        )),
+    }
+}
+
+/// The version that a tag must match strongly. A weak tag, or one of no version, matches nothing: neither does version 0, which
+/// comes before every change, so such a write takes its turn and fails there.
+fn strong_version(tag: Tag<'_>) -> Version {
+    tag.version().filter(|_| !tag.weak).unwrap_or(Version(0))
+}
+
+/// What the headers make of a read that has found its entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadCondition {
+    /// Send the entry.
+    Holds,
+    /// The client has it already.
+    NotModified,
+    /// It is not the one that the client wants.
+    Failed,
+}
+
+impl ReadCondition {
+    /// In the order of RFC 9110 §13.2.2.
+    pub(crate) fn of(headers: &HeaderMap, version: Version) -> Result<Self> {
+        if let Some(tags) = Tags::of(headers, IF_MATCH)?
+            && !tags.match_version(version, false)
+        {
+            return Ok(Self::Failed);
+        }
+        match Tags::of(headers, IF_NONE_MATCH)? {
+            Some(tags) if tags.match_version(version, true) => Ok(Self::NotModified),
+            _ => Ok(Self::Holds),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(HeaderName, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn write_conditions_are_taken_or_refused_never_ignored() {
+        let condition =
+            |lines: &[(HeaderName, &'static str)]| write_condition(&headers(lines)).ok();
+        for (lines, expected) in [
+            (vec![], Some(Condition::Any)),
+            (vec![(IF_MATCH, "*")], Some(Condition::Present)),
+            (
+                vec![(IF_MATCH, "\"42\"")],
+                Some(Condition::Version(Version(42))),
+            ),
+            (
+                vec![(IF_MATCH, "W/\"42\"")],
+                Some(Condition::Version(Version(0))),
+            ),
+            (
+                vec![(IF_MATCH, "\"042\"")],
+                Some(Condition::Version(Version(0))),
+            ),
+            (
+                vec![(IF_MATCH, "\"other\"")],
+                Some(Condition::Version(Version(0))),
+            ),
+            (vec![(IF_NONE_MATCH, " * ")], Some(Condition::Absent)),
+            (vec![(IF_MATCH, "42")], None),
+            (vec![(IF_MATCH, "\"42")], None),
+            (vec![(IF_MATCH, "")], None),
+            (vec![(IF_MATCH, "\"1\" \"2\"")], None),
+            (vec![(IF_MATCH, "\"1\", \"2\"")], None),
+            (vec![(IF_MATCH, "*, \"2\"")], None),
+            (vec![(IF_MATCH, "*"), (IF_MATCH, "*")], None),
+            (vec![(IF_NONE_MATCH, "\"42\"")], None),
+            (vec![(IF_MATCH, "*"), (IF_NONE_MATCH, "*")], None),
+        ] {
+            assert_eq!(condition(&lines), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn read_conditions_compare_as_the_rfc_says() {
+        let condition = |lines: &[(HeaderName, &'static str)]| {
+            ReadCondition::of(&headers(lines), Version(42)).ok()
+        };
+        for (lines, expected) in [
+            (vec![], ReadCondition::Holds),
+            (vec![(IF_NONE_MATCH, "\"42\"")], ReadCondition::NotModified),
+            (
+                vec![(IF_NONE_MATCH, "W/\"42\"")],
+                ReadCondition::NotModified,
+            ),
+            (
+                vec![(IF_NONE_MATCH, "\"a,b\" ,\"42\"")],
+                ReadCondition::NotModified,
+            ),
+            (
+                vec![(IF_NONE_MATCH, "\"1\""), (IF_NONE_MATCH, "\"42\"")],
+                ReadCondition::NotModified,
+            ),
+            (vec![(IF_NONE_MATCH, "*")], ReadCondition::NotModified),
+            (vec![(IF_NONE_MATCH, "\"41\"")], ReadCondition::Holds),
+            (vec![(IF_MATCH, "\"42\"")], ReadCondition::Holds),
+            (vec![(IF_MATCH, "W/\"42\"")], ReadCondition::Failed),
+            (
+                vec![(IF_MATCH, "\"41\""), (IF_NONE_MATCH, "\"42\"")],
+                ReadCondition::Failed,
+            ),
+            (
+                vec![(IF_MATCH, "*"), (IF_NONE_MATCH, "\"42\"")],
+                ReadCondition::NotModified,
+            ),
+        ] {
+            assert_eq!(condition(&lines), Some(expected), "{lines:?}");
+        }
+        assert_eq!(condition(&[(IF_NONE_MATCH, "42")]), None);
+    }
+}

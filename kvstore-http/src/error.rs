@@ -1,0 +1,523 @@
+//! Every answer that is not a success, in one place: what it is called, and how each face says it.
+//!
+//! `/v1` speaks `application/problem+json` (RFC 9457). Everywhere else errors look like FastAPI's, `{"detail": …}`, since that is
+//! what clients of such services read. What happened inside goes to the log, never into an answer.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use kvstore_core::{Entry, Error, JobId, Key, Version};
+use serde::Serialize;
+
+use crate::conditions::etag_text;
+use crate::field::{Field, Place};
+use crate::json::Object;
+use crate::reply::{JSON, Reply};
+
+/// What a handler returns. Boxed, so that the way of success stays small.
+pub(crate) type Result<T, E = Box<Problem>> = std::result::Result<T, E>;
+
+/// How an answer speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Face {
+    /// As FastAPI does.
+    Simple,
+    /// As RFC 9457 has it.
+    Resource,
+}
+
+impl Face {
+    /// The face that `path` belongs to.
+    pub(crate) fn of(path: &str) -> Self {
+        match path.strip_prefix("/v1") {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => Self::Resource,
+            _ => Self::Simple,
+        }
+    }
+}
+
+/// Why a request did not succeed.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    /// The last part of its type, `/problems/{name}`.
+    name: &'static str,
+    detail: Cow<'static, str>,
+    /// What else the answer says.
+    members: Object,
+    /// Which parts of the request are wrong.
+    fields: Vec<Field>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// For the log.
+    cause: Option<Error>,
+}
+
+impl Problem {
+    pub(crate) fn new(
+        status: StatusCode,
+        name: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Box<Self> {
+        Box::new(Self {
+            status,
+            name,
+            detail: detail.into(),
+            members: Object::new(),
+            fields: Vec::new(),
+            headers: Vec::new(),
+            cause: None,
+        })
+    }
+
+    /// Syntax that can't be read: a header, a sync token.
+    pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Box<Self> {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", detail)
+    }
+
+    /// No such route.
+    pub(crate) fn no_route() -> Box<Self> {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not Found")
+    }
+
+    /// The key is absent.
+    pub(crate) fn no_key(key: &Key) -> Box<Self> {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Key not found").with("key", key)
+    }
+
+    /// The job is unknown, or forgotten.
+    pub(crate) fn no_job() -> Box<Self> {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "no such job is known: it was never accepted here, or its outcome is no longer kept",
+        )
+    }
+
+    /// The route does not know the method.
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Box<Self> {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "Method Not Allowed",
+        )
+        .header(ALLOW, HeaderValue::from_static(allow))
+    }
+
+    /// The body is in a format that is not taken.
+    pub(crate) fn unsupported_media_type() -> Box<Self> {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-media-type",
+            "the body must be application/json",
+        )
+    }
+
+    /// Something is larger than allowed. The rest of the body is not read, so the connection can't be used again.
+    pub(crate) fn body_too_large(limit_bytes: usize) -> Box<Self> {
+        Self::too_large("body", limit_bytes as u64).closing()
+    }
+
+    fn too_large(subject: &str, limit_bytes: u64) -> Box<Self> {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            format!("the {subject} is too large: the limit is {limit_bytes} bytes"),
+        )
+        .with("limit_bytes", limit_bytes)
+    }
+
+    /// The body did not come in time.
+    pub(crate) fn body_timeout() -> Box<Self> {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request-timeout",
+            "the body did not arrive in time",
+        )
+        .closing()
+    }
+
+    /// One part of the request breaks a rule.
+    pub(crate) fn field(field: Field) -> Box<Self> {
+        Self::invalid(vec![field])
+    }
+
+    /// Parts of the request, at least one, break rules.
+    pub(crate) fn invalid(fields: Vec<Field>) -> Box<Self> {
+        let detail = fields
+            .iter()
+            .map(|field| format!("{}: {}", field.place, field.message))
+            .collect::<Vec<_>>()
+            .join("; ");
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
+        problem.fields = fields;
+        problem
+    }
+
+    /// A condition does not hold; the key has `current`.
+    pub(crate) fn condition_failed(current: Option<Version>) -> Box<Self> {
+        Self::precondition_failed().with("current_etag", current.map(etag_text))
+    }
+
+    /// The same, with the entry that stands there now.
+    pub(crate) fn condition_failed_with(current: Option<&Entry>) -> Box<Self> {
+        let mut problem = Self::condition_failed(current.map(|entry| entry.version));
+        if let Some(entry) = current {
+            problem.members = problem.members.raw("current_value", entry.value.as_bytes());
+        }
+        problem
+    }
+
+    fn precondition_failed() -> Box<Self> {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "precondition-failed",
+            "the condition did not hold",
+        )
+    }
+
+    /// A waited write became a dead letter.
+    pub(crate) fn dead_lettered(job: &JobId) -> Box<Self> {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "dead-lettered",
+            "the write was accepted but could not be applied; its job says more",
+        )
+        .with("job_id", job)
+    }
+
+    /// An accepted write, and nobody can say any more how it ended.
+    pub(crate) fn outcome_unknown(job: &JobId) -> Box<Self> {
+        Self::unknown("the write was accepted, but its outcome is not known").with("job_id", job)
+    }
+
+    /// It can't be said whether the request took effect.
+    pub(crate) fn unknown(detail: &'static str) -> Box<Self> {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "outcome-unknown", detail)
+    }
+
+    /// It may work later.
+    pub(crate) fn unavailable(
+        name: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Box<Self> {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, name, detail).retry()
+    }
+
+    /// A fault of ours. The log says which, under the request's id.
+    pub(crate) fn internal() -> Box<Self> {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Internal Server Error",
+        )
+    }
+
+    /// Adds a member to the answer.
+    pub(crate) fn with(
+        mut self: Box<Self>,
+        name: &'static str,
+        value: impl Serialize,
+    ) -> Box<Self> {
+        self.members = self.members.member(name, value);
+        self
+    }
+
+    /// Adds a header to the answer.
+    pub(crate) fn header(mut self: Box<Self>, name: HeaderName, value: HeaderValue) -> Box<Self> {
+        self.headers.push((name, value));
+        self
+    }
+
+    fn retry(self: Box<Self>) -> Box<Self> {
+        self.header(RETRY_AFTER, RETRY_SOON)
+    }
+
+    fn closing(self: Box<Self>) -> Box<Self> {
+        self.header(CONNECTION, HeaderValue::from_static("close"))
+    }
+
+    fn because(mut self: Box<Self>, cause: Error) -> Box<Self> {
+        self.cause = Some(cause);
+        self
+    }
+
+    /// The answer, and a line in the log if it is about us and not about the caller.
+    pub(crate) fn into_reply(self, face: Face, request_id: &HeaderValue) -> Reply {
+        self.log(request_id);
+        let mut members = self.members;
+        if self.name == "internal" {
+            members = members.member("request_id", request_id.to_str().unwrap_or_default());
+        }
+        let (body, content_type) = match face {
+            Face::Simple => (simple_body(&self.detail, &self.fields, &members), JSON),
+            Face::Resource => {
+                let object = Object::new()
+                    .member("type", format_args!("/problems/{}", self.name))
+                    .member("title", self.status.canonical_reason())
+                    .member("status", self.status.as_u16())
+                    .member("detail", &self.detail)
+                    .and(&members);
+                let errors: Vec<_> = self.fields.iter().map(Field::short).collect();
+                let object = if errors.is_empty() {
+                    object
+                } else {
+                    object.member("errors", errors)
+                };
+                (object, PROBLEM_JSON)
+            }
+        };
+        let mut reply = Response::new(Full::new(body.finish()));
+        *reply.status_mut() = self.status;
+        let headers = reply.headers_mut();
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.extend(
+            self.headers
+                .into_iter()
+                .map(|(name, value)| (Some(name), value)),
+        );
+        reply
+    }
+
+    fn log(&self, request_id: &HeaderValue) {
+        let request_id = request_id.to_str().unwrap_or_default();
+        let cause = self.cause.as_ref().map(Chain).map(tracing::field::display);
+        match self.status {
+            StatusCode::INTERNAL_SERVER_ERROR => {
+                tracing::error!(request_id, problem = self.name, cause, "a request failed");
+            }
+            // What clients meet while the service is loaded or starts up: one line for each would drown the rest.
+            StatusCode::SERVICE_UNAVAILABLE if self.name != "unavailable" => {
+                tracing::debug!(
+                    request_id,
+                    problem = self.name,
+                    cause,
+                    "a request was put off"
+                );
+            }
+            status if status.is_server_error() => {
+                tracing::warn!(request_id, problem = self.name, cause, "a request failed");
+            }
+            _ => tracing::debug!(request_id, problem = self.name, "a request was refused"),
+        }
+    }
+}
+
+/// `Retry-After` of what usually passes within moments.
+pub(crate) const RETRY_SOON: HeaderValue = HeaderValue::from_static("1");
+
+/// `Retry-After` of what somebody has to make room for.
+const RETRY_LATER: HeaderValue = HeaderValue::from_static("10");
+
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+fn simple_body(detail: &str, fields: &[Field], members: &Object) -> Object {
+    let object = Object::new();
+    let object = if fields.is_empty() {
+        object.member("detail", detail)
+    } else {
+        let fields: Vec<_> = fields.iter().map(Field::long).collect();
+        object.member("detail", fields)
+    };
+    object.and(members)
+}
+
+/// What the core refuses or can't do, as an answer. The one table of it.
+impl From<Error> for Box<Problem> {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Invalid { subject: "sync token" | "job id" | "cursor", .. } => Problem::malformed(text),
+            Error::Invalid { subject, reason } => Problem::field(Field::value_error(Place::In("body", subject), &reason, None)),
+            Error::TooLarge { subject, limit, unit: "bytes" } => Problem::too_large(subject, limit),
+            Error::TooLarge { subject, .. } => Problem::field(Field::value_error(Place::In("body", subject), &text, None)),
+            Error::CrossPartition { .. } => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "cross-partition", text),
+            Error::KeyReused => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", text),
+            Error::Compacted => Problem::new(StatusCode::GONE, "history-compacted", text),
+            Error::NotFound { .. } => Problem::new(StatusCode::NOT_FOUND, "not-found", text),
+            Error::Full { .. } => Problem::unavailable("overloaded", text),
+            Error::NotYetVisible { .. } => Problem::unavailable("not-yet-visible", text),
+            Error::Unavailable { .. } | Error::Poisoned { .. } | Error::Locked { .. } => {
+                Problem::unavailable("unavailable", "the service can't do this now").because(error)
+            }
+            Error::StorageFull { .. } => {
+                Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", "there is no room to store this")
+                    .header(RETRY_AFTER, RETRY_LATER)
+                    .because(error)
+            }
+            Error::Unknown { .. } => Problem::unknown(
+                "it is not known whether this took effect: repeat it with the same Idempotency-Key, or read before repeating",
+            )
+            .because(error),
+            _ => Problem::internal().because(error),
+        }
+    }
+}
+
+/// An error with everything that caused it, for one line of a log.
+struct Chain<'a>(&'a Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)?;
+        let mut source = std::error::Error::source(self.0);
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use kvstore_core::{Partition, Position, QueueId};
+
+    use super::*;
+
+    async fn sent(problem: Box<Problem>, face: Face) -> (u16, Option<String>, serde_json::Value) {
+        let reply = problem.into_reply(face, &HeaderValue::from_static("id-1"));
+        let retry = reply.headers().get(RETRY_AFTER);
+        let retry = retry.map(|value| value.to_str().unwrap().to_owned());
+        let status = reply.status().as_u16();
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
+        (status, retry, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn every_error_of_the_core_has_its_answer() {
+        let job = JobId {
+            queue: QueueId::random(),
+            partition: Partition(0),
+            position: Position::counted(1),
+        };
+        let key = |text| Key::new(text).unwrap();
+        let invalid = |subject| Error::Invalid {
+            subject,
+            reason: "no".into(),
+        };
+        let gone = || "secret detail".to_owned();
+        for (error, status, name, retry) in [
+            (invalid("sync token"), 400, "malformed", None),
+            (invalid("ttl"), 422, "invalid", None),
+            (
+                Error::TooLarge {
+                    subject: "value",
+                    limit: 9,
+                    unit: "bytes",
+                },
+                413,
+                "too-large",
+                None,
+            ),
+            (
+                Error::TooLarge {
+                    subject: "batch",
+                    limit: 9,
+                    unit: "operations",
+                },
+                422,
+                "invalid",
+                None,
+            ),
+            (Error::KeyReused, 422, "idempotency-key-reused", None),
+            (
+                Error::CrossPartition {
+                    first: key("a"),
+                    other: key("b"),
+                },
+                422,
+                "cross-partition",
+                None,
+            ),
+            (Error::Compacted, 410, "history-compacted", None),
+            (
+                Error::NotFound { what: "it".into() },
+                404,
+                "not-found",
+                None,
+            ),
+            (
+                Error::Full {
+                    what: "the queue",
+                    limit: 1,
+                },
+                503,
+                "overloaded",
+                Some("1"),
+            ),
+            (
+                Error::NotYetVisible { job },
+                503,
+                "not-yet-visible",
+                Some("1"),
+            ),
+            (
+                Error::Unavailable {
+                    what: gone(),
+                    source: None,
+                },
+                503,
+                "unavailable",
+                Some("1"),
+            ),
+            (
+                Error::Poisoned { reason: gone() },
+                503,
+                "unavailable",
+                Some("1"),
+            ),
+            (
+                Error::StorageFull { detail: gone() },
+                507,
+                "storage-full",
+                Some("10"),
+            ),
+            (
+                Error::Unknown {
+                    what: gone(),
+                    source: None,
+                },
+                504,
+                "outcome-unknown",
+                None,
+            ),
+            (Error::Config(gone()), 500, "internal", None),
+            (
+                Error::Corrupt {
+                    path: "/secret".into(),
+                    line: None,
+                    detail: gone(),
+                },
+                500,
+                "internal",
+                None,
+            ),
+        ] {
+            let text = error.to_string();
+            let (sent_status, sent_retry, body) = sent(error.into(), Face::Resource).await;
+            assert_eq!(
+                (sent_status, sent_retry.as_deref()),
+                (status, retry),
+                "{text}"
+            );
+            assert_eq!(body["type"], format!("/problems/{name}"), "{text}");
+            assert_eq!(body["status"], status, "{text}");
+            assert!(!body.to_string().contains("secret"), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_an_internal_error_names_the_request() {
+        let (_, _, body) = sent(Problem::internal(), Face::Simple).await;
+        assert_eq!(
+            body,
+            serde_json::json!({"detail": "Internal Server Error", "request_id": "id-1"})
+        );
+        let (_, _, body) = sent(Problem::no_route(), Face::Simple).await;
+        assert_eq!(body, serde_json::json!({"detail": "Not Found"}));
+    }
+}

@@ -1,0 +1,141 @@
+//! What else requests say in their headers: their own id, sync tokens, idempotency keys, traces.
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use kvstore_core::JobId;
+
+use crate::error::{Problem, Result};
+use crate::reply::{SYNC_TOKEN, X_REQUEST_ID, header_value};
+use crate::target::Query;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Longest `X-Request-Id` that is taken over from the client.
+const REQUEST_ID_CHARS_MAX: usize = 128;
+
+/// The client's own id of the request, if it is short and readable; otherwise a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_usable = |id: &&HeaderValue| {
+        let text = id.as_bytes();
+        (1..=REQUEST_ID_CHARS_MAX).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
+    };
+    headers
+        .get(X_REQUEST_ID)
+        .filter(is_usable)
+        .cloned()
+        .unwrap_or_else(|| header_value(format!("{:016x}", rand::random::<u64>())))
+}
+
+/// The writes that a read has to show: from the header `Sync-Token`, and from `?after=`.
+pub(crate) fn sync_tokens(
+    headers: &HeaderMap,
+    query: Query<'_>,
+) -> Result<impl Iterator<Item = JobId>> {
+    let header = headers
+        .get(SYNC_TOKEN)
+        .map(|value| parse_token(value.to_str().unwrap_or_default()));
+    let parameter = query.get("after")?.map(|text| parse_token(&text));
+    Ok([header.transpose()?, parameter.transpose()?]
+        .into_iter()
+        .flatten())
+}
+
+fn parse_token(text: &str) -> Result<JobId> {
+    text.parse()
+        .map_err(|_| Problem::malformed("the sync token is not one that this service hands out"))
+}
+
+/// Most characters of an idempotency key: what `API.md` §6 grants.
+const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+
+/// The idempotency key of a write: a string of structured fields (`"…"`, RFC 9651 §3.3.3), or the same without quotes.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
+    let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(line) = lines.next() else {
+        return Ok(None);
+    };
+    line.to_str()
+        .ok()
+        .filter(|_| lines.next().is_none())
+        .and_then(structured_string)
+        .filter(|key| (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()))
+        .map(Some)
+        .ok_or_else(|| {
+            Problem::malformed(
+                "Idempotency-Key must be one string of 1 to 255 visible ASCII characters",
+            )
+        })
+}
+
+fn structured_string(text: &str) -> Option<String> {
+    let text = text.trim();
+    let Some(quoted) = text.strip_prefix('"') else {
+        return Some(text.to_owned());
+    };
+    let mut characters = quoted.strip_suffix('"')?.chars();
+    let mut string = String::with_capacity(quoted.len());
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => string.push(
+                characters
+                    .next()
+                    .filter(|escaped| matches!(escaped, '"' | '\\'))?,
+            ),
+            '"' => return None,
+            plain => string.push(plain),
+        }
+    }
+    Some(string)
+}
+
+/// Longest `traceparent` passed on. Version 00 has 55 characters; later ones may have more behind them.
+const TRACEPARENT_CHARS_MAX: usize = 128;
+
+/// The W3C `traceparent`, if it looks like one: it goes into the worker's log as it is.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
+    let is_plausible = (55..=TRACEPARENT_CHARS_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    is_plausible.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(HeaderName, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn idempotency_keys_are_strings_with_or_without_quotes() {
+        let read = |text: &str| {
+            let value = HeaderValue::from_str(text).unwrap();
+            idempotency_key(&HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)]))
+                .ok()
+                .flatten()
+        };
+        for (text, key) in [
+            ("abc", Some("abc")),
+            ("\"abc\"", Some("abc")),
+            (r#""a\"b\\c""#, Some(r#"a"b\c"#)),
+            ("\"\"", None),
+            ("\"a", None),
+            ("\"a\"b\"", None),
+            (r#""a\b""#, None),
+        ] {
+            assert_eq!(read(text).as_deref(), key, "{text}");
+        }
+        assert_eq!(read(&"k".repeat(255)), Some("k".repeat(255)));
+        assert_eq!(read(&"k".repeat(256)), None);
+        assert_eq!(read("é"), None);
+        assert!(
+            idempotency_key(&headers(&[(IDEMPOTENCY_KEY, "a"), (IDEMPOTENCY_KEY, "b")])).is_err()
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! `/v1/jobs/{id}`: how a write that was accepted has gone.
+
+use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, RETRY_AFTER};
+use hyper::http::request::Parts;
+use kvstore_core::{JobId, JobReport, JobState, Outcome, Succeeded};
+
+use super::Context;
+use crate::conditions::etag_text;
+use crate::error::{Problem, RETRY_SOON, Result};
+use crate::json::Object;
+use crate::reply::{self, NO_STORE, Reply};
+use crate::target::Query;
+
+/// `GET` and `HEAD`
+pub(super) async fn get(context: &Context, parts: &Parts, path: &str) -> Result<Reply> {
+    let wait = Query::new(parts.uri.query()).seconds("wait", context.options.wait_max)?;
+    // What is no id of ours names no job of ours.
+    let id: JobId = path.parse().map_err(|_| Problem::no_job())?;
+    let report = context
+        .service
+        .job(&id, wait)
+        .await?
+        .ok_or_else(Problem::no_job)?;
+    let is_queued = report.state == JobState::Queued;
+    let mut reply = reply::object(StatusCode::OK, describe(&report));
+    let headers = reply.headers_mut();
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    if is_queued {
+        headers.insert(RETRY_AFTER, RETRY_SOON);
+    }
+    Ok(reply)
+}
+
+/// Every member is always there; what is not known is `null`.
+fn describe(report: &JobReport) -> Object {
+    let name = report.summary.as_ref().map(|summary| &summary.name);
+    let (status, result, error) = match &report.state {
+        JobState::Queued => ("queued", None, None),
+        JobState::Finished(Outcome::Succeeded(details)) => {
+            ("succeeded", details.as_ref().map(result), None)
+        }
+        JobState::Finished(Outcome::Failed(failed)) => (
+            "failed",
+            None,
+            Some(
+                Object::new()
+                    .member("type", "/problems/precondition-failed")
+                    .member("detail", "the condition did not hold")
+                    .member("current_etag", failed.current.map(etag_text)),
+            ),
+        ),
+        JobState::Finished(Outcome::Dead(dead)) => (
+            "dead",
+            None,
+            Some(
+                Object::new()
+                    .member("type", "/problems/dead-lettered")
+                    .member("detail", &dead.reason),
+            ),
+        ),
+        // The service reports no such job.
+        JobState::Forgotten | JobState::Unknown => ("unknown", None, None),
+    };
+    let object = |object: Option<Object>| object.map_or_else(|| "null".into(), Object::finish);
+    Object::new()
+        .member("id", report.id)
+        .member("op", name)
+        .member("key", report.summary.as_ref().map(|summary| &summary.key))
+        .member("status", status)
+        .member("attempts", report.attempts)
+        .raw("result", &object(result))
+        .raw("error", &object(error))
+}
+
+/// The same facts that a client who waited for the write was told.
+fn result(succeeded: &Succeeded) -> Object {
+    let object = Object::new();
+    match (&*succeeded.summary.name, succeeded.writes.first()) {
+        ("set", Some(applied)) => object
+            .member("etag", etag_text(applied.version))
+            .member("created", !applied.existed),
+        ("delete", Some(applied)) => object.member("deleted", applied.existed),
+        _ => object,
+    }
+}

@@ -1,0 +1,118 @@
+//! The resource face: `/v1/kv/{key}` is the value itself, with its version as entity tag.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::header::ETAG;
+use hyper::http::request::Parts;
+use kvstore_core::{Action, Entry, Expiry, Key, Timestamp, Value};
+
+use super::write::{Progress, Written, submit};
+use super::{Context, read};
+use crate::conditions::{etag, etag_text};
+use crate::error::{Problem, Result};
+use crate::field::{Field, Place};
+use crate::json::Object;
+use crate::reply::Reply;
+use crate::target::{self, Query};
+use crate::{body, ttl};
+
+/// `GET` and `HEAD`
+pub(super) async fn get(context: &Context, parts: &Parts, path: &str) -> Result<Reply> {
+    let key = target::key(path)?;
+    let query = Query::new(parts.uri.query());
+    let with_meta = query.switch("meta")?;
+    let body = |entry: Entry| {
+        if with_meta {
+            meta(&key, &entry)
+        } else {
+            entry.value.into_bytes()
+        }
+    };
+    read::reply(context, parts, query, &key, body).await
+}
+
+fn meta(key: &Key, entry: &Entry) -> Bytes {
+    Object::with_capacity(key.as_str().len() + entry.value.len() + 100)
+        .member("key", key)
+        .raw("value", entry.value.as_bytes())
+        .member("etag", etag_text(entry.version))
+        .member("expires_at", entry.expires_at.map(rfc3339))
+        .finish()
+}
+
+fn rfc3339(moment: Timestamp) -> String {
+    // The form has four digits for the year.
+    const LAST_MS: u64 = 253_402_300_799_999;
+    let moment = UNIX_EPOCH + Duration::from_millis(moment.0.min(LAST_MS));
+    humantime::format_rfc3339_millis(moment).to_string()
+}
+
+/// `PUT`
+pub(super) async fn put(
+    context: &Context,
+    parts: &Parts,
+    body: Incoming,
+    path: &str,
+) -> Result<Reply> {
+    let key = target::key(path)?;
+    body::check_content_type(&parts.headers)?;
+    let expiry = match Query::new(parts.uri.query()).get("ttl")? {
+        None => Expiry::Never,
+        Some(text) => ttl::from_text(&text).map_err(Problem::field)?,
+    };
+    let options = &context.options;
+    let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
+    let value = Value::parse(text).map_err(|error| {
+        Problem::field(Field::value_error(Place::BODY, &error.to_string(), None))
+    })?;
+    let action = Action::Set { value, expiry };
+    let written = submit(context, parts, key, action, options.resource_wait).await?;
+    let Progress::Applied(details) = written.progress else {
+        return Ok(accepted(&written));
+    };
+    let answer = Object::new().member("key", &written.key);
+    let (status, answer) = match details {
+        Some(applied) => (
+            if applied.existed {
+                StatusCode::OK
+            } else {
+                StatusCode::CREATED
+            },
+            answer
+                .member("etag", etag_text(applied.version))
+                .member("created", !applied.existed),
+        ),
+        None => (StatusCode::OK, answer),
+    };
+    let mut reply = written.reply(status, answer.member("job_id", written.job));
+    if let Some(applied) = details {
+        reply.headers_mut().insert(ETAG, etag(applied.version));
+    }
+    Ok(reply)
+}
+
+/// `DELETE`
+pub(super) async fn delete(context: &Context, parts: &Parts, path: &str) -> Result<Reply> {
+    let key = target::key(path)?;
+    let wait = context.options.resource_wait;
+    let written = submit(context, parts, key, Action::Delete, wait).await?;
+    let Progress::Applied(details) = written.progress else {
+        return Ok(accepted(&written));
+    };
+    let mut answer = Object::new().member("key", &written.key);
+    if let Some(applied) = details {
+        answer = answer.member("deleted", applied.existed);
+    }
+    Ok(written.reply(StatusCode::OK, answer.member("job_id", written.job)))
+}
+
+fn accepted(written: &Written) -> Reply {
+    let answer = Object::new()
+        .member("key", &written.key)
+        .member("job_id", written.job)
+        .member("status", "queued");
+    written.reply(StatusCode::ACCEPTED, answer)
+}

@@ -1,0 +1,202 @@
+//! The table of routes, and what holds for every request whichever it takes: an id, a bound on its time, and an answer even if a
+//! handler panics.
+
+mod jobs;
+mod kv;
+mod read;
+mod service;
+mod simple;
+mod write;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::FutureExt;
+use hyper::body::{Body, Incoming};
+use hyper::header::HOST;
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Version};
+use kvstore_core::Service;
+
+use crate::config::{ENVELOPE_BYTES, Options};
+use crate::error::{Face, Problem, Result};
+use crate::headers::request_id;
+use crate::reply::{Reply, X_REQUEST_ID};
+
+/// What handlers work with.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) service: Service,
+    pub(crate) options: Options,
+    draining: AtomicBool,
+}
+
+impl Context {
+    pub(crate) fn new(service: Service, options: Options) -> Self {
+        Self {
+            service,
+            options,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// From here on the server says that it is not ready.
+    pub(crate) fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The largest body that a request with one value may have.
+    fn body_bytes_max(&self) -> usize {
+        self.options
+            .body_bytes_max
+            .unwrap_or(self.service.options().value_bytes_max + ENVELOPE_BYTES)
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// Everything that is served, with the part of the path that is a key or an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route<'a> {
+    Root,
+    Live,
+    Ready,
+    Set,
+    Get(&'a str),
+    Delete(&'a str),
+    Entry(&'a str),
+    Job(&'a str),
+}
+
+impl<'a> Route<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        let below = |prefix: &str| path.strip_prefix(prefix);
+        match path {
+            "/" => Some(Self::Root),
+            "/livez" => Some(Self::Live),
+            "/readyz" => Some(Self::Ready),
+            "/set" | "/set/" => Some(Self::Set),
+            _ => below("/v1/kv/")
+                .map(Self::Entry)
+                .or_else(|| below("/get/").map(Self::Get))
+                .or_else(|| below("/delete/").map(Self::Delete))
+                .or_else(|| below("/v1/jobs/").map(Self::Job)),
+        }
+    }
+
+    /// The methods that it has, as `Allow` lists them.
+    fn allow(self) -> &'static str {
+        match self {
+            Self::Root | Self::Live | Self::Ready | Self::Get(_) | Self::Job(_) => "GET, HEAD",
+            Self::Set => "POST",
+            Self::Delete(_) => "DELETE",
+            Self::Entry(_) => "GET, HEAD, PUT, DELETE",
+        }
+    }
+}
+
+async fn dispatch(context: &Context, parts: &Parts, body: Incoming) -> Result<Reply> {
+    check_host(parts)?;
+    let route = Route::of(parts.uri.path()).ok_or_else(Problem::no_route)?;
+    // hyper sends the head of an answer to HEAD, and keeps the body to itself.
+    let method = match &parts.method {
+        &Method::HEAD => &Method::GET,
+        method => method,
+    };
+    match (route, method) {
+        (Route::Root, &Method::GET) => Ok(service::root()),
+        (Route::Live, &Method::GET) => Ok(service::live()),
+        (Route::Ready, &Method::GET) => service::ready(context).await,
+        (Route::Set, &Method::POST) => simple::set(context, parts, body).await,
+        (Route::Get(key), &Method::GET) => simple::get(context, parts, key).await,
+        (Route::Delete(key), &Method::DELETE) => simple::delete(context, parts, key).await,
+        (Route::Entry(key), &Method::GET) => kv::get(context, parts, key).await,
+        (Route::Entry(key), &Method::PUT) => kv::put(context, parts, body, key).await,
+        (Route::Entry(key), &Method::DELETE) => kv::delete(context, parts, key).await,
+        (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
+        (route, _) => Err(Problem::method_not_allowed(route.allow())),
+    }
+}
+
+/// A request of HTTP/1.1 names its host exactly once (RFC 9112 §3.2).
+fn check_host(parts: &Parts) -> Result<()> {
+    let hosts = parts.headers.get_all(HOST).iter().count();
+    if hosts == 1 || (hosts == 0 && parts.version < Version::HTTP_11) {
+        Ok(())
+    } else {
+        Err(Problem::malformed("a request must have one Host header"))
+    }
+}
+
+/// The answer to `request`, and whether some of its body may still be under way.
+pub(crate) async fn handle(context: &Context, request: Request<Incoming>) -> (Reply, bool) {
+    let (parts, body) = request.into_parts();
+    let has_body = !body.is_end_stream();
+    let id = request_id(&parts.headers);
+    let handling = AssertUnwindSafe(dispatch(context, &parts, body)).catch_unwind();
+    let result = match tokio::time::timeout(context.options.request_timeout, handling).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_panic)) => Err(Problem::internal()),
+        Err(_elapsed) => Err(out_of_time(&parts.method)),
+    };
+    let is_refused = result.is_err();
+    let mut reply =
+        result.unwrap_or_else(|problem| problem.into_reply(Face::of(parts.uri.path()), &id));
+    tracing::debug!(
+        request_id = ?id, method = %parts.method, path = parts.uri.path(), status = reply.status().as_u16(), "answered"
+    );
+    reply.headers_mut().insert(X_REQUEST_ID, id);
+    (reply, has_body && is_refused)
+}
+
+fn out_of_time(method: &Method) -> Box<Problem> {
+    if method.is_safe() {
+        Problem::unavailable("unavailable", "the service did not answer in time")
+    } else {
+        Problem::unknown(
+            "the service did not answer in time, so it is not known whether this took effect: \
+             repeat it with the same Idempotency-Key, or read before repeating",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_ids_are_the_whole_rest_of_the_path() {
+        for (path, route) in [
+            ("/", Some(Route::Root)),
+            ("/set/", Some(Route::Set)),
+            ("/set/a", None),
+            ("/get", None),
+            ("/get/", Some(Route::Get(""))),
+            ("/get/a/b", Some(Route::Get("a/b"))),
+            ("/delete/a%2Fb", Some(Route::Delete("a%2Fb"))),
+            ("/v1/kv/v1/kv/a", Some(Route::Entry("v1/kv/a"))),
+            ("/v1/kv", None),
+            ("/v1/jobs/x", Some(Route::Job("x"))),
+            ("//v1/kv/a", None),
+            ("/livez/", None),
+        ] {
+            assert_eq!(Route::of(path), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn faces_are_told_by_the_path() {
+        for (path, face) in [
+            ("/v1", Face::Resource),
+            ("/v1/", Face::Resource),
+            ("/v1/x", Face::Resource),
+            ("/v1x", Face::Simple),
+            ("/get/v1/x", Face::Simple),
+            ("*", Face::Simple),
+        ] {
+            assert_eq!(Face::of(path), face, "{path}");
+        }
+    }
+}

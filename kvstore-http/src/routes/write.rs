@@ -1,0 +1,112 @@
+//! What every write has in common, whichever face it comes through: its headers, its wait, and how it may end.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::header::{HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::http::request::Parts;
+use kvstore_core::{Action, Applied, Command, JobId, JobState, Key, Operation, Outcome, Request};
+
+use super::Context;
+use crate::conditions::write_condition;
+use crate::error::{Problem, RETRY_SOON, Result};
+use crate::headers::{idempotency_key, traceparent};
+use crate::json::Object;
+use crate::prefer::Prefer;
+use crate::reply::{
+    self, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Reply, SYNC_TOKEN, header_value,
+};
+
+/// A write that is in the queue, and may be applied already.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) key: Key,
+    pub(super) job: JobId,
+    pub(super) progress: Progress,
+    replayed: bool,
+    prefer: Prefer,
+}
+
+/// How far a write has come that has not failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Progress {
+    /// It was not waited for, or not long enough.
+    Queued,
+    /// It is in the store, and did this, unless that is no longer known.
+    Applied(Option<Applied>),
+}
+
+/// Asks for `action` on `key`, under the conditions in the headers, and waits for it as the client prefers.
+pub(super) async fn submit(
+    context: &Context,
+    parts: &Parts,
+    key: Key,
+    action: Action,
+    default_wait: Duration,
+) -> Result<Written> {
+    let headers = &parts.headers;
+    let prefer = Prefer::of(headers);
+    let operation = Operation {
+        key: key.clone(),
+        condition: write_condition(headers)?,
+        action,
+    };
+    let wait = prefer.wait(default_wait, context.options.wait_max);
+    let mut request = Request::new(Command::One(operation), wait);
+    // Scoped to the key. No key holds a line feed, so no two pairs come to the same text.
+    request.idempotency_key = idempotency_key(headers)?.map(|text| format!("{key}\n{text}"));
+    request.traceparent = traceparent(headers);
+
+    let submitted = context.service.submit(request).await?;
+    let job = submitted.id;
+    let progress = match submitted.state {
+        JobState::Queued => Progress::Queued,
+        JobState::Finished(Outcome::Succeeded(details)) => {
+            Progress::Applied(details.and_then(|details| details.writes.first().copied()))
+        }
+        JobState::Finished(Outcome::Failed(_)) if prefer.representation => {
+            // Read anew, since tag and value must belong together, and the key may have changed since the job failed.
+            let current = context.service.get(&key, None).await?;
+            let applied = HeaderValue::from_static("return=representation");
+            return Err(Problem::condition_failed_with(current.as_ref())
+                .header(PREFERENCE_APPLIED, applied));
+        }
+        JobState::Finished(Outcome::Failed(failed)) => {
+            return Err(Problem::condition_failed(failed.current));
+        }
+        JobState::Finished(Outcome::Dead(_)) => return Err(Problem::dead_lettered(&job)),
+        JobState::Forgotten | JobState::Unknown => return Err(Problem::outcome_unknown(&job)),
+    };
+    Ok(Written {
+        key,
+        job,
+        progress,
+        replayed: submitted.replayed,
+        prefer,
+    })
+}
+
+impl Written {
+    /// An answer of `body` with the headers that every write has.
+    pub(super) fn reply(&self, status: StatusCode, body: Object) -> Reply {
+        let mut reply = reply::object(status, body);
+        let headers = reply.headers_mut();
+        headers.insert(SYNC_TOKEN, header_value(self.job.to_string()));
+        if let Progress::Queued = self.progress {
+            headers.insert(LOCATION, header_value(format!("/v1/jobs/{}", self.job)));
+            headers.insert(RETRY_AFTER, RETRY_SOON);
+        }
+        if self.replayed {
+            headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        }
+        if self.prefer.wait.is_some() {
+            headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("wait"));
+        } else if self.prefer.respond_async {
+            headers.insert(
+                PREFERENCE_APPLIED,
+                HeaderValue::from_static("respond-async"),
+            );
+        }
+        reply
+    }
+}

@@ -1,0 +1,209 @@
+//! From a listening socket to requests: accepts connections within their limit, serves HTTP/1.1 on each, and ends in order.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use kvstore_core::Service;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::config::{HEADERS_ON_STACK, Options};
+use crate::connection::{Guarded, Patience, Phase};
+use crate::routes::{Context, handle};
+
+/// Serves `service` on `listener` until `shutdown` is ready, and then ends in order: [`Options::drain_delay`] as before but not
+/// ready, no new connections, requests under way get [`Options::drain_timeout`] to finish, what is left is dropped.
+///
+/// It knows no worker: accepted writes wait in the queue until one applies them, in this process or another.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] if the options contradict each other. Once it serves, no error ends it: what goes wrong with
+/// one connection is that connection's, and a process out of descriptors waits for some.
+pub async fn serve(
+    listener: TcpListener,
+    service: Service,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    options
+        .check()
+        .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
+    let mut server = Server::new(service, options);
+    let drain_delay = server.context.options.drain_delay;
+    tokio::select! {
+        () = server.accept(&listener) => {}
+        () = shutdown => {}
+    }
+    tracing::info!("draining: no longer ready");
+    server.context.start_draining();
+    if !drain_delay.is_zero() {
+        // Not ready, and still there for whoever has not heard of it yet.
+        let _ = timeout(drain_delay, server.accept(&listener)).await;
+    }
+    drop(listener);
+    server.drain().await;
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Server {
+    context: Arc<Context>,
+    http: http1::Builder,
+    connections: JoinSet<()>,
+    graceful: GracefulShutdown,
+    /// A permit for each connection that is served.
+    free: Arc<Semaphore>,
+    /// A permit for each connection that is told that there is no room for it.
+    free_for_refusal: Arc<Semaphore>,
+}
+
+impl Server {
+    fn new(service: Service, options: Options) -> Self {
+        let mut http = http1::Builder::new();
+        // Without a timer hyper has no timeouts, and says so only in its log.
+        http.timer(TokioTimer::new())
+            .header_read_timeout(options.idle_timeout)
+            .max_header_size(options.head_bytes_max);
+        if options.headers_max != HEADERS_ON_STACK {
+            http.max_headers(options.headers_max);
+        }
+        Self {
+            http,
+            connections: JoinSet::new(),
+            graceful: GracefulShutdown::new(),
+            free: Arc::new(Semaphore::new(options.connections_max)),
+            free_for_refusal: Arc::new(Semaphore::new(REFUSALS_MAX)),
+            context: Arc::new(Context::new(service, options)),
+        }
+    }
+
+    /// Accepts connections, for ever.
+    async fn accept(&mut self, listener: &TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                // Takes the finished ones off the list.
+                Some(_) = self.connections.join_next() => continue,
+            };
+            match accepted {
+                Ok((stream, _)) => self.spawn(stream),
+                Err(error) => recover(&error).await,
+            }
+        }
+    }
+
+    fn spawn(&mut self, stream: TcpStream) {
+        // An answer is written whole, so there is nothing to be gained by waiting for more of it.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "can't set TCP_NODELAY");
+        }
+        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            self.spawn_serving(stream, permit);
+        } else if let Ok(permit) = Arc::clone(&self.free_for_refusal).try_acquire_owned() {
+            self.connections.spawn(refuse(stream, permit));
+        } else {
+            // Whoever comes in such numbers gets no answer at all.
+            drop(stream);
+        }
+    }
+
+    fn spawn_serving(&mut self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        let options = &self.context.options;
+        let patience = Patience {
+            head: options.head_timeout,
+            write: options.write_timeout,
+        };
+        let phase = Arc::new(Phase::default());
+        let io = TokioIo::new(Guarded::new(stream, Arc::clone(&phase), patience));
+        let context = Arc::clone(&self.context);
+        let serving = self.http.serve_connection(
+            io,
+            service_fn(move |request| {
+                let (context, phase) = (Arc::clone(&context), Arc::clone(&phase));
+                async move {
+                    phase.begin();
+                    let (reply, unread) = handle(&context, request).await;
+                    phase.end(unread);
+                    Ok::<_, Infallible>(reply)
+                }
+            }),
+        );
+        let serving = self.graceful.watch(serving);
+        self.connections.spawn(async move {
+            let _permit = permit;
+            if let Err(error) = serving.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+    }
+
+    /// Waits for the requests under way, as long as they may take.
+    async fn drain(mut self) {
+        let drain_timeout = self.context.options.drain_timeout;
+        let finish = async {
+            self.graceful.shutdown().await;
+            while self.connections.join_next().await.is_some() {}
+        };
+        if timeout(drain_timeout, finish).await.is_err() {
+            tracing::warn!(
+                connections = self.connections.len(),
+                "dropping requests that did not finish in time"
+            );
+            self.connections.shutdown().await;
+        }
+    }
+}
+
+/// Most connections at a time that are told there is no room, before further ones are closed without a word.
+const REFUSALS_MAX: usize = 64;
+
+/// How long such a connection gets to take its answer.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The answer to a connection too many, whatever it would have asked for.
+const NO_ROOM: &str = r#"{"type":"/problems/overloaded","title":"Service Unavailable","status":503,"detail":"the server has no room for another connection"}"#;
+
+async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
+    let _permit = permit;
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{NO_ROOM}",
+        NO_ROOM.len()
+    );
+    let telling = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // Closing with something unread would reset the connection, and the answer with it.
+        let mut scrap = [0; 1024];
+        while stream.read(&mut scrap).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whether it was heard makes no difference.
+    let _ = timeout(REFUSAL_TIMEOUT, telling).await;
+}
+
+/// How long nothing is accepted when the process has run out of something. Trying at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+async fn recover(error: &io::Error) {
+    match error.kind() {
+        // The client was gone before it was accepted.
+        io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionRefused => {}
+        // Most likely EMFILE or ENFILE: descriptors come back when connections end.
+        _ => {
+            tracing::error!(%error, "can't accept connections");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}

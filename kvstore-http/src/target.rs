@@ -1,0 +1,109 @@
+//! The request's target: a key in its path, and the parameters behind the `?`.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use kvstore_core::Key;
+use percent_encoding::percent_decode_str;
+
+use crate::error::{Problem, Result};
+use crate::field::{Field, Place, raw};
+use crate::prefer::whole_seconds;
+
+/// The key in the rest of a path: percent-decoded once, so `/` and `%2F` are the same character of it.
+pub(crate) fn key(text: &str) -> Result<Key> {
+    let refused = |why: String| {
+        Problem::field(Field::value_error(
+            Place::In("path", "key"),
+            &why,
+            raw(text),
+        ))
+    };
+    let decoded = decode(text).ok_or_else(|| refused(BAD_ENCODING.to_owned()))?;
+    Key::new(&decoded).map_err(|error| refused(error.to_string()))
+}
+
+const BAD_ENCODING: &str =
+    "each % must be followed by two hexadecimal digits, and what they encode must be UTF-8";
+
+/// Undoes percent-encoding; `None` if it is broken or does not come to UTF-8.
+fn decode(text: &str) -> Option<Cow<'_, str>> {
+    // The library lets a % that encodes nothing pass as it is.
+    let is_whole = |(at, _): (usize, &str)| {
+        let digits = text.as_bytes().get(at + 1..at + 3);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.match_indices('%').all(is_whole) {
+        return None;
+    }
+    percent_decode_str(text).decode_utf8().ok()
+}
+
+/// What stands behind the `?`. Unknown parameters are ignored; of one that is repeated the first counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Query<'a>(&'a str);
+
+impl<'a> Query<'a> {
+    pub(crate) fn new(query: Option<&'a str>) -> Self {
+        Self(query.unwrap_or(""))
+    }
+
+    /// The parameter `name`, decoded as forms encode it.
+    pub(crate) fn get(self, name: &'static str) -> Result<Option<Cow<'a, str>>> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let mut pairs = self
+            .0
+            .split('&')
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let Some((_, value)) =
+            pairs.find(|(encoded, _)| decode(encoded).is_some_and(|decoded| decoded == name))
+        else {
+            return Ok(None);
+        };
+        // Forms write a space as +. Only then is there something to copy.
+        let decoded = if value.contains('+') {
+            decode(&value.replace('+', " ")).map(|text| Cow::Owned(text.into_owned()))
+        } else {
+            decode(value)
+        };
+        match decoded {
+            Some(decoded) => Ok(Some(decoded)),
+            None => Err(Problem::field(Field::value_error(
+                Place::In("query", name),
+                BAD_ENCODING,
+                raw(value),
+            ))),
+        }
+    }
+
+    /// Whether the switch `name` is on: `?name=1`.
+    pub(crate) fn switch(self, name: &'static str) -> Result<bool> {
+        match self.get(name)?.as_deref() {
+            None | Some("0" | "false") => Ok(false),
+            Some("1" | "true") => Ok(true),
+            Some(other) => Err(Problem::field(Field {
+                kind: "bool_parsing",
+                place: Place::In("query", name),
+                message: "Input should be a valid boolean, unable to interpret input".into(),
+                input: raw(other),
+                context: None,
+            })),
+        }
+    }
+
+    /// A number of whole seconds, at most `max`: more is not an error, it is not waited longer.
+    pub(crate) fn seconds(self, name: &'static str, max: Duration) -> Result<Duration> {
+        let Some(text) = self.get(name)? else {
+            return Ok(Duration::ZERO);
+        };
+        match whole_seconds(&text) {
+            Some(span) => Ok(span.min(max)),
+            None => Err(Problem::field(Field::int_parsing(
+                Place::In("query", name),
+                &text,
+            ))),
+        }
+    }
+}
