@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::commit::{Advance, Change, Commit, Condition, Verdict, Write};
 use crate::entry::{Entry, Version};
 use crate::error::{Error, Result};
-use crate::job::{Job, PartitionCount, Position, Summary};
+use crate::job::{Fingerprint, Job, PartitionCount, Position, Summary};
 use crate::key::Key;
 use crate::limits::{BATCH_OPERATIONS_MAX, TTL_MAX, TTL_MIN, WORK_BATCH_BYTES, WORK_BATCH_WRITES};
 use crate::value::Value;
@@ -93,6 +93,25 @@ impl Operation {
                 }
             )
     }
+
+    /// All of it but key and value, as text: one for each meaning.
+    fn terms(&self) -> String {
+        let condition = match self.condition {
+            Condition::Any => "any".to_owned(),
+            Condition::Absent => "absent".to_owned(),
+            Condition::Present => "present".to_owned(),
+            Condition::Version(version) => format!("version {version}"),
+        };
+        let action = match &self.action {
+            Action::Delete => "delete".to_owned(),
+            Action::Set { expiry, .. } => match expiry {
+                Expiry::Never => "set".to_owned(),
+                Expiry::After(span) => format!("set for {} ms", span.as_millis()),
+                Expiry::Keep => "set keep".to_owned(),
+            },
+        };
+        format!("if {condition} {action}")
+    }
 }
 
 impl Command {
@@ -143,6 +162,22 @@ impl Command {
                     }
             })
             .sum()
+    }
+
+    /// What a retry is recognised by: equal for commands that ask for the same, different for all others.
+    ///
+    /// Queues write it down, so how it is made is part of their formats: the hash of the name, and for each operation of its
+    /// key, its terms and, if it sets one, its value.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let terms: Vec<String> = self.operations().iter().map(Operation::terms).collect();
+        let mut parts = vec![self.name().as_bytes()];
+        for (operation, terms) in self.operations().iter().zip(&terms) {
+            parts.extend([operation.key.as_str().as_bytes(), terms.as_bytes()]);
+            if let Action::Set { value, .. } = &operation.action {
+                parts.push(value.as_bytes());
+            }
+        }
+        Fingerprint::of(&parts)
     }
 
     /// Whether it may stand in a queue of `partitions`: every queue asks this before it accepts.

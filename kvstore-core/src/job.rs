@@ -236,7 +236,7 @@ pub struct Idempotency {
 }
 
 /// The first half of a SHA-256: equal for equal requests, different for all others that anybody can find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {

@@ -13,6 +13,7 @@ mod job;
 mod json;
 mod key;
 pub mod limits;
+mod log;
 pub mod memory;
 #[cfg(feature = "process")]
 pub mod process;
@@ -34,6 +35,7 @@ pub use job::{
     Outcome, Partition, PartitionCount, Position, QueueId, Succeeded, Summary,
 };
 pub use key::Key;
+pub use log::QueueOptions;
 pub use queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
 pub use service::{JobReport, Request, Service, ServiceOptions, Submitted, join};
 pub use store::{

@@ -1,0 +1,589 @@
+//! The queue in memory: [`PartitionLog`]s behind locks, and readers that are woken.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId};
+use crate::log::{Admission, Claims, PartitionLog, QueueOptions};
+use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+
+/// A queue in memory, with any number of partitions. Its jobs are gone with it, and so are the claims on it.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use kvstore_core::memory::MemoryQueue;
+/// use kvstore_core::{
+///     Command, JobQueue, Key, NewJob, Operation, Position, QueueOptions, SystemClock, Value, WorkerId,
+/// };
+///
+/// let queue = MemoryQueue::new(QueueOptions::default(), Arc::new(SystemClock));
+/// let set = Operation::set(Key::new("user:1")?, Value::parse(r#"{"name":"Ada"}"#)?);
+/// let accepted = queue.enqueue(vec![NewJob::new(Command::One(set))]).await;
+/// assert!(accepted[0].is_ok());
+///
+/// let claims = queue.claim(&WorkerId::new("example")).await?;
+/// let jobs = queue.read(&claims[0], Position::START, 10, Duration::ZERO).await?;
+/// assert_eq!(jobs[0].command.first_key().as_str(), "user:1");
+/// # Ok::<(), kvstore_core::Error>(())
+/// # }).unwrap();
+/// ```
+pub struct MemoryQueue {
+    id: QueueId,
+    partitions: PartitionCount,
+    logs: Vec<Log>,
+    claims: Mutex<Claims>,
+    clock: Arc<dyn Clock>,
+    closed: AtomicBool,
+}
+
+/// A partition. The lock is a std one: it is held for some memory operations and never across a wait.
+struct Log {
+    log: Mutex<PartitionLog>,
+    /// Told when jobs are published, and when the queue is closed.
+    changed: Notify,
+}
+
+impl Log {
+    fn lock(&self) -> MutexGuard<'_, PartitionLog> {
+        self.log.lock().expect("nothing panics while it holds this")
+    }
+}
+
+impl MemoryQueue {
+    /// An empty queue, under a new id.
+    pub fn new(options: QueueOptions, clock: Arc<dyn Clock>) -> Self {
+        let id = QueueId::random();
+        let log = |partition| Log {
+            log: Mutex::new(PartitionLog::new(id, partition, &options)),
+            changed: Notify::new(),
+        };
+        Self {
+            id,
+            partitions: options.partitions,
+            logs: options.partitions.iter().map(log).collect(),
+            claims: Mutex::new(Claims::new(options.partitions, options.claim_period)),
+            clock,
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::SeqCst) {
+            Err(Error::unavailable("the queue (it is closed)"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn log(&self, partition: Partition) -> Result<&Log> {
+        self.logs.get(usize::from(partition.0)).ok_or_else(|| {
+            Error::invalid(
+                "partition",
+                format!("{partition} is not one of the {}", self.partitions),
+            )
+        })
+    }
+
+    fn open_log(&self, partition: Partition) -> Result<&Log> {
+        self.check_open()?;
+        self.log(partition)
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims
+            .lock()
+            .expect("nothing panics while it holds this")
+    }
+
+    fn admit(&self, new: NewJob) -> Result<(Partition, Accepted)> {
+        self.check_open()?;
+        new.command.check(self.partitions)?;
+        let partition = self.partitions.partition_of(new.command.first_key());
+        let admission = self.log(partition)?.lock().admit(new, self.clock.now())?;
+        let (id, replayed) = match admission {
+            Admission::New { job, .. } => (job.id, false),
+            Admission::Replayed { id, .. } => (id, true),
+        };
+        Ok((partition, Accepted { id, replayed }))
+    }
+
+    /// Waits for as long as there is no job after `after`.
+    async fn next(&self, log: &Log, after: Position, max: usize) -> Result<Vec<Job>> {
+        loop {
+            // Listen first and look then: what changes in between is heard, since this hears from its creation on.
+            let changed = log.changed.notified();
+            self.check_open()?;
+            let jobs = log.lock().read(after, max)?;
+            if !jobs.is_empty() {
+                return Ok(jobs);
+            }
+            changed.await;
+        }
+    }
+}
+
+#[async_trait]
+impl JobQueue for MemoryQueue {
+    fn id(&self) -> QueueId {
+        self.id
+    }
+
+    fn partitions(&self) -> PartitionCount {
+        self.partitions
+    }
+
+    async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
+        self.open_log(partition)?.lock().start_after(position)
+    }
+
+    async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
+        let mut touched = BTreeSet::new();
+        let answers = jobs
+            .into_iter()
+            .map(|new| {
+                let (partition, accepted) = self.admit(new)?;
+                touched.insert(partition);
+                Ok(accepted)
+            })
+            .collect();
+        // Readers are woken once for all jobs of the call. This may publish what another call has admitted a moment ago: nothing
+        // more would happen to that before it is published anyway.
+        for log in touched.into_iter().filter_map(|it| self.log(it).ok()) {
+            log.lock().publish();
+            log.changed.notify_waiters();
+        }
+        answers
+    }
+
+    async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
+        self.check_open()?;
+        Ok(self.claims().claim(worker, self.clock.now()))
+    }
+
+    async fn release(&self, claim: Claim) -> Result<()> {
+        self.check_open()?;
+        self.claims().release(&claim);
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        claim: &Claim,
+        after: Position,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Job>> {
+        let log = self.open_log(claim.partition)?;
+        let jobs = log.lock().read(after, max)?;
+        if !jobs.is_empty() || max == 0 || wait.is_zero() {
+            return Ok(jobs);
+        }
+        tokio::time::timeout(wait, self.next(log, after, max))
+            .await
+            .unwrap_or_else(|_elapsed| Ok(Vec::new()))
+    }
+
+    async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
+        Ok(self.open_log(claim.partition)?.lock().begin_attempt(head))
+    }
+
+    async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()> {
+        self.open_log(claim.partition)?
+            .lock()
+            .withdraw_attempt(head);
+        Ok(())
+    }
+
+    async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
+        self.open_log(claim.partition)?.lock().complete(up_to);
+        Ok(())
+    }
+
+    async fn find(&self, job: &JobId) -> Result<Found> {
+        self.check_open()?;
+        match self.log(job.partition) {
+            Ok(log) if job.queue == self.id => Ok(log.lock().find(job.position)),
+            _ => Ok(Found::Unknown),
+        }
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        self.check_open()?;
+        let now = self.clock.now();
+        let depths = self.logs.iter().map(|log| log.lock().depth(now));
+        Ok(depths.fold(Depth::default(), |sum, one| Depth {
+            jobs: sum.jobs + one.jobs,
+            bytes: sum.bytes + one.bytes,
+            oldest_age: sum.oldest_age.max(one.oldest_age),
+        }))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.check_open()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::SeqCst);
+        for log in &self.logs {
+            log.changed.notify_waiters();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for MemoryQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryQueue")
+            .field("id", &self.id)
+            .field("partitions", &self.partitions)
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::command::{Command, Operation};
+    use crate::entry::Timestamp;
+    use crate::job::Idempotency;
+    use crate::key::Key;
+    use crate::value::Value;
+
+    fn clock() -> ManualClock {
+        ManualClock::new(Timestamp(1_000_000))
+    }
+
+    fn open(partitions: u16) -> Arc<MemoryQueue> {
+        let options = QueueOptions {
+            partitions: PartitionCount::new(partitions).unwrap(),
+            ..QueueOptions::default()
+        };
+        Arc::new(MemoryQueue::new(options, Arc::new(clock())))
+    }
+
+    fn set(key: &str, number: u64) -> NewJob {
+        let value = Value::from_serialize(&number).unwrap();
+        NewJob::new(Command::One(Operation::set(Key::new(key).unwrap(), value)))
+    }
+
+    async fn enqueue(queue: &MemoryQueue, job: NewJob) -> Result<Accepted> {
+        queue.enqueue(vec![job]).await.pop().unwrap()
+    }
+
+    fn claim_of(partition: u16) -> Claim {
+        Claim {
+            worker: WorkerId::new("test"),
+            partition: Partition(partition),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_wake_up_is_lost_between_looking_and_sleeping() {
+        const ROUNDS: usize = 20_000;
+        let queue = open(1);
+        let reader = {
+            let queue = Arc::clone(&queue);
+            let claim = claim_of(0);
+            async move {
+                let mut after = Position::START;
+                for _ in 0..ROUNDS {
+                    let wait = Duration::from_secs(3600);
+                    let jobs = queue.read(&claim, after, 1, wait).await.unwrap();
+                    after = jobs[0].id.position;
+                    queue.complete(&claim, after).await.unwrap();
+                }
+            }
+        };
+        let producer = {
+            let queue = Arc::clone(&queue);
+            async move {
+                for number in 0..ROUNDS {
+                    // The next job comes just when the reader, done with the one before, looks and goes to sleep. There is no
+                    // other job behind it that would wake the reader after all.
+                    let accepted = enqueue(&queue, set("k", number as u64)).await.unwrap();
+                    while queue.find(&accepted.id).await.unwrap() != Found::Dropped {
+                        tokio::task::yield_now().await;
+                    }
+                    // A little later each time, to meet every step of the reader.
+                    for _ in 0..number % 500 {
+                        std::hint::spin_loop();
+                    }
+                }
+            }
+        };
+        let both = async { tokio::join!(tokio::spawn(reader), tokio::spawn(producer)) };
+        let ended = tokio::time::timeout(Duration::from_secs(60), both).await;
+        let (reader, producer) = ended.expect("a job came and nobody was woken");
+        reader.unwrap();
+        producer.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn with_many_readers_and_writers_each_key_keeps_its_order() {
+        const PARTITIONS: u16 = 3;
+        const PRODUCERS: usize = 4;
+        const JOBS: u64 = 500;
+        let queue = open(PARTITIONS);
+        let reader = |partition| {
+            let queue = Arc::clone(&queue);
+            async move {
+                let mut after = Position::START;
+                let mut seen = Vec::new();
+                loop {
+                    // A lost wake-up is a wait of an hour here, which the time limit below turns into a failure.
+                    let wait = Duration::from_secs(3600);
+                    match queue.read(&claim_of(partition), after, 7, wait).await {
+                        Ok(jobs) => {
+                            after = jobs.last().expect("a read ends with a job").id.position;
+                            queue.complete(&claim_of(partition), after).await.unwrap();
+                            seen.extend(jobs);
+                        }
+                        Err(Error::Unavailable { .. }) => return seen,
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            }
+        };
+        let readers: Vec<_> = (0..PARTITIONS).map(|it| tokio::spawn(reader(it))).collect();
+        let producers: Vec<_> = (0..PRODUCERS)
+            .map(|producer| {
+                let queue = Arc::clone(&queue);
+                tokio::spawn(async move {
+                    for number in 0..JOBS {
+                        enqueue(&queue, set(&format!("key {producer}"), number))
+                            .await
+                            .unwrap();
+                        if number % 16 == 0 {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                })
+            })
+            .collect();
+        let everything = async {
+            for producer in producers {
+                producer.await.unwrap();
+            }
+            while queue.depth().await.unwrap().jobs > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            queue.close().await.unwrap();
+            let mut by_key: HashMap<Key, Vec<u64>> = HashMap::new();
+            for reader in readers {
+                for job in reader.await.unwrap() {
+                    let crate::Action::Set { value, .. } = &job.command.operations()[0].action
+                    else {
+                        panic!("it was a set");
+                    };
+                    let numbers = by_key.entry(job.command.first_key().clone()).or_default();
+                    numbers.push(value.to().unwrap());
+                }
+            }
+            by_key
+        };
+        let by_key = tokio::time::timeout(Duration::from_secs(60), everything).await;
+        let by_key = by_key.expect("nobody waits for ever");
+        assert_eq!(by_key.len(), PRODUCERS);
+        for numbers in by_key.values() {
+            assert!(numbers.iter().copied().eq(0..JOBS), "{numbers:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_without_a_job_ends_after_its_wait_and_not_before() {
+        let queue = open(1);
+        let start = tokio::time::Instant::now();
+        let wait = Duration::from_secs(5);
+        let jobs = queue.read(&claim_of(0), Position::START, 10, wait).await;
+        assert_eq!(jobs.unwrap(), []);
+        assert_eq!(start.elapsed(), wait);
+        let at_once = queue
+            .read(&claim_of(0), Position::START, 10, Duration::ZERO)
+            .await;
+        assert_eq!(at_once.unwrap(), []);
+        assert_eq!(start.elapsed(), wait);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_for_another_partition_wakes_nobody() {
+        let queue = open(2);
+        let key = Key::new("k").unwrap();
+        let other = 1 - queue.partitions().partition_of(&key).0;
+        let claim = claim_of(other);
+        let read = queue.read(&claim, Position::START, 10, Duration::from_secs(5));
+        let (jobs, accepted) = tokio::join!(read, enqueue(&queue, set("k", 1)));
+        assert_eq!(jobs.unwrap(), []);
+        assert_ne!(accepted.unwrap().id.partition.0, other);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_of_one_call_are_read_together_and_answered_one_by_one() {
+        let queue = open(1);
+        let claim = claim_of(0);
+        let batch = Command::Batch(Vec::new());
+        let jobs = vec![set("a", 1), NewJob::new(batch), set("b", 2)];
+        let read = queue.read(&claim, Position::START, 10, Duration::from_secs(5));
+        let (jobs, answers) = tokio::join!(read, queue.enqueue(jobs));
+        let [Ok(first), Err(Error::Invalid { .. }), Ok(second)] = &answers[..] else {
+            panic!("{answers:?}");
+        };
+        let ids: Vec<JobId> = jobs.unwrap().iter().map(|job| job.id).collect();
+        assert_eq!(ids, [first.id, second.id]);
+    }
+
+    #[tokio::test]
+    async fn a_retry_in_the_same_call_is_the_same_job() {
+        let queue = open(1);
+        let retried = || NewJob {
+            idempotency: Some(Idempotency {
+                key: "once".to_owned(),
+                window: Duration::from_secs(60),
+            }),
+            ..set("k", 1)
+        };
+        let answers = queue.enqueue(vec![retried(), retried()]).await;
+        let [Ok(first), Ok(second)] = &answers[..] else {
+            panic!("{answers:?}");
+        };
+        assert_eq!(
+            (first.id, false, true),
+            (second.id, first.replayed, second.replayed)
+        );
+        let jobs = queue
+            .read(&claim_of(0), Position::START, 10, Duration::ZERO)
+            .await
+            .unwrap();
+        assert_eq!(jobs.len(), 1);
+        assert!(jobs[0].keep_outcome);
+    }
+
+    #[tokio::test]
+    async fn a_batch_over_two_partitions_is_refused() {
+        let queue = open(2);
+        let partitions = queue.partitions();
+        let keys: Vec<Key> = (0..20)
+            .map(|it| Key::new(&format!("key {it}")).unwrap())
+            .collect();
+        let first = partitions.partition_of(&keys[0]);
+        let other = keys
+            .iter()
+            .find(|key| partitions.partition_of(key) != first)
+            .unwrap();
+        let operations = [&keys[0], other].map(|key| Operation::delete(key.clone()));
+        let answer = enqueue(&queue, NewJob::new(Command::Batch(operations.into()))).await;
+        assert!(matches!(answer, Err(Error::CrossPartition { .. })));
+    }
+
+    #[tokio::test]
+    async fn depth_is_that_of_all_partitions() {
+        let clock = clock();
+        let options = QueueOptions {
+            partitions: PartitionCount::new(4).unwrap(),
+            ..QueueOptions::default()
+        };
+        let queue = MemoryQueue::new(options, Arc::new(clock.clone()));
+        assert_eq!(queue.depth().await.unwrap(), Depth::default());
+        for number in 0..8 {
+            enqueue(&queue, set(&format!("key {number}"), number))
+                .await
+                .unwrap();
+            clock.advance(Duration::from_secs(1));
+        }
+        let depth = Depth {
+            jobs: 8,
+            bytes: 8 * ("key 0".len() + "0".len()) as u64,
+            oldest_age: Some(Duration::from_secs(8)),
+        };
+        assert_eq!(queue.depth().await.unwrap(), depth);
+    }
+
+    #[tokio::test]
+    async fn a_full_partition_refuses_until_jobs_are_complete() {
+        let options = QueueOptions {
+            jobs_max: 1,
+            ..QueueOptions::default()
+        };
+        let queue = MemoryQueue::new(options, Arc::new(clock()));
+        let first = enqueue(&queue, set("k", 1)).await.unwrap();
+        assert!(matches!(
+            enqueue(&queue, set("k", 2)).await,
+            Err(Error::Full { limit: 1, .. })
+        ));
+        queue
+            .complete(&claim_of(0), first.id.position)
+            .await
+            .unwrap();
+        assert!(enqueue(&queue, set("k", 2)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn ids_of_other_queues_and_partitions_are_unknown() {
+        let (queue, other) = (open(1), open(1));
+        let id = enqueue(&queue, set("k", 1)).await.unwrap().id;
+        assert!(matches!(
+            queue.find(&id).await.unwrap(),
+            Found::Held { attempts: 0, .. }
+        ));
+        assert_eq!(other.find(&id).await.unwrap(), Found::Unknown);
+        let partition = Partition(1);
+        let elsewhere = JobId { partition, ..id };
+        assert_eq!(queue.find(&elsewhere).await.unwrap(), Found::Unknown);
+        let read = queue
+            .read(&claim_of(1), Position::START, 1, Duration::ZERO)
+            .await;
+        assert!(matches!(read, Err(Error::Invalid { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn close_wakes_who_waits_and_ends_every_call() {
+        let queue = open(1);
+        let claim = claim_of(0);
+        let start = tokio::time::Instant::now();
+        let read = queue.read(&claim, Position::START, 1, Duration::from_secs(3600));
+        let (read, closed) = tokio::join!(read, queue.close());
+        closed.unwrap();
+        assert!(matches!(read, Err(Error::Unavailable { .. })));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+
+        let unavailable =
+            |result: Result<()>| assert!(matches!(result, Err(Error::Unavailable { .. })));
+        let position = Position::counted(1);
+        let id = JobId {
+            queue: queue.id(),
+            partition: Partition(0),
+            position,
+        };
+        unavailable(queue.start_after(Partition(0), position).await);
+        unavailable(enqueue(&queue, set("k", 1)).await.map(drop));
+        unavailable(queue.claim(&claim.worker).await.map(drop));
+        unavailable(queue.release(claim.clone()).await);
+        unavailable(
+            queue
+                .read(&claim, Position::START, 1, Duration::ZERO)
+                .await
+                .map(drop),
+        );
+        unavailable(queue.begin_attempt(&claim, position).await.map(drop));
+        unavailable(queue.withdraw_attempt(&claim, position).await);
+        unavailable(queue.complete(&claim, position).await);
+        unavailable(queue.find(&id).await.map(drop));
+        unavailable(queue.depth().await.map(drop));
+        unavailable(queue.ping().await);
+        queue.close().await.unwrap();
+    }
+}
