@@ -136,7 +136,8 @@ pub enum Found {
         /// Its attempts so far; 0 for a job that nobody has tried.
         attempts: u32,
     },
-    /// It was accepted once and has been dropped since, applied or lost.
+    /// It was accepted once and has been dropped since, applied or lost; or [`JobQueue::start_after`] passed its number over,
+    /// which a queue that lost its files can't tell apart.
     Dropped,
     /// No such job was ever accepted here.
     Unknown,

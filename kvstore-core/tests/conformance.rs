@@ -1,15 +1,21 @@
 //! Does each backend keep the contracts? One line a backend; the cases are in `src/conformance`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use kvstore_core::conformance::StoreHarness;
-use kvstore_core::memory::MemoryStore;
-use kvstore_core::{Clock, ManualClock, Store, Timestamp};
+use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
+use kvstore_core::memory::{MemoryQueue, MemoryStore};
+use kvstore_core::{Clock, JobQueue, ManualClock, PartitionCount, QueueOptions, Store, Timestamp};
 
 mod memory {
     use super::*;
-    kvstore_core::store_conformance!(Memory::new());
+    kvstore_core::store_conformance!(Memory::new(1));
+    kvstore_core::queue_conformance!(Memory::new(1));
+}
+
+mod memory_partitioned {
+    use super::*;
+    kvstore_core::queue_conformance!(Memory::new(5));
 }
 
 /// The time at which each test starts: any will do.
@@ -18,14 +24,18 @@ const START: Timestamp = Timestamp(1_763_000_000_000);
 /// It keeps its data for as long as its handles live, so a restart leaves it as it is.
 struct Memory {
     clock: ManualClock,
+    partitions: PartitionCount,
     store: Arc<MemoryStore>,
+    queue: OnceLock<Arc<MemoryQueue>>,
 }
 
 impl Memory {
-    fn new() -> Self {
+    fn new(partitions: u16) -> Self {
         let clock = ManualClock::new(START);
         Self {
+            partitions: PartitionCount::new(partitions).unwrap(),
             store: Arc::new(MemoryStore::new(Arc::new(clock.clone()))),
+            queue: OnceLock::new(),
             clock,
         }
     }
@@ -45,5 +55,22 @@ impl StoreHarness for Memory {
 
     async fn set_clock(&self, to: Timestamp) {
         self.clock.set(to);
+    }
+}
+
+#[async_trait]
+impl QueueHarness for Memory {
+    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn JobQueue> {
+        let open = || {
+            let options = QueueOptions {
+                partitions: self.partitions,
+                jobs_max: bounds.jobs,
+                bytes_max: bounds.bytes,
+                idempotency_keys_max: bounds.idempotency_keys,
+                ..QueueOptions::default()
+            };
+            Arc::new(MemoryQueue::new(options, Arc::new(self.clock.clone())))
+        };
+        self.queue.get_or_init(open).clone()
     }
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 
 use super::StoreHarness;
-use crate::command::{Command, Operation};
+use crate::command::{Action, Command, Operation};
 use crate::commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
 use crate::entry::{Entry, Timestamp, Version};
-use crate::job::{JobId, Partition, PartitionCount, Position, QueueId, Summary};
+use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId, Summary};
 use crate::key::Key;
+use crate::queue::{Claim, JobQueue, WorkerId};
 use crate::store::{Changed, ListRequest, Listed, Store, Watch};
 use crate::value::Value;
 
@@ -220,6 +221,58 @@ pub(super) fn set_command(key: &Key, text: &str) -> Command {
     Command::One(Operation::set(key.clone(), value(text)))
 }
 
+pub(super) fn set_if_command(key: &Key, text: &str, condition: Condition) -> Command {
+    Command::One(Operation {
+        condition,
+        ..Operation::set(key.clone(), value(text))
+    })
+}
+
+pub(super) fn set_job(key: &Key, text: &str) -> NewJob {
+    NewJob::new(set_command(key, text))
+}
+
+/// The text that a set job sets.
+pub(super) fn text_of(command: &Command) -> &str {
+    match &command.operations()[0].action {
+        Action::Set { value, .. } => value.as_str(),
+        Action::Delete => panic!("not a set: {command:?}"),
+    }
+}
+
+/// Enqueues one job that has to be accepted.
+pub(super) async fn accept(queue: &dyn JobQueue, job: NewJob) -> JobId {
+    accept_all(queue, vec![job]).await[0]
+}
+
+/// Enqueues jobs that all have to be accepted, as new ones.
+pub(super) async fn accept_all(queue: &dyn JobQueue, jobs: Vec<NewJob>) -> Vec<JobId> {
+    let count = jobs.len();
+    let answers = queue.enqueue(jobs).await;
+    assert_eq!(answers.len(), count, "one answer for each job");
+    answers
+        .into_iter()
+        .map(|answer| {
+            let accepted = answer.unwrap();
+            assert!(!accepted.replayed, "{accepted:?} is new");
+            accepted.id
+        })
+        .collect()
+}
+
+/// One key for each partition, in their order.
+pub(super) fn key_for_each_partition(count: PartitionCount) -> Vec<Key> {
+    count
+        .iter()
+        .map(|partition| {
+            (0..)
+                .map(|number| Key::new(&format!("key-{number}")).unwrap())
+                .find(|key| count.partition_of(key) == partition)
+                .unwrap()
+        })
+        .collect()
+}
+
 /// The next change of a watch.
 pub(super) async fn next(watch: &mut Watch) -> Changed {
     tokio::time::timeout(SOON, watch.changes.next())
@@ -249,4 +302,54 @@ pub(super) async fn join_all(tasks: impl IntoIterator<Item = tokio::task::JoinHa
 /// A second name for the store, for a task.
 pub(super) fn share(store: &Arc<dyn Store>) -> Arc<dyn Store> {
     Arc::clone(store)
+}
+
+/// A worker that holds every partition, with its claims in their order.
+pub(super) async fn claim_all(queue: &dyn JobQueue) -> Vec<Claim> {
+    let mut claims = queue.claim(&WorkerId::new("only")).await.unwrap();
+    claims.sort_by_key(|claim| claim.partition);
+    let held: Vec<Partition> = claims.iter().map(|claim| claim.partition).collect();
+    let all: Vec<Partition> = queue.partitions().iter().collect();
+    assert_eq!(held, all, "who is alone has everything");
+    claims
+}
+
+/// The claim of a worker that is alone, on the partition of [`key`].
+pub(super) async fn claim(queue: &dyn JobQueue) -> Claim {
+    let partition = queue.partitions().partition_of(&key(""));
+    claim_all(queue).await.swap_remove(usize::from(partition.0))
+}
+
+/// Gives all claims back, so that whoever comes next need not wait for them to end.
+pub(super) async fn release_all(queue: &dyn JobQueue, claims: Vec<Claim>) {
+    for claim in claims {
+        queue.release(claim).await.unwrap();
+    }
+}
+
+/// Everything in a partition after a position, without waiting.
+pub(super) async fn read_from(queue: &dyn JobQueue, claim: &Claim, after: Position) -> Vec<Job> {
+    let mut jobs: Vec<Job> = Vec::new();
+    loop {
+        let after = jobs.last().map_or(after, |job| job.id.position);
+        let more = queue
+            .read(claim, after, 1000, Duration::ZERO)
+            .await
+            .unwrap();
+        if more.is_empty() {
+            return jobs;
+        }
+        jobs.extend(more);
+    }
+}
+
+/// All jobs of all partitions, one partition after the other.
+pub(super) async fn read_all(queue: &dyn JobQueue) -> Vec<Job> {
+    let claims = claim_all(queue).await;
+    let mut jobs = Vec::new();
+    for claim in &claims {
+        jobs.extend(read_from(queue, claim, Position::START).await);
+    }
+    release_all(queue, claims).await;
+    jobs
 }

@@ -33,7 +33,14 @@ use crate::store::Store;
 
 mod fixture;
 #[doc(hidden)]
+pub mod queue;
+#[doc(hidden)]
 pub mod store;
+#[doc(hidden)]
+pub mod together;
+mod worker;
+
+pub use worker::Worker;
 
 /// How the suite reaches a store. One value stands for one set of data, empty at first and gone when it is dropped.
 #[async_trait]
