@@ -255,6 +255,9 @@ impl fmt::Debug for MemoryQueue {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::sync::atomic::AtomicU64;
+
+    use futures_util::FutureExt;
 
     use super::*;
     use crate::clock::ManualClock;
@@ -292,45 +295,39 @@ mod tests {
         }
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    #[tokio::test]
     async fn no_wake_up_is_lost_between_looking_and_sleeping() {
-        const ROUNDS: usize = 20_000;
+        const ROUNDS: u64 = 20_000;
         let queue = open(1);
-        let reader = {
-            let queue = Arc::clone(&queue);
-            let claim = claim_of(0);
-            async move {
-                let mut after = Position::START;
-                for _ in 0..ROUNDS {
-                    let wait = Duration::from_secs(3600);
-                    let jobs = queue.read(&claim, after, 1, wait).await.unwrap();
-                    after = jobs[0].id.position;
-                    queue.complete(&claim, after).await.unwrap();
-                }
-            }
-        };
-        let producer = {
-            let queue = Arc::clone(&queue);
-            async move {
+        let round = Arc::new(AtomicU64::new(0));
+        // A thread, and not a task, so that it is always running while the reader goes to sleep.
+        let producer = std::thread::spawn({
+            let (queue, round) = (Arc::clone(&queue), Arc::clone(&round));
+            move || {
                 for number in 0..ROUNDS {
-                    // The next job comes just when the reader, done with the one before, looks and goes to sleep. There is no
-                    // other job behind it that would wake the reader after all.
-                    let accepted = enqueue(&queue, set("k", number as u64)).await.unwrap();
-                    while queue.find(&accepted.id).await.unwrap() != Found::Dropped {
-                        tokio::task::yield_now().await;
-                    }
-                    // A little later each time, to meet every step of the reader.
-                    for _ in 0..number % 500 {
+                    while round.load(Ordering::SeqCst) < number {
                         std::hint::spin_loop();
                     }
+                    // A little later each time, to meet every step of the reader.
+                    for _ in 0..number % 100 {
+                        std::hint::spin_loop();
+                    }
+                    let accepted = enqueue(&queue, set("k", number)).now_or_never();
+                    accepted.expect("it does not wait").unwrap();
                 }
             }
-        };
-        let both = async { tokio::join!(tokio::spawn(reader), tokio::spawn(producer)) };
-        let ended = tokio::time::timeout(Duration::from_secs(60), both).await;
-        let (reader, producer) = ended.expect("a job came and nobody was woken");
-        reader.unwrap();
-        producer.unwrap();
+        });
+        let claim = claim_of(0);
+        let mut after = Position::START;
+        for number in 0..ROUNDS {
+            round.store(number, Ordering::SeqCst);
+            // This job is the only one: nothing later would wake the reader after all.
+            let wait = Duration::from_secs(10);
+            let jobs = queue.read(&claim, after, 1, wait).await.unwrap();
+            let job = jobs.first().expect("a job came and nobody was woken");
+            after = job.id.position;
+        }
+        producer.join().unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
