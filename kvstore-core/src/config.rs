@@ -7,9 +7,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::job::PartitionCount;
 use crate::limits::{QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
+use crate::log::QueueOptions;
+use crate::memory::{MemoryQueue, MemoryStore};
 use crate::queue::JobQueue;
 use crate::store::Store;
 
@@ -20,6 +23,47 @@ pub struct Opened {
     pub store: Arc<dyn Store>,
     /// The queue; its jobs are for this store.
     pub queue: Arc<dyn JobQueue>,
+}
+
+impl Opened {
+    /// Closes both: the queue first, so that nothing more is accepted. Both are tried, the first failure is the answer.
+    ///
+    /// # Errors
+    /// Those of [`JobQueue::close`] and [`Store::close`].
+    pub async fn close(&self) -> Result<()> {
+        let queue = self.queue.close().await;
+        let store = self.store.close().await;
+        queue.and(store)
+    }
+}
+
+/// Opens the store at `store_url` and the queue in front of it: at `queue_url`, or else the store's own.
+///
+/// * `file:FOLDER`: a folder of JSON files, made if it is missing; `file:database`, `file:/var/lib/kvstore` or
+///   `file:///var/lib/kvstore`. Parameters: `data_bytes`, a ceiling on keys and values, all of which are in memory.
+/// * `memory:`: nothing outlives the process. Parameters: `partitions` of the queue.
+/// * Both: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition.
+///
+/// Parameters follow a question mark, as in `file:database?data_bytes=2GiB&queue_jobs=10000`. Nothing is percent-decoded.
+///
+/// # Errors
+/// [`Error::Config`] if a URL is not of these forms, or the two do not go together; otherwise the backend's:
+/// [`Error::Locked`], [`Error::Corrupt`], [`Error::Unavailable`].
+pub async fn open(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
+    check_store(store_url)?;
+    if let Some(queue_url) = queue_url {
+        check_queue(store_url, queue_url)?;
+    }
+    match store_url.parse()? {
+        Target::Memory { partitions, queue } => Ok(Opened {
+            store: Arc::new(MemoryStore::default()),
+            queue: Arc::new(MemoryQueue::new(
+                queue.options(partitions),
+                Arc::new(SystemClock),
+            )),
+        }),
+        Target::File { .. } => wrong("this build can not open file: yet, only memory:"),
+    }
 }
 
 /// Whether `url` can be a store's, without opening it.
@@ -64,7 +108,7 @@ pub(crate) fn check_queue(store_url: &str, queue_url: &str) -> Result<()> {
 
 /// What a URL names, checked but not opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
+enum Target {
     /// `memory:` with `partitions`, `queue_jobs`, `queue_bytes`.
     Memory {
         partitions: PartitionCount,
@@ -81,9 +125,9 @@ pub(crate) enum Target {
 
 /// The bounds on what waits in each partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct QueueBounds {
-    pub(crate) jobs: usize,
-    pub(crate) bytes: usize,
+struct QueueBounds {
+    jobs: usize,
+    bytes: usize,
 }
 
 impl FromStr for Target {
@@ -123,6 +167,15 @@ impl FromStr for Target {
 }
 
 impl QueueBounds {
+    fn options(self, partitions: PartitionCount) -> QueueOptions {
+        QueueOptions {
+            partitions,
+            jobs_max: self.jobs,
+            bytes_max: self.bytes,
+            ..QueueOptions::default()
+        }
+    }
+
     fn take(parameters: &mut Parameters) -> Result<Self> {
         let jobs = parameters.take("queue_jobs", at_least_one(str::parse))?;
         let bytes = parameters.take("queue_bytes", at_least_one(bytes))?;

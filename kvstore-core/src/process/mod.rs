@@ -74,7 +74,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::Error;
 pub use settings::{Fallback, Program, Setting, Settings, bytes, duration, hide_secrets, within};
-pub use shared::{LogFormat, Shared};
+pub use shared::{LogFormat, STORE, Shared};
 
 /// Why a program can't start or go on; anything that is an error converts into it.
 pub type Failure = crate::error::Source;
@@ -208,7 +208,7 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
 }
 
 /// The error and its sources, separated by colons, on one line whatever they hold.
-fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

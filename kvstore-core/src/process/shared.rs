@@ -7,9 +7,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::settings::{Fallback, Setting, Settings, hide_secrets};
-use crate::config;
+use crate::config::{self, Opened};
+use crate::error::Result;
 
-const STORE: Setting = Setting {
+/// `--store`, for a program that can refuse some stores.
+pub const STORE: Setting = Setting {
     flag: "store",
     value: "URL",
     default: Fallback::Value("file:database"),
@@ -77,6 +79,14 @@ pub enum LogFormat {
 }
 
 impl Shared {
+    /// Opens the store and the queue.
+    ///
+    /// # Errors
+    /// Those of [`open`](crate::open).
+    pub async fn open(&self) -> Result<Opened> {
+        config::open(&self.store, self.queue.as_deref()).await
+    }
+
     pub(super) fn read(settings: &mut Settings) -> Option<Self> {
         let store = settings.get(&STORE, |url| {
             config::check_store(url).map(|()| url.to_owned())
