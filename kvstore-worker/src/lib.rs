@@ -1,1 +1,22 @@
-//! w
+//! The worker: it claims partitions of a queue and applies what waits in them to a store, exactly once in effect.
+//!
+//! [`run`] is all of it, for this crate's binary, for the server that has a worker inside, and for a program that embeds both.
+//! [`admin`] answers the probes of a supervisor.
+//!
+//! ```no_run
+//! # async fn example() -> kvstore_core::Result<()> {
+//! let opened = kvstore_core::open("file:database", None).await?;
+//! let until_ctrl_c = async {
+//!     let _ = tokio::signal::ctrl_c().await;
+//! };
+//! kvstore_worker::run(opened.store, opened.queue, kvstore_worker::Options::default(), until_ctrl_c).await
+//! # }
+//! ```
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
+
+pub mod admin;
+mod backoff;
+mod partition;
+mod worker;
+
+pub use worker::{Options, run};

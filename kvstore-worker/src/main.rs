@@ -1,1 +1,84 @@
-fn main() {}
+//! The worker as a process of its own: settings, open, run, close.
+
+use std::process::ExitCode;
+
+use kvstore_core::process::{
+    self, Failure, Fallback, Program, STORE, Setting, Settings, Shared, Shutdown, within,
+};
+use kvstore_worker::Options;
+use kvstore_worker::admin::{self, Health};
+
+const ATTEMPTS_MAX: Setting = Setting {
+    flag: "attempts-max",
+    value: "N",
+    default: Fallback::Value("12"),
+    allowed: "2 to 1000",
+    help: "How often a job is tried before it becomes a dead letter",
+};
+
+const ADOPT_QUEUE: Setting = Setting {
+    flag: "adopt-queue",
+    value: "",
+    default: Fallback::Value("false"),
+    allowed: "true or false",
+    help: "Go over to this queue for good; jobs that wait in the one before it are skipped",
+};
+
+const ACCEPT_GAP: Setting = Setting {
+    flag: "accept-gap",
+    value: "",
+    default: Fallback::Value("false"),
+    allowed: "true or false",
+    help: "Go on where jobs are gone that a store restored from an older copy has not applied: they are lost",
+};
+
+const PROGRAM: Program = Program {
+    name: "kvstore-worker",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Applies the writes that wait in the queue to the store, until SIGTERM",
+    settings: &[ATTEMPTS_MAX, ADOPT_QUEUE, ACCEPT_GAP],
+};
+
+fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {
+    let attempts_max = settings.get(&ATTEMPTS_MAX, within(2..=1000, str::parse));
+    let adopt_queue = settings.switch(&ADOPT_QUEUE);
+    let accept_gap = settings.switch(&ACCEPT_GAP);
+    if shared.is_some_and(|shared| shared.store.starts_with("memory:")) {
+        settings.refuse(
+            &STORE,
+            "a store in memory is inside one process, and nobody else could write to it",
+        );
+    }
+    Some(Options {
+        attempts_max: attempts_max?,
+        adopt_queue: adopt_queue?,
+        accept_gap: accept_gap?,
+        ..Options::default()
+    })
+}
+
+async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(), Failure> {
+    let listener = match shared.admin_listen {
+        Some(address) => Some(process::bind(address).await?),
+        None => None,
+    };
+    let opened = shared.open().await?;
+    let health = Health::new(opened.store.clone(), opened.queue.clone());
+    // It answers until the runtime ends, also while the last batch is finished.
+    if let Some(listener) = listener {
+        tracing::info!(address = %listener.local_addr()?, "probes are answered");
+        tokio::spawn(admin::serve(listener, health.clone()));
+    }
+    let until = async {
+        shutdown.requested().await;
+        health.drain();
+    };
+    let ended =
+        kvstore_worker::run(opened.store.clone(), opened.queue.clone(), options, until).await;
+    let closed = opened.close().await;
+    Ok(ended.and(closed)?)
+}
+
+fn main() -> ExitCode {
+    process::main(&PROGRAM, read, run)
+}

@@ -1,0 +1,158 @@
+//! The probes of a supervisor: is the process alive, and may it have work.
+//!
+//! [`Health`] decides the answers and knows no socket, so a server can give them among its own routes; [`serve`] is the small listener
+//! for a port of their own.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use kvstore_core::process::in_one_line;
+use kvstore_core::{JobQueue, Store};
+
+/// Most connections at a time: supervisors open one for each probe and close it.
+const CONNECTIONS_MAX: usize = 16;
+
+/// How long a client may take to send the head of a request, and stay connected between two.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long store and queue may take to answer before they count as down; shorter than the patience of common supervisors.
+const PING_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// How long to wait after a failed accept: it fails when there are no file descriptors, and spinning would not bring any.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What there is to say about a process. Cheap to clone; all clones share the state.
+#[derive(Clone, Debug)]
+pub struct Health {
+    store: Arc<dyn Store>,
+    queue: Arc<dyn JobQueue>,
+    draining: Arc<AtomicBool>,
+}
+
+impl Health {
+    /// Of a process that uses `store` and `queue`.
+    pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
+        Self {
+            store,
+            queue,
+            draining: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// From now on it is not ready: it finishes what it has and ends.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Health::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The answer to a request for `/livez` or `/readyz`; `None` for any other path.
+    ///
+    /// It is alive if it can answer at all, so that a database that is down does not get it restarted. It is ready if store and
+    /// queue answer and it is not draining. What is wrong stands in the log, not in the answer.
+    pub async fn respond(&self, method: &Method, path: &str) -> Option<Response<Full<Bytes>>> {
+        if path != "/livez" && path != "/readyz" {
+            return None;
+        }
+        if method != Method::GET && method != Method::HEAD {
+            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Some(response);
+        }
+        Some(if path == "/livez" {
+            answer(StatusCode::OK, "alive")
+        } else if self.is_draining() {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "draining")
+        } else if self.backends_answer().await {
+            answer(StatusCode::OK, "ready")
+        } else {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+        })
+    }
+
+    async fn backends_answer(&self) -> bool {
+        let pings = async {
+            self.store.ping().await?;
+            self.queue.ping().await
+        };
+        match timeout(PING_TIMEOUT, pings).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %in_one_line(&error), "not ready");
+                false
+            }
+            Err(_) => {
+                tracing::warn!("not ready: store and queue do not answer in time");
+                false
+            }
+        }
+    }
+}
+
+/// Answers `GET /livez` and `GET /readyz` on `listener`, until the future is dropped.
+pub async fn serve(listener: TcpListener, health: Health) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        // Nobody closes the semaphore. Who finds no place waits in the listener's backlog.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        while connections.try_join_next().is_some() {}
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "can't accept a connection for probes");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let health = health.clone();
+        connections.spawn(async move {
+            let service = service_fn(|request: Request<hyper::body::Incoming>| {
+                let health = health.clone();
+                async move {
+                    let found = health.respond(request.method(), request.uri().path()).await;
+                    Ok::<_, Infallible>(
+                        found.unwrap_or_else(|| answer(StatusCode::NOT_FOUND, "not found")),
+                    )
+                }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection for probes ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+fn answer(status: StatusCode, word: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(format!("{{\"status\":\"{word}\"}}\n")));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

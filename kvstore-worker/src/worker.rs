@@ -1,0 +1,166 @@
+//! Claims: which partitions this worker works on, and a task for each.
+//!
+//! A claim only keeps workers from doing the same work. If two work on one partition, since one was paused or cut off, the store
+//! takes the commit of one and answers the other that its position is stale.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{MissedTickBehavior, interval};
+
+use kvstore_core::limits::CLAIM_PERIOD;
+use kvstore_core::process::in_one_line;
+use kvstore_core::{Claim, JobQueue, Partition, Result, Store, WorkerId, join};
+
+use crate::partition::PartitionTask;
+
+/// How a worker decides what an operator may want to decide.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What its id starts with, for people who read logs.
+    pub name: String,
+    /// How often a job is tried before it becomes a dead letter, at least 2 (less counts as 2): the first try may be in the
+    /// company of other jobs, and only one that is tried alone is to blame.
+    pub attempts_max: u32,
+    /// Whether to go over to this queue, for good, if the store applies another one: jobs that still wait there are skipped.
+    pub adopt_queue: bool,
+    /// Whether to go on behind a gap, for good: jobs that the queue has dropped and the store has never applied (it was
+    /// restored from an older copy) are lost.
+    pub accept_gap: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "worker".to_owned(),
+            attempts_max: 12,
+            adopt_queue: false,
+            accept_gap: false,
+        }
+    }
+}
+
+/// Applies what waits in `queue` to `store`, until `shutdown`; then it finishes the batches in hand, gives its claims back, and
+/// returns.
+///
+/// Any number of workers may run on the same queue and store, in any number of processes. Dropping the future is like
+/// killing the process: safe, but its claims stay taken until they run out. Neither store nor queue is closed.
+///
+/// # Errors
+/// Those of [`join`], at once. Later only [`Error::Config`](kvstore_core::Error::Config): the store has gone over to another
+/// queue. A store or queue that is down is waited for.
+pub async fn run(
+    store: Arc<dyn Store>,
+    queue: Arc<dyn JobQueue>,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    if options.adopt_queue {
+        tracing::warn!(queue = %queue.id(), "the store goes over to this queue; what waits in another one is skipped");
+        store.adopt_queue(queue.id()).await?;
+    }
+    join(&store, &queue).await?;
+
+    let mut worker = Worker {
+        id: WorkerId::new(&options.name),
+        store,
+        queue,
+        options: Arc::new(options),
+        stops: HashMap::new(),
+        tasks: JoinSet::new(),
+    };
+    tracing::info!(worker = %worker.id, queue = %worker.queue.id(), "working");
+    let mut shutdown = pin!(shutdown);
+    let mut renewal = interval(CLAIM_PERIOD / 3);
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break Ok(()),
+            Some(ended) = worker.tasks.join_next() => {
+                if let Err(error) = worker.clear_away(ended).await {
+                    break Err(error);
+                }
+            }
+            _ = renewal.tick() => worker.claim().await,
+        }
+    };
+    ended.and(worker.finish().await)
+}
+
+struct Worker {
+    id: WorkerId,
+    store: Arc<dyn Store>,
+    queue: Arc<dyn JobQueue>,
+    options: Arc<Options>,
+    /// A partition stands here as long as its task runs. Dropping the sender asks the task to stop after the batch in hand.
+    stops: HashMap<Partition, Option<watch::Sender<()>>>,
+    tasks: JoinSet<(Claim, Result<()>)>,
+}
+
+impl Worker {
+    /// Renews the claims, starts what is new and stops what is gone.
+    async fn claim(&mut self) {
+        let claims = match self.queue.claim(&self.id).await {
+            Ok(claims) => claims,
+            Err(error) => {
+                // What runs goes on: should another worker have taken over, the store will say so.
+                tracing::warn!(worker = %self.id, error = %in_one_line(&error), "can't renew the claims");
+                return;
+            }
+        };
+        for (partition, stop) in &mut self.stops {
+            if !claims.iter().any(|claim| claim.partition == *partition) && stop.take().is_some() {
+                tracing::info!(worker = %self.id, %partition, "the claim is gone");
+            }
+        }
+        for claim in claims {
+            // A task that is still stopping keeps its place: the next renewal starts the partition again.
+            if self.stops.contains_key(&claim.partition) {
+                continue;
+            }
+            tracing::info!(worker = %self.id, partition = %claim.partition, "claimed");
+            let (stop, stopped) = watch::channel(());
+            self.stops.insert(claim.partition, Some(stop));
+            let task = PartitionTask::new(
+                Arc::clone(&self.store),
+                Arc::clone(&self.queue),
+                Arc::clone(&self.options),
+                claim.clone(),
+                stopped,
+            );
+            self.tasks.spawn(async move { (claim, task.run().await) });
+        }
+    }
+
+    /// A task has ended: its claim is given back. No error there if it was lost anyway.
+    async fn clear_away(&mut self, ended: Result<(Claim, Result<()>), JoinError>) -> Result<()> {
+        let (claim, result) = match ended {
+            Ok(ended) => ended,
+            // Panics of a try are caught within the task, so this is our own mistake: better loud than a partition that stands still.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.stops.remove(&claim.partition);
+        let partition = claim.partition;
+        if let Err(error) = self.queue.release(claim).await {
+            tracing::warn!(worker = %self.id, %partition, error = %in_one_line(&error), "can't give the claim back; it runs out by itself");
+        }
+        result
+    }
+
+    /// Stops all tasks and waits for them. The first failure of any is the answer.
+    async fn finish(mut self) -> Result<()> {
+        for stop in self.stops.values_mut() {
+            *stop = None;
+        }
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            result = result.and(self.clear_away(ended).await);
+        }
+        tracing::info!(worker = %self.id, "stopped");
+        result
+    }
+}

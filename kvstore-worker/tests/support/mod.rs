@@ -1,0 +1,220 @@
+//! What the tests share: a store that fails on demand and remembers what it really did, and a clock that follows paused time.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kvstore_core::memory::{MemoryQueue, MemoryStore};
+use kvstore_core::{
+    Clock, Command, Commit, Committed, DeadPage, DeadRequest, Entry, Error, JobId, JobQueue,
+    JobState, Key, ListRequest, NewJob, Operation, Page, Partition, PartitionCount, Position,
+    QueueId, QueueOptions, Result, Store, Timestamp, Value, Version, Watch, WatchFrom,
+};
+use tokio::time::Instant;
+
+/// What becomes of a commit.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// It is refused with what is wrong, and nothing happens.
+    Before(fn() -> Error),
+    /// It happens, and is answered with an error all the same.
+    After(fn() -> Error),
+    /// The store panics, and nothing happens.
+    Panic,
+    /// It is never answered, and nothing happens.
+    Hang,
+    /// It happens after this time.
+    Late(Duration),
+    /// This one comes first, past the worker.
+    Direct(Commit),
+}
+
+pub(crate) fn unavailable() -> Error {
+    Error::Unavailable {
+        what: "the store under test".to_owned(),
+        source: None,
+    }
+}
+
+pub(crate) fn unknown() -> Error {
+    Error::Unknown {
+        what: "the commit happened".to_owned(),
+        source: None,
+    }
+}
+
+type Judge = Box<dyn Fn(&Commit) -> Option<Fault> + Send + Sync>;
+
+/// A memory store whose commits fail as the test says.
+pub(crate) struct FaultyStore {
+    pub(crate) inner: MemoryStore,
+    judge: Judge,
+    applied: Mutex<Vec<(Version, Key, Value)>>,
+}
+
+impl FaultyStore {
+    pub(crate) fn new(
+        judge: impl Fn(&Commit) -> Option<Fault> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Self::with_inner(MemoryStore::new(Arc::new(TokioClock::new())), judge)
+    }
+
+    pub(crate) fn with_inner(
+        inner: MemoryStore,
+        judge: impl Fn(&Commit) -> Option<Fault> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            judge: Box::new(judge),
+            applied: Mutex::default(),
+        })
+    }
+
+    /// The values that commits have really given to `key`, in the order of their versions.
+    pub(crate) fn history(&self, key: &Key) -> Vec<u64> {
+        let mut applied = self.applied.lock().unwrap().clone();
+        applied.sort_by_key(|(version, ..)| *version);
+        applied
+            .into_iter()
+            .filter(|(_, applied, _)| applied == key)
+            .map(|(.., value)| value.to().unwrap())
+            .collect()
+    }
+
+    /// No lock is held and nothing is waited for between the commit and the note of it, so a worker that is aborted can't come between.
+    async fn commit_noted(&self, commit: Commit) -> Result<Committed> {
+        let writes = commit.writes.clone();
+        let committed = self.inner.commit(commit).await?;
+        let noted = writes.into_iter().enumerate().filter_map(|(index, write)| {
+            let version = Version(committed.first_version.0 + index as u64);
+            match write.change {
+                kvstore_core::Change::Set { value, .. } => Some((version, write.key, value)),
+                kvstore_core::Change::Delete => None,
+            }
+        });
+        self.applied.lock().unwrap().extend(noted);
+        Ok(committed)
+    }
+}
+
+impl fmt::Debug for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FaultyStore")
+    }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    async fn commit(&self, commit: Commit) -> Result<Committed> {
+        match (self.judge)(&commit) {
+            None => self.commit_noted(commit).await,
+            Some(Fault::Before(error)) => Err(error()),
+            Some(Fault::After(error)) => {
+                self.commit_noted(commit).await?;
+                Err(error())
+            }
+            Some(Fault::Panic) => panic!("the store under test panics"),
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Direct(first)) => {
+                self.inner.commit(first).await?;
+                self.commit_noted(commit).await
+            }
+            Some(Fault::Late(delay)) => {
+                tokio::time::sleep(delay).await;
+                self.commit_noted(commit).await
+            }
+        }
+    }
+
+    fn partitions(&self) -> Option<PartitionCount> {
+        self.inner.partitions()
+    }
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.inner.get(key).await
+    }
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        self.inner.get_many(keys).await
+    }
+    async fn list(&self, request: &ListRequest) -> Result<Page> {
+        self.inner.list(request).await
+    }
+    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
+        self.inner.applied(queue, partition).await
+    }
+    async fn active_queue(&self) -> Result<Option<QueueId>> {
+        self.inner.active_queue().await
+    }
+    async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
+        self.inner.adopt_queue(queue).await
+    }
+    async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
+        self.inner.outcome(job, wait).await
+    }
+    async fn expire(&self, partition: Partition) -> Result<usize> {
+        self.inner.expire(partition).await
+    }
+    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
+        self.inner.dead(request).await
+    }
+    async fn forget(&self, job: &JobId) -> Result<bool> {
+        self.inner.forget(job).await
+    }
+    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+        self.inner.watch(from).await
+    }
+    async fn ping(&self) -> Result<()> {
+        self.inner.ping().await
+    }
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+/// The time of day by tokio's clock, so that claims and deadlines follow paused time.
+#[derive(Debug)]
+pub(crate) struct TokioClock(Instant);
+
+impl TokioClock {
+    pub(crate) fn new() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_000_000_000_000).after(self.0.elapsed())
+    }
+}
+
+/// A queue in memory with `partitions`, whose claims last for `claim_period`.
+pub(crate) fn queue(partitions: u16, claim_period: Duration) -> Arc<MemoryQueue> {
+    let options = QueueOptions {
+        partitions: PartitionCount::new(partitions).unwrap(),
+        claim_period,
+        ..QueueOptions::default()
+    };
+    Arc::new(MemoryQueue::new(options, Arc::new(TokioClock::new())))
+}
+
+pub(crate) fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+pub(crate) fn set(key: &Key, number: u64) -> NewJob {
+    let value = Value::from_serialize(&number).unwrap();
+    NewJob::new(Command::One(Operation::set(key.clone(), value)))
+}
+
+/// Accepts one job.
+pub(crate) async fn enqueue(queue: &dyn JobQueue, job: NewJob) -> JobId {
+    let accepted = queue.enqueue(vec![job]).await.pop().unwrap();
+    accepted.unwrap().id
+}
+
+/// Waits until everything accepted is applied and the queue knows it.
+pub(crate) async fn drained(queue: &dyn JobQueue) {
+    while queue.depth().await.unwrap().jobs > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
