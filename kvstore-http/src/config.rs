@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Limits and defaults of the server. [`ServiceOptions`](kvstore_core::ServiceOptions) has those that hold without HTTP too.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How long `PUT` and `DELETE` on `/v1` wait for the write, if the client does not say.
     pub resource_wait: Duration,
@@ -34,6 +34,8 @@ pub struct Options {
     pub drain_delay: Duration,
     /// How long requests that are under way then have to finish.
     pub drain_timeout: Duration,
+    /// Whether `/livez` and `/readyz` are among the routes; not where they have a listener of their own.
+    pub probes: bool,
 }
 
 /// Room for what stands around a value in a body: a key, other members, white space.
@@ -61,6 +63,7 @@ impl Default for Options {
             connections_max: 800,
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
+            probes: true,
         }
     }
 }

@@ -4,11 +4,11 @@
 //! what clients of such services read. What happened inside goes to the log, never into an answer.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
+use kvstore_core::process::in_one_line;
 use kvstore_core::{Entry, Error, JobId, Key, Version};
 use serde::Serialize;
 
@@ -283,7 +283,7 @@ impl Problem {
 
     fn log(&self, request_id: &HeaderValue) {
         let request_id = request_id.to_str().unwrap_or_default();
-        let cause = self.cause.as_ref().map(Chain).map(tracing::field::display);
+        let cause = self.cause.as_ref().map(|cause| in_one_line(cause));
         match self.status {
             StatusCode::INTERNAL_SERVER_ERROR => {
                 tracing::error!(request_id, problem = self.name, cause, "a request failed");
@@ -353,21 +353,6 @@ impl From<Error> for Box<Problem> {
             .because(error),
             _ => Problem::internal().because(error),
         }
-    }
-}
-
-/// An error with everything that caused it, for one line of a log.
-struct Chain<'a>(&'a Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)?;
-        let mut source = std::error::Error::source(self.0);
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }
 

@@ -44,7 +44,7 @@ pub async fn serve(
         () = shutdown => {}
     }
     tracing::info!("draining: no longer ready");
-    server.context.start_draining();
+    server.context.health.drain();
     if !drain_delay.is_zero() {
         // Not ready, and still there for whoever has not heard of it yet.
         let _ = timeout(drain_delay, server.accept(&listener)).await;

@@ -9,7 +9,7 @@ mod simple;
 mod write;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use hyper::body::{Body, Incoming};
@@ -17,6 +17,7 @@ use hyper::header::HOST;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Version};
 use kvstore_core::Service;
+use kvstore_worker::admin::Health;
 
 use crate::config::{ENVELOPE_BYTES, Options};
 use crate::error::{Face, Problem, Result};
@@ -28,21 +29,17 @@ use crate::reply::{Reply, X_REQUEST_ID};
 pub(crate) struct Context {
     pub(crate) service: Service,
     pub(crate) options: Options,
-    draining: AtomicBool,
+    pub(crate) health: Health,
 }
 
 impl Context {
     pub(crate) fn new(service: Service, options: Options) -> Self {
+        let (store, queue) = (Arc::clone(service.store()), Arc::clone(service.queue()));
         Self {
             service,
             options,
-            draining: AtomicBool::new(false),
+            health: Health::new(store, queue),
         }
-    }
-
-    /// From here on the server says that it is not ready.
-    pub(crate) fn start_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
     }
 
     /// The largest body that a request with one value may have.
@@ -51,18 +48,13 @@ impl Context {
             .body_bytes_max
             .unwrap_or(self.service.options().value_bytes_max + ENVELOPE_BYTES)
     }
-
-    fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
 }
 
 /// Everything that is served, with the part of the path that is a key or an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'a> {
     Root,
-    Live,
-    Ready,
+    Probe,
     Set,
     Get(&'a str),
     Delete(&'a str),
@@ -75,8 +67,7 @@ impl<'a> Route<'a> {
         let below = |prefix: &str| path.strip_prefix(prefix);
         match path {
             "/" => Some(Self::Root),
-            "/livez" => Some(Self::Live),
-            "/readyz" => Some(Self::Ready),
+            "/livez" | "/readyz" => Some(Self::Probe),
             "/set" | "/set/" => Some(Self::Set),
             _ => below("/v1/kv/")
                 .map(Self::Entry)
@@ -89,7 +80,7 @@ impl<'a> Route<'a> {
     /// The methods that it has, as `Allow` lists them.
     fn allow(self) -> &'static str {
         match self {
-            Self::Root | Self::Live | Self::Ready | Self::Get(_) | Self::Job(_) => "GET, HEAD",
+            Self::Root | Self::Probe | Self::Get(_) | Self::Job(_) => "GET, HEAD",
             Self::Set => "POST",
             Self::Delete(_) => "DELETE",
             Self::Entry(_) => "GET, HEAD, PUT, DELETE",
@@ -106,9 +97,9 @@ async fn dispatch(context: &Context, parts: &Parts, body: Incoming) -> Result<Re
         method => method,
     };
     match (route, method) {
-        (Route::Root, &Method::GET) => Ok(service::root()),
-        (Route::Live, &Method::GET) => Ok(service::live()),
-        (Route::Ready, &Method::GET) => service::ready(context).await,
+        (Route::Root, &Method::GET) => Ok(service::root(context)),
+        (Route::Probe, _) if !context.options.probes => Err(Problem::no_route()),
+        (Route::Probe, &Method::GET) => service::probe(context, parts).await,
         (Route::Set, &Method::POST) => simple::set(context, parts, body).await,
         (Route::Get(key), &Method::GET) => simple::get(context, parts, key).await,
         (Route::Delete(key), &Method::DELETE) => simple::delete(context, parts, key).await,

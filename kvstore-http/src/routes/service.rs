@@ -1,29 +1,28 @@
 //! What the server says about itself.
 
-use std::time::Duration;
-
-use hyper::StatusCode;
+use hyper::header::RETRY_AFTER;
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
 use serde_json::json;
 
 use super::Context;
-use crate::error::{Problem, Result};
+use crate::error::{Problem, RETRY_SOON, Result};
 use crate::json::Object;
 use crate::reply::{self, Reply};
 
-/// A store or queue that does not answer a ping within this time is not ready.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// `GET /`
-pub(super) fn root() -> Reply {
-    let links = json!({
+pub(super) fn root(context: &Context) -> Reply {
+    let mut links = json!({
         "set": "/set",
         "get": "/get/{key}",
         "delete": "/delete/{key}",
         "entry": "/v1/kv/{key}",
         "job": "/v1/jobs/{id}",
-        "live": "/livez",
-        "ready": "/readyz",
     });
+    if context.options.probes {
+        links["live"] = json!("/livez");
+        links["ready"] = json!("/readyz");
+    }
     let body = Object::new()
         .member("name", "kvstore")
         .member("version", env!("CARGO_PKG_VERSION"))
@@ -31,30 +30,12 @@ pub(super) fn root() -> Reply {
     reply::object(StatusCode::OK, body)
 }
 
-/// `GET /livez`: the process runs.
-pub(super) fn live() -> Reply {
-    reply::object(StatusCode::OK, Object::new().member("status", "ok"))
-}
-
-/// `GET /readyz`: store and queue answer, and the server is not on its way out.
-pub(super) async fn ready(context: &Context) -> Result<Reply> {
-    if context.is_draining() {
-        return Err(Problem::unavailable(
-            "draining",
-            "the server is shutting down",
-        ));
+/// `GET /livez` and `GET /readyz`: the same as on a listener for probes alone.
+pub(super) async fn probe(context: &Context, parts: &Parts) -> Result<Reply> {
+    let answer = context.health.respond(&Method::GET, parts.uri.path()).await;
+    let mut reply = answer.ok_or_else(Problem::no_route)?;
+    if reply.status() == StatusCode::SERVICE_UNAVAILABLE {
+        reply.headers_mut().insert(RETRY_AFTER, RETRY_SOON);
     }
-    match tokio::time::timeout(PING_TIMEOUT, context.service.ping()).await {
-        Ok(answer) => answer?,
-        Err(_) => {
-            return Err(Problem::unavailable(
-                "unavailable",
-                "the store or the queue does not answer",
-            ));
-        }
-    }
-    Ok(reply::object(
-        StatusCode::OK,
-        Object::new().member("status", "ready"),
-    ))
+    Ok(reply)
 }

@@ -117,7 +117,7 @@ impl SetRequest {
                 place: Place::BODY,
                 message: "Input should be a valid dictionary or object to extract fields from"
                     .into(),
-                input: Some(whole.to_owned()),
+                input: echo(whole),
                 context: None,
             }));
         }
@@ -203,7 +203,7 @@ fn required<'a>(
 ) -> Result<&'a RawValue, Field> {
     match member {
         Member::Once(json) => Ok(json),
-        Member::Absent => Err(missing(Place::In("body", name), Some(body.to_owned()))),
+        Member::Absent => Err(missing(Place::In("body", name), echo(body))),
         Member::Repeated(json) => Err(repeated(name, json)),
     }
 }
@@ -215,7 +215,7 @@ fn parse_key(json: &RawValue) -> Result<Key, Field> {
             kind: "string_type",
             place: PLACE,
             message: "Input should be a valid string".into(),
-            input: Some(json.to_owned()),
+            input: echo(json),
             context: None,
         });
     }
@@ -225,17 +225,22 @@ fn parse_key(json: &RawValue) -> Result<Key, Field> {
         place: PLACE,
         message: "Input should be a valid string, unable to parse raw data as a unicode string"
             .into(),
-        input: Some(json.to_owned()),
+        input: echo(json),
         context: None,
     })?;
-    Key::new(&text)
-        .map_err(|error| Field::value_error(PLACE, &error.to_string(), Some(json.to_owned())))
+    Key::new(&text).map_err(|error| Field::value_error(PLACE, &error.to_string(), echo(json)))
 }
 
 fn parse_value(json: &RawValue) -> Result<Value, Field> {
     // A copy of its own: the rest of the body must not stay in memory with it.
     Value::parse(Bytes::copy_from_slice(json.get().as_bytes()))
         .map_err(|error| Field::value_error(Place::In("body", "value"), &error.to_string(), None))
+}
+
+/// What the client has sent, for it to recognise; unless its own parser might refuse it.
+fn echo(json: &RawValue) -> Option<Box<RawValue>> {
+    let checked = Value::parse(Bytes::copy_from_slice(json.get().as_bytes())).ok()?;
+    RawValue::from_string(checked.to_string()).ok()
 }
 
 fn missing(place: Place, input: Option<Box<RawValue>>) -> Field {
@@ -252,22 +257,27 @@ fn repeated(name: &'static str, json: &RawValue) -> Field {
     Field::value_error(
         Place::In("body", name),
         "it must not be repeated",
-        Some(json.to_owned()),
+        echo(json),
     )
 }
 
 /// A body that is not JSON, and where it stops being so.
 fn syntax_error(text: &str, error: &serde_json::Error) -> Box<Problem> {
+    // The parser counts lines and, in the last one, bytes; both from 1.
     let lines_before = error.line().saturating_sub(1);
-    let before: usize = text
+    let line_start: usize = text
         .split_inclusive('\n')
         .take(lines_before)
-        .map(|line| line.chars().count())
+        .map(str::len)
         .sum();
-    not_json(
-        before + error.column().saturating_sub(1),
-        &error.to_string(),
-    )
+    let offset = if error.is_eof() {
+        text.len()
+    } else {
+        line_start + error.column().saturating_sub(1)
+    };
+    let is_character_start = |at: &usize| text.is_char_boundary(*at);
+    let characters_before = (0..offset).filter(is_character_start).count();
+    not_json(characters_before, &error.to_string())
 }
 
 fn not_json(at: usize, reason: &str) -> Box<Problem> {

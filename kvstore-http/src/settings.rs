@@ -1,0 +1,404 @@
+//! The server's settings: the table of flags and variables, and what they come to.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use kvstore_core::ServiceOptions;
+use kvstore_core::process::{
+    Fallback, Program, Setting, Settings, Shared, bytes, duration, within,
+};
+use kvstore_http::Options;
+
+/// The program, with every setting it has of its own.
+pub(crate) const PROGRAM: Program = Program {
+    name: "kvstore-http",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Serves a JSON key-value store over HTTP, until SIGTERM",
+    settings: &[
+        LISTEN,
+        WORKER,
+        ALLOW_UNAUTHENTICATED,
+        VALUE_BYTES_MAX,
+        BODY_BYTES_MAX,
+        HEAD_BYTES_MAX,
+        HEADERS_MAX,
+        CONNECTIONS_MAX,
+        RESOURCE_WAIT,
+        SIMPLE_WAIT,
+        WAIT_MAX,
+        VISIBLE_WAIT,
+        IDEMPOTENCY_WINDOW,
+        HEAD_TIMEOUT,
+        BODY_TIMEOUT,
+        REQUEST_TIMEOUT,
+        WRITE_TIMEOUT,
+        IDLE_TIMEOUT,
+        DRAIN_DELAY,
+        DRAIN_TIMEOUT,
+    ],
+};
+
+const LISTEN: Setting = Setting {
+    flag: "listen",
+    value: "ADDRESS",
+    default: Fallback::Value("127.0.0.1:8000"),
+    allowed: "an address with a port, such as 127.0.0.1:8000; off this machine only with --allow-unauthenticated",
+    help: "Where to serve HTTP",
+};
+
+const WORKER: Setting = Setting {
+    flag: "worker",
+    value: "WHERE",
+    default: Fallback::Absent("embedded where the queue is in files or in memory, none otherwise"),
+    allowed: "embedded or none",
+    help: "Whether a worker runs inside the server and applies what it accepts",
+};
+
+const ALLOW_UNAUTHENTICATED: Setting = Setting {
+    flag: "allow-unauthenticated",
+    value: "",
+    default: Fallback::Value("false"),
+    allowed: "true or false",
+    help: "Listen on addresses that other machines reach: whoever reaches them may read and write everything",
+};
+
+const VALUE_BYTES_MAX: Setting = size(
+    "value-bytes-max",
+    Fallback::Value("1MiB"),
+    "Largest value, without white space",
+);
+const BODY_BYTES_MAX: Setting = size(
+    "body-bytes-max",
+    Fallback::Absent("the largest value and 64KiB around it"),
+    "Largest body of a request; more is answered 413",
+);
+const HEAD_BYTES_MAX: Setting = Setting {
+    allowed: "a number of bytes from 1KiB to 256KiB",
+    ..size(
+        "head-bytes-max",
+        Fallback::Value("32KiB"),
+        "Largest head of a request; more is answered 431",
+    )
+};
+const HEADERS_MAX: Setting = count(
+    "headers-max",
+    "100",
+    "Most header lines of a request; more are answered 431",
+);
+const CONNECTIONS_MAX: Setting = count(
+    "connections-max",
+    "800",
+    "Most connections at a time; one more is answered 503",
+);
+
+const RESOURCE_WAIT: Setting = span(
+    "resource-wait",
+    "5s",
+    "How long PUT and DELETE on /v1 wait for the write, unless told",
+);
+const SIMPLE_WAIT: Setting = span(
+    "simple-wait",
+    "0s",
+    "How long /set and /delete wait for the write, unless told",
+);
+const WAIT_MAX: Setting = span(
+    "wait-max",
+    "60s",
+    "The longest wait that a client gets, whatever it asks for",
+);
+const VISIBLE_WAIT: Setting = span(
+    "visible-wait",
+    "5s",
+    "How long a read waits for the write of its sync token",
+);
+const IDEMPOTENCY_WINDOW: Setting = span(
+    "idempotency-window",
+    "24h",
+    "How long an idempotency key is remembered",
+);
+const HEAD_TIMEOUT: Setting = span(
+    "head-timeout",
+    "10s",
+    "How long the head of a request may take; then the connection is closed",
+);
+const BODY_TIMEOUT: Setting = span(
+    "body-timeout",
+    "30s",
+    "How long the body of a request may take; more is answered 408",
+);
+const REQUEST_TIMEOUT: Setting = Setting {
+    allowed: "a duration longer than the longest wait and body-timeout together",
+    ..span(
+        "request-timeout",
+        "120s",
+        "How long a request may take in all",
+    )
+};
+const WRITE_TIMEOUT: Setting = span(
+    "write-timeout",
+    "30s",
+    "How long a client may take nothing of its answer; then the connection is closed",
+);
+const IDLE_TIMEOUT: Setting = span(
+    "idle-timeout",
+    "75s",
+    "How long a connection may be open without a request",
+);
+const DRAIN_DELAY: Setting = span(
+    "drain-delay",
+    "0s",
+    "How long to go on, but not ready, when told to stop",
+);
+const DRAIN_TIMEOUT: Setting = span(
+    "drain-timeout",
+    "30s",
+    "How long requests under way then have to finish",
+);
+
+const fn span(flag: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting {
+        flag,
+        value: "DURATION",
+        default: Fallback::Value(default),
+        allowed: "a duration up to 30days, such as 500ms, 30s or 5m",
+        help,
+    }
+}
+
+const fn size(flag: &'static str, default: Fallback, help: &'static str) -> Setting {
+    Setting {
+        flag,
+        value: "BYTES",
+        default,
+        allowed: "a number of bytes from 1 to 64MiB, such as 65536, 64KiB or 1MiB",
+        help,
+    }
+}
+
+const fn count(flag: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting {
+        flag,
+        value: "N",
+        default: Fallback::Value(default),
+        allowed: "a number from 1 to 1000000",
+        help,
+    }
+}
+
+/// No wait is longer, and sums of some of them are still times.
+const SPANS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 24 * 60 * 60);
+
+/// A timeout of nothing would let nothing pass.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=*SPANS.end();
+
+/// What is held in memory for each connection, and what a queue takes at all, has to stay within reason.
+const SIZES: RangeInclusive<u64> = 1..=64 << 20;
+
+const HEAD_SIZES: RangeInclusive<u64> = 1 << 10..=256 << 10;
+
+const COUNTS: RangeInclusive<usize> = 1..=1_000_000;
+
+/// The server's settings, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    pub(crate) listen: SocketAddr,
+    /// Whether a worker runs in this process.
+    pub(crate) has_worker: bool,
+    pub(crate) service: ServiceOptions,
+    pub(crate) options: Options,
+}
+
+/// Reads the settings. Everything is looked at first, so that every wrong value is reported.
+pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Own> {
+    let listen = read_listen(settings);
+    let has_worker = read_worker(settings, shared);
+    let service = read_service(settings);
+    let options = read_options(settings);
+    Some(Own {
+        listen: listen?,
+        has_worker: has_worker?,
+        service: service?,
+        options: Options {
+            // Where there is an address for probes, they are there only.
+            probes: shared?.admin_listen.is_none(),
+            ..options?
+        },
+    })
+}
+
+fn read_listen(settings: &mut Settings) -> Option<SocketAddr> {
+    let listen = settings.get(&LISTEN, str::parse::<SocketAddr>);
+    let is_allowed = settings.switch(&ALLOW_UNAUTHENTICATED);
+    let (listen, is_allowed) = (listen?, is_allowed?);
+    if !is_local(listen) && !is_allowed {
+        settings.refuse(
+            &LISTEN,
+            "other machines reach it, and they could read and write everything without a password",
+        );
+        return None;
+    }
+    Some(listen)
+}
+
+/// Whether only this machine reaches `address`.
+pub(crate) fn is_local(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+fn read_worker(settings: &mut Settings, shared: Option<&Shared>) -> Option<bool> {
+    let wanted = settings.get_optional(&WORKER, |text| match text {
+        "embedded" => Ok(true),
+        "none" => Ok(false),
+        _ => Err("it is neither of the two"),
+    });
+    let shared = shared?;
+    let queue = shared.queue.as_ref().unwrap_or(&shared.store);
+    let is_private = ["file:", "memory:"]
+        .iter()
+        .any(|scheme| queue.starts_with(scheme));
+    if wanted == Some(Some(false)) && is_private {
+        settings.refuse(
+            &WORKER,
+            "a queue in files or in memory belongs to this process, so nobody else could apply what waits in it",
+        );
+        return None;
+    }
+    Some(wanted?.unwrap_or(is_private))
+}
+
+fn read_service(settings: &mut Settings) -> Option<ServiceOptions> {
+    let value_bytes_max = settings.get(&VALUE_BYTES_MAX, within(SIZES, bytes));
+    let visible_wait = settings.get(&VISIBLE_WAIT, within(SPANS, duration));
+    let idempotency_window = settings.get(&IDEMPOTENCY_WINDOW, within(TIMEOUTS, duration));
+    Some(ServiceOptions {
+        value_bytes_max: usize::try_from(value_bytes_max?).ok()?,
+        idempotency_window: idempotency_window?,
+        visible_wait: visible_wait?,
+    })
+}
+
+fn read_options(settings: &mut Settings) -> Option<Options> {
+    let body_bytes_max = settings.get_optional(&BODY_BYTES_MAX, within(SIZES, bytes));
+    let head_bytes_max = settings.get(&HEAD_BYTES_MAX, within(HEAD_SIZES, bytes));
+    let headers_max = settings.get(&HEADERS_MAX, within(COUNTS, str::parse));
+    let connections_max = settings.get(&CONNECTIONS_MAX, within(COUNTS, str::parse));
+    let resource_wait = settings.get(&RESOURCE_WAIT, within(SPANS, duration));
+    let simple_wait = settings.get(&SIMPLE_WAIT, within(SPANS, duration));
+    let wait_max = settings.get(&WAIT_MAX, within(SPANS, duration));
+    let head_timeout = settings.get(&HEAD_TIMEOUT, within(TIMEOUTS, duration));
+    let body_timeout = settings.get(&BODY_TIMEOUT, within(TIMEOUTS, duration));
+    let request_timeout = settings.get(&REQUEST_TIMEOUT, within(TIMEOUTS, duration));
+    let write_timeout = settings.get(&WRITE_TIMEOUT, within(TIMEOUTS, duration));
+    let idle_timeout = settings.get(&IDLE_TIMEOUT, within(TIMEOUTS, duration));
+    let drain_delay = settings.get(&DRAIN_DELAY, within(SPANS, duration));
+    let drain_timeout = settings.get(&DRAIN_TIMEOUT, within(SPANS, duration));
+    let options = Options {
+        resource_wait: resource_wait?,
+        simple_wait: simple_wait?,
+        wait_max: wait_max?,
+        body_bytes_max: body_bytes_max?.map(usize::try_from).transpose().ok()?,
+        head_bytes_max: usize::try_from(head_bytes_max?).ok()?,
+        headers_max: headers_max?,
+        head_timeout: head_timeout?,
+        body_timeout: body_timeout?,
+        request_timeout: request_timeout?,
+        write_timeout: write_timeout?,
+        idle_timeout: idle_timeout?,
+        connections_max: connections_max?,
+        drain_delay: drain_delay?,
+        drain_timeout: drain_timeout?,
+        probes: true,
+    };
+    if let Err(reason) = options.check() {
+        settings.refuse(&REQUEST_TIMEOUT, reason);
+        return None;
+    }
+    Some(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(args: &[&str]) -> Settings {
+        let args = std::iter::once("kvstore-http").chain(args.iter().copied());
+        Settings::find(&PROGRAM, &[], args.map(Into::into), []).unwrap()
+    }
+
+    fn problem(args: &[&str], read: impl FnOnce(&mut Settings) -> bool) -> String {
+        let mut settings = settings(args);
+        assert!(!read(&mut settings), "{args:?} is accepted");
+        let [problem] = settings.problems() else {
+            panic!("{:?}", settings.problems());
+        };
+        problem.clone()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_library() {
+        let mut settings = settings(&[]);
+        assert_eq!(read_options(&mut settings), Some(Options::default()));
+        let service = read_service(&mut settings).unwrap();
+        assert_eq!(
+            format!("{service:?}"),
+            format!("{:?}", ServiceOptions::default())
+        );
+        assert_eq!(
+            read_listen(&mut settings),
+            Some(([127, 0, 0, 1], 8000).into())
+        );
+        assert_eq!(settings.problems(), &[] as &[String]);
+    }
+
+    #[test]
+    fn address_that_others_reach_has_to_be_allowed() {
+        for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1"] {
+            let problem = problem(&["--listen", address], |settings| {
+                read_listen(settings).is_some()
+            });
+            assert!(problem.contains("--allow-unauthenticated"), "{problem}");
+            let mut allowed = settings(&["--listen", address, "--allow-unauthenticated"]);
+            assert_eq!(read_listen(&mut allowed), address.parse().ok());
+        }
+        for address in [
+            "127.0.0.1:1",
+            "127.1.2.3:1",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert!(
+                read_listen(&mut settings(&["--listen", address])).is_some(),
+                "{address}"
+            );
+        }
+    }
+
+    #[test]
+    fn times_that_contradict_each_other_are_refused() {
+        let problem = problem(&["--request-timeout", "90s"], |settings| {
+            read_options(settings).is_some()
+        });
+        assert!(
+            problem.contains("--request-timeout") && problem.contains("90s"),
+            "{problem}"
+        );
+        assert!(read_options(&mut settings(&["--request-timeout", "91s"])).is_some());
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused() {
+        for args in [
+            ["--connections-max", "0"],
+            ["--headers-max", "many"],
+            ["--head-bytes-max", "1"],
+            ["--body-bytes-max", "1GiB"],
+            ["--body-timeout", "0s"],
+            ["--drain-timeout", "31days"],
+            ["--wait-max", "5"],
+        ] {
+            let problem = problem(&args, |settings| read_options(settings).is_some());
+            assert!(problem.starts_with(args[0]), "{problem}");
+        }
+    }
+}

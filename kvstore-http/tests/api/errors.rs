@@ -1,0 +1,103 @@
+//! §8: the shapes of errors.
+
+use kvstore_core::QueueOptions;
+use serde_json::json;
+
+use crate::support::client::request;
+use crate::support::server::{Server, Setup};
+
+#[tokio::test]
+async fn problem_has_the_members_of_the_rfc() {
+    let server = Server::start().await;
+    let reply = server.ask(&request("GET", "/v1/kv/a%22b")).await;
+    assert_eq!(reply.status, 404);
+    assert_eq!(
+        reply.header("content-type"),
+        Some("application/problem+json")
+    );
+    assert_eq!(
+        reply.text(),
+        r#"{"type":"/problems/not-found","title":"Not Found","status":404,"detail":"Key not found","key":"a\"b"}"#
+    );
+}
+
+#[tokio::test]
+async fn unknown_routes_are_not_found_in_the_way_of_their_face() {
+    let server = Server::start().await;
+    for target in [
+        "/nothing",
+        "/get",
+        "/get?x",
+        "/set/a",
+        "/v1x",
+        "/V1/kv/a",
+        "//get/a",
+        "/livez/",
+        "/openapi.json",
+        "/v2/kv/a",
+    ] {
+        for method in ["GET", "POST", "DELETE"] {
+            let reply = server.ask(&request(method, target)).await;
+            assert_eq!(
+                (reply.status, reply.json()),
+                (404, json!({"detail": "Not Found"})),
+                "{method} {target}"
+            );
+            assert_eq!(reply.header("content-type"), Some("application/json"));
+        }
+    }
+    for target in ["/v1", "/v1/", "/v1/kv", "/v1/nothing", "/v1/jobs"] {
+        let reply = server.ask(&request("GET", target)).await;
+        assert_eq!(
+            (reply.status, reply.json()["type"].as_str()),
+            (404, Some("/problems/not-found")),
+            "{target}"
+        );
+        assert_eq!(
+            reply.header("content-type"),
+            Some("application/problem+json")
+        );
+    }
+}
+
+#[tokio::test]
+async fn invalid_request_lists_what_is_wrong_and_echoes_nothing() {
+    let server = Server::start().await;
+    let reply = server
+        .ask(&request("PUT", "/v1/kv/a?ttl=%3Cscript%3E").body("1"))
+        .await;
+    assert_eq!(reply.status, 422);
+    let message = "Input should be a valid integer, unable to parse string as an integer";
+    assert_eq!(
+        reply.json(),
+        json!({
+            "type": "/problems/invalid", "title": "Unprocessable Entity", "status": 422, "detail": format!("query.ttl: {message}"),
+            "errors": [{"type": "int_parsing", "loc": ["query", "ttl"], "msg": message}],
+        })
+    );
+}
+
+#[tokio::test]
+async fn full_queue_is_overloaded_and_never_202() {
+    let queue = QueueOptions {
+        jobs_max: 1,
+        ..QueueOptions::default()
+    };
+    let server = Server::start_idle(Setup {
+        queue,
+        ..Setup::default()
+    })
+    .await;
+    let put = request("PUT", "/v1/kv/a")
+        .body("1")
+        .header("prefer", "respond-async");
+    assert_eq!(server.ask(&put).await.status, 202);
+    let full = server.ask(&put).await;
+    assert_eq!((full.status, full.header("retry-after")), (503, Some("1")));
+    assert_eq!(full.json()["type"], "/problems/overloaded");
+    let full = server
+        .ask(&request("POST", "/set").body(r#"{"key":"a","value":1}"#))
+        .await;
+    assert_eq!((full.status, full.header("retry-after")), (503, Some("1")));
+    assert!(full.json()["detail"].is_string());
+}

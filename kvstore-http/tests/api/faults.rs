@@ -1,0 +1,119 @@
+//! §1 and §8: what is answered when store or queue can't do their part, and that nothing of it leaks.
+
+use std::time::{Duration, Instant};
+
+use kvstore_http::Options;
+
+use crate::support::client::{Request, request};
+use crate::support::faulty::Fault;
+use crate::support::server::{Server, Setup};
+
+fn read() -> Request {
+    request("GET", "/v1/kv/a")
+}
+
+fn write() -> Request {
+    request("PUT", "/v1/kv/a")
+        .body("1")
+        .header("prefer", "respond-async")
+}
+
+#[tokio::test]
+async fn each_fault_has_its_answer_on_both_faces() {
+    let server = Server::start_idle(Setup::default()).await;
+    let set = request("POST", "/set").body(r#"{"key":"a","value":1}"#);
+    for (fault, status, name, retry) in [
+        (Fault::Unavailable, 503, "unavailable", Some("1")),
+        (Fault::Unknown, 504, "outcome-unknown", None),
+        (Fault::StorageFull, 507, "storage-full", Some("10")),
+        (Fault::Poisoned, 503, "unavailable", Some("1")),
+        (Fault::Panic, 500, "internal", None),
+    ] {
+        server.faults.set(fault);
+        for request in [
+            write(),
+            read(),
+            set.clone(),
+            request("GET", "/get/a"),
+            request("DELETE", "/delete/a"),
+        ] {
+            let reply = server.ask(&request).await;
+            assert_eq!(
+                (reply.status, reply.header("retry-after")),
+                (status, retry),
+                "{fault:?} {request:?}"
+            );
+            assert!(!reply.text().contains("secret"), "{}", reply.text());
+            assert!(reply.json()["detail"].is_string());
+        }
+        assert_eq!(
+            server.ask(&write()).await.json()["type"],
+            format!("/problems/{name}")
+        );
+    }
+    server.faults.set(Fault::None);
+    assert_eq!(server.ask(&write()).await.status, 202);
+}
+
+#[tokio::test]
+async fn panic_is_a_500_and_ends_neither_server_nor_connection() {
+    let server = Server::start_idle(Setup::default()).await;
+    let mut connection = server.connect().await;
+    server.faults.set(Fault::Panic);
+    let reply = connection
+        .ask(&read().header("x-request-id", "my-id"))
+        .await;
+    assert_eq!(
+        (reply.status, reply.json()["request_id"].as_str()),
+        (500, Some("my-id"))
+    );
+    assert!(!reply.text().contains("asked for"), "{}", reply.text());
+    server.faults.set(Fault::None);
+    assert_eq!(connection.ask(&read()).await.status, 404);
+}
+
+#[tokio::test]
+async fn request_that_takes_too_long_is_given_up() {
+    let options = Options {
+        wait_max: Duration::from_millis(100),
+        resource_wait: Duration::from_millis(100),
+        body_timeout: Duration::from_millis(100),
+        request_timeout: Duration::from_millis(300),
+        ..Options::default()
+    };
+    let server = Server::start_idle(Setup {
+        options,
+        ..Setup::default()
+    })
+    .await;
+    server.faults.set(Fault::Hang);
+    let asked = Instant::now();
+    let reply = server.ask(&read()).await;
+    assert_eq!(
+        (reply.status, reply.header("retry-after")),
+        (503, Some("1"))
+    );
+    assert_eq!(reply.json()["type"], "/problems/unavailable");
+    let reply = server.ask(&write()).await;
+    assert_eq!(
+        (reply.status, reply.json()["type"].as_str()),
+        (504, Some("/problems/outcome-unknown"))
+    );
+    assert!(asked.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn server_that_cannot_serve_is_not_ready_but_alive() {
+    let server = Server::start_idle(Setup::default()).await;
+    assert_eq!(server.ask(&request("GET", "/readyz")).await.status, 200);
+    for fault in [Fault::Unavailable, Fault::Hang] {
+        server.faults.set(fault);
+        let reply = server.ask(&request("GET", "/readyz")).await;
+        assert_eq!(
+            (reply.status, reply.header("retry-after")),
+            (503, Some("1")),
+            "{fault:?}"
+        );
+        assert_eq!(server.ask(&request("GET", "/livez")).await.status, 200);
+    }
+}

@@ -1,0 +1,414 @@
+//! §2 and §10: every limit, and what is answered at it.
+
+use std::time::{Duration, Instant};
+
+use kvstore_core::ServiceOptions;
+use kvstore_http::Options;
+use serde_json::json;
+
+use crate::support::client::{Connection, request};
+use crate::support::server::{Server, Setup};
+
+fn with(options: Options) -> Setup {
+    Setup {
+        options,
+        ..Setup::default()
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Much longer than [`SHORT`], and much shorter than any default.
+const NOT_LONG: Duration = Duration::from_secs(6);
+
+#[tokio::test]
+async fn largest_value_is_taken_and_a_larger_one_refused() {
+    let service = ServiceOptions {
+        value_bytes_max: 100,
+        ..ServiceOptions::default()
+    };
+    let server = Server::start_with(Setup {
+        service,
+        ..Setup::default()
+    })
+    .await;
+    let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
+    let put = |body: String| request("PUT", "/v1/kv/a").body(body);
+    assert_eq!(server.ask(&put(text(100))).await.status, 201);
+    // White space does not count.
+    assert_eq!(
+        server.ask(&put(format!("  {}  ", text(100)))).await.status,
+        200
+    );
+    let large = server.ask(&put(text(101))).await;
+    assert_eq!(large.status, 413);
+    assert_eq!(
+        (&large.json()["type"], &large.json()["limit_bytes"]),
+        (&json!("/problems/too-large"), &json!(100))
+    );
+    let set = |length: usize| {
+        request("POST", "/set")
+            .body(format!(r#"{{"key":"a","value":{}}}"#, text(length)))
+            .header("prefer", "wait=5")
+    };
+    assert_eq!(server.ask(&set(100)).await.status, 200);
+    let large = server.ask(&set(101)).await;
+    assert_eq!(
+        (large.status, &large.json()["limit_bytes"]),
+        (413, &json!(100))
+    );
+    assert!(large.json()["detail"].is_string());
+}
+
+#[tokio::test]
+async fn default_limits_are_a_value_of_one_mebibyte_and_room_around_it() {
+    let server = Server::start().await;
+    let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
+    let put = |length| request("PUT", "/v1/kv/a").body(text(length));
+    assert_eq!(server.ask(&put(1 << 20)).await.status, 201);
+    assert_eq!(
+        server.ask(&put((1 << 20) + 1)).await.json()["limit_bytes"],
+        1 << 20
+    );
+    let body = format!(
+        r#"{{"key":"{}","value":{}}}"#,
+        "\\u00e9".repeat(512),
+        text(1 << 20)
+    );
+    assert_eq!(
+        server.ask(&request("POST", "/set").body(body)).await.status,
+        202
+    );
+}
+
+#[tokio::test]
+async fn announced_body_over_the_limit_is_refused_before_it_is_read() {
+    let options = Options {
+        body_bytes_max: Some(1000),
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    for (target, method) in [("/v1/kv/a", "PUT"), ("/set", "POST")] {
+        let mut connection = server.connect().await;
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1001\r\n\r\n"
+        );
+        connection.send(head.as_bytes()).await;
+        let reply = connection.reply(method).await;
+        assert_eq!(
+            (reply.status, &reply.json()["limit_bytes"]),
+            (413, &json!(1000))
+        );
+        assert_eq!(reply.header("connection"), Some("close"));
+        assert!(connection.is_closed().await);
+    }
+    // One that is allowed is asked for.
+    let mut connection = server.connect().await;
+    connection.send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n").await;
+    assert_eq!(connection.reply("PUT").await.status, 100);
+    connection.send(b"1").await;
+    assert_eq!(connection.reply("PUT").await.status, 201);
+}
+
+#[tokio::test]
+async fn client_that_sends_a_large_body_all_the_same_gets_its_answer() {
+    let server = Server::start().await;
+    let mut connection = server.connect().await;
+    connection
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 20000000\r\n\r\n")
+        .await;
+    // More than any buffer on the way holds: without somebody who reads it, this would block or be reset.
+    let piece = vec![b'x'; 1 << 20];
+    for _ in 0..19 {
+        connection
+            .try_send(&piece)
+            .await
+            .expect("a server that still reads");
+    }
+    assert_eq!(connection.reply("PUT").await.status, 413);
+}
+
+#[tokio::test]
+async fn chunked_body_is_refused_as_soon_as_it_is_too_large() {
+    let options = Options {
+        body_bytes_max: Some(1000),
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    let mut connection = server.connect().await;
+    connection
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await;
+    let chunk = format!("12c\r\n{}\r\n", " ".repeat(300));
+    for _ in 0..4 {
+        connection.send(chunk.as_bytes()).await;
+    }
+    let reply = connection.reply("PUT").await;
+    assert_eq!(
+        (reply.status, &reply.json()["limit_bytes"]),
+        (413, &json!(1000))
+    );
+    let mut connection = server.connect().await;
+    connection
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[1\r\n3\r\n,2]\r\n0\r\nx: y\r\n\r\n")
+        .await;
+    assert_eq!(connection.reply("PUT").await.status, 201);
+    assert_eq!(
+        server.ask(&request("GET", "/v1/kv/a")).await.text(),
+        "[1,2]"
+    );
+}
+
+#[tokio::test]
+async fn head_that_is_too_large_is_431() {
+    let server = Server::start().await;
+    let large = request("GET", "/v1/kv/a").header("x-large", &"x".repeat(40 << 10));
+    assert_eq!(server.ask(&large).await.status, 431);
+    let mut many = request("GET", "/v1/kv/a");
+    for number in 0..100 {
+        many = many.header(&format!("x-{number}"), "x");
+    }
+    assert_eq!(server.ask(&many).await.status, 431);
+
+    let options = Options {
+        headers_max: 3,
+        head_bytes_max: 200,
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    let read = request("GET", "/livez").header("a", "1");
+    assert_eq!(server.ask(&read.clone().header("b", "2")).await.status, 200);
+    assert_eq!(
+        server
+            .ask(&read.clone().header("b", "2").header("c", "3"))
+            .await
+            .status,
+        431
+    );
+    assert_eq!(
+        server.ask(&read.header("b", &"x".repeat(200))).await.status,
+        431
+    );
+}
+
+#[tokio::test]
+async fn head_that_does_not_end_is_given_up() {
+    let options = Options {
+        head_timeout: SHORT,
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    // Also on a connection that has served before.
+    for requests_before in [0, 1] {
+        let mut connection = server.connect().await;
+        for _ in 0..requests_before {
+            assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
+        }
+        let begun = Instant::now();
+        for byte in b"GET / HTTP/1.1\r\nx: y\r\n" {
+            if connection.try_send(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        assert!(connection.is_closed().await);
+        assert!(begun.elapsed() < NOT_LONG, "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn idle_connection_is_kept_as_long_as_set_whatever_a_head_may_take() {
+    let options = Options {
+        head_timeout: Duration::from_millis(50),
+        idle_timeout: Duration::from_millis(1500),
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    let mut silent = server.connect().await;
+    let mut connection = server.connect().await;
+    for _ in 0..3 {
+        assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
+        tokio::time::sleep(SHORT).await;
+    }
+    let begun = Instant::now();
+    assert!(connection.is_closed().await);
+    assert!(silent.is_closed().await);
+    assert!(begun.elapsed() < NOT_LONG);
+}
+
+#[tokio::test]
+async fn body_that_does_not_come_is_408() {
+    let options = Options {
+        body_timeout: SHORT,
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    let mut connection = server.connect().await;
+    connection
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12345")
+        .await;
+    let reply = connection.reply("PUT").await;
+    assert_eq!(
+        (reply.status, reply.header("connection")),
+        (408, Some("close"))
+    );
+    assert_eq!(reply.json()["type"], "/problems/request-timeout");
+    assert!(connection.is_closed().await);
+    assert_eq!(server.ask(&request("GET", "/v1/kv/a")).await.status, 404);
+}
+
+#[tokio::test]
+async fn answer_that_nobody_takes_is_given_up() {
+    let options = Options {
+        write_timeout: SHORT,
+        connections_max: 1,
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    server
+        .put("a", &format!("\"{}\"", "x".repeat(1 << 20)))
+        .await;
+    let mut connection = server.connect().await;
+    // Far more than the sockets' buffers hold.
+    let mut requests = 0;
+    while requests < 64
+        && connection
+            .try_send(b"GET /v1/kv/a HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .is_ok()
+    {
+        requests += 1;
+    }
+    // Its place is free again once it is given up.
+    let begun = Instant::now();
+    while server.ask(&request("GET", "/livez")).await.status != 200 {
+        assert!(begun.elapsed() < NOT_LONG);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn connection_too_many_is_told_so() {
+    let options = Options {
+        connections_max: 2,
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    let mut served = Vec::<Connection>::new();
+    for _ in 0..2 {
+        let mut connection = server.connect().await;
+        assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
+        served.push(connection);
+    }
+    let mut refused = server.connect().await;
+    let reply = refused.ask(&request("GET", "/livez")).await;
+    assert_eq!(
+        (
+            reply.status,
+            reply.header("retry-after"),
+            reply.header("connection")
+        ),
+        (503, Some("1"), Some("close"))
+    );
+    assert_eq!(reply.json()["type"], "/problems/overloaded");
+    assert!(refused.is_closed().await);
+    assert_eq!(served[0].ask(&request("GET", "/livez")).await.status, 200);
+    served.pop();
+    let begun = Instant::now();
+    while server.ask(&request("GET", "/livez")).await.status != 200 {
+        assert!(begun.elapsed() < NOT_LONG);
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_longer_than_allowed() {
+    let options = Options {
+        wait_max: SHORT,
+        resource_wait: SHORT,
+        ..Options::default()
+    };
+    let server = Server::start_idle(with(options)).await;
+    let begun = Instant::now();
+    let put = request("PUT", "/v1/kv/a")
+        .body("1")
+        .header("prefer", "wait=60");
+    let reply = server.ask(&put).await;
+    assert_eq!(reply.status, 202);
+    let job = reply.header("location").unwrap().to_owned() + "?wait=60";
+    assert_eq!(
+        server.ask(&request("GET", &job)).await.json()["status"],
+        "queued"
+    );
+    assert!(begun.elapsed() < NOT_LONG, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn default_waits_are_settings() {
+    let options = Options {
+        simple_wait: Duration::from_secs(10),
+        resource_wait: Duration::ZERO,
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    assert_eq!(
+        server
+            .ask(&request("POST", "/set").body(r#"{"key":"a","value":1}"#))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        server.ask(&request("DELETE", "/delete/a")).await.status,
+        200
+    );
+    assert_eq!(
+        server
+            .ask(&request("PUT", "/v1/kv/a").body("1"))
+            .await
+            .status,
+        202
+    );
+    assert_eq!(server.ask(&request("DELETE", "/v1/kv/a")).await.status, 202);
+}
+
+#[tokio::test]
+async fn options_that_contradict_each_other_are_refused() {
+    let short = Options {
+        request_timeout: Duration::from_secs(60),
+        ..Options::default()
+    };
+    let none = Options {
+        connections_max: 0,
+        ..Options::default()
+    };
+    for options in [short, none] {
+        let mut server = Server::start_idle(with(options)).await;
+        let error = server.failed().await;
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    }
+}
+
+#[tokio::test]
+async fn request_that_is_not_http_is_400_and_the_connection_ends() {
+    let server = Server::start().await;
+    for bytes in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        b"GET  / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost : x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n folded: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\na: \x00\r\n\r\n",
+        b"GET / HTTP/9.9\r\nhost: x\r\n\r\n",
+        b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: +1\r\n\r\n1",
+        b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n1",
+        b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n1",
+        b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n1",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ] {
+        let mut connection = server.connect().await;
+        connection.send(bytes).await;
+        let reply = connection.try_reply("GET").await.expect("an answer");
+        assert_eq!(reply.status, 400, "{}", bytes.escape_ascii());
+    }
+    assert_eq!(server.ask(&request("GET", "/v1/kv/a")).await.status, 404);
+}

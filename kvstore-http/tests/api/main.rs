@@ -1,0 +1,18 @@
+//! Does the server keep every sentence of `API.md`, as seen on the wire?
+//!
+//! One module for each section, one test for each sentence of it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bytes;
+mod conditions;
+mod entries;
+mod errors;
+mod faults;
+mod jobs;
+mod limits;
+mod rules;
+mod service;
+mod simple;
+mod visible;

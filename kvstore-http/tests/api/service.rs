@@ -1,0 +1,62 @@
+//! §9: what the server says about itself.
+
+use kvstore_http::Options;
+
+use crate::support::client::request;
+use crate::support::server::{Server, Setup};
+
+#[tokio::test]
+async fn root_names_the_service_and_where_to_go() {
+    let server = Server::start().await;
+    let reply = server.ask(&request("GET", "/")).await;
+    assert_eq!(
+        (reply.status, &reply.json()["name"]),
+        (200, &"kvstore".into())
+    );
+    assert_eq!(reply.json()["version"], env!("CARGO_PKG_VERSION"));
+    // Every link leads somewhere: with something put in, none is an unknown route.
+    for (name, link) in reply.json()["links"].as_object().unwrap() {
+        let target = link
+            .as_str()
+            .unwrap()
+            .replace("{key}", "a")
+            .replace("{id}", "a");
+        let answer = server.ask(&request("OPTIONS", &target)).await;
+        assert_eq!(answer.status, 405, "{name}: {target}");
+    }
+}
+
+#[tokio::test]
+async fn probes_answer() {
+    let server = Server::start().await;
+    for probe in ["/livez", "/readyz"] {
+        for method in ["GET", "HEAD"] {
+            let reply = server.ask(&request(method, probe)).await;
+            assert_eq!(
+                (reply.status, reply.header("content-type")),
+                (200, Some("application/json")),
+                "{method} {probe}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn probes_with_a_listener_of_their_own_are_not_here() {
+    let options = Options {
+        probes: false,
+        ..Options::default()
+    };
+    let server = Server::start_with(Setup {
+        options,
+        ..Setup::default()
+    })
+    .await;
+    for probe in ["/livez", "/readyz"] {
+        assert_eq!(server.ask(&request("GET", probe)).await.status, 404);
+    }
+    assert_eq!(
+        server.ask(&request("GET", "/")).await.json()["links"].get("live"),
+        None
+    );
+}

@@ -1,0 +1,205 @@
+//! A server over a store in memory, with a worker that starts when the test says so.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvstore_core::memory::{MemoryQueue, MemoryStore};
+use kvstore_core::{
+    Advance, Clock, Commit, Condition, Dead, JobId, JobQueue, Key, ManualClock, Position,
+    QueueOptions, Service, ServiceOptions, Store, SystemClock, Value, Verdict, Write,
+};
+use kvstore_http::{Options, serve};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::client::{Connection, Reply, Request};
+use super::faulty::{Faulty, Switch};
+
+/// What a server is started with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Setup {
+    /// The server's own options.
+    pub(crate) options: Options,
+    /// Those of the service.
+    pub(crate) service: ServiceOptions,
+    /// Those of the queue.
+    pub(crate) queue: QueueOptions,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// What it serves.
+    pub(crate) service: Service,
+    /// The time of store and queue.
+    pub(crate) clock: ManualClock,
+    /// What breaks.
+    pub(crate) faults: Switch,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<std::io::Result<()>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// A server with a worker, as it comes.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Setup::default()).await
+    }
+
+    /// A server with a worker.
+    pub(crate) async fn start_with(setup: Setup) -> Self {
+        let mut server = Self::start_idle(setup).await;
+        server.work();
+        server
+    }
+
+    /// A server that nobody works for: what it accepts waits in the queue.
+    pub(crate) async fn start_idle(setup: Setup) -> Self {
+        let clock = ManualClock::new(SystemClock.now());
+        let faults = Switch::default();
+        let store = Faulty {
+            inner: MemoryStore::new(Arc::new(clock.clone())),
+            switch: faults.clone(),
+        };
+        let queue = Faulty {
+            inner: MemoryQueue::new(setup.queue, Arc::new(clock.clone())),
+            switch: faults.clone(),
+        };
+        let (store, queue): (Arc<dyn Store>, Arc<dyn JobQueue>) =
+            (Arc::new(store), Arc::new(queue));
+        let service = Service::open(store, queue, setup.service)
+            .await
+            .expect("a fresh store and queue");
+        Self::serve(service, clock, faults, setup.options).await
+    }
+
+    async fn serve(service: Service, clock: ManualClock, faults: Switch, options: Options) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async {
+            // A test that drops its server wants it to end, too.
+            let _ = stopped.await;
+        };
+        let serving = tokio::spawn(serve(listener, service.clone(), options, shutdown));
+        Self {
+            address,
+            service,
+            clock,
+            faults,
+            stop: Some(stop),
+            serving,
+            worker: None,
+        }
+    }
+
+    /// From here on accepted writes are applied.
+    pub(crate) fn work(&mut self) {
+        let (store, queue) = (
+            Arc::clone(self.service.store()),
+            Arc::clone(self.service.queue()),
+        );
+        let options = kvstore_worker::Options::default();
+        self.worker = Some(tokio::spawn(async move {
+            kvstore_worker::run(store, queue, options, std::future::pending())
+                .await
+                .expect("a worker that goes on");
+        }));
+    }
+
+    /// Asks on a connection of its own.
+    pub(crate) async fn ask(&self, request: &Request) -> Reply {
+        self.connect().await.ask(request).await
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self) -> Connection {
+        Connection::open(self.address).await
+    }
+
+    /// Puts a value there, without the queue.
+    pub(crate) async fn put(&self, key: &str, value: &str) {
+        let write = Write {
+            key: Key::new(key).expect("a key"),
+            change: kvstore_core::Change::Set {
+                value: Value::parse(value.to_owned()).expect("a value"),
+                expires_at: None,
+            },
+        };
+        let commit = Commit {
+            writes: vec![write],
+            ..Commit::default()
+        };
+        self.service.store().commit(commit).await.expect("a commit");
+    }
+
+    /// Does what a worker does that gives a job up. Only for a job that is the first of its queue.
+    pub(crate) async fn bury(&self, job: &str) {
+        let id: JobId = job.parse().expect("a job id");
+        let key = Key::new("buried").expect("a key");
+        let dead = Dead {
+            reason: "it was refused".to_owned(),
+            attempts: 3,
+            command: kvstore_core::Command::One(kvstore_core::Operation {
+                key,
+                condition: Condition::Any,
+                action: kvstore_core::Action::Delete,
+            }),
+        };
+        let advance = Advance {
+            queue: id.queue,
+            partition: id.partition,
+            from: Position::START,
+            to: id.position,
+            outcomes: vec![(id.position, Verdict::Dead(dead))],
+            lost: false,
+        };
+        let commit = Commit {
+            advance: Some(advance),
+            ..Commit::default()
+        };
+        self.service.store().commit(commit).await.expect("a commit");
+    }
+
+    /// Tells it to stop.
+    pub(crate) fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+
+    /// Whether it has stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.serving.is_finished()
+    }
+
+    /// Waits until it has failed.
+    pub(crate) async fn failed(&mut self) -> std::io::Error {
+        let ended = (&mut self.serving)
+            .await
+            .expect("a server that does not panic");
+        ended.expect_err("a server that does not start")
+    }
+
+    /// Waits until it has stopped.
+    pub(crate) async fn stopped(&mut self) {
+        tokio::time::timeout(Duration::from_secs(20), &mut self.serving)
+            .await
+            .expect("a server that ends")
+            .expect("a server that does not panic")
+            .expect("a server that ends well");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+        if let Some(worker) = &self.worker {
+            worker.abort();
+        }
+    }
+}
