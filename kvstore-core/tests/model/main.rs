@@ -1,0 +1,72 @@
+//! Does each backend agree with a plain map, whatever the order of calls?
+//!
+//! Two questions: sequences of random calls (jobs, direct commits, workers that die, clock, restarts) against a model that is a
+//! `BTreeMap` and knows nothing of logs; and concurrent histories, judged by what has to be true of each key afterwards.
+//! Some hundred cases by default; `PROPTEST_CASES=10000` runs forty times as many.
+
+mod history;
+mod map;
+mod run;
+mod steps;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+use history::{history, plan};
+use run::agree;
+use steps::steps;
+use support::Memory;
+
+/// `share` of 256 times as many cases as proptest is told to run.
+fn config(share: u32) -> ProptestConfig {
+    let all = ProptestConfig::default();
+    ProptestConfig {
+        cases: (all.cases * share / 256).max(1),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource(
+            "proptest-regressions",
+        ))),
+        max_shrink_iters: 2000,
+        ..all
+    }
+}
+
+proptest! {
+    #![proptest_config(config(256))]
+
+    #[test]
+    fn memory_agrees_with_the_model(steps in steps()) {
+        run(agree(Memory::new(1), steps));
+    }
+
+    #[test]
+    fn partitioned_memory_agrees_with_the_model(steps in steps()) {
+        run(agree(Memory::new(4), steps));
+    }
+}
+
+proptest! {
+    #![proptest_config(config(64))]
+
+    #[test]
+    fn memory_keeps_every_order(plan in plan()) {
+        run(history(Arc::new(Memory::new(1)), plan));
+    }
+
+    #[test]
+    fn partitioned_memory_keeps_every_order(plan in plan()) {
+        run(history(Arc::new(Memory::new(4)), plan));
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test);
+}
