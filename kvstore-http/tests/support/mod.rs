@@ -3,4 +3,5 @@
 
 pub(crate) mod client;
 pub(crate) mod faulty;
+pub(crate) mod process;
 pub(crate) mod server;

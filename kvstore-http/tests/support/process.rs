@@ -1,0 +1,172 @@
+//! The real program as a child process, ended when the test is over.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// Longer than a start or an end takes on a busy machine, so that a test fails rather than hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program with `args`, and with no setting from this process' own environment.
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvstore-http"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KVSTORE_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// What a run that ends by itself has left.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    /// Its lines.
+    pub(crate) stderr: Vec<String>,
+}
+
+/// The program with room for only so many open files.
+fn with_files(count: u32, args: &[&str]) -> Command {
+    let program = command(args);
+    let mut shell = Command::new("sh");
+    shell
+        .arg("-c")
+        .arg(format!("ulimit -n {count}; exec \"$0\" \"$@\""))
+        .arg(program.get_program())
+        .args(program.get_args());
+    shell
+}
+
+/// Runs the program to its end.
+pub(crate) fn run(args: &[&str], variables: &[(&str, &str)]) -> Ended {
+    let output = command(args)
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the program is built");
+    let text = |bytes| String::from_utf8(bytes).expect("output in UTF-8");
+    Ended {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr).lines().map(str::to_owned).collect(),
+    }
+}
+
+/// A running program.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    log: Receiver<serde_json::Value>,
+    /// Where it serves.
+    pub(crate) address: SocketAddr,
+}
+
+impl Process {
+    /// Starts it, on a free port unless `args` name one, and waits until it serves.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        Self::spawn(command(args))
+    }
+
+    /// The same, with room for only `count` open files.
+    pub(crate) fn start_with_files(count: u32, args: &[&str]) -> Self {
+        Self::spawn(with_files(count, args))
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command
+            .envs([
+                ("KVSTORE_LISTEN", "127.0.0.1:0"),
+                ("KVSTORE_LOG_FORMAT", "json"),
+            ])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program is built");
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let (send, log) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let entry = serde_json::from_str(&line)
+                    .unwrap_or_else(|_| serde_json::json!({ "fields": { "message": line } }));
+                // Read on even if nobody listens any more: the pipe must not fill up.
+                let _ = send.send(entry);
+            }
+        });
+        let mut process = Self {
+            child,
+            log,
+            address: ([127, 0, 0, 1], 0).into(),
+        };
+        process.address = process.logged_address("serving");
+        process
+    }
+
+    /// The address in the next log entry that says `message`.
+    pub(crate) fn logged_address(&self, message: &str) -> SocketAddr {
+        let fields = self.logged(message);
+        fields["address"]
+            .as_str()
+            .expect("an address")
+            .parse()
+            .expect("an address")
+    }
+
+    /// The fields of the next log entry that says `message`.
+    pub(crate) fn logged(&self, message: &str) -> serde_json::Value {
+        let mut passed = Vec::new();
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(entry) if entry["fields"]["message"] == message => {
+                    return entry["fields"].clone();
+                }
+                Ok(entry) => passed.push(entry.to_string()),
+                Err(error) => panic!("{error}: {message:?} is not among {passed:#?}"),
+            }
+        }
+    }
+
+    /// How many of the log entries that are there already say `message`.
+    pub(crate) fn count_logged(&self, message: &str) -> usize {
+        self.log
+            .try_iter()
+            .filter(|entry| entry["fields"]["message"] == message)
+            .count()
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args(["-s", name, &self.id().to_string()])
+            .status()
+            .expect("kill is there");
+        assert!(status.success());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
