@@ -13,7 +13,7 @@ use kvstore_core::memory::MemoryStore;
 use kvstore_core::{
     Action, ChangeKind, Command, Commit, Condition, DeadLetter, DeadRequest, Error, Expiry, Found,
     JobId, JobQueue, JobState, Key, NewJob, Operation, Outcome, Position, QueueId, Result, Store,
-    StoreExt, Timestamp, Value, WatchFrom, WorkerId, Write,
+    StoreExt, Timestamp, Value, Verdict, WatchFrom, WorkerId, Write,
 };
 use kvstore_worker::{Options, run};
 use tokio::sync::oneshot;
@@ -228,6 +228,52 @@ async fn job_that_is_refused_again_and_again_is_a_dead_letter_after_its_attempts
         assert!(dead.reason.contains(reason), "{}", dead.reason);
         assert_eq!(store.history(&innocent), [1], "{fault:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn partition_waits_while_there_is_no_room_for_a_dead_letter() {
+    let (poison, next) = (key("poison"), key("next"));
+    let full = Arc::new(AtomicBool::new(true));
+    let store = FaultyStore::new({
+        let (poison, full) = (poison.clone(), Arc::clone(&full));
+        move |commit| {
+            let buries = |commit: &Commit| {
+                let outcomes = commit.advance.iter().flat_map(|advance| &advance.outcomes);
+                outcomes
+                    .into_iter()
+                    .any(|(_, verdict)| matches!(verdict, Verdict::Dead(_)))
+            };
+            if writes_key(commit, &poison) {
+                return Some(Fault::Before(|| Error::Invalid {
+                    subject: "value",
+                    reason: "the store does not want it".to_owned(),
+                }));
+            }
+            (buries(commit) && full.load(SeqCst)).then_some(Fault::Before(|| Error::Full {
+                what: "the dead letters",
+                limit: 1,
+            }))
+        }
+    });
+    let queue = single();
+    let id = enqueue(&*queue, set(&poison, 1)).await;
+    let waiting = enqueue(&*queue, set(&next, 1)).await;
+    let worker = Running::start(&store, &queue, Options::default());
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(state(&*store, &waiting).await, JobState::Queued);
+    // A worker that takes over in this state does not make it worse.
+    worker.stop().await.unwrap();
+    let worker = Running::start(&store, &queue, Options::default());
+    sleep(Duration::from_secs(60)).await;
+    full.store(false, SeqCst);
+    drained(&*queue).await;
+    worker.stop().await.unwrap();
+
+    assert_eq!(store.history(&next), [1]);
+    let letters = dead_letters(&*store).await;
+    assert_eq!(letters.len(), 1);
+    // Once in a batch and once alone by the first worker, once by the second; waiting to be buried is no attempt.
+    assert_eq!((letters[0].id, letters[0].dead.attempts), (id, 3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -141,3 +141,103 @@ impl fmt::Debug for Shared {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::process::Program;
+
+    const PROGRAM: Program = Program {
+        name: "test",
+        version: "1",
+        about: "Tests",
+        settings: &[],
+    };
+
+    fn read(variables: &[(&str, &str)]) -> (Option<Shared>, Vec<String>) {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let mut settings = Settings::find(&PROGRAM, SETTINGS, ["test".into()], variables).unwrap();
+        let shared = Shared::read(&mut settings);
+        (shared, settings.problems().to_vec())
+    }
+
+    #[test]
+    fn defaults_run() {
+        let (shared, problems) = read(&[]);
+        let shared = shared.unwrap();
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(
+            (shared.store.as_str(), shared.queue),
+            ("file:database", None)
+        );
+        assert_eq!(
+            (shared.log.as_str(), shared.log_format),
+            ("info", LogFormat::Text)
+        );
+        assert_eq!(shared.admin_listen, None);
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_noticed() {
+        let (shared, problems) = read(&[
+            ("KVSTORE_STORE", "redis://user:hunter2@host"),
+            ("KVSTORE_QUEUE", "file:x"),
+            ("KVSTORE_LOG", "inof"),
+            ("KVSTORE_LOG_FORMAT", "xml"),
+            ("KVSTORE_ADMIN_LISTEN", "9000"),
+        ]);
+        assert!(shared.is_none());
+        let flags: Vec<_> = problems
+            .iter()
+            .map(|line| line.split_once(' ').unwrap().0)
+            .collect();
+        assert_eq!(
+            flags,
+            ["--store", "--log", "--log-format", "--admin-listen"]
+        );
+        assert!(!problems.concat().contains("hunter2"), "{problems:?}");
+    }
+
+    #[test]
+    fn queue_has_to_go_with_the_store() {
+        assert!(read(&[("KVSTORE_QUEUE", "file:database")]).0.is_some());
+        let (_, problems) = read(&[("KVSTORE_QUEUE", "memory:")]);
+        assert!(
+            problems[0].starts_with("--queue (KVSTORE_QUEUE) is"),
+            "{problems:?}"
+        );
+        assert_eq!(problems.len(), 1);
+    }
+
+    #[test]
+    fn log_filter_takes_levels_and_modules_but_no_misspelt_level() {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "info,kvstore_worker=debug",
+            "warn,hyper=off",
+            "[{job}]=trace",
+        ] {
+            assert!(log_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["inof", "kvstore_worker=loud", "info;debug"] {
+            assert!(log_filter(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn debug_hides_secrets() {
+        let (shared, _) = read(&[]);
+        let shared = Shared {
+            store: "redis://user:hunter2@host".to_owned(),
+            queue: Some("redis://host?password=hunter2".to_owned()),
+            ..shared.unwrap()
+        };
+        assert!(!format!("{shared:?}").contains("hunter2"));
+    }
+}

@@ -1,6 +1,9 @@
 //! What the tests share: a store that fails on demand and remembers what it really did, and a clock that follows paused time.
 
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,6 +52,8 @@ type Judge = Box<dyn Fn(&Commit) -> Option<Fault> + Send + Sync>;
 /// A memory store whose commits fail as the test says.
 pub(crate) struct FaultyStore {
     pub(crate) inner: MemoryStore,
+    /// Whether a ping is never answered.
+    pub(crate) ping_hangs: AtomicBool,
     judge: Judge,
     applied: Mutex<Vec<(Version, Key, Value)>>,
 }
@@ -66,6 +71,7 @@ impl FaultyStore {
     ) -> Arc<Self> {
         Arc::new(Self {
             inner,
+            ping_hangs: AtomicBool::new(false),
             judge: Box::new(judge),
             applied: Mutex::default(),
         })
@@ -164,6 +170,9 @@ impl Store for FaultyStore {
         self.inner.watch(from).await
     }
     async fn ping(&self) -> Result<()> {
+        if self.ping_hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.inner.ping().await
     }
     async fn close(&self) -> Result<()> {
@@ -212,9 +221,13 @@ pub(crate) async fn enqueue(queue: &dyn JobQueue, job: NewJob) -> JobId {
     accepted.unwrap().id
 }
 
-/// Waits until everything accepted is applied and the queue knows it.
+/// Waits until everything accepted is applied and the queue knows it. For tests with paused time, so the limit is far off.
 pub(crate) async fn drained(queue: &dyn JobQueue) {
-    while queue.depth().await.unwrap().jobs > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let is_empty = async {
+        while queue.depth().await.unwrap().jobs > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(600), is_empty).await;
+    waited.expect("what waits is applied some time");
 }

@@ -1,0 +1,156 @@
+//! Does a process of this workspace end as it should: by one signal, by two, and when it fails?
+//!
+//! Signals and exit codes belong to a whole process, so this has a `main` of its own: it starts itself again as the program under test.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use kvstore_core::Error;
+use kvstore_core::process::{self, Failure, Program, Settings, Shared, Shutdown};
+
+/// Set in the program under test: what it should do.
+const ROLE: &str = "PROCESS_TEST_ROLE";
+
+const PROGRAM: Program = Program {
+    name: "under-test",
+    version: "0",
+    about: "Ends in different ways",
+    settings: &[],
+};
+
+fn main() -> ExitCode {
+    if let Some(role) = std::env::var_os(ROLE) {
+        return process::main(&PROGRAM, read, |_, _, shutdown| {
+            act(role.into_string().unwrap(), shutdown)
+        });
+    }
+    // A harness's filter and flags are of no use to a list this short.
+    for (name, test) in [
+        ("one_signal_is_a_request", one_signal_is_a_request as fn()),
+        ("two_signals_end_at_once", two_signals_end_at_once),
+        ("failure_is_one_line", failure_is_one_line),
+        ("log_is_json_when_asked", log_is_json_when_asked),
+    ] {
+        test();
+        println!("test {name} ... ok");
+    }
+    ExitCode::SUCCESS
+}
+
+fn read(_: &mut Settings, _: Option<&Shared>) -> Option<()> {
+    Some(())
+}
+
+async fn act(role: String, shutdown: Shutdown) -> Result<(), Failure> {
+    println!("ready");
+    match role.as_str() {
+        "obeys" => shutdown.requested().await,
+        "hangs" => {
+            shutdown.requested().await;
+            println!("asked");
+            std::future::pending().await
+        }
+        _ => {
+            return Err(Error::Unavailable {
+                what: "the folder".to_owned(),
+                source: Some("line one\nline two".into()),
+            }
+            .into());
+        }
+    }
+    Ok(())
+}
+
+struct UnderTest {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl UnderTest {
+    fn start(role: &str, args: &[&str]) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(args)
+            .env(ROLE, role)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut started = Self { child, output };
+        started.wait_for("ready");
+        started
+    }
+
+    fn wait_for(&mut self, word: &str) {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        assert_eq!(line.trim_end(), word);
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([format!("-{name}"), self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Its exit code and what it said on standard error. It has ten seconds to end.
+    fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if Instant::now() > deadline => {
+                    self.child.kill().unwrap();
+                    panic!("it does not end");
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let mut said = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        (status.code(), said)
+    }
+}
+
+fn one_signal_is_a_request() {
+    for signal in ["TERM", "INT"] {
+        let process = UnderTest::start("obeys", &[]);
+        process.signal(signal);
+        let (code, said) = process.end();
+        assert_eq!(code, Some(0), "{signal}: {said}");
+        assert!(said.contains("shutting down"), "{said}");
+    }
+}
+
+fn two_signals_end_at_once() {
+    for (signal, expected) in [("TERM", 143), ("INT", 130)] {
+        let mut process = UnderTest::start("hangs", &[]);
+        process.signal("TERM");
+        process.wait_for("asked");
+        process.signal(signal);
+        let (code, said) = process.end();
+        assert_eq!(code, Some(expected), "{signal}: {said}");
+    }
+}
+
+fn failure_is_one_line() {
+    let (code, said) = UnderTest::start("fails", &["--log", "off"]).end();
+    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(
+        said,
+        "error: the folder is unavailable: line one line two\n"
+    );
+}
+
+fn log_is_json_when_asked() {
+    let process = UnderTest::start("obeys", &["--log-format", "json"]);
+    process.signal("TERM");
+    let (_, said) = process.end();
+    let line: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(line["level"], "INFO");
+    assert_eq!(line["fields"]["signal"], 15);
+}

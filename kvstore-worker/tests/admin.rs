@@ -1,0 +1,137 @@
+//! Do the probes say what a supervisor has to know, and can no client tie them up?
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt;
+use hyper::Method;
+use kvstore_core::limits::CLAIM_PERIOD;
+use kvstore_core::{JobQueue, Store};
+use kvstore_worker::admin::{Health, serve};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use support::{FaultyStore, queue};
+
+struct Process {
+    store: Arc<FaultyStore>,
+    queue: Arc<kvstore_core::memory::MemoryQueue>,
+    health: Health,
+}
+
+fn process() -> Process {
+    let store = FaultyStore::new(|_| None);
+    let queue = queue(1, CLAIM_PERIOD);
+    let health = Health::new(store.clone(), queue.clone());
+    Process {
+        store,
+        queue,
+        health,
+    }
+}
+
+async fn ask(health: &Health, path: &str) -> (u16, String) {
+    let response = health.respond(&Method::GET, path).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body: String = String::from_utf8(body.to_vec()).unwrap();
+    (status, body.trim_end().to_owned())
+}
+
+fn said(status: u16, word: &str) -> (u16, String) {
+    (status, format!("{{\"status\":\"{word}\"}}"))
+}
+
+#[tokio::test]
+async fn ready_while_store_and_queue_answer_and_nobody_asked_for_the_end() {
+    let Process { health, .. } = process();
+    assert_eq!(ask(&health, "/readyz").await, said(200, "ready"));
+    health.clone().drain();
+    assert_eq!(ask(&health, "/readyz").await, said(503, "draining"));
+    assert_eq!(ask(&health, "/livez").await, said(200, "alive"));
+}
+
+#[tokio::test]
+async fn not_ready_but_alive_when_store_or_queue_is_down() {
+    let Process { store, health, .. } = process();
+    store.close().await.unwrap();
+    assert_eq!(ask(&health, "/readyz").await, said(503, "unavailable"));
+    assert_eq!(ask(&health, "/livez").await, said(200, "alive"));
+    let Process { queue, health, .. } = process();
+    queue.close().await.unwrap();
+    assert_eq!(ask(&health, "/readyz").await, said(503, "unavailable"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_that_does_not_answer_counts_as_down() {
+    let Process { store, health, .. } = process();
+    store.ping_hangs.store(true, SeqCst);
+    let answer = timeout(Duration::from_secs(1), ask(&health, "/readyz")).await;
+    assert_eq!(answer, Ok(said(503, "unavailable")));
+}
+
+#[tokio::test]
+async fn other_paths_are_not_its_business_and_other_methods_not_allowed() {
+    let Process { health, .. } = process();
+    assert!(health.respond(&Method::GET, "/").await.is_none());
+    assert!(health.respond(&Method::GET, "/readyz/").await.is_none());
+    let head = health.respond(&Method::HEAD, "/livez").await.unwrap();
+    assert_eq!(head.status(), 200);
+    let post = health.respond(&Method::POST, "/livez").await.unwrap();
+    assert_eq!(post.status(), 405);
+    assert_eq!(post.headers()["allow"], "GET, HEAD");
+}
+
+async fn listen() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(listener, process().health));
+    address
+}
+
+/// Sends `request` and reads to the end of the connection.
+async fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn listener_answers_what_health_says_and_404_for_the_rest() {
+    let address = listen().await;
+    let close = "HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = exchange(address, &format!("GET /readyz?x=1 {close}")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("{\"status\":\"ready\"}\n"), "{answer}");
+    let answer = exchange(address, &format!("HEAD /livez {close}")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    let answer = exchange(address, &format!("GET / {close}")).await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_are_cut_off_and_make_room() {
+    let address = listen().await;
+    let start = Instant::now();
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    // All places are taken, so a probe waits for one, for as long as a silent client may stay and no longer.
+    let probe = "GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    silent.truncate(20);
+    let answer = timeout(Duration::from_secs(20), exchange(address, probe)).await;
+    assert!(answer.unwrap().contains("alive"));
+    assert!(
+        start.elapsed() > Duration::from_secs(4),
+        "more than the places there are were open at once"
+    );
+}
