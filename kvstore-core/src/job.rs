@@ -380,7 +380,7 @@ impl Summary {
 }
 
 /// A job that was given up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dead {
     /// Why, for an operator.
     pub reason: String,

@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
 
 mod clock;
+mod codec;
 mod command;
 mod commit;
 mod config;
@@ -11,6 +12,7 @@ mod entry;
 mod error;
 mod job;
 mod json;
+pub mod json_file;
 mod key;
 pub mod limits;
 mod log;

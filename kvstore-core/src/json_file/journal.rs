@@ -1,0 +1,347 @@
+//! An append-only file of chained lines: how it is written, and how it is read back after whatever happened.
+//!
+//! The first line is a header; it states where the journal before it ends. After each sync a *mark* line `{"durable":N,…}` says that the first N
+//! bytes are on the disk; the mark itself goes out with the next sync. So when a line is damaged, a mark beyond it tells that it had been durable, and the damage is
+//! corruption; no mark beyond it, and it is the torn tail of a write that was cut off. Ahead of its end the file is filled with newlines, so that a sync moves no
+//! file size; JSON Lines readers skip blank lines.
+//!
+//! What the lines mean is not known here: see `record.rs` and `queue.rs`.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::{Disk, DiskFile, is_full};
+use super::line::{self, Chain};
+
+/// The file is filled ahead in pieces of this size. One larger write would make each later sync dearer.
+const FILL_BYTES: u64 = 256 << 10;
+
+/// The version of all formats here.
+pub(super) const FORMAT: u32 = 1;
+
+/// Where a journal ends, or ended when it was last synced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct End {
+    pub(super) length: u64,
+    /// The CRC of the line that ends there.
+    pub(super) crc: Chain,
+}
+
+/// A journal that is being written.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: Box<dyn DiskFile>,
+    /// Where the next line goes.
+    end: End,
+    /// What is known to be on the disk.
+    durable: End,
+    /// The file has newlines up to here.
+    filled: u64,
+}
+
+/// Why an append did not succeed.
+#[derive(Debug)]
+pub(super) enum AppendError {
+    /// There was no room. The file has been cut back and synced: nothing happened.
+    Full(io::Error),
+    /// It may be on the disk or not, and nothing more can be written.
+    Broken(io::Error),
+}
+
+impl Journal {
+    /// Starts a new file with `lines`, the first of which is its header, synced with its name before anything is added.
+    pub(super) fn create(disk: &dyn Disk, name: &str, lines: &[Vec<u8>]) -> io::Result<Self> {
+        let mut file = disk.create(name)?;
+        let mut text = Vec::new();
+        let mut chain = 0;
+        for body in lines {
+            push_line(&mut text, body, &mut chain);
+        }
+        file.write_at(0, &text)?;
+        file.sync()?;
+        disk.sync_folder()?;
+        let end = End { length: text.len() as u64, crc: chain };
+        Ok(Self { file, end, durable: end, filled: end.length })
+    }
+
+    /// What is known to be on the disk.
+    pub(super) fn durable(&self) -> End {
+        self.durable
+    }
+
+    /// The bytes written so far.
+    pub(super) fn len(&self) -> u64 {
+        self.end.length
+    }
+
+    /// Appends `lines` (each an object without its closing brace) and makes them durable, with one write and one sync for all.
+    pub(super) fn append(&mut self, lines: &[Vec<u8>]) -> Result<(), AppendError> {
+        self.write(lines)?;
+        self.file.sync().map_err(AppendError::Broken)?;
+        self.durable = self.end;
+        // Not synced itself. If it is lost, a torn tail can't be told from damage there, and recovery says so.
+        let End { length, crc } = self.durable;
+        self.write(&[format!("{MARK}{{\"length\":{length},\"crc\":{crc}}}").into_bytes()])
+    }
+
+    /// Appends `lines` for the next sync to make durable. They survive the end of the process at once.
+    pub(super) fn write(&mut self, lines: &[Vec<u8>]) -> Result<(), AppendError> {
+        let mut text = Vec::with_capacity(lines.iter().map(|line| line.len() + 32).sum());
+        let mut chain = self.end.crc;
+        for body in lines {
+            push_line(&mut text, body, &mut chain);
+        }
+        let length = self.end.length + text.len() as u64;
+        self.fill(length);
+        match self.file.write_at(self.end.length, &text) {
+            Ok(()) => {
+                self.end = End { length, crc: chain };
+                self.filled = self.filled.max(length);
+                Ok(())
+            }
+            Err(error) if is_full(&error) => self.cut_back(error),
+            Err(error) => Err(AppendError::Broken(error)),
+        }
+    }
+
+    /// Fills ahead if `length` bytes would pass what is filled. A disk without room for that may still have room for the lines.
+    fn fill(&mut self, length: u64) {
+        if length <= self.filled {
+            return;
+        }
+        let fill_end = length.next_multiple_of(FILL_BYTES).max(length + FILL_BYTES / 2);
+        let start = length.max(self.filled);
+        let newlines = vec![b'\n'; usize::try_from(fill_end - start).unwrap_or(0)];
+        if self.file.write_at(start, &newlines).is_ok() {
+            self.filled = fill_end;
+        }
+    }
+
+    fn cut_back(&mut self, full: io::Error) -> Result<(), AppendError> {
+        self.file.set_len(self.end.length).map_err(AppendError::Broken)?;
+        self.filled = self.end.length;
+        self.file.sync().map_err(AppendError::Broken)?;
+        Err(AppendError::Full(full))
+    }
+
+    /// Cuts off what was filled ahead, for a file that is complete.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.file.set_len(self.end.length)?;
+        self.file.sync()
+    }
+}
+
+fn push_line(text: &mut Vec<u8>, body: &[u8], chain: &mut Chain) {
+    let start = text.len();
+    text.extend_from_slice(body);
+    line::seal(text, start, chain);
+}
+
+/// How a mark line begins.
+const MARK: &str = "{\"durable\":";
+
+/// A mark line. It names the CRC that its own starts from, so that it can be checked where the lines before it are damaged.
+#[derive(Deserialize)]
+struct Mark {
+    durable: End,
+}
+
+impl Mark {
+    fn parse(line: &[u8]) -> Option<End> {
+        let mark: Self = serde_json::from_slice(line).ok()?;
+        line::check(line, mark.durable.crc).map(|_| mark.durable)
+    }
+}
+
+/// A line as it was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadLine<'a> {
+    /// From 1.
+    pub(super) number: u64,
+    /// The whole object.
+    pub(super) text: &'a [u8],
+    /// Where it starts.
+    pub(super) offset: u64,
+}
+
+/// What a file holds, as far as it can be read.
+#[derive(Debug)]
+pub(super) struct Contents<'a> {
+    /// The lines, header first, marks left out.
+    pub(super) lines: Vec<ReadLine<'a>>,
+    /// What the last mark says is on the disk; the header if there is none.
+    pub(super) durable: End,
+    /// What is wrong with the rest.
+    pub(super) damage: Option<Damage<'a>>,
+}
+
+/// Bytes that are not what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Damage<'a> {
+    /// The line, from 1.
+    pub(super) line: u64,
+    /// Whether they are known to have been on the disk: this is corruption. If not, it is the torn tail of a write.
+    pub(super) was_durable: bool,
+    /// Whether whole lines stand behind it: they may have been acknowledged.
+    pub(super) has_whole_lines: bool,
+    /// Everything from the damage on, fill left out.
+    pub(super) tail: &'a [u8],
+}
+
+/// Reads a whole file. Where the file after it states `end`, only what is before that counts, and all of it was durable.
+pub(super) fn read(text: &[u8], end: Option<End>) -> Contents<'_> {
+    let bounded = end.map_or(text, |end| &text[..text.len().min(usize::try_from(end.length).unwrap_or(usize::MAX))]);
+    let mut contents = Contents { lines: Vec::new(), durable: End::default(), damage: None };
+    let mut chain = 0;
+    let mut at = 0;
+    let mut number = 1;
+    while let Some(line) = next_line(bounded, at) {
+        let Some(after) = line::check(line, chain) else { break };
+        if line.starts_with(MARK.as_bytes()) {
+            contents.durable = End { length: at as u64, crc: chain };
+        } else {
+            contents.lines.push(ReadLine { number, text: line, offset: at as u64 });
+        }
+        chain = after;
+        at += line.len() + 1;
+        number += 1;
+        if number == 2 {
+            contents.durable = End { length: at as u64, crc: chain };
+        }
+    }
+    let rest = &bounded[at.min(bounded.len())..];
+    if let Some(end) = end {
+        contents.durable = end;
+        if (End { length: at as u64, crc: chain }) != end {
+            contents.damage = Some(Damage { line: number, was_durable: true, has_whole_lines: true, tail: rest });
+        }
+    } else if let Some(last) = rest.iter().rposition(|&byte| byte != b'\n') {
+        contents.damage = Some(examine(&rest[..=last], at as u64, number));
+    }
+    contents
+}
+
+/// The line that starts at `at`, without its newline; `None` if it is blank, or not whole.
+fn next_line(text: &[u8], at: usize) -> Option<&[u8]> {
+    let rest = text.get(at..)?;
+    let length = rest.iter().position(|&byte| byte == b'\n')?;
+    (length > 0).then(|| &rest[..length])
+}
+
+/// Looks at what stands behind damage. A line there is checked against the CRC that the one before it claims; a mark by itself,
+/// and wherever it starts, since the newline before it may be what is damaged.
+fn examine(tail: &[u8], offset: u64, line: u64) -> Damage<'_> {
+    let mut damage = Damage { line, was_durable: false, has_whole_lines: false, tail };
+    let mut before = None;
+    for text in tail.split(|&byte| byte == b'\n') {
+        let mark_start = text.windows(MARK.len()).rposition(|window| window == MARK.as_bytes());
+        if let Some(durable) = mark_start.and_then(|start| Mark::parse(&text[start..])) {
+            damage.was_durable |= durable.length > offset;
+        } else if before.is_some_and(|chain| line::check(text, chain).is_some()) {
+            damage.has_whole_lines = true;
+        }
+        before = line::claimed(text);
+    }
+    damage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulated::SimulatedDisk;
+    use super::*;
+
+    fn body(number: u32) -> Vec<u8> {
+        format!("{{\"n\":{number}").into_bytes()
+    }
+
+    /// A file with a header, three synced groups of two lines, and two lines that were not synced.
+    fn written() -> Vec<u8> {
+        let disk = SimulatedDisk::new();
+        let mut journal = Journal::create(&disk, "j", &[body(0)]).unwrap();
+        for group in 0..3 {
+            journal.append(&[body(group * 2 + 1), body(group * 2 + 2)]).unwrap();
+        }
+        journal.write(&[body(7), body(8)]).unwrap();
+        disk.read("j").unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_whole_file_is_read_whole() {
+        let text = written();
+        let contents = read(&text, None);
+        assert_eq!(contents.damage, None);
+        assert_eq!(contents.lines.len(), 9);
+        let unsure: Vec<_> = contents.lines.iter().filter(|line| line.offset >= contents.durable.length).collect();
+        assert_eq!(unsure.len(), 2);
+        // As the next file would state it.
+        let bounded = read(&text, Some(contents.durable));
+        assert_eq!((bounded.lines.len(), bounded.damage), (7, None));
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_a_prefix_with_a_torn_tail() {
+        let text = written();
+        let used = text.iter().rposition(|&byte| byte != b'\n').unwrap() + 2;
+        let whole = read(&text, None).lines.len();
+        for length in 0..used {
+            let contents = read(&text[..length], None);
+            assert!(contents.lines.len() <= whole);
+            if let Some(damage) = contents.damage {
+                assert!(!damage.was_durable, "cut at {length}");
+                assert!(!damage.has_whole_lines, "cut at {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found_and_told_from_a_torn_tail() {
+        let text = written();
+        let used = text.iter().rposition(|&byte| byte != b'\n').unwrap() + 1;
+        let durable = read(&text, None).durable;
+        for bit in 0..used * 8 {
+            let mut flipped = text.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let contents = read(&flipped, None);
+            let damage = contents.damage.unwrap_or_else(|| panic!("bit {bit} was not found"));
+            // The last mark is written after what it covers and is the only witness for it.
+            if bit / 8 < durable.length as usize {
+                assert!(damage.was_durable, "bit {bit}: {damage:?}");
+            }
+            let bounded = read(&flipped, Some(durable));
+            assert_eq!(bounded.damage.is_some(), bit / 8 < durable.length as usize, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn lost_repeated_and_swapped_lines_are_found() {
+        let text = written();
+        let lines: Vec<&[u8]> = text.split_inclusive(|&byte| byte == b'\n').take_while(|line| line.len() > 1).collect();
+        for index in 0..lines.len() - 1 {
+            let mut lost = lines.clone();
+            lost.remove(index);
+            assert!(read(&lost.concat(), None).damage.is_some(), "lost {index}");
+            let mut repeated = lines.clone();
+            repeated.insert(index, lines[index]);
+            assert!(read(&repeated.concat(), None).damage.is_some(), "repeated {index}");
+            let mut swapped = lines.clone();
+            swapped.swap(index, index + 1);
+            assert!(read(&swapped.concat(), None).damage.is_some(), "swapped {index}");
+        }
+    }
+
+    #[test]
+    fn a_hole_is_damage() {
+        let mut text = written();
+        let durable = read(&text, None).durable.length as usize;
+        for byte in &mut text[20..60] {
+            *byte = b'\n';
+        }
+        assert!(read(&text, None).damage.unwrap().was_durable);
+        let mut text = written();
+        for byte in &mut text[durable + 40..durable + 60] {
+            *byte = 0;
+        }
+        assert!(!read(&text, None).damage.unwrap().was_durable);
+    }
+}
