@@ -18,7 +18,8 @@ use crate::value::Value;
 /// With `serde_json` only: other formats have no raw text.
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw: &RawValue = serde_json::from_slice(self.as_bytes()).map_err(serde::ser::Error::custom)?;
+        let raw: &RawValue =
+            serde_json::from_slice(self.as_bytes()).map_err(serde::ser::Error::custom)?;
         raw.serialize(serializer)
     }
 }
@@ -37,7 +38,11 @@ struct OperationText {
     set: Option<Key>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delete: Option<Key>,
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
     value: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<String>,
@@ -52,7 +57,13 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 
 impl From<&Operation> for OperationText {
     fn from(operation: &Operation) -> Self {
-        let mut text = Self { set: None, delete: None, value: None, ttl_ms: None, condition: None };
+        let mut text = Self {
+            set: None,
+            delete: None,
+            value: None,
+            ttl_ms: None,
+            condition: None,
+        };
         text.condition = match operation.condition {
             Condition::Any => None,
             Condition::Absent => Some("absent".to_owned()),
@@ -83,20 +94,30 @@ impl TryFrom<OperationText> for Operation {
             None => Condition::Any,
             Some("absent") => Condition::Absent,
             Some("present") => Condition::Present,
-            Some(version) => Condition::Version(Version(version.parse().map_err(|_| "an unknown condition")?)),
+            Some(version) => Condition::Version(Version(
+                version.parse().map_err(|_| "an unknown condition")?,
+            )),
         };
         match (text.set, text.value, text.delete) {
             (Some(key), Some(value), None) => {
                 let expiry = match text.ttl_ms.as_deref() {
                     None => Expiry::Never,
                     Some("keep") => Expiry::Keep,
-                    Some(span) => {
-                        Expiry::After(Duration::from_millis(span.parse().map_err(|_| "an unknown time to live")?))
-                    }
+                    Some(span) => Expiry::After(Duration::from_millis(
+                        span.parse().map_err(|_| "an unknown time to live")?,
+                    )),
                 };
-                Ok(Self { key, condition, action: Action::Set { value, expiry } })
+                Ok(Self {
+                    key,
+                    condition,
+                    action: Action::Set { value, expiry },
+                })
             }
-            (None, None, Some(key)) => Ok(Self { key, condition, action: Action::Delete }),
+            (None, None, Some(key)) => Ok(Self {
+                key,
+                condition,
+                action: Action::Delete,
+            }),
             _ => Err("neither a set nor a delete"),
         }
     }
@@ -110,7 +131,9 @@ impl Serialize for Operation {
 
 impl<'de> Deserialize<'de> for Operation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        OperationText::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
+        OperationText::deserialize(deserializer)?
+            .try_into()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -139,7 +162,9 @@ impl<'de> Deserialize<'de> for Command {
         let text: Text = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
         match text.batch {
             Some(operations) => Ok(Self::Batch(operations)),
-            None => serde_json::from_str(raw.get()).map(Self::One).map_err(D::Error::custom),
+            None => serde_json::from_str(raw.get())
+                .map(Self::One)
+                .map_err(D::Error::custom),
         }
     }
 }
@@ -151,7 +176,11 @@ enum OutcomeText {
     #[serde(rename = "passed")]
     Passed,
     #[serde(rename = "failed")]
-    Failed { job: Summary, operation: usize, current: Option<Version> },
+    Failed {
+        job: Summary,
+        operation: usize,
+        current: Option<Version>,
+    },
     #[serde(rename = "dead")]
     Dead(Dead),
 }
@@ -159,9 +188,20 @@ enum OutcomeText {
 impl Serialize for Outcome {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let text = match self.clone() {
-            Self::Succeeded(Some(Succeeded { summary: job, writes })) => OutcomeText::Succeeded { job, writes },
+            Self::Succeeded(Some(Succeeded {
+                summary: job,
+                writes,
+            })) => OutcomeText::Succeeded { job, writes },
             Self::Succeeded(None) => OutcomeText::Passed,
-            Self::Failed(Failed { summary: job, operation, current }) => OutcomeText::Failed { job, operation, current },
+            Self::Failed(Failed {
+                summary: job,
+                operation,
+                current,
+            }) => OutcomeText::Failed {
+                job,
+                operation,
+                current,
+            },
             Self::Dead(dead) => OutcomeText::Dead(dead),
         };
         text.serialize(serializer)
@@ -171,11 +211,20 @@ impl Serialize for Outcome {
 impl<'de> Deserialize<'de> for Outcome {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(match OutcomeText::deserialize(deserializer)? {
-            OutcomeText::Succeeded { job: summary, writes } => Self::Succeeded(Some(Succeeded { summary, writes })),
+            OutcomeText::Succeeded {
+                job: summary,
+                writes,
+            } => Self::Succeeded(Some(Succeeded { summary, writes })),
             OutcomeText::Passed => Self::Succeeded(None),
-            OutcomeText::Failed { job: summary, operation, current } => {
-                Self::Failed(Failed { summary, operation, current })
-            }
+            OutcomeText::Failed {
+                job: summary,
+                operation,
+                current,
+            } => Self::Failed(Failed {
+                summary,
+                operation,
+                current,
+            }),
             OutcomeText::Dead(dead) => Self::Dead(dead),
         })
     }
@@ -194,36 +243,77 @@ mod tests {
         let set = |value: &'static str, expiry| Operation {
             key: key("k\"é"),
             condition: Condition::Version(Version(7)),
-            action: Action::Set { value: Value::parse(value).unwrap(), expiry },
+            action: Action::Set {
+                value: Value::parse(value).unwrap(),
+                expiry,
+            },
         };
         for command in [
             Command::One(set("null", Expiry::Never)),
             Command::One(set(r#"{"a":1.0,"a":1e400,"batch":[]}"#, Expiry::Keep)),
-            Command::One(Operation { condition: Condition::Absent, ..Operation::delete(key("a")) }),
+            Command::One(Operation {
+                condition: Condition::Absent,
+                ..Operation::delete(key("a"))
+            }),
             Command::Batch(vec![
-                set(r#""\u0000é\u00e9""#, Expiry::After(Duration::from_millis(1500))),
-                Operation { condition: Condition::Present, ..Operation::delete(key("b")) },
+                set(
+                    r#""\u0000é\u00e9""#,
+                    Expiry::After(Duration::from_millis(1500)),
+                ),
+                Operation {
+                    condition: Condition::Present,
+                    ..Operation::delete(key("b"))
+                },
             ]),
         ] {
             let text = serde_json::to_string(&command).unwrap();
-            assert_eq!(serde_json::from_str::<Command>(&text).unwrap(), command, "{text}");
-            let dead = Outcome::Dead(Dead { reason: "no".into(), attempts: 3, command });
+            assert_eq!(
+                serde_json::from_str::<Command>(&text).unwrap(),
+                command,
+                "{text}"
+            );
+            let dead = Outcome::Dead(Dead {
+                reason: "no".into(),
+                attempts: 3,
+                command,
+            });
             let text = serde_json::to_string(&dead).unwrap();
-            assert_eq!(serde_json::from_str::<Outcome>(&text).unwrap(), dead, "{text}");
+            assert_eq!(
+                serde_json::from_str::<Outcome>(&text).unwrap(),
+                dead,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn outcomes_come_back_as_they_were() {
-        let summary = Summary { name: "set".into(), key: key("a") };
-        let writes = vec![Applied { version: Version(4), existed: true }];
+        let summary = Summary {
+            name: "set".into(),
+            key: key("a"),
+        };
+        let writes = vec![Applied {
+            version: Version(4),
+            existed: true,
+        }];
         for outcome in [
             Outcome::Succeeded(None),
-            Outcome::Succeeded(Some(Succeeded { summary: summary.clone(), writes })),
-            Outcome::Failed(Failed { summary, operation: 2, current: None }),
+            Outcome::Succeeded(Some(Succeeded {
+                summary: summary.clone(),
+                writes,
+            })),
+            Outcome::Failed(Failed {
+                summary,
+                operation: 2,
+                current: None,
+            }),
         ] {
             let text = serde_json::to_string(&outcome).unwrap();
-            assert_eq!(serde_json::from_str::<Outcome>(&text).unwrap(), outcome, "{text}");
+            assert_eq!(
+                serde_json::from_str::<Outcome>(&text).unwrap(),
+                outcome,
+                "{text}"
+            );
         }
     }
 }

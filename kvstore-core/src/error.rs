@@ -143,9 +143,9 @@ pub enum Error {
     },
 
     /// The backend can't be reached or is closing. Nothing has happened; try again later.
-    #[error("{what} is unavailable")]
+    #[error("{what}")]
     Unavailable {
-        /// Which backend.
+        /// What can't be reached, or what could not be done.
         what: String,
         /// Why.
         source: Option<Source>,

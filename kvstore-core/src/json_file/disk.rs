@@ -50,7 +50,10 @@ pub(super) trait DiskFile: fmt::Debug + Send {
 
 /// Whether an error says that there is no room, which can pass, rather than that the disk is broken.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    )
 }
 
 /// A real folder.
@@ -61,7 +64,9 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self {
+            path: path.to_owned(),
+        }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -75,7 +80,8 @@ impl Disk for Folder {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        let names = std::fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        let names =
+            std::fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
         names.filter_map(Result::transpose).collect()
     }
 
@@ -83,14 +89,21 @@ impl Disk for Folder {
         // A FIFO or a device would block or never end.
         match std::fs::metadata(self.at(name)) {
             Ok(metadata) if metadata.is_file() => std::fs::read(self.at(name)).map(Some),
-            Ok(_) => Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file")),
+            Ok(_) => Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                "not a regular file",
+            )),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(self.at(name))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.at(name))?;
         Ok(Box::new(RealFile(file)))
     }
 

@@ -8,6 +8,7 @@
 //! What the lines mean is not known here: see `record.rs` and `queue.rs`.
 
 use std::io;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,9 @@ const FILL_BYTES: u64 = 256 << 10;
 
 /// The version of all formats here.
 pub(super) const FORMAT: u32 = 1;
+
+/// What stands behind a file's name until it has begun.
+pub(super) const NEW: &str = ".new";
 
 /// Where a journal ends, or ended when it was last synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +42,8 @@ pub(super) struct Journal {
     durable: End,
     /// The file has newlines up to here.
     filled: u64,
+    /// A failure that came too late to be told: the next write is.
+    broken: Option<io::Error>,
 }
 
 /// Why an append did not succeed.
@@ -50,9 +56,11 @@ pub(super) enum AppendError {
 }
 
 impl Journal {
-    /// Starts a new file with `lines`, the first of which is its header, synced with its name before anything is added.
+    /// Starts a new file with `lines`, the first of which is its header. It gets its name when all of them are synced, so
+    /// a file of that name is never half begun.
     pub(super) fn create(disk: &dyn Disk, name: &str, lines: &[Vec<u8>]) -> io::Result<Self> {
-        let mut file = disk.create(name)?;
+        let begun = format!("{name}{NEW}");
+        let mut file = disk.create(&begun)?;
         let mut text = Vec::new();
         let mut chain = 0;
         for body in lines {
@@ -60,9 +68,19 @@ impl Journal {
         }
         file.write_at(0, &text)?;
         file.sync()?;
+        disk.rename(&begun, name)?;
         disk.sync_folder()?;
-        let end = End { length: text.len() as u64, crc: chain };
-        Ok(Self { file, end, durable: end, filled: end.length })
+        let end = End {
+            length: text.len() as u64,
+            crc: chain,
+        };
+        Ok(Self {
+            file,
+            end,
+            durable: end,
+            filled: end.length,
+            broken: None,
+        })
     }
 
     /// What is known to be on the disk.
@@ -82,11 +100,20 @@ impl Journal {
         self.durable = self.end;
         // Not synced itself. If it is lost, a torn tail can't be told from damage there, and recovery says so.
         let End { length, crc } = self.durable;
-        self.write(&[format!("{MARK}{{\"length\":{length},\"crc\":{crc}}}").into_bytes()])
+        let mark = format!("{MARK}{{\"length\":{length},\"crc\":{crc}}}").into_bytes();
+        match self.write(&[mark]) {
+            Err(AppendError::Broken(error)) => self.broken = Some(error),
+            // The lines are durable, with or without room for their mark.
+            Err(AppendError::Full(_)) | Ok(()) => {}
+        }
+        Ok(())
     }
 
     /// Appends `lines` for the next sync to make durable. They survive the end of the process at once.
     pub(super) fn write(&mut self, lines: &[Vec<u8>]) -> Result<(), AppendError> {
+        if let Some(error) = self.broken.take() {
+            return Err(AppendError::Broken(error));
+        }
         let mut text = Vec::with_capacity(lines.iter().map(|line| line.len() + 32).sum());
         let mut chain = self.end.crc;
         for body in lines {
@@ -110,7 +137,9 @@ impl Journal {
         if length <= self.filled {
             return;
         }
-        let fill_end = length.next_multiple_of(FILL_BYTES).max(length + FILL_BYTES / 2);
+        let fill_end = length
+            .next_multiple_of(FILL_BYTES)
+            .max(length + FILL_BYTES / 2);
         let start = length.max(self.filled);
         let newlines = vec![b'\n'; usize::try_from(fill_end - start).unwrap_or(0)];
         if self.file.write_at(start, &newlines).is_ok() {
@@ -119,7 +148,9 @@ impl Journal {
     }
 
     fn cut_back(&mut self, full: io::Error) -> Result<(), AppendError> {
-        self.file.set_len(self.end.length).map_err(AppendError::Broken)?;
+        self.file
+            .set_len(self.end.length)
+            .map_err(AppendError::Broken)?;
         self.filled = self.end.length;
         self.file.sync().map_err(AppendError::Broken)?;
         Err(AppendError::Full(full))
@@ -165,20 +196,28 @@ pub(super) struct ReadLine<'a> {
     pub(super) offset: u64,
 }
 
+impl ReadLine<'_> {
+    /// The object without its closing brace and its CRC, as [`Journal::append`] takes it.
+    pub(super) fn body(&self) -> Vec<u8> {
+        line::body(self.text).to_vec()
+    }
+}
+
 /// What a file holds, as far as it can be read.
 #[derive(Debug)]
-pub(super) struct Contents<'a> {
-    /// The lines, header first, marks left out.
-    pub(super) lines: Vec<ReadLine<'a>>,
+pub(super) struct Contents {
+    text: Vec<u8>,
+    /// Number and place of each line; marks are left out.
+    lines: Vec<(u64, Range<usize>)>,
     /// What the last mark says is on the disk; the header if there is none.
     pub(super) durable: End,
     /// What is wrong with the rest.
-    pub(super) damage: Option<Damage<'a>>,
+    pub(super) damage: Option<Damage>,
 }
 
 /// Bytes that are not what was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Damage<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Damage {
     /// The line, from 1.
     pub(super) line: u64,
     /// Whether they are known to have been on the disk: this is corruption. If not, it is the torn tail of a write.
@@ -186,40 +225,93 @@ pub(super) struct Damage<'a> {
     /// Whether whole lines stand behind it: they may have been acknowledged.
     pub(super) has_whole_lines: bool,
     /// Everything from the damage on, fill left out.
-    pub(super) tail: &'a [u8],
+    tail: Range<usize>,
+}
+
+impl Contents {
+    /// The lines, header first, marks left out.
+    pub(super) fn lines(&self) -> impl Iterator<Item = ReadLine<'_>> {
+        self.lines.iter().map(|(number, range)| ReadLine {
+            number: *number,
+            text: &self.text[range.clone()],
+            offset: range.start as u64,
+        })
+    }
+
+    /// The length of the file.
+    pub(super) fn len(&self) -> u64 {
+        self.text.len() as u64
+    }
+
+    /// The bytes from the damage on.
+    pub(super) fn tail(&self) -> &[u8] {
+        self.damage
+            .as_ref()
+            .map_or(&[], |damage| &self.text[damage.tail.clone()])
+    }
 }
 
 /// Reads a whole file. Where the file after it states `end`, only what is before that counts, and all of it was durable.
-pub(super) fn read(text: &[u8], end: Option<End>) -> Contents<'_> {
-    let bounded = end.map_or(text, |end| &text[..text.len().min(usize::try_from(end.length).unwrap_or(usize::MAX))]);
-    let mut contents = Contents { lines: Vec::new(), durable: End::default(), damage: None };
+pub(super) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
+    if let Some(end) = end {
+        text.truncate(usize::try_from(end.length).unwrap_or(usize::MAX));
+    }
+    let mut lines = Vec::new();
+    let mut durable = End::default();
     let mut chain = 0;
     let mut at = 0;
     let mut number = 1;
-    while let Some(line) = next_line(bounded, at) {
-        let Some(after) = line::check(line, chain) else { break };
+    while let Some(line) = next_line(&text, at) {
+        let Some(after) = line::check(line, chain) else {
+            break;
+        };
         if line.starts_with(MARK.as_bytes()) {
-            contents.durable = End { length: at as u64, crc: chain };
+            durable = End {
+                length: at as u64,
+                crc: chain,
+            };
         } else {
-            contents.lines.push(ReadLine { number, text: line, offset: at as u64 });
+            lines.push((number, at..at + line.len()));
         }
         chain = after;
         at += line.len() + 1;
+        if number == 1 {
+            durable = End {
+                length: at as u64,
+                crc: chain,
+            };
+        }
         number += 1;
-        if number == 2 {
-            contents.durable = End { length: at as u64, crc: chain };
-        }
     }
-    let rest = &bounded[at.min(bounded.len())..];
-    if let Some(end) = end {
-        contents.durable = end;
-        if (End { length: at as u64, crc: chain }) != end {
-            contents.damage = Some(Damage { line: number, was_durable: true, has_whole_lines: true, tail: rest });
+    let used = text
+        .iter()
+        .rposition(|&byte| byte != b'\n')
+        .map_or(0, |last| last + 1)
+        .max(at);
+    let damage = match end {
+        Some(end)
+            if (End {
+                length: at as u64,
+                crc: chain,
+            }) == end =>
+        {
+            None
         }
-    } else if let Some(last) = rest.iter().rposition(|&byte| byte != b'\n') {
-        contents.damage = Some(examine(&rest[..=last], at as u64, number));
+        Some(_) => Some(Damage {
+            line: number,
+            was_durable: true,
+            has_whole_lines: true,
+            tail: at..used,
+        }),
+        None if used == at => None,
+        None => Some(examine(&text, at..used, number)),
+    };
+    Contents {
+        text,
+        lines,
+        durable: end.unwrap_or(durable),
+        damage,
     }
-    contents
 }
 
 /// The line that starts at `at`, without its newline; `None` if it is blank, or not whole.
@@ -231,13 +323,20 @@ fn next_line(text: &[u8], at: usize) -> Option<&[u8]> {
 
 /// Looks at what stands behind damage. A line there is checked against the CRC that the one before it claims; a mark by itself,
 /// and wherever it starts, since the newline before it may be what is damaged.
-fn examine(tail: &[u8], offset: u64, line: u64) -> Damage<'_> {
-    let mut damage = Damage { line, was_durable: false, has_whole_lines: false, tail };
+fn examine(text: &[u8], tail: Range<usize>, line: u64) -> Damage {
+    let mut damage = Damage {
+        line,
+        was_durable: false,
+        has_whole_lines: false,
+        tail: tail.clone(),
+    };
     let mut before = None;
-    for text in tail.split(|&byte| byte == b'\n') {
-        let mark_start = text.windows(MARK.len()).rposition(|window| window == MARK.as_bytes());
+    for text in text[tail.clone()].split(|&byte| byte == b'\n') {
+        let mark_start = text
+            .windows(MARK.len())
+            .rposition(|window| window == MARK.as_bytes());
         if let Some(durable) = mark_start.and_then(|start| Mark::parse(&text[start..])) {
-            damage.was_durable |= durable.length > offset;
+            damage.was_durable |= durable.length > tail.start as u64;
         } else if before.is_some_and(|chain| line::check(text, chain).is_some()) {
             damage.has_whole_lines = true;
         }
@@ -260,7 +359,9 @@ mod tests {
         let disk = SimulatedDisk::new();
         let mut journal = Journal::create(&disk, "j", &[body(0)]).unwrap();
         for group in 0..3 {
-            journal.append(&[body(group * 2 + 1), body(group * 2 + 2)]).unwrap();
+            journal
+                .append(&[body(group * 2 + 1), body(group * 2 + 2)])
+                .unwrap();
         }
         journal.write(&[body(7), body(8)]).unwrap();
         disk.read("j").unwrap().unwrap()
@@ -269,13 +370,16 @@ mod tests {
     #[test]
     fn a_whole_file_is_read_whole() {
         let text = written();
-        let contents = read(&text, None);
+        let contents = read(text.clone(), None);
         assert_eq!(contents.damage, None);
         assert_eq!(contents.lines.len(), 9);
-        let unsure: Vec<_> = contents.lines.iter().filter(|line| line.offset >= contents.durable.length).collect();
+        let unsure: Vec<_> = contents
+            .lines()
+            .filter(|line| line.offset >= contents.durable.length)
+            .collect();
         assert_eq!(unsure.len(), 2);
         // As the next file would state it.
-        let bounded = read(&text, Some(contents.durable));
+        let bounded = read(text.clone(), Some(contents.durable));
         assert_eq!((bounded.lines.len(), bounded.damage), (7, None));
     }
 
@@ -283,9 +387,9 @@ mod tests {
     fn a_file_cut_anywhere_is_a_prefix_with_a_torn_tail() {
         let text = written();
         let used = text.iter().rposition(|&byte| byte != b'\n').unwrap() + 2;
-        let whole = read(&text, None).lines.len();
+        let whole = read(text.clone(), None).lines.len();
         for length in 0..used {
-            let contents = read(&text[..length], None);
+            let contents = read(text[..length].to_vec(), None);
             assert!(contents.lines.len() <= whole);
             if let Some(damage) = contents.damage {
                 assert!(!damage.was_durable, "cut at {length}");
@@ -298,50 +402,65 @@ mod tests {
     fn every_flipped_bit_is_found_and_told_from_a_torn_tail() {
         let text = written();
         let used = text.iter().rposition(|&byte| byte != b'\n').unwrap() + 1;
-        let durable = read(&text, None).durable;
+        let durable = read(text.clone(), None).durable;
         for bit in 0..used * 8 {
             let mut flipped = text.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            let contents = read(&flipped, None);
-            let damage = contents.damage.unwrap_or_else(|| panic!("bit {bit} was not found"));
+            let contents = read(flipped.clone(), None);
+            let damage = contents
+                .damage
+                .unwrap_or_else(|| panic!("bit {bit} was not found"));
             // The last mark is written after what it covers and is the only witness for it.
             if bit / 8 < durable.length as usize {
                 assert!(damage.was_durable, "bit {bit}: {damage:?}");
             }
-            let bounded = read(&flipped, Some(durable));
-            assert_eq!(bounded.damage.is_some(), bit / 8 < durable.length as usize, "bit {bit}");
+            let bounded = read(flipped, Some(durable));
+            assert_eq!(
+                bounded.damage.is_some(),
+                bit / 8 < durable.length as usize,
+                "bit {bit}"
+            );
         }
     }
 
     #[test]
     fn lost_repeated_and_swapped_lines_are_found() {
         let text = written();
-        let lines: Vec<&[u8]> = text.split_inclusive(|&byte| byte == b'\n').take_while(|line| line.len() > 1).collect();
+        let lines: Vec<&[u8]> = text
+            .split_inclusive(|&byte| byte == b'\n')
+            .take_while(|line| line.len() > 1)
+            .collect();
         for index in 0..lines.len() - 1 {
             let mut lost = lines.clone();
             lost.remove(index);
-            assert!(read(&lost.concat(), None).damage.is_some(), "lost {index}");
+            assert!(read(lost.concat(), None).damage.is_some(), "lost {index}");
             let mut repeated = lines.clone();
             repeated.insert(index, lines[index]);
-            assert!(read(&repeated.concat(), None).damage.is_some(), "repeated {index}");
+            assert!(
+                read(repeated.concat(), None).damage.is_some(),
+                "repeated {index}"
+            );
             let mut swapped = lines.clone();
             swapped.swap(index, index + 1);
-            assert!(read(&swapped.concat(), None).damage.is_some(), "swapped {index}");
+            assert!(
+                read(swapped.concat(), None).damage.is_some(),
+                "swapped {index}"
+            );
         }
     }
 
     #[test]
     fn a_hole_is_damage() {
         let mut text = written();
-        let durable = read(&text, None).durable.length as usize;
+        let durable = read(text.clone(), None).durable.length as usize;
         for byte in &mut text[20..60] {
             *byte = b'\n';
         }
-        assert!(read(&text, None).damage.unwrap().was_durable);
+        assert!(read(text.clone(), None).damage.unwrap().was_durable);
         let mut text = written();
         for byte in &mut text[durable + 40..durable + 60] {
             *byte = 0;
         }
-        assert!(!read(&text, None).damage.unwrap().was_durable);
+        assert!(!read(text.clone(), None).damage.unwrap().was_durable);
     }
 }

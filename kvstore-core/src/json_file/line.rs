@@ -21,7 +21,10 @@ pub(super) fn claimed(line: &[u8]) -> Option<Chain> {
     let trailer = line.last_chunk::<TRAILER_BYTES>()?;
     let digits = trailer.strip_prefix(b",\"c\":\"")?.strip_suffix(b"\"}")?;
     // Only the digits that `seal` writes: one text for one line.
-    if !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+    if !digits
+        .iter()
+        .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    {
         return None;
     }
     u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
@@ -32,6 +35,11 @@ pub(super) fn check(line: &[u8], chain: Chain) -> Option<Chain> {
     let crc = claimed(line)?;
     let covered = &line[..line.len() - TRAILER_BYTES];
     (crc32c::crc32c_append(chain, covered) == crc).then_some(crc)
+}
+
+/// What [`seal`] was given for a line (without its newline) that has been checked.
+pub(super) fn body(line: &[u8]) -> &[u8] {
+    &line[..line.len() - TRAILER_BYTES]
 }
 
 #[cfg(test)]

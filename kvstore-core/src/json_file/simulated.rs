@@ -96,7 +96,11 @@ impl SimulatedDisk {
     pub(super) fn put(&self, name: &str, text: &[u8]) {
         let mut contents = self.contents();
         let inode = contents.files.len();
-        contents.files.push(Inode { durable: text.to_vec(), now: text.to_vec(), unsynced: Vec::new() });
+        contents.files.push(Inode {
+            durable: text.to_vec(),
+            now: text.to_vec(),
+            unsynced: Vec::new(),
+        });
         contents.names.insert(name.to_owned(), inode);
         contents.durable_names.insert(name.to_owned(), inode);
     }
@@ -154,7 +158,9 @@ impl Contents {
     /// Takes a step, unless a fault is planned for it.
     fn step(&mut self, writes: bool) -> io::Result<()> {
         self.steps += 1;
-        let Some((step, fault)) = self.fault else { return Ok(()) };
+        let Some((step, fault)) = self.fault else {
+            return Ok(());
+        };
         let error = match fault {
             Fault::PowerCut if self.steps >= step => io::Error::other("the power is off"),
             Fault::ErrorOnce if self.steps == step => io::Error::other("input/output error"),
@@ -176,7 +182,10 @@ impl Contents {
     }
 
     fn inode(&self, name: &str) -> io::Result<usize> {
-        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.names
+            .get(name)
+            .copied()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -194,7 +203,10 @@ impl Disk for SimulatedDisk {
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let mut contents = self.contents();
         contents.step(false)?;
-        Ok(contents.names.get(name).map(|inode| contents.files[*inode].now.clone()))
+        Ok(contents
+            .names
+            .get(name)
+            .map(|inode| contents.files[*inode].now.clone()))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
@@ -211,7 +223,10 @@ impl Disk for SimulatedDisk {
         };
         contents.files[inode].now.clear();
         contents.files[inode].unsynced.push(Change::SetLen(0));
-        Ok(Box::new(SimulatedFile { disk: self.clone(), inode }))
+        Ok(Box::new(SimulatedFile {
+            disk: self.clone(),
+            inode,
+        }))
     }
 
     fn link(&self, name: &str, second: &str) -> io::Result<()> {
@@ -259,12 +274,14 @@ struct SimulatedFile {
 impl SimulatedFile {
     fn change(&mut self, change: Change) -> io::Result<()> {
         let mut contents = self.disk.contents();
-        let result = contents.step(true);
+        let result = contents.step(matches!(change, Change::Write(..)));
         let file = &mut contents.files[self.inode];
         let change = match (&result, change) {
             (Ok(()), change) => change,
             // A write that finds no room, or breaks, may have written a part.
-            (Err(_), Change::Write(offset, bytes)) => Change::Write(offset, bytes[..bytes.len() / 2].to_vec()),
+            (Err(_), Change::Write(offset, bytes)) => {
+                Change::Write(offset, bytes[..bytes.len() / 2].to_vec())
+            }
             (Err(_), Change::SetLen(_)) => return result,
         };
         change.make(&mut file.now);

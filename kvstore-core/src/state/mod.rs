@@ -15,7 +15,7 @@ mod table;
 pub(crate) use progress::{Lost, Progress, QueueProgress};
 pub(crate) use record::{Advanced, Record};
 pub(crate) use shared::Shared;
-pub(crate) use staging::Staging;
+pub(crate) use staging::{Staging, bytes_added};
 pub(crate) use table::Table;
 
 use self::changes::Changes;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     /// The latest time seen, in milliseconds: the store's time never goes back.
     latest: AtomicU64,
     waiting: Mutex<Waiting>,
+    /// Why nothing can be changed any more, if so.
+    poisoned: OnceLock<String>,
     /// The latest version that is visible, or `None` once the store is closed.
     visible: watch::Sender<Option<Version>>,
 }
@@ -58,6 +60,7 @@ impl Shared {
             clock,
             latest,
             waiting: Mutex::default(),
+            poisoned: OnceLock::new(),
             visible,
         }
     }
@@ -127,6 +130,22 @@ impl Shared {
                 waiting.wake(up_to);
             }
         }
+    }
+
+    /// A write failed: reads go on, and nothing else.
+    pub(crate) fn poison(&self, reason: &str) {
+        // The first reason is the one to be told.
+        let _ = self.poisoned.set(reason.to_owned());
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<String> {
+        self.poisoned.get().cloned()
+    }
+
+    /// Whether [`Staging::expire`] would find something.
+    pub(crate) fn has_expired(&self) -> bool {
+        let now = self.now();
+        !self.read().table.expired(now, 1).is_empty()
     }
 
     /// Ends all watches and waits.

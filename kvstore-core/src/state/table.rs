@@ -40,6 +40,14 @@ impl Table {
         }
     }
 
+    /// All entries, in ascending order of key.
+    pub(crate) fn to_vec(&self) -> Vec<(Key, Entry)> {
+        self.entries
+            .iter()
+            .map(|(key, entry)| (key.clone(), entry.clone()))
+            .collect()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -1,0 +1,342 @@
+//! What survives a crash at step N? (In the crate, since the disk that forgets is no part of the public interface.)
+//!
+//! A first run counts the steps that a story takes on the disk. Then it is told again and stopped at each of them; what was
+//! not synced is lost in part, and the store is opened on what is left: everything acknowledged is there, everything is in order, and nothing is half
+//! there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::simulated::{Fault, SimulatedDisk};
+use super::{Holder, JsonStore, Options, Room, start_store};
+use crate::commit::{Change, Commit, Write};
+use crate::entry::{Timestamp, Version};
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::store::{ListRequest, Store};
+use crate::value::Value;
+use crate::{Clock, ManualClock};
+
+const COMMITS: u64 = 24;
+
+fn open(disk: &SimulatedDisk) -> Result<JsonStore> {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp(1)));
+    let options = Options {
+        clock,
+        ..Options::default()
+    };
+    start_store(
+        Arc::new(disk.clone()),
+        &options,
+        Arc::new(Room::new(None)),
+        Holder::default(),
+    )
+}
+
+/// What the `number`th commit of the story changes: always `latest`, and some other keys.
+fn writes(number: u64) -> Vec<Write> {
+    let set = |key: String, value: u64| Write {
+        key: Key::new(&key).unwrap(),
+        change: Change::Set {
+            value: Value::from_serialize(&value).unwrap(),
+            expires_at: None,
+        },
+    };
+    let mut writes = vec![
+        set("latest".into(), number),
+        set(format!("k{}", number % 7), number),
+    ];
+    if number % 3 == 0 {
+        writes.push(Write {
+            key: Key::new(&format!("k{}", (number + 2) % 7)).unwrap(),
+            change: Change::Delete,
+        });
+    }
+    writes
+}
+
+/// What is in the store after that many commits.
+fn model(commits: u64) -> BTreeMap<String, u64> {
+    let mut entries = BTreeMap::new();
+    for write in (1..=commits).flat_map(writes) {
+        match write.change {
+            Change::Set { value, .. } => {
+                drop(entries.insert(write.key.to_string(), value.to().unwrap()))
+            }
+            Change::Delete => drop(entries.remove(write.key.as_str())),
+        }
+    }
+    entries
+}
+
+/// How far the story went.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    acknowledged: u64,
+    attempted: u64,
+    latest: Version,
+}
+
+/// Opens, commits one after the other and several at once, takes snapshots, and stops cleanly. Goes on behind what is there.
+async fn tell(disk: &SimulatedDisk, told: &mut Told) -> Result<()> {
+    let store = open(disk)?;
+    while told.acknowledged < COMMITS {
+        let first = told.acknowledged + 1;
+        let group = if first % 5 == 0 { 3 } else { 1 };
+        let commits = (first..first + group).map(|number| {
+            store.commit(Commit {
+                writes: writes(number),
+                ..Commit::default()
+            })
+        });
+        told.attempted = first + group - 1;
+        for committed in futures_util::future::join_all(commits).await {
+            told.latest = committed?.first_version;
+            told.acknowledged += 1;
+        }
+        if told.acknowledged % 8 == 0 {
+            store.compact().await?;
+        }
+    }
+    store.close().await
+}
+
+async fn contents(store: &JsonStore) -> BTreeMap<String, u64> {
+    let page = store
+        .list(&ListRequest {
+            include_values: true,
+            ..ListRequest::default()
+        })
+        .await
+        .unwrap();
+    page.entries
+        .into_iter()
+        .map(|entry| (entry.key.to_string(), entry.value.unwrap().to().unwrap()))
+        .collect()
+}
+
+/// Opens what is left and compares; how many commits are in it.
+async fn check(disk: &SimulatedDisk, told: Told, context: &str) -> (JsonStore, u64) {
+    let store = open(disk).unwrap_or_else(|error| panic!("{context}: {error:?}"));
+    let found = contents(&store).await;
+    let commits = found.get("latest").copied().unwrap_or(0);
+    assert!(
+        commits >= told.acknowledged,
+        "{context}: {commits} of {told:?}"
+    );
+    assert!(
+        commits <= told.attempted,
+        "{context}: {commits} of {told:?}"
+    );
+    assert_eq!(found, model(commits), "{context}");
+    (store, commits)
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_a_power_cut_at_any_step() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let mut told = Told::default();
+        tell(&disk, &mut told).await.unwrap();
+        let steps = disk.steps();
+        assert!(steps > 100, "{steps}");
+        for step in 1..=steps {
+            let disk = SimulatedDisk::new();
+            disk.plan(step, Fault::PowerCut);
+            let mut told = Told::default();
+            let result = tell(&disk, &mut told).await;
+            assert!(disk.faults_met() > 0, "step {step} was never reached");
+            for seed in 0..8 {
+                let context = format!("step {step} of {steps}, seed {seed}, {result:?}");
+                let left = disk.after_power_cut(seed);
+                let (store, commits) = check(&left, told, &context).await;
+                // A version that was seen is never given to another write.
+                let again = store
+                    .commit(Commit {
+                        writes: writes(commits + 1),
+                        ..Commit::default()
+                    })
+                    .await
+                    .unwrap();
+                assert!(again.first_version > told.latest, "{context}");
+                let mut rest = Told {
+                    acknowledged: commits + 1,
+                    attempted: commits + 1,
+                    ..told
+                };
+                store.close().await.unwrap();
+                drop(store);
+                tell(&left, &mut rest)
+                    .await
+                    .unwrap_or_else(|error| panic!("{context}: {error:?}"));
+                check(&left, rest, &context).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_power_cut_during_recovery_is_recovered_from() {
+    block_on(async {
+        for step in (5..120).step_by(7) {
+            let disk = SimulatedDisk::new();
+            disk.plan(step, Fault::PowerCut);
+            let mut told = Told::default();
+            let _ = tell(&disk, &mut told).await;
+            let first = disk.after_power_cut(step);
+            for second in 1.. {
+                let left = first.after_kill();
+                left.plan(second, Fault::PowerCut);
+                let opened = open(&left).is_ok();
+                let context = format!("cut at step {step}, and at step {second} of the recovery");
+                check(&left.after_power_cut(second), told, &context).await;
+                if opened {
+                    break;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_kill_at_any_step_loses_nothing_that_was_written() {
+    block_on(async {
+        for step in 1..150 {
+            let disk = SimulatedDisk::new();
+            disk.plan(step, Fault::PowerCut);
+            let mut told = Told::default();
+            let _ = tell(&disk, &mut told).await;
+            check(&disk.after_kill(), told, &format!("step {step}")).await;
+        }
+    });
+}
+
+#[test]
+fn after_an_error_nothing_more_is_acknowledged_until_it_is_opened_again() {
+    block_on(async {
+        let mut poisoned = 0;
+        for step in 1..150 {
+            let disk = SimulatedDisk::new();
+            disk.plan(step, Fault::ErrorOnce);
+            let mut told = Told::default();
+            let result = tell(&disk, &mut told).await;
+            assert_eq!(disk.faults_met(), u64::from(disk.steps() >= step));
+            if let Err(Error::Unknown { .. } | Error::Poisoned { .. }) = result {
+                poisoned += 1;
+            }
+            for seed in 0..4 {
+                check(
+                    &disk.after_power_cut(seed),
+                    told,
+                    &format!("step {step}, seed {seed}: {result:?}"),
+                )
+                .await;
+            }
+        }
+        assert!(poisoned > 20, "{poisoned}");
+    });
+}
+
+#[test]
+fn a_poisoned_store_says_so_and_still_reads() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let store = open(&disk).unwrap();
+        store
+            .commit(Commit {
+                writes: writes(1),
+                ..Commit::default()
+            })
+            .await
+            .unwrap();
+        // The write comes through, its sync does not.
+        disk.plan(disk.steps() + 2, Fault::ErrorOnce);
+        let failed = store
+            .commit(Commit {
+                writes: writes(2),
+                ..Commit::default()
+            })
+            .await;
+        assert_eq!(disk.faults_met(), 1);
+        assert!(matches!(failed, Err(Error::Unknown { .. })), "{failed:?}");
+        let refused = store
+            .commit(Commit {
+                writes: writes(3),
+                ..Commit::default()
+            })
+            .await;
+        assert!(
+            matches!(refused, Err(Error::Poisoned { .. })),
+            "{refused:?}"
+        );
+        assert!(matches!(store.ping().await, Err(Error::Poisoned { .. })));
+        assert_eq!(contents(&store).await, model(1));
+    });
+}
+
+#[test]
+fn a_full_disk_is_an_answer_and_passes() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let store = open(&disk).unwrap();
+        store
+            .commit(Commit {
+                writes: writes(1),
+                ..Commit::default()
+            })
+            .await
+            .unwrap();
+        disk.plan(disk.steps() + 1, Fault::FullFor(u64::MAX / 2));
+        for _ in 0..3 {
+            let refused = store
+                .commit(Commit {
+                    writes: writes(2),
+                    ..Commit::default()
+                })
+                .await;
+            assert!(
+                matches!(refused, Err(Error::StorageFull { .. })),
+                "{refused:?}"
+            );
+            assert_eq!(contents(&store).await, model(1));
+        }
+        assert!(disk.faults_met() >= 3);
+        assert!(matches!(
+            store.compact().await,
+            Err(Error::Unavailable { .. })
+        ));
+
+        // There is space again.
+        disk.plan(u64::MAX, Fault::ErrorOnce);
+        store
+            .commit(Commit {
+                writes: writes(2),
+                ..Commit::default()
+            })
+            .await
+            .unwrap();
+        store.compact().await.unwrap();
+        store
+            .commit(Commit {
+                writes: writes(3),
+                ..Commit::default()
+            })
+            .await
+            .unwrap();
+        assert_eq!(contents(&store).await, model(3));
+        for seed in 0..8 {
+            assert_eq!(
+                contents(&open(&disk.after_power_cut(seed)).unwrap()).await,
+                model(3)
+            );
+        }
+    });
+}

@@ -1,0 +1,248 @@
+//! A record as a line of the journal: what one commit did.
+//!
+//! `{"v":41,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["b",1,1767225700000],["c"]]}`: behind version 41, at that time, a set, a set with a
+//! deadline, and a delete. `x` are keys that expired, `q` is how far a queue is applied, `adopt` and `forget` are an operator's.
+
+use std::fmt;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use crate::commit::{Change, Write};
+use crate::entry::{Timestamp, Version};
+use crate::job::{JobId, Outcome, Partition, Position, QueueId};
+use crate::key::Key;
+use crate::state::{Advanced, Record};
+use crate::value::Value;
+
+/// The line of `record`, without its closing brace and its CRC.
+pub(super) fn encode(record: &Record) -> Vec<u8> {
+    let mut line = format!("{{\"v\":{},\"t\":{}", record.before, record.at.0).into_bytes();
+    if !record.writes.is_empty() {
+        line.extend_from_slice(b",\"w\":[");
+        for (index, write) in record.writes.iter().enumerate() {
+            line.extend_from_slice(if index == 0 { b"[" } else { b",[" });
+            push_json(&mut line, &write.key);
+            // The value is copied as it is: no writer of JSON could be trusted with its bytes.
+            if let Change::Set { value, expires_at } = &write.change {
+                line.push(b',');
+                line.extend_from_slice(value.as_bytes());
+                if let Some(deadline) = expires_at {
+                    line.extend_from_slice(format!(",{}", deadline.0).as_bytes());
+                }
+            }
+            line.push(b']');
+        }
+        line.push(b']');
+    }
+    if !record.expired.is_empty() {
+        push_member(&mut line, "x", &record.expired);
+    }
+    if let Some(advance) = &record.advance {
+        push_member(&mut line, "q", &AdvanceText::from(advance));
+    }
+    if let Some(queue) = &record.adopt {
+        push_member(&mut line, "adopt", queue);
+    }
+    if let Some(job) = &record.forget {
+        push_member(&mut line, "forget", job);
+    }
+    line
+}
+
+pub(super) fn push_member(line: &mut Vec<u8>, name: &str, value: &impl Serialize) {
+    line.extend_from_slice(format!(",\"{name}\":").as_bytes());
+    push_json(line, value);
+}
+
+pub(super) fn push_json(line: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(line, value).expect("what is kept has JSON, and memory takes it");
+}
+
+/// Reads a line back.
+pub(super) fn decode(line: &[u8]) -> serde_json::Result<Record> {
+    let text: RecordText = serde_json::from_slice(line)?;
+    Ok(Record {
+        before: text.before,
+        at: text.at,
+        writes: text
+            .writes
+            .into_iter()
+            .map(|WriteText(write)| write)
+            .collect(),
+        expired: text.expired,
+        advance: text.advance.map(Advanced::from),
+        adopt: text.adopt,
+        forget: text.forget,
+    })
+}
+
+#[derive(Deserialize)]
+struct RecordText {
+    #[serde(rename = "v")]
+    before: Version,
+    #[serde(rename = "t")]
+    at: Timestamp,
+    #[serde(rename = "w", default)]
+    writes: Vec<WriteText>,
+    #[serde(rename = "x", default)]
+    expired: Vec<Key>,
+    #[serde(rename = "q")]
+    advance: Option<AdvanceText>,
+    adopt: Option<QueueId>,
+    forget: Option<JobId>,
+}
+
+struct WriteText(Write);
+
+impl<'de> Deserialize<'de> for WriteText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneToThree;
+
+        impl<'de> Visitor<'de> for OneToThree {
+            type Value = WriteText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key, perhaps a value, perhaps a deadline")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut members: A) -> Result<WriteText, A::Error> {
+                let key = members
+                    .next_element()?
+                    .ok_or_else(|| serde::de::Error::invalid_length(0, &self))?;
+                let change = match members.next_element::<&RawValue>()? {
+                    None => Change::Delete,
+                    Some(value) => Change::Set {
+                        value: Value::trusted(value.get().to_owned().into()),
+                        expires_at: members.next_element()?,
+                    },
+                };
+                Ok(WriteText(Write { key, change }))
+            }
+        }
+
+        deserializer.deserialize_seq(OneToThree)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct AdvanceText {
+    queue: QueueId,
+    partition: Partition,
+    from: Position,
+    to: Position,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    outcomes: Vec<(Position, Outcome)>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    lost: bool,
+}
+
+impl From<&Advanced> for AdvanceText {
+    fn from(advanced: &Advanced) -> Self {
+        let Advanced {
+            queue,
+            partition,
+            from,
+            to,
+            outcomes,
+            lost,
+        } = advanced.clone();
+        Self {
+            queue,
+            partition,
+            from,
+            to,
+            outcomes,
+            lost,
+        }
+    }
+}
+
+impl From<AdvanceText> for Advanced {
+    fn from(text: AdvanceText) -> Self {
+        let AdvanceText {
+            queue,
+            partition,
+            from,
+            to,
+            outcomes,
+            lost,
+        } = text;
+        Self {
+            queue,
+            partition,
+            from,
+            to,
+            outcomes,
+            lost,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Applied, Succeeded, Summary};
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let key = |text| Key::new(text).unwrap();
+        let set = |name, value: &'static str, expires_at| Write {
+            key: key(name),
+            change: Change::Set {
+                value: Value::parse(value).unwrap(),
+                expires_at,
+            },
+        };
+        let queue = QueueId::random();
+        let summary = Summary {
+            name: "set".into(),
+            key: key("a"),
+        };
+        let writes = vec![Applied {
+            version: Version(42),
+            existed: true,
+        }];
+        let full = Record {
+            writes: vec![
+                set("a", "null", None),
+                set("é\"\\", "1e400", Some(Timestamp(9))),
+                Write {
+                    key: key("gone"),
+                    change: Change::Delete,
+                },
+                set("b", r#"{"a":1,"a":"\u0000"}"#, None),
+            ],
+            expired: vec![key("x"), key("y")],
+            advance: Some(Advanced {
+                queue,
+                partition: Partition(3),
+                from: Position::START,
+                to: Position { major: 5, minor: 6 },
+                outcomes: vec![(
+                    Position::counted(1),
+                    Outcome::Succeeded(Some(Succeeded { summary, writes })),
+                )],
+                lost: true,
+            }),
+            adopt: Some(queue),
+            forget: Some(JobId {
+                queue,
+                partition: Partition(0),
+                position: Position::counted(4),
+            }),
+            ..Record::empty(Version(41), Timestamp(1))
+        };
+        for record in [Record::empty(Version(0), Timestamp(0)), full] {
+            let mut line = encode(&record);
+            line.push(b'}');
+            assert_eq!(
+                decode(&line).unwrap(),
+                record,
+                "{}",
+                String::from_utf8_lossy(&line)
+            );
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! The pair: `data.json`, which anybody can read, and `data.meta.json`, which holds what a plain object can't.
+//!
+//! # Writing
+//! (1) `data.json.new` is written and synced. (2) `data.meta.json`, which names the new and the previous file by length and
+//! CRC, replaces the old one. (3) `data.json.new` replaces `data.json`, which is never absent; what it replaced is looked
+//! at, and kept if somebody has edited it. So whatever the moment of a crash, [`load`] knows where to go on.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::Disk;
+use super::line;
+use super::{corrupt, disk_error};
+use crate::entry::{Entry, Timestamp, Version};
+use crate::error::Result;
+use crate::job::{Dead, Outcome, Partition, Position, QueueId};
+use crate::key::Key;
+use crate::state::{Lost, Progress, QueueProgress};
+use crate::value::Value;
+
+pub(super) const DATA: &str = "data.json";
+pub(super) const META: &str = "data.meta.json";
+const DATA_NEW: &str = "data.json.new";
+const META_NEW: &str = "data.meta.json.new";
+const DATA_OLD: &str = "data.json.old";
+
+/// The file is written in pieces of about this size.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// A file's contents, for telling whether it is still the one that was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fingerprint {
+    length: u64,
+    crc: u32,
+}
+
+impl Fingerprint {
+    pub(super) fn of(text: &[u8]) -> Self {
+        Self {
+            length: text.len() as u64,
+            crc: crc32c::crc32c(text),
+        }
+    }
+
+    pub(super) fn length(self) -> u64 {
+        self.length
+    }
+}
+
+/// What `data.meta.json` holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Meta {
+    pub(super) format: u32,
+    /// The id of the queue in this folder.
+    pub(super) queue: QueueId,
+    pub(super) data: Fingerprint,
+    /// The `data.json` that this one replaces.
+    pub(super) previous: Option<Fingerprint>,
+    /// The first journal whose commits are not in `data.json`.
+    pub(super) journal: u64,
+    pub(super) version: Version,
+    pub(super) time: Timestamp,
+    pub(super) active: Option<QueueId>,
+    queues: Vec<QueueText>,
+    /// The versions of the entries, in the order of the file.
+    versions: Vec<Version>,
+    /// The number of an entry, from 0, and its deadline.
+    deadlines: Vec<(usize, Timestamp)>,
+    /// For each entry 16 hexadecimal digits, by which an edit tells what it has left as it was.
+    fingerprints: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct QueueText {
+    queue: QueueId,
+    partition: Partition,
+    applied: Position,
+    pruned: Position,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<(Position, Position)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    outcomes: Vec<(Position, Timestamp, Option<Outcome>)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dead: Vec<(Position, Timestamp, Dead)>,
+}
+
+impl Meta {
+    /// Of a folder with nothing in it yet.
+    pub(super) fn of_new_folder(queue: QueueId) -> Self {
+        Self {
+            format: super::journal::FORMAT,
+            queue,
+            data: Fingerprint::default(),
+            previous: None,
+            journal: 1,
+            version: Version(0),
+            time: Timestamp(0),
+            active: None,
+            queues: Vec::new(),
+            versions: Vec::new(),
+            deadlines: Vec::new(),
+            fingerprints: String::new(),
+        }
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        let queues = self.queues.iter().cloned().map(|text| {
+            let progress = QueueProgress {
+                applied: text.applied,
+                pruned: text.pruned,
+                lost: text
+                    .lost
+                    .into_iter()
+                    .map(|(after, up_to)| Lost { after, up_to })
+                    .collect(),
+                outcomes: text
+                    .outcomes
+                    .into_iter()
+                    .map(|(position, at, outcome)| (position, (at, outcome)))
+                    .collect(),
+                dead: text
+                    .dead
+                    .into_iter()
+                    .map(|(position, at, dead)| (position, (at, dead)))
+                    .collect(),
+            };
+            ((text.queue, text.partition), progress)
+        });
+        Progress {
+            active: self.active,
+            queues: queues.collect(),
+        }
+    }
+
+    pub(super) fn set_progress(&mut self, progress: &Progress) {
+        self.active = progress.active;
+        let queues = progress
+            .queues
+            .iter()
+            .map(|((queue, partition), progress)| QueueText {
+                queue: *queue,
+                partition: *partition,
+                applied: progress.applied,
+                pruned: progress.pruned,
+                lost: progress
+                    .lost
+                    .iter()
+                    .map(|lost| (lost.after, lost.up_to))
+                    .collect(),
+                outcomes: progress
+                    .outcomes
+                    .iter()
+                    .map(|(position, (at, outcome))| (*position, *at, outcome.clone()))
+                    .collect(),
+                dead: progress
+                    .dead
+                    .iter()
+                    .map(|(position, (at, dead))| (*position, *at, dead.clone()))
+                    .collect(),
+            });
+        self.queues = queues.collect();
+    }
+
+    /// The entries of the `data.json` that this belongs to.
+    pub(super) fn entries(&self, disk: &dyn Disk, text: &[u8]) -> Result<Vec<(Key, Entry)>> {
+        let bad = |line: usize| {
+            corrupt(
+                disk,
+                DATA,
+                Some(line as u64 + 2),
+                "it is not a line that was written here",
+            )
+        };
+        let mut deadlines = self.deadlines.iter().copied().peekable();
+        let mut entries = Vec::with_capacity(self.versions.len());
+        // The first line is the opening brace, the last the closing one; compact JSON holds no newline of its own.
+        let lines = text
+            .split(|&byte| byte == b'\n')
+            .skip(1)
+            .take(self.versions.len());
+        for (index, (line, version)) in lines.zip(&self.versions).enumerate() {
+            let line = line.strip_suffix(b",").unwrap_or(line);
+            let (key, value) = split_entry(line).ok_or_else(|| bad(index))?;
+            let expires_at = deadlines
+                .next_if(|(number, _)| *number == index)
+                .map(|(_, deadline)| deadline);
+            let value = Value::trusted(value.to_vec().into());
+            entries.push((
+                key,
+                Entry {
+                    value,
+                    version: *version,
+                    expires_at,
+                },
+            ));
+        }
+        if entries.len() == self.versions.len() {
+            Ok(entries)
+        } else {
+            Err(bad(entries.len()))
+        }
+    }
+
+    /// Without what belongs to single entries: they can't be recognised any more.
+    pub(super) fn without_entries(mut self) -> Self {
+        self.forget_entries();
+        self
+    }
+
+    pub(super) fn forget_entries(&mut self) {
+        (self.versions, self.deadlines, self.fingerprints) =
+            (Vec::new(), Vec::new(), String::new());
+    }
+
+    /// What each entry of the file was, by its fingerprint: version and deadline.
+    pub(super) fn known_entries(
+        &self,
+    ) -> std::collections::HashMap<u64, (Version, Option<Timestamp>)> {
+        let deadlines: std::collections::HashMap<usize, Timestamp> =
+            self.deadlines.iter().copied().collect();
+        let digits = self.fingerprints.as_bytes().chunks_exact(16);
+        let fingerprints = digits.map(|digits| {
+            std::str::from_utf8(digits)
+                .ok()
+                .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+                .unwrap_or(0)
+        });
+        let known = fingerprints.zip(&self.versions).enumerate();
+        known
+            .map(|(index, (fingerprint, version))| {
+                (fingerprint, (*version, deadlines.get(&index).copied()))
+            })
+            .collect()
+    }
+}
+
+/// The key and the value of a line that [`push_entry`] wrote.
+fn split_entry(line: &[u8]) -> Option<(Key, &[u8])> {
+    let mut end = 1;
+    while *line.get(end)? != b'"' {
+        end += if line[end] == b'\\' { 2 } else { 1 };
+    }
+    let key = serde_json::from_slice(&line[..=end]).ok()?;
+    Some((key, line[end + 1..].strip_prefix(b":")?))
+}
+
+/// The line of an entry, without comma and newline.
+fn push_entry(text: &mut Vec<u8>, key: &Key, value: &Value) {
+    super::record::push_json(text, key);
+    text.push(b':');
+    text.extend_from_slice(value.as_bytes());
+}
+
+/// By what an entry is recognised after the file was edited: two different CRCs of its line, so 64 bits.
+pub(super) fn entry_fingerprint(key: &Key, value: &Value) -> u64 {
+    let mut line = Vec::with_capacity(key.as_str().len() + value.len() + 3);
+    push_entry(&mut line, key, value);
+    line_fingerprint(&line)
+}
+
+fn line_fingerprint(line: &[u8]) -> u64 {
+    u64::from(crc32c::crc32c(line)) << 32 | u64::from(crc32fast::hash(line))
+}
+
+/// Writes the pair: `meta` (whose progress, version, time and journal are set) for the entries that `next` hands out, piece by piece, none at
+/// the end. Returns what `data.json` is then.
+pub(super) fn write(
+    disk: &dyn Disk,
+    meta: &Meta,
+    replaces: Option<Fingerprint>,
+    mut next: impl FnMut() -> Vec<(Key, Entry)>,
+) -> io::Result<Fingerprint> {
+    let mut file = disk.create(DATA_NEW)?;
+    let mut text = b"{".to_vec();
+    let mut written = Fingerprint::default();
+    let mut flush = |text: &mut Vec<u8>, written: &mut Fingerprint| {
+        file.write_at(written.length, text)?;
+        written.length += text.len() as u64;
+        written.crc = crc32c::crc32c_append(written.crc, text);
+        text.clear();
+        io::Result::Ok(())
+    };
+    let mut meta = meta.clone().without_entries();
+    loop {
+        let entries = next();
+        if entries.is_empty() {
+            break;
+        }
+        for (key, entry) in entries {
+            text.extend_from_slice(if meta.versions.is_empty() {
+                b"\n"
+            } else {
+                b",\n"
+            });
+            let start = text.len();
+            push_entry(&mut text, &key, &entry.value);
+            meta.fingerprints
+                .push_str(&format!("{:016x}", line_fingerprint(&text[start..])));
+            meta.deadlines.extend(
+                entry
+                    .expires_at
+                    .map(|deadline| (meta.versions.len(), deadline)),
+            );
+            meta.versions.push(entry.version);
+        }
+        if text.len() >= PIECE_BYTES {
+            flush(&mut text, &mut written)?;
+        }
+    }
+    text.extend_from_slice(b"\n}\n");
+    flush(&mut text, &mut written)?;
+    file.sync()?;
+    drop(file);
+
+    meta.data = written;
+    meta.previous = replaces;
+    let mut text = serde_json::to_vec(&meta).map_err(io::Error::other)?;
+    text.pop();
+    line::seal(&mut text, 0, &mut 0);
+    let mut file = disk.create(META_NEW)?;
+    file.write_at(0, &text)?;
+    file.sync()?;
+    disk.rename(META_NEW, META)?;
+    disk.sync_folder()?;
+    exchange(disk, replaces)?;
+    Ok(written)
+}
+
+/// Step 3. What was in the way is kept if it is not the file that we wrote.
+fn exchange(disk: &dyn Disk, replaces: Option<Fingerprint>) -> io::Result<()> {
+    let was_there = disk.names()?.iter().any(|name| name == DATA);
+    if was_there {
+        disk.link(DATA, DATA_OLD)?;
+    }
+    disk.rename(DATA_NEW, DATA)?;
+    disk.sync_folder()?;
+    settle_old(disk, replaces)
+}
+
+/// Looks at what `data.json` was replaced in: drops it if it is the file that we wrote, keeps it if not.
+fn settle_old(disk: &dyn Disk, replaces: Option<Fingerprint>) -> io::Result<()> {
+    let Some(old) = disk.read(DATA_OLD)? else {
+        return Ok(());
+    };
+    if replaces == Some(Fingerprint::of(&old)) {
+        return disk.remove(DATA_OLD);
+    }
+    let kept = free_name(disk, "data.json.edited")?;
+    disk.rename(DATA_OLD, &kept)?;
+    disk.sync_folder()?;
+    tracing::error!(
+        file = %disk.path().join(&kept).display(),
+        "data.json was edited while the store was running: the edit is kept in this file and has no effect"
+    );
+    Ok(())
+}
+
+/// `name` with a number behind it that no file has yet.
+pub(super) fn free_name(disk: &dyn Disk, name: &str) -> io::Result<String> {
+    let names = disk.names()?;
+    let mut number = 1;
+    while names.contains(&format!("{name}-{number}")) {
+        number += 1;
+    }
+    Ok(format!("{name}-{number}"))
+}
+
+/// What a folder holds, as far as the pair goes.
+#[derive(Debug)]
+pub(super) enum Pair {
+    /// Nothing.
+    None,
+    /// A `data.json` without anything of ours beside it.
+    Foreign(Vec<u8>),
+    /// The pair, as it was written.
+    Whole(Box<Meta>, Vec<u8>),
+    /// A `data.json` that was changed since. `newer` says that another one, which is not in it, was about to replace it.
+    Edited {
+        meta: Box<Meta>,
+        text: Vec<u8>,
+        newer: bool,
+    },
+}
+
+/// Reads the pair, and finishes what a crash has left undone. `has_logs`: there are journals or queue files beside it.
+pub(super) fn load(disk: &dyn Disk, has_logs: bool) -> Result<Pair> {
+    let read = |name: &str| {
+        disk.read(name)
+            .map_err(|error| disk_error(disk, "can't read", name, error))
+    };
+    let data = read(DATA)?;
+    let Some(meta) = read(META)? else {
+        return match data {
+            _ if has_logs => Err(corrupt(
+                disk,
+                META,
+                None,
+                "it is missing, and there are journals or queue files beside it; put it back, or start with an empty folder",
+            )),
+            Some(text) => Ok(Pair::Foreign(text)),
+            None => Ok(Pair::None),
+        };
+    };
+    let meta = Box::new(parse_meta(disk, &meta)?);
+    let is_new_whole = || Ok(read(DATA_NEW)?.filter(|text| Fingerprint::of(text) == meta.data));
+    let finish = |text| {
+        exchange(disk, meta.previous)
+            .map_err(|error| disk_error(disk, "can't replace", DATA, error))?;
+        Ok(text)
+    };
+    match data {
+        Some(text) if Fingerprint::of(&text) == meta.data => {
+            settle_old(disk, meta.previous)
+                .map_err(|error| disk_error(disk, "can't replace", DATA, error))?;
+            Ok(Pair::Whole(meta, text))
+        }
+        Some(text) if Some(Fingerprint::of(&text)) == meta.previous => match is_new_whole()? {
+            Some(new) => finish(new).map(|text| Pair::Whole(meta, text)),
+            None => Err(corrupt(
+                disk,
+                DATA_NEW,
+                None,
+                "it should hold the data of data.meta.json; restore a backup of the folder",
+            )),
+        },
+        Some(text) => is_new_whole().map(|new| Pair::Edited {
+            meta,
+            text,
+            newer: new.is_some(),
+        }),
+        None => match is_new_whole()? {
+            Some(new) if meta.previous.is_none() => finish(new).map(|text| Pair::Whole(meta, text)),
+            _ => Err(corrupt(
+                disk,
+                DATA,
+                None,
+                "it is missing beside its data.meta.json; put it back, or start with an empty folder",
+            )),
+        },
+    }
+}
+
+fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    if line::check(text, 0).is_none() {
+        return Err(corrupt(
+            disk,
+            META,
+            None,
+            "its checksum does not match; restore a backup of the folder",
+        ));
+    }
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let format: Format = serde_json::from_slice(text)
+        .map_err(|error| corrupt(disk, META, None, error.to_string()))?;
+    super::check_format(disk, META, format.format)?;
+    serde_json::from_slice(text).map_err(|error| corrupt(disk, META, None, error.to_string()))
+}

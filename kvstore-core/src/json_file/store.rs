@@ -1,0 +1,163 @@
+//! The store of a folder: reads from memory, changes through the thread that owns the journal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use super::writer::{Answer, Request, Requests};
+use crate::commit::{Commit, Committed};
+use crate::entry::Entry;
+use crate::error::{Error, Result};
+use crate::job::{JobId, JobState, Partition, PartitionCount, Position, QueueId};
+use crate::key::Key;
+use crate::state::Shared;
+use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
+
+/// The store of a folder. Made by [`JsonFile::open`](super::JsonFile::open).
+#[derive(Debug)]
+pub struct JsonStore {
+    pub(super) shared: Arc<Shared>,
+    pub(super) requests: Requests,
+    pub(super) holder: super::Holder,
+}
+
+impl JsonStore {
+    /// The entry under `key`, without a future: for programs that know what store they have.
+    pub fn read(&self, key: &Key) -> Option<Entry> {
+        self.shared.get(key)
+    }
+
+    /// Lends the entry under `key` to `read`, without a copy; `None` if it is absent. Writes wait meanwhile, so be brief.
+    pub fn read_with<T>(&self, key: &Key, read: impl FnOnce(&Entry) -> T) -> Option<T> {
+        self.shared.with_entry(key, read)
+    }
+
+    /// Brings `data.json` up to date with everything committed before this call.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it could not be written; nothing is lost then.
+    ///
+    /// # Cost
+    /// The whole data is written; commits go on meanwhile.
+    pub async fn compact(&self) -> Result<()> {
+        self.ask(Request::Snapshot).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T> {
+        if let Some(reason) = self.shared.poisoned() {
+            return Err(Error::Poisoned { reason });
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.requests
+            .send(request(sender))
+            .await
+            .map_err(|_| closed())?;
+        // The thread answers everything that it takes, unless it panics.
+        receiver.await.unwrap_or_else(|_| {
+            Err(Error::Unknown {
+                what: "the write is on the disk".into(),
+                source: None,
+            })
+        })
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.requests.is_closed() {
+            Err(closed())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::unavailable("the store")
+}
+
+#[async_trait]
+impl Store for JsonStore {
+    fn partitions(&self) -> Option<PartitionCount> {
+        None
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.check_open()?;
+        Ok(self.shared.get(key))
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        self.check_open()?;
+        Ok(self.shared.get_many(keys))
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<Page> {
+        self.check_open()?;
+        self.shared.list(request)
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Committed> {
+        self.ask(|answer| Request::Commit(commit, answer)).await
+    }
+
+    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
+        self.check_open()?;
+        Ok(self.shared.read().progress.applied(queue, partition))
+    }
+
+    async fn active_queue(&self) -> Result<Option<QueueId>> {
+        self.check_open()?;
+        Ok(self.shared.read().progress.active)
+    }
+
+    async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
+        self.ask(|answer| Request::Adopt(queue, answer)).await
+    }
+
+    async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
+        self.check_open()?;
+        self.shared.outcome(job, wait).await
+    }
+
+    async fn expire(&self, _: Partition) -> Result<usize> {
+        // Most of the time there is nothing, and that is known without the thread.
+        if !self.shared.has_expired() {
+            return self.check_open().map(|()| 0);
+        }
+        self.ask(Request::Expire).await
+    }
+
+    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
+        self.check_open()?;
+        Ok(self.shared.dead(request))
+    }
+
+    async fn forget(&self, job: &JobId) -> Result<bool> {
+        self.ask(|answer| Request::Forget(*job, answer)).await
+    }
+
+    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+        self.check_open()?;
+        self.shared.watch(from)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.check_open()?;
+        self.shared
+            .poisoned()
+            .map_or(Ok(()), |reason| Err(Error::Poisoned { reason }))
+    }
+
+    async fn close(&self) -> Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        let result = match self.requests.send(Request::Close(sender)).await {
+            // Closed already.
+            Err(_) => Ok(()),
+            Ok(()) => receiver.await.unwrap_or(Ok(())),
+        };
+        self.shared.close();
+        self.holder.let_go();
+        result
+    }
+}
