@@ -7,30 +7,40 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::recovery::recover;
 use super::simulated::{Fault, SimulatedDisk};
-use super::{Holder, JsonStore, Options, Room, start_store};
+use super::{Holder, JsonFile, JsonStore, Options, Room, start_store};
 use crate::commit::{Change, Commit, Write};
 use crate::entry::{Timestamp, Version};
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::store::{ListRequest, Store};
 use crate::value::Value;
-use crate::{Clock, ManualClock};
+use crate::{
+    Accepted, Claim, Clock, Command, JobQueue, ManualClock, NewJob, Operation, Partition, Position,
+    WorkerId, evaluate,
+};
 
 const COMMITS: u64 = 24;
 
+/// The store alone: the queue's files have a story of their own below.
 fn open(disk: &SimulatedDisk) -> Result<JsonStore> {
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp(1)));
-    let options = Options {
-        clock,
-        ..Options::default()
-    };
+    let recovered = recover(disk, Timestamp(1), false)?;
     start_store(
         Arc::new(disk.clone()),
-        &options,
+        &options(),
+        recovered,
         Arc::new(Room::new(None)),
-        Holder::default(),
+        Holder::new(None),
     )
+}
+
+fn options() -> Options {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp(1)));
+    Options {
+        clock,
+        ..Options::default()
+    }
 }
 
 /// What the `number`th commit of the story changes: always `latest`, and some other keys.
@@ -337,6 +347,123 @@ fn a_full_disk_is_an_answer_and_passes() {
                 contents(&open(&disk.after_power_cut(seed)).unwrap()).await,
                 model(3)
             );
+        }
+    });
+}
+
+/// What a client and a worker have seen of the whole folder.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// The jobs that were accepted, with the numbers that they set.
+    accepted: Vec<(Position, u64)>,
+    attempted: u64,
+    applied: Position,
+}
+
+fn job(number: u64) -> NewJob {
+    let value = Value::from_serialize(&number).unwrap();
+    NewJob::new(Command::One(Operation::set(
+        Key::new(&format!("j{number}")).unwrap(),
+        value,
+    )))
+}
+
+fn claim() -> Claim {
+    Claim {
+        worker: WorkerId::new("crash"),
+        partition: Partition(0),
+    }
+}
+
+/// Applies what waits, once.
+async fn work(file: &JsonFile, seen: &mut Seen) -> Result<usize> {
+    let (store, queue) = (file.store(), file.queue());
+    let from = store.applied(queue.id(), Partition(0)).await?;
+    let jobs = queue
+        .read(&claim(), from, 3, std::time::Duration::ZERO)
+        .await?;
+    if let Some(head) = jobs.first() {
+        queue.begin_attempt(&claim(), head.id.position).await?;
+        let evaluation = evaluate(from, &jobs, &std::collections::HashMap::new());
+        let to = jobs[evaluation.taken - 1].id.position;
+        store.commit(evaluation.commit).await?;
+        seen.applied = to;
+        queue.complete(&claim(), to).await?;
+    }
+    Ok(jobs.len())
+}
+
+async fn accept_and_work(disk: &SimulatedDisk, seen: &mut Seen) -> Result<()> {
+    let file = JsonFile::start(Arc::new(disk.clone()), &options(), None)?;
+    for first in (0..18).step_by(3) {
+        seen.attempted = first + 3;
+        let accepted = file
+            .queue()
+            .enqueue((first..first + 3).map(job).collect())
+            .await;
+        for (number, accepted) in (first..).zip(accepted) {
+            let Accepted { id, .. } = accepted?;
+            seen.accepted.push((id.position, number));
+        }
+        if first % 2 == 0 {
+            work(&file, seen).await?;
+        }
+        if first == 9 {
+            file.store().compact().await?;
+        }
+    }
+    file.close().await
+}
+
+#[test]
+fn every_accepted_job_is_applied_exactly_once_and_in_order_after_a_power_cut_at_any_step() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        accept_and_work(&disk, &mut Seen::default()).await.unwrap();
+        let steps = disk.steps();
+        for step in 1..=steps {
+            let disk = SimulatedDisk::new();
+            disk.plan(step, Fault::PowerCut);
+            let mut seen = Seen::default();
+            let result = accept_and_work(&disk, &mut seen).await;
+            for seed in 0..4 {
+                let context = format!("step {step} of {steps}, seed {seed}, {result:?}, {seen:?}");
+                let left = disk.after_power_cut(seed);
+                let file = JsonFile::start(Arc::new(left), &options(), None)
+                    .unwrap_or_else(|error| panic!("{context}: {error:?}"));
+                let applied = file
+                    .store()
+                    .applied(file.queue().id(), Partition(0))
+                    .await
+                    .unwrap();
+                assert!(applied >= seen.applied, "{context}");
+                let mut after = seen.clone();
+                while work(&file, &mut after)
+                    .await
+                    .unwrap_or_else(|error| panic!("{context}: {error:?}"))
+                    > 0
+                {}
+                let found = contents(&file.store()).await;
+                for (_, number) in &seen.accepted {
+                    assert_eq!(found.get(&format!("j{number}")), Some(number), "{context}");
+                }
+                assert!(found.len() as u64 <= seen.attempted, "{context}");
+                // Each was written once: as many versions as entries.
+                let store = file.store();
+                assert_eq!(
+                    store.shared.read().version.0,
+                    found.len() as u64,
+                    "{context}"
+                );
+                // A position is never given out twice.
+                let next = file.queue().enqueue(vec![job(99)]).await.remove(0).unwrap();
+                assert!(
+                    seen.accepted
+                        .iter()
+                        .all(|(position, _)| *position < next.id.position),
+                    "{context}"
+                );
+            }
         }
     });
 }

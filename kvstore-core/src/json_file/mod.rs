@@ -1,12 +1,43 @@
-//! wip
+//! The backend in files: one folder, a `data.json` that anybody can read, and a journal in front of it.
+//!
+//! ```text
+//! database/
+//!   data.json            a plain JSON object, one entry a line, keys in byte order; always whole
+//!   data.meta.json       what the plain object can't hold: versions, deadlines, positions, outcomes, and which file it belongs to
+//!   journal-<n>.jsonl    commits since then, one line each
+//!   queue-<n>.jsonl      accepted jobs, one line each
+//!   LOCK                 held by the process that writes; its id is in it
+//! ```
+//!
+//! A journal, and a queue file likewise:
+//!
+//! ```text
+//! {"journal":"store","format":1,"number":7,"previous":{"length":5120,"crc":2271560481},"version":40,"c":"8d3f01aa"}
+//! {"v":40,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["old"]],"c":"9f3a01bc"}     one commit: a set and a delete
+//! {"durable":{"length":204,"crc":2671378876},"c":"77ab01cd"}                            the bytes before it are on the disk
+//! ```
+//!
+//! # How it holds what it promises
+//! * One thread owns each journal. It takes all that waits, writes once, syncs once, makes it visible, answers all
+//!   (`writer.rs`): a durable write costs a line and a share of one `fdatasync`, whatever the size of the data.
+//! * Every line carries a CRC chained to the line before, and marks say how far the file had been synced: so a torn tail, which
+//!   is cut, is told from damage, which is refused with its place.
+//! * A snapshot goes on in a new journal, writes the pair in the background as it was at that moment, and removes the old journals.
+//!   `data.json` is replaced in one step and never absent.
+//! * After a failed write or sync nothing more is acknowledged until the folder is opened again. A full disk is no such failure:
+//!   the file is cut back, and writes go on when there is room.
+//!
+//! Everything is in memory; the folder must be on a local file system. Network file systems may lose locks and syncs.
 
 #[cfg(test)]
 mod crash;
 mod disk;
+mod files;
 mod import;
 mod journal;
 mod line;
 mod lock;
+mod queue;
 mod record;
 mod recovery;
 mod room;
@@ -19,18 +50,28 @@ mod writer;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::disk::Disk;
+use self::lock::Lock;
+pub use self::queue::JsonQueue;
+use self::recovery::Recovered;
 use self::room::Room;
 pub use self::store::JsonStore;
 use self::writer::Unstated;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
+use crate::job::Partition;
+use crate::log::QueueOptions;
+use crate::queue::JobQueue;
 use crate::state::Shared;
+use crate::store::Store;
 
 /// What an embedder may want to set.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The bounds of the queue. It has one partition, whatever is set here.
+    pub queue: QueueOptions,
     /// Most bytes of keys and values, those of waiting jobs included; none by default. All of them are in memory.
     pub data_bytes_max: Option<u64>,
     /// A snapshot is taken once the journal is larger than this and than `data.json`.
@@ -44,6 +85,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            queue: QueueOptions::default(),
             data_bytes_max: None,
             snapshot_bytes_min: SNAPSHOT_BYTES_MIN,
             keep_edit: false,
@@ -55,22 +97,127 @@ impl Default for Options {
 /// Below this, rewriting a small `data.json` again and again would cost more than reading the journal at the next start.
 const SNAPSHOT_BYTES_MIN: u64 = 4 << 20;
 
-/// Opens the store's part of a folder, and starts its thread.
+/// A folder that is open: its store, and the queue in front of it.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// use kvstore_core::json_file::{JsonFile, Options};
+/// use kvstore_core::{Store, StoreExt};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path();
+/// let file = JsonFile::open(folder, Options::default()).await?;
+/// file.store().set("user:1", &"Ada").await?;
+/// assert_eq!(file.store().get_as::<String>("user:1").await?.as_deref(), Some("Ada"));
+/// file.close().await?;
+/// # Ok::<(), kvstore_core::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct JsonFile {
+    store: Arc<JsonStore>,
+    queue: Arc<JsonQueue>,
+}
+
+impl JsonFile {
+    /// Opens `folder`, which is made if it is missing, and keeps every other process from writing there.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] with the process that has it open, [`Error::Corrupt`] with file and line, [`Error::Unavailable`] if it can't be read
+    /// or written. Nothing was changed then.
+    ///
+    /// # Cost
+    /// `data.json` and the journals are read whole.
+    pub async fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self> {
+        let folder = folder.as_ref().to_owned();
+        let open = move || Self::open_now(&folder, &options);
+        tokio::task::spawn_blocking(open)
+            .await
+            .unwrap_or_else(|panic| {
+                Err(Error::Unavailable {
+                    what: "opening failed".into(),
+                    source: Some(panic.into()),
+                })
+            })
+    }
+
+    fn open_now(folder: &Path, options: &Options) -> Result<Self> {
+        make_folder(folder)?;
+        let lock = Lock::take(folder)?;
+        Self::start(Arc::new(disk::Folder::new(folder)), options, Some(lock))
+    }
+
+    fn start(disk: Arc<dyn Disk>, options: &Options, lock: Option<Lock>) -> Result<Self> {
+        let room = Arc::new(Room::new(options.data_bytes_max));
+        let holder = Holder::new(lock);
+        let recovered = recovery::recover(&*disk, options.clock.now(), options.keep_edit)?;
+        let id = recovered.meta.queue;
+        let applied = recovered.state.progress.applied(id, Partition(0));
+        let queue = queue::start(
+            Arc::clone(&disk),
+            options,
+            id,
+            applied,
+            Arc::clone(&room),
+            holder.clone(),
+        )?;
+        let store = start_store(disk, options, recovered, room, holder)?;
+        Ok(Self {
+            store: Arc::new(store),
+            queue: Arc::new(queue),
+        })
+    }
+
+    /// The store.
+    pub fn store(&self) -> Arc<JsonStore> {
+        Arc::clone(&self.store)
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> Arc<JsonQueue> {
+        Arc::clone(&self.queue)
+    }
+
+    /// Closes both: `data.json` is brought up to date, and the folder is free for others.
+    ///
+    /// # Errors
+    /// Those of [`Store::close`].
+    pub async fn close(&self) -> Result<()> {
+        let queue = self.queue.close().await;
+        self.store.close().await.and(queue)
+    }
+}
+
+fn make_folder(folder: &Path) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let made = std::fs::create_dir_all(folder).and_then(|()| {
+        // Without this a loss of power could take the folder with everything in it.
+        folder
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
+    });
+    made.map_err(|error| io_error(folder, "can't make the folder", error))
+}
+
+/// Starts the thread of the store.
 fn start_store(
     disk: Arc<dyn Disk>,
     options: &Options,
+    recovered: Recovered,
     room: Arc<Room>,
     holder: Holder,
 ) -> Result<JsonStore> {
-    let recovered = recovery::recover(&*disk, options.clock.now(), options.keep_edit)?;
-    let (state, unstated) = Unstated::split(recovered);
+    let (state, recovered) = Unstated::split(recovered);
     room.set_data(state.table.bytes());
     let shared = Arc::new(Shared::new(state, Arc::clone(&options.clock)));
     let start = writer::Start {
         disk: Arc::clone(&disk),
         shared: Arc::clone(&shared),
         room,
-        recovered: unstated,
+        recovered,
         snapshot_bytes_min: options.snapshot_bytes_min,
     };
     let (requests, _) = writer::start(start)
@@ -82,33 +229,24 @@ fn start_store(
     })
 }
 
-/// What keeps other processes out of the folder, shared by store and queue.
-#[derive(Clone, Debug, Default)]
-struct Holder(Option<Arc<lock::Lock>>);
+/// The lock on the folder, which goes when store and queue are both closed, or dropped.
+#[derive(Clone, Debug)]
+struct Holder(Arc<(Option<Lock>, AtomicUsize)>);
 
 impl Holder {
-    fn let_go(&self) {}
-}
+    fn new(lock: Option<Lock>) -> Self {
+        Self(Arc::new((lock, AtomicUsize::new(2))))
+    }
 
-/// How the names of journals begin.
-const JOURNAL: &str = "journal-";
-/// How the names of queue files begin.
-const QUEUE: &str = "queue-";
-
-/// What is said of a line whose checksum is wrong although later lines were durable.
-const DAMAGED: &str = "its checksum does not match, and it had been on the disk whole: nothing was changed; restore a backup of the folder";
-
-/// The numbers of the files that are called `prefix` and a number, in ascending order.
-fn numbered(names: &[String], prefix: &str) -> Vec<u64> {
-    let number = |name: &String| {
-        name.strip_prefix(prefix)?
-            .strip_suffix(".jsonl")?
-            .parse()
-            .ok()
-    };
-    let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
-    numbers.sort_unstable();
-    numbers
+    /// One of the two is closed. It is no error to say so twice, so each says it once only.
+    fn let_go(&self) {
+        let (lock, open) = &*self.0;
+        if open.fetch_sub(1, Ordering::SeqCst) == 1
+            && let Some(lock) = lock
+        {
+            lock.release();
+        }
+    }
 }
 
 fn corrupt(disk: &dyn Disk, name: &str, line: Option<u64>, detail: impl Into<String>) -> Error {
@@ -144,27 +282,4 @@ fn io_error(path: &Path, what: &str, error: io::Error) -> Error {
         what: format!("{what} {}", path.display()),
         source: Some(error.into()),
     }
-}
-
-/// Puts what could not be read at the end of a file into another one beside it.
-fn keep_torn_tail(disk: &dyn Disk, name: &str, contents: &journal::Contents) -> Result<()> {
-    let Some(damage) = &contents.damage else {
-        return Ok(());
-    };
-    let keep = || {
-        let kept = snapshot::free_name(disk, &format!("{name}.torn"))?;
-        let mut file = disk.create(&kept)?;
-        file.write_at(0, contents.tail())?;
-        file.sync()?;
-        disk.sync_folder()?;
-        Ok(kept)
-    };
-    let kept = keep().map_err(|error| disk_error(disk, "can't write beside", name, error))?;
-    let (file, line) = (disk.path().join(name), damage.line);
-    if damage.has_whole_lines {
-        tracing::error!(file = %file.display(), line, kept, "the end of this file can't be read and may have been acknowledged: it was cut, and kept aside");
-    } else {
-        tracing::warn!(file = %file.display(), line, kept, "a write was cut off and never acknowledged: it was cut, and kept aside");
-    }
-    Ok(())
 }

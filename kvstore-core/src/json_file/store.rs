@@ -153,8 +153,12 @@ impl Store for JsonStore {
         let (sender, receiver) = oneshot::channel();
         let result = match self.requests.send(Request::Close(sender)).await {
             // Closed already.
-            Err(_) => Ok(()),
-            Ok(()) => receiver.await.unwrap_or(Ok(())),
+            Err(_) => return Ok(()),
+            Ok(()) => match receiver.await {
+                Ok(result) => result,
+                // Another call was first.
+                Err(_) => return Ok(()),
+            },
         };
         self.shared.close();
         self.holder.let_go();

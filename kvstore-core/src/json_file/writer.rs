@@ -8,11 +8,12 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::disk::Disk;
+use super::files::Kind;
 use super::journal::{AppendError, Journal};
-use super::recovery::{Recovered, header_line, journal_name};
+use super::record;
+use super::recovery::{Recovered, header_line};
 use super::room::Room;
 use super::snapshot::{self, Fingerprint, Meta};
-use super::{JOURNAL, numbered, record};
 use crate::commit::{Commit, Committed};
 use crate::error::{Error, Result};
 use crate::job::{JobId, QueueId};
@@ -310,7 +311,7 @@ impl Writer {
     }
 
     fn poison(&mut self, error: &io::Error) -> String {
-        let file = self.disk.path().join(journal_name(self.number));
+        let file = self.disk.path().join(Kind::Store.name(self.number));
         let reason = format!("writing {} failed: {error}", file.display());
         tracing::error!(file = %file.display(), %error, "a write or sync failed: nothing more is accepted until the folder is opened again");
         self.shared.poison(&reason);
@@ -343,18 +344,11 @@ impl Writer {
         let version = self.shared.read().version;
         let number = self.number + 1;
         let header = header_line(number, Some(self.journal.durable()), version);
-        let name = journal_name(number);
-        let journal = match Journal::create(&*self.disk, &name, &[header]) {
+        let journal = match Kind::Store.go_on(&*self.disk, number, &[header]) {
             Ok(journal) => journal,
-            Err(error) => {
-                // It may be there already, and would cut off what this journal gets from here on.
-                if let Err(error) = self
-                    .disk
-                    .remove(&name)
-                    .and_then(|()| self.disk.sync_folder())
-                {
-                    self.poison(&error);
-                }
+            Err(AppendError::Full(error)) => return Err(error),
+            Err(AppendError::Broken(error)) => {
+                self.poison(&error);
                 return Err(error);
             }
         };
@@ -371,7 +365,7 @@ impl Writer {
                 let next = || shared.write().table.next_of_cut(SNAPSHOT_PIECE);
                 let result = snapshot::write(&*disk, &meta, Some(data), next);
                 if result.is_ok() {
-                    remove_journals(&*disk, meta.journal);
+                    Kind::Store.remove_before(&*disk, meta.journal);
                 }
                 *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 // Where there is no room for this, other requests wake the thread as well.
@@ -456,7 +450,7 @@ impl Writer {
             shared.write().table.next_of_cut(SNAPSHOT_PIECE)
         })
         .map_err(failed)?;
-        remove_journals(&*self.disk, meta.journal);
+        Kind::Store.remove_before(&*self.disk, meta.journal);
         self.disk.sync_folder().map_err(failed)
     }
 
@@ -488,21 +482,4 @@ fn reply<T: Send + 'static>(
         let _ = answer.send(result.map_err(GroupError::to_error).and(judged));
     };
     (record, Box::new(reply))
-}
-
-/// Removes the journals before `number`. One that stays is removed when the folder is opened next.
-fn remove_journals(disk: &dyn Disk, number: u64) {
-    let remove = || {
-        let names = disk.names()?;
-        for old in numbered(&names, JOURNAL)
-            .into_iter()
-            .filter(|old| *old < number)
-        {
-            disk.remove(&journal_name(old))?;
-        }
-        io::Result::Ok(())
-    };
-    if let Err(error) = remove() {
-        tracing::warn!(folder = %disk.path().display(), %error, "an old journal can't be removed");
-    }
 }
