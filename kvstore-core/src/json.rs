@@ -98,11 +98,6 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Where it is.
-    pub(crate) fn position(&self) -> usize {
-        self.at
-    }
-
     /// The next byte; 0, which no JSON text holds, at the end.
     pub(crate) fn peek(&self) -> u8 {
         self.text.get(self.at).copied().unwrap_or(0)

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::Memory;
+use support::{Folder, Memory};
 
 mod memory {
     use super::*;
@@ -13,4 +13,10 @@ mod memory {
 mod memory_partitioned {
     use super::*;
     kvstore_core::queue_conformance!(Memory::new(5));
+}
+
+mod json_file {
+    use super::*;
+    kvstore_core::store_conformance!(Folder::new());
+    kvstore_core::queue_conformance!(Folder::new());
 }

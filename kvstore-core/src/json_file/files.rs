@@ -120,9 +120,8 @@ impl Kind {
     /// Removes the files before `number`. One that stays is removed when the folder is opened next.
     pub(super) fn remove_before(self, disk: &dyn Disk, number: u64) {
         let remove = || {
-            let old = self.find(disk)?.into_iter().take_while(|old| *old < number);
-            old.map(|old| disk.remove(&self.name(old)))
-                .collect::<io::Result<()>>()
+            let mut old = self.find(disk)?.into_iter().take_while(|old| *old < number);
+            old.try_for_each(|old| disk.remove(&self.name(old)))
         };
         if let Err(error) = remove() {
             tracing::warn!(folder = %disk.path().display(), %error, "an old journal can't be removed");

@@ -106,6 +106,10 @@ struct LineText {
     idem: Option<Remembered>,
     /// Which job was tried, and how often.
     tried: Option<(Position, u32)>,
+    /// Numbering goes on behind this.
+    last: Option<Position>,
+    /// Jobs up to here are applied, as far as was known at a clean stop. The store knows better.
+    done: Option<Position>,
 }
 
 /// The line of a job.
@@ -280,6 +284,13 @@ fn restore(
             carried.push(line.body());
         }
         tried = text.tried.or(tried);
+        if let Some(last) = text.last {
+            log.start_after(last)
+                .map_err(|error| bad(error.to_string()))?;
+        }
+        if let Some(done) = text.done {
+            log.complete(done);
+        }
         match (text.n, text.job) {
             (Some(number), Some(command)) => {
                 let job = Job {
@@ -364,19 +375,35 @@ impl Writer {
                 }
                 group.push(next);
             }
-            if let Some(close) = self.take(group) {
+            if let Some(answer) = self.take(group) {
                 requests.close();
-                let _ = close.send(self.journal.finish().map_err(|error| {
-                    disk_error(
-                        &*self.disk,
-                        "can't finish",
-                        &Kind::Queue.name(self.number),
-                        error,
-                    )
-                }));
+                let _ = answer.send(self.close());
                 return;
             }
         }
+    }
+
+    fn close(&mut self) -> Result<()> {
+        if let Some(reason) = self.shared.poisoned.get() {
+            return Err(Error::Poisoned {
+                reason: reason.clone(),
+            });
+        }
+        let trimmed = self.shared.log().trimmed();
+        let noted = self
+            .journal
+            .write(&[member_line("done", &trimmed)])
+            .map_err(|error| match error {
+                AppendError::Full(error) | AppendError::Broken(error) => error,
+            });
+        noted.and_then(|()| self.journal.finish()).map_err(|error| {
+            disk_error(
+                &*self.disk,
+                "can't finish",
+                &Kind::Queue.name(self.number),
+                error,
+            )
+        })
     }
 
     fn take(&mut self, group: Vec<Request>) -> Option<oneshot::Sender<Result<()>>> {
@@ -430,11 +457,23 @@ impl Writer {
         }
         // Now that no job is half accepted.
         for (position, answer) in starts {
-            let _ = answer.send(self.shared.log().start_after(position));
+            let _ = answer.send(self.start_after(position));
         }
         self.remove_finished();
         self.rotate_if_due();
         close
+    }
+
+    fn start_after(&mut self, position: Position) -> Result<()> {
+        if position <= self.shared.log().last() {
+            return Ok(());
+        }
+        self.shared.log().start_after(position)?;
+        self.write(&[member_line("last", &position)], true)
+            .map_err(|error| match error {
+                GroupError::Full(detail) => Error::StorageFull { detail },
+                GroupError::Broken(reason) => Error::Poisoned { reason },
+            })
     }
 
     /// Gives a job its place, and its line.

@@ -331,7 +331,8 @@ impl Writer {
         let bytes = self.older_bytes + self.journal.len();
         let due =
             bytes > self.data.length().max(self.snapshot_bytes_min) && bytes > self.retry_above;
-        if self.snapshot.is_some() || !(due || !self.snapshot_waiters.is_empty()) {
+        let wanted = due || !self.snapshot_waiters.is_empty();
+        if self.snapshot.is_some() || !wanted {
             return;
         }
         if let Err(error) = self.start_snapshot() {
@@ -369,9 +370,9 @@ impl Writer {
                 }
                 *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 // Where there is no room for this, other requests wake the thread as well.
-                let _ = sender
-                    .upgrade()
-                    .map(|sender| sender.try_send(Request::SnapshotEnded));
+                if let Some(sender) = sender.upgrade() {
+                    let _ = sender.try_send(Request::SnapshotEnded);
+                }
             })?;
         self.snapshot = Some(thread);
         self.snapshot_again = false;

@@ -35,11 +35,6 @@ impl Record {
             forget: None,
         }
     }
-
-    /// The latest version with it.
-    pub(crate) fn after(&self) -> Version {
-        Version(self.before.0 + (self.writes.len() + self.expired.len()) as u64)
-    }
 }
 
 /// A partition that moved on.

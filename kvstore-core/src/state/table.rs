@@ -48,10 +48,6 @@ impl Table {
             .collect()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// Keys and values, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
+use kvstore_core::json_file::{JsonFile, Options};
 use kvstore_core::memory::{MemoryQueue, MemoryStore};
 use kvstore_core::{Clock, JobQueue, ManualClock, PartitionCount, QueueOptions, Store, Timestamp};
 
@@ -61,5 +62,76 @@ impl QueueHarness for Memory {
             Arc::new(MemoryQueue::new(options, Arc::new(self.clock.clone())))
         };
         self.queue.get_or_init(open).clone()
+    }
+}
+
+/// A folder, opened by whoever asks first.
+pub(crate) struct Folder {
+    folder: tempfile::TempDir,
+    clock: ManualClock,
+    opened: tokio::sync::Mutex<Option<(JsonFile, QueueBounds)>>,
+}
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            clock: ManualClock::new(START),
+            opened: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// Opens it, again if it is open with other bounds than these.
+    async fn open(&self, bounds: Option<QueueBounds>) -> JsonFile {
+        let mut opened = self.opened.lock().await;
+        if let Some((file, open_with)) = &*opened {
+            if bounds.is_none_or(|bounds| bounds == *open_with) {
+                return file.clone();
+            }
+            file.close().await.unwrap();
+        }
+        let bounds = bounds.unwrap_or_default();
+        let queue = QueueOptions {
+            jobs_max: bounds.jobs,
+            bytes_max: bounds.bytes,
+            idempotency_keys_max: bounds.idempotency_keys,
+            ..QueueOptions::default()
+        };
+        let options = Options {
+            queue,
+            clock: Arc::new(self.clock.clone()),
+            ..Options::default()
+        };
+        let file = JsonFile::open(self.folder.path(), options).await.unwrap();
+        *opened = Some((file.clone(), bounds));
+        file
+    }
+}
+
+#[async_trait]
+impl StoreHarness for Folder {
+    async fn store(&self) -> Arc<dyn Store> {
+        self.open(None).await.store()
+    }
+
+    async fn restart(&self) {
+        if let Some((file, _)) = self.opened.lock().await.take() {
+            file.close().await.unwrap();
+        }
+    }
+
+    async fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn set_clock(&self, to: Timestamp) {
+        self.clock.set(to);
+    }
+}
+
+#[async_trait]
+impl QueueHarness for Folder {
+    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn JobQueue> {
+        self.open(Some(bounds)).await.queue()
     }
 }

@@ -183,15 +183,15 @@ pub async fn a_failed_check_changes_nothing(harness: &dyn StoreHarness) {
     };
     let error = store.commit(commit).await.unwrap_err();
     assert!(matches!(error, Error::Conflict { check: 1, .. }), "{error}");
-    for store in [store, {
-        harness.restart().await;
-        harness.store().await
-    }] {
-        assert_eq!(get(&store, &a).await.unwrap().version, version);
-        assert_eq!(get(&store, &b).await, None);
-        assert_eq!(named.applied(&store).await, at(0));
+    let unchanged = async |store: &dyn Store| {
+        assert_eq!(get(store, &a).await.unwrap().version, version);
+        assert_eq!(get(store, &b).await, None);
+        assert_eq!(named.applied(store).await, at(0));
         assert_eq!(store.active_queue().await.unwrap(), None);
-    }
+    };
+    unchanged(&store).await;
+    harness.restart().await;
+    unchanged(&harness.store().await).await;
 }
 
 pub async fn checks_are_judged_before_the_writes_of_their_commit(harness: &dyn StoreHarness) {
