@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
 
 use crate::error::{Problem, Result};
 
@@ -41,7 +41,9 @@ pub(crate) async fn read(mut body: Incoming, bytes_max: usize, timeout: Duration
         .unwrap_or_else(|_| Err(Problem::body_timeout()))
 }
 
-/// Refuses a body that says it is something else than plain JSON. One that says nothing is taken for JSON.
+/// Refuses a body that says it is something else than plain JSON. One that says nothing is taken for JSON, unless a browser sends it
+/// for a page: any page of any site may make a browser post a body without a type, or with some others, to any address, this
+/// machine's included, without asking first (<https://fetch.spec.whatwg.org/#cors-safelisted-request-header>).
 pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<()> {
     let is_encoded =
         |encoding: &HeaderValue| !encoding.as_bytes().eq_ignore_ascii_case(b"identity");
@@ -49,7 +51,11 @@ pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<()> {
         return Err(Problem::unsupported_media_type());
     }
     let Some(content_type) = headers.get(CONTENT_TYPE) else {
-        return Ok(());
+        return if headers.contains_key(ORIGIN) {
+            Err(Problem::unsupported_media_type())
+        } else {
+            Ok(())
+        };
     };
     let essence = content_type
         .to_str()

@@ -28,7 +28,7 @@ pub struct Options {
     pub write_timeout: Duration,
     /// How long a connection may stay open without a request, a new one too.
     pub idle_timeout: Duration,
-    /// Most connections at a time. One more gets the answer 503 and is closed.
+    /// Most connections at a time. One more gets the answer 503 and is closed; 64 more than that are closed without one.
     pub connections_max: usize,
     /// How long the server goes on as before, but not ready, when it is told to stop: so that whoever sends it requests learns of it.
     pub drain_delay: Duration,

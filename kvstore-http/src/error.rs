@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use hyper::{Response, StatusCode};
 use kvstore_core::process::in_one_line;
 use kvstore_core::{Entry, Error, JobId, Key, Version};
@@ -15,7 +17,7 @@ use serde::Serialize;
 use crate::conditions::etag_text;
 use crate::field::{Field, Place};
 use crate::json::Object;
-use crate::reply::{JSON, Reply};
+use crate::reply::{JSON, NO_STORE, Reply};
 
 /// What a handler returns. Boxed, so that the way of success stays small.
 pub(crate) type Result<T, E = Box<Problem>> = std::result::Result<T, E>;
@@ -273,6 +275,8 @@ impl Problem {
         *reply.status_mut() = self.status;
         let headers = reply.headers_mut();
         headers.insert(CONTENT_TYPE, content_type);
+        // Caches may keep a 404 and some others that do not forbid it (RFC 9110 §15.1).
+        headers.insert(CACHE_CONTROL, NO_STORE);
         headers.extend(
             self.headers
                 .into_iter()

@@ -15,6 +15,7 @@ async fn problem_has_the_members_of_the_rfc() {
         reply.header("content-type"),
         Some("application/problem+json")
     );
+    assert_eq!(reply.header("cache-control"), Some("no-store"));
     assert_eq!(
         reply.text(),
         r#"{"type":"/problems/not-found","title":"Not Found","status":404,"detail":"Key not found","key":"a\"b"}"#

@@ -295,3 +295,49 @@ async fn ttl_is_a_member() {
             .is_some()
     );
 }
+
+#[tokio::test]
+async fn page_of_another_site_cannot_make_a_browser_write() {
+    let server = Server::start().await;
+    let set = request("POST", "/set")
+        .body(r#"{"key":"a","value":1}"#)
+        .header("prefer", "wait=5");
+    let from_page = set.clone().header("origin", "https://elsewhere.example");
+    // What a browser sends without asking first; of these the last has no type at all.
+    for content_type in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+    ] {
+        assert_eq!(
+            server
+                .ask(&set.clone().header("content-type", content_type))
+                .await
+                .status,
+            415
+        );
+        assert_eq!(
+            server
+                .ask(&from_page.clone().header("content-type", content_type))
+                .await
+                .status,
+            415
+        );
+    }
+    assert_eq!(server.ask(&from_page).await.status, 415);
+    // For all else it asks, and is not told that it may.
+    let asked = request("OPTIONS", "/set").header("origin", "https://elsewhere.example");
+    let answer = server.ask(&asked).await;
+    assert_eq!(
+        (answer.status, answer.header("access-control-allow-origin")),
+        (405, None)
+    );
+    assert_eq!(server.ask(&request("GET", "/get/a")).await.status, 404);
+    assert_eq!(
+        server
+            .ask(&set.header("content-type", "application/json"))
+            .await
+            .status,
+        200
+    );
+}
