@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::job::PartitionCount;
+use crate::json_file::{self, JsonFile};
 use crate::limits::{QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 use crate::log::QueueOptions;
 use crate::memory::{MemoryQueue, MemoryStore};
@@ -62,7 +63,22 @@ pub async fn open(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
                 Arc::new(SystemClock),
             )),
         }),
-        Target::File { .. } => wrong("this build can not open file: yet, only memory:"),
+        Target::File {
+            folder,
+            data_bytes,
+            queue,
+        } => {
+            let options = json_file::Options {
+                queue: queue.options(PartitionCount::ONE),
+                data_bytes_max: data_bytes,
+                ..json_file::Options::default()
+            };
+            let file = JsonFile::open(folder, options).await?;
+            Ok(Opened {
+                store: file.store(),
+                queue: file.queue(),
+            })
+        }
     }
 }
 
@@ -294,6 +310,10 @@ fn wrong<T>(message: impl Into<String>) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{Command, Operation};
+    use crate::job::NewJob;
+    use crate::key::Key;
+    use crate::value::Value;
 
     fn file(folder: &str) -> Target {
         Target::File {
@@ -403,6 +423,39 @@ mod tests {
             let message = message(check_queue(store, queue));
             assert!(message.contains(part), "{store} {queue}: {message}");
         }
+    }
+
+    #[tokio::test]
+    async fn opened_backends_have_the_bounds_of_their_url() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = format!(
+            "file:{}?queue_jobs=1&data_bytes=1KiB",
+            folder.path().display()
+        );
+        let set = |bytes: usize| {
+            let value = Value::parse(format!("\"{}\"", "x".repeat(bytes))).unwrap();
+            NewJob::new(Command::One(Operation::set(Key::new("k").unwrap(), value)))
+        };
+        for url in [file.as_str(), "memory:?queue_jobs=1"] {
+            let opened = open(url, Some(url)).await.unwrap();
+            let answers = opened.queue.enqueue(vec![set(1), set(1)]).await;
+            assert!(
+                matches!(&answers[..], [Ok(_), Err(Error::Full { limit: 1, .. })]),
+                "{url}: {answers:?}"
+            );
+            opened.close().await.unwrap();
+        }
+        let opened = open("memory:?partitions=3", None).await.unwrap();
+        assert_eq!(opened.queue.partitions().get(), 3);
+
+        let full = format!("file:{}/full?data_bytes=1KiB", folder.path().display());
+        let opened = open(&full, None).await.unwrap();
+        let answers = opened.queue.enqueue(vec![set(2000)]).await;
+        assert!(
+            matches!(&answers[..], [Err(Error::StorageFull { .. })]),
+            "{answers:?}"
+        );
+        opened.close().await.unwrap();
     }
 
     #[test]
