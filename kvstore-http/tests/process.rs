@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use support::client::{Connection, request};
@@ -223,4 +224,115 @@ async fn server_out_of_files_waits_for_some_and_does_not_spin() {
     connections.clear();
     let mut connection = Connection::open(process.address).await;
     assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
+}
+
+/// The URL of a store in `folder`.
+fn url(folder: &Path) -> String {
+    format!("file:{}", folder.display())
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_there_after_a_restart_and_the_file_is_plain_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = url(&folder.path().join("database"));
+    let mut process = Process::start(&["--store", &store]);
+    let mut connection = Connection::open(process.address).await;
+    let put = connection
+        .ask(&request("PUT", "/v1/kv/a").body("1.0"))
+        .await;
+    assert_eq!(put.status, 201);
+    for number in 0..20 {
+        let body = format!(r#"{{"key":"n","value":{number}}}"#);
+        assert_eq!(
+            connection
+                .ask(&request("POST", "/set").body(body))
+                .await
+                .status,
+            202
+        );
+    }
+    process.signal("TERM");
+    assert_eq!(process.ended().code(), Some(0));
+    let text = std::fs::read_to_string(folder.path().join("database/data.json")).unwrap();
+    let data: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(data, serde_json::json!({"a": 1.0, "n": 19}));
+
+    let process = Process::start(&["--store", &store]);
+    let mut connection = Connection::open(process.address).await;
+    let read = connection.ask(&request("GET", "/v1/kv/a")).await;
+    assert_eq!(
+        (read.text(), read.header("etag")),
+        ("1.0", put.header("etag"))
+    );
+    // Also the job is known, and its token still good.
+    let token = put.header("sync-token").unwrap();
+    let read = connection
+        .ask(&request("GET", "/v1/kv/n").header("sync-token", token))
+        .await;
+    assert_eq!((read.status, read.text()), (200, "19"));
+}
+
+#[tokio::test]
+async fn any_json_object_is_served_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    // As Python's json.dump(…, indent=4) writes it.
+    let data = "{\n    \"user:1\": {\n        \"name\": \"Ad\\u00e8le\",\n        \"price\": 1.0\n    },\n    \"b\": null\n}";
+    std::fs::write(folder.path().join("data.json"), data).unwrap();
+    let process = Process::start(&["--store", &url(folder.path())]);
+    let mut connection = Connection::open(process.address).await;
+    let read = connection.ask(&request("GET", "/v1/kv/user:1")).await;
+    assert_eq!(read.text(), r#"{"name":"Ad\u00e8le","price":1.0}"#);
+    assert_eq!(
+        connection.ask(&request("GET", "/get/b")).await.text(),
+        r#"{"key":"b","value":null}"#
+    );
+}
+
+#[test]
+fn folder_in_use_is_one_clear_line_that_names_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = url(folder.path());
+    let process = Process::start(&["--store", &store]);
+    let ended = run(&["--store", &store], &[("KVSTORE_LISTEN", "127.0.0.1:0")]);
+    let errors = error_lines(&ended.stderr);
+    assert_eq!((ended.code, errors.len()), (Some(1), 1), "{ended:?}");
+    assert!(
+        errors[0].contains(&format!("process {}", process.id())),
+        "{errors:?}"
+    );
+}
+
+#[test]
+fn damaged_file_is_one_clear_line_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data.json");
+    std::fs::write(&data, "{\"a\":1,\n\"b\":}").unwrap();
+    let ended = run(
+        &["--store", &url(folder.path())],
+        &[("KVSTORE_LISTEN", "127.0.0.1:0")],
+    );
+    let errors = error_lines(&ended.stderr);
+    assert_eq!((ended.code, errors.len()), (Some(1), 1), "{ended:?}");
+    assert!(
+        errors[0].contains("data.json") && errors[0].contains("line 2"),
+        "{errors:?}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(&data).unwrap(),
+        "{\"a\":1,\n\"b\":}"
+    );
+}
+
+#[test]
+fn folder_that_cannot_be_written_is_one_clear_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let ended = run(
+        &["--store", &url(&file.join("database"))],
+        &[("KVSTORE_LISTEN", "127.0.0.1:0")],
+    );
+    let errors = error_lines(&ended.stderr);
+    assert_eq!((ended.code, errors.len()), (Some(1), 1), "{ended:?}");
+    assert!(errors[0].contains(&*file.to_string_lossy()), "{errors:?}");
 }
