@@ -5,10 +5,11 @@ mod settings;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use kvstore_core::Service;
 use kvstore_core::process::{self, Failure, Shared, Shutdown, hide_secrets};
+use kvstore_core::{Opened, Service};
 use kvstore_http::serve;
 use kvstore_worker::admin::{self, Health};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::settings::{Own, PROGRAM, is_local, read};
@@ -21,48 +22,61 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
         None => None,
     };
     let opened = shared.open().await?;
+    let health = Health::new(Arc::clone(&opened.store), Arc::clone(&opened.queue));
+    if let Some(listener) = admin_listener {
+        tracing::info!(address = %listener.local_addr()?, "answering probes");
+        tokio::spawn(admin::serve(listener, health.clone()));
+    }
+    let until = async {
+        shutdown.requested().await;
+        health.drain();
+    };
+    let ended = serve_and_work(listener, &opened, &shared, own, until).await;
+    // However it ended: this brings files up to date and lets go of the folder.
+    let closed = opened.close().await;
+    ended?;
+    Ok(closed?)
+}
+
+/// Serves until `shutdown`, and only then stops the worker, so that requests under way see their writes applied.
+async fn serve_and_work(
+    listener: TcpListener,
+    opened: &Opened,
+    shared: &Shared,
+    own: Own,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Failure> {
     let (store, queue) = (Arc::clone(&opened.store), Arc::clone(&opened.queue));
-    let service = Service::open(store, queue, own.service).await?;
+    let service = Service::open(Arc::clone(&store), Arc::clone(&queue), own.service).await?;
     let address = listener.local_addr()?;
     tracing::info!(%address, store = hide_secrets(&shared.store), worker = own.has_worker, "serving");
     if !is_local(address) {
         tracing::warn!(%address, "whoever reaches this address may read and write everything");
     }
 
-    let health = Health::new(Arc::clone(&opened.store), Arc::clone(&opened.queue));
-    if let Some(listener) = admin_listener {
-        tracing::info!(address = %listener.local_addr()?, "answering probes");
-        tokio::spawn(admin::serve(listener, health.clone()));
-    }
-    // Dropping the one tells the worker to stop, the worker dropping the other that it has.
-    let (stop_worker, worker_stop) = oneshot::channel::<()>();
-    let (worker_alive, worker_ended) = oneshot::channel::<()>();
+    // Each end is told by dropping a sender: ours stops the worker, and the worker's says that it has ended.
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (alive, ended) = oneshot::channel::<()>();
     let worker = own.has_worker.then(|| {
-        let (store, queue) = (Arc::clone(&opened.store), Arc::clone(&opened.queue));
         tokio::spawn(async move {
-            let _alive = worker_alive;
-            let until = async { drop(worker_stop.await) };
+            let _alive = alive;
+            let until = async { drop(stopped.await) };
             kvstore_worker::run(store, queue, kvstore_worker::Options::default(), until).await
         })
     });
     let until = async {
         tokio::select! {
-            () = shutdown.requested() => {}
-            // It ends by itself only when it can never go on, and then nothing would be applied any more.
-            _ = worker_ended, if own.has_worker => {}
+            () = shutdown => {}
+            // It ends by itself only if it can never go on, and then nothing would be applied any more.
+            _ = ended, if own.has_worker => {}
         }
-        health.drain();
     };
-
     let served = serve(listener, service, own.options, until).await;
-    drop(stop_worker);
-    let worked = match worker {
-        Some(worker) => worker.await?,
-        None => Ok(()),
-    };
-    let closed = opened.close().await;
-    served?;
-    Ok(worked.and(closed)?)
+    drop(stop);
+    if let Some(worker) = worker {
+        worker.await??;
+    }
+    Ok(served?)
 }
 
 fn main() -> ExitCode {

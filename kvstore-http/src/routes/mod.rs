@@ -5,6 +5,7 @@ mod jobs;
 mod kv;
 mod read;
 mod service;
+mod set_request;
 mod simple;
 mod write;
 

@@ -1,26 +1,21 @@
 //! The simple face: the three routes that the service is known by, with FastAPI's answers.
 
-use std::borrow::Cow;
-use std::fmt;
-
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::ETAG;
 use hyper::http::request::Parts;
-use kvstore_core::{Action, Entry, Expiry, Key, Value};
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use kvstore_core::{Action, Entry};
 
+use super::set_request::SetRequest;
 use super::write::{Progress, submit};
 use super::{Context, read};
+use crate::body;
 use crate::conditions::{etag, etag_text};
-use crate::error::{Problem, Result};
-use crate::field::{Field, Place, raw};
+use crate::error::Result;
 use crate::json::Object;
 use crate::reply::Reply;
 use crate::target::{self, Query};
-use crate::{body, ttl};
 
 /// `POST /set`
 pub(super) async fn set(context: &Context, parts: &Parts, body: Incoming) -> Result<Reply> {
@@ -88,204 +83,5 @@ pub(super) async fn delete(context: &Context, parts: &Parts, path: &str) -> Resu
             }
             written.reply(StatusCode::OK, answer)
         }
-    })
-}
-
-/// What the body of `POST /set` asks for.
-#[derive(Debug)]
-struct SetRequest {
-    key: Key,
-    value: Value,
-    expiry: Expiry,
-}
-
-impl SetRequest {
-    /// Reads it, and reports everything that is wrong with it at once.
-    fn parse(body: &Bytes) -> Result<Self> {
-        let text = std::str::from_utf8(body).map_err(|error| {
-            let before = String::from_utf8_lossy(&body[..error.valid_up_to()]);
-            not_json(before.chars().count(), "it is not UTF-8")
-        })?;
-        if text.trim_ascii().is_empty() {
-            return Err(Problem::field(missing(Place::BODY, None)));
-        }
-        let whole: &RawValue =
-            serde_json::from_str(text).map_err(|error| syntax_error(text, &error))?;
-        if !whole.get().starts_with('{') {
-            return Err(Problem::field(Field {
-                kind: "model_attributes_type",
-                place: Place::BODY,
-                message: "Input should be a valid dictionary or object to extract fields from"
-                    .into(),
-                input: echo(whole),
-                context: None,
-            }));
-        }
-        let members = serde_json::Deserializer::from_str(text)
-            .deserialize_map(MembersVisitor)
-            .map_err(|error| syntax_error(text, &error))?;
-
-        let key = required("key", members.key, whole).and_then(parse_key);
-        let value = required("value", members.value, whole).and_then(parse_value);
-        let expiry = match members.ttl {
-            Member::Absent => Ok(Expiry::Never),
-            Member::Once(json) => ttl::from_json(json),
-            Member::Repeated(json) => Err(repeated("ttl", json)),
-        };
-        match (key, value, expiry) {
-            (Ok(key), Ok(value), Ok(expiry)) => Ok(Self { key, value, expiry }),
-            (key, value, expiry) => Err(Problem::invalid(
-                [key.err(), value.err(), expiry.err()]
-                    .into_iter()
-                    .flatten()
-                    .collect(),
-            )),
-        }
-    }
-}
-
-/// The members of the body that mean something, as they came: a value must not pass through a parser that changes it, and `null`
-/// is a value.
-#[derive(Debug, Default)]
-struct Members<'a> {
-    key: Member<'a>,
-    value: Member<'a>,
-    ttl: Member<'a>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-enum Member<'a> {
-    #[default]
-    Absent,
-    Once(&'a RawValue),
-    /// Readers of JSON do not agree on which of them counts, so it is not guessed.
-    Repeated(&'a RawValue),
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(
-        self,
-        mut map: A,
-    ) -> std::result::Result<Members<'de>, A::Error> {
-        let mut members = Members::default();
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            let member = match &*name {
-                "key" => &mut members.key,
-                "value" => &mut members.value,
-                "ttl" => &mut members.ttl,
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-            };
-            let json = map.next_value()?;
-            *member = match member {
-                Member::Absent => Member::Once(json),
-                Member::Once(_) | Member::Repeated(_) => Member::Repeated(json),
-            };
-        }
-        Ok(members)
-    }
-}
-
-fn required<'a>(
-    name: &'static str,
-    member: Member<'a>,
-    body: &RawValue,
-) -> Result<&'a RawValue, Field> {
-    match member {
-        Member::Once(json) => Ok(json),
-        Member::Absent => Err(missing(Place::In("body", name), echo(body))),
-        Member::Repeated(json) => Err(repeated(name, json)),
-    }
-}
-
-fn parse_key(json: &RawValue) -> Result<Key, Field> {
-    const PLACE: Place = Place::In("body", "key");
-    if !json.get().starts_with('"') {
-        return Err(Field {
-            kind: "string_type",
-            place: PLACE,
-            message: "Input should be a valid string".into(),
-            input: echo(json),
-            context: None,
-        });
-    }
-    // Text that has half a surrogate pair is no Unicode.
-    let text: String = serde_json::from_str(json.get()).map_err(|_| Field {
-        kind: "string_unicode",
-        place: PLACE,
-        message: "Input should be a valid string, unable to parse raw data as a unicode string"
-            .into(),
-        input: echo(json),
-        context: None,
-    })?;
-    Key::new(&text).map_err(|error| Field::value_error(PLACE, &error.to_string(), echo(json)))
-}
-
-fn parse_value(json: &RawValue) -> Result<Value, Field> {
-    // A copy of its own: the rest of the body must not stay in memory with it.
-    Value::parse(Bytes::copy_from_slice(json.get().as_bytes()))
-        .map_err(|error| Field::value_error(Place::In("body", "value"), &error.to_string(), None))
-}
-
-/// What the client has sent, for it to recognise; unless its own parser might refuse it.
-fn echo(json: &RawValue) -> Option<Box<RawValue>> {
-    let checked = Value::parse(Bytes::copy_from_slice(json.get().as_bytes())).ok()?;
-    RawValue::from_string(checked.to_string()).ok()
-}
-
-fn missing(place: Place, input: Option<Box<RawValue>>) -> Field {
-    Field {
-        kind: "missing",
-        place,
-        message: "Field required".into(),
-        input,
-        context: None,
-    }
-}
-
-fn repeated(name: &'static str, json: &RawValue) -> Field {
-    Field::value_error(
-        Place::In("body", name),
-        "it must not be repeated",
-        echo(json),
-    )
-}
-
-/// A body that is not JSON, and where it stops being so.
-fn syntax_error(text: &str, error: &serde_json::Error) -> Box<Problem> {
-    // The parser counts lines and, in the last one, bytes; both from 1.
-    let lines_before = error.line().saturating_sub(1);
-    let line_start: usize = text
-        .split_inclusive('\n')
-        .take(lines_before)
-        .map(str::len)
-        .sum();
-    let offset = if error.is_eof() {
-        text.len()
-    } else {
-        line_start + error.column().saturating_sub(1)
-    };
-    let is_character_start = |at: &usize| text.is_char_boundary(*at);
-    let characters_before = (0..offset).filter(is_character_start).count();
-    not_json(characters_before, &error.to_string())
-}
-
-fn not_json(at: usize, reason: &str) -> Box<Problem> {
-    Problem::field(Field {
-        kind: "json_invalid",
-        place: Place::At("body", at),
-        message: "JSON decode error".into(),
-        input: raw(serde_json::json!({})),
-        context: raw(serde_json::json!({ "error": reason })),
     })
 }

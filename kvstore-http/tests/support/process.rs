@@ -1,5 +1,6 @@
 //! The real program as a child process, ended when the test is over.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -60,7 +61,10 @@ pub(crate) fn run(args: &[&str], variables: &[(&str, &str)]) -> Ended {
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
+    /// The fields of each log entry.
     log: Receiver<serde_json::Value>,
+    /// Those that were read and not asked for.
+    passed: RefCell<Vec<serde_json::Value>>,
     /// Where it serves.
     pub(crate) address: SocketAddr,
 }
@@ -89,22 +93,26 @@ impl Process {
         let (send, log) = channel();
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                let entry = serde_json::from_str(&line)
-                    .unwrap_or_else(|_| serde_json::json!({ "fields": { "message": line } }));
+                // What is no log entry is a line from before the log was started.
+                let fields = match serde_json::from_str::<serde_json::Value>(&line) {
+                    Ok(mut entry) => entry["fields"].take(),
+                    Err(_) => serde_json::json!({ "message": line }),
+                };
                 // Read on even if nobody listens any more: the pipe must not fill up.
-                let _ = send.send(entry);
+                let _ = send.send(fields);
             }
         });
         let mut process = Self {
             child,
             log,
+            passed: RefCell::default(),
             address: ([127, 0, 0, 1], 0).into(),
         };
         process.address = process.logged_address("serving");
         process
     }
 
-    /// The address in the next log entry that says `message`.
+    /// The address in the first log entry that says `message`.
     pub(crate) fn logged_address(&self, message: &str) -> SocketAddr {
         let fields = self.logged(message);
         fields["address"]
@@ -114,25 +122,29 @@ impl Process {
             .expect("an address")
     }
 
-    /// The fields of the next log entry that says `message`.
+    /// The fields of the first log entry that says `message` and was not asked for before.
     pub(crate) fn logged(&self, message: &str) -> serde_json::Value {
-        let mut passed = Vec::new();
+        let mut passed = self.passed.borrow_mut();
+        if let Some(at) = passed
+            .iter()
+            .position(|fields| fields["message"] == message)
+        {
+            return passed.remove(at);
+        }
         loop {
             match self.log.recv_timeout(PATIENCE) {
-                Ok(entry) if entry["fields"]["message"] == message => {
-                    return entry["fields"].clone();
-                }
-                Ok(entry) => passed.push(entry.to_string()),
+                Ok(fields) if fields["message"] == message => return fields,
+                Ok(fields) => passed.push(fields),
                 Err(error) => panic!("{error}: {message:?} is not among {passed:#?}"),
             }
         }
     }
 
-    /// How many of the log entries that are there already say `message`.
+    /// How many of the log entries that came in the meantime say `message`.
     pub(crate) fn count_logged(&self, message: &str) -> usize {
         self.log
             .try_iter()
-            .filter(|entry| entry["fields"]["message"] == message)
+            .filter(|fields| fields["message"] == message)
             .count()
     }
 
