@@ -299,6 +299,7 @@ fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> 
     clap::Command::new(program.name)
         .version(program.version)
         .about(program.about)
+        .next_line_help(true)
         .args(table.map(flag))
         .arg(
             clap::Arg::new(PRINT_CONFIG)
