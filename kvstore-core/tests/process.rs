@@ -53,7 +53,7 @@ async fn act(role: String, shutdown: Shutdown) -> Result<(), Failure> {
         }
         _ => {
             return Err(Error::Unavailable {
-                what: "the folder".to_owned(),
+                what: "can not open the folder".to_owned(),
                 source: Some("line one\nline two".into()),
             }
             .into());
@@ -140,10 +140,7 @@ fn two_signals_end_at_once() {
 fn failure_is_one_line() {
     let (code, said) = UnderTest::start("fails", &["--log", "off"]).end();
     assert_eq!(code, Some(1), "{said}");
-    assert_eq!(
-        said,
-        "error: the folder is unavailable: line one line two\n"
-    );
+    assert_eq!(said, "error: can not open the folder: line one line two\n");
 }
 
 fn log_is_json_when_asked() {

@@ -163,7 +163,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await
         .map_err(|error| Error::Unavailable {
-            what: format!("the address {address}"),
+            what: format!("can not listen on {address}"),
             source: Some(error.into()),
         })
 }

@@ -35,7 +35,7 @@ pub(crate) enum Fault {
 
 pub(crate) fn unavailable() -> Error {
     Error::Unavailable {
-        what: "the store under test".to_owned(),
+        what: "the store under test is down".to_owned(),
         source: None,
     }
 }
