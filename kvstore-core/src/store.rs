@@ -248,7 +248,7 @@ pub struct Changed {
     pub version: Version,
     /// What happened.
     pub kind: ChangeKind,
-    /// For [`ChangeKind::Set`], the value, as long as this version is still the key's: when it has been replaced
+    /// For [`ChangeKind::Set`], the value, as long as this version is still the key's and has not expired: when it has been replaced
     /// meanwhile, a later change brings the newer one.
     pub value: Option<Value>,
 }

@@ -94,8 +94,9 @@ impl Shared {
         &self,
         stage: impl FnOnce(&mut Staging<'_>) -> Result<(Option<Record>, T)>,
     ) -> Result<T> {
-        let now = self.now();
         let state = self.write();
+        // Asked for under the lock, so that no change is judged by an earlier time than the one before it.
+        let now = self.now();
         let (record, answer) = stage(&mut Staging::new(&state, now))?;
         self.apply(state, record.into_iter().collect());
         Ok(answer)
@@ -297,6 +298,7 @@ impl Follower {
 
     fn take(&mut self) -> Result<Vec<Changed>> {
         let state = self.shared.read();
+        let now = self.shared.now();
         let changes: Vec<Changed> = state
             .changes
             .after(self.seen)?
@@ -307,7 +309,7 @@ impl Follower {
                 version: *version,
                 kind: *kind,
                 value: (*kind == ChangeKind::Set)
-                    .then(|| value_of(&state, key, *version))
+                    .then(|| value_of(&state, key, *version, now))
                     .flatten(),
             })
             .collect();
@@ -316,11 +318,11 @@ impl Follower {
     }
 }
 
-fn value_of(state: &State, key: &Key, version: Version) -> Option<Value> {
+fn value_of(state: &State, key: &Key, version: Version, now: Timestamp) -> Option<Value> {
     state
         .table
         .get(key)
-        .filter(|entry| entry.version == version)
+        .filter(|entry| entry.version == version && entry.is_live(now))
         .map(|entry| entry.value.clone())
 }
 

@@ -91,6 +91,7 @@ macro_rules! store_conformance {
             watch_from_now_shows_nothing_older
             a_watch_resumes_behind_any_change
             a_value_goes_out_only_with_its_own_version
+            no_expired_value_goes_out
             nobody_hears_of_a_delete_of_nothing
             a_mirror_of_the_changes_is_the_store
             watchers_see_what_concurrent_writers_do

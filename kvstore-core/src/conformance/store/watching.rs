@@ -108,6 +108,18 @@ pub async fn a_value_goes_out_only_with_its_own_version(harness: &dyn StoreHarne
     assert_eq!(next(&mut watch).await.value, None);
 }
 
+pub async fn no_expired_value_goes_out(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let key = key("a");
+    let deadline = harness.now().await.after(SHORT);
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let (version, _) = commit_one(&store, set_until(&key, "1", deadline)).await;
+    harness.set_clock(deadline).await;
+    let changed = next(&mut watch).await;
+    assert_eq!((changed.version, changed.kind), (version, ChangeKind::Set));
+    assert_eq!(changed.value, None, "it is absent by now");
+}
+
 pub async fn nobody_hears_of_a_delete_of_nothing(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let key = key("a");
