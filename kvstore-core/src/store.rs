@@ -67,7 +67,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// * [`Error::Conflict`](crate::Error::Conflict) names the first check that failed.
     /// * [`Error::Stale`](crate::Error::Stale) if the partition is not at `advance.from`.
     /// * [`Error::Config`](crate::Error::Config) if `advance` is of another queue than the store's active one.
-    /// * [`Error::Invalid`](crate::Error::Invalid) if `advance` does not go forward, or its outcomes are out of order or name writes that are not there.
+    /// * [`Error::Invalid`](crate::Error::Invalid) if `advance` does not go forward, or its outcomes are out of order, of jobs that it does not pass, or name writes that are not there.
     /// * [`Error::Full`](crate::Error::Full) if it holds a dead letter and there is no room for one more.
     /// * [`Error::StorageFull`](crate::Error::StorageFull).
     ///

@@ -155,6 +155,8 @@ pub async fn outcomes_that_make_no_sense_are_refused(harness: &dyn StoreHarness)
     for outcomes in [
         vec![(at(2), failed(&a, None)), (at(1), failed(&a, None))],
         vec![(at(1), failed(&a, None)), (at(1), failed(&a, None))],
+        vec![(at(0), failed(&a, None))],
+        vec![(at(4), failed(&a, None))],
         vec![(at(1), succeeded(&a, 0, 2))],
         vec![(at(1), succeeded(&a, 2, 1))],
         vec![(at(1), succeeded(&a, usize::MAX, 2))],

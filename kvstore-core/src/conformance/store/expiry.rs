@@ -98,6 +98,7 @@ pub async fn deadline_in_the_past_is_an_applied_write(harness: &dyn StoreHarness
     let key = key("a");
     let before = put(&store, &key, "1").await;
     let past = harness.now().await.before(SHORT);
+    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
     let committed = store
         .commit(writes([
             set_until(&key, "2", past),
@@ -108,6 +109,9 @@ pub async fn deadline_in_the_past_is_an_applied_write(harness: &dyn StoreHarness
         .unwrap();
     assert!(committed.first_version > before);
     assert_eq!(committed.existed, [true, false, false]);
+    let announced = next(&mut watch).await;
+    assert_eq!(announced.version, committed.first_version);
+    assert_ne!(announced.kind, ChangeKind::Set, "the old value ended");
     assert_eq!(get(&store, &key).await, None);
     store.commit(check(&key, Condition::Absent)).await.unwrap();
     assert!(put(&store, &key, "5").await.0 > committed.first_version.0 + 2);

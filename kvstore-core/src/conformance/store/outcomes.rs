@@ -39,7 +39,7 @@ pub async fn kept_outcomes_tell_versions_and_what_existed(harness: &dyn StoreHar
     let (a, b) = (key("a"), key("b"));
     put(&store, &b, "0").await;
     let commit = Commit {
-        writes: vec![set(&a, "1"), set(&a, "2"), delete(&b), set(&key("c"), "3")],
+        writes: vec![set(&a, "1"), set(&b, "2"), set(&key("c"), "3"), delete(&b)],
         ..named.step_with(
             0,
             5,
@@ -70,7 +70,7 @@ pub async fn kept_outcomes_tell_versions_and_what_existed(harness: &dyn StoreHar
         assert_eq!(state(&store, named, 2).await, PLAIN);
         assert_eq!(
             state(&store, named, 3).await,
-            details(&a, vec![applied(1, true), applied(2, true)])
+            details(&a, vec![applied(1, true), applied(2, false)])
         );
         assert_eq!(state(&store, named, 5).await, details(&b, vec![]));
         harness.restart().await;
