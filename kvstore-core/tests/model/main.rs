@@ -19,7 +19,7 @@ use proptest::test_runner::FileFailurePersistence;
 use history::{history, plan};
 use run::agree;
 use steps::steps;
-use support::Memory;
+use support::{Folder, Memory};
 
 /// `share` of 256 times as many cases as proptest is told to run.
 fn config(share: u32) -> ProptestConfig {
@@ -59,6 +59,25 @@ proptest! {
     #[test]
     fn partitioned_memory_keeps_every_order(plan in plan()) {
         run(history(Arc::new(Memory::new(4)), plan));
+    }
+}
+
+// Each case syncs files and opens them again, so there are fewer.
+proptest! {
+    #![proptest_config(config(32))]
+
+    #[test]
+    fn json_file_agrees_with_the_model(steps in steps()) {
+        run(agree(Folder::new(), steps));
+    }
+}
+
+proptest! {
+    #![proptest_config(config(8))]
+
+    #[test]
+    fn json_file_keeps_every_order(plan in plan()) {
+        run(history(Arc::new(Folder::new()), plan));
     }
 }
 

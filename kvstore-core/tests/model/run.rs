@@ -337,8 +337,13 @@ impl<H: QueueHarness> Run<H> {
         }
         let waiting: usize = self.model.waiting.values().map(VecDeque::len).sum();
         let untold: u64 = self.model.untold.values().sum();
-        let depth = self.queue.depth().await.unwrap();
-        assert_eq!(depth.jobs, waiting as u64 + untold);
+        // What it was not told a queue may learn from its store when both are opened.
+        let depth = self.queue.depth().await.unwrap().jobs;
+        let least = waiting as u64;
+        assert!(
+            (least..=least + untold).contains(&depth),
+            "{depth} of {least} and {untold}"
+        );
     }
 
     /// Follows the changes up to now. These backends show all keys in one order, so one last write marks the end.
