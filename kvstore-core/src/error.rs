@@ -195,9 +195,10 @@ impl Error {
         }
     }
 
-    pub(crate) fn unavailable(what: impl Into<String>) -> Self {
+    /// For a backend that is closed or closing.
+    pub(crate) fn unavailable(backend: &str) -> Self {
         Self::Unavailable {
-            what: what.into(),
+            what: format!("{backend} is unavailable"),
             source: None,
         }
     }

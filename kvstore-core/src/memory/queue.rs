@@ -80,7 +80,7 @@ impl MemoryQueue {
 
     fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::SeqCst) {
-            Err(Error::unavailable("the queue (it is closed)"))
+            Err(Error::unavailable("the memory queue"))
         } else {
             Ok(())
         }
