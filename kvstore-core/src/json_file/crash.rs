@@ -56,7 +56,7 @@ fn writes(number: u64) -> Vec<Write> {
         set("latest".into(), number),
         set(format!("k{}", number % 7), number),
     ];
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         writes.push(Write {
             key: Key::new(&format!("k{}", (number + 2) % 7)).unwrap(),
             change: Change::Delete,
@@ -92,7 +92,7 @@ async fn tell(disk: &SimulatedDisk, told: &mut Told) -> Result<()> {
     let store = open(disk)?;
     while told.acknowledged < COMMITS {
         let first = told.acknowledged + 1;
-        let group = if first % 5 == 0 { 3 } else { 1 };
+        let group = if first.is_multiple_of(5) { 3 } else { 1 };
         let commits = (first..first + group).map(|number| {
             store.commit(Commit {
                 writes: writes(number),
@@ -104,7 +104,7 @@ async fn tell(disk: &SimulatedDisk, told: &mut Told) -> Result<()> {
             told.latest = committed?.first_version;
             told.acknowledged += 1;
         }
-        if told.acknowledged % 8 == 0 {
+        if told.acknowledged.is_multiple_of(8) {
             store.compact().await?;
         }
     }

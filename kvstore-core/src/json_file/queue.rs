@@ -428,7 +428,7 @@ impl Writer {
                 Request::BeginAttempt(head, answer) => {
                     let count = self.shared.log().begin_attempt(head);
                     lines.push(member_line("tried", &(head, count)));
-                    attempts.push(Box::new(move || drop(answer.send(count))));
+                    attempts.push(Box::new(move || _ = answer.send(count)));
                 }
                 Request::WithdrawAttempt(head, answer) => {
                     let mut log = self.shared.log();
@@ -436,7 +436,7 @@ impl Writer {
                     let count = log.attempts().map_or(0, |(_, count)| count);
                     drop(log);
                     lines.push(member_line("tried", &(head, count)));
-                    attempts.push(Box::new(move || drop(answer.send(()))));
+                    attempts.push(Box::new(move || _ = answer.send(())));
                 }
                 Request::StartAfter(position, answer) => starts.push((position, answer)),
                 Request::Completed => {}
