@@ -71,9 +71,9 @@ fn model(commits: u64) -> BTreeMap<String, u64> {
     for write in (1..=commits).flat_map(writes) {
         match write.change {
             Change::Set { value, .. } => {
-                drop(entries.insert(write.key.to_string(), value.to().unwrap()))
+                _ = entries.insert(write.key.to_string(), value.to().unwrap())
             }
-            Change::Delete => drop(entries.remove(write.key.as_str())),
+            Change::Delete => _ = entries.remove(write.key.as_str()),
         }
     }
     entries

@@ -6,6 +6,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::lock::Lock;
 
 /// One folder. All names are relative to it, and nothing is durable until it is said so here.
 pub(super) trait Disk: fmt::Debug + Send + Sync {
@@ -56,16 +59,18 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// A real folder.
+/// A real folder. It keeps the lock for as long as anybody, a thread in the background included, can write to it.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    _lock: Arc<Lock>,
 }
 
 impl Folder {
-    pub(super) fn new(path: &Path) -> Self {
+    pub(super) fn new(path: &Path, lock: Arc<Lock>) -> Self {
         Self {
             path: path.to_owned(),
+            _lock: lock,
         }
     }
 

@@ -21,8 +21,8 @@ const FILL_BYTES: u64 = 256 << 10;
 /// The version of all formats here.
 pub(super) const FORMAT: u32 = 1;
 
-/// What stands behind a file's name until it has begun.
-pub(super) const NEW: &str = ".new";
+/// How a file's name ends until all that it starts with is on the disk.
+pub(super) const BEGUN: &str = ".jsonl.begun";
 
 /// Where a journal ends, or ended when it was last synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ impl Journal {
     /// Starts a new file with `lines`, the first of which is its header. It gets its name when all of them are synced, so
     /// a file of that name is never half begun.
     pub(super) fn create(disk: &dyn Disk, name: &str, lines: &[Vec<u8>]) -> io::Result<Self> {
-        let begun = format!("{name}{NEW}");
+        let begun = name.replace(".jsonl", BEGUN);
         let mut file = disk.create(&begun)?;
         let mut text = Vec::new();
         let mut chain = 0;
@@ -357,14 +357,14 @@ mod tests {
     /// A file with a header, three synced groups of two lines, and two lines that were not synced.
     fn written() -> Vec<u8> {
         let disk = SimulatedDisk::new();
-        let mut journal = Journal::create(&disk, "j", &[body(0)]).unwrap();
+        let mut journal = Journal::create(&disk, "j.jsonl", &[body(0)]).unwrap();
         for group in 0..3 {
             journal
                 .append(&[body(group * 2 + 1), body(group * 2 + 2)])
                 .unwrap();
         }
         journal.write(&[body(7), body(8)]).unwrap();
-        disk.read("j").unwrap().unwrap()
+        disk.read("j.jsonl").unwrap().unwrap()
     }
 
     #[test]

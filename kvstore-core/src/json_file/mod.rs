@@ -143,11 +143,12 @@ impl JsonFile {
 
     fn open_now(folder: &Path, options: &Options) -> Result<Self> {
         make_folder(folder)?;
-        let lock = Lock::take(folder)?;
-        Self::start(Arc::new(disk::Folder::new(folder)), options, Some(lock))
+        let lock = Arc::new(Lock::take(folder)?);
+        let disk = disk::Folder::new(folder, Arc::clone(&lock));
+        Self::start(Arc::new(disk), options, Some(lock))
     }
 
-    fn start(disk: Arc<dyn Disk>, options: &Options, lock: Option<Lock>) -> Result<Self> {
+    fn start(disk: Arc<dyn Disk>, options: &Options, lock: Option<Arc<Lock>>) -> Result<Self> {
         let room = Arc::new(Room::new(options.data_bytes_max));
         let holder = Holder::new(lock);
         let recovered = recovery::recover(&*disk, options.clock.now(), options.keep_edit)?;
@@ -231,10 +232,10 @@ fn start_store(
 
 /// The lock on the folder, which goes when store and queue are both closed, or dropped.
 #[derive(Clone, Debug)]
-struct Holder(Arc<(Option<Lock>, AtomicUsize)>);
+struct Holder(Arc<(Option<Arc<Lock>>, AtomicUsize)>);
 
 impl Holder {
-    fn new(lock: Option<Lock>) -> Self {
+    fn new(lock: Option<Arc<Lock>>) -> Self {
         Self(Arc::new((lock, AtomicUsize::new(2))))
     }
 

@@ -80,6 +80,20 @@ enum Request {
     Close(oneshot::Sender<Result<()>>),
 }
 
+impl Request {
+    /// Answers one that came after the end. Those about attempts are not answered, which says the same.
+    fn refuse(self) {
+        match self {
+            Self::Enqueue(jobs, answer) => {
+                _ = answer.send(jobs.iter().map(|_| Err(closed())).collect())
+            }
+            Self::StartAfter(_, answer) => _ = answer.send(Err(closed())),
+            Self::Close(answer) => _ = answer.send(Ok(())),
+            Self::BeginAttempt(..) | Self::WithdrawAttempt(..) | Self::Completed => {}
+        }
+    }
+}
+
 /// What the header of a file says besides.
 #[derive(Debug, Serialize, Deserialize)]
 struct QueueHeader {
@@ -377,6 +391,9 @@ impl Writer {
             }
             if let Some(answer) = self.take(group) {
                 requests.close();
+                while let Ok(late) = requests.try_recv() {
+                    late.refuse();
+                }
                 let _ = answer.send(self.close());
                 return;
             }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::Disk;
 use super::files::{Files, Kind};
 use super::import::import;
-use super::journal::{End, Journal};
+use super::journal::{BEGUN, End, Journal};
 use super::snapshot::{self, DATA, Fingerprint, Meta, Pair};
 use super::{corrupt, disk_error, record};
 use crate::entry::{Timestamp, Version};
@@ -44,6 +44,14 @@ pub(super) fn header_line(number: u64, previous: Option<End>, version: Version) 
 
 /// Opens the store's part of the folder. `keep_edit`: an edited `data.json` is taken, and what journals hold beyond it is given up.
 pub(super) fn recover(disk: &dyn Disk, now: Timestamp, keep_edit: bool) -> Result<Recovered> {
+    // Files that a crash has left before they got their name.
+    let names = disk
+        .names()
+        .map_err(|error| disk_error(disk, "can't read", "", error))?;
+    for begun in names.iter().filter(|name| name.ends_with(BEGUN)) {
+        disk.remove(begun)
+            .map_err(|error| disk_error(disk, "can't remove", begun, error))?;
+    }
     let numbers = Kind::Store
         .numbers(disk)?
         .into_iter()

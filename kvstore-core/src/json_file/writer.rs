@@ -46,6 +46,21 @@ pub(super) enum Request {
     Close(Answer<()>),
 }
 
+impl Request {
+    /// Answers one that came after the end.
+    fn refuse(self) {
+        let closed = || Error::unavailable("the store");
+        match self {
+            Self::Commit(_, answer) => _ = answer.send(Err(closed())),
+            Self::Expire(answer) => _ = answer.send(Err(closed())),
+            Self::Adopt(_, answer) | Self::Snapshot(answer) => _ = answer.send(Err(closed())),
+            Self::Forget(_, answer) => _ = answer.send(Err(closed())),
+            Self::Close(answer) => _ = answer.send(Ok(())),
+            Self::SnapshotEnded => {}
+        }
+    }
+}
+
 pub(super) type Answer<T> = oneshot::Sender<Result<T>>;
 
 /// Where requests go.
@@ -196,6 +211,9 @@ impl Writer {
             if let Some(close) = self.take(group) {
                 let result = self.close();
                 requests.close();
+                while let Ok(late) = requests.try_recv() {
+                    late.refuse();
+                }
                 let _ = close.send(result);
                 return;
             }
@@ -238,7 +256,7 @@ impl Writer {
             while bytes < GROUP_BYTES
                 && let Some(change) = changes.next()
             {
-                let (record, reply) = self.judge(&mut staging, change);
+                let (record, reply) = self.judge(&mut staging, change, bytes);
                 if let Some(record) = record {
                     bytes += crate::state::bytes_added(&record.writes);
                     records.push(record);
@@ -253,11 +271,16 @@ impl Writer {
         }
     }
 
-    fn judge(&self, staging: &mut Staging<'_>, change: Request) -> (Option<Record>, Reply) {
+    fn judge(
+        &self,
+        staging: &mut Staging<'_>,
+        change: Request,
+        ahead: u64,
+    ) -> (Option<Record>, Reply) {
         match change {
             Request::Commit(commit, answer) => {
                 let judged = self
-                    .check_room(&commit)
+                    .check_room(&commit, ahead)
                     .and_then(|()| staging.commit(commit));
                 reply(
                     answer,
@@ -280,11 +303,14 @@ impl Writer {
         }
     }
 
-    /// Room for jobs was reserved when they were accepted; a direct commit asks for its own.
-    fn check_room(&self, commit: &Commit) -> Result<()> {
+    /// Room for jobs was reserved when they were accepted; a direct commit asks for its own, behind the `ahead` bytes of its group.
+    fn check_room(&self, commit: &Commit, ahead: u64) -> Result<()> {
         match commit.advance {
             Some(_) => Ok(()),
-            None => self.room.check(crate::state::bytes_added(&commit.writes)),
+            None => match crate::state::bytes_added(&commit.writes) {
+                0 => Ok(()),
+                bytes => self.room.check(ahead + bytes),
+            },
         }
     }
 
