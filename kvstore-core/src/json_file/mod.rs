@@ -38,6 +38,8 @@ mod journal;
 mod line;
 mod lock;
 mod queue;
+mod queue_lines;
+mod queue_writer;
 mod record;
 mod recovery;
 mod room;
@@ -66,6 +68,9 @@ use crate::log::QueueOptions;
 use crate::queue::JobQueue;
 use crate::state::Shared;
 use crate::store::Store;
+
+/// The only partition of the queue.
+const PARTITION: Partition = Partition(0);
 
 /// What an embedder may want to set.
 #[derive(Clone, Debug)]
@@ -153,7 +158,7 @@ impl JsonFile {
         let holder = Holder::new(lock);
         let recovered = recovery::recover(&*disk, options.clock.now(), options.keep_edit)?;
         let id = recovered.meta.queue;
-        let applied = recovered.state.progress.applied(id, Partition(0));
+        let applied = recovered.state.progress.applied(id, PARTITION);
         let queue = queue::start(
             Arc::clone(&disk),
             options,

@@ -1,0 +1,205 @@
+//! What stands in a queue file: jobs, which of them was tried, and what is remembered of requests.
+//!
+//! A job is a line: `{"n":42,"t":1767225600000,"job":{"set":"user:1","value":{"name":"Ada"}}}`.
+
+use serde::{Deserialize, Serialize};
+
+use super::PARTITION;
+use super::corrupt;
+use super::disk::Disk;
+use super::files::{Files, Kind};
+use super::journal::{Contents, End, ReadLine};
+use super::record::push_json;
+use crate::command::Command;
+use crate::entry::Timestamp;
+use crate::error::Result;
+use crate::job::{Job, JobId, Position, QueueId};
+use crate::log::{PartitionLog, Remembered};
+
+/// What the header of a file says besides.
+#[derive(Debug, Serialize, Deserialize)]
+struct QueueHeader {
+    queue: QueueId,
+    /// The last position given out.
+    last: Position,
+    /// Jobs up to here are gone.
+    trimmed: Position,
+    time: Timestamp,
+}
+
+/// Any line but a header.
+#[derive(Deserialize)]
+struct LineText {
+    /// The number of the job.
+    n: Option<u64>,
+    #[serde(default)]
+    t: Timestamp,
+    job: Option<Command>,
+    #[serde(default)]
+    keep: bool,
+    trace: Option<String>,
+    /// What is remembered of a request: that of `job`, or of one that is gone.
+    idem: Option<Remembered>,
+    /// Which job was tried, and how often.
+    tried: Option<(Position, u32)>,
+    /// Numbering goes on behind this.
+    last: Option<Position>,
+    /// Jobs up to here are applied, as far as was known at a clean stop. The store knows better.
+    done: Option<Position>,
+}
+
+/// The line of a job.
+#[derive(Serialize)]
+struct JobText<'a> {
+    n: u64,
+    t: Timestamp,
+    job: &'a Command,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    keep: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idem: Option<&'a Remembered>,
+}
+
+pub(super) fn job_line(job: &Job, remembered: Option<&Remembered>) -> Vec<u8> {
+    line(&JobText {
+        n: job.id.position.minor,
+        t: job.accepted_at,
+        job: &job.command,
+        keep: job.keep_outcome,
+        trace: job.traceparent.as_deref(),
+        idem: remembered,
+    })
+}
+
+pub(super) fn member_line(name: &str, value: &impl Serialize) -> Vec<u8> {
+    let mut line = format!("{{\"{name}\":").into_bytes();
+    push_json(&mut line, value);
+    line
+}
+
+/// An object without its closing brace.
+fn line(object: &impl Serialize) -> Vec<u8> {
+    let mut line = Vec::new();
+    push_json(&mut line, object);
+    line.pop();
+    line
+}
+
+/// The lines that a file starts with.
+pub(super) fn first_lines(
+    number: u64,
+    previous: Option<End>,
+    queue: QueueId,
+    log: &PartitionLog,
+) -> Vec<Vec<u8>> {
+    let own = QueueHeader {
+        queue,
+        last: log.last(),
+        trimmed: log.trimmed(),
+        time: log.latest(),
+    };
+    let remembered = log
+        .remembered(log.latest())
+        .map(|remembered| member_line("idem", remembered));
+    let tried = log.attempts().map(|tried| member_line("tried", &tried));
+    std::iter::once(Kind::Queue.header_line(number, previous, &own))
+        .chain(remembered)
+        .chain(tried)
+        .collect()
+}
+
+/// What goes over from the files that are there into the next one.
+pub(super) struct Restored {
+    pub(super) previous: Option<End>,
+    /// Lines that may be in the page cache only.
+    pub(super) carried: Vec<Vec<u8>>,
+}
+
+pub(super) fn restore(
+    disk: &dyn Disk,
+    files: &Files,
+    id: QueueId,
+    log: &mut PartitionLog,
+) -> Result<Restored> {
+    let mut tried = None;
+    let mut carried = Vec::new();
+    for (index, file) in files.iter().enumerate() {
+        let header: QueueHeader = files.own_header(disk, file)?;
+        if header.queue != id {
+            let detail = format!(
+                "it is of queue {}, and this folder's is {id}: it was put here from elsewhere",
+                header.queue
+            );
+            return Err(corrupt(
+                disk,
+                &Kind::Queue.name(file.number),
+                Some(1),
+                detail,
+            ));
+        }
+        log.restore_time(header.time);
+        if index == 0 {
+            log.restore_numbering(header.last, header.trimmed)?;
+        }
+    }
+    for (file, line) in files.lines() {
+        let bad = |detail: String| files.nonsense(disk, file, line.number, detail);
+        let text: LineText =
+            serde_json::from_slice(line.text).map_err(|error| bad(error.to_string()))?;
+        if line.offset >= file.contents.durable.length {
+            carried.push(line.body());
+        }
+        tried = text.tried.or(tried);
+        if let Some(last) = text.last {
+            log.start_after(last)
+                .map_err(|error| bad(error.to_string()))?;
+        }
+        if let Some(done) = text.done {
+            log.complete(done);
+        }
+        match (text.n, text.job) {
+            (Some(number), Some(command)) => {
+                let job = Job {
+                    id: JobId {
+                        queue: id,
+                        partition: PARTITION,
+                        position: Position::counted(number),
+                    },
+                    command,
+                    keep_outcome: text.keep,
+                    accepted_at: text.t,
+                    traceparent: text.trace,
+                };
+                log.restore_job(job, text.idem)
+                    .map_err(|error| bad(error.to_string()))?;
+            }
+            _ => text
+                .idem
+                .into_iter()
+                .for_each(|remembered| log.restore_idempotency(remembered)),
+        }
+    }
+    if let Some((head, count)) = tried {
+        log.restore_attempts(head, count);
+    }
+    Ok(Restored {
+        previous: files.durable_end(),
+        carried,
+    })
+}
+
+/// The last job in a file.
+pub(super) fn last_job(contents: &Contents) -> Position {
+    #[derive(Deserialize)]
+    struct Number {
+        n: Option<u64>,
+    }
+    let number = |line: ReadLine<'_>| serde_json::from_slice::<Number>(line.text).ok()?.n;
+    contents
+        .lines()
+        .filter_map(number)
+        .max()
+        .map_or(Position::START, Position::counted)
+}
