@@ -123,6 +123,18 @@ macro_rules! __conformance_cases {
                     });
                 }
             )*
+
+            /// Runs every case, one after another, for a program without a test harness. It panics at the first that fails.
+            #[allow(dead_code, reason = "most have one")]
+            pub(crate) fn run_all() {
+                $(
+                    println!("{}", concat!(stringify!($module), "::", stringify!($case)));
+                    $crate::conformance::run(async {
+                        let harness = $harness;
+                        $crate::conformance::$module::$case(&harness).await;
+                    });
+                )*
+            }
         }
     };
 }

@@ -1,0 +1,88 @@
+//! Server and worker in your own process: one folder, one port, and your program beside them. It talks to itself over HTTP,
+//! reads what came in without HTTP, and ends in order.
+
+use std::error::Error;
+use std::net::SocketAddr;
+
+use kvstore_core::{Key, Service, ServiceOptions, open};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let opened = open(&format!("file:{}", folder.path().display()), None).await?;
+    let service = Service::open(
+        opened.store.clone(),
+        opened.queue.clone(),
+        ServiceOptions::default(),
+    )
+    .await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    println!("serving {} on {address}", folder.path().display());
+
+    // Server and worker each take the end of the world as an argument. Here it is the drop of a sender; SIGTERM would do as well.
+    let (stop, stopped) = watch::channel(());
+    let until = || {
+        let mut stopped = stopped.clone();
+        async move { while stopped.changed().await.is_ok() {} }
+    };
+    let server = kvstore_http::serve(
+        listener,
+        service.clone(),
+        kvstore_http::Options::default(),
+        until(),
+    );
+    let worker = kvstore_worker::run(
+        opened.store.clone(),
+        opened.queue.clone(),
+        kvstore_worker::Options::default(),
+        until(),
+    );
+    let (server, worker) = (tokio::spawn(server), tokio::spawn(worker));
+
+    let answer = ask(
+        address,
+        "PUT /v1/kv/user:1 HTTP/1.1",
+        r#"{"name": "Ada", "height": 1.70}"#,
+    )
+    .await?;
+    // 201: it is applied and durable. Every byte is kept but the white space between tokens.
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    let answer = ask(address, "GET /v1/kv/user:1 HTTP/1.1", "").await?;
+    assert!(
+        answer.ends_with(r#"{"name":"Ada","height":1.70}"#),
+        "{answer}"
+    );
+
+    // The same store without HTTP.
+    let entry = service.get(&Key::new("user:1")?, None).await?;
+    println!("user:1 is {}", entry.expect("it was just set").value);
+
+    // First the server, so that nothing more is accepted, and the worker finishes what is in its hands; then the files.
+    drop((stop, stopped));
+    server.await??;
+    worker.await??;
+    opened.close().await?;
+    let data = std::fs::read_to_string(folder.path().join("data.json"))?;
+    println!("data.json is {data}");
+    assert!(data.contains(r#""user:1":{"name":"Ada","height":1.70}"#));
+    Ok(())
+}
+
+/// The smallest client there is: one request on a connection of its own, and the whole answer as text.
+async fn ask(address: SocketAddr, request: &str, body: &str) -> std::io::Result<String> {
+    println!("> {request}");
+    let mut stream = TcpStream::connect(address).await?;
+    let length = body.len();
+    let request = format!(
+        "{request}\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    println!("< {}", answer.lines().next().unwrap_or_default());
+    Ok(answer)
+}

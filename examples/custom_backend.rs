@@ -1,0 +1,99 @@
+//! A store of one's own: it refuses an `age:…` that is no small number, and leaves the rest to the store inside. The suite that
+//! every backend has to pass runs when this runs, and by the name of each case under `cargo test --example custom_backend`.
+
+use std::sync::Arc;
+
+use kvstore_core::conformance::StoreHarness;
+use kvstore_core::{memory::MemoryStore, *};
+
+#[derive(Debug)]
+struct Checked<S>(S);
+
+#[async_trait::async_trait]
+impl<S: Store> Store for Checked<S> {
+    async fn commit(&self, commit: Commit) -> Result<Committed> {
+        for Write { key, change } in &commit.writes {
+            if let (true, Change::Set { value, .. }) = (key.as_str().starts_with("age:"), change) {
+                value.to::<u8>()?; // before anything has happened: a commit is whole or absent
+            }
+        }
+        self.0.commit(commit).await
+    }
+    fn partitions(&self) -> Option<PartitionCount> {
+        self.0.partitions()
+    }
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.0.get(key).await
+    }
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        self.0.get_many(keys).await
+    }
+    async fn list(&self, request: &ListRequest) -> Result<Page> {
+        self.0.list(request).await
+    }
+    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
+        self.0.applied(queue, partition).await
+    }
+    async fn active_queue(&self) -> Result<Option<QueueId>> {
+        self.0.active_queue().await
+    }
+    async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
+        self.0.adopt_queue(queue).await
+    }
+    async fn outcome(&self, job: &JobId, wait: std::time::Duration) -> Result<JobState> {
+        self.0.outcome(job, wait).await
+    }
+    async fn expire(&self, partition: Partition) -> Result<usize> {
+        self.0.expire(partition).await
+    }
+    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
+        self.0.dead(request).await
+    }
+    async fn forget(&self, job: &JobId) -> Result<bool> {
+        self.0.forget(job).await
+    }
+    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+        self.0.watch(from).await
+    }
+    async fn ping(&self) -> Result<()> {
+        self.0.ping().await
+    }
+    async fn close(&self) -> Result<()> {
+        self.0.close().await
+    }
+}
+
+/// How the suite reaches it: one value of this is one set of data, with its own time.
+struct Harness(Arc<dyn Store>, ManualClock);
+
+fn harness() -> Harness {
+    let clock = ManualClock::new(Timestamp(1_763_000_000_000));
+    let inner = MemoryStore::new(Arc::new(clock.clone()));
+    Harness(Arc::new(Checked(inner)), clock)
+}
+
+#[async_trait::async_trait]
+impl StoreHarness for Harness {
+    async fn store(&self) -> Arc<dyn Store> {
+        self.0.clone()
+    }
+    async fn restart(&self) {} // it keeps its data for as long as its handles live, and promises no more
+    async fn now(&self) -> Timestamp {
+        self.1.now()
+    }
+    async fn set_clock(&self, to: Timestamp) {
+        self.1.set(to);
+    }
+}
+
+kvstore_core::store_conformance!(harness());
+
+fn main() {
+    kvstore_core::conformance::run(async {
+        let store = harness().0;
+        store.set("age:ada", &36).await.unwrap();
+        println!("{}", store.set("age:ada", "old").await.unwrap_err());
+        assert_eq!(store.get_as("age:ada").await.unwrap(), Some(36));
+    });
+    store::run_all();
+}
