@@ -1,7 +1,8 @@
 """Do all dependencies come from where deny.toml allows, under a licence that it allows?
 
 The same two questions as `cargo deny check licenses sources` asks, from the same file, answered from `cargo metadata`. Who has
-cargo-deny may run that instead; installing it takes MEASURED, longer than all the tests, so `./check` does not.
+cargo-deny may run that besides; to install it some 140 crates are built, more than this project has, for what are
+two loops here. So `./check` does not.
 """
 
 import json

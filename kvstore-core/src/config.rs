@@ -41,7 +41,9 @@ impl Opened {
 /// Opens the store at `store_url` and the queue in front of it: at `queue_url`, or else the store's own.
 ///
 /// * `file:FOLDER`: a folder of JSON files, made if it is missing; `file:database`, `file:/var/lib/kvstore` or
-///   `file:///var/lib/kvstore`. Parameters: `data_bytes`, a ceiling on keys and values, all of which are in memory.
+///   `file:///var/lib/kvstore`. Parameters: `data_bytes`, a ceiling on keys and values, all of which are in memory;
+///   `snapshot_bytes`, how large the journal gets before `data.json` is written anew (unless that is larger, then its size);
+///   `keep_edit=true`, for one start: take a `data.json` that was edited although later commits stand in journals, and give those up.
 /// * `memory:`: nothing outlives the process. Parameters: `partitions` of the queue.
 /// * Both: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition.
 ///
@@ -66,12 +68,17 @@ pub async fn open(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
         Target::File {
             folder,
             data_bytes,
+            snapshot_bytes,
+            keep_edit,
             queue,
         } => {
+            let defaults = json_file::Options::default();
             let options = json_file::Options {
                 queue: queue.options(PartitionCount::ONE),
                 data_bytes_max: data_bytes,
-                ..json_file::Options::default()
+                snapshot_bytes_min: snapshot_bytes.unwrap_or(defaults.snapshot_bytes_min),
+                keep_edit,
+                ..defaults
             };
             let file = JsonFile::open(folder, options).await?;
             Ok(Opened {
@@ -130,11 +137,15 @@ enum Target {
         partitions: PartitionCount,
         queue: QueueBounds,
     },
-    /// `file:FOLDER` with `data_bytes`, `queue_jobs`, `queue_bytes`.
+    /// `file:FOLDER` with `data_bytes`, `snapshot_bytes`, `keep_edit`, `queue_jobs`, `queue_bytes`.
     File {
         folder: PathBuf,
         /// The ceiling on the data, all of which is in memory.
         data_bytes: Option<u64>,
+        /// The least size of the journal at which `data.json` is written anew.
+        snapshot_bytes: Option<u64>,
+        /// Whether an edit is worth more than the commits after it.
+        keep_edit: bool,
         queue: QueueBounds,
     },
 }
@@ -169,6 +180,8 @@ impl FromStr for Target {
             "file" => Self::File {
                 folder: folder(rest)?,
                 data_bytes: parameters.take("data_bytes", at_least_one(bytes))?,
+                snapshot_bytes: parameters.take("snapshot_bytes", at_least_one(bytes))?,
+                keep_edit: parameters.take("keep_edit", switch)?.unwrap_or(false),
                 queue: QueueBounds::take(&mut parameters)?,
             },
             _ => {
@@ -273,6 +286,10 @@ fn partition_count(text: &str) -> Result<PartitionCount, &'static str> {
         .ok_or("it is not a number from 1 to 65535")
 }
 
+fn switch(text: &str) -> Result<bool, &'static str> {
+    text.parse().map_err(|_| "it is neither true nor false")
+}
+
 fn at_least_one<E: Display>(
     parse: impl Fn(&str) -> Result<u64, E>,
 ) -> impl Fn(&str) -> Result<u64, String> {
@@ -319,6 +336,8 @@ mod tests {
         Target::File {
             folder: folder.into(),
             data_bytes: None,
+            snapshot_bytes: None,
+            keep_edit: false,
             queue: QueueBounds {
                 jobs: QUEUE_JOBS_DEFAULT,
                 bytes: QUEUE_BYTES_DEFAULT,
@@ -352,12 +371,14 @@ mod tests {
     #[test]
     fn parameters_are_taken() {
         assert_eq!(
-            "file:x?data_bytes=2GiB&queue_jobs=7&queue_bytes=64KiB"
+            "file:x?data_bytes=2GiB&queue_jobs=7&queue_bytes=64KiB&snapshot_bytes=1MiB&keep_edit=true"
                 .parse::<Target>()
                 .unwrap(),
             Target::File {
                 folder: "x".into(),
                 data_bytes: Some(2 << 30),
+                snapshot_bytes: Some(1 << 20),
+                keep_edit: true,
                 queue: QueueBounds {
                     jobs: 7,
                     bytes: 65536
@@ -401,6 +422,9 @@ mod tests {
             ("file:x?queue_jobs=-1", "queue_jobs"),
             ("file:x?queue_bytes=1KB", "64MiB"),
             ("file:x?data_bytes=+1", "64MiB"),
+            ("file:x?snapshot_bytes=0", "at least 1"),
+            ("file:x?keep_edit=1", "neither true nor false"),
+            ("memory:?keep_edit=true", "no parameter keep_edit"),
             ("file:x?data_bytes=99999999999TiB", "64MiB"),
         ] {
             let message = message(url.parse::<Target>());

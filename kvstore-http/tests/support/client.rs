@@ -123,6 +123,12 @@ impl Connection {
         self.reply(&request.method).await
     }
 
+    /// Sends a request and returns its answer; `None` if the server goes away before that.
+    pub(crate) async fn try_ask(&mut self, request: &Request) -> Option<Reply> {
+        self.try_send(&request.bytes()).await.ok()?;
+        self.try_reply(&request.method).await
+    }
+
     /// The next answer, to a request of `method`.
     pub(crate) async fn reply(&mut self, method: &str) -> Reply {
         self.try_reply(method)

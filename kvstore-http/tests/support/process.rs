@@ -61,7 +61,7 @@ pub(crate) fn run(args: &[&str], variables: &[(&str, &str)]) -> Ended {
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    /// The fields of each log entry.
+    /// The fields of each log entry, with its level.
     log: Receiver<serde_json::Value>,
     /// Those that were read and not asked for.
     passed: RefCell<Vec<serde_json::Value>>,
@@ -80,7 +80,22 @@ impl Process {
         Self::spawn(with_files(count, args))
     }
 
-    fn spawn(mut command: Command) -> Self {
+    /// Starts it without waiting for anything.
+    pub(crate) fn launch(args: &[&str]) -> Self {
+        Self::launch_command(command(args))
+    }
+
+    /// Waits until it serves.
+    pub(crate) fn serves(mut self) -> Self {
+        self.address = self.logged_address("serving");
+        self
+    }
+
+    fn spawn(command: Command) -> Self {
+        Self::launch_command(command).serves()
+    }
+
+    fn launch_command(mut command: Command) -> Self {
         let mut child = command
             .envs([
                 ("KVSTORE_LISTEN", "127.0.0.1:0"),
@@ -95,21 +110,23 @@ impl Process {
             for line in stderr.lines().map_while(Result::ok) {
                 // What is no log entry is a line from before the log was started.
                 let fields = match serde_json::from_str::<serde_json::Value>(&line) {
-                    Ok(mut entry) => entry["fields"].take(),
-                    Err(_) => serde_json::json!({ "message": line }),
+                    Ok(mut entry) => {
+                        let mut fields = entry["fields"].take();
+                        fields["level"] = entry["level"].take();
+                        fields
+                    }
+                    Err(_) => serde_json::json!({ "message": line, "level": "NONE" }),
                 };
                 // Read on even if nobody listens any more: the pipe must not fill up.
                 let _ = send.send(fields);
             }
         });
-        let mut process = Self {
+        Self {
             child,
             log,
             passed: RefCell::default(),
             address: ([127, 0, 0, 1], 0).into(),
-        };
-        process.address = process.logged_address("serving");
-        process
+        }
     }
 
     /// The address in the first log entry that says `message`.
@@ -140,6 +157,14 @@ impl Process {
         }
     }
 
+    /// What a process that has ended has said beside information and warnings, unless it was asked for before.
+    pub(crate) fn errors(&self) -> Vec<serde_json::Value> {
+        let mut log = self.passed.take();
+        log.extend(self.log.iter());
+        log.retain(|fields| !matches!(fields["level"].as_str(), Some("INFO" | "WARN")));
+        log
+    }
+
     /// How many of the log entries that came in the meantime say `message`.
     pub(crate) fn count_logged(&self, message: &str) -> usize {
         self.log
@@ -160,6 +185,12 @@ impl Process {
             .status()
             .expect("kill is there");
         assert!(status.success());
+    }
+
+    /// Kills it, and waits for its end.
+    pub(crate) fn kill(&mut self) -> ExitStatus {
+        self.child.kill().expect("our own child");
+        self.ended()
     }
 
     /// Waits for its end.

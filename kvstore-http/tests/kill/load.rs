@@ -1,0 +1,162 @@
+//! A client that writes to keys of its own, in every way there is, until the server is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::history::{History, tag_number};
+use crate::support::client::{Connection, Reply, request};
+
+const KEYS: usize = 2;
+
+/// Most bytes that fill up a value.
+const PADDING_MAX: usize = 1200;
+
+pub(crate) struct Client {
+    random: StdRng,
+    keys: Vec<History>,
+}
+
+/// One way to write.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// `POST /set`, which does not wait.
+    Set,
+    Put,
+    /// `PUT` that expects the version that the key has.
+    PutIf(u64),
+    /// `PUT` that expects a version which the key no longer has.
+    PutStale(u64),
+    Delete,
+    /// `DELETE /delete/…`, which does not wait.
+    DeleteLater,
+}
+
+impl Client {
+    pub(crate) fn new(number: usize, seed: u64) -> Self {
+        let keys = (0..KEYS).map(|key| History::new(format!("client:{number}:{key}")));
+        Self {
+            random: StdRng::seed_from_u64(seed),
+            keys: keys.collect(),
+        }
+    }
+
+    /// Writes until the connection breaks.
+    pub(crate) async fn write(
+        mut self,
+        mut connection: Connection,
+        acknowledged: Arc<AtomicUsize>,
+    ) -> Self {
+        while self.write_once(&mut connection).await {
+            acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        self
+    }
+
+    /// Whether there was an answer.
+    async fn write_once(&mut self, connection: &mut Connection) -> bool {
+        let history = &mut self.keys[self.random.random_range(0..KEYS)];
+        let way = choose(&mut self.random, history);
+        let value = match way {
+            Way::Delete | Way::DeleteLater => None,
+            _ => Some(history.make_value(self.random.random_range(0..PADDING_MAX))),
+        };
+        let key = &history.key;
+        let put =
+            || request("PUT", &format!("/v1/kv/{key}")).body(value.clone().unwrap_or_default());
+        let request = match way {
+            Way::Set => request("POST", "/set").body(format!(
+                r#"{{"key":"{key}","value":{}}}"#,
+                value.as_deref().unwrap_or_default()
+            )),
+            Way::Put => put(),
+            Way::PutIf(version) | Way::PutStale(version) => {
+                put().header("if-match", &format!("\"{version}\""))
+            }
+            Way::Delete => request("DELETE", &format!("/v1/kv/{key}")),
+            Way::DeleteLater => request("DELETE", &format!("/delete/{key}")),
+        };
+        let was_present = history.is_present();
+        history.sending(value);
+        let Some(reply) = connection.try_ask(&request).await else {
+            return false;
+        };
+        take(history, way, was_present, &reply);
+        true
+    }
+
+    /// Reads each key and looks whether it holds what it must.
+    pub(crate) async fn check(&mut self, connection: &mut Connection) {
+        for history in &mut self.keys {
+            let reply = connection
+                .ask(&request("GET", &format!("/v1/kv/{}", history.key)))
+                .await;
+            history.check(&reply);
+            if let Some(job) = history.job.take() {
+                let reply = connection
+                    .ask(&request("GET", &format!("/v1/jobs/{job}")))
+                    .await;
+                assert_eq!(
+                    reply.json()["status"],
+                    "succeeded",
+                    "{}: {reply:?}",
+                    history.key
+                );
+            }
+        }
+    }
+
+    /// How many of its writes took effect.
+    pub(crate) fn applied(&self) -> u64 {
+        self.keys.iter().map(History::applied).sum()
+    }
+
+    /// Whether it waits for an answer that will not come.
+    pub(crate) fn was_cut_off(&self) -> bool {
+        self.keys.iter().any(History::is_unanswered)
+    }
+
+    /// Keys and values that must be there.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (String, String)> {
+        self.keys
+            .iter()
+            .filter_map(|history| Some((history.key.clone(), history.value()?.to_owned())))
+    }
+}
+
+fn choose(random: &mut StdRng, history: &History) -> Way {
+    match random.random_range(0..10) {
+        0..4 => Way::Set,
+        4 if history.is_present() => Way::Delete,
+        5 if history.is_present() => Way::DeleteLater,
+        6 | 7 => history.version().map_or(Way::Put, Way::PutIf),
+        8 => history.past_version().map_or(Way::Put, Way::PutStale),
+        _ => Way::Put,
+    }
+}
+
+/// Takes an answer as a client does: what it promises is relied on from here on.
+fn take(history: &mut History, way: Way, was_present: bool, reply: &Reply) {
+    let body = reply.json();
+    match (way, reply.status) {
+        (Way::PutStale(_), 412) => history.refused(),
+        (Way::PutStale(_), _) => panic!("{way:?}: {reply:?}"),
+        // A wait may run out on a busy machine.
+        (_, 202) => {
+            history.job = body["job_id"].as_str().map(str::to_owned);
+            history.acknowledged(None);
+        }
+        (Way::Put | Way::PutIf(_), 200 | 201) => {
+            assert_eq!(body["created"], !was_present, "{way:?}: {reply:?}");
+            let tag = reply.header("etag").expect("a tag");
+            history.acknowledged(Some(tag_number(tag)));
+        }
+        (Way::Delete, 200) => {
+            assert_eq!(body["deleted"], true, "{way:?}: {reply:?}");
+            history.acknowledged(None);
+        }
+        _ => panic!("{way:?}: {reply:?}"),
+    }
+}
