@@ -100,6 +100,7 @@ async fn live<H: QueueHarness>(
 ) {
     let worker = Worker::new(store.clone(), queue.clone());
     while !done.load(Ordering::Relaxed) {
+        let mut idle = true;
         for claim in worker.claim().await.unwrap() {
             let prepared = match worker.prepare(&claim).await {
                 Ok(Some(prepared)) => prepared,
@@ -107,6 +108,7 @@ async fn live<H: QueueHarness>(
                 Ok(None) | Err(Error::Gap { .. }) => continue,
                 Err(error) => panic!("{error}"),
             };
+            idle = false;
             let dies = rand::random_ratio(deaths, 10);
             if dies && rand::random() {
                 // Nobody else can have the partition until the claim ends.
@@ -124,7 +126,9 @@ async fn live<H: QueueHarness>(
                 Err(error) => panic!("{error}"),
             }
         }
-        tokio::task::yield_now().await;
+        if idle {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
