@@ -32,18 +32,19 @@ impl Value {
     /// [`Error::Invalid`] with line, column and what was expected there.
     ///
     /// # Cost
-    /// One pass over the text; a copy only if there is white space to drop.
-    pub fn parse(text: impl Into<Bytes>) -> Result<Self> {
-        let text = text.into();
-        match json::compact(&text) {
-            Ok(None) => Ok(Self(text)),
-            Ok(Some(compacted)) => Ok(Self(compacted.into())),
+    /// One pass over the text, and a copy of exactly its size: a value that is kept never keeps a larger buffer alive, such as that of
+    /// the connection it came by.
+    pub fn parse(text: impl AsRef<[u8]>) -> Result<Self> {
+        let text = text.as_ref();
+        match json::compact(text) {
+            Ok(None) => Ok(Self(Bytes::copy_from_slice(text))),
+            Ok(Some(compacted)) => Ok(Self(compacted.into_boxed_slice().into())),
             Err(error) => Err(Error::invalid(
                 "value",
                 format!(
                     "it is not JSON: expected {} at {}",
                     error.expected,
-                    error.place(&text)
+                    error.place(text)
                 ),
             )),
         }

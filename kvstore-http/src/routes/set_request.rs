@@ -157,13 +157,13 @@ fn parse_key(json: &RawValue) -> Result<Key, Field> {
 
 fn parse_value(json: &RawValue) -> Result<Value, Field> {
     // A copy of its own: the rest of the body must not stay in memory with it.
-    Value::parse(Bytes::copy_from_slice(json.get().as_bytes()))
+    Value::parse(json.get())
         .map_err(|error| Field::value_error(Place::In("body", "value"), &error.to_string(), None))
 }
 
 /// What the client has sent, for it to recognise; unless its own parser might refuse it.
 fn echo(json: &RawValue) -> Option<Box<RawValue>> {
-    let checked = Value::parse(Bytes::copy_from_slice(json.get().as_bytes())).ok()?;
+    let checked = Value::parse(json.get()).ok()?;
     RawValue::from_string(checked.to_string()).ok()
 }
 
