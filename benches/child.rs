@@ -1,0 +1,77 @@
+//! The bench program once more, in a process of its own, so that its memory and its processor time are nobody else's.
+//!
+//! It answers each line that it gets with a line, and ends when there are no more: also if the bench itself is killed.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+
+use tokio::io::AsyncBufReadExt;
+
+/// The argument that tells it apart; what it is to do follows.
+pub(crate) const CHILD: &str = "--child";
+
+/// A process that runs.
+#[derive(Debug)]
+pub(crate) struct Child {
+    process: std::process::Child,
+    questions: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Child {
+    /// Starts it with `arguments`.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let program = std::env::current_exe().expect("this program has a path");
+        let mut process = Command::new(program)
+            .arg(CHILD)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program can be started again");
+        let questions = process.stdin.take();
+        let answers = process.stdout.take().expect("it is piped");
+        Self {
+            process,
+            questions,
+            answers: BufReader::new(answers),
+        }
+    }
+
+    /// Its answer to `question`, as numbers.
+    pub(crate) fn ask(&mut self, question: &str) -> Vec<f64> {
+        let questions = self.questions.as_mut().expect("it runs");
+        writeln!(questions, "{question}").expect("the child listens");
+        let mut answer = String::new();
+        self.answers
+            .read_line(&mut answer)
+            .expect("the child answers");
+        answer
+            .split_whitespace()
+            .map(|number| number.parse().expect("the child answers with numbers"))
+            .collect()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.questions = None;
+        let _ = self.process.wait();
+    }
+}
+
+/// What this process is to do, if it is a child.
+pub(crate) fn task() -> Option<Vec<String>> {
+    let mut arguments = std::env::args().skip(1);
+    (arguments.next()? == CHILD).then(|| arguments.collect())
+}
+
+/// Answers each question until there are no more.
+pub(crate) async fn answer(mut answer: impl AsyncFnMut(&str) -> Vec<f64>) {
+    let mut questions = tokio::io::BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(question)) = questions.next_line().await {
+        let numbers = answer(&question).await;
+        let numbers: Vec<String> = numbers.iter().map(f64::to_string).collect();
+        println!("{}", numbers.join(" "));
+    }
+}

@@ -1,0 +1,31 @@
+//! A folder with many entries in it, before any store was there.
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use crate::support::{key, value};
+
+/// A number of entries that is large: a million if `KVSTORE_BENCH=full` is set, and otherwise what can be measured in a few minutes.
+#[expect(clippy::disallowed_methods, reason = "a bench has no other settings")]
+pub(crate) fn many() -> usize {
+    match std::env::var("KVSTORE_BENCH") {
+        Ok(choice) if choice == "full" => 1_000_000,
+        _ => 100_000,
+    }
+}
+
+/// Writes a `data.json` of `entries` entries, as another program might.
+pub(crate) fn fill(folder: &Path, entries: usize) {
+    let write = || {
+        let file = std::fs::File::create(folder.join("data.json"))?;
+        let mut file = BufWriter::new(file);
+        let value = value();
+        for number in 0..entries {
+            let before = if number == 0 { '{' } else { ',' };
+            write!(file, "{before}\n\"{}\":{value}", key(number))?;
+        }
+        file.write_all(b"\n}\n")?;
+        file.into_inner()?.sync_all()
+    };
+    write().expect("the folder can be written");
+}

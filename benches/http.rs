@@ -1,0 +1,296 @@
+//! What does a request cost, compared with one to a bare hyper server that answers a constant body of the same size?
+
+mod child;
+mod data;
+mod support;
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::Response;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use kvstore_core::json_file::{JsonFile, Options};
+use kvstore_core::{JobQueue, Key, QueueOptions, Service, ServiceOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::child::Child;
+use crate::data::{fill, many};
+use crate::support::{ROUNDS, Rates, Table, drive, is_wanted, key, scratch_folder, value};
+
+/// How long each row is measured in each round.
+const SPAN: Duration = Duration::from_secs(2);
+
+/// Keep-alive connections, each with one request at a time.
+const CONNECTIONS: usize = 64;
+
+/// Different requests that are sent over and over.
+const REQUESTS: usize = 10_000;
+
+#[tokio::main]
+async fn main() {
+    match child::task().as_deref() {
+        None if is_wanted("requests") => requests().await,
+        None => {}
+        Some([_]) => bare().await,
+        Some(arguments) => kvstore(Path::new(&arguments[1])).await,
+    }
+}
+
+/// One request, and what its answer begins with.
+struct Exchange {
+    name: &'static str,
+    request: fn(&Key) -> String,
+    status: &'static [u8],
+}
+
+const OK: &[u8] = b"HTTP/1.1 200 ";
+
+/// The first one is sent to the bare server, the others to ours.
+const EXCHANGES: [Exchange; 5] = [
+    Exchange {
+        name: "bare hyper, a constant body",
+        request: |key| with_body("GET", &format!("/v1/kv/{}", key), ""),
+        status: OK,
+    },
+    Exchange {
+        name: "`GET /v1/kv/{key}`",
+        request: |key| with_body("GET", &format!("/v1/kv/{}", key), ""),
+        status: OK,
+    },
+    Exchange {
+        name: "`GET /get/{key}`",
+        request: |key| with_body("GET", &format!("/get/{}", key), ""),
+        status: OK,
+    },
+    Exchange {
+        name: "`POST /set`, 202: accepted",
+        request: |key| {
+            let body = format!(r#"{{"key":"{}","value":{}}}"#, key, value());
+            with_body("POST", "/set", &body)
+        },
+        status: b"HTTP/1.1 202 ",
+    },
+    Exchange {
+        name: "`PUT /v1/kv/{key}`, 200: applied",
+        request: |key| {
+            let path = format!("/v1/kv/{}", key);
+            with_body("PUT", &path, value().as_str())
+        },
+        status: OK,
+    },
+];
+
+fn with_body(method: &str, path: &str, body: &str) -> String {
+    let content = match body.len() {
+        0 => String::new(),
+        length => format!("content-type: application/json\r\ncontent-length: {length}\r\n"),
+    };
+    format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{content}\r\n{body}")
+}
+
+/// Requests per second of the server's processor time, and per second of the clock.
+async fn requests() {
+    let folder = scratch_folder();
+    fill(folder.path(), many());
+    let mut servers = [
+        Server::start(&["bare"]),
+        Server::start(&["kvstore", &folder.path().to_string_lossy()]),
+    ];
+    let mut table = Table::new(&[
+        "requests",
+        "per CPU second of the server",
+        "per second",
+        "p50 µs",
+        "p99 µs",
+        "server's CPUs",
+    ]);
+    for _ in 0..ROUNDS {
+        for (index, exchange) in EXCHANGES.iter().enumerate() {
+            let server = &mut servers[index.min(1)];
+            let before = server.cpu_seconds();
+            let rates = server.load(exchange).await;
+            let cpu = server.cpu_seconds() - before;
+            let seconds = rates.calls / rates.per_second;
+            table.add(
+                exchange.name,
+                &[
+                    rates.calls / cpu,
+                    rates.per_second,
+                    rates.p50_us,
+                    rates.p99_us,
+                    cpu / seconds,
+                ],
+            );
+        }
+    }
+    table.print(&format!(
+        "Requests over {CONNECTIONS} connections, values of 100 bytes, {} entries (http, `requests`)",
+        many()
+    ));
+}
+
+/// A server in a process of its own.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Child::start(arguments);
+        let port = child.ask("port")[0] as u16;
+        Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+        }
+    }
+
+    /// The processor time that it has used, once it has done everything that it accepted.
+    fn cpu_seconds(&mut self) -> f64 {
+        self.child.ask("cpu")[0]
+    }
+
+    async fn load(&self, exchange: &Exchange) -> Rates {
+        let (address, status) = (self.address, exchange.status);
+        // Made beforehand: the two CPUs are for the server as far as possible.
+        let random_key = || key(rand::random_range(0..many()));
+        let requests: Arc<Vec<String>> = Arc::new(
+            std::iter::repeat_with(|| (exchange.request)(&random_key()))
+                .take(REQUESTS)
+                .collect(),
+        );
+        drive(CONNECTIONS, SPAN, |_, mut laps| {
+            let requests = Arc::clone(&requests);
+            async move {
+                let mut stream = TcpStream::connect(address).await.expect("it listens");
+                stream.set_nodelay(true).expect("it is connected");
+                let mut answer = Vec::with_capacity(4096);
+                while laps.go_on() {
+                    let request = &requests[rand::random_range(0..REQUESTS)];
+                    let sent = stream.write_all(request.as_bytes()).await;
+                    sent.expect("the server reads");
+                    read_answer(&mut stream, &mut answer).await;
+                    let text = String::from_utf8_lossy(&answer);
+                    assert!(answer.starts_with(status), "{text}");
+                }
+                laps
+            }
+        })
+        .await
+    }
+}
+
+/// Reads one answer whole. It is no reader of HTTP: it knows how these servers write.
+async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) {
+    answer.clear();
+    loop {
+        let count = stream.read_buf(answer).await.expect("the server answers");
+        assert!(count > 0, "the server has closed the connection");
+        let Some(head) = position(answer, b"\r\n\r\n") else {
+            continue;
+        };
+        let length = position(&answer[..head], LENGTH).expect("the length is known");
+        let digits = answer[length + LENGTH.len()..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit());
+        let length = digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
+        if answer.len() >= head + 4 + length {
+            return;
+        }
+    }
+}
+
+const LENGTH: &[u8] = b"content-length: ";
+
+fn position(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window == part)
+}
+
+/// The least that hyper can do.
+async fn bare() {
+    let (listener, port) = listen().await;
+    tokio::spawn(async move {
+        let body = value().into_bytes();
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection comes");
+            stream.set_nodelay(true).expect("it is connected");
+            let body = body.clone();
+            let answer = service_fn(move |_| {
+                let mut reply = Response::new(Full::new(body.clone()));
+                let json = HeaderValue::from_static("application/json");
+                reply.headers_mut().insert(CONTENT_TYPE, json);
+                async { Ok::<_, Infallible>(reply) }
+            });
+            let io = TokioIo::new(stream);
+            // It ends with the client's connection.
+            tokio::spawn(http1::Builder::new().serve_connection(io, answer));
+        }
+    });
+    child::answer(async |question| match question {
+        "port" => vec![port],
+        _ => vec![cpu_seconds()],
+    })
+    .await;
+}
+
+/// Ours, with its worker, as the program runs it.
+async fn kvstore(folder: &Path) {
+    let options = Options {
+        queue: QueueOptions {
+            jobs_max: usize::MAX,
+            bytes_max: usize::MAX,
+            ..QueueOptions::default()
+        },
+        ..Options::default()
+    };
+    let file = JsonFile::open(folder, options).await.expect("it opens");
+    let (store, queue) = (file.store(), file.queue());
+    let options = kvstore_worker::Options::default();
+    tokio::spawn(kvstore_worker::run(store, queue, options, pending()));
+    let service = Service::open(file.store(), file.queue(), ServiceOptions::default());
+    let service = service.await.expect("they belong together");
+    let (listener, port) = listen().await;
+    let options = kvstore_http::Options::default();
+    tokio::spawn(kvstore_http::serve(listener, service, options, pending()));
+    child::answer(async |question| match question {
+        "port" => vec![port],
+        _ => {
+            // What was accepted has its price only when it is applied.
+            while file.queue().depth().await.expect("it answers").jobs > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            vec![cpu_seconds()]
+        }
+    })
+    .await;
+}
+
+async fn listen() -> (TcpListener, f64) {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    (listener, f64::from(address.port()))
+}
+
+/// The processor time of this process, all threads, in user and kernel together.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("this is Linux");
+    // The name of the program, in parentheses, may hold spaces. The state follows, which is field 3; utime and stime are 14 and 15.
+    let (_, fields) = stat.rsplit_once(')').expect("the kernel writes it so");
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: f64 = ticks.filter_map(|field| field.parse::<f64>().ok()).sum();
+    ticks / TICKS_PER_SECOND
+}
+
+/// In /proc it is always this, whatever the kernel counts in.
+const TICKS_PER_SECOND: f64 = 100.0;

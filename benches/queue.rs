@@ -1,0 +1,157 @@
+//! What does a queue cost: to accept a write durably, and to have it applied?
+
+mod journal;
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvstore_core::json_file::{JsonFile, Options};
+use kvstore_core::memory::{MemoryQueue, MemoryStore};
+use kvstore_core::{
+    Command, JobQueue, JobState, NewJob, Opened, Operation, QueueOptions, Request, Service,
+    ServiceOptions, SystemClock,
+};
+use tokio::sync::oneshot;
+
+use crate::journal::syncs;
+use crate::support::{ROUNDS, Rates, Table, drive, is_wanted, key, scratch_folder, value};
+
+/// How long each row is measured in each round.
+const SPAN: Duration = Duration::from_secs(1);
+
+/// Keys that are written: enough that hardly two tasks write one at the same time.
+const KEYS: usize = 1000;
+
+/// How many tasks ask at once.
+const TASKS: [usize; 3] = [1, 64, 256];
+
+#[tokio::main]
+async fn main() {
+    if is_wanted("accepted") {
+        accepted().await;
+    }
+    if is_wanted("applied") {
+        applied().await;
+    }
+}
+
+/// Backends, by name.
+const BACKENDS: [&str; 2] = ["file", "memory"];
+
+/// A new store and queue of that name, with room for everything that is measured.
+async fn open(backend: &str, folder: &Path) -> Opened {
+    let queue = QueueOptions {
+        jobs_max: usize::MAX,
+        bytes_max: usize::MAX,
+        ..QueueOptions::default()
+    };
+    if backend == "memory" {
+        return Opened {
+            store: Arc::new(MemoryStore::default()),
+            queue: Arc::new(MemoryQueue::new(queue, Arc::new(SystemClock))),
+        };
+    }
+    let options = Options {
+        queue,
+        ..Options::default()
+    };
+    let file = JsonFile::open(folder, options)
+        .await
+        .expect("the folder can be opened");
+    Opened {
+        store: file.store(),
+        queue: file.queue(),
+    }
+}
+
+fn command() -> Command {
+    let key = key(rand::random_range(0..KEYS));
+    Command::One(Operation::set(key, value()))
+}
+
+/// Until a job is durably in the queue. Nobody applies them.
+async fn accepted() {
+    let mut table = Table::new(&["accepted", "jobs/s", "p50 µs", "p99 µs", "jobs per sync"]);
+    for _ in 0..ROUNDS {
+        for backend in BACKENDS {
+            for tasks in TASKS {
+                let folder = scratch_folder();
+                let opened = open(backend, folder.path()).await;
+                let rates = drive(tasks, SPAN, |_, mut laps| {
+                    let queue = Arc::clone(&opened.queue);
+                    async move {
+                        while laps.go_on() {
+                            let answers = queue.enqueue(vec![NewJob::new(command())]).await;
+                            assert!(answers.iter().all(Result::is_ok));
+                        }
+                        laps
+                    }
+                })
+                .await;
+                let per_sync = rates.calls / syncs(folder.path(), "queue-");
+                add(&mut table, backend, tasks, &rates, &[per_sync]);
+                opened.close().await.expect("it closes");
+            }
+        }
+    }
+    table.print("Jobs accepted (queue, `accepted`)");
+}
+
+/// Until a worker has applied the job, and all of it is durable: what a waited write costs without HTTP.
+async fn applied() {
+    let mut table = Table::new(&["applied", "jobs/s", "p50 µs", "p99 µs", "jobs per sync"]);
+    for _ in 0..ROUNDS {
+        for backend in BACKENDS {
+            for tasks in TASKS {
+                let folder = scratch_folder();
+                let opened = open(backend, folder.path()).await;
+                let rates = with_worker(&opened, tasks).await;
+                let per_sync = rates.calls / syncs(folder.path(), "journal-");
+                add(&mut table, backend, tasks, &rates, &[per_sync]);
+                opened.close().await.expect("it closes");
+            }
+        }
+    }
+    table.print("Jobs applied by a worker, each waited for (queue, `applied`)");
+}
+
+async fn with_worker(opened: &Opened, tasks: usize) -> Rates {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (store, queue) = (Arc::clone(&opened.store), Arc::clone(&opened.queue));
+    let service = Service::open(
+        Arc::clone(&store),
+        Arc::clone(&queue),
+        ServiceOptions::default(),
+    )
+    .await
+    .expect("they belong together");
+    let until = async { drop(stopped.await) };
+    let options = kvstore_worker::Options::default();
+    let worker = tokio::spawn(kvstore_worker::run(store, queue, options, until));
+    let rates = drive(tasks, SPAN, |_, mut laps| {
+        let service = service.clone();
+        async move {
+            while laps.go_on() {
+                let request = Request::new(command(), Duration::from_secs(60));
+                let submitted = service.submit(request).await.expect("it is accepted");
+                assert!(matches!(submitted.state, JobState::Finished(_)));
+            }
+            laps
+        }
+    })
+    .await;
+    drop(stop);
+    worker
+        .await
+        .expect("the worker ends well")
+        .expect("and without an error");
+    rates
+}
+
+fn add(table: &mut Table, backend: &str, tasks: usize, rates: &Rates, more: &[f64]) {
+    let own = [rates.per_second, rates.p50_us, rates.p99_us];
+    let name = format!("{backend}, {tasks} task(s)");
+    table.add(&name, &[&own, more].concat());
+}
