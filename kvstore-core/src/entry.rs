@@ -9,7 +9,8 @@ use crate::Value;
 
 /// The number of one applied change of a key.
 ///
-/// Every change of a key gets a larger one, also after it was deleted and created again; none is ever used twice for a key.
+/// Every change of a key gets a larger one, also after it was deleted and created again; none is ever used twice for a key. The
+/// first is at least 1: no entry ever has version 0.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

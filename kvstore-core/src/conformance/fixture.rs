@@ -27,7 +27,7 @@ pub(super) fn key(name: &str) -> Key {
 }
 
 pub(super) fn value(text: &str) -> Value {
-    Value::parse(text.to_owned()).unwrap()
+    Value::parse(text).unwrap()
 }
 
 /// A value that is `number`.

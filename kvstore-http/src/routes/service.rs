@@ -1,12 +1,11 @@
 //! What the server says about itself.
 
-use hyper::header::RETRY_AFTER;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::json;
 
 use super::Context;
-use crate::error::{Problem, RETRY_SOON, Result};
+use crate::error::{Problem, Result};
 use crate::json::Object;
 use crate::reply::{self, Reply};
 
@@ -33,9 +32,5 @@ pub(super) fn root(context: &Context) -> Reply {
 /// `GET /livez` and `GET /readyz`: the same as on a listener for probes alone.
 pub(super) async fn probe(context: &Context, parts: &Parts) -> Result<Reply> {
     let answer = context.health.respond(&Method::GET, parts.uri.path()).await;
-    let mut reply = answer.ok_or_else(Problem::no_route)?;
-    if reply.status() == StatusCode::SERVICE_UNAVAILABLE {
-        reply.headers_mut().insert(RETRY_AFTER, RETRY_SOON);
-    }
-    Ok(reply)
+    answer.ok_or_else(Problem::no_route)
 }

@@ -126,7 +126,7 @@ impl Server {
         let write = Write {
             key: Key::new(key).expect("a key"),
             change: kvstore_core::Change::Set {
-                value: Value::parse(value.to_owned()).expect("a value"),
+                value: Value::parse(value).expect("a value"),
                 expires_at: None,
             },
         };
