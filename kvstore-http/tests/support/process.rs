@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program with `args`, and with no setting from this process' own environment.
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvstore-http"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("KVSTORE_") {
@@ -45,10 +45,12 @@ fn with_files(count: u32, args: &[&str]) -> Command {
 
 /// Runs the program to its end.
 pub(crate) fn run(args: &[&str], variables: &[(&str, &str)]) -> Ended {
-    let output = command(args)
-        .envs(variables.iter().copied())
-        .output()
-        .expect("the program is built");
+    run_command(command(args).envs(variables.iter().copied()))
+}
+
+/// Runs `command`, which starts the program, to its end.
+pub(crate) fn run_command(command: &mut Command) -> Ended {
+    let output = command.output().expect("the program is built");
     let text = |bytes| String::from_utf8(bytes).expect("output in UTF-8");
     Ended {
         code: output.status.code(),
