@@ -47,7 +47,7 @@ fn key(text: &str) -> Key {
 }
 
 fn value(text: &str) -> Value {
-    Value::parse(text.to_owned()).unwrap()
+    Value::parse(text).unwrap()
 }
 
 async fn open(folder: &Path) -> Result<JsonFile, Error> {
