@@ -97,7 +97,8 @@ impl Process {
         Self::launch_command(command).serves()
     }
 
-    fn launch_command(mut command: Command) -> Self {
+    /// Starts what `command` runs, the program or something that becomes it.
+    pub(crate) fn launch_command(mut command: Command) -> Self {
         let mut child = command
             .envs([
                 ("KVSTORE_LISTEN", "127.0.0.1:0"),

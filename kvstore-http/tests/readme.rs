@@ -1,0 +1,345 @@
+//! Does everything that the README says to type, and says about settings and tests, hold as it stands there?
+//!
+//! Its `sh` blocks run in order in one folder, each in a shell of its own, and what they print is compared with the `text` block
+//! right behind. Two things stand in for others: `cargo` runs the programs that are built, and curl goes to the port that is free.
+//! The `rust` block is a doctest of `kvstore-core`.
+
+mod support;
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use support::process::Process;
+
+const README: &str = include_str!("../../README.md");
+
+/// What would take too long here, or never end: the file that runs it instead, and words that show that it does.
+const ELSEWHERE: [(&str, &str, &str); 5] = [
+    ("./check", "check", "cargo test --workspace"),
+    ("./check --quick", "check", "./check --quick"),
+    (
+        "cargo run --example quick_start",
+        "check",
+        "cargo run --quiet --example",
+    ),
+    ("cargo bench", "check", "cargo bench --no-run"),
+    (
+        "KVSTORE_KILL_ROUNDS=50 cargo test -p kvstore-http --test kill -- --nocapture",
+        "kvstore-http/tests/kill/main.rs",
+        "KVSTORE_KILL_ROUNDS=50 cargo test -p kvstore-http --test kill -- --nocapture",
+    ),
+];
+
+/// What `cargo run` is replaced by: the program that is built already.
+const CARGO: &str = r#"#!/bin/sh
+[ "$1 $2 $3" = "run --release -p" ] || { echo "not a line that this stands for: cargo $*" >&2; exit 64; }
+program=$4
+shift 4
+[ "${1-}" != -- ] || shift
+exec "$PROGRAMS/$program" "$@"
+"#;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace")
+}
+
+/// A fenced block.
+#[derive(Debug)]
+struct Block {
+    language: &'static str,
+    text: &'static str,
+    /// The line of its first fence, and of its last.
+    lines: (usize, usize),
+}
+
+fn blocks() -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut begun: Option<(&str, usize, usize)> = None;
+    let mut at = 0;
+    for (line, number) in README.split_inclusive('\n').zip(1..) {
+        if let Some(language) = line.strip_prefix("```") {
+            begun = match begun {
+                None => Some((language.trim_end(), number, at + line.len())),
+                Some((language, first, start)) => {
+                    let text = README[start..at].trim_end();
+                    blocks.push(Block {
+                        language,
+                        text,
+                        lines: (first, number),
+                    });
+                    None
+                }
+            };
+        }
+        at += line.len();
+    }
+    assert!(begun.is_none(), "a block does not end");
+    blocks
+}
+
+/// Somebody who follows the README.
+struct Reader {
+    folder: tempfile::TempDir,
+    running: Option<Process>,
+}
+
+impl Reader {
+    fn new() -> Self {
+        for tool in ["curl", "jq"] {
+            let version = Command::new(tool).arg("--version").output();
+            assert!(
+                version.is_ok(),
+                "{tool} is missing: apt-get install curl jq"
+            );
+        }
+        let worker = programs().join("kvstore-worker");
+        assert!(
+            worker.exists(),
+            "the worker is missing: cargo build --workspace --bins"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let examples = folder.path().join("examples");
+        fs::create_dir(&examples).unwrap();
+        fs::copy(
+            root().join("examples/data.json"),
+            examples.join("data.json"),
+        )
+        .unwrap();
+        let cargo = folder.path().join("cargo");
+        fs::write(&cargo, CARGO).unwrap();
+        fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+        Self {
+            folder,
+            running: None,
+        }
+    }
+
+    fn shell(&self, script: &str) -> Command {
+        let mut path = OsString::from(self.folder.path());
+        path.push(":");
+        path.push(
+            std::env::vars_os()
+                .find(|(name, _)| name == "PATH")
+                .expect("a PATH")
+                .1,
+        );
+        let mut shell = Command::new("sh");
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("KVSTORE_") {
+                shell.env_remove(name);
+            }
+        }
+        shell
+            .args(["-eu", "-c", script])
+            .current_dir(self.folder.path())
+            .env("PATH", path)
+            .env("PROGRAMS", programs())
+            .env("CURL_HOME", self.folder.path())
+            .stdin(Stdio::null());
+        shell
+    }
+
+    /// Runs a block and returns what it prints. A program that it starts runs on.
+    fn run(&mut self, block: &Block) -> String {
+        let mut script = block.text;
+        let mut program = None;
+        let last = script.rfind('\n').map_or(0, |newline| newline + 1);
+        if script[last..].starts_with("cargo run --release -p ") {
+            (script, program) = (&script[..last], Some(&script[last..]));
+        }
+        let output = self.shell(script).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{block:#?}\n{stderr}");
+        if let Some(program) = program {
+            self.start(program);
+        }
+        if script.starts_with("kill ") {
+            let mut process = self.running.take().expect("something runs");
+            assert_eq!(process.ended().code(), Some(0), "{block:#?}");
+        }
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn start(&mut self, line: &str) {
+        assert!(self.running.is_none(), "{line}: another one runs");
+        // So that it is the program itself that is waited for, and ended with the test.
+        let process = Process::launch_command(self.shell(&format!("exec {line}")));
+        process.logged("working");
+        if line.contains("kvstore-http") {
+            self.send_curl_to(process.logged_address("serving"));
+        }
+        self.running = Some(process);
+    }
+
+    fn send_curl_to(&self, address: SocketAddr) {
+        let line = format!("connect-to = \"127.0.0.1:8000:{address}\"\n");
+        fs::write(self.folder.path().join(".curlrc"), line).unwrap();
+    }
+}
+
+/// Where the programs are built.
+fn programs() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_kvstore-http"));
+    program.parent().expect("a folder").to_owned()
+}
+
+#[test]
+fn every_line_to_type_works_as_written() {
+    let mut reader = Reader::new();
+    let blocks = blocks();
+    let mut compared = 0;
+    for (block, next) in blocks
+        .iter()
+        .zip(blocks.iter().skip(1).map(Some).chain([None]))
+    {
+        let is_elsewhere = |line: &str| ELSEWHERE.iter().any(|(typed, ..)| *typed == line);
+        if block.language != "sh" || block.text.lines().all(is_elsewhere) {
+            continue;
+        }
+        let printed = reader.run(block);
+        let expected =
+            next.filter(|next| next.language == "text" && next.lines.0 == block.lines.1 + 1);
+        if let Some(expected) = expected {
+            compare(block, expected.text, &printed);
+            compared += 1;
+        }
+    }
+    assert!(
+        reader.running.is_none(),
+        "the tour leaves something running"
+    );
+    assert!(compared > 10, "{compared} answers were compared");
+}
+
+/// Whether `printed` has the lines of `expected`, in their order. It may have others between them.
+fn compare(block: &Block, expected: &str, printed: &str) {
+    let mut lines = printed.lines();
+    for wanted in expected.lines() {
+        assert!(
+            lines.any(|line| is_like(wanted, line.trim_end())),
+            "{block:#?}\nprints\n{printed}\nand not\n{wanted}"
+        );
+    }
+}
+
+/// Whether `line` is `wanted`, where `…` stands for anything.
+fn is_like(wanted: &str, line: &str) -> bool {
+    let Some((start, rest)) = wanted.split_once('…') else {
+        return wanted == line;
+    };
+    let Some(mut line) = line.strip_prefix(start) else {
+        return false;
+    };
+    let (middle, end) = rest.rsplit_once('…').unwrap_or(("", rest));
+    for part in middle.split('…') {
+        match line.split_once(part) {
+            Some((_, behind)) => line = behind,
+            None => return false,
+        }
+    }
+    line.ends_with(end)
+}
+
+#[test]
+fn what_is_not_typed_here_is_run_elsewhere() {
+    for (line, file, words) in ELSEWHERE {
+        assert!(
+            README.lines().any(|typed| typed == line),
+            "the README no longer says {line}"
+        );
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        assert!(
+            text.contains(words),
+            "{file} does not run {line}: no {words:?} in it"
+        );
+    }
+}
+
+#[test]
+fn settings_are_those_of_the_programs() {
+    let (http, worker) = (rows("kvstore-http"), rows("kvstore-worker"));
+    let (shared, of_http): (Vec<_>, Vec<_>) =
+        http.into_iter().partition(|row| worker.contains(row));
+    let of_worker = worker.into_iter().filter(|row| !shared.contains(row));
+    let expected: Vec<String> = shared
+        .iter()
+        .chain(&of_http)
+        .cloned()
+        .chain(of_worker)
+        .collect();
+    let found: Vec<&str> = README
+        .lines()
+        .filter(|line| line.starts_with("| `--"))
+        .collect();
+    assert_eq!(found, expected);
+}
+
+/// A row for each setting that `program` has, from what it says of itself.
+fn rows(program: &str) -> Vec<String> {
+    let print = |flag: &str| {
+        let output = Command::new(programs().join(program))
+            .arg(flag)
+            .env_clear()
+            .output();
+        String::from_utf8(output.expect("cargo build --workspace --bins").stdout).unwrap()
+    };
+    let (help, config) = (print("--help"), print("--print-config"));
+    config
+        .lines()
+        .map(|line| {
+            let flag = line.split(' ').next().unwrap();
+            let mut help = help.lines();
+            let says = help.find(|line| line.trim_start().split([' ', '[']).next() == Some(flag));
+            let about = says
+                .and(help.next())
+                .unwrap_or_else(|| panic!("no help on {flag}"));
+            let between = |start: &str, end: &str| {
+                let (_, rest) = about.split_once(start).unwrap();
+                rest.split_once(end).unwrap().0.to_owned()
+            };
+            let default = between("[default: ", "]");
+            // In brackets stands what is in force where there is no value.
+            let has_value = !line[flag.len()..].trim_start().starts_with('(');
+            let default = if has_value {
+                format!("`{default}`")
+            } else {
+                default
+            };
+            let what_for = about.trim_start().split_once(" [").unwrap().0;
+            format!(
+                "| `{flag}` | `{}` | {default} | {what_for} |",
+                between("[env: ", "]")
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn what_it_points_to_is_there() {
+    let mut tests = 0;
+    for part in README.split("](").skip(1) {
+        let (target, _) = part.split_once(')').unwrap();
+        if !target.contains("://") {
+            assert!(root().join(target).exists(), "{target} is not there");
+        }
+    }
+    for row in README.lines().filter(|line| line.ends_with(".rs) |")) {
+        let (_, link) = row.rsplit_once("[`").unwrap();
+        let (name, target) = link.split_once("`](").unwrap();
+        let path = root().join(target.strip_suffix(") |").unwrap());
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(&format!("fn {name}(")),
+            "{} has no test {name}",
+            path.display()
+        );
+        tests += 1;
+    }
+    assert!(tests > 10, "{tests} tests are named");
+}
