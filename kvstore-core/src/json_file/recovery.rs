@@ -7,7 +7,7 @@ use super::disk::Disk;
 use super::files::{Files, Kind};
 use super::import::import;
 use super::journal::{BEGUN, End, Journal};
-use super::snapshot::{self, DATA, Fingerprint, Meta, Pair};
+use super::snapshot::{self, DATA, Fingerprint, Meta, Pair, SNAPSHOT_PIECE};
 use super::{corrupt, disk_error, record};
 use crate::entry::{Timestamp, Version};
 use crate::error::Result;
@@ -95,9 +95,9 @@ fn take_over(
     let entries = import(disk, text, &meta.known_entries(), &mut version)?;
     meta.version = version;
     meta.time = meta.time.max(now);
-    let table = Table::from_sorted(entries.into_iter().collect());
-    let mut pieces = std::iter::once(table.to_vec());
-    let data = snapshot::write(disk, &meta, replaces, || pieces.next().unwrap_or_default())
+    let mut table = Table::from_sorted(entries.into_iter().collect());
+    table.start_cut();
+    let data = snapshot::write(disk, &meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
         .map_err(|error| disk_error(disk, "can't write", DATA, error))?;
     let state = State::new(table, meta.progress(), version, meta.time);
     start_journal(

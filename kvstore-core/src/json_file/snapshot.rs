@@ -9,7 +9,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile};
 use super::line;
 use super::{corrupt, disk_error};
 use crate::entry::{Entry, Timestamp, Version};
@@ -25,8 +25,11 @@ const DATA_NEW: &str = "data.json.new";
 const META_NEW: &str = "data.meta.json.new";
 const DATA_OLD: &str = "data.json.old";
 
-/// The file is written in pieces of about this size.
+/// Files are written, and synced, in pieces of about this size.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Entries that a snapshot takes at a time, under the lock that writes need.
+pub(super) const SNAPSHOT_PIECE: usize = 256;
 
 /// A file's contents, for telling whether it is still the one that was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -275,7 +278,7 @@ pub(super) fn write(
     let mut text = b"{".to_vec();
     let mut written = Fingerprint::default();
     let mut flush = |text: &mut Vec<u8>, written: &mut Fingerprint| {
-        file.write_at(written.length, text)?;
+        write_synced(&mut *file, written.length, text)?;
         written.length += text.len() as u64;
         written.crc = crc32c::crc32c_append(written.crc, text);
         text.clear();
@@ -303,14 +306,13 @@ pub(super) fn write(
                     .map(|deadline| (meta.versions.len(), deadline)),
             );
             meta.versions.push(entry.version);
-        }
-        if text.len() >= PIECE_BYTES {
-            flush(&mut text, &mut written)?;
+            if text.len() >= PIECE_BYTES {
+                flush(&mut text, &mut written)?;
+            }
         }
     }
     text.extend_from_slice(b"\n}\n");
     flush(&mut text, &mut written)?;
-    file.sync()?;
     drop(file);
 
     meta.data = written;
@@ -319,12 +321,23 @@ pub(super) fn write(
     text.pop();
     line::seal(&mut text, 0, &mut 0);
     let mut file = disk.create(META_NEW)?;
-    file.write_at(0, &text)?;
-    file.sync()?;
+    write_synced(&mut *file, 0, &text)?;
     disk.rename(META_NEW, META)?;
     disk.sync_folder()?;
     exchange(disk, replaces)?;
     Ok(written)
+}
+
+/// Writes `text` there and syncs it, piece by piece: a commit that wants to sync its journal meanwhile waits for one piece, and not for
+/// all that a snapshot writes.
+fn write_synced(file: &mut dyn DiskFile, offset: u64, text: &[u8]) -> io::Result<()> {
+    let mut end = offset;
+    for piece in text.chunks(2 * PIECE_BYTES) {
+        file.write_at(end, piece)?;
+        file.sync()?;
+        end += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// Step 3. What was in the way is kept if it is not the file that we wrote.

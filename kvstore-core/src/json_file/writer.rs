@@ -13,7 +13,7 @@ use super::journal::{AppendError, Journal};
 use super::record;
 use super::recovery::{Recovered, header_line};
 use super::room::Room;
-use super::snapshot::{self, Fingerprint, Meta};
+use super::snapshot::{self, Fingerprint, Meta, SNAPSHOT_PIECE};
 use crate::commit::{Commit, Committed};
 use crate::error::{Error, Result};
 use crate::job::{JobId, QueueId};
@@ -27,9 +27,6 @@ const GROUP_MAX: usize = 1024;
 
 /// A group takes no further change once it has this many bytes.
 const GROUP_BYTES: u64 = 4 << 20;
-
-/// Entries that a snapshot takes at a time, under the lock that writes need.
-const SNAPSHOT_PIECE: usize = 256;
 
 /// Whoever asked, and what for.
 #[derive(Debug)]

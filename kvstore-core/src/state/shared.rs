@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::{oneshot, watch};
 
+use super::table::copy_out;
 use super::{Record, Staging, State};
 use crate::clock::Clock;
 use crate::entry::{Entry, Timestamp, Version};
@@ -23,9 +24,6 @@ use crate::store::{
     WatchFrom,
 };
 use crate::value::Value;
-
-/// Values up to this many bytes are copied out on a read: a counter that all cores share costs more than a small copy.
-const COPY_BYTES_MAX: usize = 4096;
 
 /// Most changes that a watcher takes at a time, so that it holds the lock for a bounded time.
 const WATCH_BATCH: usize = 256;
@@ -262,15 +260,6 @@ impl Shared {
 
 fn id_of(version: Version) -> ChangeId {
     ChangeId::new(version.to_string())
-}
-
-fn copy_out(entry: &Entry) -> Entry {
-    let value = if entry.value.len() <= COPY_BYTES_MAX {
-        entry.value.copied()
-    } else {
-        entry.value.clone()
-    };
-    Entry { value, ..*entry }
 }
 
 /// One reader of the changes.

@@ -40,14 +40,6 @@ impl Table {
         }
     }
 
-    /// All entries, in ascending order of key.
-    pub(crate) fn to_vec(&self) -> Vec<(Key, Entry)> {
-        self.entries
-            .iter()
-            .map(|(key, entry)| (key.clone(), entry.clone()))
-            .collect()
-    }
-
     /// Keys and values, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
@@ -156,7 +148,7 @@ impl Table {
                 .into_iter()
                 .filter(|(key, _)| !before.contains_key(*key));
             let mut step: BTreeMap<Key, Entry> = unchanged
-                .map(|(key, entry)| (key.clone(), entry.clone()))
+                .map(|(key, entry)| (key.clone(), copy_out(entry)))
                 .collect();
             step.extend(
                 before
@@ -180,4 +172,18 @@ impl Table {
 
 fn size(key: &Key, entry: &Entry) -> u64 {
     (key.as_str().len() + entry.value.len()) as u64
+}
+
+/// Values up to this many bytes are copied out on a read: a counter that all cores share costs more than a small copy,
+/// and one that is shared even once takes more memory ever after.
+const COPY_BYTES_MAX: usize = 4096;
+
+/// An entry for somebody else to keep.
+pub(super) fn copy_out(entry: &Entry) -> Entry {
+    let value = if entry.value.len() <= COPY_BYTES_MAX {
+        entry.value.copied()
+    } else {
+        entry.value.clone()
+    };
+    Entry { value, ..*entry }
 }
