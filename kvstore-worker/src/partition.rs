@@ -315,9 +315,14 @@ impl PartitionTask {
         Ok(())
     }
 
-    /// The jobs between `position` and `trimmed` are gone, and the store has not applied them.
+    /// The jobs between `position` and `trimmed` are gone, and the store has not applied them; unless it has, by another worker while
+    /// this one was paused.
     async fn at_gap(&mut self, position: Position, trimmed: Position) -> Result<()> {
         let partition = self.claim.partition;
+        if self.store.applied(self.queue.id(), partition).await? != position {
+            self.start_over();
+            return Ok(());
+        }
         if self.options.accept_gap {
             let advance = self.advance(position, trimmed, Vec::new(), true);
             self.store
@@ -492,4 +497,56 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("it gave no reason")
+}
+
+#[cfg(test)]
+mod tests {
+    use kvstore_core::memory::{MemoryQueue, MemoryStore};
+    use kvstore_core::{Command, NewJob, Operation, QueueOptions, SystemClock, Value, WorkerId};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_was_paused_takes_the_position_of_the_faster_one_for_no_gap() {
+        let store = Arc::new(MemoryStore::default());
+        let queue = Arc::new(MemoryQueue::new(
+            QueueOptions::default(),
+            Arc::new(SystemClock),
+        ));
+        let claim = queue
+            .claim(&WorkerId::new("paused"))
+            .await
+            .unwrap()
+            .remove(0);
+        let (_go_on, stop) = watch::channel(());
+        let mut task = PartitionTask::new(
+            store.clone(),
+            queue.clone(),
+            Arc::default(),
+            claim.clone(),
+            stop,
+        );
+        assert_eq!(task.position().await.unwrap(), Position::START);
+
+        // Another worker applies a job meanwhile, and the queue drops it.
+        let set = Operation::set(Key::new("a").unwrap(), Value::parse("1").unwrap());
+        let job = NewJob::new(Command::One(set));
+        let id = queue.enqueue(vec![job]).await.remove(0).unwrap().id;
+        let jobs = queue
+            .read(&claim, Position::START, 1, Duration::ZERO)
+            .await
+            .unwrap();
+        let commit = evaluate(Position::START, &jobs, &HashMap::new()).commit;
+        store.commit(commit).await.unwrap();
+        queue.complete(&claim, id.position).await.unwrap();
+
+        let start = Instant::now();
+        task.turn().await.unwrap();
+        assert_eq!(task.position().await.unwrap(), id.position);
+        assert_eq!(
+            start.elapsed(),
+            Duration::ZERO,
+            "it did not wait for an operator"
+        );
+    }
 }
