@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::commit::{Change, Write};
 use crate::entry::{Timestamp, Version};
-use crate::job::{JobId, Outcome, Partition, Position, QueueId};
+use crate::job::{JobId, QueueId};
 use crate::key::Key;
 use crate::state::{Advanced, Record};
 use crate::value::Value;
@@ -40,7 +40,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
         push_member(&mut line, "x", &record.expired);
     }
     if let Some(advance) = &record.advance {
-        push_member(&mut line, "q", &AdvanceText::from(advance));
+        push_member(&mut line, "q", advance);
     }
     if let Some(queue) = &record.adopt {
         push_member(&mut line, "adopt", queue);
@@ -72,7 +72,7 @@ pub(super) fn decode(line: &[u8]) -> serde_json::Result<Record> {
             .map(|WriteText(write)| write)
             .collect(),
         expired: text.expired,
-        advance: text.advance.map(Advanced::from),
+        advance: text.advance,
         adopt: text.adopt,
         forget: text.forget,
     })
@@ -89,7 +89,7 @@ struct RecordText {
     #[serde(rename = "x", default)]
     expired: Vec<Key>,
     #[serde(rename = "q")]
-    advance: Option<AdvanceText>,
+    advance: Option<Advanced>,
     adopt: Option<QueueId>,
     forget: Option<JobId>,
 }
@@ -126,64 +126,10 @@ impl<'de> Deserialize<'de> for WriteText {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct AdvanceText {
-    queue: QueueId,
-    partition: Partition,
-    from: Position,
-    to: Position,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    outcomes: Vec<(Position, Outcome)>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    lost: bool,
-}
-
-impl From<&Advanced> for AdvanceText {
-    fn from(advanced: &Advanced) -> Self {
-        let Advanced {
-            queue,
-            partition,
-            from,
-            to,
-            outcomes,
-            lost,
-        } = advanced.clone();
-        Self {
-            queue,
-            partition,
-            from,
-            to,
-            outcomes,
-            lost,
-        }
-    }
-}
-
-impl From<AdvanceText> for Advanced {
-    fn from(text: AdvanceText) -> Self {
-        let AdvanceText {
-            queue,
-            partition,
-            from,
-            to,
-            outcomes,
-            lost,
-        } = text;
-        Self {
-            queue,
-            partition,
-            from,
-            to,
-            outcomes,
-            lost,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Applied, Succeeded, Summary};
+    use crate::job::{Applied, Outcome, Partition, Position, Succeeded, Summary};
 
     #[test]
     fn a_record_comes_back_as_it_was() {

@@ -1,5 +1,7 @@
 //! What one commit did: the unit that a file keeps, one line each.
 
+use serde::{Deserialize, Serialize};
+
 use crate::commit::Write;
 use crate::entry::{Timestamp, Version};
 use crate::job::{JobId, Outcome, Partition, Position, QueueId};
@@ -38,12 +40,14 @@ impl Record {
 }
 
 /// A partition that moved on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Advanced {
     pub(crate) queue: QueueId,
     pub(crate) partition: Partition,
     pub(crate) from: Position,
     pub(crate) to: Position,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) outcomes: Vec<(Position, Outcome)>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) lost: bool,
 }
