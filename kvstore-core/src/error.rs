@@ -117,8 +117,8 @@ pub enum Error {
         job: JobId,
     },
 
-    /// A file does not hold what was written to it. Nothing was changed; restore it, or repair it knowingly.
-    #[error("{}{} is damaged: {detail}", .path.display(), display_line(*.line))]
+    /// A file does not hold what was written to it, or what this version can read. Nothing was changed; the detail says what to do.
+    #[error("{}{} can't be used: {detail}", .path.display(), display_line(*.line))]
     Corrupt {
         /// The file.
         path: PathBuf,

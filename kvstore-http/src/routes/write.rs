@@ -56,6 +56,8 @@ pub(super) async fn submit(
     // Scoped to the key. No key holds a line feed, so no two pairs come to the same text.
     request.idempotency_key = idempotency_key(headers)?.map(|text| format!("{key}\n{text}"));
     request.traceparent = traceparent(headers);
+    // Who asks not to wait will ask the job. Of writes that nobody asked about, only failures are kept.
+    request.keep_outcome = prefer.respond_async;
 
     let submitted = context.service.submit(request).await?;
     let job = submitted.id;

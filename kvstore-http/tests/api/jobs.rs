@@ -57,6 +57,31 @@ async fn job_that_is_done_says_what_it_did() {
 }
 
 #[tokio::test]
+async fn job_of_a_write_that_was_not_waited_for_on_request_says_what_it_did() {
+    let server = Server::start().await;
+    let write = request("PUT", "/v1/kv/a")
+        .body("1")
+        .header("prefer", "respond-async");
+    let write = server.ask(&write).await;
+    assert_eq!(write.status, 202);
+    let id = write.json()["job_id"].as_str().unwrap().to_owned();
+    let job = server
+        .ask(&request("GET", &format!("/v1/jobs/{id}?wait=10")))
+        .await;
+    let etag = server
+        .ask(&request("GET", "/v1/kv/a"))
+        .await
+        .header("etag")
+        .unwrap()
+        .to_owned();
+    assert_eq!(job.json()["result"], json!({"etag": etag, "created": true}));
+    assert_eq!(
+        (&job.json()["op"], &job.json()["key"]),
+        (&json!("set"), &json!("a"))
+    );
+}
+
+#[tokio::test]
 async fn job_that_failed_is_a_200() {
     let server = Server::start().await;
     let created = server.ask(&request("PUT", "/v1/kv/a").body("1")).await;
