@@ -55,6 +55,8 @@ async fn open(backend: &str, folder: &Path) -> Opened {
     }
     let options = Options {
         queue,
+        // A snapshot would remove journals, and with them the marks that are counted.
+        snapshot_bytes_min: u64::MAX,
         ..Options::default()
     };
     let file = JsonFile::open(folder, options)
