@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::support::{key, value};
 
-/// A number of entries that is large: a million if `KVSTORE_BENCH=full` is set, and otherwise what can be measured in a few minutes.
+/// A number of entries that is large: a million if `KVSTORE_BENCH=full` is set, and otherwise what can be measured in a few
+/// minutes.
 #[expect(clippy::disallowed_methods, reason = "a bench has no other settings")]
 pub(crate) fn many() -> usize {
     match std::env::var("KVSTORE_BENCH") {

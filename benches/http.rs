@@ -285,7 +285,8 @@ async fn listen() -> (TcpListener, f64) {
 /// The processor time of this process, all threads, in user and kernel together.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("this is Linux");
-    // The name of the program, in parentheses, may hold spaces. The state follows, which is field 3; utime and stime are 14 and 15.
+    // The name of the program, in parentheses, may hold spaces. The state follows, which is field 3; utime and stime are 14
+    // and 15.
     let (_, fields) = stat.rsplit_once(')').expect("the kernel writes it so");
     let ticks = fields.split_whitespace().skip(11).take(2);
     let ticks: f64 = ticks.filter_map(|field| field.parse::<f64>().ok()).sum();

@@ -1,8 +1,9 @@
 //! What all benches share: how work is repeated and timed, and how figures become a table.
 //!
-//! Rows that are compared are measured in turn, and that several times over, so that whatever else the machine does meets all of
-//! them alike. A cell is the median of these rounds. The ratio of a row to the first one is taken within each round, and printed with
-//! its extremes: where they lie far apart, the machine was not quiet, and nothing should be read into the figures.
+//! Rows that are compared are measured in turn, and that several times over, so that whatever else the machine does meets
+//! all of them alike. A cell is the median of these rounds. The ratio of a row to the first one is taken within each round,
+//! and printed with its extremes: where they lie far apart, the machine was not quiet, and nothing should be read into the
+//! figures.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

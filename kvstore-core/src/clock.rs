@@ -1,4 +1,5 @@
-//! The time of day, behind a trait, so that tests can move it. Order never rests on it: that is what versions and positions are for.
+//! The time of day, behind a trait, so that tests can move it. Order never rests on it: that is what versions and positions
+//! are for.
 
 use std::fmt;
 use std::sync::Arc;

@@ -183,8 +183,9 @@ impl Command {
     /// Whether it may stand in a queue of `partitions`: every queue asks this before it accepts.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a time to live outside [`TTL_MIN`] to [`TTL_MAX`], and for a batch that is empty or names a key twice, [`Error::TooLarge`] for one of more than
-    /// [`BATCH_OPERATIONS_MAX`] operations, [`Error::CrossPartition`] if its keys have no common order.
+    /// [`Error::Invalid`] for a time to live outside [`TTL_MIN`] to [`TTL_MAX`], and for a batch that is empty or names a
+    /// key twice, [`Error::TooLarge`] for one of more than [`BATCH_OPERATIONS_MAX`] operations, [`Error::CrossPartition`]
+    /// if its keys have no common order.
     pub fn check(&self, partitions: PartitionCount) -> Result<()> {
         let lives = |operation: &Operation| match operation.action {
             Action::Set {
@@ -260,9 +261,9 @@ pub struct Evaluation {
 
 /// Works out what `jobs`, which follow `from` in one partition, do to a store that has `entries`.
 ///
-/// `entries` holds what was read for [`keys_needed`], absent keys left out. Every verdict that rests on an entry adds a check that
-/// it has not changed since, so the commit can't act on what is no longer so: on
-/// [`Error::Conflict`] read again and evaluate again.
+/// `entries` holds what was read for [`keys_needed`], absent keys left out. Every verdict that rests on an entry adds a
+/// check that it has not changed since, so the commit can't act on what is no longer so: on [`Error::Conflict`] read again
+/// and evaluate again.
 ///
 /// The batch ends before the first job that depends on a key which an earlier job of it writes, and before one that would make
 /// the commit larger than [`WORK_BATCH_WRITES`] or [`WORK_BATCH_BYTES`]; the first job is always in it.

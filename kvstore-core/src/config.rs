@@ -42,8 +42,9 @@ impl Opened {
 ///
 /// * `file:FOLDER`: a folder of JSON files, made if it is missing; `file:database`, `file:/var/lib/kvstore` or
 ///   `file:///var/lib/kvstore`. Parameters: `data_bytes`, a ceiling on keys and values, all of which are in memory;
-///   `snapshot_bytes`, how large the journal gets before `data.json` is written anew (unless that is larger, then its size);
-///   `keep_edit=true`, for one start: take a `data.json` that was edited although later commits stand in journals, and give those up.
+///   `snapshot_bytes`, how large the journal gets before `data.json` is written anew (unless that is larger, then its
+///   size); `keep_edit=true`, for one start: take a `data.json` that was edited although later commits stand in journals,
+///   and give those up.
 /// * `memory:`: nothing outlives the process. Parameters: `partitions` of the queue.
 /// * Both: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition.
 ///
@@ -219,8 +220,8 @@ fn saturated(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// The folder of a `file:` URL, which is everything between the scheme and the parameters, byte for byte: nothing is decoded, so any
-/// path without a question mark can be written as it is.
+/// The folder of a `file:` URL, which is everything between the scheme and the parameters, byte for byte: nothing is
+/// decoded, so any path without a question mark can be written as it is.
 fn folder(rest: &str) -> Result<PathBuf> {
     let path = match rest.strip_prefix("//") {
         Some(path) if path.starts_with('/') => path,

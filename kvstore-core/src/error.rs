@@ -117,7 +117,8 @@ pub enum Error {
         job: JobId,
     },
 
-    /// A file does not hold what was written to it, or what this version can read. Nothing was changed; the detail says what to do.
+    /// A file does not hold what was written to it, or what this version can read. Nothing was changed; the detail says
+    /// what to do.
     #[error("{}{} can't be used: {detail}", .path.display(), display_line(*.line))]
     Corrupt {
         /// The file.

@@ -26,11 +26,13 @@
 //! ```
 //!
 //! # The modules
-//! * What is stored: [`Key`], [`Value`], [`Entry`] with its [`Version`]. What a store does at once: [`Commit`]. Every bound: [`limits`].
+//! * What is stored: [`Key`], [`Value`], [`Entry`] with its [`Version`]. What a store does at once: [`Commit`]. Every
+//!   bound: [`limits`].
 //! * What a client asks for: [`Command`]; [`evaluate`] turns jobs into a commit, in one place and without asking anybody.
 //! * What became of it: [`JobId`], which is also the token of a read that waits for its write; [`JobState`], [`Outcome`].
 //! * Store and queue as one thing: [`Service`] accepts, waits and reads. Convenience for all stores: [`StoreExt`].
-//! * Backends: [`json_file`], a folder with a `data.json`, and [`memory`], for tests and caches. [`open`] takes a URL and alone knows them all.
+//! * Backends: [`json_file`], a folder with a `data.json`, and [`memory`], for tests and caches. [`open`] takes a URL and
+//!   alone knows them all.
 //! * `conformance` (a feature): the suite that every backend has to pass, yours too.
 //! * `process` (a feature): what a binary needs around the library.
 //!

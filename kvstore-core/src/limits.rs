@@ -55,7 +55,8 @@ pub const CLAIM_PERIOD: Duration = Duration::from_secs(10);
 /// Most jobs that a worker applies in one commit. Past some 64 a larger batch hardly costs less per job.
 pub const WORK_BATCH_JOBS: usize = 256;
 
-/// Most writes in one commit of a worker, and most checks, unless a single job has more. A script can't unpack more than some thousands of values.
+/// Most writes in one commit of a worker, and most checks, unless a single job has more. A script can't unpack more than
+/// some thousands of values.
 pub const WORK_BATCH_WRITES: usize = 1000;
 
 /// Most bytes (keys and values) in one commit of a worker, unless a single job has more: a commit is built in memory.

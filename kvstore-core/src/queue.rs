@@ -40,7 +40,8 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// For each job: those of [`Command::check`](crate::Command::check), [`Error::Full`](crate::Error::Full),
     /// [`Error::KeyReused`](crate::Error::KeyReused), [`Error::Unavailable`](crate::Error::Unavailable),
-    /// [`Error::Unknown`](crate::Error::Unknown): it may have been accepted; the same request under the same idempotency key finds out.
+    /// [`Error::Unknown`](crate::Error::Unknown): it may have been accepted; the same request under the same idempotency
+    /// key finds out.
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>>;
 
     /// Renews what `worker` holds, takes its fair share of the partitions, and says what it holds now. What it had and is not

@@ -162,8 +162,8 @@ impl Service {
 
     /// Accepts a write into the queue, durably, and waits for its outcome if asked to.
     ///
-    /// When this returns `Ok`, the write has its place in its key's order and will be applied exactly once in effect, unless its own
-    /// condition fails. A wait that runs out is no error: the state is then [`JobState::Queued`].
+    /// When this returns `Ok`, the write has its place in its key's order and will be applied exactly once in effect,
+    /// unless its own condition fails. A wait that runs out is no error: the state is then [`JobState::Queued`].
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a value over the limit, and those of [`JobQueue::enqueue`].

@@ -1,8 +1,9 @@
 //! The contract of a store: what every backend promises to whoever reads, commits and follows.
 //!
 //! What is deliberately not here: commands and their conditions (`command.rs` turns them into a [`Commit`]), queues
-//! (`queue.rs`), and convenience, which is [`crate::StoreExt`] and the same for all stores. There are no default methods: what one
-//! backend can't do is not in the trait. The suite in [`crate::conformance`] (feature `conformance`) checks each sentence below.
+//! (`queue.rs`), and convenience, which is [`crate::StoreExt`] and the same for all stores. There are no default methods:
+//! what one backend can't do is not in the trait. The suite in [`crate::conformance`] (feature `conformance`) checks each
+//! sentence below.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,8 +25,10 @@ use crate::value::Value;
 /// * **Atomic**: a commit is seen whole or not at all, by readers, watchers and recovery.
 /// * **Durable**: what a method has acknowledged survives whatever the backend names (JSON file: loss of power; Redis: what the
 ///   server's own persistence promises; memory: nothing). A reader never sees a value that a crash could take back.
-/// * **Expired is absent**: past its deadline an entry is absent in every method, by the store's own clock, which never goes back.
-/// * **Versions** grow with every change of a key and are never used twice for it, whatever is deleted, created again or restarted.
+/// * **Expired is absent**: past its deadline an entry is absent in every method, by the store's own clock, which never
+///   goes back.
+/// * **Versions** grow with every change of a key and are never used twice for it, whatever is deleted, created again or
+///   restarted.
 /// * **Dropping a future** does not take a call back: it may still take effect.
 ///
 /// # Errors
@@ -40,8 +43,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The entry under `key`, or `None`.
     ///
     /// # Cost
-    /// JSON file and memory: no I/O, a lookup in an ordered map; values up to 4 KiB are copied out, larger ones shared. Redis: one
-    /// round trip.
+    /// JSON file and memory: no I/O, a lookup in an ordered map; values up to 4 KiB are copied out, larger ones shared.
+    /// Redis: one round trip.
     async fn get(&self, key: &Key) -> Result<Option<Entry>>;
 
     /// The entries under `keys`, in their order, all as they were at one moment (at one moment for each partition, where there
@@ -56,7 +59,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// or an empty delimiter.
     async fn list(&self, request: &ListRequest) -> Result<Page>;
 
-    /// Makes all of `commit` true at once, if every check in it holds, and says which versions its writes got. The only way to write.
+    /// Makes all of `commit` true at once, if every check in it holds, and says which versions its writes got. The only way
+    /// to write.
     ///
     /// Checks are judged first, then the position, then the writes are made in order. On `Err` nothing has happened,
     /// unless the error is `Unknown`, when either may be the case: read before repeating.
@@ -67,7 +71,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// * [`Error::Conflict`](crate::Error::Conflict) names the first check that failed.
     /// * [`Error::Stale`](crate::Error::Stale) if the partition is not at `advance.from`.
     /// * [`Error::Config`](crate::Error::Config) if `advance` is of another queue than the store's active one.
-    /// * [`Error::Invalid`](crate::Error::Invalid) if `advance` does not go forward, or its outcomes are out of order, of jobs that it does not pass, or name writes that are not there.
+    /// * [`Error::Invalid`](crate::Error::Invalid) if `advance` does not go forward, or its outcomes are out of order, of
+    ///   jobs that it does not pass, or name writes that are not there.
     /// * [`Error::Full`](crate::Error::Full) if it holds a dead letter and there is no room for one more.
     /// * [`Error::StorageFull`](crate::Error::StorageFull).
     ///
@@ -87,9 +92,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Where a job stands, once it is finished or after `wait` at the latest, whichever comes first.
     ///
-    /// It wakes as soon as the position passes the job, in whatever process it was applied. Outcomes are kept for a bounded time
-    /// and in bounded number: what is older is [`JobState::Forgotten`], what is of another queue or lost [`JobState::Unknown`]. A store can't
-    /// know where a queue ends: ask [`JobQueue::find`](crate::JobQueue::find) about a job that it calls queued.
+    /// It wakes as soon as the position passes the job, in whatever process it was applied. Outcomes are kept for a bounded
+    /// time and in bounded number: what is older is [`JobState::Forgotten`], what is of another queue or lost
+    /// [`JobState::Unknown`]. A store can't know where a queue ends: ask [`JobQueue::find`](crate::JobQueue::find) about a
+    /// job that it calls queued.
     async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState>;
 
     /// Removes entries of `partition` whose deadline has passed, and announces that to those who watch. Says how many it removed,
@@ -248,8 +254,8 @@ pub struct Changed {
     pub version: Version,
     /// What happened.
     pub kind: ChangeKind,
-    /// For [`ChangeKind::Set`], the value, as long as this version is still the key's and has not expired: when it has been replaced
-    /// meanwhile, a later change brings the newer one.
+    /// For [`ChangeKind::Set`], the value, as long as this version is still the key's and has not expired: when it has been
+    /// replaced meanwhile, a later change brings the newer one.
     pub value: Option<Value>,
 }
 

@@ -1,8 +1,8 @@
 //! Convenience for whoever embeds a store: typed values, text keys, compare-and-set, streams over pages.
 //!
-//! Everything here is a few calls of [`Store`] and the same for all stores, so no backend implements or overrides it. What is
-//! deliberately not here: a time to live, since a deadline is a moment of the store's clock, which only a queue or the caller knows
-//! (write [`Change::Set`] with `expires_at`).
+//! Everything here is a few calls of [`Store`] and the same for all stores, so no backend implements or overrides it. What
+//! is deliberately not here: a time to live, since a deadline is a moment of the store's clock, which only a queue or the
+//! caller knows (write [`Change::Set`] with `expires_at`).
 
 use std::future::Future;
 

@@ -32,8 +32,8 @@ impl Value {
     /// [`Error::Invalid`] with line, column and what was expected there.
     ///
     /// # Cost
-    /// One pass over the text, and a copy of exactly its size: a value that is kept never keeps a larger buffer alive, such as that of
-    /// the connection it came by.
+    /// One pass over the text, and a copy of exactly its size: a value that is kept never keeps a larger buffer alive, such
+    /// as that of the connection it came by.
     pub fn parse(text: impl AsRef<[u8]>) -> Result<Self> {
         let text = text.as_ref();
         match json::compact(text) {

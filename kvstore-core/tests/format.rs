@@ -1,6 +1,7 @@
 //! Do folders of earlier versions still open, with all that was in them?
 //!
-//! The folders in `tests/data/` were written by the program of their format and are never changed. A new format gets folders of its own:
+//! The folders in `tests/data/` were written by the program of their format and are never changed. A new format gets
+//! folders of its own:
 //!
 //! ```text
 //! cargo test -p kvstore-core --test format -- --ignored

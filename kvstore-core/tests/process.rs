@@ -1,6 +1,7 @@
 //! Does a process of this workspace end as it should: by one signal, by two, and when it fails?
 //!
-//! Signals and exit codes belong to a whole process, so this has a `main` of its own: it starts itself again as the program under test.
+//! Signals and exit codes belong to a whole process, so this has a `main` of its own: it starts itself again as the program
+//! under test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitCode, Stdio};

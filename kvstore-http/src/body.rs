@@ -41,9 +41,10 @@ pub(crate) async fn read(mut body: Incoming, bytes_max: usize, timeout: Duration
         .unwrap_or_else(|_| Err(Problem::body_timeout()))
 }
 
-/// Refuses a body that says it is something else than plain JSON. One that says nothing is taken for JSON, unless a browser sends it
-/// for a page: any page of any site may make a browser post a body without a type, or with some others, to any address, this
-/// machine's included, without asking first (<https://fetch.spec.whatwg.org/#cors-safelisted-request-header>).
+/// Refuses a body that says it is something else than plain JSON. One that says nothing is taken for JSON, unless a browser
+/// sends it for a page: any page of any site may make a browser post a body without a type, or with some others, to any
+/// address, this machine's included, without asking first
+/// (<https://fetch.spec.whatwg.org/#cors-safelisted-request-header>).
 pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<()> {
     let is_encoded =
         |encoding: &HeaderValue| !encoding.as_bytes().eq_ignore_ascii_case(b"identity");

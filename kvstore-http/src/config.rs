@@ -30,7 +30,8 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Most connections at a time. One more gets the answer 503 and is closed; 64 more than that are closed without one.
     pub connections_max: usize,
-    /// How long the server goes on as before, but not ready, when it is told to stop: so that whoever sends it requests learns of it.
+    /// How long the server goes on as before, but not ready, when it is told to stop: so that whoever sends it requests
+    /// learns of it.
     pub drain_delay: Duration,
     /// How long requests that are under way then have to finish.
     pub drain_timeout: Duration,

@@ -1,7 +1,7 @@
 //! The probes of a supervisor: is the process alive, and may it have work.
 //!
-//! [`Health`] decides the answers and knows no socket, so a server can give them among its own routes; [`serve`] is the small listener
-//! for a port of their own.
+//! [`Health`] decides the answers and knows no socket, so a server can give them among its own routes; [`serve`] is the
+//! small listener for a port of their own.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! One claimed partition: read after the store's position, evaluate, commit, and what to do when that goes wrong.
 //!
 //! There is one rule for failures: *the position is read again, and everything starts over from there*. It is what makes an
-//! unknown commit, a second worker and a restored store the same case. What differs is who is to blame, and so whether the attempt counts:
+//! unknown commit, a second worker and a restored store the same case. What differs is who is to blame, and so whether the
+//! attempt counts:
 //!
 //! | the commit was answered | then |
 //! |---|---|
@@ -315,8 +316,8 @@ impl PartitionTask {
         Ok(())
     }
 
-    /// The jobs between `position` and `trimmed` are gone, and the store has not applied them; unless it has, by another worker while
-    /// this one was paused.
+    /// The jobs between `position` and `trimmed` are gone, and the store has not applied them; unless it has, by another
+    /// worker while this one was paused.
     async fn at_gap(&mut self, position: Position, trimmed: Position) -> Result<()> {
         let partition = self.claim.partition;
         if self.store.applied(self.queue.id(), partition).await? != position {

@@ -140,7 +140,8 @@ impl Worker {
     async fn clear_away(&mut self, ended: Result<(Claim, Result<()>), JoinError>) -> Result<()> {
         let (claim, result) = match ended {
             Ok(ended) => ended,
-            // Panics of a try are caught within the task, so this is our own mistake: better loud than a partition that stands still.
+            // Panics of a try are caught within the task, so this is our own mistake: better loud than a partition that
+            // stands still.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         self.stops.remove(&claim.partition);

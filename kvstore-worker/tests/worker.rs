@@ -78,7 +78,8 @@ async fn each_job_is_applied_once_and_in_order_while_workers_come_and_go() {
     const JOBS_PER_KEY: u64 = 150;
     const CLAIMS_LAST: Duration = Duration::from_millis(40);
 
-    // One commit in ten is late, some so late that the claim is long gone and others have done the work; some are answered wrongly.
+    // One commit in ten is late, some so late that the claim is long gone and others have done the work; some are answered
+    // wrongly.
     let faults = |_: &Commit| match rand::random_range(0..100) {
         0..5 => Some(Fault::Late(Duration::from_millis(rand::random_range(
             0..10,

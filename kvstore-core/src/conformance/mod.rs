@@ -1,8 +1,9 @@
 //! The suite that every backend has to pass, ours and yours (feature `conformance`).
 //!
-//! It checks each sentence of the contracts in [`Store`] and [`JobQueue`]. There are no switches: what one backend cannot do is
-//! not in the traits. To run it, tell it how to reach your backend (a [`StoreHarness`], and for a queue a [`QueueHarness`]), and call
-//! the macros in a test file; each case becomes a test of its own, reported by name, each with a harness of its own:
+//! It checks each sentence of the contracts in [`Store`] and [`JobQueue`]. There are no switches: what one backend cannot
+//! do is not in the traits. To run it, tell it how to reach your backend (a [`StoreHarness`], and for a queue a
+//! [`QueueHarness`]), and call the macros in a test file; each case becomes a test of its own, reported by name, each with
+//! a harness of its own:
 //!
 //! ```
 //! # #[cfg(any())]
@@ -56,16 +57,16 @@ pub trait StoreHarness: Send + Sync {
     /// The time by the backend's clock.
     async fn now(&self) -> Timestamp;
 
-    /// Makes the backend's clock show `to`, which may be earlier than now. It stands still or goes on from there. Where it can't be set,
-    /// wait until then; a clock that nobody can set back is left alone.
+    /// Makes the backend's clock show `to`, which may be earlier than now. It stands still or goes on from there. Where it
+    /// can't be set, wait until then; a clock that nobody can set back is left alone.
     async fn set_clock(&self, to: Timestamp);
 }
 
 /// How the suite reaches a queue, and a store that applies it.
 #[async_trait]
 pub trait QueueHarness: StoreHarness {
-    /// A handle on the queue, as with [`StoreHarness::store`]; [`StoreHarness::restart`] and the clock are for both. `bounds` are the
-    /// same in all calls on one harness.
+    /// A handle on the queue, as with [`StoreHarness::store`]; [`StoreHarness::restart`] and the clock are for both.
+    /// `bounds` are the same in all calls on one harness.
     async fn queue(&self, bounds: QueueBounds) -> Arc<dyn JobQueue>;
 }
 

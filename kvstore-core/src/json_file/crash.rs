@@ -1,8 +1,8 @@
 //! What survives a crash at step N? (In the crate, since the disk that forgets is no part of the public interface.)
 //!
 //! A first run counts the steps that a story takes on the disk. Then it is told again and stopped at each of them; what was
-//! not synced is lost in part, and the store is opened on what is left: everything acknowledged is there, everything is in order, and nothing is half
-//! there.
+//! not synced is lost in part, and the store is opened on what is left: everything acknowledged is there, everything is in
+//! order, and nothing is half there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

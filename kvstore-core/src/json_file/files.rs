@@ -1,7 +1,7 @@
 //! Numbered journals that follow each other: `journal-<n>.jsonl` of the store, `queue-<n>.jsonl` of the queue.
 //!
-//! Each header states where the file before it ends, so the files of a kind are one chain, and a file that is missing, cut short or
-//! of another folder is found.
+//! Each header states where the file before it ends, so the files of a kind are one chain, and a file that is missing, cut
+//! short or of another folder is found.
 
 use std::io;
 

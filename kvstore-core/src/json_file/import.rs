@@ -16,11 +16,12 @@ const PROBLEMS_MAX: usize = 20;
 /// What is known of entries that may be in the text unchanged, by fingerprint.
 pub(super) type Known = HashMap<u64, (Version, Option<Timestamp>)>;
 
-/// Reads the members of the JSON object `text` as entries. One that is in `known` keeps version and deadline, every other gets the next version after
-/// `version`, in the order of the text.
+/// Reads the members of the JSON object `text` as entries. One that is in `known` keeps version and deadline, every other
+/// gets the next version after `version`, in the order of the text.
 ///
 /// # Errors
-/// [`Error::Corrupt`], at the first line, with up to 20 problems by line and column: what is not JSON, and keys that break the rules or stand there twice.
+/// [`Error::Corrupt`], at the first line, with up to 20 problems by line and column: what is not JSON, and keys that break
+/// the rules or stand there twice.
 pub(super) fn import(
     disk: &dyn Disk,
     text: &[u8],

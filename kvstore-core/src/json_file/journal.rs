@@ -1,9 +1,10 @@
 //! An append-only file of chained lines: how it is written, and how it is read back after whatever happened.
 //!
-//! The first line is a header; it states where the journal before it ends. After each sync a *mark* line `{"durable":N,…}` says that the first N
-//! bytes are on the disk; the mark itself goes out with the next sync. So when a line is damaged, a mark beyond it tells that it had been durable, and the damage is
-//! corruption; no mark beyond it, and it is the torn tail of a write that was cut off. Ahead of its end the file is filled with newlines, so that a sync moves no
-//! file size; JSON Lines readers skip blank lines.
+//! The first line is a header; it states where the journal before it ends. After each sync a *mark* line `{"durable":N,…}`
+//! says that the first N bytes are on the disk; the mark itself goes out with the next sync. So when a line is damaged, a
+//! mark beyond it tells that it had been durable, and the damage is corruption; no mark beyond it, and it is the torn tail
+//! of a write that was cut off. Ahead of its end the file is filled with newlines, so that a sync moves no file size; JSON
+//! Lines readers skip blank lines.
 //!
 //! What the lines mean is not known here: see `record.rs` and `queue.rs`.
 

@@ -1,8 +1,8 @@
 //! The form of a line in a journal: a JSON object whose last member is a CRC-32C, chained to the line before.
 //!
 //! `{…,"c":"9f3a01bc"}`: the last sixteen bytes have a fixed form, so a line is checked without parsing it. The CRC covers
-//! everything before them, and starts from the CRC of the line before; so a line that is lost, repeated or out of place breaks the
-//! chain as surely as a flipped bit.
+//! everything before them, and starts from the CRC of the line before; so a line that is lost, repeated or out of place
+//! breaks the chain as surely as a flipped bit.
 
 /// The length of `,"c":"xxxxxxxx"}`.
 const TRAILER_BYTES: usize = 16;

@@ -22,8 +22,8 @@
 //!   (`writer.rs`): a durable write costs a line and a share of one `fdatasync`, whatever the size of the data.
 //! * Every line carries a CRC chained to the line before, and marks say how far the file had been synced: so a torn tail, which
 //!   is cut, is told from damage, which is refused with its place.
-//! * A snapshot goes on in a new journal, writes the pair in the background as it was at that moment, and removes the old journals.
-//!   `data.json` is replaced in one step and never absent.
+//! * A snapshot goes on in a new journal, writes the pair in the background as it was at that moment, and removes the old
+//!   journals. `data.json` is replaced in one step and never absent.
 //! * After a failed write or sync nothing more is acknowledged until the folder is opened again. A full disk is no such failure:
 //!   the file is cut back, and writes go on when there is room.
 //!
@@ -128,8 +128,8 @@ impl JsonFile {
     /// Opens `folder`, which is made if it is missing, and keeps every other process from writing there.
     ///
     /// # Errors
-    /// [`Error::Locked`] with the process that has it open, [`Error::Corrupt`] with file and line, [`Error::Unavailable`] if it can't be read
-    /// or written. Nothing was changed then.
+    /// [`Error::Locked`] with the process that has it open, [`Error::Corrupt`] with file and line, [`Error::Unavailable`]
+    /// if it can't be read or written. Nothing was changed then.
     ///
     /// # Cost
     /// `data.json` and the journals are read whole.

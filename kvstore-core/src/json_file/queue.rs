@@ -1,7 +1,8 @@
 //! The queue of a folder: one partition, held in memory, behind a journal of its own.
 //!
-//! What has been applied is not written here: the store knows, in the same commit as the data. Files all of whose jobs are applied are
-//! removed; each new one starts with the queue's id and numbering and the idempotency keys that are still remembered.
+//! What has been applied is not written here: the store knows, in the same commit as the data. Files all of whose jobs are
+//! applied are removed; each new one starts with the queue's id and numbering and the idempotency keys that are still
+//! remembered.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The thread that owns the journal of the queue: it gives every job that waits its place, writes once, syncs once, makes them readable,
-//! and answers all.
+//! The thread that owns the journal of the queue: it gives every job that waits its place, writes once, syncs once, makes
+//! them readable, and answers all.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -1,7 +1,8 @@
 //! A record as a line of the journal: what one commit did.
 //!
-//! `{"v":41,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["b",1,1767225700000],["c"]]}`: behind version 41, at that time, a set, a set with a
-//! deadline, and a delete. `x` are keys that expired, `q` is how far a queue is applied, `adopt` and `forget` are an operator's.
+//! `{"v":41,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["b",1,1767225700000],["c"]]}`: behind version 41, at that
+//! time, a set, a set with a deadline, and a delete. `x` are keys that expired, `q` is how far a queue is applied, `adopt`
+//! and `forget` are an operator's.
 
 use std::fmt;
 

@@ -42,7 +42,8 @@ pub(super) fn header_line(number: u64, previous: Option<End>, version: Version) 
     Kind::Store.header_line(number, previous, &StoreHeader { version })
 }
 
-/// Opens the store's part of the folder. `keep_edit`: an edited `data.json` is taken, and what journals hold beyond it is given up.
+/// Opens the store's part of the folder. `keep_edit`: an edited `data.json` is taken, and what journals hold beyond it is
+/// given up.
 pub(super) fn recover(disk: &dyn Disk, now: Timestamp, keep_edit: bool) -> Result<Recovered> {
     // Files that a crash has left before they got their name.
     let names = disk
@@ -82,8 +83,8 @@ pub(super) fn recover(disk: &dyn Disk, now: Timestamp, keep_edit: bool) -> Resul
     }
 }
 
-/// Takes `text` as the data, and writes the pair before anything else can happen. What `meta` knows of entries that are in the text
-/// unchanged stays with them.
+/// Takes `text` as the data, and writes the pair before anything else can happen. What `meta` knows of entries that are in
+/// the text unchanged stays with them.
 fn take_over(
     disk: &dyn Disk,
     mut meta: Meta,
@@ -147,7 +148,8 @@ fn recover_edited(
     Ok(recovered)
 }
 
-/// What is left of `meta` when the commits after it are given up: everything is taken on but their values, and no version is used again.
+/// What is left of `meta` when the commits after it are given up: everything is taken on but their values, and no version
+/// is used again.
 fn without_values(mut meta: Meta, journals: &Files) -> Meta {
     let mut state = State::new(Table::default(), meta.progress(), meta.version, meta.time);
     for (_, line) in journals.lines() {

@@ -1,5 +1,5 @@
-//! How much the data may take: everything is in memory, so there can be a ceiling. It is judged when a write is accepted, and what is accepted has its room,
-//! so a worker never stands before a full store.
+//! How much the data may take: everything is in memory, so there can be a ceiling. It is judged when a write is accepted,
+//! and what is accepted has its room, so a worker never stands before a full store.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,8 +1,8 @@
 //! A disk for tests that forgets what was not synced: contents of files and names of the folder alike.
 //!
-//! It counts its steps, can fail or stop at any of them, and then shows what a machine might find after the power came back: of
-//! each write that was not synced any part of it may be there or not, later ones without earlier ones included; of the names, any prefix of the
-//! changes since the last sync of the folder.
+//! It counts its steps, can fail or stop at any of them, and then shows what a machine might find after the power came
+//! back: of each write that was not synced any part of it may be there or not, later ones without earlier ones included; of
+//! the names, any prefix of the changes since the last sync of the folder.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -266,8 +266,8 @@ fn line_fingerprint(line: &[u8]) -> u64 {
     u64::from(crc32c::crc32c(line)) << 32 | u64::from(crc32fast::hash(line))
 }
 
-/// Writes the pair: `meta` (whose progress, version, time and journal are set) for the entries that `next` hands out, piece by piece, none at
-/// the end. Returns what `data.json` is then.
+/// Writes the pair: `meta` (whose progress, version, time and journal are set) for the entries that `next` hands out, piece
+/// by piece, none at the end. Returns what `data.json` is then.
 pub(super) fn write(
     disk: &dyn Disk,
     meta: &Meta,
@@ -328,8 +328,8 @@ pub(super) fn write(
     Ok(written)
 }
 
-/// Writes `text` there and syncs it, piece by piece: a commit that wants to sync its journal meanwhile waits for one piece, and not for
-/// all that a snapshot writes.
+/// Writes `text` there and syncs it, piece by piece: a commit that wants to sync its journal meanwhile waits for one piece,
+/// and not for all that a snapshot writes.
 fn write_synced(file: &mut dyn DiskFile, offset: u64, text: &[u8]) -> io::Result<()> {
     let mut end = offset;
     for piece in text.chunks(2 * PIECE_BYTES) {

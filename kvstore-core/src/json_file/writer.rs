@@ -1,5 +1,6 @@
-//! The thread that owns the journal of the store: it takes every change that waits, judges and numbers them in order, writes once,
-//! syncs once, makes them visible, and answers all. While it syncs, the next group gathers; there is no other delay.
+//! The thread that owns the journal of the store: it takes every change that waits, judges and numbers them in order,
+//! writes once, syncs once, makes them visible, and answers all. While it syncs, the next group gathers; there is no other
+//! delay.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -300,7 +301,8 @@ impl Writer {
         }
     }
 
-    /// Room for jobs was reserved when they were accepted; a direct commit asks for its own, behind the `ahead` bytes of its group.
+    /// Room for jobs was reserved when they were accepted; a direct commit asks for its own, behind the `ahead` bytes of
+    /// its group.
     fn check_room(&self, commit: &Commit, ahead: u64) -> Result<()> {
         match commit.advance {
             Some(_) => Ok(()),
@@ -493,7 +495,8 @@ impl Writer {
     }
 }
 
-/// The answer to one change, to be given when its group is on the disk or not. Refusals wait too: they may rest on what the group writes.
+/// The answer to one change, to be given when its group is on the disk or not. Refusals wait too: they may rest on what the
+/// group writes.
 fn reply<T: Send + 'static>(
     answer: Answer<T>,
     judged: Result<(Option<Record>, T)>,

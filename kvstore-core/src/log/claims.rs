@@ -1,8 +1,9 @@
 //! Who works on which partition.
 //!
-//! All workers of the process share this one table, so a fair share needs no hashing: whoever has too much gives up the excess
-//! when it next calls, and whoever has too little takes what is free. So the least possible moves when a worker comes or goes,
-//! and no two live workers ever hold one partition. Workers on a queue of several processes have no such table and decide otherwise.
+//! All workers of the process share this one table, so a fair share needs no hashing: whoever has too much gives up the
+//! excess when it next calls, and whoever has too little takes what is free. So the least possible moves when a worker
+//! comes or goes, and no two live workers ever hold one partition. Workers on a queue of several processes have no such
+//! table and decide otherwise.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -113,8 +114,8 @@ impl Claims {
         }
     }
 
-    /// How many partitions `worker` may hold: an even part. What is left over goes one each to those that have it already, so that
-    /// nothing moves for its sake, and then to whoever asks first.
+    /// How many partitions `worker` may hold: an even part. What is left over goes one each to those that have it already,
+    /// so that nothing moves for its sake, and then to whoever asks first.
     fn share(&self, worker: &WorkerId) -> usize {
         let mut held: HashMap<&WorkerId, usize> = self
             .workers

@@ -16,7 +16,8 @@ use crate::job::{Fingerprint, Idempotency, Position};
 /// caller pays for a whole table that expired at once.
 const SWEEP_MAX: usize = 16;
 
-/// A request that is remembered. It is what a queue in a file writes down with the job, and again into the header of the next file.
+/// A request that is remembered. It is what a queue in a file writes down with the job, and again into the header of the
+/// next file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Remembered {
     /// The hash of the idempotency key.

@@ -173,8 +173,8 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 pub struct Shutdown(watch::Receiver<bool>);
 
 impl Shutdown {
-    /// Listens for SIGTERM (a supervisor's: systemd, Kubernetes, `docker stop`) and SIGINT (a terminal's Ctrl-C). The first one asks, the
-    /// second one ends the process at once, which is safe: everything acknowledged is durable.
+    /// Listens for SIGTERM (a supervisor's: systemd, Kubernetes, `docker stop`) and SIGINT (a terminal's Ctrl-C). The first
+    /// one asks, the second one ends the process at once, which is safe: everything acknowledged is durable.
     fn on_signals() -> std::io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,8 +1,8 @@
 //! Settings: one table says what there is, and from it come the flags, the help, the environment variables, the list of
 //! what is in force, and the one line that every wrong value gets.
 //!
-//! The environment is handed in, so tests pass values. clap only takes the command line apart; values are
-//! checked here, because clap would stop at the first wrong one, and a deployment should not have to be fixed one error at a time.
+//! The environment is handed in, so tests pass values. clap only takes the command line apart; values are checked here,
+//! because clap would stop at the first wrong one, and a deployment should not have to be fixed one error at a time.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

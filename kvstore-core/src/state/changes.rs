@@ -8,7 +8,8 @@ use crate::key::Key;
 use crate::limits::CHANGES_MAX;
 use crate::store::ChangeKind;
 
-/// A bounded history. Values are not in it: they are looked up when a change is handed out, and go along only if they are still its own.
+/// A bounded history. Values are not in it: they are looked up when a change is handed out, and go along only if they are
+/// still its own.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     recent: VecDeque<(Version, Key, ChangeKind)>,

@@ -1,9 +1,9 @@
 //! What a store holds in memory, for the backends that hold everything there: entries, how far queues are applied, how jobs
 //! ended, and the latest changes.
 //!
-//! Two steps make a change. A [`Staging`] judges commits, one after the other, against the state and what was staged before, and makes a
-//! [`Record`] of each: that is what a file keeps. [`State::apply`] then makes a record true, and can't fail. So what is replayed
-//! from a file goes the very way that it went the first time.
+//! Two steps make a change. A [`Staging`] judges commits, one after the other, against the state and what was staged
+//! before, and makes a [`Record`] of each: that is what a file keeps. [`State::apply`] then makes a record true, and can't
+//! fail. So what is replayed from a file goes the very way that it went the first time.
 
 mod changes;
 mod progress;

@@ -7,8 +7,8 @@ use crate::entry::{Timestamp, Version};
 use crate::job::{JobId, Outcome, Partition, Position, QueueId};
 use crate::key::Key;
 
-/// Everything that one commit did, ready to be applied or written down. Its writes have the versions after `before`, in order, and
-/// then its expiries.
+/// Everything that one commit did, ready to be applied or written down. Its writes have the versions after `before`, in
+/// order, and then its expiries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     /// The latest version before it.

@@ -1,14 +1,16 @@
 //! What survives killing the real program, again and again, while many clients write?
 //!
-//! Each round starts the server on the same folder, looks whether everything acknowledged is there, once and in order, puts it
-//! under load and kills it. Most rounds kill it during its start as well, which is while it recovers. Ten rounds by default; more with
+//! Each round starts the server on the same folder, looks whether everything acknowledged is there, once and in order, puts
+//! it under load and kills it. Most rounds kill it during its start as well, which is while it recovers. Ten rounds by
+//! default; more with
 //!
 //! ```text
 //! KVSTORE_KILL_ROUNDS=50 cargo test -p kvstore-http --test kill -- --nocapture
 //! ```
 //!
-//! `KVSTORE_KILL_SEED` repeats the choices of an earlier run, though not its timing. SIGKILL takes the process and not the machine,
-//! so what was written but not synced survives it here; what a loss of power takes is the question of the core's crash tests.
+//! `KVSTORE_KILL_SEED` repeats the choices of an earlier run, though not its timing. SIGKILL takes the process and not the
+//! machine, so what was written but not synced survives it here; what a loss of power takes is the question of the core's
+//! crash tests.
 
 mod history;
 mod load;
@@ -71,7 +73,8 @@ async fn nothing_acknowledged_is_lost_reordered_or_done_twice() {
     let begun = Instant::now();
     for round in 1..=rounds {
         run.kill_some_starts();
-        // Twice: what was shown after a kill must be there after the next one too, which takes it from what the first recovery wrote.
+        // Twice: what was shown after a kill must be there after the next one too, which takes it from what the first
+        // recovery wrote.
         for _ in 0..2 {
             let mut process = run.launch().serves();
             run.check(&process).await;
@@ -141,8 +144,8 @@ impl Run {
         for client in &mut self.clients {
             client.check(&mut connection).await;
         }
-        // The store numbers changes without gaps. So this is how many there ever were, and it must be as many as the clients know of: a write
-        // applied twice would leave its key as it should be, but not this number.
+        // The store numbers changes without gaps. So this is how many there ever were, and it must be as many as the
+        // clients know of: a write applied twice would leave its key as it should be, but not this number.
         let applied: u64 = self.clients.iter().map(Client::applied).sum();
         let version = tag_number(reply.header("etag").expect("a tag"));
         assert_eq!(version, applied + self.barriers, "changes in all");

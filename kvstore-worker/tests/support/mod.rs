@@ -88,7 +88,8 @@ impl FaultyStore {
             .collect()
     }
 
-    /// No lock is held and nothing is waited for between the commit and the note of it, so a worker that is aborted can't come between.
+    /// No lock is held and nothing is waited for between the commit and the note of it, so a worker that is aborted can't
+    /// come between.
     async fn commit_noted(&self, commit: Commit) -> Result<Committed> {
         let writes = commit.writes.clone();
         let committed = self.inner.commit(commit).await?;

@@ -104,7 +104,8 @@ pub async fn values_come_back_byte_for_byte(harness: &dyn StoreHarness) {
 pub async fn keys_are_compared_byte_for_byte(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let longest = "💡".repeat(crate::limits::KEY_CHARS_MAX);
-    // Composed and decomposed, cases, what looks empty, what means something to a shell, a path, a pattern or a store's own format.
+    // Composed and decomposed, cases, what looks empty, what means something to a shell, a path, a pattern or a store's own
+    // format.
     let names = [
         "é",
         "e\u{301}",

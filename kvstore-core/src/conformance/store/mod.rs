@@ -20,7 +20,8 @@ pub use watching::*;
 
 /// One test for each thing that a [`Store`](crate::Store) promises, in a module `store`.
 ///
-/// The argument makes a [`StoreHarness`](crate::conformance::StoreHarness); it is evaluated once for each test, in an async context.
+/// The argument makes a [`StoreHarness`](crate::conformance::StoreHarness); it is evaluated once for each test, in an async
+/// context.
 #[macro_export]
 macro_rules! store_conformance {
     ($harness:expr) => {
