@@ -226,7 +226,7 @@ fn start_store(
         recovered,
         snapshot_bytes_min: options.snapshot_bytes_min,
     };
-    let (requests, _) = writer::start(start)
+    let requests = writer::start(start)
         .map_err(|error| disk_error(&*disk, "can't start a thread for", "", error))?;
     Ok(JsonStore {
         shared,

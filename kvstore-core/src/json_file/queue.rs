@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::disk::Disk;
 use super::files::{Files, Kind};
 use super::journal::Journal;
-use super::queue_lines::{Restored, first_lines, last_job, restore};
+use super::queue_lines::{Restored, first_lines, restore};
 use super::queue_writer::{Request, Shared, WAITING_MAX, Writer};
 use super::room::Room;
 use super::{Holder, Options, PARTITION, disk_error};
@@ -48,7 +48,11 @@ pub(super) fn start(
     };
     let mut log = PartitionLog::new(id, PARTITION, &queue_options);
     let files = Files::read(&*disk, Kind::Queue, None, false)?;
-    let Restored { previous, carried } = restore(&*disk, &files, id, &mut log)?;
+    let Restored {
+        previous,
+        carried,
+        older,
+    } = restore(&*disk, &files, id, &mut log)?;
     if files.iter().next().is_none() && applied > Position::START {
         tracing::warn!(folder = %disk.path().display(), %applied, "the queue's files are gone: jobs that waited in them are lost, numbering goes on behind what the store has applied");
     }
@@ -71,10 +75,6 @@ pub(super) fn start(
         clock: Arc::clone(&options.clock),
         poisoned: OnceLock::new(),
     });
-    let older = files
-        .iter()
-        .map(|file| (file.number, last_job(&file.contents)))
-        .collect();
     let mut writer = Writer {
         first_bytes: journal.len(),
         disk: Arc::clone(&disk),

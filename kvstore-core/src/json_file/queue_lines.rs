@@ -8,7 +8,7 @@ use super::PARTITION;
 use super::corrupt;
 use super::disk::Disk;
 use super::files::{Files, Kind};
-use super::journal::{Contents, End, ReadLine};
+use super::journal::End;
 use super::record::push_json;
 use crate::command::Command;
 use crate::entry::Timestamp;
@@ -115,6 +115,8 @@ pub(super) struct Restored {
     pub(super) previous: Option<End>,
     /// Lines that may be in the page cache only.
     pub(super) carried: Vec<Vec<u8>>,
+    /// The files, and the last job in each.
+    pub(super) older: Vec<(u64, Position)>,
 }
 
 pub(super) fn restore(
@@ -125,6 +127,7 @@ pub(super) fn restore(
 ) -> Result<Restored> {
     let mut tried = None;
     let mut carried = Vec::new();
+    let mut older = Vec::new();
     for (index, file) in files.iter().enumerate() {
         let header: QueueHeader = files.own_header(disk, file)?;
         if header.queue != id {
@@ -143,6 +146,7 @@ pub(super) fn restore(
         if index == 0 {
             log.restore_numbering(header.last, header.trimmed)?;
         }
+        older.push((file.number, Position::START));
     }
     for (file, line) in files.lines() {
         let bad = |detail: String| files.nonsense(disk, file, line.number, detail);
@@ -172,6 +176,9 @@ pub(super) fn restore(
                     accepted_at: text.t,
                     traceparent: text.trace,
                 };
+                if let Some((_, last)) = older.iter_mut().find(|(other, _)| *other == file.number) {
+                    *last = job.id.position;
+                }
                 log.restore_job(job, text.idem)
                     .map_err(|error| bad(error.to_string()))?;
             }
@@ -187,19 +194,6 @@ pub(super) fn restore(
     Ok(Restored {
         previous: files.durable_end(),
         carried,
+        older,
     })
-}
-
-/// The last job in a file.
-pub(super) fn last_job(contents: &Contents) -> Position {
-    #[derive(Deserialize)]
-    struct Number {
-        n: Option<u64>,
-    }
-    let number = |line: ReadLine<'_>| serde_json::from_slice::<Number>(line.text).ok()?.n;
-    contents
-        .lines()
-        .filter_map(number)
-        .max()
-        .map_or(Position::START, Position::counted)
 }

@@ -109,7 +109,7 @@ impl Unstated {
 }
 
 /// Starts the thread. It ends after [`Request::Close`], or when all senders are gone.
-pub(super) fn start(start: Start) -> io::Result<(Requests, JoinHandle<()>)> {
+pub(super) fn start(start: Start) -> io::Result<Requests> {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     let Start {
         disk,
@@ -136,10 +136,10 @@ pub(super) fn start(start: Start) -> io::Result<(Requests, JoinHandle<()>)> {
         sender: sender.downgrade(),
         poisoned: None,
     };
-    let thread = std::thread::Builder::new()
+    std::thread::Builder::new()
         .name("kvstore-journal".into())
         .spawn(move || writer.run(receiver))?;
-    Ok((sender, thread))
+    Ok(sender)
 }
 
 struct Writer {

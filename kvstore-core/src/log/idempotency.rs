@@ -91,10 +91,6 @@ impl IdempotencyTable {
     }
 
     /// Those not expired, by deadline.
-    #[allow(
-        dead_code,
-        reason = "a queue in a file writes them into the header of the next file"
-    )]
     pub(super) fn live(&self, now: Timestamp) -> impl Iterator<Item = &Remembered> {
         self.by_deadline
             .iter()

@@ -19,10 +19,6 @@ use crate::job::PartitionCount;
 use crate::limits::{CLAIM_PERIOD, IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 
 pub(crate) use claims::Claims;
-#[allow(
-    unused_imports,
-    reason = "the name of what a queue in a file writes beside its jobs"
-)]
 pub(crate) use idempotency::Remembered;
 pub(crate) use partition::{Admission, PartitionLog};
 

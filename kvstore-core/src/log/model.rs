@@ -212,7 +212,7 @@ fn rebuilt(log: &PartitionLog, queue: QueueId) -> PartitionLog {
     for remembered in log.remembered(log.latest()) {
         new.restore_idempotency(*remembered);
     }
-    for job in log.jobs() {
+    for job in &log.jobs {
         new.restore_job(Job::clone(job), None).unwrap();
     }
     if let Some((head, count)) = log.attempts() {

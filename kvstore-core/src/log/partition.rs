@@ -47,7 +47,6 @@ pub(crate) enum Admission {
         /// The job, as it will be read.
         job: Arc<Job>,
         /// What is remembered of its idempotency key.
-        #[allow(dead_code, reason = "a queue in a file writes it down with the job")]
         remembered: Option<Remembered>,
     },
     /// The same request came before, under the same idempotency key.
@@ -160,7 +159,6 @@ impl PartitionLog {
     }
 
     /// Takes all admitted jobs back, as if they had never come; only their numbers are used up.
-    #[allow(dead_code, reason = "what a queue in a file does when a write fails")]
     pub(crate) fn withdraw(&mut self) {
         for job in self.jobs.drain(self.published()..) {
             self.bytes -= job.command.size_bytes();

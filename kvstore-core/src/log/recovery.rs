@@ -1,7 +1,6 @@
 //! What a queue in a file needs to write a partition down and to build it again from what it reads.
 //!
 //! Bounds are not applied here: what was accepted once is held, even if the bound has been lowered since.
-#![allow(dead_code, reason = "called by the queue in a file alone")]
 
 use std::sync::Arc;
 
@@ -81,11 +80,6 @@ impl PartitionLog {
     /// The job that was tried last, and how often.
     pub(crate) fn attempts(&self) -> Option<(Position, u32)> {
         self.attempts
-    }
-
-    /// The jobs held, in order; those only admitted come last.
-    pub(crate) fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
-        self.jobs.iter()
     }
 
     /// The requests still remembered.
