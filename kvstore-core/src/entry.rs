@@ -64,9 +64,13 @@ pub struct Entry {
     pub expires_at: Option<Timestamp>,
 }
 
-impl Entry {
-    /// Whether its deadline, if it has one, is still ahead.
-    pub(crate) fn is_live(&self, now: Timestamp) -> bool {
-        self.expires_at.is_none_or(|deadline| deadline > now)
-    }
+/// An entry where it is kept, lent to somebody who reads it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryRef<'a> {
+    /// The value's JSON text.
+    pub value: &'a [u8],
+    /// The change that wrote it.
+    pub version: Version,
+    /// When it will be absent; `None` if never.
+    pub expires_at: Option<Timestamp>,
 }

@@ -68,7 +68,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use command::{Action, Command, Evaluation, Expiry, Operation, evaluate, keys_needed};
 pub use commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
 pub use config::{Opened, open};
-pub use entry::{Entry, Timestamp, Version};
+pub use entry::{Entry, EntryRef, Timestamp, Version};
 pub use error::{Error, Result, Source};
 pub use job::{
     Applied, Dead, DeadLetter, Failed, Fingerprint, Idempotency, Job, JobId, JobState, NewJob,

@@ -66,11 +66,6 @@ impl Value {
         Self(text)
     }
 
-    /// The same text in memory of its own.
-    pub(crate) fn copied(&self) -> Self {
-        Self(Bytes::copy_from_slice(&self.0))
-    }
-
     /// Reads it as a `T`.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::entry::{Timestamp, Version};
 use crate::error::Result;
 use crate::job::QueueId;
 use crate::limits::RENUMBER_GAP;
-use crate::state::{State, Table};
+use crate::state::{Row, State, Table};
 
 /// A store that is ready to go on.
 #[derive(Debug)]
@@ -96,7 +96,12 @@ fn take_over(
     let entries = import(disk, text, &meta.known_entries(), &mut version)?;
     meta.version = version;
     meta.time = meta.time.max(now);
-    let mut table = Table::from_sorted(entries.into_iter().collect());
+    let mut scratch = Vec::new();
+    let rows = entries.into_iter().map(|(key, entry)| {
+        let (value, expires_at) = (entry.value.as_bytes(), entry.expires_at);
+        Row::new(&mut scratch, key.as_str(), value, entry.version, expires_at)
+    });
+    let mut table = Table::from_sorted(rows.collect()).expect("a map is in order");
     table.start_cut();
     let data = snapshot::write(disk, &meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
         .map_err(|error| disk_error(disk, "can't write", DATA, error))?;
@@ -165,7 +170,7 @@ fn without_values(mut meta: Meta, journals: &Files) -> Meta {
 }
 
 fn recover_whole(disk: &dyn Disk, meta: &Meta, text: &[u8]) -> Result<Recovered> {
-    let table = Table::from_sorted(meta.entries(disk, text)?);
+    let table = meta.table(disk, text)?;
     let mut state = State::new(table, meta.progress(), meta.version, meta.time);
     let journals = Files::read(disk, Kind::Store, Some(meta.journal), false)?;
     let mut carried = Carried::default();

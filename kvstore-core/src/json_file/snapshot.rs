@@ -5,6 +5,7 @@
 //! CRC, replaces the old one. (3) `data.json.new` replaces `data.json`, which is never absent; what it replaced is looked
 //! at, and kept if somebody has edited it. So whatever the moment of a crash, [`load`] knows where to go on.
 
+use std::borrow::Cow;
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -12,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Disk, DiskFile};
 use super::line;
 use super::{corrupt, disk_error};
-use crate::entry::{Entry, Timestamp, Version};
+use crate::entry::{Timestamp, Version};
 use crate::error::Result;
 use crate::job::{Dead, Outcome, Partition, Position, QueueId};
 use crate::key::Key;
-use crate::state::{Lost, Progress, QueueProgress};
+use crate::state::{Lost, Progress, QueueProgress, Row, Table};
 use crate::value::Value;
 
 pub(super) const DATA: &str = "data.json";
@@ -165,44 +166,66 @@ impl Meta {
         self.queues = queues.collect();
     }
 
-    /// The entries of the `data.json` that this belongs to.
-    pub(super) fn entries(&self, disk: &dyn Disk, text: &[u8]) -> Result<Vec<(Key, Entry)>> {
-        let bad = |line: usize| {
+    /// The table of the `data.json` that this belongs to, whose text is `text`.
+    pub(super) fn table(&self, disk: &dyn Disk, text: &[u8]) -> Result<Table> {
+        let bad = |index: usize| {
+            // The first line is the opening brace.
+            let line = Some(index as u64 + 2);
+            corrupt(disk, DATA, line, "it is not a line that was written here")
+        };
+        let threads = match text.len() {
+            ..PIECE_BYTES => 1,
+            _ => std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(8),
+        };
+        let lines = text
+            .strip_prefix(b"{")
+            .and_then(|text| text.strip_suffix(b"\n}\n"));
+        let parts = parts(lines.ok_or_else(|| bad(0))?, threads);
+        let parts: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = parts
+                .iter()
+                .map(|part| scope.spawn(move || self.rows(part)))
+                .collect();
+            threads.into_iter().map(|thread| thread.join()).collect()
+        });
+        let mut rows = Vec::with_capacity(self.versions.len());
+        for part in parts {
+            let part = part.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            rows.extend(part.map_err(bad)?);
+        }
+        if rows.len() != self.versions.len() {
+            return Err(bad(rows.len()));
+        }
+        Table::from_sorted(rows).ok_or_else(|| {
             corrupt(
                 disk,
                 DATA,
-                Some(line as u64 + 2),
-                "it is not a line that was written here",
+                None,
+                "its keys are not in the order in which they were written",
             )
-        };
-        let mut deadlines = self.deadlines.iter().copied().peekable();
-        let mut entries = Vec::with_capacity(self.versions.len());
-        // The first line is the opening brace, the last the closing one; compact JSON holds no newline of its own.
-        let lines = text
-            .split(|&byte| byte == b'\n')
-            .skip(1)
-            .take(self.versions.len());
-        for (index, (line, version)) in lines.zip(&self.versions).enumerate() {
+        })
+    }
+
+    /// The rows of some lines; the number of the first that is none.
+    fn rows(&self, part: &Part<'_>) -> Result<Vec<Row>, usize> {
+        let mut scratch = Vec::new();
+        let deadlines = self
+            .deadlines
+            .partition_point(|(number, _)| *number < part.first);
+        let mut deadlines = self.deadlines[deadlines..].iter().copied().peekable();
+        let versions = self.versions.get(part.first..).unwrap_or_default();
+        let mut versions = versions.iter().copied();
+        let row = |(number, line): (usize, &[u8])| {
             let line = line.strip_suffix(b",").unwrap_or(line);
-            let (key, value) = split_entry(line).ok_or_else(|| bad(index))?;
-            let expires_at = deadlines
-                .next_if(|(number, _)| *number == index)
-                .map(|(_, deadline)| deadline);
-            let value = Value::trusted(value.to_vec().into());
-            entries.push((
-                key,
-                Entry {
-                    value,
-                    version: *version,
-                    expires_at,
-                },
-            ));
-        }
-        if entries.len() == self.versions.len() {
-            Ok(entries)
-        } else {
-            Err(bad(entries.len()))
-        }
+            let (key, value) = split_entry(line).ok_or(number)?;
+            let version = versions.next().ok_or(number)?;
+            let deadline = deadlines.next_if(|(with_deadline, _)| *with_deadline == number);
+            let expires_at = deadline.map(|(_, deadline)| deadline);
+            Ok(Row::new(&mut scratch, &key, value, version, expires_at))
+        };
+        (part.first..).zip(part.lines()).map(row).collect()
     }
 
     /// Without what belongs to single entries: they can't be recognised any more.
@@ -238,27 +261,61 @@ impl Meta {
     }
 }
 
+/// Some of the lines of entries, each with the newline before it.
+struct Part<'a> {
+    text: &'a [u8],
+    /// The number of its first entry.
+    first: usize,
+}
+
+impl<'a> Part<'a> {
+    fn lines(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.text.split(|&byte| byte == b'\n').skip(1)
+    }
+}
+
+/// Cuts `text` into about `count` parts of whole lines: compact JSON holds no newline of its own.
+fn parts(text: &[u8], count: usize) -> Vec<Part<'_>> {
+    let share = text.len() / count + 1;
+    let (mut rest, mut first) = (text, 0);
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let newline = rest.iter().skip(share).position(|&byte| byte == b'\n');
+        let (text, behind) = rest.split_at(newline.map_or(rest.len(), |at| share + at));
+        parts.push(Part { text, first });
+        first += text.iter().filter(|&&byte| byte == b'\n').count();
+        rest = behind;
+    }
+    parts
+}
+
 /// The key and the value of a line that [`push_entry`] wrote.
-fn split_entry(line: &[u8]) -> Option<(Key, &[u8])> {
+fn split_entry(line: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     let mut end = 1;
+    let mut is_plain = true;
     while *line.get(end)? != b'"' {
+        is_plain &= line[end] != b'\\';
         end += if line[end] == b'\\' { 2 } else { 1 };
     }
-    let key = serde_json::from_slice(&line[..=end]).ok()?;
+    let key = if is_plain {
+        Cow::Borrowed(std::str::from_utf8(&line[1..end]).ok()?)
+    } else {
+        Cow::Owned(serde_json::from_slice(&line[..=end]).ok()?)
+    };
     Some((key, line[end + 1..].strip_prefix(b":")?))
 }
 
 /// The line of an entry, without comma and newline.
-fn push_entry(text: &mut Vec<u8>, key: &Key, value: &Value) {
+fn push_entry(text: &mut Vec<u8>, key: &Key, value: &[u8]) {
     super::record::push_json(text, key);
     text.push(b':');
-    text.extend_from_slice(value.as_bytes());
+    text.extend_from_slice(value);
 }
 
 /// By what an entry is recognised after the file was edited: two different CRCs of its line, so 64 bits.
 pub(super) fn entry_fingerprint(key: &Key, value: &Value) -> u64 {
     let mut line = Vec::with_capacity(key.as_str().len() + value.len() + 3);
-    push_entry(&mut line, key, value);
+    push_entry(&mut line, key, value.as_bytes());
     line_fingerprint(&line)
 }
 
@@ -272,7 +329,7 @@ pub(super) fn write(
     disk: &dyn Disk,
     meta: &Meta,
     replaces: Option<Fingerprint>,
-    mut next: impl FnMut() -> Vec<(Key, Entry)>,
+    mut next: impl FnMut() -> Vec<Row>,
 ) -> io::Result<Fingerprint> {
     let mut file = disk.create(DATA_NEW)?;
     let mut text = b"{".to_vec();
@@ -286,26 +343,24 @@ pub(super) fn write(
     };
     let mut meta = meta.clone().without_entries();
     loop {
-        let entries = next();
-        if entries.is_empty() {
+        let rows = next();
+        if rows.is_empty() {
             break;
         }
-        for (key, entry) in entries {
+        for row in rows {
             text.extend_from_slice(if meta.versions.is_empty() {
                 b"\n"
             } else {
                 b",\n"
             });
             let start = text.len();
-            push_entry(&mut text, &key, &entry.value);
+            push_entry(&mut text, &row.key(), row.value_bytes());
             meta.fingerprints
                 .push_str(&format!("{:016x}", line_fingerprint(&text[start..])));
-            meta.deadlines.extend(
-                entry
-                    .expires_at
-                    .map(|deadline| (meta.versions.len(), deadline)),
-            );
-            meta.versions.push(entry.version);
+            let deadline = row.expires_at();
+            meta.deadlines
+                .extend(deadline.map(|deadline| (meta.versions.len(), deadline)));
+            meta.versions.push(row.version());
             if text.len() >= PIECE_BYTES {
                 flush(&mut text, &mut written)?;
             }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::writer::{Answer, Request, Requests};
 use crate::commit::{Commit, Committed};
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryRef};
 use crate::error::{Error, Result};
 use crate::job::{JobId, JobState, Partition, PartitionCount, Position, QueueId};
 use crate::key::Key;
@@ -30,7 +30,7 @@ impl JsonStore {
     }
 
     /// Lends the entry under `key` to `read`, without a copy; `None` if it is absent. Writes wait meanwhile, so be brief.
-    pub fn read_with<T>(&self, key: &Key, read: impl FnOnce(&Entry) -> T) -> Option<T> {
+    pub fn read_with<T>(&self, key: &Key, read: impl FnOnce(EntryRef<'_>) -> T) -> Option<T> {
         self.shared.with_entry(key, read)
     }
 

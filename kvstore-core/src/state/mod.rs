@@ -6,21 +6,25 @@
 //! fail. So what is replayed from a file goes the very way that it went the first time.
 
 mod changes;
+mod index;
+mod order;
 mod progress;
 mod record;
+mod row;
 mod shared;
 mod staging;
 mod table;
 
 pub(crate) use progress::{Lost, Progress, QueueProgress};
 pub(crate) use record::{Advanced, Record};
+pub(crate) use row::Row;
 pub(crate) use shared::Shared;
 pub(crate) use staging::{Staging, bytes_added};
 pub(crate) use table::Table;
 
 use self::changes::Changes;
 use crate::commit::Change;
-use crate::entry::{Entry, Timestamp, Version};
+use crate::entry::{Timestamp, Version};
 use crate::store::ChangeKind;
 
 /// Everything that a store knows.
@@ -59,20 +63,14 @@ impl State {
                 Change::Set { value, expires_at }
                     if expires_at.is_none_or(|deadline| deadline > record.at) =>
                 {
-                    self.table.set(
-                        write.key.clone(),
-                        Entry {
-                            value,
-                            version,
-                            expires_at,
-                        },
-                    );
+                    self.table
+                        .set(&write.key, value.as_bytes(), version, expires_at);
                     Some(ChangeKind::Set)
                 }
                 // What had expired and was not removed yet is announced here: nobody else will.
                 Change::Set { .. } => self.table.remove(&write.key).map(|_| ChangeKind::Expire),
-                Change::Delete => self.table.remove(&write.key).map(|entry| {
-                    if entry.is_live(record.at) {
+                Change::Delete => self.table.remove(&write.key).map(|row| {
+                    if row.is_live(record.at) {
                         ChangeKind::Delete
                     } else {
                         ChangeKind::Expire

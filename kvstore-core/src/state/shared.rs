@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::{oneshot, watch};
 
-use super::table::copy_out;
+use super::row::Row;
 use super::{Record, Staging, State};
 use crate::clock::Clock;
-use crate::entry::{Entry, Timestamp, Version};
+use crate::entry::{Entry, EntryRef, Timestamp, Version};
 use crate::error::{Error, Result};
 use crate::job::{JobId, JobState, Position};
 use crate::key::Key;
@@ -31,7 +32,8 @@ const WATCH_BATCH: usize = 256;
 /// A state, the time by which it is read, and who waits for it to change.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    state: RwLock<State>,
+    /// A lock that each reader takes at a place of its own: one for all would be a place that all cores write to.
+    state: ShardedLock<State>,
     clock: Arc<dyn Clock>,
     /// The latest time seen, in milliseconds: the store's time never goes back.
     latest: AtomicU64,
@@ -54,7 +56,7 @@ impl Shared {
         let latest = AtomicU64::new(state.time.0);
         let visible = watch::Sender::new(Some(state.version));
         Self {
-            state: RwLock::new(state),
+            state: ShardedLock::new(state),
             clock,
             latest,
             waiting: Mutex::default(),
@@ -70,11 +72,11 @@ impl Shared {
     }
 
     // A panic while the lock is held leaves a state that is as good as before: records are checked before they are applied.
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+    pub(crate) fn read(&self) -> ShardedLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
+    pub(crate) fn write(&self) -> ShardedLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -100,7 +102,7 @@ impl Shared {
         Ok(answer)
     }
 
-    fn apply(&self, mut state: RwLockWriteGuard<'_, State>, records: Vec<Record>) {
+    fn apply(&self, mut state: ShardedLockWriteGuard<'_, State>, records: Vec<Record>) {
         let advanced: Vec<JobId> = records
             .iter()
             .filter_map(|record| record.advance.as_ref())
@@ -154,15 +156,23 @@ impl Shared {
     }
 
     /// The entry under `key`. `read` gets it where it stands, without a copy, while the lock is held.
-    pub(crate) fn with_entry<T>(&self, key: &Key, read: impl FnOnce(&Entry) -> T) -> Option<T> {
+    pub(crate) fn with_entry<T>(
+        &self,
+        key: &Key,
+        read: impl FnOnce(EntryRef<'_>) -> T,
+    ) -> Option<T> {
+        self.with_row(key, |row| read(row.entry_ref()))
+    }
+
+    fn with_row<T>(&self, key: &Key, read: impl FnOnce(&Row) -> T) -> Option<T> {
         let state = self.read();
-        let entry = state.table.get(key)?;
+        let row = state.table.get(key)?;
         // The time is asked for only where it matters.
-        (entry.expires_at.is_none() || entry.is_live(self.now())).then(|| read(entry))
+        (row.expires_at().is_none() || row.is_live(self.now())).then(|| read(row))
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Entry> {
-        self.with_entry(key, copy_out)
+        self.with_row(key, Row::entry)
     }
 
     pub(crate) fn get_many(&self, keys: &[Key]) -> Vec<Option<Entry>> {
@@ -172,8 +182,8 @@ impl Shared {
             state
                 .table
                 .get(key)
-                .filter(|entry| entry.is_live(now))
-                .map(copy_out)
+                .filter(|row| row.is_live(now))
+                .map(Row::entry)
         };
         keys.iter().map(live).collect()
     }
@@ -311,8 +321,8 @@ fn value_of(state: &State, key: &Key, version: Version, now: Timestamp) -> Optio
     state
         .table
         .get(key)
-        .filter(|entry| entry.version == version && entry.is_live(now))
-        .map(|entry| entry.value.clone())
+        .filter(|row| row.version() == version && row.is_live(now))
+        .map(Row::value)
 }
 
 impl Waiting {
@@ -375,6 +385,7 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
         }
         _ => (Bound::Included(prefix.to_owned()), None),
     };
+    // The folded prefix that came last, if that was later than the last key.
     let mut last = None;
 
     // Each turn walks from one folded prefix to the next, so its cost does not grow with what is folded.
@@ -385,15 +396,16 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
             None if fold.is_some() => break,
             None => bound.clone(),
         };
-        for (key, entry) in state.table.range_from(bound.as_ref().map(String::as_str)) {
-            if !key.as_str().starts_with(prefix) {
+        for row in state.table.range_from(bound.as_ref().map(String::as_str)) {
+            if !row.key_bytes().starts_with(prefix.as_bytes()) {
                 break 'folds;
             }
-            if !entry.is_live(now) {
+            if !row.is_live(now) {
                 continue;
             }
+            let key = row.key();
             if page.entries.len() + page.prefixes.len() == request.limit {
-                page.next = last;
+                page.next = last.or_else(|| Some(page.entries.last()?.key.to_string()));
                 break 'folds;
             }
             if let Some(fold) = folded(key.as_str(), request) {
@@ -402,21 +414,21 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
                 start = (Bound::Unbounded, Some(fold));
                 continue 'folds;
             }
-            last = Some(key.as_str().to_owned());
+            last = None;
             page.entries.push(Listed {
-                key: key.clone(),
-                version: entry.version,
-                size: entry.value.len(),
-                expires_at: entry.expires_at,
-                value: request.include_values.then(|| entry.value.clone()),
+                key,
+                version: row.version(),
+                size: row.value_bytes().len(),
+                expires_at: row.expires_at(),
+                value: request.include_values.then(|| row.value()),
             });
         }
         break;
     }
     page.count = request.count.then(|| {
-        let keys = state.table.range_from(Bound::Included(prefix));
-        let keys = keys.take_while(|(key, _)| key.as_str().starts_with(prefix));
-        keys.filter(|(_, entry)| entry.is_live(now)).count() as u64
+        let rows = state.table.range_from(Bound::Included(prefix));
+        let rows = rows.take_while(|row| row.key_bytes().starts_with(prefix.as_bytes()));
+        rows.filter(|row| row.is_live(now)).count() as u64
     });
     page
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::State;
 use super::record::{Advanced, Record};
+use super::row::Row;
 use crate::commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
 use crate::entry::{Timestamp, Version};
 use crate::error::{Error, Result};
@@ -51,8 +52,8 @@ impl<'a> Staging<'a> {
                 .state
                 .table
                 .get(key)
-                .filter(|entry| entry.is_live(self.now))
-                .map(|entry| entry.version),
+                .filter(|row| row.is_live(self.now))
+                .map(Row::version),
         }
     }
 
