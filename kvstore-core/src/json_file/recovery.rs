@@ -32,9 +32,9 @@ pub(super) struct Recovered {
 
 /// What the header of a journal says besides.
 #[derive(Debug, Serialize, Deserialize)]
-struct StoreHeader {
+pub(super) struct StoreHeader {
     /// The latest version before its first line.
-    version: Version,
+    pub(super) version: Version,
 }
 
 /// The first line of journal `number`, without its closing brace.

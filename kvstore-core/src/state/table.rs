@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use crate::entry::{Entry, Timestamp};
+use crate::entry::{Entry, Timestamp, Version};
 use crate::key::Key;
 
 /// Entries by key. It knows no time: what has expired stays until it is removed, and whoever reads has to look.
@@ -47,6 +47,17 @@ impl Table {
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Entry> {
         self.entries.get(key)
+    }
+
+    /// Gives the versions after `version` to the entries that have none (0). The last one given.
+    pub(crate) fn give_versions(&mut self, mut version: Version) -> Version {
+        for entry in self.entries.values_mut() {
+            if entry.version == Version(0) {
+                version = Version(version.0 + 1);
+                entry.version = version;
+            }
+        }
+        version
     }
 
     /// The entries whose keys are `start` or behind it.
