@@ -30,6 +30,8 @@
 //! Everything is in memory; the folder must be on a local file system. Network file systems may lose locks and syncs.
 
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod damage;
