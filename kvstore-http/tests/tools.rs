@@ -168,7 +168,7 @@ async fn tools_that_write_are_refused_while_a_server_runs() {
 fn what_is_not_there_is_not_made() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent");
-    for name in ["verify", "repair", "status", "compact"] {
+    for name in ["verify", "repair", "status", "compact", "export"] {
         for (place, code) in [(absent.as_path(), 1), (folder.path(), 1)] {
             let refused = tool(name, place);
             assert_eq!(refused.code, Some(code), "{name}: {refused:?}");
@@ -190,4 +190,37 @@ fn what_is_not_there_is_not_made() {
         );
     }
     assert_eq!(files(folder.path()).len(), 0);
+}
+
+#[tokio::test]
+async fn export_writes_every_entry_in_both_forms_beside_a_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().display());
+    let mut process = Process::start(&["--store", &store]);
+    let mut connection = Connection::open(process.address).await;
+    for (key, query, value) in [("b", "?ttl=3600", "[1.50,1e400]"), ("a", "", "\"é\"")] {
+        let put = request("PUT", &format!("/v1/kv/{key}{query}")).body(value);
+        assert_eq!(connection.ask(&put).await.status, 201);
+    }
+    let before = files(folder.path());
+    let object = run(&["export", &store], &[]);
+    assert_eq!(object.stdout, "{\n\"a\":\"é\",\n\"b\":[1.50,1e400]\n}\n");
+    let lines = run(&["export", &store, "--format", "ndjson"], &[]);
+    let lines: Vec<&str> = lines.stdout.lines().collect();
+    let [a, b] = lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert_eq!(a, r#"{"key":"a","value":"é","version":2}"#);
+    let start = r#"{"key":"b","value":[1.50,1e400],"version":1,"expires_at":"#;
+    assert!(b.starts_with(start), "{b}");
+    assert!(files(folder.path()) == before);
+
+    // The object is what a clean stop leaves.
+    process.signal("TERM");
+    assert_eq!(process.ended().code(), Some(0));
+    assert_eq!(files(folder.path())["data.json"], object.stdout.as_bytes());
+    assert_eq!(
+        run(&["export", &store, "--format", "xml"], &[]).code,
+        Some(2)
+    );
 }

@@ -3,6 +3,7 @@
 //! They end with 0 when all is well, with 1 when something is wrong or was refused, and with 2 for wrong arguments.
 
 mod compact;
+mod export;
 mod repair;
 mod status;
 mod verify;
@@ -20,6 +21,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     repair::PROGRAM,
     status::PROGRAM,
     compact::PROGRAM,
+    export::PROGRAM,
 ];
 
 /// Runs the command that the arguments begin with, if they begin with one.
@@ -29,6 +31,7 @@ pub(crate) fn main() -> Option<ExitCode> {
         "repair" => Some(repair::main()),
         "status" => Some(status::main()),
         "compact" => Some(compact::main()),
+        "export" => Some(export::main()),
         _ => None,
     }
 }
