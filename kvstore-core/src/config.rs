@@ -90,6 +90,18 @@ pub async fn open(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
     }
 }
 
+/// The folder of a store in files, for tools that work on the files themselves.
+///
+/// # Errors
+/// [`Error::Config`] if `url` is that of another store, or none.
+pub fn file_folder(url: &str) -> Result<PathBuf> {
+    check_store(url)?;
+    match url.parse()? {
+        Target::File { folder, .. } => Ok(folder),
+        Target::Memory { .. } => wrong("it is no store in files"),
+    }
+}
+
 /// Whether `url` can be a store's, without opening it.
 ///
 /// # Errors

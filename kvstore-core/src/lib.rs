@@ -67,7 +67,7 @@ mod value;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use command::{Action, Command, Evaluation, Expiry, Operation, evaluate, keys_needed};
 pub use commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
-pub use config::{Opened, open};
+pub use config::{Opened, file_folder, open};
 pub use entry::{Entry, EntryRef, Timestamp, Version};
 pub use error::{Error, Result, Source};
 pub use job::{

@@ -18,6 +18,8 @@ const PROGRAM: Program = Program {
     version: "0",
     about: "Ends in different ways",
     settings: &[],
+    operand: None,
+    commands: &[],
 };
 
 fn main() -> ExitCode {

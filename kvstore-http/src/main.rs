@@ -1,6 +1,7 @@
 //! The server as a process: settings, open, serve with a worker beside it, close.
 
 mod settings;
+mod tools;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -80,5 +81,5 @@ async fn serve_and_work(
 }
 
 fn main() -> ExitCode {
-    process::main(&PROGRAM, read, run)
+    tools::main().unwrap_or_else(|| process::main(&PROGRAM, read, run))
 }

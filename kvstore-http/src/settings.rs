@@ -10,6 +10,8 @@ use kvstore_core::process::{
 };
 use kvstore_http::Options;
 
+use crate::tools;
+
 /// The program, with every setting it has of its own.
 pub(crate) const PROGRAM: Program = Program {
     name: "kvstore-http",
@@ -37,6 +39,8 @@ pub(crate) const PROGRAM: Program = Program {
         DRAIN_DELAY,
         DRAIN_TIMEOUT,
     ],
+    operand: None,
+    commands: tools::PROGRAMS,
 };
 
 const LISTEN: Setting = Setting {

@@ -150,7 +150,11 @@ impl Reader {
         let mut script = block.text;
         let mut program = None;
         let last = script.rfind('\n').map_or(0, |newline| newline + 1);
-        if script[last..].starts_with("cargo run --release -p ") {
+        // A command, which has a word behind the dashes, ends by itself.
+        let is_command = script[last..]
+            .split_once(" -- ")
+            .is_some_and(|(_, args)| !args.starts_with('-'));
+        if script[last..].starts_with("cargo run --release -p ") && !is_command {
             (script, program) = (&script[..last], Some(&script[last..]));
         }
         let output = self.shell(script).output().unwrap();
@@ -318,6 +322,30 @@ fn rows(program: &str) -> Vec<String> {
             )
         })
         .collect()
+}
+
+#[test]
+fn commands_are_those_of_the_program() {
+    let help = Command::new(programs().join("kvstore-http"))
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let (commands, _) = commands.split_once("\n\n").unwrap();
+    // The name on one line, what it does on the next.
+    let lines: Vec<&str> = commands.lines().map(str::trim).collect();
+    let rows: Vec<String> = lines
+        .chunks_exact(2)
+        .map(|pair| format!("| `kvstore-http {}` | {} |", pair[0], pair[1]))
+        .collect();
+    let found: Vec<String> = README
+        .lines()
+        .filter(|line| line.starts_with("| `kvstore-http "))
+        .map(|line| line.replace("`<file>.removed-N`", "<file>.removed-N"))
+        .collect();
+    assert_eq!(found, rows);
+    assert!(found.len() >= 4, "{found:?}");
 }
 
 #[test]

@@ -37,6 +37,8 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     about: "Applies the writes that wait in the queue to the store, until SIGTERM",
     settings: &[ATTEMPTS_MAX, ADOPT_QUEUE, ACCEPT_GAP],
+    operand: None,
+    commands: &[],
 };
 
 fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {

@@ -35,7 +35,7 @@ fn open(disk: &SimulatedDisk) -> Result<JsonStore> {
     )
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp(1)));
     Options {
         clock,
@@ -111,7 +111,7 @@ async fn tell(disk: &SimulatedDisk, told: &mut Told) -> Result<()> {
     store.close().await
 }
 
-async fn contents(store: &JsonStore) -> BTreeMap<String, u64> {
+pub(super) async fn contents(store: &JsonStore) -> BTreeMap<String, u64> {
     let page = store
         .list(&ListRequest {
             include_values: true,
@@ -142,7 +142,7 @@ async fn check(disk: &SimulatedDisk, told: Told, context: &str) -> (JsonStore, u
     (store, commits)
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -367,14 +367,14 @@ fn a_full_disk_is_an_answer_and_passes() {
 
 /// What a client and a worker have seen of the whole folder.
 #[derive(Clone, Debug, Default)]
-struct Seen {
+pub(super) struct Seen {
     /// The jobs that were accepted, with the numbers that they set.
     accepted: Vec<(Position, u64)>,
     attempted: u64,
     applied: Position,
 }
 
-fn job(number: u64) -> NewJob {
+pub(super) fn job(number: u64) -> NewJob {
     let value = Value::from_serialize(&number).unwrap();
     NewJob::new(Command::One(Operation::set(
         Key::new(&format!("j{number}")).unwrap(),
@@ -382,7 +382,7 @@ fn job(number: u64) -> NewJob {
     )))
 }
 
-fn claim() -> Claim {
+pub(super) fn claim() -> Claim {
     Claim {
         worker: WorkerId::new("crash"),
         partition: Partition(0),
@@ -390,7 +390,7 @@ fn claim() -> Claim {
 }
 
 /// Applies what waits, once.
-async fn work(file: &JsonFile, seen: &mut Seen) -> Result<usize> {
+pub(super) async fn work(file: &JsonFile, seen: &mut Seen) -> Result<usize> {
     let (store, queue) = (file.store(), file.queue());
     let from = store.applied(queue.id(), Partition(0)).await?;
     let jobs = queue

@@ -63,14 +63,23 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    _lock: Arc<Lock>,
+    /// None for whoever only reads.
+    _lock: Option<Arc<Lock>>,
 }
 
 impl Folder {
     pub(super) fn new(path: &Path, lock: Arc<Lock>) -> Self {
         Self {
             path: path.to_owned(),
-            _lock: lock,
+            _lock: Some(lock),
+        }
+    }
+
+    /// For reading alone, beside whoever writes.
+    pub(super) fn unlocked(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            _lock: None,
         }
     }
 

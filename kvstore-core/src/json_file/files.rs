@@ -1,7 +1,7 @@
 //! Numbered journals that follow each other: `journal-<n>.jsonl` of the store, `queue-<n>.jsonl` of the queue.
 //!
 //! Each header states where the file before it ends, so the files of a kind are one chain, and a file that is missing, cut
-//! short or of another folder is found.
+//! short or of another folder is found. One that states nothing begins a chain: files before it are left over.
 
 use std::io;
 
@@ -27,13 +27,13 @@ pub(super) enum Kind {
 
 /// What the first line of a journal says; behind that follows what a kind has of its own.
 #[derive(Serialize, Deserialize)]
-struct Header<'a> {
+pub(super) struct Header<'a> {
     /// `store` or `queue`.
-    journal: &'a str,
-    format: u32,
-    number: u64,
+    pub(super) journal: &'a str,
+    pub(super) format: u32,
+    pub(super) number: u64,
     /// Where the journal before it ends; `null` for the first.
-    previous: Option<End>,
+    pub(super) previous: Option<End>,
 }
 
 impl Kind {
@@ -44,7 +44,7 @@ impl Kind {
         }
     }
 
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Store => "store",
             Self::Queue => "queue",
@@ -173,7 +173,12 @@ impl Files {
                 Err(_) if lenient => None,
                 Err(error) => return Err(error),
             };
+            let begins_anew = end.is_none() && !lenient;
             files.push(File { number, contents });
+            // It has everything that counts, so what stands before it is left over.
+            if begins_anew {
+                break;
+            }
         }
         files.reverse();
         Ok(Self { kind, files })

@@ -186,6 +186,21 @@ impl Mark {
     }
 }
 
+/// What the mark at the end of `text` says is on the disk, wherever it starts: the newline before it may be what is damaged.
+pub(super) fn mark_at_end(text: &[u8]) -> Option<End> {
+    let start = text
+        .windows(MARK.len())
+        .rposition(|window| window == MARK.as_bytes())?;
+    Mark::parse(&text[start..])
+}
+
+/// What a mark says is on the disk, if `line` is one; it proves itself, whatever stands before it.
+pub(super) fn marked(line: &[u8]) -> Option<End> {
+    line.starts_with(MARK.as_bytes())
+        .then(|| Mark::parse(line))
+        .flatten()
+}
+
 /// A line as it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadLine<'a> {
@@ -322,8 +337,7 @@ fn next_line(text: &[u8], at: usize) -> Option<&[u8]> {
     (length > 0).then(|| &rest[..length])
 }
 
-/// Looks at what stands behind damage. A line there is checked against the CRC that the one before it claims; a mark by itself,
-/// and wherever it starts, since the newline before it may be what is damaged.
+/// Looks at what stands behind damage. A line there is checked against the CRC that the one before it claims; a mark by itself.
 fn examine(text: &[u8], tail: Range<usize>, line: u64) -> Damage {
     let mut damage = Damage {
         line,
@@ -333,10 +347,7 @@ fn examine(text: &[u8], tail: Range<usize>, line: u64) -> Damage {
     };
     let mut before = None;
     for text in text[tail.clone()].split(|&byte| byte == b'\n') {
-        let mark_start = text
-            .windows(MARK.len())
-            .rposition(|window| window == MARK.as_bytes());
-        if let Some(durable) = mark_start.and_then(|start| Mark::parse(&text[start..])) {
+        if let Some(durable) = mark_at_end(text) {
             damage.was_durable |= durable.length > tail.start as u64;
         } else if before.is_some_and(|chain| line::check(text, chain).is_some()) {
             damage.has_whole_lines = true;

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -53,4 +54,24 @@ impl Lock {
     pub(super) fn release(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
+}
+
+/// Whether a process holds the lock on `folder`, and its id if that can be read. It asks the kernel's list instead of trying the
+/// lock, so that nobody who wants it just then is refused.
+///
+/// Source: proc_locks(5): each line ends with the id, the device and the inode, and the range that is locked.
+pub(super) fn holder(folder: &Path) -> Option<Option<u32>> {
+    let path = folder.join("LOCK");
+    let inode = std::fs::metadata(&path).ok()?.ino().to_string();
+    let text = std::fs::read_to_string(&path).ok();
+    let pid = text.and_then(|text| text.trim().parse().ok());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let is_held = locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1) == Some(&"FLOCK")
+            && words
+                .get(5)
+                .is_some_and(|file| file.rsplit(':').next() == Some(&inode))
+    });
+    is_held.then_some(pid)
 }

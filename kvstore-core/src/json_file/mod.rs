@@ -30,7 +30,11 @@
 //! Everything is in memory; the folder must be on a local file system. Network file systems may lose locks and syncs.
 
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod damage;
 mod disk;
 mod files;
 mod import;
@@ -42,11 +46,14 @@ mod queue_lines;
 mod queue_writer;
 mod record;
 mod recovery;
+mod repair;
 mod room;
+mod salvage;
 #[cfg(test)]
 mod simulated;
 mod snapshot;
 mod store;
+mod verify;
 mod writer;
 
 use std::io;
@@ -58,8 +65,11 @@ use self::disk::Disk;
 use self::lock::Lock;
 pub use self::queue::JsonQueue;
 use self::recovery::Recovered;
+pub use self::repair::repair;
 use self::room::Room;
+pub use self::salvage::Problem;
 pub use self::store::JsonStore;
+pub use self::verify::{Inspection, Summary};
 use self::writer::Unstated;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};

@@ -18,34 +18,34 @@ use crate::log::{PartitionLog, Remembered};
 
 /// What the header of a file says besides.
 #[derive(Debug, Serialize, Deserialize)]
-struct QueueHeader {
-    queue: QueueId,
+pub(super) struct QueueHeader {
+    pub(super) queue: QueueId,
     /// The last position given out.
-    last: Position,
+    pub(super) last: Position,
     /// Jobs up to here are gone.
-    trimmed: Position,
-    time: Timestamp,
+    pub(super) trimmed: Position,
+    pub(super) time: Timestamp,
 }
 
 /// Any line but a header.
 #[derive(Deserialize)]
-struct LineText {
+pub(super) struct LineText {
     /// The number of the job.
-    n: Option<u64>,
+    pub(super) n: Option<u64>,
     #[serde(default)]
-    t: Timestamp,
-    job: Option<Command>,
+    pub(super) t: Timestamp,
+    pub(super) job: Option<Command>,
     #[serde(default)]
-    keep: bool,
-    trace: Option<String>,
+    pub(super) keep: bool,
+    pub(super) trace: Option<String>,
     /// What is remembered of a request: that of `job`, or of one that is gone.
-    idem: Option<Remembered>,
+    pub(super) idem: Option<Remembered>,
     /// Which job was tried, and how often.
-    tried: Option<(Position, u32)>,
+    pub(super) tried: Option<(Position, u32)>,
     /// Numbering goes on behind this.
-    last: Option<Position>,
+    pub(super) last: Option<Position>,
     /// Jobs up to here are applied, as far as was known at a clean stop. The store knows better.
-    done: Option<Position>,
+    pub(super) done: Option<Position>,
 }
 
 /// The line of a job.

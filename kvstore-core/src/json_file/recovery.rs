@@ -13,7 +13,7 @@ use crate::entry::{Timestamp, Version};
 use crate::error::Result;
 use crate::job::QueueId;
 use crate::limits::RENUMBER_GAP;
-use crate::state::{Row, State, Table};
+use crate::state::{State, Table};
 
 /// A store that is ready to go on.
 #[derive(Debug)]
@@ -32,9 +32,9 @@ pub(super) struct Recovered {
 
 /// What the header of a journal says besides.
 #[derive(Debug, Serialize, Deserialize)]
-struct StoreHeader {
+pub(super) struct StoreHeader {
     /// The latest version before its first line.
-    version: Version,
+    pub(super) version: Version,
 }
 
 /// The first line of journal `number`, without its closing brace.
@@ -96,12 +96,7 @@ fn take_over(
     let entries = import(disk, text, &meta.known_entries(), &mut version)?;
     meta.version = version;
     meta.time = meta.time.max(now);
-    let mut scratch = Vec::new();
-    let rows = entries.into_iter().map(|(key, entry)| {
-        let (value, expires_at) = (entry.value.as_bytes(), entry.expires_at);
-        Row::new(&mut scratch, key.as_str(), value, entry.version, expires_at)
-    });
-    let mut table = Table::from_sorted(rows.collect()).expect("a map is in order");
+    let mut table = Table::of(entries);
     table.start_cut();
     let data = snapshot::write(disk, &meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
         .map_err(|error| disk_error(disk, "can't write", DATA, error))?;

@@ -22,9 +22,9 @@ use crate::value::Value;
 
 pub(super) const DATA: &str = "data.json";
 pub(super) const META: &str = "data.meta.json";
-const DATA_NEW: &str = "data.json.new";
+pub(super) const DATA_NEW: &str = "data.json.new";
 const META_NEW: &str = "data.meta.json.new";
-const DATA_OLD: &str = "data.json.old";
+pub(super) const DATA_OLD: &str = "data.json.old";
 
 /// Files are written, and synced, in pieces of about this size.
 const PIECE_BYTES: usize = 1 << 20;
@@ -228,6 +228,11 @@ impl Meta {
         (part.first..).zip(part.lines()).map(row).collect()
     }
 
+    /// How many entries the `data.json` has that this belongs to.
+    pub(super) fn entry_count(&self) -> usize {
+        self.versions.len()
+    }
+
     /// Without what belongs to single entries: they can't be recognised any more.
     pub(super) fn without_entries(mut self) -> Self {
         self.forget_entries();
@@ -290,7 +295,7 @@ fn parts(text: &[u8], count: usize) -> Vec<Part<'_>> {
 }
 
 /// The key and the value of a line that [`push_entry`] wrote.
-fn split_entry(line: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
+pub(super) fn split_entry(line: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     let mut end = 1;
     let mut is_plain = true;
     while *line.get(end)? != b'"' {
@@ -509,9 +514,13 @@ pub(super) fn load(disk: &dyn Disk, has_logs: bool) -> Result<Pair> {
     }
 }
 
-fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
-    let text = text.strip_suffix(b"\n").unwrap_or(text);
-    if line::check(text, 0).is_none() {
+/// Whether it is a `data.meta.json` as it was written, by whatever version.
+pub(super) fn is_sealed(text: &[u8]) -> bool {
+    line::check(text.strip_suffix(b"\n").unwrap_or(text), 0).is_some()
+}
+
+pub(super) fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
+    if !is_sealed(text) {
         return Err(corrupt(
             disk,
             META,
@@ -519,6 +528,7 @@ fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
             "its checksum does not match; restore a backup of the folder",
         ));
     }
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
     #[derive(Deserialize)]
     struct Format {
         format: u32,

@@ -57,6 +57,16 @@ impl PartitionLog {
         self.attempts = (count > 0 && self.held(head).is_some()).then_some((head, count));
     }
 
+    /// Goes on behind `last`, and keeps what is held.
+    pub(crate) fn start_numbering_after(&mut self, last: Position) {
+        self.last = self.last.max(last.minor);
+    }
+
+    /// The jobs that are held, in order.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.iter().map(|job| &**job)
+    }
+
     /// Time goes on from `latest`, whatever the clock shows.
     pub(crate) fn restore_time(&mut self, latest: Timestamp) {
         self.latest = self.latest.max(latest);

@@ -51,6 +51,11 @@ pub struct Program {
     pub about: &'static str,
     /// Its own settings.
     pub settings: &'static [Setting],
+    /// Which of them, or of those of all programs, can be given without its flag, as `[URL]`.
+    pub operand: Option<&'static str>,
+    /// What it does instead when one of these names comes first: `kvstore-http verify`. Each is run by
+    /// [`command`](super::command).
+    pub commands: &'static [Self],
 }
 
 impl Setting {
@@ -279,14 +284,18 @@ fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> 
         let default = match setting.default {
             Fallback::Value(text) | Fallback::Absent(text) => text,
         };
-        let arg = clap::Arg::new(setting.flag)
-            .long(setting.flag)
-            .help(format!(
-                "{} [{}] [env: {}] [default: {default}]",
-                setting.help,
-                setting.allowed,
-                setting.variable(),
-            ));
+        let arg = clap::Arg::new(setting.flag);
+        let arg = if program.operand == Some(setting.flag) {
+            arg.index(1)
+        } else {
+            arg.long(setting.flag)
+        };
+        let arg = arg.help(format!(
+            "{} [{}] [env: {}] [default: {default}]",
+            setting.help,
+            setting.allowed,
+            setting.variable(),
+        ));
         if setting.is_switch() {
             arg.value_name("BOOL")
                 .num_args(0..=1)
@@ -296,7 +305,15 @@ fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> 
             arg.value_name(setting.value)
         }
     };
+    let commands = program.commands.iter().map(|command| {
+        let name = command.name.rsplit(' ').next().unwrap_or_default();
+        clap::Command::new(name).about(command.about)
+    });
     clap::Command::new(program.name)
+        .bin_name(program.name)
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
+        .subcommands(commands)
         .version(program.version)
         .about(program.about)
         .next_line_help(true)
@@ -426,6 +443,8 @@ mod tests {
         version: "1",
         about: "Tests",
         settings: &[SPEED, LOUD],
+        operand: None,
+        commands: &[],
     };
     const SHARED: &[Setting] = &[LISTEN];
 

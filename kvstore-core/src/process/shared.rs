@@ -154,6 +154,8 @@ mod tests {
         version: "1",
         about: "Tests",
         settings: &[],
+        operand: None,
+        commands: &[],
     };
 
     fn read(variables: &[(&str, &str)]) -> (Option<Shared>, Vec<String>) {

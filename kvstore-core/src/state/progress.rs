@@ -60,14 +60,7 @@ impl Progress {
             .or_default();
         queue.applied = advanced.to;
         if advanced.lost {
-            queue.lost.push(Lost {
-                after: advanced.from,
-                up_to: advanced.to,
-            });
-            if queue.lost.len() > LOST_INTERVALS_MAX {
-                let oldest = queue.lost.remove(0);
-                queue.lost[0].after = oldest.after;
-            }
+            queue.lose(advanced.from, advanced.to);
         }
         for (position, outcome) in advanced.outcomes {
             match outcome {
@@ -76,6 +69,25 @@ impl Progress {
             }
         }
         queue.prune(at);
+    }
+
+    /// The jobs behind `after`, up to and with `up_to`, are gone: nobody will ever apply them, and where they come next, the
+    /// partition is past them.
+    pub(crate) fn lose(
+        &mut self,
+        queue: QueueId,
+        partition: Partition,
+        after: Position,
+        up_to: Position,
+    ) {
+        let queue = self.queues.entry((queue, partition)).or_default();
+        let is_known = |lost: &Lost| lost.after <= after && lost.up_to >= up_to;
+        if !queue.lost.iter().any(is_known) {
+            queue.lose(after, up_to);
+        }
+        if queue.applied >= after {
+            queue.applied = queue.applied.max(up_to);
+        }
     }
 
     pub(super) fn forget(&mut self, job: &JobId, at: Timestamp) {
@@ -140,6 +152,14 @@ impl Progress {
 }
 
 impl QueueProgress {
+    fn lose(&mut self, after: Position, up_to: Position) {
+        self.lost.push(Lost { after, up_to });
+        if self.lost.len() > LOST_INTERVALS_MAX {
+            let oldest = self.lost.remove(0);
+            self.lost[0].after = oldest.after;
+        }
+    }
+
     fn state_of(&self, position: Position) -> JobState {
         if position > self.applied {
             return JobState::Queued;

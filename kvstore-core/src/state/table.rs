@@ -6,7 +6,7 @@ use std::ops::Bound;
 use super::index::{Id, Index};
 use super::order::Order;
 use super::row::Row;
-use crate::entry::{Timestamp, Version};
+use crate::entry::{Entry, Timestamp, Version};
 use crate::key::Key;
 
 /// Rows by key. It knows no time: what has expired stays until it is removed, and whoever reads has to look.
@@ -66,6 +66,15 @@ impl Table {
         })
     }
 
+    pub(crate) fn of(entries: BTreeMap<Key, Entry>) -> Self {
+        let mut scratch = Vec::new();
+        let rows = entries.into_iter().map(|(key, entry)| {
+            let (value, expires_at) = (entry.value.as_bytes(), entry.expires_at);
+            Row::new(&mut scratch, key.as_str(), value, entry.version, expires_at)
+        });
+        Self::from_sorted(rows.collect()).expect("a map is in order")
+    }
+
     /// Keys and values, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
@@ -75,6 +84,19 @@ impl Table {
         let key_of = key_of(&self.rows);
         self.index
             .find(self.index.hash(key), |id| key_of(id) == key)
+    }
+
+    /// Gives the versions after `version` to the entries that have none (0), in order of key. The last one given.
+    pub(crate) fn give_versions(&mut self, mut version: Version) -> Version {
+        let without = self
+            .range_from(Bound::Unbounded)
+            .filter(|row| row.version() == Version(0));
+        let without: Vec<Row> = without.cloned().collect();
+        for row in without {
+            version = Version(version.0 + 1);
+            self.set(&row.key(), row.value_bytes(), version, row.expires_at());
+        }
+        version
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Row> {

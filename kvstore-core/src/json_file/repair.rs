@@ -1,0 +1,157 @@
+//! Makes a damaged folder whole again: what can be read is written down anew, what can't is kept aside.
+//!
+//! Nothing that was there is overwritten before all that can be had of it is on the disk: first each damaged file gets a second
+//! name, `<file>.removed-N`; then the pair is written, which is one step as in every snapshot; then the journals that it holds
+//! go; then a new queue file takes the place of the old ones. Cut off at any moment, it can be run again.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::PARTITION;
+use super::disk::{Disk, Folder};
+use super::files::Kind;
+use super::journal::Journal;
+use super::lock::Lock;
+use super::queue_lines::{first_lines, job_line};
+use super::salvage::{Beside, Problem, Salvage, has_anything};
+use super::snapshot::{self, DATA, DATA_NEW, DATA_OLD, Fingerprint, SNAPSHOT_PIECE};
+use super::{disk_error, io_error};
+use crate::clock::{Clock, SystemClock};
+use crate::entry::{Timestamp, Version};
+use crate::error::{Error, Result};
+use crate::job::Position;
+use crate::limits::RENUMBER_GAP;
+
+/// Repairs `folder`, which nobody may have open. What was wrong with it; empty if nothing was, and then nothing was done.
+///
+/// Every line and entry that is provably as it was written stays; what that leaves out is what
+/// [`Inspection::problems`](super::Inspection::problems) says beforehand. Damaged files are kept beside as `<file>.removed-N`.
+/// Versions go on 2^32 further, and if the queue was damaged, so do its positions, so none is used twice; jobs that are gone are
+/// unknown from then on, and never "succeeded".
+///
+/// # Errors
+/// [`Error::Locked`] if a process has it open; [`Error::NotFound`] if there is nothing of a store; [`Error::Corrupt`] for a
+/// problem that no repair can help with, or a format of another version; [`Error::Unavailable`] if it can't be read or written.
+/// It may be repaired again then, and what could be read before still can.
+///
+/// # Cost
+/// All data is read and written anew. It blocks.
+pub fn repair(folder: impl AsRef<Path>) -> Result<Vec<Problem>> {
+    let folder = folder.as_ref();
+    if !folder.is_dir() || !has_anything(&Folder::unlocked(folder))? {
+        return Err(Error::NotFound {
+            what: format!("a store in {}", folder.display()),
+        });
+    }
+    let lock = Arc::new(Lock::take(folder)?);
+    let disk = Folder::new(folder, Arc::clone(&lock));
+    let repaired = repair_disk(&disk, SystemClock.now());
+    lock.release();
+    repaired
+}
+
+pub(super) fn repair_disk(disk: &dyn Disk, now: Timestamp) -> Result<Vec<Problem>> {
+    let mut salvage = Salvage::read(disk, Beside::Nobody)?;
+    if salvage.problems.is_empty() {
+        return Ok(salvage.problems);
+    }
+    if let Some(problem) = salvage.problems.iter().find(|it| it.loses.is_none()) {
+        return Err(Error::Corrupt {
+            path: problem.path.clone(),
+            line: problem.line,
+            detail: problem.what.clone(),
+        });
+    }
+    renumber(&mut salvage, now)?;
+    keep_aside(disk, &salvage)
+        .map_err(|error| disk_error(disk, "can't keep the damage aside in", "", error))?;
+    write_pair(disk, &mut salvage)?;
+    Kind::Store.remove_before(disk, salvage.meta.journal);
+    if salvage.has_queue_problem {
+        write_queue(disk, &salvage)?;
+    }
+    disk.sync_folder()
+        .map_err(|error| io_error(disk.path(), "can't sync", error))?;
+    Ok(salvage.problems)
+}
+
+/// Leaves out what may have been used by what is gone.
+fn renumber(salvage: &mut Salvage, now: Timestamp) -> Result<()> {
+    let Salvage {
+        state, meta, log, ..
+    } = salvage;
+    state.version = Version(state.version.0.max(meta.version.0) + RENUMBER_GAP);
+    state.time = state.time.max(meta.time).max(now);
+    if salvage.has_unversioned {
+        state.version = state.table.give_versions(state.version);
+    }
+    if salvage.has_queue_problem {
+        let last = log.last();
+        log.start_numbering_after(Position::counted(last.minor + RENUMBER_GAP));
+        let lost = salvage.lost_jobs.iter().copied();
+        for (after, up_to) in lost.chain([(last.minor, log.last().minor)]) {
+            let (after, up_to) = (Position::counted(after), Position::counted(up_to));
+            state.progress.lose(meta.queue, PARTITION, after, up_to);
+        }
+        log.complete(state.progress.applied(meta.queue, PARTITION));
+    }
+    Ok(())
+}
+
+/// Gives each damaged file a second name, which stays when the first goes to another one.
+fn keep_aside(disk: &dyn Disk, salvage: &Salvage) -> std::io::Result<()> {
+    let names = disk.names()?;
+    for name in &salvage.damaged {
+        if names.contains(name) {
+            let kept = snapshot::free_name(disk, &format!("{name}.removed"))?;
+            disk.link(name, &kept)?;
+            tracing::warn!(file = %disk.path().join(name).display(), kept, "this file is damaged: it is kept aside");
+        }
+    }
+    disk.sync_folder()?;
+    if let Some(whole) = salvage.data_from {
+        disk.rename(whole, DATA)?;
+        disk.sync_folder()?;
+    }
+    // The pair is about to be written under these names.
+    for name in [DATA_NEW, DATA_OLD] {
+        if names.iter().any(|it| it == name) && salvage.data_from != Some(name) {
+            let kept = snapshot::free_name(disk, &format!("{name}.removed"))?;
+            disk.rename(name, &kept)?;
+            disk.sync_folder()?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes everything that could be read as a snapshot does.
+fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
+    let next = Kind::Store.numbers(disk)?.last().map(|last| last + 1);
+    let Salvage { state, meta, .. } = salvage;
+    meta.journal = next.unwrap_or(1).max(meta.journal);
+    meta.version = state.version;
+    meta.time = state.time;
+    meta.set_progress(&state.progress);
+    let mut write = || {
+        let replaces = disk.read(DATA)?.map(|text| Fingerprint::of(&text));
+        state.table.start_cut();
+        snapshot::write(disk, meta, replaces, || {
+            state.table.next_of_cut(SNAPSHOT_PIECE)
+        })
+    };
+    write().map_err(|error| disk_error(disk, "can't write", DATA, error))?;
+    Ok(())
+}
+
+/// Writes the jobs that wait into a new file, which takes the place of all.
+fn write_queue(disk: &dyn Disk, salvage: &Salvage) -> Result<()> {
+    let next = Kind::Queue.numbers(disk)?.last().map(|last| last + 1);
+    let number = next.unwrap_or(1);
+    let name = Kind::Queue.name(number);
+    let mut lines = first_lines(number, None, salvage.meta.queue, &salvage.log);
+    lines.extend(salvage.log.jobs().map(|job| job_line(job, None)));
+    Journal::create(disk, &name, &lines)
+        .map_err(|error| disk_error(disk, "can't write", &name, error))?;
+    Kind::Queue.remove_before(disk, number);
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! Everything in a folder that can still be read, and everything that is wrong with it: what `verify` reports, and what
+//! `repair` writes down anew. It changes nothing.
+//!
+//! Where opening stops at the first damage, this steps over it: a line of a journal counts if its checksum holds from the line
+//! before it, an entry of a damaged `data.json` if it is the one that `data.meta.json` knows. So what comes out is never
+//! something that nobody wrote; what is missing is said, with its versions, positions and keys as far as they can be known.
+
+mod journals;
+mod pair;
+mod pieces;
+mod queue;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use self::pieces::Damaged;
+use super::disk::Disk;
+use super::disk_error;
+use super::files::{Header, Kind};
+use super::journal::End;
+use super::snapshot::{DATA, META, Meta};
+use crate::error::{Error, Result};
+use crate::log::PartitionLog;
+use crate::state::State;
+
+/// Something wrong in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub path: PathBuf,
+    /// The line, from 1, where one can be named.
+    pub line: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+    /// What a repair would lose; `None` if no repair can help and somebody has to look.
+    pub loses: Option<String>,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some(line) = self.line {
+            write!(f, ", line {line}")?;
+        }
+        write!(f, ": {}; ", self.what)?;
+        match &self.loses {
+            Some(loses) => write!(f, "a repair loses {loses}"),
+            None => f.write_str("no repair can help"),
+        }
+    }
+}
+
+/// Most keys that are listed in one message.
+const KEYS_MAX: usize = 20;
+
+/// What could be read of a folder.
+#[derive(Debug)]
+pub(super) struct Salvage {
+    pub(super) state: State,
+    /// What `data.meta.json` said, but for the entries, or what can be said in its place.
+    pub(super) meta: Meta,
+    /// The jobs that wait, and what is remembered of requests.
+    pub(super) log: PartitionLog,
+    /// Jobs that are gone, each interval with the position before it.
+    pub(super) lost_jobs: Vec<(u64, u64)>,
+    pub(super) has_queue_problem: bool,
+    pub(super) problems: Vec<Problem>,
+    /// What is no damage and good to know.
+    pub(super) notes: Vec<String>,
+    /// The files that hold damage.
+    pub(super) damaged: BTreeSet<String>,
+    /// A file that is what `data.json` should be.
+    pub(super) data_from: Option<&'static str>,
+    /// Entries whose versions are gone stand here with version 0.
+    pub(super) has_unversioned: bool,
+    pub(super) journal_bytes: u64,
+    pub(super) queue_bytes: u64,
+}
+
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// Nobody writes.
+    Nobody,
+    /// Somebody does: what no mark covers yet may never come to be.
+    Writer,
+}
+
+impl Salvage {
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if a file can't be read, [`Error::Corrupt`] for a format of another version.
+    pub(super) fn read(disk: &dyn Disk, beside: Beside) -> Result<Self> {
+        let has_logs =
+            !Kind::Store.numbers(disk)?.is_empty() || !Kind::Queue.numbers(disk)?.is_empty();
+        let mut reading = Reading {
+            disk,
+            beside,
+            problems: Vec::new(),
+            notes: Vec::new(),
+            damaged: BTreeSet::new(),
+        };
+        let pair = reading.pair(has_logs)?;
+        let (mut state, mut meta, first) = (pair.state, pair.meta, pair.first_journal);
+        let journal_bytes = reading.journals(first, &mut state)?;
+        let problems_before = reading.problems.len();
+        let has_store = pair.has_meta || first.is_none() && has_logs;
+        let queue = reading.queue(has_store, pair.has_meta.then_some(meta.queue), &mut state)?;
+        meta.queue = queue.id;
+        Ok(Self {
+            meta,
+            state,
+            log: queue.log,
+            lost_jobs: queue.lost,
+            has_queue_problem: reading.problems.len() > problems_before,
+            problems: reading.problems,
+            notes: reading.notes,
+            damaged: reading.damaged,
+            data_from: pair.data_from,
+            has_unversioned: pair.has_unversioned,
+            journal_bytes,
+            queue_bytes: queue.bytes,
+        })
+    }
+}
+
+/// The reading of a folder, and what it has noticed so far.
+struct Reading<'a> {
+    disk: &'a dyn Disk,
+    beside: Beside,
+    problems: Vec<Problem>,
+    notes: Vec<String>,
+    damaged: BTreeSet<String>,
+}
+
+/// A journal or queue file, read.
+struct Raw {
+    name: String,
+    number: u64,
+    text: Vec<u8>,
+    /// Where it ends, as the file after it says.
+    end: Option<End>,
+    is_last: bool,
+}
+
+impl Reading<'_> {
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.disk
+            .read(name)
+            .map_err(|error| disk_error(self.disk, "can't read", name, error))
+    }
+
+    /// Notes a problem; its number, so that what it loses can be said when that is known.
+    fn problem(&mut self, name: &str, line: Option<u64>, what: impl Into<String>) -> usize {
+        self.problems.push(Problem {
+            path: self.disk.path().join(name),
+            line,
+            what: what.into(),
+            loses: None,
+        });
+        self.problems.len() - 1
+    }
+
+    fn damaged(&mut self, name: &str, damaged: &Damaged<'_>) -> usize {
+        self.damaged.insert(name.to_owned());
+        let lines = damaged.text.split(|&byte| byte == b'\n').count();
+        let what = match (damaged.text.is_empty(), lines) {
+            (true, _) => "something is missing here that had been on the disk".to_owned(),
+            (false, 1) => "its checksum does not match".to_owned(),
+            (false, lines) => format!("the checksums of {lines} lines do not match"),
+        };
+        self.problem(name, Some(damaged.line), what)
+    }
+
+    fn torn(&mut self, name: &str, damaged: &Damaged<'_>) {
+        // Beside somebody who writes it is what is being written.
+        if self.beside == Beside::Nobody {
+            let path = self.disk.path().join(name);
+            self.notes.push(format!(
+                "{}, line {}: the end of a write that was cut off and never acknowledged; opening keeps it aside",
+                path.display(),
+                damaged.line
+            ));
+        }
+    }
+
+    /// Reads the files of a kind, from `first` on or all that are there, and says which numbers are missing.
+    fn files(&self, kind: Kind, first: Option<u64>) -> Result<(Vec<Raw>, Vec<u64>)> {
+        let mut numbers = kind.numbers(self.disk)?;
+        numbers.retain(|number| first.is_none_or(|first| *number >= first));
+        let begin = first.or(numbers.first().copied()).unwrap_or_default();
+        let missing = match numbers.last() {
+            Some(last) => (begin..*last)
+                .filter(|number| numbers.binary_search(number).is_err())
+                .take(1000)
+                .collect(),
+            None => Vec::new(),
+        };
+        let mut files: Vec<Raw> = Vec::new();
+        let mut stated = None;
+        for number in numbers.into_iter().rev() {
+            let name = kind.name(number);
+            let text = self.read(&name)?.unwrap_or_default();
+            let end = stated.filter(|(of, _)| *of == number).map(|(_, end)| end);
+            let previous = self.header(kind, number, &text)?;
+            stated = previous
+                .flatten()
+                .and_then(|previous| Some((number.checked_sub(1)?, previous)));
+            files.push(Raw {
+                name,
+                number,
+                text,
+                end,
+                is_last: files.is_empty(),
+            });
+            // It begins a chain; what stands before it is left over.
+            if previous == Some(None) {
+                break;
+            }
+        }
+        files.reverse();
+        Ok((files, missing))
+    }
+
+    /// Where the header of a file, if it can be read, says that the file before it ends.
+    fn header(&self, kind: Kind, number: u64, text: &[u8]) -> Result<Option<Option<End>>> {
+        let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        if super::line::check(line, 0).is_none() {
+            return Ok(None);
+        }
+        match serde_json::from_slice::<Header<'_>>(line) {
+            Ok(header) if header.journal == kind.word() && header.number == number => {
+                super::check_format(self.disk, &kind.name(number), header.format)?;
+                Ok(Some(header.previous))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// `data.meta.json`, if it is as it was written.
+    fn meta(&mut self) -> Result<Option<Option<Meta>>> {
+        let Some(text) = self.read(META)? else {
+            return Ok(None);
+        };
+        match super::snapshot::parse_meta(self.disk, &text) {
+            Ok(meta) => Ok(Some(Some(meta))),
+            // It is as it was written, by another version.
+            Err(error) if super::snapshot::is_sealed(&text) => Err(error),
+            Err(Error::Corrupt { .. }) => Ok(Some(None)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Some of `keys`, for a message.
+fn list_keys<'a>(keys: impl IntoIterator<Item = &'a str>) -> String {
+    let keys: Vec<&str> = keys.into_iter().collect();
+    let mut list: Vec<String> = keys
+        .iter()
+        .take(KEYS_MAX)
+        .map(|key| format!("{key:?}"))
+        .collect();
+    if keys.len() > KEYS_MAX {
+        list.push(format!("and {} more", keys.len() - KEYS_MAX));
+    }
+    list.join(", ")
+}
+
+/// Whether a file is one that this program has written or takes as its own.
+pub(super) fn has_anything(disk: &dyn Disk) -> Result<bool> {
+    let names = disk
+        .names()
+        .map_err(|error| disk_error(disk, "can't read", "", error))?;
+    Ok(names.iter().any(|name| name == DATA || name == META)
+        || !Kind::Store.numbers(disk)?.is_empty()
+        || !Kind::Queue.numbers(disk)?.is_empty())
+}

@@ -1,0 +1,201 @@
+//! A folder read and left alone: whether everything in it is as it was written, and what is in it.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::disk::{Disk, Folder};
+use super::salvage::{Beside, Problem, Salvage, has_anything};
+use super::{disk_error, lock};
+use crate::clock::{Clock, SystemClock};
+use crate::entry::{Entry, Timestamp, Version};
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::queue::Depth;
+
+/// How often a folder is read again that changes while it is read.
+const TRIES_MAX: usize = 10;
+
+/// How long to wait before it is read again: a snapshot may be about to end.
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
+
+/// A folder as it was found, held in memory. The folder itself is not changed, nothing is made in it, and its lock is left alone.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// use kvstore_core::StoreExt;
+/// use kvstore_core::json_file::{Inspection, JsonFile, Options};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path();
+/// let file = JsonFile::open(folder, Options::default()).await?;
+/// file.store().set("user:1", &"Ada").await?;
+/// let found = Inspection::of(folder)?; // beside a running store, too
+/// assert!(found.problems().is_empty());
+/// assert_eq!(found.entries().count(), 1);
+/// # Ok::<(), kvstore_core::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Inspection {
+    salvage: Salvage,
+    writer: Option<Option<u32>>,
+    now: Timestamp,
+    data_bytes: u64,
+    snapshot_at: Option<SystemTime>,
+}
+
+/// What a folder holds, in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Entries that have not expired.
+    pub entries: u64,
+    /// Their keys and values, in bytes.
+    pub bytes: u64,
+    /// The version of the latest write.
+    pub version: Version,
+    /// The size of `data.json`, in bytes.
+    pub data_bytes: u64,
+    /// How old `data.json` is.
+    pub snapshot_age: Option<Duration>,
+    /// The size of the journals that are not in `data.json` yet, in bytes.
+    pub journal_bytes: u64,
+    /// The size of the queue files, in bytes.
+    pub queue_bytes: u64,
+    /// The jobs that wait.
+    pub waiting: Depth,
+    /// Dead letters.
+    pub dead: u64,
+}
+
+impl Inspection {
+    /// Reads `folder`. Beside a process that writes there it finds a state that was durable at some moment after this call: what
+    /// was acknowledged before it is in it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such folder, or nothing of a store in it; [`Error::Unavailable`] if a file can't be
+    /// read; [`Error::Corrupt`] for a format of another version. Damage is no error: it is in [`Inspection::problems`].
+    ///
+    /// # Cost
+    /// Every file is read whole, and the data is held in memory, as by opening it. It blocks.
+    pub fn of(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        if !folder.is_dir() {
+            return Err(Error::NotFound {
+                what: format!("the folder {}", folder.display()),
+            });
+        }
+        let disk = Folder::unlocked(folder);
+        if !has_anything(&disk)? {
+            return Err(Error::NotFound {
+                what: format!(
+                    "data.json, or any other file of a store, in {}",
+                    folder.display()
+                ),
+            });
+        }
+        let mut tries = 1;
+        loop {
+            let before = look(folder);
+            let writer = lock::holder(folder);
+            let salvage = Salvage::read(&disk, writer.map_or(Beside::Nobody, |_| Beside::Writer));
+            let is_sound = matches!(&salvage, Ok(salvage) if salvage.problems.is_empty());
+            // What changes while it is read may look damaged and be whole.
+            let is_still = writer.is_none() && before == look(folder);
+            if is_sound || is_still || tries == TRIES_MAX {
+                return Self::new(&disk, salvage?, writer);
+            }
+            tries += 1;
+            std::thread::sleep(BETWEEN_TRIES);
+        }
+    }
+
+    fn new(disk: &dyn Disk, salvage: Salvage, writer: Option<Option<u32>>) -> Result<Self> {
+        let path = disk.path().join(super::snapshot::DATA);
+        let metadata = match std::fs::metadata(&path) {
+            Ok(metadata) => Some(metadata),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(disk_error(disk, "can't read", super::snapshot::DATA, error));
+            }
+        };
+        Ok(Self {
+            // The store's time never goes back.
+            now: SystemClock.now().max(salvage.state.time),
+            salvage,
+            writer,
+            data_bytes: metadata.as_ref().map_or(0, std::fs::Metadata::len),
+            snapshot_at: metadata.and_then(|metadata| metadata.modified().ok()),
+        })
+    }
+
+    /// Everything that is wrong; empty if opening the folder loses nothing.
+    pub fn problems(&self) -> &[Problem] {
+        &self.salvage.problems
+    }
+
+    /// What is no damage and good to know, such as the torn end of a write that was never acknowledged.
+    pub fn notes(&self) -> &[String] {
+        &self.salvage.notes
+    }
+
+    /// Whether a process had the folder open, and its id if that can be read.
+    pub fn writer(&self) -> Option<Option<u32>> {
+        self.writer
+    }
+
+    /// The entries that have not expired, in byte order of their keys. Where there are problems, those that could be read.
+    pub fn entries(&self) -> impl Iterator<Item = (Key, Entry)> {
+        let all = self
+            .salvage
+            .state
+            .table
+            .range_from(std::ops::Bound::Unbounded);
+        all.filter(|row| row.is_live(self.now))
+            .map(|row| (row.key(), row.entry()))
+    }
+
+    /// What is in it, in numbers.
+    pub fn summary(&self) -> Summary {
+        let (mut entries, mut bytes) = (0, 0);
+        for (key, entry) in self.entries() {
+            entries += 1;
+            bytes += (key.as_str().len() + entry.value.len()) as u64;
+        }
+        let progress = &self.salvage.state.progress;
+        Summary {
+            entries,
+            bytes,
+            version: self.salvage.state.version,
+            data_bytes: self.data_bytes,
+            snapshot_age: self
+                .snapshot_at
+                .map(|at| Duration::from_millis(millis(at)))
+                .map(|at| Duration::from_millis(SystemClock.now().0).saturating_sub(at)),
+            journal_bytes: self.salvage.journal_bytes,
+            queue_bytes: self.salvage.queue_bytes,
+            waiting: self.salvage.log.depth(self.now),
+            dead: progress
+                .queues
+                .values()
+                .map(|queue| queue.dead.len() as u64)
+                .sum(),
+        }
+    }
+}
+
+fn millis(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What a change of the folder would change.
+fn look(folder: &Path) -> Option<Vec<(std::ffi::OsString, u64, Option<SystemTime>)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).ok()? {
+        let entry = entry.ok()?;
+        let metadata = entry.metadata().ok()?;
+        files.push((entry.file_name(), metadata.len(), metadata.modified().ok()));
+    }
+    files.sort();
+    Some(files)
+}
