@@ -25,8 +25,8 @@ pub(crate) trait Engine: Send + Sync {
     /// advises to keep over many reads (a transaction, a statement) is kept. Every key must be there.
     fn gets(&self, keys: &[String], start: &Barrier) -> Duration;
 
-    /// Goes through all entries below each prefix and says how many there were and how long it took; `None` if the database
-    /// keeps no order.
+    /// Goes through all entries below each prefix, key and value, without a copy where the database lends them, and says how
+    /// many there were and how long it took; `None` if the database keeps no order.
     fn scans(&self, prefixes: &[String]) -> Option<(usize, Duration)>;
 
     /// Sets random entries from `writers` at once for `span`; the times of all calls. Writers are threads, unless the

@@ -75,7 +75,7 @@ impl Engine for Heed {
                 .expect("it is read");
             for entry in entries {
                 let (key, value) = entry.expect("it is read");
-                black_box((key.to_owned(), value.to_owned()));
+                black_box((key, value));
                 seen += 1;
             }
         }

@@ -1,12 +1,13 @@
 //! Ours: writers are tasks, since a call is a future.
 
 use std::hint::black_box;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use kvstore_core::json_file::{JsonFile, JsonStore, Options};
-use kvstore_core::{Change, Commit, Key, ListRequest, Store, Value, Write};
+use kvstore_core::{Change, Commit, Key, Store, Value, Write};
 use tokio::runtime::Runtime;
 
 use crate::engine::{Data, Engine, timed};
@@ -71,22 +72,15 @@ impl Engine for Kvstore {
     }
 
     fn scans(&self, prefixes: &[String]) -> Option<(usize, Duration)> {
-        let requests: Vec<_> = prefixes
-            .iter()
-            .map(|prefix| ListRequest {
-                prefix: prefix.clone(),
-                limit: 100,
-                ..ListRequest::default()
-            })
-            .collect();
-        self.runtime.block_on(async {
-            let (start, mut seen) = (Instant::now(), 0);
-            for request in &requests {
-                let page = self.store.list(request).await.expect("it is listed");
-                seen += black_box(page).entries.len();
-            }
-            Some((seen, start.elapsed()))
-        })
+        let (start, mut seen) = (Instant::now(), 0);
+        for prefix in prefixes {
+            self.store.scan_with(prefix, |key, entry| {
+                black_box((key, entry.value));
+                seen += 1;
+                ControlFlow::Continue(())
+            });
+        }
+        Some((seen, start.elapsed()))
     }
 
     fn drive(&self, writers: usize, span: Duration, data: &Data) -> Vec<Duration> {

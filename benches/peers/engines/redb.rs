@@ -67,7 +67,7 @@ impl Engine for Redb {
                 if !key.value().starts_with(prefix.as_str()) {
                     break;
                 }
-                black_box((key.value().to_owned(), value.value().to_owned()));
+                black_box((key.value(), value.value()));
                 seen += 1;
             }
         }

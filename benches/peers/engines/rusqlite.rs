@@ -89,9 +89,9 @@ impl Engine for Sqlite {
             let end = format!("{prefix};"); // ';' follows '9'
             let mut rows = scan.query([prefix, &end]).expect("it is read");
             while let Some(row) = rows.next().expect("it is read") {
-                let entry: (String, String) =
-                    (row.get(0).expect("a key"), row.get(1).expect("a value"));
-                black_box(entry);
+                let key = row.get_ref(0).expect("it is read");
+                let value = row.get_ref(1).expect("it is read");
+                black_box((key.as_str().expect("text"), value.as_str().expect("text")));
                 seen += 1;
             }
         }

@@ -1,5 +1,6 @@
 //! The store of a folder: reads from memory, changes through the thread that owns the journal.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,39 @@ impl JsonStore {
     /// Lends the entry under `key` to `read`, without a copy; `None` if it is absent. Writes wait meanwhile, so be brief.
     pub fn read_with<T>(&self, key: &Key, read: impl FnOnce(EntryRef<'_>) -> T) -> Option<T> {
         self.shared.with_entry(key, read)
+    }
+
+    /// Lends the entries whose keys start with `prefix` to `visit`, in byte order of their keys, as they are at one moment,
+    /// until it breaks off. Writes wait meanwhile, so be brief, and use no other method of the store in it;
+    /// [`list`](Store::list) makes no one wait for long.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// use std::ops::ControlFlow;
+    ///
+    /// use kvstore_core::StoreExt;
+    /// use kvstore_core::json_file::{JsonFile, Options};
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let folder = folder.path();
+    /// let file = JsonFile::open(folder, Options::default()).await?;
+    /// file.store().set("user:1", &"Ada").await?;
+    /// file.store().set("user:2", &"Grace").await?;
+    /// let mut bytes = 0;
+    /// file.store().scan_with("user:", |_, entry| {
+    ///     bytes += entry.value.len();
+    ///     ControlFlow::Continue(())
+    /// });
+    /// assert_eq!(bytes, r#""Ada""Grace""#.len());
+    /// # Ok::<(), kvstore_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn scan_with(
+        &self,
+        prefix: &str,
+        visit: impl FnMut(&str, EntryRef<'_>) -> ControlFlow<()>,
+    ) {
+        self.shared.with_entries(prefix, visit);
     }
 
     /// Brings `data.json` up to date with everything committed before this call.

@@ -79,9 +79,12 @@ impl Row {
         &self.0[HEAD..self.value_start()]
     }
 
+    pub(crate) fn key_str(&self) -> &str {
+        str::from_utf8(self.key_bytes()).expect("it was text when it came")
+    }
+
     pub(crate) fn key(&self) -> Key {
-        let text = str::from_utf8(self.key_bytes()).expect("it was text when it came");
-        Key::trusted(text)
+        Key::trusted(self.key_str())
     }
 
     pub(crate) fn value_bytes(&self) -> &[u8] {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -169,6 +169,21 @@ impl Shared {
         let row = state.table.get(key)?;
         // The time is asked for only where it matters.
         (row.expires_at().is_none() || row.is_live(self.now())).then(|| read(row))
+    }
+
+    /// Hands out the entries whose keys start with `prefix`, in order, where they stand, while the lock is held.
+    pub(crate) fn with_entries(
+        &self,
+        prefix: &str,
+        mut visit: impl FnMut(&str, EntryRef<'_>) -> ControlFlow<()>,
+    ) {
+        let now = self.now();
+        let state = self.read();
+        let rows = state.table.range_from(Bound::Included(prefix));
+        let _ = rows
+            .take_while(|row| row.key_bytes().starts_with(prefix.as_bytes()))
+            .filter(|row| row.is_live(now))
+            .try_for_each(|row| visit(row.key_str(), row.entry_ref()));
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Entry> {
@@ -378,7 +393,10 @@ impl Drop for Ticket<'_> {
 
 fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
     let prefix = request.prefix.as_str();
-    let mut page = Page::default();
+    let mut page = Page {
+        entries: Vec::with_capacity(request.limit),
+        ..Page::default()
+    };
     let mut start: (Bound<String>, Option<String>) = match &request.after {
         Some(after) if after.as_str() >= prefix => {
             (Bound::Excluded(after.clone()), folded(after, request))
@@ -456,4 +474,42 @@ fn behind_prefix(prefix: &str) -> Option<String> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn scan_hands_out_what_is_live_below_the_prefix_until_it_breaks_off() {
+        let mut state = State::default();
+        let past = Some(Timestamp(1));
+        for (key, deadline) in [
+            ("a", None),
+            ("b:1", None),
+            ("b:2", past),
+            ("b:3", None),
+            ("c", None),
+        ] {
+            let key = Key::new(key).unwrap();
+            state.table.set(&key, b"1", Version(1), deadline);
+        }
+        let shared = Shared::new(state, Arc::new(SystemClock));
+        let scan = |most: usize| {
+            let mut seen = Vec::new();
+            shared.with_entries("b", |key, entry| {
+                assert_eq!(entry.value, b"1");
+                seen.push(key.to_owned());
+                if seen.len() == most {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            seen
+        };
+        assert_eq!(scan(usize::MAX), ["b:1", "b:3"]);
+        assert_eq!(scan(1), ["b:1"]);
+    }
 }
