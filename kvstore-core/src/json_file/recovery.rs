@@ -158,7 +158,7 @@ fn without_values(mut meta: Meta, journals: &Files) -> Meta {
         }
     }
     meta.set_progress(&state.progress);
-    meta.forget_entries();
+    let mut meta = meta.without_entries();
     meta.version = Version(state.version.0 + RENUMBER_GAP);
     meta.time = state.time;
     meta
@@ -243,7 +243,7 @@ fn start_journal(disk: &dyn Disk, start: Start<'_>) -> Result<Recovered> {
         .map_err(|error| disk_error(disk, "can't write", &name, error))?;
     Ok(Recovered {
         state,
-        meta: meta.clone().without_entries(),
+        meta: meta.without_entries(),
         data,
         journal,
         number,

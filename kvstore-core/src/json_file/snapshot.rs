@@ -7,7 +7,9 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::iter;
 
+use memchr::{memchr, memchr_iter};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, DiskFile};
@@ -17,7 +19,7 @@ use crate::entry::{Timestamp, Version};
 use crate::error::Result;
 use crate::job::{Dead, Outcome, Partition, Position, QueueId};
 use crate::key::Key;
-use crate::state::{Lost, Progress, QueueProgress, Row, Table};
+use crate::state::{Lost, Progress, QueueProgress, Row, Sorted, Table};
 use crate::value::Value;
 
 pub(super) const DATA: &str = "data.json";
@@ -183,20 +185,20 @@ impl Meta {
             .strip_prefix(b"{")
             .and_then(|text| text.strip_suffix(b"\n}\n"));
         let parts = parts(lines.ok_or_else(|| bad(0))?, threads);
-        let parts: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = parts
-                .iter()
-                .map(|part| scope.spawn(move || self.rows(part)))
+        let rows: Vec<_> = std::thread::scope(|scope| {
+            let threads = parts.iter().zip(Sorted::parts(parts.len()));
+            let threads: Vec<_> = threads
+                .map(|(part, rows)| scope.spawn(move || self.rows(part, rows)))
                 .collect();
             threads.into_iter().map(|thread| thread.join()).collect()
         });
-        let mut rows = Vec::with_capacity(self.versions.len());
-        for part in parts {
-            let part = part.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            rows.extend(part.map_err(bad)?);
-        }
-        if rows.len() != self.versions.len() {
-            return Err(bad(rows.len()));
+        let rows = rows
+            .into_iter()
+            .map(|rows| rows.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let rows = rows.collect::<Result<Vec<_>, _>>().map_err(bad)?;
+        let count = rows.iter().map(Sorted::len).sum();
+        if count != self.versions.len() {
+            return Err(bad(count));
         }
         Table::from_sorted(rows).ok_or_else(|| {
             corrupt(
@@ -208,24 +210,24 @@ impl Meta {
         })
     }
 
-    /// The rows of some lines; the number of the first that is none.
-    fn rows(&self, part: &Part<'_>) -> Result<Vec<Row>, usize> {
-        let mut scratch = Vec::new();
+    /// Adds the rows of some lines to `rows`; the number of the first line that is none.
+    fn rows(&self, part: &Part<'_>, mut rows: Sorted) -> Result<Sorted, usize> {
+        rows.reserve(part.count);
         let deadlines = self
             .deadlines
             .partition_point(|(number, _)| *number < part.first);
         let mut deadlines = self.deadlines[deadlines..].iter().copied().peekable();
         let versions = self.versions.get(part.first..).unwrap_or_default();
         let mut versions = versions.iter().copied();
-        let row = |(number, line): (usize, &[u8])| {
+        for (number, line) in (part.first..).zip(part.lines()) {
             let line = line.strip_suffix(b",").unwrap_or(line);
             let (key, value) = split_entry(line).ok_or(number)?;
             let version = versions.next().ok_or(number)?;
             let deadline = deadlines.next_if(|(with_deadline, _)| *with_deadline == number);
             let expires_at = deadline.map(|(_, deadline)| deadline);
-            Ok(Row::new(&mut scratch, &key, value, version, expires_at))
-        };
-        (part.first..).zip(part.lines()).map(row).collect()
+            rows.push(&key, value, version, expires_at);
+        }
+        Ok(rows)
     }
 
     /// How many entries the `data.json` has that this belongs to.
@@ -234,14 +236,14 @@ impl Meta {
     }
 
     /// Without what belongs to single entries: they can't be recognised any more.
-    pub(super) fn without_entries(mut self) -> Self {
-        self.forget_entries();
-        self
-    }
-
-    pub(super) fn forget_entries(&mut self) {
-        (self.versions, self.deadlines, self.fingerprints) =
-            (Vec::new(), Vec::new(), String::new());
+    pub(super) fn without_entries(&self) -> Self {
+        Self {
+            queues: self.queues.clone(),
+            versions: Vec::new(),
+            deadlines: Vec::new(),
+            fingerprints: String::new(),
+            ..*self
+        }
     }
 
     /// What each entry of the file was, by its fingerprint: version and deadline.
@@ -271,11 +273,21 @@ struct Part<'a> {
     text: &'a [u8],
     /// The number of its first entry.
     first: usize,
+    /// How many entries it has.
+    count: usize,
 }
 
 impl<'a> Part<'a> {
     fn lines(&self) -> impl Iterator<Item = &'a [u8]> {
-        self.text.split(|&byte| byte == b'\n').skip(1)
+        let text = self.text;
+        let ends = memchr_iter(b'\n', text)
+            .skip(1)
+            .chain(iter::once(text.len()));
+        ends.scan(1, move |start, end| {
+            let line = text.get(*start..end);
+            *start = end + 1;
+            line
+        })
     }
 }
 
@@ -285,10 +297,11 @@ fn parts(text: &[u8], count: usize) -> Vec<Part<'_>> {
     let (mut rest, mut first) = (text, 0);
     let mut parts = Vec::new();
     while !rest.is_empty() {
-        let newline = rest.iter().skip(share).position(|&byte| byte == b'\n');
+        let newline = rest.get(share..).and_then(|rest| memchr(b'\n', rest));
         let (text, behind) = rest.split_at(newline.map_or(rest.len(), |at| share + at));
-        parts.push(Part { text, first });
-        first += text.iter().filter(|&&byte| byte == b'\n').count();
+        let count = memchr_iter(b'\n', text).count();
+        parts.push(Part { text, first, count });
+        first += count;
         rest = behind;
     }
     parts
@@ -346,7 +359,7 @@ pub(super) fn write(
         text.clear();
         io::Result::Ok(())
     };
-    let mut meta = meta.clone().without_entries();
+    let mut meta = meta.without_entries();
     loop {
         let rows = next();
         if rows.is_empty() {
@@ -462,8 +475,21 @@ pub(super) fn load(disk: &dyn Disk, has_logs: bool) -> Result<Pair> {
         disk.read(name)
             .map_err(|error| disk_error(disk, "can't read", name, error))
     };
-    let data = read(DATA)?;
-    let Some(meta) = read(META)? else {
+    // Read at the same time: for each the processor has about as much to do.
+    let (meta, data) = std::thread::scope(|scope| {
+        let meta = scope.spawn(|| {
+            let text = read(META)?;
+            text.map(|text| parse_meta(disk, &text)).transpose()
+        });
+        let data = read(DATA).map(|data| data.map(|text| (Fingerprint::of(&text), text)));
+        let meta = meta.join();
+        (
+            meta.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            data,
+        )
+    });
+    let (meta, data) = (meta?, data?);
+    let Some(meta) = meta.map(Box::new) else {
         return match data {
             _ if has_logs => Err(corrupt(
                 disk,
@@ -471,11 +497,10 @@ pub(super) fn load(disk: &dyn Disk, has_logs: bool) -> Result<Pair> {
                 None,
                 "it is missing, and there are journals or queue files beside it; put it back, or start with an empty folder",
             )),
-            Some(text) => Ok(Pair::Foreign(text)),
+            Some((_, text)) => Ok(Pair::Foreign(text)),
             None => Ok(Pair::None),
         };
     };
-    let meta = Box::new(parse_meta(disk, &meta)?);
     let is_new_whole = || Ok(read(DATA_NEW)?.filter(|text| Fingerprint::of(text) == meta.data));
     let finish = |text| {
         exchange(disk, meta.previous)
@@ -483,12 +508,12 @@ pub(super) fn load(disk: &dyn Disk, has_logs: bool) -> Result<Pair> {
         Ok(text)
     };
     match data {
-        Some(text) if Fingerprint::of(&text) == meta.data => {
+        Some((is, text)) if is == meta.data => {
             settle_old(disk, meta.previous)
                 .map_err(|error| disk_error(disk, "can't replace", DATA, error))?;
             Ok(Pair::Whole(meta, text))
         }
-        Some(text) if Some(Fingerprint::of(&text)) == meta.previous => match is_new_whole()? {
+        Some((is, _)) if Some(is) == meta.previous => match is_new_whole()? {
             Some(new) => finish(new).map(|text| Pair::Whole(meta, text)),
             None => Err(corrupt(
                 disk,
@@ -497,7 +522,7 @@ pub(super) fn load(disk: &dyn Disk, has_logs: bool) -> Result<Pair> {
                 "it should hold the data of data.meta.json; restore a backup of the folder",
             )),
         },
-        Some(text) => is_new_whole().map(|new| Pair::Edited {
+        Some((_, text)) => is_new_whole().map(|new| Pair::Edited {
             meta,
             text,
             newer: new.is_some(),
@@ -529,12 +554,18 @@ pub(super) fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
         ));
     }
     let text = text.strip_suffix(b"\n").unwrap_or(text);
+    // Of another format it may be something else altogether.
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
-    let format: Format = serde_json::from_slice(text)
-        .map_err(|error| corrupt(disk, META, None, error.to_string()))?;
-    super::check_format(disk, META, format.format)?;
-    serde_json::from_slice(text).map_err(|error| corrupt(disk, META, None, error.to_string()))
+    let meta = serde_json::from_slice::<Meta>(text);
+    let format = meta
+        .as_ref()
+        .map(|meta| meta.format)
+        .or_else(|_| serde_json::from_slice::<Format>(text).map(|head| head.format));
+    if let Ok(format) = format {
+        super::check_format(disk, META, format)?;
+    }
+    meta.map_err(|error| corrupt(disk, META, None, error.to_string()))
 }

@@ -8,12 +8,26 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 pub(super) type Id = u32;
 
 /// So many tables that the growth of one is over soon, whoever waits for it: each holds one part of the keys.
-const TABLES: usize = 64;
+const TABLES: u8 = 64;
+
+/// How keys are hashed: of another seed in each process, so that keys that collide in one don't in the next.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hasher(DefaultHashBuilder);
+
+impl Hasher {
+    pub(super) fn hash(&self, key: &[u8]) -> Hash {
+        let hash = self.0.hash_one(key);
+        Hash {
+            hash: hash as u32,
+            table: (hash >> 32) as u8 % TABLES,
+        }
+    }
+}
 
 /// Numbers of rows by the hash of their keys. It holds no keys: who asks compares them.
 #[derive(Debug)]
 pub(super) struct Index {
-    hasher: DefaultHashBuilder,
+    hasher: Hasher,
     tables: Vec<HashTable<Place>>,
 }
 
@@ -28,16 +42,12 @@ struct Place {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hash {
     hash: u32,
-    table: usize,
+    table: u8,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self {
-            // Of another seed in each process: keys that collide in one don't in the next.
-            hasher: DefaultHashBuilder::default(),
-            tables: (0..TABLES).map(|_| HashTable::new()).collect(),
-        }
+        Self::with_hasher(Hasher::default())
     }
 }
 
@@ -47,40 +57,28 @@ fn spread(hash: u32) -> u64 {
 }
 
 impl Index {
-    /// An index of keys that are all different, with the numbers from 0 on, built by several threads.
-    pub(super) fn of<'a>(
-        keys: &(impl Fn(usize) -> &'a [u8] + Sync),
-        count: usize,
-        threads: usize,
-    ) -> Self {
-        let mut index = Self::default();
-        let mut hashes = vec![Hash { hash: 0, table: 0 }; count];
-        let share = count.div_ceil(threads).max(1);
-        let owned = TABLES.div_ceil(threads);
+    fn with_hasher(hasher: Hasher) -> Self {
+        Self {
+            hasher,
+            tables: (0..TABLES).map(|_| HashTable::new()).collect(),
+        }
+    }
+
+    /// An index of keys that are all different, with the numbers from 0 on, whose `hashes` come in parts. `threads` build it.
+    pub(super) fn of(hasher: Hasher, hashes: &[&[Hash]], threads: usize) -> Self {
+        let mut index = Self::with_hasher(hasher);
+        let tables = usize::from(TABLES);
+        let share = hashes.iter().map(|part| part.len()).sum::<usize>() / tables;
+        let owned = tables.div_ceil(threads);
         std::thread::scope(|scope| {
-            for (part, hashes) in hashes.chunks_mut(share).enumerate() {
-                let index = &index;
+            for (first, tables) in (0..).step_by(owned).zip(index.tables.chunks_mut(owned)) {
                 scope.spawn(move || {
-                    for (offset, hash) in hashes.iter_mut().enumerate() {
-                        *hash = index.hash(keys(part * share + offset));
-                    }
-                });
-            }
-        });
-        let hashes = &hashes;
-        std::thread::scope(|scope| {
-            for (part, tables) in index.tables.chunks_mut(owned).enumerate() {
-                scope.spawn(move || {
-                    let first = part * owned;
                     for table in &mut *tables {
-                        table.reserve(count / TABLES, |place| spread(place.hash));
+                        table.reserve(share, |place| spread(place.hash));
                     }
-                    for (id, hash) in (0..).zip(hashes) {
-                        if let Some(table) = hash
-                            .table
-                            .checked_sub(first)
-                            .and_then(|own| tables.get_mut(own))
-                        {
+                    for (id, hash) in (0..).zip(hashes.iter().copied().flatten()) {
+                        let own = usize::from(hash.table).checked_sub(first);
+                        if let Some(table) = own.and_then(|own| tables.get_mut(own)) {
                             let place = Place {
                                 hash: hash.hash,
                                 id,
@@ -97,16 +95,12 @@ impl Index {
     }
 
     pub(super) fn hash(&self, key: &[u8]) -> Hash {
-        let hash = self.hasher.hash_one(key);
-        Hash {
-            hash: hash as u32,
-            table: (hash >> 32) as usize % TABLES,
-        }
+        self.hasher.hash(key)
     }
 
     /// The number under `hash` of which `is_it` holds.
     pub(super) fn find(&self, hash: Hash, is_it: impl Fn(Id) -> bool) -> Option<Id> {
-        let found = self.tables[hash.table].find(spread(hash.hash), |place| {
+        let found = self.tables[usize::from(hash.table)].find(spread(hash.hash), |place| {
             place.hash == hash.hash && is_it(place.id)
         });
         found.map(|place| place.id)
@@ -118,11 +112,13 @@ impl Index {
             hash: hash.hash,
             id,
         };
-        self.tables[hash.table].insert_unique(spread(hash.hash), place, |place| spread(place.hash));
+        self.tables[usize::from(hash.table)]
+            .insert_unique(spread(hash.hash), place, |place| spread(place.hash));
     }
 
     pub(super) fn remove(&mut self, hash: Hash, id: Id) {
-        let entry = self.tables[hash.table].find_entry(spread(hash.hash), |place| place.id == id);
+        let entry = self.tables[usize::from(hash.table)]
+            .find_entry(spread(hash.hash), |place| place.id == id);
         if let Ok(entry) = entry {
             entry.remove();
         }

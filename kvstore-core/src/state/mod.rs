@@ -12,6 +12,7 @@ mod progress;
 mod record;
 mod row;
 mod shared;
+mod sorted;
 mod staging;
 mod table;
 
@@ -19,6 +20,7 @@ pub(crate) use progress::{Lost, Progress, QueueProgress};
 pub(crate) use record::{Advanced, Record};
 pub(crate) use row::Row;
 pub(crate) use shared::Shared;
+pub(crate) use sorted::Sorted;
 pub(crate) use staging::{Staging, bytes_added};
 pub(crate) use table::Table;
 

@@ -1,6 +1,5 @@
 //! The numbers of rows in the byte order of their keys, in pieces, so that one more or less moves only a few.
 
-use std::cmp::Ordering;
 use std::ops::Bound;
 
 use super::index::Id;
@@ -91,11 +90,5 @@ impl Order {
                 self.pieces.remove(piece);
             }
         }
-    }
-
-    /// Whether the keys are in order, each once.
-    pub(super) fn holds<'a>(&self, key_of: impl Fn(Id) -> &'a [u8]) -> bool {
-        let keys = self.pieces.iter().flatten().map(|id| key_of(*id));
-        keys.is_sorted_by(|one, next| one.cmp(next) == Ordering::Less)
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use super::index::{Id, Index};
 use super::order::Order;
 use super::row::Row;
+use super::sorted::Sorted;
 use crate::entry::{Entry, Timestamp, Version};
 use crate::key::Key;
 
@@ -39,40 +40,40 @@ fn key_of<'a>(rows: &'a [Option<Row>]) -> impl Fn(Id) -> &'a [u8] {
 }
 
 impl Table {
-    /// A table of `rows`; `None` if they are not in ascending order of key.
-    pub(crate) fn from_sorted(rows: Vec<Row>) -> Option<Self> {
-        let threads = match rows.len() {
-            ..10_000 => 1,
-            _ => std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(8),
-        };
-        let order = Order::of(rows.len());
-        let index = Index::of(&|id: usize| rows[id].key_bytes(), rows.len(), threads);
-        let is_sorted = order.holds(|id| rows[id as usize].key_bytes());
-        if !is_sorted {
+    /// A table of the rows of `parts`; `None` if they are not in ascending order of key. Several threads build it.
+    pub(crate) fn from_sorted(parts: Vec<Sorted>) -> Option<Self> {
+        if !Sorted::are_in_order(&parts) {
             return None;
         }
-        let deadlines = (0..).zip(&rows);
+        let hasher = parts.first().map(|part| part.hasher.clone());
+        let hashes: Vec<_> = parts.iter().map(|part| part.hashes.as_slice()).collect();
+        let index = Index::of(hasher.unwrap_or_default(), &hashes, parts.len().max(1));
+        let mut rows = Vec::with_capacity(parts.iter().map(Sorted::len).sum());
+        let mut deadlines = Vec::new();
+        let mut bytes = 0;
+        for mut part in parts {
+            let numbered = |(deadline, number)| (deadline, (rows.len() + number) as Id);
+            deadlines.extend(part.deadlines.into_iter().map(numbered));
+            bytes += part.bytes;
+            rows.append(&mut part.rows);
+        }
         Some(Self {
-            deadlines: deadlines
-                .filter_map(|(id, row)| Some((row.expires_at()?, id)))
-                .collect(),
-            bytes: rows.iter().map(Row::size).sum(),
             index,
-            order,
-            rows: rows.into_iter().map(Some).collect(),
+            order: Order::of(rows.len()),
+            rows,
+            deadlines: deadlines.into_iter().collect(),
+            bytes,
             ..Self::default()
         })
     }
 
     pub(crate) fn of(entries: BTreeMap<Key, Entry>) -> Self {
-        let mut scratch = Vec::new();
-        let rows = entries.into_iter().map(|(key, entry)| {
+        let mut rows = Sorted::default();
+        for (key, entry) in entries {
             let (value, expires_at) = (entry.value.as_bytes(), entry.expires_at);
-            Row::new(&mut scratch, key.as_str(), value, entry.version, expires_at)
-        });
-        Self::from_sorted(rows.collect()).expect("a map is in order")
+            rows.push(key.as_str(), value, entry.version, expires_at);
+        }
+        Self::from_sorted(vec![rows]).expect("a map is in order")
     }
 
     /// Keys and values, in bytes.
@@ -337,9 +338,11 @@ mod tests {
             let mut model: BTreeMap<String, Known> = (0..loaded.min(700))
                 .map(|number| (key(number).to_string(), (b"0".to_vec(), Version(1), (number % 5 == 0).then_some(Timestamp(8)))))
                 .collect();
-            let mut scratch = Vec::new();
-            let rows = model.iter().map(|(key, (value, version, deadline))| Row::new(&mut scratch, key, value, *version, *deadline));
-            let mut table = Table::from_sorted(rows.collect()).unwrap();
+            let mut parts = Sorted::parts(3);
+            for (number, (key, (value, version, deadline))) in model.iter().enumerate() {
+                parts[number * 3 / model.len()].push(key, value, *version, *deadline);
+            }
+            let mut table = Table::from_sorted(parts).unwrap();
             let mut cut: Option<(BTreeMap<String, Known>, BTreeMap<String, Known>)> = None;
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
@@ -380,9 +383,18 @@ mod tests {
 
     #[test]
     fn rows_out_of_order_are_no_table() {
-        let row = |key| Row::new(&mut Vec::new(), key, b"1", Version(1), None);
-        assert!(Table::from_sorted(vec![row("a"), row("b")]).is_some());
-        assert!(Table::from_sorted(vec![row("b"), row("a")]).is_none());
-        assert!(Table::from_sorted(vec![row("a"), row("a")]).is_none());
+        let table = |parts: [&[&str]; 3]| {
+            let mut sorted = Sorted::parts(parts.len());
+            for (part, keys) in sorted.iter_mut().zip(parts) {
+                keys.iter()
+                    .for_each(|key| part.push(key, b"1", Version(1), None));
+            }
+            Table::from_sorted(sorted)
+        };
+        assert!(table([&["a", "b"], &[], &["c"]]).is_some());
+        assert!(table([&["b", "a"], &[], &["c"]]).is_none());
+        assert!(table([&["a", "a"], &[], &["c"]]).is_none());
+        assert!(table([&["a", "b"], &[], &["b"]]).is_none());
+        assert!(table([&["b"], &[], &["a"]]).is_none());
     }
 }
