@@ -7,20 +7,35 @@ use super::index::Id;
 /// Most numbers of a piece.
 const PIECE: usize = 512;
 
-/// Numbers of rows in order of key. It holds no keys: who asks brings along what tells the key of a number.
+/// Numbers of rows in order of key. Who asks brings along what tells the key of a number.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     /// None is empty.
-    pieces: Vec<Vec<Id>>,
+    pieces: Vec<Piece>,
+}
+
+#[derive(Debug)]
+struct Piece {
+    /// The key of the first number: all pieces' together stay in the processor's cache, where rows don't.
+    first: Box<[u8]>,
+    ids: Vec<Id>,
+}
+
+impl Piece {
+    fn new<'a>(ids: Vec<Id>, key_of: impl Fn(Id) -> &'a [u8]) -> Self {
+        Self {
+            first: key_of(ids[0]).into(),
+            ids,
+        }
+    }
 }
 
 impl Order {
     /// The numbers from 0 on, whose keys are in order.
-    pub(super) fn of(count: usize) -> Self {
+    pub(super) fn of<'a>(count: usize, key_of: impl Fn(Id) -> &'a [u8]) -> Self {
         let piece = |first| {
-            (first..count.min(first + PIECE / 2))
-                .map(|id| id as Id)
-                .collect()
+            let ids = first..count.min(first + PIECE / 2);
+            Piece::new(ids.map(|id| id as Id).collect(), &key_of)
         };
         Self {
             pieces: (0..count).step_by(PIECE / 2).map(piece).collect(),
@@ -33,12 +48,12 @@ impl Order {
         key: &[u8],
         key_of: &impl Fn(Id) -> &'a [u8],
     ) -> Result<(usize, usize), (usize, usize)> {
-        let behind = self.pieces.partition_point(|piece| key_of(piece[0]) <= key);
+        let behind = self.pieces.partition_point(|piece| *piece.first <= *key);
         let piece = behind.saturating_sub(1);
-        let Some(ids) = self.pieces.get(piece) else {
+        let Some(found) = self.pieces.get(piece) else {
             return Err((0, 0));
         };
-        let place = ids.binary_search_by(|id| key_of(*id).cmp(key));
+        let place = found.ids.binary_search_by(|id| key_of(*id).cmp(key));
         place.map(|at| (piece, at)).map_err(|at| (piece, at))
     }
 
@@ -55,39 +70,48 @@ impl Order {
                 .find(key, &key_of)
                 .map_or_else(|place| place, |(piece, at)| (piece, at + 1)),
         };
-        let first = self.pieces.get(piece).map_or(&[][..], |ids| &ids[place..]);
+        let first = self
+            .pieces
+            .get(piece)
+            .map_or(&[][..], |piece| &piece.ids[place..]);
         let rest = self.pieces.get(piece + 1..).unwrap_or_default();
-        first.iter().chain(rest.iter().flatten()).copied()
+        first
+            .iter()
+            .chain(rest.iter().flat_map(|piece| &piece.ids))
+            .copied()
     }
 
-    /// Adds `id`, whose key is not there yet.
+    /// Adds `id`, the number of `key`, which is not there yet.
     pub(super) fn insert<'a>(&mut self, id: Id, key: &[u8], key_of: impl Fn(Id) -> &'a [u8]) {
-        let Err((piece, at)) = self.find(key, &key_of) else {
+        let Err((number, at)) = self.find(key, &key_of) else {
             return;
         };
-        let Some(ids) = self.pieces.get_mut(piece) else {
-            self.pieces.push(vec![id]);
+        let Some(piece) = self.pieces.get_mut(number) else {
+            self.pieces.push(Piece::new(vec![id], key_of));
             return;
         };
-        ids.insert(at, id);
-        if ids.len() > PIECE {
+        piece.ids.insert(at, id);
+        if at == 0 {
+            piece.first = key.into();
+        }
+        if piece.ids.len() > PIECE {
             // Keys that come in order fill their pieces: only what is in the midst of others is cut in halves.
-            let half = if at + 1 == ids.len() {
-                PIECE
-            } else {
-                PIECE / 2
-            };
-            let rest = ids.split_off(half);
-            ids.shrink_to_fit();
-            self.pieces.insert(piece + 1, rest);
+            let is_last = at + 1 == piece.ids.len();
+            let rest = piece.ids.split_off(if is_last { PIECE } else { PIECE / 2 });
+            piece.ids.shrink_to_fit();
+            self.pieces.insert(number + 1, Piece::new(rest, key_of));
         }
     }
 
+    /// Takes `key` out, whose row is still there.
     pub(super) fn remove<'a>(&mut self, key: &[u8], key_of: impl Fn(Id) -> &'a [u8]) {
-        if let Ok((piece, at)) = self.find(key, &key_of) {
-            self.pieces[piece].remove(at);
-            if self.pieces[piece].is_empty() {
-                self.pieces.remove(piece);
+        if let Ok((number, at)) = self.find(key, &key_of) {
+            let piece = &mut self.pieces[number];
+            piece.ids.remove(at);
+            match piece.ids.first() {
+                None => _ = self.pieces.remove(number),
+                Some(first) if at == 0 => piece.first = key_of(*first).into(),
+                Some(_) => {}
             }
         }
     }

@@ -59,7 +59,7 @@ impl Table {
         }
         Some(Self {
             index,
-            order: Order::of(rows.len()),
+            order: Order::of(rows.len(), key_of(&rows)),
             rows,
             deadlines: deadlines.into_iter().collect(),
             bytes,
@@ -125,11 +125,10 @@ impl Table {
         let row = Row::new(&mut self.scratch, key.as_str(), value, version, expires_at);
         let key = key.as_str().as_bytes();
         self.bytes += row.size();
-        let id = match self.find(key) {
-            Some(id) => id,
-            None => self.add(key),
+        let (id, old) = match self.find(key) {
+            Some(id) => (id, self.rows[id as usize].replace(row)),
+            None => (self.add(key, row), None),
         };
-        let old = self.rows[id as usize].replace(row);
         if let Some(old) = &old {
             self.forget(id, old);
         }
@@ -139,12 +138,13 @@ impl Table {
         self.keep_for_cut(key, old);
     }
 
-    /// A number for `key`, which has none.
-    fn add(&mut self, key: &[u8]) -> Id {
+    /// A number for the row of `key`, which has none.
+    fn add(&mut self, key: &[u8], row: Row) -> Id {
         let id = self.free.pop().unwrap_or_else(|| {
             self.rows.push(None);
             Id::try_from(self.rows.len() - 1).expect("so many rows are in no memory")
         });
+        self.rows[id as usize] = Some(row);
         self.index.insert(self.index.hash(key), id);
         self.order.insert(id, key, key_of(&self.rows));
         id
