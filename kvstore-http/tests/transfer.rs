@@ -313,6 +313,26 @@ fn store_without_room_stops_the_import_and_says_how_far_it_got() {
 }
 
 #[test]
+fn export_that_can_not_be_written_whole_leaves_nothing() {
+    let folder = Folder::new();
+    let all = folder.file("all.ndjson", &lines(0..3000));
+    printed(&folder.import(&all, "store"));
+    // No file may have more than 512 bytes, and to try is an error rather than the end.
+    let script = format!(
+        "cd '{}'; trap '' XFSZ; ulimit -f 1; exec \"$0\" export file:store --to made.json",
+        folder.0.path().display()
+    );
+    let program = env!("CARGO_BIN_EXE_kvstore-http");
+    let failed = run_command(Command::new("sh").args(["-c", &script, program]));
+    let said = error(&failed);
+    assert!(
+        said.starts_with("can't write made.json: File too large"),
+        "{said}"
+    );
+    assert!(!folder.path("made.json").exists());
+}
+
+#[test]
 fn ndjson_of_any_size_needs_little_memory() {
     // So much data may a process have, in KiB; the entries come to more than twice that.
     const LIMIT: u32 = 32 << 10;
