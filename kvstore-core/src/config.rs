@@ -106,7 +106,7 @@ pub fn file_folder(url: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// [`Error::Config`] that says what it should be.
-pub(crate) fn check_store(url: &str) -> Result<()> {
+pub fn check_store(url: &str) -> Result<()> {
     match url.parse()? {
         Target::File { folder, .. } if folder.is_file() => wrong(format!(
             "{} is a file: name the folder that data.json stands in",

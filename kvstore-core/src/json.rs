@@ -98,6 +98,11 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// The offset of the next byte.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
     /// The next byte; 0, which no JSON text holds, at the end.
     pub(crate) fn peek(&self) -> u8 {
         self.text.get(self.at).copied().unwrap_or(0)

@@ -33,6 +33,7 @@
 //! * Store and queue as one thing: [`Service`] accepts, waits and reads. Convenience for all stores: [`StoreExt`].
 //! * Backends: [`json_file`], a folder with a `data.json`, and [`memory`], for tests and caches. [`open`] takes a URL and
 //!   alone knows them all.
+//! * In and out of any store as text: [`portable`].
 //! * `conformance` (a feature): the suite that every backend has to pass, yours too.
 //! * `process` (a feature): what a binary needs around the library.
 //!
@@ -55,6 +56,7 @@ mod key;
 pub mod limits;
 mod log;
 pub mod memory;
+pub mod portable;
 #[cfg(feature = "process")]
 pub mod process;
 mod queue;
@@ -67,7 +69,7 @@ mod value;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use command::{Action, Command, Evaluation, Expiry, Operation, evaluate, keys_needed};
 pub use commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
-pub use config::{Opened, file_folder, open};
+pub use config::{Opened, check_store, file_folder, open};
 pub use entry::{Entry, EntryRef, Timestamp, Version};
 pub use error::{Error, Result, Source};
 pub use job::{

@@ -1,98 +1,104 @@
-//! `export`: writes the entries of a folder to standard output, beside a running server, too.
+//! `export`: writes the entries of a store to standard output or into a new file.
 
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use kvstore_core::json_file::Inspection;
+use futures_util::stream::TryStreamExt;
+use indicatif::ProgressBar;
+use kvstore_core::check_store;
+use kvstore_core::portable::{Form, Writer};
 use kvstore_core::process::{self, Failure, Fallback, Program, Setting, Settings};
-use kvstore_core::{Entry, Key};
-use serde::Serialize;
 
-use super::{FOLDER, on_folder, read_folder};
+use super::place::{Entries, FORMAT, Source, read_form};
+use super::{FOLDER, on_folder, progress};
 
 pub(super) const PROGRAM: Program = Program {
-    settings: &[FOLDER, FORMAT],
+    settings: &[STORE, TO, FORMAT],
     ..on_folder(
         "kvstore-http export",
-        "Writes the entries of a folder to standard output; changes nothing, and works beside a server",
+        "Writes the entries of a store to standard output or a new file; changes nothing, and works beside a server",
     )
 };
 
-const FORMAT: Setting = Setting {
-    flag: "format",
-    value: "FORMAT",
-    default: Fallback::Value("json"),
-    allowed: "json or ndjson",
-    help: "One JSON object as in data.json, or an object a line with key, value, version and deadline",
+const STORE: Setting = Setting {
+    allowed: "the URL of a store, such as file:database",
+    ..FOLDER
 };
 
-/// A line of NDJSON.
-#[derive(Serialize)]
-struct Line<'a> {
-    key: &'a Key,
-    value: &'a kvstore_core::Value,
-    version: u64,
-    /// In milliseconds since 1970.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<u64>,
+const TO: Setting = Setting {
+    flag: "to",
+    value: "FILE",
+    default: Fallback::Absent("standard output"),
+    allowed: "a file that is not there yet",
+    help: "The file to make",
+};
+
+/// What is asked for.
+struct Own {
+    store: String,
+    to: Option<PathBuf>,
+    form: Form,
 }
 
 pub(super) fn main() -> ExitCode {
-    process::command(&PROGRAM, read, |(folder, is_object)| {
-        let found = Inspection::of(folder)?;
-        if let Some(problem) = found.problems().first() {
-            return Err(format!("it is damaged, and verify says how: {problem}").into());
-        }
-        let mut out = BufWriter::new(std::io::stdout().lock());
-        if is_object {
-            write_object(&mut out, found.entries())?;
-        } else {
-            write_lines(&mut out, found.entries())?;
-        }
-        out.flush()?;
+    process::command(&PROGRAM, read, |own| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(run(&own))?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-fn read(settings: &mut Settings) -> Option<(PathBuf, bool)> {
-    let folder = read_folder(settings);
-    let is_object = settings.get(&FORMAT, |text| match text {
-        "json" => Ok(true),
-        "ndjson" => Ok(false),
-        _ => Err("it is neither of the two"),
-    });
-    Some((folder?, is_object?))
+fn read(settings: &mut Settings) -> Option<Own> {
+    let store = settings.get(&STORE, |url| check_store(url).map(|()| url.to_owned()));
+    let to = settings.get_optional(&TO, |path| Ok::<_, String>(PathBuf::from(path)));
+    let form = read_form(settings, to.as_ref().and_then(Option::as_deref));
+    Some(Own {
+        store: store?,
+        to: to?,
+        form: form?,
+    })
 }
 
-fn write_object(
-    out: &mut impl Write,
-    entries: impl Iterator<Item = (Key, Entry)>,
-) -> Result<(), Failure> {
-    out.write_all(b"{")?;
-    for (number, (key, entry)) in entries.enumerate() {
-        out.write_all(if number == 0 { b"\n" } else { b",\n" })?;
-        serde_json::to_writer(&mut *out, &key)?;
-        out.write_all(b":")?;
-        out.write_all(entry.value.as_bytes())?;
-    }
-    out.write_all(b"\n}\n")?;
-    Ok(())
+async fn run(own: &Own) -> Result<(), Failure> {
+    let source = Source::open(&own.store).await?;
+    let bar = progress::of_entries("exporting", source.total());
+    let Some(path) = &own.to else {
+        let out = BufWriter::new(std::io::stdout());
+        write(source.entries(), Writer::new(own.form, out), &bar).await?;
+        return Ok(());
+    };
+    let can_not = |what: &str, error: Failure| format!("can't {what} {}: {error}", path.display());
+    let file = File::create_new(path).map_err(|error| can_not("make", error.into()))?;
+    let written = write(
+        source.entries(),
+        Writer::new(own.form, BufWriter::new(file)),
+        &bar,
+    )
+    .await;
+    // On the disk when it says so, since somebody may rely on it.
+    let synced = match written {
+        Ok(out) => out.get_ref().sync_all().map_err(Failure::from),
+        Err(error) => Err(error),
+    };
+    synced.map_err(|error| {
+        // Half of it could be taken for all of it.
+        let _ = std::fs::remove_file(path);
+        can_not("write", error).into()
+    })
 }
 
-fn write_lines(
-    out: &mut impl Write,
-    entries: impl Iterator<Item = (Key, Entry)>,
-) -> Result<(), Failure> {
-    for (key, entry) in entries {
-        let line = Line {
-            key: &key,
-            value: &entry.value,
-            version: entry.version.0,
-            expires_at: entry.expires_at.map(|deadline| deadline.0),
-        };
-        serde_json::to_writer(&mut *out, &line)?;
-        out.write_all(b"\n")?;
+async fn write<W: Write>(
+    mut entries: Entries<'_>,
+    mut writer: Writer<W>,
+    bar: &ProgressBar,
+) -> Result<W, Failure> {
+    while let Some(entry) = entries.try_next().await? {
+        writer.write(&entry)?;
+        bar.inc(1);
     }
-    Ok(())
+    Ok(writer.finish()?)
 }

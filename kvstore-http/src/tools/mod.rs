@@ -3,7 +3,11 @@
 //! They end with 0 when all is well, with 1 when something is wrong or was refused, and with 2 for wrong arguments.
 
 mod compact;
+mod copy;
 mod export;
+mod import;
+mod place;
+mod progress;
 mod repair;
 mod status;
 mod verify;
@@ -22,6 +26,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     status::PROGRAM,
     compact::PROGRAM,
     export::PROGRAM,
+    import::PROGRAM,
 ];
 
 /// Runs the command that the arguments begin with, if they begin with one.
@@ -32,6 +37,7 @@ pub(crate) fn main() -> Option<ExitCode> {
         "status" => Some(status::main()),
         "compact" => Some(compact::main()),
         "export" => Some(export::main()),
+        "import" => Some(import::main()),
         _ => None,
     }
 }
