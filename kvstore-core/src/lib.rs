@@ -49,6 +49,9 @@ mod config;
 pub mod conformance;
 mod entry;
 mod error;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod job;
 mod json;
 pub mod json_file;

@@ -18,7 +18,7 @@ use support::process::Process;
 const README: &str = include_str!("../../README.md");
 
 /// What would take too long here, or never end: the file that runs it instead, and words that show that it does.
-const ELSEWHERE: [(&str, &str, &str); 5] = [
+const ELSEWHERE: [(&str, &str, &str); 7] = [
     ("./check", "check", "cargo test --workspace"),
     ("./check --quick", "check", "./check --quick"),
     (
@@ -31,6 +31,16 @@ const ELSEWHERE: [(&str, &str, &str); 5] = [
         "KVSTORE_KILL_ROUNDS=50 cargo test -p kvstore-http --test kill -- --nocapture",
         "kvstore-http/tests/kill/main.rs",
         "KVSTORE_KILL_ROUNDS=50 cargo test -p kvstore-http --test kill -- --nocapture",
+    ),
+    (
+        "PROPTEST_CASES=10000 cargo test -p kvstore-core",
+        "kvstore-core/src/fuzz.rs",
+        "PROPTEST_CASES=10000 cargo test -p kvstore-core",
+    ),
+    (
+        "cargo +nightly fuzz run journal -- -max_total_time=600",
+        "kvstore-core/src/fuzz.rs",
+        "cargo +nightly fuzz run journal -- -max_total_time=600",
     ),
 ];
 

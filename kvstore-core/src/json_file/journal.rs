@@ -67,6 +67,14 @@ impl Journal {
         for body in lines {
             push_line(&mut text, body, &mut chain);
         }
+        let durable = End {
+            length: text.len() as u64,
+            crc: chain,
+        };
+        // Without it, damage in those lines would look like the torn tail of a write. A header needs none to be missed.
+        if lines.len() > 1 {
+            push_line(&mut text, &mark_body(durable), &mut chain);
+        }
         file.write_at(0, &text)?;
         file.sync()?;
         disk.rename(&begun, name)?;
@@ -78,7 +86,7 @@ impl Journal {
         Ok(Self {
             file,
             end,
-            durable: end,
+            durable,
             filled: end.length,
             broken: None,
         })
@@ -100,9 +108,7 @@ impl Journal {
         self.file.sync().map_err(AppendError::Broken)?;
         self.durable = self.end;
         // Not synced itself. If it is lost, a torn tail can't be told from damage there, and recovery says so.
-        let End { length, crc } = self.durable;
-        let mark = format!("{MARK}{{\"length\":{length},\"crc\":{crc}}}").into_bytes();
-        match self.write(&[mark]) {
+        match self.write(&[mark_body(self.durable)]) {
             Err(AppendError::Broken(error)) => self.broken = Some(error),
             // The lines are durable, with or without room for their mark.
             Err(AppendError::Full(_)) | Ok(()) => {}
@@ -168,6 +174,12 @@ fn push_line(text: &mut Vec<u8>, body: &[u8], chain: &mut Chain) {
     let start = text.len();
     text.extend_from_slice(body);
     line::seal(text, start, chain);
+}
+
+/// A mark line without its closing brace.
+fn mark_body(durable: End) -> Vec<u8> {
+    let End { length, crc } = durable;
+    format!("{MARK}{{\"length\":{length},\"crc\":{crc}}}").into_bytes()
 }
 
 /// How a mark line begins.
@@ -393,6 +405,23 @@ mod tests {
         // As the next file would state it.
         let bounded = read(text.clone(), Some(contents.durable));
         assert_eq!((bounded.lines.len(), bounded.damage), (7, None));
+    }
+
+    #[test]
+    fn damage_in_what_a_file_starts_with_is_told_from_a_torn_tail() {
+        let disk = SimulatedDisk::new();
+        let bodies = [body(0), body(1), body(2)];
+        let journal = Journal::create(&disk, "j.jsonl", &bodies).unwrap();
+        let text = disk.read("j.jsonl").unwrap().unwrap();
+        let contents = read(text.clone(), None);
+        assert_eq!((contents.lines.len(), contents.damage), (3, None));
+        assert_eq!(contents.durable, journal.durable());
+        for place in 0..journal.durable().length as usize {
+            let mut flipped = text.clone();
+            flipped[place] ^= 1;
+            let damage = read(flipped, None).damage.unwrap();
+            assert!(damage.was_durable, "byte {place}");
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ mod crash;
 mod damage;
 mod disk;
 mod files;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod import;
 mod journal;
 mod line;
@@ -49,7 +51,8 @@ mod recovery;
 mod repair;
 mod room;
 mod salvage;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "a fuzzer needs no faults"))]
 mod simulated;
 mod snapshot;
 mod store;

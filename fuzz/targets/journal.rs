@@ -1,0 +1,6 @@
+//! The journal reader.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    kvstore_core::fuzz::journal(bytes);
+});

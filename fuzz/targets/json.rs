@@ -1,0 +1,6 @@
+//! The check of JSON text.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    kvstore_core::fuzz::json(bytes);
+});

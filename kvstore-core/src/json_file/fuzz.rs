@@ -1,0 +1,183 @@
+//! The bodies of [`crate::fuzz`] that need to see the format.
+
+use super::disk::Disk;
+use super::import::{Known, import};
+use super::journal::{self, Journal};
+use super::queue_lines::LineText;
+use super::record;
+use super::simulated::SimulatedDisk;
+use super::snapshot::{DATA, META, Meta, Pair, load, write};
+use crate::entry::{Timestamp, Version};
+use crate::error::Error;
+use crate::job::QueueId;
+use crate::state::{Row, Table};
+
+/// The journal reader: bytes as a file, their lines sealed as they are written, and those cut off or with a bit flipped.
+pub fn journal(bytes: &[u8]) {
+    let found = journal::read(bytes.to_vec(), None);
+    assert!(found.durable.length <= bytes.len() as u64);
+
+    // No line that is written begins like a mark, and none is empty.
+    let bodies: Vec<Vec<u8>> = bytes
+        .split(|&byte| byte == b'\n')
+        .map(|line| line.strip_suffix(b"}").unwrap_or(line))
+        .filter(|line| !line.is_empty() && !line.starts_with(b"{\"durable\":"))
+        .map(<[u8]>::to_vec)
+        .collect();
+    let Some((header, lines)) = bodies.split_first() else {
+        return;
+    };
+    let disk = SimulatedDisk::new();
+    let name = "fuzzed.jsonl";
+    let mut written =
+        Journal::create(&disk, name, std::slice::from_ref(header)).expect("it is memory");
+    for group in lines.chunks(2) {
+        written.append(group).expect("it is memory");
+    }
+    let end = written.durable();
+    let text = disk.read(name).expect("it is memory").expect("it was made");
+
+    // What was written is read, line for line, and each that makes sense is written alike again.
+    for end in [None, Some(end)] {
+        let whole = journal::read(text.clone(), end);
+        assert_eq!(whole.damage, None);
+        assert!(
+            whole
+                .lines()
+                .map(|line| line.body())
+                .eq(bodies.iter().cloned())
+        );
+        assert_eq!(whole.durable, end.unwrap_or(whole.durable));
+        for line in whole.lines() {
+            let _ = serde_json::from_slice::<LineText>(line.text);
+            if let Ok(record) = record::decode(line.text) {
+                let mut again = record::encode(&record);
+                again.push(b'}');
+                assert_eq!(record::decode(&again).ok(), Some(record));
+            }
+        }
+    }
+
+    // The bytes say where it is cut, and which bit is flipped.
+    let place = crc32c::crc32c(bytes) as usize % (end.length as usize);
+    let cut = journal::read(text[..place].to_vec(), None);
+    assert!(
+        cut.lines()
+            .zip(&bodies)
+            .all(|(line, body)| line.body() == *body)
+    );
+    assert!(
+        cut.damage.is_none_or(|damage| !damage.was_durable),
+        "a cut at {place}"
+    );
+    let mut flipped = text;
+    flipped[place] ^= 1 << (bytes.len() % 8);
+    let found = journal::read(flipped, None);
+    assert!(
+        found
+            .lines()
+            .zip(&bodies)
+            .all(|(line, body)| line.body() == *body)
+    );
+    let damage = found.damage.expect("a flipped bit is found");
+    // A header that nothing follows yet has no mark; but no file is in use without one.
+    assert!(
+        damage.was_durable || damage.line == 1,
+        "byte {place} of {end:?}"
+    );
+}
+
+/// The snapshot reader: bytes as `data.meta.json`, as the `data.json` that it belongs to, and as a file to import. How many
+/// entries were imported, if they were.
+pub fn snapshot(bytes: &[u8]) -> Option<usize> {
+    let disk = SimulatedDisk::new();
+    disk.put(DATA, bytes);
+    disk.put(META, bytes);
+    // Only its checksum could make it one, and that is not found by chance.
+    let refused = load(&disk, false);
+    assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
+
+    let mut version = Version(0);
+    let disk = SimulatedDisk::new();
+    let entries = match import(&disk, bytes, &Known::new(), &mut version) {
+        Ok(entries) => entries,
+        Err(Error::Corrupt { line, .. }) => {
+            let lines = bytes.split(|&byte| byte == b'\n').count() as u64;
+            assert!(line.is_some_and(|line| (1..=lines).contains(&line)));
+            return None;
+        }
+        Err(error) => panic!("{error:?}"),
+    };
+    type Members = std::collections::BTreeMap<String, serde_json::Value>;
+    // One that keeps no digits refuses 1e400.
+    if let Ok(members) = serde_json::from_slice::<Members>(bytes) {
+        assert!(members.keys().eq(entries.keys().map(|key| key.as_str())));
+        for (member, entry) in members.values().zip(entries.values()) {
+            assert_eq!(
+                entry.value.to::<serde_json::Value>().ok().as_ref(),
+                Some(member)
+            );
+        }
+    }
+    let count = entries.len();
+    assert_eq!(version, Version(count as u64));
+
+    // Written as a pair it comes back as it was.
+    let mut table = Table::of(entries.clone());
+    table.start_cut();
+    let mut meta = Meta::of_new_folder(QueueId::random());
+    meta.version = version;
+    let deadline = |row: Row| {
+        let key = row.key_str();
+        let expires_at = key.len().is_multiple_of(2).then_some(Timestamp(9));
+        Row::new(
+            &mut Vec::new(),
+            key,
+            row.value_bytes(),
+            row.version(),
+            expires_at,
+        )
+    };
+    write(&disk, &meta, None, || {
+        table.next_of_cut(3).into_iter().map(deadline).collect()
+    })
+    .expect("it is memory");
+    let Ok(Pair::Whole(meta, text)) = load(&disk, false) else {
+        panic!("what was written is not whole");
+    };
+    let mut read = meta.table(&disk, &text).expect("it was written");
+    read.start_cut();
+    let rows = read.next_of_cut(usize::MAX);
+    assert_eq!(rows.len(), count);
+    for (row, (key, entry)) in rows.iter().zip(&entries) {
+        assert_eq!(
+            (row.key_str(), row.value()),
+            (key.as_str(), entry.value.clone())
+        );
+        assert_eq!(row.version(), entry.version);
+        assert_eq!(
+            row.expires_at().is_some(),
+            key.as_str().len().is_multiple_of(2)
+        );
+    }
+
+    // As an edit that has changed nothing, each entry keeps what it had.
+    let known = meta.known_entries();
+    let edited = import(&disk, bytes, &known, &mut version).expect("it was taken before");
+    assert_eq!(version, Version(count as u64), "a version was given out");
+    for (row, (key, entry)) in rows.iter().zip(&edited) {
+        assert_eq!((row.key_str(), row.entry()), (key.as_str(), entry.clone()));
+    }
+
+    // Bytes that are not what was written are told from those that are.
+    if let [first, ..] = bytes {
+        let mut flipped = text;
+        let place = usize::from(*first) % flipped.len();
+        flipped[place] ^= 1 << (bytes.len() % 8);
+        disk.put(DATA, &flipped);
+        assert!(matches!(load(&disk, false), Ok(Pair::Edited { .. })));
+        // And if the checksum were to match, they would be read without a panic.
+        let _ = meta.table(&disk, &flipped);
+    }
+    Some(count)
+}
