@@ -117,7 +117,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`Error::Invalid`](crate::Error::Invalid) for an id that no store of this kind hands out.
     async fn watch(&self, from: WatchFrom) -> Result<Watch>;
 
-    /// Whether it would answer now: `Ok` if reads and writes are possible.
+    /// How long ago a store that another process writes had everything that was acknowledged, as far as it knows; `None` for one
+    /// that is never behind, because it is the one that is written. Reads look first, so they are less far behind than this.
+    fn lag(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether it would answer now: `Ok` if reads, and writes where it takes any, are possible.
     async fn ping(&self) -> Result<()>;
 
     /// Finishes what is in flight, brings files up to date and lets go of what the process holds (locks, connections). Calls
@@ -311,6 +317,9 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     }
     async fn watch(&self, from: WatchFrom) -> Result<Watch> {
         (**self).watch(from).await
+    }
+    fn lag(&self) -> Option<Duration> {
+        (**self).lag()
     }
     async fn ping(&self) -> Result<()> {
         (**self).ping().await

@@ -35,8 +35,8 @@ pub struct Options {
     pub drain_delay: Duration,
     /// How long requests that are under way then have to finish.
     pub drain_timeout: Duration,
-    /// Whether `/livez` and `/readyz` are among the routes; not where they have a listener of their own.
-    pub probes: bool,
+    /// Whether `/livez`, `/readyz` and `/metrics` are among the routes; not where they have a listener of their own.
+    pub admin_routes: bool,
 }
 
 /// Room for what stands around a value in a body: a key, other members, white space.
@@ -64,7 +64,7 @@ impl Default for Options {
             connections_max: 800,
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
-            probes: true,
+            admin_routes: true,
         }
     }
 }

@@ -224,8 +224,8 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<O
         has_worker: has_worker?,
         service: service?,
         options: Options {
-            // Where there is an address for probes, they are there only.
-            probes: shared?.admin_listen.is_none(),
+            // Where they have an address of their own, they are there only.
+            admin_routes: shared?.admin_listen.is_none(),
             ..options?
         },
     })
@@ -312,7 +312,7 @@ fn read_options(settings: &mut Settings) -> Option<Options> {
         connections_max: connections_max?,
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,
-        probes: true,
+        admin_routes: true,
     };
     if let Err(reason) = options.check() {
         settings.refuse(&REQUEST_TIMEOUT, reason);

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use kvstore_worker::admin::PATHS;
 use support::client::{Connection, request};
 use support::process::{Process, run};
 
@@ -158,7 +159,7 @@ async fn second_signal_ends_it_at_once() {
 async fn probes_can_have_a_listener_of_their_own() {
     let process = Process::start(&["--store", "memory:", "--admin-listen", "127.0.0.1:0"]);
     let admin = process.logged_address("answering probes");
-    for probe in ["/livez", "/readyz"] {
+    for probe in PATHS {
         assert_eq!(
             Connection::open(admin)
                 .await

@@ -1,4 +1,4 @@
-//! The probes of a supervisor: is the process alive, and may it have work.
+//! What a supervisor asks: is the process alive, may it have work, and its figures.
 //!
 //! [`Health`] decides the answers and knows no socket, so a server can give them among its own routes; [`serve`] is the
 //! small listener for a port of their own.
@@ -22,6 +22,8 @@ use tokio::time::{sleep, timeout};
 use kvstore_core::process::in_one_line;
 use kvstore_core::{JobQueue, Store};
 
+use crate::metrics::{self, Metrics};
+
 /// Most connections at a time: supervisors open one for each probe and close it.
 const CONNECTIONS_MAX: usize = 16;
 
@@ -34,18 +36,23 @@ const PING_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long to wait after a failed accept: it fails when there are no file descriptors, and spinning would not bring any.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The paths that [`Health::respond`] knows.
+pub const PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
 /// What there is to say about a process. Cheap to clone; all clones share the state.
 #[derive(Clone, Debug)]
 pub struct Health {
     store: Arc<dyn Store>,
     queue: Arc<dyn JobQueue>,
     draining: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
 }
 
 impl Health {
     /// Of a process that uses `store` and `queue`.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
         Self {
+            metrics: Arc::new(Metrics::new(&store)),
             store,
             queue,
             draining: Arc::new(AtomicBool::new(false)),
@@ -62,12 +69,12 @@ impl Health {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The answer to a request for `/livez` or `/readyz`; `None` for any other path.
+    /// The answer to a request for `/livez`, `/readyz` or `/metrics`; `None` for any other path.
     ///
     /// It is alive if it can answer at all, so that a database that is down does not get it restarted. It is ready if store and
     /// queue answer and it is not draining. What is wrong stands in the log, not in the answer.
     pub async fn respond(&self, method: &Method, path: &str) -> Option<Response<Full<Bytes>>> {
-        if path != "/livez" && path != "/readyz" {
+        if !PATHS.contains(&path) {
             return None;
         }
         if method != Method::GET && method != Method::HEAD {
@@ -79,6 +86,8 @@ impl Health {
         }
         Some(if path == "/livez" {
             answer(StatusCode::OK, "alive")
+        } else if path == "/metrics" {
+            self.metrics().await
         } else if self.is_draining() {
             answer(StatusCode::SERVICE_UNAVAILABLE, "draining")
         } else if self.backends_answer().await {
@@ -86,6 +95,16 @@ impl Health {
         } else {
             answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable")
         })
+    }
+
+    async fn metrics(&self) -> Response<Full<Bytes>> {
+        let depth = timeout(PING_TIMEOUT, self.queue.depth()).await;
+        let depth = depth.ok().and_then(Result::ok);
+        let mut response = Response::new(Full::from(self.metrics.text(&self.store, depth)));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
     }
 
     async fn backends_answer(&self) -> bool {
@@ -107,7 +126,7 @@ impl Health {
     }
 }
 
-/// Answers `GET /livez` and `GET /readyz` on `listener`, until the future is dropped.
+/// Answers `GET` of [`PATHS`] on `listener`, until the future is dropped.
 pub async fn serve(listener: TcpListener, health: Health) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = tokio::task::JoinSet::new();

@@ -1,7 +1,7 @@
 //! The worker: it claims partitions of a queue and applies what waits in them to a store, exactly once in effect.
 //!
 //! [`run`] is all of it, for this crate's binary, for the server that has a worker inside, and for a program that embeds both.
-//! [`admin`] answers the probes of a supervisor.
+//! [`admin`] answers what a supervisor asks: probes and metrics.
 //!
 //! ```no_run
 //! # async fn example() -> kvstore_core::Result<()> {
@@ -16,6 +16,7 @@
 
 pub mod admin;
 mod backoff;
+mod metrics;
 mod partition;
 mod worker;
 

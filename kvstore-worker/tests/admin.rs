@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use support::{FaultyStore, queue};
+use support::{FaultyStore, enqueue, key, queue, set};
 
 struct Process {
     store: Arc<FaultyStore>,
@@ -73,6 +73,42 @@ async fn store_that_does_not_answer_counts_as_down() {
     store.ping_hangs.store(true, SeqCst);
     let answer = timeout(Duration::from_secs(1), ask(&health, "/readyz")).await;
     assert_eq!(answer, Ok(said(503, "unavailable")));
+}
+
+/// The lines of a metric, help and type left out.
+async fn metric(health: &Health, name: &str) -> Option<String> {
+    let (status, text) = ask(health, "/metrics").await;
+    assert_eq!(status, 200);
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map(str::to_owned)
+}
+
+#[tokio::test]
+async fn metrics_say_what_waits_and_whether_the_queue_said_so() {
+    let Process { queue, health, .. } = process();
+    for (name, value) in [
+        ("kvstore_up", "1"),
+        ("kvstore_queue_jobs", "0"),
+        ("kvstore_queue_bytes", "0"),
+        ("kvstore_queue_oldest_job_age_seconds", "0.0"),
+    ] {
+        assert_eq!(
+            metric(&health, name).await.as_deref(),
+            Some(value),
+            "{name}"
+        );
+    }
+    // Where nobody else writes, nothing can be behind.
+    assert_eq!(metric(&health, "kvstore_follower_lag_seconds").await, None);
+
+    enqueue(&queue, set(&key("a"), 1)).await;
+    assert_eq!(metric(&health, "kvstore_queue_jobs").await.unwrap(), "1");
+    assert_ne!(metric(&health, "kvstore_queue_bytes").await.unwrap(), "0");
+    queue.close().await.unwrap();
+    assert_eq!(metric(&health, "kvstore_up").await.unwrap(), "0");
+    assert_eq!(metric(&health, "kvstore_queue_jobs").await.unwrap(), "1");
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ const ADMIN_LISTEN: Setting = Setting {
     value: "ADDRESS",
     default: Fallback::Absent("none"),
     allowed: "an address with a port, such as 127.0.0.1:9000",
-    help: "Where to serve /livez and /readyz apart from everything else",
+    help: "Where to serve /livez, /readyz and /metrics apart from everything else",
 };
 
 /// The rows of the table that come before a program's own.

@@ -18,7 +18,7 @@ use hyper::header::HOST;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Version};
 use kvstore_core::Service;
-use kvstore_worker::admin::Health;
+use kvstore_worker::admin::{self, Health};
 
 use crate::config::{ENVELOPE_BYTES, Options};
 use crate::error::{Face, Problem, Result};
@@ -55,7 +55,7 @@ impl Context {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'a> {
     Root,
-    Probe,
+    Admin,
     Set,
     Get(&'a str),
     Delete(&'a str),
@@ -68,7 +68,7 @@ impl<'a> Route<'a> {
         let below = |prefix: &str| path.strip_prefix(prefix);
         match path {
             "/" => Some(Self::Root),
-            "/livez" | "/readyz" => Some(Self::Probe),
+            path if admin::PATHS.contains(&path) => Some(Self::Admin),
             "/set" | "/set/" => Some(Self::Set),
             _ => below("/v1/kv/")
                 .map(Self::Entry)
@@ -81,7 +81,7 @@ impl<'a> Route<'a> {
     /// The methods that it has, as `Allow` lists them.
     fn allow(self) -> &'static str {
         match self {
-            Self::Root | Self::Probe | Self::Get(_) | Self::Job(_) => "GET, HEAD",
+            Self::Root | Self::Admin | Self::Get(_) | Self::Job(_) => "GET, HEAD",
             Self::Set => "POST",
             Self::Delete(_) => "DELETE",
             Self::Entry(_) => "GET, HEAD, PUT, DELETE",
@@ -99,8 +99,8 @@ async fn dispatch(context: &Context, parts: &Parts, body: Incoming) -> Result<Re
     };
     match (route, method) {
         (Route::Root, &Method::GET) => Ok(service::root(context)),
-        (Route::Probe, _) if !context.options.probes => Err(Problem::no_route()),
-        (Route::Probe, &Method::GET) => service::probe(context, parts).await,
+        (Route::Admin, _) if !context.options.admin_routes => Err(Problem::no_route()),
+        (Route::Admin, &Method::GET) => service::admin(context, parts).await,
         (Route::Set, &Method::POST) => simple::set(context, parts, body).await,
         (Route::Get(key), &Method::GET) => simple::get(context, parts, key).await,
         (Route::Delete(key), &Method::DELETE) => simple::delete(context, parts, key).await,

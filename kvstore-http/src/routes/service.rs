@@ -18,9 +18,10 @@ pub(super) fn root(context: &Context) -> Reply {
         "entry": "/v1/kv/{key}",
         "job": "/v1/jobs/{id}",
     });
-    if context.options.probes {
+    if context.options.admin_routes {
         links["live"] = json!("/livez");
         links["ready"] = json!("/readyz");
+        links["metrics"] = json!("/metrics");
     }
     let body = Object::new()
         .member("name", "kvstore")
@@ -29,8 +30,8 @@ pub(super) fn root(context: &Context) -> Reply {
     reply::object(StatusCode::OK, body)
 }
 
-/// `GET /livez` and `GET /readyz`: the same as on a listener for probes alone.
-pub(super) async fn probe(context: &Context, parts: &Parts) -> Result<Reply> {
+/// `GET /livez`, `GET /readyz` and `GET /metrics`: the same as on a listener for these alone.
+pub(super) async fn admin(context: &Context, parts: &Parts) -> Result<Reply> {
     let answer = context.health.respond(&Method::GET, parts.uri.path()).await;
     answer.ok_or_else(Problem::no_route)
 }

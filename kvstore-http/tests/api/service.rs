@@ -1,6 +1,7 @@
 //! §9: what the server says about itself.
 
 use kvstore_http::Options;
+use kvstore_worker::admin::PATHS;
 
 use crate::support::client::request;
 use crate::support::server::{Server, Setup};
@@ -42,9 +43,23 @@ async fn probes_answer() {
 }
 
 #[tokio::test]
+async fn metrics_say_what_waits() {
+    let server = Server::start().await;
+    let reply = server.ask(&request("GET", "/metrics")).await;
+    let media_type = reply.header("content-type").unwrap_or_default();
+    assert_eq!(reply.status, 200);
+    assert!(
+        media_type.starts_with("application/openmetrics-text;"),
+        "{media_type}"
+    );
+    let text = String::from_utf8_lossy(&reply.body);
+    assert!(text.contains("\nkvstore_queue_jobs 0\n"), "{text}");
+}
+
+#[tokio::test]
 async fn probes_with_a_listener_of_their_own_are_not_here() {
     let options = Options {
-        probes: false,
+        admin_routes: false,
         ..Options::default()
     };
     let server = Server::start_with(Setup {
@@ -52,7 +67,7 @@ async fn probes_with_a_listener_of_their_own_are_not_here() {
         ..Setup::default()
     })
     .await;
-    for probe in ["/livez", "/readyz"] {
+    for probe in PATHS {
         assert_eq!(server.ask(&request("GET", probe)).await.status, 404);
     }
     assert_eq!(
