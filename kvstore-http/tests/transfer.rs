@@ -335,7 +335,7 @@ fn export_that_can_not_be_written_whole_leaves_nothing() {
 #[test]
 fn ndjson_of_any_size_needs_little_memory() {
     // So much data may a process have, in KiB; the entries come to more than twice that.
-    const LIMIT: u32 = 32 << 10;
+    const LIMIT: u32 = 20 << 10;
     let folder = Folder::new();
     let padding = "x".repeat(100_000);
     let line = |number: usize| {
@@ -344,13 +344,13 @@ fn ndjson_of_any_size_needs_little_memory() {
             number % 20
         )
     };
-    let text: String = (0..700).map(line).collect();
+    let text: String = (0..450).map(line).collect();
     let import = |path: &str| {
         let script = format!("ulimit -d {LIMIT}; exec \"$0\" import --from '{path}' --to memory:");
         run_command(Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_kvstore-http")]))
     };
     let path = folder.file("large.ndjson", &text);
-    assert_eq!(printed(&import(&path)), "700 written, 0 equal already\n");
+    assert_eq!(printed(&import(&path)), "450 written, 0 equal already\n");
     // The limit is one: an object has to fit.
     let object = folder.file(
         "large.json",

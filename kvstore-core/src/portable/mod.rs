@@ -143,3 +143,161 @@ fn read_key(at: usize, text: &[u8]) -> Result<Key, Wrong> {
         .map_err(|error| Wrong::new(at, format!("the key can't be read: {error}")))?;
     Key::new(&text).map_err(|error| Wrong::new(at, format!("{text:?}: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    fn entry() -> impl Strategy<Value = PortableEntry> {
+        const VALUES: &[&str] = &[
+            "null",
+            "1.50",
+            "1e400",
+            "\"\\u00e9\\ud83d\\ude00é\"",
+            "{\"key\":1,\"key\":[2,{}]}",
+        ];
+        let key = "[a-c/{}\"\\\\é💡 ]{1,4}".prop_filter_map("a key", |text| Key::new(&text).ok());
+        let value = proptest::sample::select(VALUES);
+        let number = || proptest::option::of(any::<u64>());
+        (key, value, number(), number()).prop_map(|(key, value, expires_at, version)| {
+            PortableEntry {
+                key,
+                value: Value::parse(value).unwrap(),
+                expires_at: expires_at.map(Timestamp),
+                version: version.map(Version),
+            }
+        })
+    }
+
+    /// Pieces that come far, mostly.
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        const WORDS: &[&str] = &[
+            "{\"a\":1,",
+            "\"b\":[ 2]}",
+            "{",
+            "}",
+            ",",
+            ":",
+            "\n",
+            " ",
+            "\"",
+            "[]",
+            "1",
+            "null",
+            "\"a\":1",
+            "\"b\":\"é\"",
+            "\"a/\":{}",
+            "\"key\":\"a\"",
+            "\"key\":",
+            "\"value\":[1]",
+            "\"value\":",
+            "\"version\":1",
+            "\"expires_at\":",
+            "{\"key\":\"a\",\"value\":1}\n",
+        ];
+        let word = prop_oneof![
+            12 => proptest::sample::select(WORDS).prop_map(|word| word.as_bytes().to_vec()),
+            1 => proptest::collection::vec(any::<u8>(), 0..3),
+        ];
+        let words = proptest::collection::vec(word, 0..12).prop_map(|words| words.concat());
+        const MEMBERS: &[&str] = &[
+            "\"key\":\"a\"",
+            "\"key\" : \"b\"",
+            "\"key\":1",
+            "\"value\":[1, 2]",
+            "\"value\":\"é\"",
+            "\"version\":1",
+            "\"expires_at\":null",
+            "\"other\":{}",
+            "\"a/\":1",
+            "",
+        ];
+        let object = proptest::collection::vec(proptest::sample::select(MEMBERS), 0..5)
+            .prop_map(|members| format!("{{{}}}", members.join(",")));
+        let objects = proptest::collection::vec(object, 0..3)
+            .prop_map(|objects| objects.join("\n").into_bytes());
+        prop_oneof![words, objects]
+    }
+
+    fn assert_within(refused: &Refused, text: &[u8]) {
+        let line = text
+            .split(|&byte| byte == b'\n')
+            .nth(refused.line as usize - 1);
+        let columns = String::from_utf8_lossy(line.expect("a line of the text"))
+            .chars()
+            .count();
+        assert!(
+            (1..=columns as u64 + 1).contains(&refused.column),
+            "{refused}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(entries in proptest::collection::vec(entry(), 0..8)) {
+            let write = |form, entries: &[PortableEntry]| {
+                let mut writer = Writer::new(form, Vec::new());
+                entries.iter().for_each(|entry| writer.write(entry).unwrap());
+                writer.finish().unwrap()
+            };
+            let text = write(Form::Lines, &entries);
+            let found: Vec<_> = Lines::new(&text[..]).map(|entry| entry.unwrap().unwrap()).collect();
+            prop_assert_eq!(&found, &entries);
+
+            // In an object each key stands once, and has no more than its value.
+            let by_key: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+            let entries: Vec<_> = by_key
+                .into_values()
+                .map(|entry| PortableEntry { expires_at: None, version: None, ..entry })
+                .collect();
+            let text = write(Form::Object, &entries);
+            let found: Vec<_> = Object::new(&text).map(Result::unwrap).collect();
+            prop_assert_eq!(found, entries);
+        }
+
+        #[test]
+        fn object_is_what_another_reader_takes_for_one(text in text()) {
+            let read: Result<Vec<_>, _> = Object::new(&text).collect();
+            let other = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(&text);
+            match (read, other) {
+                (Ok(entries), Ok(other)) => {
+                    let entries: BTreeMap<_, _> =
+                        entries.into_iter().map(|entry| (entry.key.to_string(), entry.value)).collect();
+                    let other: BTreeMap<_, _> =
+                        other.into_iter().map(|(key, raw)| (key, Value::parse(raw.get()).unwrap())).collect();
+                    prop_assert_eq!(entries, other);
+                }
+                (Ok(entries), Err(error)) => prop_assert!(false, "{:?}: {}", entries, error),
+                (Err(refused), _) => {
+                    assert_within(&refused, &text);
+                    // All of them are told, and reading ends.
+                    prop_assert!(Object::new(&text).count() <= text.len() + 1);
+                }
+            }
+        }
+
+        #[test]
+        fn each_line_is_an_entry_or_refused_where_it_stands(text in text()) {
+            let is_empty = |line: &&[u8]| line.trim_ascii().is_empty();
+            let lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').filter(|line| !is_empty(line)).collect();
+            let read: Vec<_> = Lines::new(&text[..]).map(Result::unwrap).collect();
+            prop_assert_eq!(read.len(), lines.len());
+            for (entry, line) in read.into_iter().zip(lines) {
+                match entry {
+                    Ok(entry) => {
+                        let other: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(line).unwrap();
+                        let key: String = serde_json::from_str(other["key"].get()).unwrap();
+                        prop_assert_eq!(entry.key.as_str(), key);
+                        prop_assert_eq!(entry.value, Value::parse(other["value"].get()).unwrap());
+                    }
+                    Err(refused) => assert_within(&refused, &text),
+                }
+            }
+        }
+    }
+}

@@ -184,3 +184,21 @@ async fn bring(entries: Entries<'_>, total: Option<u64>, to: &str) -> Result<Exi
     print([totals]);
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn file_that_was_cut_while_it_was_read_is_told() {
+        let entries = || {
+            let lines =
+                Lines::new(&b"{\"key\":\"a\",\"value\":1}\n{\"key\":\"b\",\"value\":1}\n"[..]);
+            stream::iter(lines.map(|line| Ok(line??))).boxed_local()
+        };
+        assert!(bring(entries(), Some(2), "memory:").await.is_ok());
+        let told = bring(entries(), Some(3), "memory:").await.unwrap_err();
+        let said = "there were 3 entries when it was checked, and 2 now; 2 written, 0 equal already until then";
+        assert!(told.to_string().starts_with(said), "{told}");
+    }
+}
