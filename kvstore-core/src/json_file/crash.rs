@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::disk::Disk;
 use super::recovery::recover;
 use super::simulated::{Fault, SimulatedDisk};
 use super::{Holder, JsonFile, JsonStore, Options, Room, start_store};
@@ -266,6 +267,74 @@ fn after_an_error_nothing_more_is_acknowledged_until_it_is_opened_again() {
             }
         }
         assert!(poisoned > 20, "{poisoned}");
+    });
+}
+
+/// Commits once, and takes a snapshot that fails at its step `step`; the store, if the fault has hit a snapshot.
+async fn after_failed_snapshot(disk: &SimulatedDisk, step: u64) -> Option<JsonStore> {
+    let store = open(disk).unwrap();
+    let commit = |number| {
+        store.commit(Commit {
+            writes: writes(number),
+            ..Commit::default()
+        })
+    };
+    commit(1).await.unwrap();
+    store.compact().await.unwrap();
+    commit(2).await.unwrap();
+    disk.plan(disk.steps() + step, Fault::ErrorOnce);
+    let failed = store.compact().await;
+    assert!(failed.is_ok() || disk.faults_met() == 1, "step {step}");
+    disk.plan(u64::MAX, Fault::ErrorOnce);
+    let is_sound = failed.is_err() && store.ping().await.is_ok();
+    if is_sound {
+        commit(3).await.unwrap();
+    }
+    is_sound.then_some(store)
+}
+
+fn assert_nothing_looks_edited(disk: &SimulatedDisk, context: &str) {
+    let names = disk.names().unwrap();
+    assert!(
+        !names.iter().any(|name| name.contains("edited")),
+        "{context}: {names:?}"
+    );
+}
+
+#[test]
+fn a_snapshot_that_failed_at_any_step_is_made_up_for_by_the_next_one() {
+    block_on(async {
+        let told = Told {
+            acknowledged: 3,
+            attempted: 3,
+            latest: Version(1),
+        };
+        let mut failed = 0;
+        for step in 1..40 {
+            let disk = SimulatedDisk::new();
+            let Some(store) = after_failed_snapshot(&disk, step).await else {
+                continue;
+            };
+            failed += 1;
+            let begun = disk.steps();
+            store.compact().await.unwrap();
+            assert_nothing_looks_edited(&disk, &format!("step {step}"));
+            // The same, and the power goes at a step of the next one.
+            for second in 1..=disk.steps() - begun {
+                let disk = SimulatedDisk::new();
+                let store = after_failed_snapshot(&disk, step).await.unwrap();
+                disk.plan(disk.steps() + second, Fault::PowerCut);
+                let _ = store.compact().await;
+                for seed in 0..4 {
+                    let context =
+                        format!("an error at step {step}, power off at {second}, seed {seed}");
+                    let left = disk.after_power_cut(seed);
+                    check(&left, told, &context).await;
+                    assert_nothing_looks_edited(&left, &context);
+                }
+            }
+        }
+        assert!(failed > 10, "{failed}");
     });
 }
 

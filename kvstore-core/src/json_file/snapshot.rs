@@ -401,6 +401,25 @@ pub(super) fn write(
     Ok(written)
 }
 
+/// Finishes what a failed [`write`] has left undone, as opening the folder would, and returns what `data.json` is then. Until then
+/// `data.meta.json` may name a file that only `data.json.new` is, so another one must not be begun.
+pub(super) fn settle(disk: &dyn Disk) -> io::Result<Fingerprint> {
+    let data = match load(disk, true).map_err(io::Error::other)? {
+        Pair::Whole(meta, _) => meta.data,
+        Pair::Edited { meta, newer, .. } => {
+            if newer {
+                exchange(disk, meta.previous)?;
+            }
+            meta.data
+        }
+        Pair::None | Pair::Foreign(_) => {
+            return Err(io::Error::other(format!("{META} is gone")));
+        }
+    };
+    disk.sync_folder()?;
+    Ok(data)
+}
+
 /// Writes `text` there and syncs it, piece by piece: a commit that wants to sync its journal meanwhile waits for one piece,
 /// and not for all that a snapshot writes.
 fn write_synced(file: &mut dyn DiskFile, offset: u64, text: &[u8]) -> io::Result<()> {
