@@ -18,7 +18,7 @@ use support::process::Process;
 const README: &str = include_str!("../../README.md");
 
 /// What would take too long here, or never end: the file that runs it instead, and words that show that it does.
-const ELSEWHERE: [(&str, &str, &str); 8] = [
+const ELSEWHERE: [(&str, &str, &str); 9] = [
     ("./check", "check", "cargo test --workspace"),
     ("./check --quick", "check", "./check --quick"),
     (
@@ -46,6 +46,11 @@ const ELSEWHERE: [(&str, &str, &str); 8] = [
         "KVSTORE_FAULTS=all cargo test -p kvstore-http --test faults -- --nocapture",
         "kvstore-http/tests/faults.rs",
         "KVSTORE_FAULTS=all cargo test -p kvstore-http --test faults -- --nocapture",
+    ),
+    (
+        "KVSTORE_POWER_ROUNDS=100 cargo test -p kvstore-http --test power -- --nocapture",
+        "kvstore-http/tests/power.rs",
+        "KVSTORE_POWER_ROUNDS=100 cargo test -p kvstore-http --test power -- --nocapture",
     ),
 ];
 

@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod faulty;
 pub(crate) mod history;
 pub(crate) mod load;
+pub(crate) mod mounted;
 pub(crate) mod process;
 pub(crate) mod run;
 pub(crate) mod server;
