@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::disk::Disk;
 use super::recovery::recover;
 use super::simulated::{Fault, SimulatedDisk};
+use super::snapshot::{DATA_NEW, Fingerprint, META, META_NEW, parse_meta};
 use super::{Holder, JsonFile, JsonStore, Options, Room, start_store};
 use crate::commit::{Change, Commit, Write};
 use crate::entry::{Timestamp, Version};
@@ -301,6 +302,15 @@ fn assert_nothing_looks_edited(disk: &SimulatedDisk, context: &str) {
     );
 }
 
+/// What a failed snapshot has begun is gone, unless `data.meta.json` names it already or was about to.
+fn assert_no_room_is_lost(disk: &SimulatedDisk, context: &str) {
+    let read = |name| disk.read(name).unwrap();
+    if let Some(new) = read(DATA_NEW).filter(|_| read(META_NEW).is_none()) {
+        let meta = parse_meta(disk, &read(META).unwrap()).unwrap();
+        assert_eq!(meta.data, Fingerprint::of(&new), "{context}");
+    }
+}
+
 #[test]
 fn a_snapshot_that_failed_at_any_step_is_made_up_for_by_the_next_one() {
     block_on(async {
@@ -316,6 +326,7 @@ fn a_snapshot_that_failed_at_any_step_is_made_up_for_by_the_next_one() {
                 continue;
             };
             failed += 1;
+            assert_no_room_is_lost(&disk, &format!("step {step}"));
             let begun = disk.steps();
             store.compact().await.unwrap();
             assert_nothing_looks_edited(&disk, &format!("step {step}"));
@@ -431,6 +442,38 @@ fn a_full_disk_is_an_answer_and_passes() {
                 model(3)
             );
         }
+    });
+}
+
+#[test]
+fn a_queue_that_could_begin_no_new_file_tries_again_soon() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = JsonFile::start(Arc::new(disk.clone()), &options(), None).unwrap();
+        let mut number = 0;
+        // Steps of one job: fill, lines, sync, mark.
+        let mut enqueue = async |full: bool| {
+            number += 1;
+            if full {
+                disk.plan(disk.steps() + 5, Fault::FullFor(0));
+            }
+            let command = Command::One(Operation::set(
+                Key::new(&format!("j{number}")).unwrap(),
+                Value::from_serialize(&"x".repeat(1 << 20)).unwrap(),
+            ));
+            let accepted = file.queue().enqueue(vec![NewJob::new(command)]).await;
+            assert!(accepted.iter().all(Result::is_ok), "{accepted:?}");
+        };
+        for _ in 0..7 {
+            enqueue(false).await;
+        }
+        enqueue(true).await;
+        for _ in 0..3 {
+            enqueue(false).await;
+        }
+        assert_eq!(disk.faults_met(), 1);
+        let names = disk.names().unwrap();
+        assert!(names.contains(&"queue-2.jsonl".to_owned()), "{names:?}");
     });
 }
 
