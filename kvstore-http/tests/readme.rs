@@ -18,7 +18,7 @@ use support::process::Process;
 const README: &str = include_str!("../../README.md");
 
 /// What would take too long here, or never end: the file that runs it instead, and words that show that it does.
-const ELSEWHERE: [(&str, &str, &str); 7] = [
+const ELSEWHERE: [(&str, &str, &str); 9] = [
     ("./check", "check", "cargo test --workspace"),
     ("./check --quick", "check", "./check --quick"),
     (
@@ -29,7 +29,7 @@ const ELSEWHERE: [(&str, &str, &str); 7] = [
     ("cargo bench", "check", "cargo bench --no-run"),
     (
         "KVSTORE_KILL_ROUNDS=50 cargo test -p kvstore-http --test kill -- --nocapture",
-        "kvstore-http/tests/kill/main.rs",
+        "kvstore-http/tests/kill.rs",
         "KVSTORE_KILL_ROUNDS=50 cargo test -p kvstore-http --test kill -- --nocapture",
     ),
     (
@@ -41,6 +41,16 @@ const ELSEWHERE: [(&str, &str, &str); 7] = [
         "cargo +nightly fuzz run journal -- -max_total_time=600",
         "kvstore-core/src/fuzz.rs",
         "cargo +nightly fuzz run journal -- -max_total_time=600",
+    ),
+    (
+        "KVSTORE_FAULTS=all cargo test -p kvstore-http --test faults -- --nocapture",
+        "kvstore-http/tests/faults.rs",
+        "KVSTORE_FAULTS=all cargo test -p kvstore-http --test faults -- --nocapture",
+    ),
+    (
+        "KVSTORE_POWER_ROUNDS=100 cargo test -p kvstore-http --test power -- --nocapture",
+        "kvstore-http/tests/power.rs",
+        "KVSTORE_POWER_ROUNDS=100 cargo test -p kvstore-http --test power -- --nocapture",
     ),
 ];
 

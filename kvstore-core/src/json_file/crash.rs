@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::disk::Disk;
 use super::recovery::recover;
 use super::simulated::{Fault, SimulatedDisk};
+use super::snapshot::{DATA_NEW, Fingerprint, META, META_NEW, parse_meta};
 use super::{Holder, JsonFile, JsonStore, Options, Room, start_store};
 use crate::commit::{Change, Commit, Write};
 use crate::entry::{Timestamp, Version};
@@ -269,6 +271,84 @@ fn after_an_error_nothing_more_is_acknowledged_until_it_is_opened_again() {
     });
 }
 
+/// Commits once, and takes a snapshot that fails at its step `step`; the store, if the fault has hit a snapshot.
+async fn after_failed_snapshot(disk: &SimulatedDisk, step: u64) -> Option<JsonStore> {
+    let store = open(disk).unwrap();
+    let commit = |number| {
+        store.commit(Commit {
+            writes: writes(number),
+            ..Commit::default()
+        })
+    };
+    commit(1).await.unwrap();
+    store.compact().await.unwrap();
+    commit(2).await.unwrap();
+    disk.plan(disk.steps() + step, Fault::ErrorOnce);
+    let failed = store.compact().await;
+    assert!(failed.is_ok() || disk.faults_met() == 1, "step {step}");
+    disk.plan(u64::MAX, Fault::ErrorOnce);
+    let is_sound = failed.is_err() && store.ping().await.is_ok();
+    if is_sound {
+        commit(3).await.unwrap();
+    }
+    is_sound.then_some(store)
+}
+
+fn assert_nothing_looks_edited(disk: &SimulatedDisk, context: &str) {
+    let names = disk.names().unwrap();
+    assert!(
+        !names.iter().any(|name| name.contains("edited")),
+        "{context}: {names:?}"
+    );
+}
+
+/// What a failed snapshot has begun is gone, unless `data.meta.json` names it already or was about to.
+fn assert_no_room_is_lost(disk: &SimulatedDisk, context: &str) {
+    let read = |name| disk.read(name).unwrap();
+    if let Some(new) = read(DATA_NEW).filter(|_| read(META_NEW).is_none()) {
+        let meta = parse_meta(disk, &read(META).unwrap()).unwrap();
+        assert_eq!(meta.data, Fingerprint::of(&new), "{context}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_failed_at_any_step_is_made_up_for_by_the_next_one() {
+    block_on(async {
+        let told = Told {
+            acknowledged: 3,
+            attempted: 3,
+            latest: Version(1),
+        };
+        let mut failed = 0;
+        for step in 1..40 {
+            let disk = SimulatedDisk::new();
+            let Some(store) = after_failed_snapshot(&disk, step).await else {
+                continue;
+            };
+            failed += 1;
+            assert_no_room_is_lost(&disk, &format!("step {step}"));
+            let begun = disk.steps();
+            store.compact().await.unwrap();
+            assert_nothing_looks_edited(&disk, &format!("step {step}"));
+            // The same, and the power goes at a step of the next one.
+            for second in 1..=disk.steps() - begun {
+                let disk = SimulatedDisk::new();
+                let store = after_failed_snapshot(&disk, step).await.unwrap();
+                disk.plan(disk.steps() + second, Fault::PowerCut);
+                let _ = store.compact().await;
+                for seed in 0..4 {
+                    let context =
+                        format!("an error at step {step}, power off at {second}, seed {seed}");
+                    let left = disk.after_power_cut(seed);
+                    check(&left, told, &context).await;
+                    assert_nothing_looks_edited(&left, &context);
+                }
+            }
+        }
+        assert!(failed > 10, "{failed}");
+    });
+}
+
 #[test]
 fn a_poisoned_store_says_so_and_still_reads() {
     block_on(async {
@@ -362,6 +442,38 @@ fn a_full_disk_is_an_answer_and_passes() {
                 model(3)
             );
         }
+    });
+}
+
+#[test]
+fn a_queue_that_could_begin_no_new_file_tries_again_soon() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = JsonFile::start(Arc::new(disk.clone()), &options(), None).unwrap();
+        let mut number = 0;
+        // Steps of one job: fill, lines, sync, mark.
+        let mut enqueue = async |full: bool| {
+            number += 1;
+            if full {
+                disk.plan(disk.steps() + 5, Fault::FullFor(0));
+            }
+            let command = Command::One(Operation::set(
+                Key::new(&format!("j{number}")).unwrap(),
+                Value::from_serialize(&"x".repeat(1 << 20)).unwrap(),
+            ));
+            let accepted = file.queue().enqueue(vec![NewJob::new(command)]).await;
+            assert!(accepted.iter().all(Result::is_ok), "{accepted:?}");
+        };
+        for _ in 0..7 {
+            enqueue(false).await;
+        }
+        enqueue(true).await;
+        for _ in 0..3 {
+            enqueue(false).await;
+        }
+        assert_eq!(disk.faults_met(), 1);
+        let names = disk.names().unwrap();
+        assert!(names.contains(&"queue-2.jsonl".to_owned()), "{names:?}");
     });
 }
 

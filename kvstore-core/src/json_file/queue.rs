@@ -14,7 +14,7 @@ use super::disk::Disk;
 use super::files::{Files, Kind};
 use super::journal::Journal;
 use super::queue_lines::{Restored, first_lines, restore};
-use super::queue_writer::{Request, Shared, WAITING_MAX, Writer};
+use super::queue_writer::{Request, Shared, WAITING_MAX, Writer, rotate_above};
 use super::room::Room;
 use super::{Holder, Options, PARTITION, disk_error};
 use crate::entry::Timestamp;
@@ -76,7 +76,7 @@ pub(super) fn start(
         poisoned: OnceLock::new(),
     });
     let mut writer = Writer {
-        first_bytes: journal.len(),
+        rotate_above: rotate_above(journal.len()),
         disk: Arc::clone(&disk),
         shared: Arc::clone(&shared),
         room,

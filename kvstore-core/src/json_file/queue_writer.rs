@@ -23,6 +23,14 @@ use crate::queue::Accepted;
 /// A new file is begun once one is larger than this, and than four times what it started with.
 const FILE_BYTES: u64 = 8 << 20;
 
+/// Where a new file could not be begun, the next try comes after so much more.
+const RETRY_BYTES: u64 = 1 << 20;
+
+/// How large a file gets that started with `first_bytes`.
+pub(super) fn rotate_above(first_bytes: u64) -> u64 {
+    FILE_BYTES.max(first_bytes * 4)
+}
+
 /// Most requests that wait for the thread; who comes then waits to be let in.
 pub(super) const WAITING_MAX: usize = 4096;
 
@@ -87,8 +95,8 @@ pub(super) struct Writer {
     pub(super) id: QueueId,
     pub(super) journal: Journal,
     pub(super) number: u64,
-    /// What the journal started with.
-    pub(super) first_bytes: u64,
+    /// Once the journal has so many bytes, a new one is begun.
+    pub(super) rotate_above: u64,
     /// The files before it, and the last job in each.
     pub(super) older: Vec<(u64, Position)>,
 }
@@ -323,9 +331,7 @@ impl Writer {
     }
 
     fn rotate_if_due(&mut self) {
-        if self.journal.len() < FILE_BYTES.max(self.first_bytes * 4)
-            || self.shared.poisoned.get().is_some()
-        {
+        if self.journal.len() < self.rotate_above || self.shared.poisoned.get().is_some() {
             return;
         }
         let number = self.number + 1;
@@ -336,15 +342,15 @@ impl Writer {
         match Kind::Queue.go_on(&*self.disk, number, &lines) {
             Ok(journal) => {
                 self.older.push((self.number, last));
-                self.first_bytes = journal.len();
+                self.rotate_above = rotate_above(journal.len());
                 self.journal = journal;
                 self.number = number;
                 self.remove_finished();
             }
-            // This file goes on; the next try comes when it is four times as large.
+            // This file goes on.
             Err(AppendError::Full(error)) => {
                 tracing::error!(folder = %self.disk.path().display(), %error, "no new queue file can be begun");
-                self.first_bytes = self.journal.len();
+                self.rotate_above = self.journal.len() + RETRY_BYTES;
             }
             Err(AppendError::Broken(error)) => drop(self.poison(&error)),
         }

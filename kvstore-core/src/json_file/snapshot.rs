@@ -25,7 +25,7 @@ use crate::value::Value;
 pub(super) const DATA: &str = "data.json";
 pub(super) const META: &str = "data.meta.json";
 pub(super) const DATA_NEW: &str = "data.json.new";
-const META_NEW: &str = "data.meta.json.new";
+pub(super) const META_NEW: &str = "data.meta.json.new";
 pub(super) const DATA_OLD: &str = "data.json.old";
 
 /// Files are written, and synced, in pieces of about this size.
@@ -347,6 +347,25 @@ pub(super) fn write(
     disk: &dyn Disk,
     meta: &Meta,
     replaces: Option<Fingerprint>,
+    next: impl FnMut() -> Vec<Row>,
+) -> io::Result<Fingerprint> {
+    let written = write_new(disk, meta, replaces, next).inspect_err(|_| {
+        // On a full disk it would take the room that commits need.
+        for name in [DATA_NEW, META_NEW] {
+            let _ = disk.remove(name);
+        }
+    })?;
+    disk.rename(META_NEW, META)?;
+    disk.sync_folder()?;
+    exchange(disk, replaces)?;
+    Ok(written)
+}
+
+/// Step 1, and the file for step 2.
+fn write_new(
+    disk: &dyn Disk,
+    meta: &Meta,
+    replaces: Option<Fingerprint>,
     mut next: impl FnMut() -> Vec<Row>,
 ) -> io::Result<Fingerprint> {
     let mut file = disk.create(DATA_NEW)?;
@@ -395,10 +414,26 @@ pub(super) fn write(
     line::seal(&mut text, 0, &mut 0);
     let mut file = disk.create(META_NEW)?;
     write_synced(&mut *file, 0, &text)?;
-    disk.rename(META_NEW, META)?;
-    disk.sync_folder()?;
-    exchange(disk, replaces)?;
     Ok(written)
+}
+
+/// Finishes what a failed [`write`] has left undone, as opening the folder would, and returns what `data.json` is then. Until then
+/// `data.meta.json` may name a file that only `data.json.new` is, so another one must not be begun.
+pub(super) fn settle(disk: &dyn Disk) -> io::Result<Fingerprint> {
+    let data = match load(disk, true).map_err(io::Error::other)? {
+        Pair::Whole(meta, _) => meta.data,
+        Pair::Edited { meta, newer, .. } => {
+            if newer {
+                exchange(disk, meta.previous)?;
+            }
+            meta.data
+        }
+        Pair::None | Pair::Foreign(_) => {
+            return Err(io::Error::other(format!("{META} is gone")));
+        }
+    };
+    disk.sync_folder()?;
+    Ok(data)
 }
 
 /// Writes `text` there and syncs it, piece by piece: a commit that wants to sync its journal meanwhile waits for one piece,

@@ -129,6 +129,7 @@ pub(super) fn start(start: Start) -> io::Result<Requests> {
         older_bytes: recovered.journal_bytes,
         snapshot_bytes_min,
         retry_above: 0,
+        unsettled: false,
         snapshot: None,
         snapshot_result: Arc::default(),
         snapshot_waiters: Vec::new(),
@@ -156,6 +157,8 @@ struct Writer {
     snapshot_bytes_min: u64,
     /// After a snapshot that failed: only with more journal than this is the next one tried.
     retry_above: u64,
+    /// The last snapshot failed, and may have left the pair half exchanged.
+    unsettled: bool,
     snapshot: Option<JoinHandle<()>>,
     /// Where the snapshot's thread leaves what came of it.
     snapshot_result: Arc<Mutex<Option<io::Result<Fingerprint>>>>,
@@ -383,13 +386,15 @@ impl Writer {
         self.number = number;
 
         let meta = self.cut();
-        let (disk, shared, data) = (Arc::clone(&self.disk), Arc::clone(&self.shared), self.data);
+        let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
+        let replaces = self.replaces();
         let (sender, ended) = (self.sender.clone(), Arc::clone(&self.snapshot_result));
         let thread = std::thread::Builder::new()
             .name("kvstore-snapshot".into())
             .spawn(move || {
                 let next = || shared.write().table.next_of_cut(SNAPSHOT_PIECE);
-                let result = snapshot::write(&*disk, &meta, Some(data), next);
+                let result = replaces(&*disk)
+                    .and_then(|data| snapshot::write(&*disk, &meta, Some(data), next));
                 if result.is_ok() {
                     Kind::Store.remove_before(&*disk, meta.journal);
                 }
@@ -402,6 +407,15 @@ impl Writer {
         self.snapshot = Some(thread);
         self.snapshot_again = false;
         Ok(())
+    }
+
+    /// How to find out which `data.json` a snapshot is going to replace.
+    fn replaces(&self) -> impl FnOnce(&dyn Disk) -> io::Result<Fingerprint> + Send + use<> {
+        let (unsettled, data) = (self.unsettled, self.data);
+        move |disk| match unsettled {
+            true => snapshot::settle(disk),
+            false => Ok(data),
+        }
     }
 
     /// Starts the walk over the entries as they are, and says all else that was true then.
@@ -428,6 +442,7 @@ impl Writer {
                 self.data = data;
                 self.older_bytes = 0;
                 self.retry_above = 0;
+                self.unsettled = false;
                 if !std::mem::take(&mut self.snapshot_again) {
                     for waiter in self.snapshot_waiters.drain(..) {
                         let _ = waiter.send(Ok(()));
@@ -443,6 +458,7 @@ impl Writer {
         tracing::error!(folder = %self.disk.path().display(), %error, "data.json could not be brought up to date: the journal grows on");
         self.shared.write().table.drop_cut();
         self.retry_above = (self.older_bytes + self.journal.len()) * 2;
+        self.unsettled = true;
         for waiter in self.snapshot_waiters.drain(..) {
             let what = "can't bring data.json up to date".to_owned();
             let _ = waiter.send(Err(Error::Unavailable {
@@ -472,10 +488,10 @@ impl Writer {
         self.number += 1;
         let meta = self.cut();
         let shared = Arc::clone(&self.shared);
-        snapshot::write(&*self.disk, &meta, Some(self.data), || {
-            shared.write().table.next_of_cut(SNAPSHOT_PIECE)
-        })
-        .map_err(failed)?;
+        let next = || shared.write().table.next_of_cut(SNAPSHOT_PIECE);
+        self.replaces()(&*self.disk)
+            .and_then(|data| snapshot::write(&*self.disk, &meta, Some(data), next))
+            .map_err(failed)?;
         Kind::Store.remove_before(&*self.disk, meta.journal);
         self.disk.sync_folder().map_err(failed)
     }

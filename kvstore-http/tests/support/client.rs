@@ -96,12 +96,18 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects.
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        Self {
-            stream: TcpStream::connect(address)
-                .await
-                .expect("a server that listens"),
+        Self::try_open(address)
+            .await
+            .expect("a server that listens")
+    }
+
+    /// Connects, if there is still a server.
+    pub(crate) async fn try_open(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(address).await.ok()?;
+        Some(Self {
+            stream,
             unread: Vec::new(),
-        }
+        })
     }
 
     /// Sends bytes as they are.

@@ -1,7 +1,12 @@
-//! A server in this process, with a worker beside it, and a client that sees every byte.
+//! A server in this process with a worker beside it, the real program as a process, and a client that sees every byte.
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
 pub(crate) mod client;
 pub(crate) mod faulty;
+pub(crate) mod history;
+pub(crate) mod load;
+pub(crate) mod mounted;
 pub(crate) mod process;
+pub(crate) mod run;
 pub(crate) mod server;
+pub(crate) mod strace;

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// Longer than a start or an end takes on a busy machine, so that a test fails rather than hangs.
@@ -19,6 +19,24 @@ pub(crate) fn command(args: &[&str]) -> Command {
         }
     }
     command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// The same, started by `wrapper`: the words before its name, of a program that becomes it.
+pub(crate) fn command_by(wrapper: &[String], args: &[&str]) -> Command {
+    let program = command(args);
+    let [name, words @ ..] = wrapper else {
+        return program;
+    };
+    let mut command = Command::new(name);
+    command
+        .args(words)
+        .arg(program.get_program())
+        .args(program.get_args())
+        .stdin(Stdio::null());
+    for (name, _) in program.get_envs() {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -91,6 +109,24 @@ impl Process {
     pub(crate) fn serves(mut self) -> Self {
         self.address = self.logged_address("serving");
         self
+    }
+
+    /// Waits until it serves or has ended; whether it serves.
+    pub(crate) fn serves_or_ends(&mut self) -> bool {
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(fields) if fields["message"] == "serving" => {
+                    let address = fields["address"].as_str().and_then(|it| it.parse().ok());
+                    self.address = address.expect("an address");
+                    return true;
+                }
+                Ok(fields) => self.passed.get_mut().push(fields),
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("it neither serves nor ends: {:#?}", self.passed)
+                }
+            }
+        }
     }
 
     fn spawn(command: Command) -> Self {

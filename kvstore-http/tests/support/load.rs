@@ -1,18 +1,83 @@
-//! A client that writes to keys of its own, in every way there is, until the server is gone.
+//! A client that writes to keys of its own, in every way there is, until the server is gone or it is told to stop.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::history::{History, tag_number};
 use crate::support::client::{Connection, Reply, request};
+use crate::support::history::{History, tag_number};
 
 const KEYS: usize = 2;
 
 /// Most bytes that fill up a value.
 const PADDING_MAX: usize = 1200;
+
+/// Who is refused asks again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(5);
+
+/// What the clients of a load were answered so far.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    acknowledged: AtomicUsize,
+    /// 503: nothing is accepted any more.
+    refused: AtomicUsize,
+    /// 507: there is no room.
+    full: AtomicUsize,
+    /// 504: nobody knows.
+    unknown: AtomicUsize,
+    stopped: AtomicBool,
+}
+
+impl Tally {
+    pub(crate) fn acknowledged(&self) -> usize {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn full(&self) -> usize {
+        self.full.load(Ordering::SeqCst)
+    }
+
+    /// Answers that a disk without faults does not lead to.
+    pub(crate) fn failed(&self) -> usize {
+        let count = |count: &AtomicUsize| count.load(Ordering::SeqCst);
+        count(&self.refused) + count(&self.full) + count(&self.unknown)
+    }
+
+    pub(crate) fn answered(&self) -> usize {
+        self.acknowledged() + self.failed()
+    }
+
+    /// Lets each client end when it has its next answer.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    fn count(&self, said: Said) {
+        let counter = match said {
+            Said::Acknowledged => &self.acknowledged,
+            Said::Refused => &self.refused,
+            Said::Full => &self.full,
+            Said::Unknown => &self.unknown,
+            Said::Nothing => return,
+        };
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// What a write was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Acknowledged,
+    Refused,
+    Full,
+    Unknown,
+    /// The connection broke.
+    Nothing,
+}
 
 pub(crate) struct Client {
     random: StdRng,
@@ -43,20 +108,31 @@ impl Client {
         }
     }
 
-    /// Writes until the connection breaks.
-    pub(crate) async fn write(
-        mut self,
-        mut connection: Connection,
-        acknowledged: Arc<AtomicUsize>,
-    ) -> Self {
-        while self.write_once(&mut connection).await {
-            acknowledged.fetch_add(1, Ordering::Relaxed);
+    /// Writes until the connection breaks, an answer leaves open what became of a write, or `tally` says that it is enough.
+    pub(crate) async fn write(mut self, address: SocketAddr, tally: Arc<Tally>) -> Self {
+        let Some(mut connection) = Connection::try_open(address).await else {
+            return self;
+        };
+        let mut was_refused = false;
+        while !tally.stopped.load(Ordering::SeqCst) {
+            let said = self.write_once(&mut connection).await;
+            tally.count(said);
+            match said {
+                Said::Acknowledged => assert!(
+                    !was_refused,
+                    "a server that had given up acknowledges a write without having been started again"
+                ),
+                Said::Refused | Said::Full => {
+                    was_refused |= said == Said::Refused;
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+                Said::Unknown | Said::Nothing => break,
+            }
         }
         self
     }
 
-    /// Whether there was an answer.
-    async fn write_once(&mut self, connection: &mut Connection) -> bool {
+    async fn write_once(&mut self, connection: &mut Connection) -> Said {
         let history = &mut self.keys[self.random.random_range(0..KEYS)];
         let way = choose(&mut self.random, history);
         let value = match way {
@@ -81,10 +157,9 @@ impl Client {
         let was_present = history.is_present();
         history.sending(value);
         let Some(reply) = connection.try_ask(&request).await else {
-            return false;
+            return Said::Nothing;
         };
-        take(history, way, was_present, &reply);
-        true
+        take(history, way, was_present, &reply)
     }
 
     /// Reads each key and looks whether it holds what it must.
@@ -138,12 +213,26 @@ fn choose(random: &mut StdRng, history: &History) -> Way {
 }
 
 /// Takes an answer as a client does: what it promises is relied on from here on.
-fn take(history: &mut History, way: Way, was_present: bool, reply: &Reply) {
+fn take(history: &mut History, way: Way, was_present: bool, reply: &Reply) -> Said {
+    match reply.status {
+        503 | 507 => {
+            history.refused();
+            return if reply.status == 503 {
+                Said::Refused
+            } else {
+                Said::Full
+            };
+        }
+        // What is known of the key stays open until it is read after a restart.
+        504 => return Said::Unknown,
+        _ => {}
+    }
     let body = reply.json();
     match (way, reply.status) {
-        (Way::PutStale(_), 412) => history.refused(),
+        // Its verdict may come after the wait has run out, on a busy machine or a broken one.
+        (Way::PutStale(_), 202 | 412) => history.refused(),
         (Way::PutStale(_), _) => panic!("{way:?}: {reply:?}"),
-        // A wait may run out on a busy machine.
+        // Likewise.
         (_, 202) => {
             history.job = body["job_id"].as_str().map(str::to_owned);
             history.acknowledged(None);
@@ -159,4 +248,5 @@ fn take(history: &mut History, way: Way, was_present: bool, reply: &Reply) {
         }
         _ => panic!("{way:?}: {reply:?}"),
     }
+    Said::Acknowledged
 }
