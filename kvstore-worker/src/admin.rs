@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
@@ -22,7 +23,7 @@ use tokio::time::{sleep, timeout};
 use kvstore_core::process::in_one_line;
 use kvstore_core::{JobQueue, Store};
 
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Figures, Metrics};
 
 /// Most connections at a time: supervisors open one for each probe and close it.
 const CONNECTIONS_MAX: usize = 16;
@@ -52,7 +53,7 @@ impl Health {
     /// Of a process that uses `store` and `queue`.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
         Self {
-            metrics: Arc::new(Metrics::new(&store)),
+            metrics: Arc::new(Metrics::new(store.lag().is_some())),
             store,
             queue,
             draining: Arc::new(AtomicBool::new(false)),
@@ -98,9 +99,17 @@ impl Health {
     }
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
-        let depth = timeout(PING_TIMEOUT, self.queue.depth()).await;
-        let depth = depth.ok().and_then(Result::ok);
-        let mut response = Response::new(Full::from(self.metrics.text(&self.store, depth)));
+        let (is_up, depth) = join(
+            self.backends_answer(),
+            timeout(PING_TIMEOUT, self.queue.depth()),
+        )
+        .await;
+        let figures = Figures {
+            is_up,
+            lag: self.store.lag(),
+            depth: depth.ok().and_then(Result::ok),
+        };
+        let mut response = Response::new(Full::from(self.metrics.text(figures)));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -3,8 +3,8 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use kvstore_core::{Depth, Store};
-use prometheus_client::encoding::text::encode;
+use kvstore_core::Depth;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -17,79 +17,81 @@ type Seconds = Gauge<f64, AtomicU64>;
 /// The metrics of a process that uses a store and a queue. Their names are in the README, and stay.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    registry: Registry,
+    process: Registry,
     up: Gauge,
+    /// Where a store is read that another process writes.
+    lag: Option<Seconds>,
+    /// Left out where it is not known what waits: figures of before would be taken for those of now.
+    queue: Registry,
     jobs: Gauge,
     bytes: Gauge,
     oldest: Seconds,
-    /// Where a store is read that another process writes.
-    lag: Option<Seconds>,
+}
+
+/// What there is to say at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    /// Whether store and queue answer.
+    pub(crate) is_up: bool,
+    pub(crate) lag: Option<Duration>,
+    /// What waits, if the queue says so.
+    pub(crate) depth: Option<Depth>,
 }
 
 impl Metrics {
-    pub(crate) fn new(store: &dyn Store) -> Self {
-        let mut registry = Registry::with_prefix("kvstore");
-        let (up, jobs, bytes) = (Gauge::default(), Gauge::default(), Gauge::default());
-        let oldest = Seconds::default();
+    /// `is_follower`: the store is written by another process.
+    pub(crate) fn new(is_follower: bool) -> Self {
+        let mut process = Registry::with_prefix("kvstore");
+        let (up, lag) = (Gauge::default(), is_follower.then(Seconds::default));
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Which version this is", version);
-        registry.register(
-            "up",
-            "1 if the queue answers, 0 if not: its figures are the last ones then",
-            up.clone(),
-        );
-        registry.register(
-            "queue_jobs",
-            "Jobs accepted and not applied yet",
-            jobs.clone(),
-        );
-        registry.register_with_unit(
-            "queue",
-            "Keys and values of these jobs",
-            Unit::Bytes,
-            bytes.clone(),
-        );
-        registry.register_with_unit(
-            "queue_oldest_job_age",
-            "How long the oldest of these jobs has been waiting; 0 if there is none",
-            Unit::Seconds,
-            oldest.clone(),
-        );
-        let lag = store.lag().map(|_| {
-            let lag = Seconds::default();
-            registry.register_with_unit(
+        process.register("build", "Which version this is", version);
+        process.register("up", "1 if store and queue answer, 0 if not", up.clone());
+        if let Some(lag) = &lag {
+            process.register_with_unit(
                 "follower_lag",
                 "How long ago this reader had everything that was acknowledged",
                 Unit::Seconds,
                 lag.clone(),
             );
-            lag
-        });
+        }
+        let mut queue = Registry::with_prefix("kvstore_queue");
+        let (jobs, bytes, oldest) = (Gauge::default(), Gauge::default(), Seconds::default());
+        queue.register("jobs", "Jobs accepted and not applied yet", jobs.clone());
+        queue.register("bytes", "Keys and values of these jobs", bytes.clone());
+        queue.register_with_unit(
+            "oldest_job_age",
+            "How long the oldest of these jobs has been waiting; 0 if there is none",
+            Unit::Seconds,
+            oldest.clone(),
+        );
         Self {
-            registry,
+            process,
             up,
+            lag,
+            queue,
             jobs,
             bytes,
             oldest,
-            lag,
         }
     }
 
-    /// All of them as they are now. `depth`: what waits, if the queue says so.
-    pub(crate) fn text(&self, store: &dyn Store, depth: Option<Depth>) -> String {
-        self.up.set(depth.is_some().into());
-        if let Some(depth) = depth {
-            let seconds = depth.oldest_age.unwrap_or(Duration::ZERO).as_secs_f64();
-            self.jobs.set(saturated(depth.jobs));
-            self.bytes.set(saturated(depth.bytes));
-            self.oldest.set(seconds);
-        }
-        if let (Some(gauge), Some(lag)) = (&self.lag, store.lag()) {
+    /// All that is known, as text.
+    pub(crate) fn text(&self, figures: Figures) -> String {
+        self.up.set(figures.is_up.into());
+        if let (Some(gauge), Some(lag)) = (&self.lag, figures.lag) {
             gauge.set(lag.as_secs_f64());
         }
         let mut text = String::new();
         // Writing to a String does not fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.process);
+        if let Some(depth) = figures.depth {
+            let age = depth.oldest_age.unwrap_or(Duration::ZERO);
+            self.jobs.set(saturated(depth.jobs));
+            self.bytes.set(saturated(depth.bytes));
+            self.oldest.set(age.as_secs_f64());
+            let _ = encode_registry(&mut text, &self.queue);
+        }
+        let _ = encode_eof(&mut text);
         text
     }
 }

@@ -86,7 +86,7 @@ async fn metric(health: &Health, name: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn metrics_say_what_waits_and_whether_the_queue_said_so() {
+async fn metrics_say_what_waits_as_long_as_that_is_known() {
     let Process { queue, health, .. } = process();
     for (name, value) in [
         ("kvstore_up", "1"),
@@ -108,7 +108,7 @@ async fn metrics_say_what_waits_and_whether_the_queue_said_so() {
     assert_ne!(metric(&health, "kvstore_queue_bytes").await.unwrap(), "0");
     queue.close().await.unwrap();
     assert_eq!(metric(&health, "kvstore_up").await.unwrap(), "0");
-    assert_eq!(metric(&health, "kvstore_queue_jobs").await.unwrap(), "1");
+    assert_eq!(metric(&health, "kvstore_queue_jobs").await, None);
 }
 
 #[tokio::test]
