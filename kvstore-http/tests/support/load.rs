@@ -13,7 +13,7 @@ use crate::support::history::{History, tag_number};
 
 const KEYS: usize = 2;
 
-/// Most bytes that fill up a value.
+/// Most bytes that fill up a value, unless told otherwise.
 const PADDING_MAX: usize = 1200;
 
 /// Who is refused asks again after this.
@@ -82,6 +82,8 @@ enum Said {
 pub(crate) struct Client {
     random: StdRng,
     keys: Vec<History>,
+    /// Most bytes that fill up a value.
+    pub(crate) padding_max: usize,
 }
 
 /// One way to write.
@@ -105,6 +107,7 @@ impl Client {
         Self {
             random: StdRng::seed_from_u64(seed),
             keys: keys.collect(),
+            padding_max: PADDING_MAX,
         }
     }
 
@@ -137,7 +140,7 @@ impl Client {
         let way = choose(&mut self.random, history);
         let value = match way {
             Way::Delete | Way::DeleteLater => None,
-            _ => Some(history.make_value(self.random.random_range(0..PADDING_MAX))),
+            _ => Some(history.make_value(self.random.random_range(0..self.padding_max))),
         };
         let key = &history.key;
         let put =

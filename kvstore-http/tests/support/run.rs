@@ -78,6 +78,13 @@ impl Run {
         }
     }
 
+    /// From now on values have up to so many bytes.
+    pub(crate) fn set_padding(&mut self, bytes_max: usize) {
+        for client in &mut self.clients {
+            client.padding_max = bytes_max;
+        }
+    }
+
     pub(crate) fn launch(&self) -> Process {
         self.launch_by(&self.wrapper)
     }
