@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::recovery::recover;
+use super::roll::Calls;
 use super::simulated::{Fault, SimulatedDisk};
 use super::snapshot::{DATA_NEW, Fingerprint, META, META_NEW, parse_meta};
 use super::{Holder, JsonFile, JsonStore, Options, Room, start_store};
@@ -28,12 +29,14 @@ const COMMITS: u64 = 24;
 /// The store alone: the queue's files have a story of their own below.
 fn open(disk: &SimulatedDisk) -> Result<JsonStore> {
     let recovered = recover(disk, Timestamp(1), false)?;
+    let roll = Arc::new(Calls::new(recovered.roll));
     start_store(
         Arc::new(disk.clone()),
         &options(),
         recovered,
         Arc::new(Room::new(None)),
         Holder::new(None),
+        roll,
     )
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::Disk;
 use super::journal::{self, AppendError, Contents, End, FORMAT, Journal, ReadLine};
 use super::record::push_json;
+use super::roll::Calls;
 use super::snapshot::free_name;
 use super::{corrupt, disk_error};
 use crate::error::Result;
@@ -106,14 +107,23 @@ impl Kind {
         disk: &dyn Disk,
         number: u64,
         lines: &[Vec<u8>],
+        roll: &Calls,
     ) -> Result<Journal, AppendError> {
         let name = self.name(number);
-        Journal::create(disk, &name, lines).map_err(|error| {
+        let begin = || {
+            let journal = Journal::create(disk, &name, lines).map_err(AppendError::Full)?;
+            roll.call(disk, self, number)?;
+            Ok(journal)
+        };
+        begin().map_err(|error| match error {
             // If it is there after all, it would cut off what the file before it gets from here on.
-            match disk.remove(&name).and_then(|()| disk.sync_folder()) {
-                Ok(()) => AppendError::Full(error),
-                Err(error) => AppendError::Broken(error),
+            AppendError::Full(error) => {
+                match disk.remove(&name).and_then(|()| disk.sync_folder()) {
+                    Ok(()) => AppendError::Full(error),
+                    Err(error) => AppendError::Broken(error),
+                }
             }
+            broken @ AppendError::Broken(_) => broken,
         })
     }
 
@@ -198,6 +208,11 @@ impl Files {
         self.files
             .iter()
             .flat_map(|file| file.contents.lines().skip(1).map(move |line| (file, line)))
+    }
+
+    /// Whether anything in them can't be read.
+    pub(super) fn are_damaged(&self) -> bool {
+        self.files.iter().any(|file| file.contents.damage.is_some())
     }
 
     /// The number behind the last file.

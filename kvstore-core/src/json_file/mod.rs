@@ -6,6 +6,7 @@
 //!   data.meta.json       what the plain object can't hold: versions, deadlines, positions, outcomes, and which file it belongs to
 //!   journal-<n>.jsonl    commits since then, one line each
 //!   queue-<n>.jsonl      accepted jobs, one line each
+//!   files.json           which of those files are the latest, so that one that is removed is missed
 //!   LOCK                 held by the process that writes; its id is in it
 //! ```
 //!
@@ -43,12 +44,15 @@ mod import;
 mod journal;
 mod line;
 mod lock;
+#[cfg(test)]
+mod opening;
 mod queue;
 mod queue_lines;
 mod queue_writer;
 mod record;
 mod recovery;
 mod repair;
+mod roll;
 mod room;
 mod salvage;
 #[cfg(any(test, feature = "fuzz"))]
@@ -65,10 +69,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::disk::Disk;
+use self::files::{Files, Kind};
 use self::lock::Lock;
 pub use self::queue::JsonQueue;
 use self::recovery::Recovered;
 pub use self::repair::repair;
+use self::roll::Calls;
 use self::room::Room;
 pub use self::salvage::Problem;
 pub use self::store::JsonStore;
@@ -169,18 +175,23 @@ impl JsonFile {
     fn start(disk: Arc<dyn Disk>, options: &Options, lock: Option<Arc<Lock>>) -> Result<Self> {
         let room = Arc::new(Room::new(options.data_bytes_max));
         let holder = Holder::new(lock);
+        // Both are read before anything is written.
+        let queue_files = Files::read(&*disk, Kind::Queue, None, false)?;
         let recovered = recovery::recover(&*disk, options.clock.now(), options.keep_edit)?;
         let id = recovered.meta.queue;
         let applied = recovered.state.progress.applied(id, PARTITION);
+        let roll = Arc::new(Calls::new(recovered.roll));
         let queue = queue::start(
             Arc::clone(&disk),
             options,
+            queue_files,
             id,
             applied,
             Arc::clone(&room),
             holder.clone(),
+            Arc::clone(&roll),
         )?;
-        let store = start_store(disk, options, recovered, room, holder)?;
+        let store = start_store(disk, options, recovered, room, holder, roll)?;
         Ok(Self {
             store: Arc::new(store),
             queue: Arc::new(queue),
@@ -228,7 +239,10 @@ fn start_store(
     recovered: Recovered,
     room: Arc<Room>,
     holder: Holder,
+    roll: Arc<Calls>,
 ) -> Result<JsonStore> {
+    roll.call(&*disk, Kind::Store, recovered.number)
+        .map_err(|error| roll_error(&*disk, error))?;
     let (state, recovered) = Unstated::split(recovered);
     room.set_data(state.table.bytes());
     let shared = Arc::new(Shared::new(state, Arc::clone(&options.clock)));
@@ -238,6 +252,7 @@ fn start_store(
         room,
         recovered,
         snapshot_bytes_min: options.snapshot_bytes_min,
+        roll,
     };
     let requests = writer::start(start)
         .map_err(|error| disk_error(&*disk, "can't start a thread for", "", error))?;
@@ -246,6 +261,15 @@ fn start_store(
         requests,
         holder,
     })
+}
+
+/// The answer to an opening whose new file could not be put on the roll.
+fn roll_error(disk: &dyn Disk, error: journal::AppendError) -> Error {
+    match error {
+        journal::AppendError::Full(error) | journal::AppendError::Broken(error) => {
+            disk_error(disk, "can't write", roll::ROLL, error)
+        }
+    }
 }
 
 /// The lock on the folder, which goes when store and queue are both closed, or dropped.

@@ -15,6 +15,7 @@ use super::files::{Files, Kind};
 use super::journal::Journal;
 use super::queue_lines::{Restored, first_lines, restore};
 use super::queue_writer::{Request, Shared, WAITING_MAX, Writer, rotate_above};
+use super::roll::Calls;
 use super::room::Room;
 use super::{Holder, Options, PARTITION, disk_error};
 use crate::entry::Timestamp;
@@ -33,21 +34,23 @@ pub struct JsonQueue {
     holder: Holder,
 }
 
-/// Opens the queue's part of the folder and starts its thread. `applied` is how far the store is.
+/// Opens the queue's part of the folder, `files`, and starts its thread. `applied` is how far the store is.
+#[expect(clippy::too_many_arguments, reason = "all that an opening has, once")]
 pub(super) fn start(
     disk: Arc<dyn Disk>,
     options: &Options,
+    files: Files,
     id: QueueId,
     applied: Position,
     room: Arc<Room>,
     holder: Holder,
+    roll: Arc<Calls>,
 ) -> Result<JsonQueue> {
     let queue_options = QueueOptions {
         partitions: PartitionCount::ONE,
         ..options.queue.clone()
     };
     let mut log = PartitionLog::new(id, PARTITION, &queue_options);
-    let files = Files::read(&*disk, Kind::Queue, None, false)?;
     let Restored {
         previous,
         carried,
@@ -67,6 +70,9 @@ pub(super) fn start(
     let name = Kind::Queue.name(number);
     let journal = Journal::create(&*disk, &name, &lines)
         .map_err(|error| disk_error(&*disk, "can't write", &name, error))?;
+    let first = files.iter().next().map_or(number, |file| file.number);
+    roll.call_queue(&*disk, first, number)
+        .map_err(|error| super::roll_error(&*disk, error))?;
 
     room.set_queued(log.depth(Timestamp(0)).bytes);
     let shared = Arc::new(Shared {
@@ -84,6 +90,7 @@ pub(super) fn start(
         journal,
         number,
         older,
+        roll,
     };
     writer.remove_finished();
     let (requests, receiver) = mpsc::channel(WAITING_MAX);

@@ -11,6 +11,7 @@ use super::disk_error;
 use super::files::Kind;
 use super::journal::{AppendError, Journal};
 use super::queue_lines::{first_lines, job_line, member_line};
+use super::roll::Calls;
 use super::room::Room;
 use crate::clock::Clock;
 use crate::command::Action;
@@ -99,6 +100,7 @@ pub(super) struct Writer {
     pub(super) rotate_above: u64,
     /// The files before it, and the last job in each.
     pub(super) older: Vec<(u64, Position)>,
+    pub(super) roll: Arc<Calls>,
 }
 
 /// One job of a call, judged.
@@ -325,8 +327,15 @@ impl Writer {
                 .older
                 .get(finished)
                 .map_or(self.number, |(number, _)| *number);
-            Kind::Queue.remove_before(&*self.disk, next);
-            self.older.drain(..finished);
+            match self.roll.dismiss(&*self.disk, next) {
+                Ok(()) => {
+                    Kind::Queue.remove_before(&*self.disk, next);
+                    self.older.drain(..finished);
+                }
+                // They stay until there is room.
+                Err(AppendError::Full(_)) => {}
+                Err(AppendError::Broken(error)) => drop(self.poison(&error)),
+            }
         }
     }
 
@@ -339,7 +348,7 @@ impl Writer {
         let last = log.last();
         let lines = first_lines(number, Some(self.journal.durable()), self.id, &log);
         drop(log);
-        match Kind::Queue.go_on(&*self.disk, number, &lines) {
+        match Kind::Queue.go_on(&*self.disk, number, &lines, &self.roll) {
             Ok(journal) => {
                 self.older.push((self.number, last));
                 self.rotate_above = rotate_above(journal.len());

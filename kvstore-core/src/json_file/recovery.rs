@@ -7,10 +7,11 @@ use super::disk::Disk;
 use super::files::{Files, Kind};
 use super::import::import;
 use super::journal::{BEGUN, End, Journal};
+use super::roll::Roll;
 use super::snapshot::{self, DATA, Fingerprint, Meta, Pair, SNAPSHOT_PIECE};
 use super::{corrupt, disk_error, record};
 use crate::entry::{Timestamp, Version};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::QueueId;
 use crate::limits::RENUMBER_GAP;
 use crate::state::{State, Table};
@@ -26,6 +27,8 @@ pub(super) struct Recovered {
     pub(super) journal: Journal,
     /// The number of that journal.
     pub(super) number: u64,
+    /// The roll as it was found.
+    pub(super) roll: Roll,
     /// Bytes of all journals whose commits are not in `data.json`.
     pub(super) journal_bytes: u64,
 }
@@ -57,8 +60,10 @@ pub(super) fn recover(disk: &dyn Disk, now: Timestamp, keep_edit: bool) -> Resul
         .numbers(disk)?
         .into_iter()
         .chain(Kind::Queue.numbers(disk)?);
-    let has_logs = numbers.count() > 0;
-    match snapshot::load(disk, has_logs)? {
+    let roll = Roll::read(disk)?;
+    let has_logs = numbers.count() > 0 || roll.is_some();
+    let roll = roll.unwrap_or_default();
+    let mut recovered = match snapshot::load(disk, has_logs)? {
         Pair::None => take_over(
             disk,
             Meta::of_new_folder(QueueId::random()),
@@ -77,10 +82,22 @@ pub(super) fn recover(disk: &dyn Disk, now: Timestamp, keep_edit: bool) -> Resul
             )
         }
         Pair::Edited { meta, text, newer } => {
+            roll.check_queue(disk)?;
+            let is_missing = match roll.check_journals(disk, meta.journal) {
+                Err(error @ Error::Corrupt { .. }) if !keep_edit => return Err(error),
+                checked => checked.is_err(),
+            };
+            let newer = newer || is_missing;
             recover_edited(disk, *meta, &text, newer, now, keep_edit)
         }
-        Pair::Whole(meta, text) => recover_whole(disk, &meta, &text),
-    }
+        Pair::Whole(meta, text) => {
+            roll.check_queue(disk)?;
+            roll.check_journals(disk, meta.journal)?;
+            recover_whole(disk, &meta, &text)
+        }
+    }?;
+    recovered.roll = roll;
+    Ok(recovered)
 }
 
 /// Takes `text` as the data, and writes the pair before anything else can happen. What `meta` knows of entries that are in
@@ -115,7 +132,7 @@ fn take_over(
     )
 }
 
-/// A `data.json` that somebody edited while nothing ran.
+/// A `data.json` that somebody edited while nothing ran. `newer`: there was something that is not in it.
 fn recover_edited(
     disk: &dyn Disk,
     mut meta: Meta,
@@ -126,7 +143,8 @@ fn recover_edited(
 ) -> Result<Recovered> {
     let journals = Files::read(disk, Kind::Store, Some(meta.journal), keep_edit)?;
     let commits = journals.lines().count();
-    if newer || commits > 0 {
+    // Where lines can't be read, nobody knows which versions they used.
+    if newer || commits > 0 || keep_edit && journals.are_damaged() {
         if !keep_edit {
             let ways_out = format!(
                 "it was edited while {commits} later commits stand in journals beside it: put it back as it was, \
@@ -143,6 +161,7 @@ fn recover_edited(
         tracing::info!(file = %disk.path().join(DATA).display(), "it was edited: taking the edit as the data");
     }
     meta.journal = journals.next_number().unwrap_or(meta.journal);
+    journals.keep_torn_tail(disk)?;
     let recovered = take_over(disk, meta, Some(Fingerprint::of(text)), text, now)?;
     Kind::Store.remove_before(disk, recovered.number);
     Ok(recovered)
@@ -247,6 +266,7 @@ fn start_journal(disk: &dyn Disk, start: Start<'_>) -> Result<Recovered> {
         data,
         journal,
         number,
+        roll: Roll::default(),
         journal_bytes: bytes,
     })
 }

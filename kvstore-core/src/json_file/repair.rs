@@ -13,6 +13,7 @@ use super::files::Kind;
 use super::journal::Journal;
 use super::lock::Lock;
 use super::queue_lines::{first_lines, job_line};
+use super::roll::ROLL;
 use super::salvage::{Beside, Problem, Salvage, has_anything};
 use super::snapshot::{self, DATA, DATA_NEW, DATA_OLD, Fingerprint, SNAPSHOT_PIECE};
 use super::{disk_error, io_error};
@@ -70,6 +71,10 @@ pub(super) fn repair_disk(disk: &dyn Disk, now: Timestamp) -> Result<Vec<Problem
     if salvage.has_queue_problem {
         write_queue(disk, &salvage)?;
     }
+    if salvage.damaged.contains(ROLL) {
+        disk.remove(ROLL)
+            .map_err(|error| disk_error(disk, "can't remove", ROLL, error))?;
+    }
     disk.sync_folder()
         .map_err(|error| io_error(disk.path(), "can't sync", error))?;
     Ok(salvage.problems)
@@ -126,9 +131,9 @@ fn keep_aside(disk: &dyn Disk, salvage: &Salvage) -> std::io::Result<()> {
 
 /// Writes everything that could be read as a snapshot does.
 fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
-    let next = Kind::Store.numbers(disk)?.last().map(|last| last + 1);
+    let next = salvage.next_number(disk, Kind::Store)?;
     let Salvage { state, meta, .. } = salvage;
-    meta.journal = next.unwrap_or(1).max(meta.journal);
+    meta.journal = next.max(meta.journal);
     meta.version = state.version;
     meta.time = state.time;
     meta.set_progress(&state.progress);
@@ -145,13 +150,16 @@ fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
 
 /// Writes the jobs that wait into a new file, which takes the place of all.
 fn write_queue(disk: &dyn Disk, salvage: &Salvage) -> Result<()> {
-    let next = Kind::Queue.numbers(disk)?.last().map(|last| last + 1);
-    let number = next.unwrap_or(1);
+    let number = salvage.next_number(disk, Kind::Queue)?;
     let name = Kind::Queue.name(number);
     let mut lines = first_lines(number, None, salvage.meta.queue, &salvage.log);
     lines.extend(salvage.log.jobs().map(|job| job_line(job, None)));
     Journal::create(disk, &name, &lines)
         .map_err(|error| disk_error(disk, "can't write", &name, error))?;
+    // It names the files that are about to go; what is gone is settled now.
+    disk.remove(ROLL)
+        .and_then(|()| disk.sync_folder())
+        .map_err(|error| disk_error(disk, "can't remove", ROLL, error))?;
     Kind::Queue.remove_before(disk, number);
     Ok(())
 }

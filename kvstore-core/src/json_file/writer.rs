@@ -13,6 +13,7 @@ use super::files::Kind;
 use super::journal::{AppendError, Journal};
 use super::record;
 use super::recovery::{Recovered, header_line};
+use super::roll::Calls;
 use super::room::Room;
 use super::snapshot::{self, Fingerprint, Meta, SNAPSHOT_PIECE};
 use crate::commit::{Commit, Committed};
@@ -73,6 +74,7 @@ pub(super) struct Start {
     pub(super) recovered: Unstated,
     /// Journals may have this many bytes more than `data.json` before a snapshot is taken.
     pub(super) snapshot_bytes_min: u64,
+    pub(super) roll: Arc<Calls>,
 }
 
 /// What was recovered, without the state, which is shared by now.
@@ -94,6 +96,7 @@ impl Unstated {
             journal,
             number,
             journal_bytes,
+            roll: _,
         } = recovered;
         (
             state,
@@ -117,6 +120,7 @@ pub(super) fn start(start: Start) -> io::Result<Requests> {
         room,
         recovered,
         snapshot_bytes_min,
+        roll,
     } = start;
     let mut writer = Writer {
         disk,
@@ -136,6 +140,7 @@ pub(super) fn start(start: Start) -> io::Result<Requests> {
         snapshot_again: false,
         sender: sender.downgrade(),
         poisoned: None,
+        roll,
     };
     std::thread::Builder::new()
         .name("kvstore-journal".into())
@@ -168,6 +173,7 @@ struct Writer {
     sender: mpsc::WeakSender<Request>,
     /// Why nothing is written any more.
     poisoned: Option<String>,
+    roll: Arc<Calls>,
 }
 
 /// A change that was judged and waits to be answered.
@@ -373,7 +379,7 @@ impl Writer {
         let version = self.shared.read().version;
         let number = self.number + 1;
         let header = header_line(number, Some(self.journal.durable()), version);
-        let journal = match Kind::Store.go_on(&*self.disk, number, &[header]) {
+        let journal = match Kind::Store.go_on(&*self.disk, number, &[header], &self.roll) {
             Ok(journal) => journal,
             Err(AppendError::Full(error)) => return Err(error),
             Err(AppendError::Broken(error)) => {

@@ -10,6 +10,8 @@ use crate::entry::Version;
 use crate::error::Result;
 use crate::state::State;
 
+const MISSING: &str = "it is missing; if this is a copy that was made while a server ran, a snapshot came between: copy again";
+
 /// Problems that end with the next readable line, which says how many versions they cost.
 struct Open {
     problems: Vec<usize>,
@@ -28,10 +30,8 @@ impl Reading<'_> {
         let mut is_first = first.is_none();
         for file in &files {
             while let Some(number) = missing.next_if(|number| *number < file.number) {
-                let what = "it is missing, and a later one is there; if this is a copy that was made while a server ran, \
-                            a snapshot came between: copy again";
                 open.problems
-                    .push(self.problem(&Kind::Store.name(number), None, what));
+                    .push(self.problem(&Kind::Store.name(number), None, MISSING));
             }
             let durable = match self.beside {
                 Beside::Writer if file.is_last => {
@@ -58,6 +58,10 @@ impl Reading<'_> {
                     }
                 }
             }
+        }
+        for number in missing {
+            open.problems
+                .push(self.problem(&Kind::Store.name(number), None, MISSING));
         }
         let after = state.version;
         self.settle(&mut open, &format!("the commits after version {after}"));

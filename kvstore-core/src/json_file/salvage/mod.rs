@@ -18,6 +18,7 @@ use super::disk::Disk;
 use super::disk_error;
 use super::files::{Header, Kind};
 use super::journal::End;
+use super::roll::{ROLL, Roll};
 use super::snapshot::{DATA, META, Meta};
 use crate::error::{Error, Result};
 use crate::log::PartitionLog;
@@ -75,6 +76,7 @@ pub(super) struct Salvage {
     pub(super) has_unversioned: bool,
     pub(super) journal_bytes: u64,
     pub(super) queue_bytes: u64,
+    roll: Roll,
 }
 
 /// Who reads.
@@ -92,15 +94,19 @@ impl Salvage {
     /// # Errors
     /// [`Error::Unavailable`] if a file can't be read, [`Error::Corrupt`] for a format of another version.
     pub(super) fn read(disk: &dyn Disk, beside: Beside) -> Result<Self> {
-        let has_logs =
-            !Kind::Store.numbers(disk)?.is_empty() || !Kind::Queue.numbers(disk)?.is_empty();
         let mut reading = Reading {
             disk,
             beside,
             problems: Vec::new(),
             notes: Vec::new(),
             damaged: BTreeSet::new(),
+            roll: Roll::default(),
         };
+        // Before the files are listed: beside a writer there may be later ones, and none less.
+        let has_roll = reading.roll()?;
+        let has_logs = has_roll
+            || !Kind::Store.numbers(disk)?.is_empty()
+            || !Kind::Queue.numbers(disk)?.is_empty();
         let pair = reading.pair(has_logs)?;
         let (mut state, mut meta, first) = (pair.state, pair.meta, pair.first_journal);
         let journal_bytes = reading.journals(first, &mut state)?;
@@ -121,7 +127,14 @@ impl Salvage {
             has_unversioned: pair.has_unversioned,
             journal_bytes,
             queue_bytes: queue.bytes,
+            roll: reading.roll,
         })
+    }
+
+    /// A number that no file of `kind` has had.
+    pub(super) fn next_number(&self, disk: &dyn Disk, kind: Kind) -> Result<u64> {
+        let latest = kind.numbers(disk)?.last().copied().unwrap_or_default();
+        Ok(latest.max(self.roll.latest(kind)) + 1)
     }
 }
 
@@ -132,6 +145,7 @@ struct Reading<'a> {
     problems: Vec<Problem>,
     notes: Vec<String>,
     damaged: BTreeSet<String>,
+    roll: Roll,
 }
 
 /// A journal or queue file, read.
@@ -189,13 +203,20 @@ impl Reading<'_> {
     fn files(&self, kind: Kind, first: Option<u64>) -> Result<(Vec<Raw>, Vec<u64>)> {
         let mut numbers = kind.numbers(self.disk)?;
         numbers.retain(|number| first.is_none_or(|first| *number >= first));
-        let begin = first.or(numbers.first().copied()).unwrap_or_default();
-        let missing = match numbers.last() {
-            Some(last) => (begin..*last)
+        let latest = numbers.last().copied().max(Some(self.roll.latest(kind)));
+        let latest = latest.filter(|latest| *latest > 0);
+        let from = match kind {
+            Kind::Store => None,
+            Kind::Queue => self.roll.first_of_queue(),
+        };
+        let begin = from.into_iter().chain(numbers.first().copied()).min();
+        let begin = first.or(begin).or(latest);
+        let missing = match (begin, latest) {
+            (Some(begin), Some(latest)) => (begin..=latest)
                 .filter(|number| numbers.binary_search(number).is_err())
                 .take(1000)
                 .collect(),
-            None => Vec::new(),
+            _ => Vec::new(),
         };
         let mut files: Vec<Raw> = Vec::new();
         let mut stated = None;
@@ -236,6 +257,30 @@ impl Reading<'_> {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Reads the roll; whether there is one.
+    fn roll(&mut self) -> Result<bool> {
+        match Roll::read(self.disk) {
+            Ok(roll) => {
+                self.roll = roll.unwrap_or_default();
+                Ok(roll.is_some())
+            }
+            Err(Error::Corrupt { line, detail, .. }) if !self.is_of_other_format()? => {
+                let number = self.problem(ROLL, line, detail);
+                self.problems[number].loses =
+                    Some("the knowledge of which journal and queue file is the latest".into());
+                self.damaged.insert(ROLL.to_owned());
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the roll is as it was written, by another version.
+    fn is_of_other_format(&self) -> Result<bool> {
+        let text = self.read(ROLL)?.unwrap_or_default();
+        Ok(super::snapshot::is_sealed(&text))
     }
 
     /// `data.meta.json`, if it is as it was written.

@@ -13,6 +13,9 @@ use crate::job::{Job, JobId, Position, QueueId};
 use crate::log::{PartitionLog, QueueOptions, Remembered};
 use crate::state::{Lost, State};
 
+const MISSING: &str =
+    "it is missing; if this is a copy that was made while a server ran, copy again";
+
 /// What the queue holds.
 pub(super) struct Queue {
     pub(super) id: QueueId,
@@ -61,8 +64,7 @@ impl Reading<'_> {
         let mut missing = missing.into_iter().peekable();
         for file in &files {
             while let Some(number) = missing.next_if(|number| *number < file.number) {
-                let what = "it is missing, and a later one is there";
-                let problem = self.problem(&Kind::Queue.name(number), None, what);
+                let problem = self.problem(&Kind::Queue.name(number), None, MISSING);
                 places.push(found.place(problem));
             }
             let other = header(file)
@@ -79,7 +81,12 @@ impl Reading<'_> {
             }
             self.queue_file(file, id, &mut found, &mut places);
         }
-        if files.is_empty() && has_store {
+        let is_last_missing = missing.peek().is_some();
+        for number in missing {
+            let problem = self.problem(&Kind::Queue.name(number), None, MISSING);
+            places.push(found.place(problem));
+        }
+        if files.is_empty() && has_store && !is_last_missing {
             let what = "there is no queue file: one is there whenever a folder has been open";
             let problem = self.problem(&Kind::Queue.name(1), None, what);
             places.push(found.place(problem));
