@@ -1,7 +1,10 @@
 //! Does each backend keep the contracts? One line a backend; the cases are in `src/conformance`.
 
+#[path = "support/followed.rs"]
+mod followed;
 mod support;
 
+use followed::Followed;
 use support::{Folder, Memory};
 
 mod memory {
@@ -19,4 +22,10 @@ mod json_file {
     use super::*;
     kvstore_core::store_conformance!(Folder::new());
     kvstore_core::queue_conformance!(Folder::new());
+}
+
+/// Written by one handle, read by another that only follows the files.
+mod json_file_reader {
+    use super::*;
+    kvstore_core::store_conformance!(Followed::new());
 }

@@ -43,8 +43,6 @@ pub(super) struct Journal {
     durable: End,
     /// The file has newlines up to here.
     filled: u64,
-    /// A failure that came too late to be told: the next write is.
-    broken: Option<io::Error>,
 }
 
 /// Why an append did not succeed.
@@ -54,6 +52,15 @@ pub(super) enum AppendError {
     Full(io::Error),
     /// It may be on the disk or not, and nothing more can be written.
     Broken(io::Error),
+}
+
+impl AppendError {
+    /// What the machine said.
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Full(error) | Self::Broken(error) => error,
+        }
+    }
 }
 
 impl Journal {
@@ -88,7 +95,6 @@ impl Journal {
             end,
             durable,
             filled: end.length,
-            broken: None,
         })
     }
 
@@ -103,24 +109,29 @@ impl Journal {
     }
 
     /// Appends `lines` (each an object without its closing brace) and makes them durable, with one write and one sync for all.
+    /// When it returns, whoever reads the file beside us finds them covered by a mark.
     pub(super) fn append(&mut self, lines: &[Vec<u8>]) -> Result<(), AppendError> {
+        let before = (self.end, self.durable);
         self.write(lines)?;
         self.file.sync().map_err(AppendError::Broken)?;
         self.durable = self.end;
-        // Not synced itself. If it is lost, a torn tail can't be told from damage there, and recovery says so.
-        match self.write(&[mark_body(self.durable)]) {
-            Err(AppendError::Broken(error)) => self.broken = Some(error),
-            // The lines are durable, with or without room for their mark.
-            Err(AppendError::Full(_)) | Ok(()) => {}
+        match self.mark() {
+            // Nobody was told of the lines yet, and who reads beside us would not see them.
+            Err(AppendError::Full(full)) => {
+                (self.end, self.durable) = before;
+                self.cut_back(full)
+            }
+            marked => marked,
         }
-        Ok(())
+    }
+
+    /// Says what is durable. Not synced itself: if it is lost, a torn tail can't be told from damage there, and recovery says so.
+    fn mark(&mut self) -> Result<(), AppendError> {
+        self.write(&[mark_body(self.durable)])
     }
 
     /// Appends `lines` for the next sync to make durable. They survive the end of the process at once.
     pub(super) fn write(&mut self, lines: &[Vec<u8>]) -> Result<(), AppendError> {
-        if let Some(error) = self.broken.take() {
-            return Err(AppendError::Broken(error));
-        }
         let mut text = Vec::with_capacity(lines.iter().map(|line| line.len() + 32).sum());
         let mut chain = self.end.crc;
         for body in lines {
@@ -343,7 +354,7 @@ pub(super) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
 }
 
 /// The line that starts at `at`, without its newline; `None` if it is blank, or not whole.
-fn next_line(text: &[u8], at: usize) -> Option<&[u8]> {
+pub(super) fn next_line(text: &[u8], at: usize) -> Option<&[u8]> {
     let rest = text.get(at..)?;
     let length = rest.iter().position(|&byte| byte == b'\n')?;
     (length > 0).then(|| &rest[..length])
@@ -371,7 +382,7 @@ fn examine(text: &[u8], tail: Range<usize>, line: u64) -> Damage {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simulated::SimulatedDisk;
+    use super::super::simulated::{Fault, SimulatedDisk};
     use super::*;
 
     fn body(number: u32) -> Vec<u8> {
@@ -389,6 +400,39 @@ mod tests {
         }
         journal.write(&[body(7), body(8)]).unwrap();
         disk.read("j.jsonl").unwrap().unwrap()
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_covered_by_a_mark() {
+        let marked = |disk: &SimulatedDisk| {
+            let contents = read(disk.read("j.jsonl").unwrap().unwrap(), None);
+            let covered = |line: &ReadLine<'_>| line.offset < contents.durable.length;
+            assert!(contents.lines().all(|line| covered(&line)));
+            contents.lines.len()
+        };
+        let (mut refused, mut accepted) = (0, 0);
+        for step in 0..8 {
+            let disk = SimulatedDisk::new();
+            // A line that is carried over, too.
+            let mut journal = Journal::create(&disk, "j.jsonl", &[body(0), body(1)]).unwrap();
+            assert_eq!(marked(&disk), 2);
+            disk.plan(disk.steps() + step, Fault::FullFor(0));
+            let lines = match journal.append(&[body(2), body(3)]) {
+                Ok(()) => 4,
+                Err(AppendError::Full(_)) => 2,
+                Err(AppendError::Broken(error)) => panic!("{error}"),
+            };
+            assert_eq!(marked(&disk), lines, "step {step}");
+            *(if lines == 4 {
+                &mut accepted
+            } else {
+                &mut refused
+            }) += disk.faults_met();
+            disk.plan(u64::MAX, Fault::FullFor(0));
+            journal.append(&[body(4)]).unwrap();
+            assert_eq!(marked(&disk), lines + 1, "step {step}");
+        }
+        assert!(refused > 1 && accepted > 0, "{refused} {accepted}");
     }
 
     #[test]

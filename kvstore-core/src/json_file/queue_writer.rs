@@ -148,9 +148,7 @@ impl Writer {
         let noted = self
             .journal
             .write(&[member_line("done", &trimmed)])
-            .map_err(|error| match error {
-                AppendError::Full(error) | AppendError::Broken(error) => error,
-            });
+            .map_err(AppendError::into_io);
         noted.and_then(|()| self.journal.finish()).map_err(|error| {
             disk_error(
                 &*self.disk,

@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     poisoned: OnceLock<String>,
     /// The latest version that is visible, or `None` once the store is closed.
     visible: watch::Sender<Option<Version>>,
+    /// How often the whole state was replaced; changed only while the lock is held.
+    replaced: AtomicU64,
 }
 
 /// Who waits for which job.
@@ -62,6 +64,39 @@ impl Shared {
             waiting: Mutex::default(),
             poisoned: OnceLock::new(),
             visible,
+            replaced: AtomicU64::new(0),
+        }
+    }
+
+    /// Puts another state in the place of this one. How one became the other is not known, so watches end with
+    /// [`Error::Compacted`]; who waits for a job is woken.
+    pub(crate) fn replace(&self, state: State) {
+        let version = state.version;
+        self.latest.fetch_max(state.time.0, Ordering::SeqCst);
+        let applied = state.progress.queues.iter();
+        let applied: Vec<JobId> = applied
+            .map(|((queue, partition), progress)| JobId {
+                queue: *queue,
+                partition: *partition,
+                position: progress.applied,
+            })
+            .collect();
+        let mut now = self.write();
+        let old = std::mem::replace(&mut *now, state);
+        self.replaced.fetch_add(1, Ordering::SeqCst);
+        drop(now);
+        // Large as it may be, nobody waits for it to go.
+        drop(old);
+        self.visible.send_if_modified(|visible| match visible {
+            Some(visible) => {
+                *visible = version;
+                true
+            }
+            None => false,
+        });
+        let mut waiting = self.waiting();
+        for up_to in applied {
+            waiting.wake(up_to);
         }
     }
 
@@ -262,13 +297,13 @@ impl Shared {
             return Err(Error::Compacted);
         }
         drop(state.changes.after(start)?);
-        drop(state);
-
         let follower = Follower {
             shared: Arc::clone(self),
             visible: self.visible.subscribe(),
             seen: start,
+            replaced: self.replaced.load(Ordering::SeqCst),
         };
+        drop(state);
         let changes = stream::unfold(Some(follower), |follower| async move {
             let mut follower = follower?;
             match follower.next().await? {
@@ -292,6 +327,8 @@ struct Follower {
     shared: Arc<Shared>,
     visible: watch::Receiver<Option<Version>>,
     seen: Version,
+    /// It watches this state, and none that is put in its place.
+    replaced: u64,
 }
 
 impl Follower {
@@ -312,6 +349,9 @@ impl Follower {
 
     fn take(&mut self) -> Result<Vec<Changed>> {
         let state = self.shared.read();
+        if self.shared.replaced.load(Ordering::SeqCst) != self.replaced {
+            return Err(Error::Compacted);
+        }
         let now = self.shared.now();
         let changes: Vec<Changed> = state
             .changes

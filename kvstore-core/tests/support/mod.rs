@@ -67,8 +67,8 @@ impl QueueHarness for Memory {
 
 /// A folder, opened by whoever asks first.
 pub(crate) struct Folder {
-    folder: tempfile::TempDir,
-    clock: ManualClock,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) clock: ManualClock,
     opened: tokio::sync::Mutex<Option<(JsonFile, QueueBounds)>>,
 }
 
@@ -82,7 +82,7 @@ impl Folder {
     }
 
     /// Opens it, again if it is open with other bounds than these.
-    async fn open(&self, bounds: Option<QueueBounds>) -> JsonFile {
+    pub(crate) async fn open(&self, bounds: Option<QueueBounds>) -> JsonFile {
         let mut opened = self.opened.lock().await;
         if let Some((file, open_with)) = &*opened {
             if bounds.is_none_or(|bounds| bounds == *open_with) {

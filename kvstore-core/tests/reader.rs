@@ -1,0 +1,376 @@
+//! Does a process that only reads a folder show what the one that writes there has acknowledged, always and nothing else?
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use kvstore_core::json_file::{JsonFile, JsonReader, JsonStore, Options};
+use kvstore_core::{
+    Error, JobQueue, Key, ListRequest, Store, StoreExt, SystemClock, Version, WatchFrom,
+};
+
+/// Longer than anything takes that comes at all.
+const SOON: Duration = Duration::from_secs(60);
+
+async fn write_to(folder: &Path, snapshot_bytes_min: u64) -> JsonFile {
+    loop {
+        let options = Options {
+            snapshot_bytes_min,
+            ..Options::default()
+        };
+        match JsonFile::open(folder, options).await {
+            Ok(file) => return file,
+            // One that was dropped has threads that end soon.
+            Err(Error::Locked { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn read_from(folder: &Path) -> JsonReader {
+    JsonReader::open(folder, Arc::new(SystemClock))
+        .await
+        .unwrap()
+}
+
+async fn until_ready(reader: &JsonReader) {
+    let ready = async {
+        while reader.ping().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(SOON, ready).await.unwrap();
+}
+
+async fn number(store: &impl Store, key: &str) -> Option<u64> {
+    store.get_as::<u64>(key).await.unwrap()
+}
+
+async fn all(store: &impl Store) -> BTreeMap<String, String> {
+    let request = ListRequest {
+        include_values: true,
+        limit: 1000,
+        ..ListRequest::default()
+    };
+    let page = store.list(&request).await.unwrap();
+    let pair = |entry: kvstore_core::Listed| {
+        (
+            entry.key.to_string(),
+            entry.value.unwrap().as_str().to_owned(),
+        )
+    };
+    page.entries.into_iter().map(pair).collect()
+}
+
+/// Counts in a key of its own, and asks every reader after every write.
+async fn count(store: Arc<JsonStore>, readers: Vec<JsonReader>, key: String, from: u64, to: u64) {
+    for count in from..to {
+        let filler = "x".repeat(100);
+        store.set(&key, &(count, filler)).await.unwrap();
+        for reader in &readers {
+            let (seen, _) = reader.get_as::<(u64, String)>(&key).await.unwrap().unwrap();
+            assert_eq!(seen, count, "{key}");
+        }
+    }
+}
+
+/// Reads until told to stop; nothing may go back.
+async fn watch_over(reader: JsonReader, keys: Vec<Key>, stop: Arc<AtomicBool>) -> u64 {
+    let mut seen = vec![Version(0); keys.len()];
+    let mut reads = 0;
+    while !stop.load(Ordering::SeqCst) {
+        let entries = reader.get_many(&keys).await.unwrap();
+        for (seen, entry) in seen.iter_mut().zip(entries) {
+            let version = entry.map_or(Version(0), |entry| entry.version);
+            assert!(version >= *seen, "{version} after {seen}");
+            *seen = version;
+        }
+        reads += 1;
+        tokio::task::yield_now().await;
+    }
+    reads
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_acknowledged_is_in_the_next_read_of_every_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys: Vec<String> = (0..3).map(|number| format!("k{number}")).collect();
+    let mut readers = Vec::new();
+    let file = write_to(folder.path(), 4096).await;
+    for _ in 0..3 {
+        readers.push(read_from(folder.path()).await);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let watchers: Vec<_> = readers
+        .iter()
+        .map(|reader| {
+            let keys = keys.iter().map(|key| Key::new(key).unwrap()).collect();
+            tokio::spawn(watch_over(reader.clone(), keys, Arc::clone(&stop)))
+        })
+        .collect();
+    let mut file = Some(file);
+    for round in 0..3 {
+        let writer = match file.take() {
+            Some(file) => file,
+            None => write_to(folder.path(), 4096).await,
+        };
+        let tasks = keys.iter().map(|key| {
+            let (from, to) = (round * 100, (round + 1) * 100);
+            tokio::spawn(count(
+                writer.store(),
+                readers.clone(),
+                key.clone(),
+                from,
+                to,
+            ))
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        // Once in good order, otherwise with whatever was under way.
+        if round == 1 {
+            writer.close().await.unwrap();
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    for watcher in watchers {
+        assert!(watcher.await.unwrap() > 0);
+    }
+    for reader in &readers {
+        let turns = reader.rotations() + reader.reloads();
+        assert!(turns > 10, "{turns} new journals are no test");
+        assert!(reader.lag().unwrap() < SOON);
+    }
+}
+
+#[tokio::test]
+async fn watchers_hear_of_every_write_and_that_the_data_was_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write_to(folder.path(), 1 << 20).await;
+    let reader = read_from(folder.path()).await;
+    file.store().set("gone", &1).await.unwrap();
+    let mut watch = reader.watch(WatchFrom::Now).await.unwrap();
+    for count in 0..20 {
+        file.store().set("a", &count).await.unwrap();
+        let change = tokio::time::timeout(SOON, watch.changes.next())
+            .await
+            .unwrap();
+        let change = change.unwrap().unwrap();
+        assert_eq!(change.key.as_str(), "a");
+        assert_eq!(change.value.unwrap().to::<u64>().unwrap(), count);
+    }
+    file.close().await.unwrap();
+    drop(file);
+    assert_eq!(number(&reader, "gone").await, Some(1));
+    // An edit at rest, which deletes without a version.
+    std::fs::write(folder.path().join("data.json"), r#"{"a": 19}"#).unwrap();
+    assert_eq!(
+        number(&reader, "gone").await,
+        Some(1),
+        "nobody has taken it yet"
+    );
+    let file = write_to(folder.path(), 1 << 20).await;
+    assert_eq!(number(&reader, "gone").await, None);
+    assert_eq!(number(&reader, "a").await, Some(19));
+    let end = tokio::time::timeout(SOON, watch.changes.next())
+        .await
+        .unwrap();
+    assert!(matches!(end, Some(Err(Error::Compacted))), "{end:?}");
+    drop(file);
+}
+
+#[tokio::test]
+async fn reader_waits_for_a_folder_and_says_so() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("later");
+    let reader = read_from(&folder).await;
+    let queue = reader.queue();
+    let told = reader.ping().await.unwrap_err().to_string();
+    assert!(
+        told.contains("there is no folder") && told.contains("later"),
+        "{told}"
+    );
+    assert!(reader.get(&Key::new("a").unwrap()).await.is_err());
+    assert!(queue.ping().await.is_err());
+    std::fs::create_dir(&folder).unwrap();
+    let empty = read_from(&folder).await;
+    let told = empty.ping().await.unwrap_err().to_string();
+    assert!(told.contains("holds no store yet"), "{told}");
+    let file = write_to(&folder, 1 << 20).await;
+    file.store().set("a", &1).await.unwrap();
+    for reader in [&reader, &empty] {
+        until_ready(reader).await;
+        assert_eq!(number(reader, "a").await, Some(1));
+        assert_eq!(reader.queue().id(), file.queue().id());
+    }
+    assert_eq!(queue.id(), file.queue().id());
+}
+
+type Files = BTreeMap<String, (Vec<u8>, SystemTime)>;
+
+fn files(folder: &Path) -> Files {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let file = |entry: std::fs::DirEntry| {
+        let (text, metadata) = (
+            std::fs::read(entry.path()).unwrap(),
+            entry.metadata().unwrap(),
+        );
+        let name = entry.file_name().into_string().unwrap();
+        (name, (text, metadata.modified().unwrap()))
+    };
+    entries.map(file).collect()
+}
+
+#[tokio::test]
+async fn reader_changes_nothing_and_names_the_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write_to(folder.path(), 1 << 20).await;
+    file.store().set("a", &1).await.unwrap();
+    let reader = read_from(folder.path()).await;
+    let refused = reader.set("a", &2).await.unwrap_err();
+    assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+    let (told, pid) = (refused.to_string(), std::process::id().to_string());
+    assert!(told.contains("only reads") && told.contains(&pid), "{told}");
+    assert!(reader.expire(kvstore_core::Partition(0)).await.is_err());
+    drop(file);
+    // With journals left, which a writer would carry on, and a file that it would remove.
+    drop(write_to(folder.path(), 1 << 20).await);
+    std::fs::write(folder.path().join("journal-99.jsonl.begun"), "").unwrap();
+    let before = files(folder.path());
+    let other = read_from(folder.path()).await;
+    assert_eq!(number(&other, "a").await, Some(1));
+    let told = other.set("a", &2).await.unwrap_err().to_string();
+    assert!(
+        told.contains("only reads") && told.contains("none now"),
+        "{told}"
+    );
+    for reader in [reader, other] {
+        assert_eq!(number(&reader, "a").await, Some(1));
+        reader.close().await.unwrap();
+        assert!(reader.ping().await.is_err());
+    }
+    assert_eq!(files(folder.path()), before);
+}
+
+/// A folder with a pair, and a journal with ten commits.
+async fn left_behind(folder: &Path) -> BTreeMap<String, String> {
+    let file = write_to(folder, 1 << 20).await;
+    for number in 0..10 {
+        file.store()
+            .set(&format!("k{number}"), &number)
+            .await
+            .unwrap();
+    }
+    all(&*file.store()).await
+}
+
+#[tokio::test]
+async fn damage_is_told_with_its_place_and_no_wrong_value_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = left_behind(folder.path()).await;
+    let journal = folder.path().join("journal-1.jsonl");
+    let sound = std::fs::read(&journal).unwrap();
+    let used = sound.iter().rposition(|&byte| byte != b'\n').unwrap() + 1;
+    let last_mark = sound[..used]
+        .iter()
+        .rposition(|&byte| byte == b'\n')
+        .unwrap()
+        + 1;
+    let before_last = sound[..last_mark - 1]
+        .iter()
+        .rposition(|&byte| byte == b'\n')
+        .unwrap()
+        + 1;
+    let mut told = 0;
+    for place in (0..used).step_by(7) {
+        let mut damaged = sound.clone();
+        damaged[place] ^= 1 << (place % 8);
+        std::fs::write(&journal, damaged).unwrap();
+        let reader = read_from(folder.path()).await;
+        match reader.ping().await {
+            Err(Error::Corrupt { path, line, .. }) => {
+                assert_eq!(path, journal);
+                let lines = sound[..place].iter().filter(|&&byte| byte == b'\n').count() as u64;
+                assert_eq!(line, Some(lines + 1), "byte {place}");
+                assert!(reader.get(&Key::new("k0").unwrap()).await.is_err());
+                told += 1;
+            }
+            Err(error) => panic!("byte {place}: {error:?}"),
+            // The last mark is the only witness for the last line.
+            Ok(()) => {
+                assert!(place >= last_mark, "byte {place} of {before_last}");
+                let shown = all(&reader).await;
+                assert!(
+                    shown
+                        .iter()
+                        .all(|entry| written.get(entry.0) == Some(entry.1))
+                );
+                assert_eq!(shown.len(), 9);
+            }
+        }
+        reader.close().await.unwrap();
+    }
+    assert!(told > 50, "{told}");
+    std::fs::write(&journal, sound).unwrap();
+    assert_eq!(all(&read_from(folder.path()).await).await, written);
+}
+
+#[tokio::test]
+async fn lines_without_a_mark_are_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = left_behind(folder.path()).await;
+    let journal = folder.path().join("journal-1.jsonl");
+    let sound = std::fs::read(&journal).unwrap();
+    let used = sound.iter().rposition(|&byte| byte != b'\n').unwrap() + 1;
+    let last_mark = sound[..used]
+        .iter()
+        .rposition(|&byte| byte == b'\n')
+        .unwrap()
+        + 1;
+    // As if the writer had been stopped just before it wrote the mark.
+    std::fs::write(&journal, &sound[..last_mark]).unwrap();
+    let reader = read_from(folder.path()).await;
+    assert_eq!(all(&reader).await.len(), 9);
+    // The next one takes the line over, and covers it before anybody is told.
+    let file = write_to(folder.path(), 1 << 20).await;
+    assert_eq!(all(&*file.store()).await, written);
+    assert_eq!(all(&reader).await, written);
+    assert_eq!(reader.rotations(), 1);
+    assert_eq!(reader.reloads(), 1);
+    file.store().set("after", &1).await.unwrap();
+    assert_eq!(number(&reader, "after").await, Some(1));
+}
+
+#[tokio::test]
+async fn an_older_copy_of_the_folder_is_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    left_behind(folder.path()).await;
+    drop(write_to(folder.path(), 1 << 20).await);
+    let older = files(folder.path());
+    let file = write_to(folder.path(), 1 << 20).await;
+    file.store().set("k0", &"newer").await.unwrap();
+    let reader = read_from(folder.path()).await;
+    assert_eq!(
+        reader.get_as::<String>("k0").await.unwrap().as_deref(),
+        Some("newer")
+    );
+    file.close().await.unwrap();
+    drop(file);
+    for name in files(folder.path()).into_keys() {
+        std::fs::remove_file(folder.path().join(name)).unwrap();
+    }
+    for (name, (text, _)) in older {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let told = reader
+        .get(&Key::new("k0").unwrap())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(told.contains("an older copy"), "{told}");
+    let anew = read_from(folder.path()).await;
+    assert_eq!(number(&anew, "k0").await, Some(0));
+}

@@ -1,0 +1,125 @@
+//! How the suite reaches a folder that one handle writes and another, which only follows it, reads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kvstore_core::conformance::StoreHarness;
+use kvstore_core::json_file::{JsonReader, JsonStore};
+use kvstore_core::{
+    Commit, Committed, DeadPage, DeadRequest, Entry, JobId, JobState, Key, ListRequest, Page,
+    Partition, PartitionCount, Position, QueueId, Result, Store, Timestamp, Watch, WatchFrom,
+};
+
+use crate::support::Folder;
+
+/// A folder that is written by one handle and read by another, which only follows it.
+pub(crate) struct Followed {
+    written: Folder,
+    reader: tokio::sync::Mutex<Option<JsonReader>>,
+}
+
+impl Followed {
+    pub(crate) fn new() -> Self {
+        Self {
+            written: Folder::new(),
+            reader: tokio::sync::Mutex::new(None),
+        }
+    }
+}
+
+#[async_trait]
+impl StoreHarness for Followed {
+    async fn store(&self) -> Arc<dyn Store> {
+        let writer = self.written.open(None).await.store();
+        let mut reader = self.reader.lock().await;
+        if reader.is_none() {
+            let clock = Arc::new(self.written.clock.clone());
+            *reader = Some(
+                JsonReader::open(self.written.folder.path(), clock)
+                    .await
+                    .unwrap(),
+            );
+        }
+        Arc::new(Beside {
+            writer,
+            reader: reader.clone().unwrap(),
+        })
+    }
+
+    async fn restart(&self) {
+        if let Some(reader) = self.reader.lock().await.take() {
+            reader.close().await.unwrap();
+        }
+        self.written.restart().await;
+    }
+
+    async fn now(&self) -> Timestamp {
+        self.written.now().await
+    }
+
+    async fn set_clock(&self, to: Timestamp) {
+        self.written.set_clock(to).await;
+    }
+}
+
+/// Writes here, and reads there.
+#[derive(Debug)]
+struct Beside {
+    writer: Arc<JsonStore>,
+    reader: JsonReader,
+}
+
+#[async_trait]
+impl Store for Beside {
+    fn partitions(&self) -> Option<PartitionCount> {
+        self.reader.partitions()
+    }
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.reader.get(key).await
+    }
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        self.reader.get_many(keys).await
+    }
+    async fn list(&self, request: &ListRequest) -> Result<Page> {
+        self.reader.list(request).await
+    }
+    async fn commit(&self, commit: Commit) -> Result<Committed> {
+        self.writer.commit(commit).await
+    }
+    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
+        self.reader.applied(queue, partition).await
+    }
+    async fn active_queue(&self) -> Result<Option<QueueId>> {
+        self.reader.active_queue().await
+    }
+    async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
+        self.writer.adopt_queue(queue).await
+    }
+    async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
+        self.reader.outcome(job, wait).await
+    }
+    async fn expire(&self, partition: Partition) -> Result<usize> {
+        self.writer.expire(partition).await
+    }
+    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
+        self.reader.dead(request).await
+    }
+    async fn forget(&self, job: &JobId) -> Result<bool> {
+        self.writer.forget(job).await
+    }
+    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+        self.reader.watch(from).await
+    }
+    fn lag(&self) -> Option<Duration> {
+        self.reader.lag()
+    }
+    async fn ping(&self) -> Result<()> {
+        self.writer.ping().await?;
+        self.reader.ping().await
+    }
+    async fn close(&self) -> Result<()> {
+        self.writer.close().await?;
+        self.reader.close().await
+    }
+}
