@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::job::PartitionCount;
-use crate::json_file::{self, JsonFile};
+use crate::json_file::{self, JsonFile, JsonReader};
 use crate::limits::{QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 use crate::log::QueueOptions;
 use crate::memory::{MemoryQueue, MemoryStore};
@@ -87,6 +87,42 @@ pub async fn open(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
                 queue: file.queue(),
             })
         }
+    }
+}
+
+/// Opens the store at `store_url` for reading, while another process writes there: a folder of JSON files, which may come later
+/// than this ([`JsonReader`] says what holds then). Its queue accepts nothing; with both, make a
+/// [`Service::reading`](crate::Service::reading).
+///
+/// # Errors
+/// [`Error::Config`] if the URLs are wrong, or the store is one that other processes can't read so; [`Error::Unavailable`] if there
+/// is no thread for it.
+pub async fn follow(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
+    check_follow(store_url, queue_url)?;
+    let reader = JsonReader::open(file_folder(store_url)?, Arc::new(SystemClock)).await?;
+    Ok(Opened {
+        queue: reader.queue(),
+        store: Arc::new(reader),
+    })
+}
+
+/// Whether [`follow`] takes these, without opening anything.
+///
+/// # Errors
+/// [`Error::Config`] that says why not.
+pub(crate) fn check_follow(store_url: &str, queue_url: Option<&str>) -> Result<()> {
+    check_store(store_url)?;
+    if let Some(queue_url) = queue_url {
+        check_queue(store_url, queue_url)?;
+    }
+    match store_url.parse()? {
+        Target::Memory { .. } => {
+            wrong("a store in memory is inside one process, and nobody else could write to it")
+        }
+        Target::File { .. } if store_url.contains('?') => wrong(
+            "the parameters are for the process that writes to the folder: one that only reads takes none",
+        ),
+        Target::File { .. } => Ok(()),
     }
 }
 
@@ -379,6 +415,21 @@ mod tests {
         ] {
             assert_eq!(url.parse::<Target>().unwrap(), file(folder), "{url}");
         }
+    }
+
+    #[test]
+    fn what_can_only_be_written_is_not_followed() {
+        for (url, part) in [
+            ("memory:", "inside one process"),
+            ("file:x?keep_edit=true", "takes none"),
+            ("file:x?unknown=1", "unknown"),
+            ("x", "file:"),
+        ] {
+            let told = message(check_follow(url, None));
+            assert!(told.contains(part), "{url}: {told}");
+        }
+        assert!(check_follow("file:x", Some("file:x")).is_ok());
+        assert!(check_follow("file:x", Some("memory:")).is_err());
     }
 
     #[test]

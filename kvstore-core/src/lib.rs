@@ -72,7 +72,7 @@ mod value;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use command::{Action, Command, Evaluation, Expiry, Operation, evaluate, keys_needed};
 pub use commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
-pub use config::{Opened, check_store, file_folder, open};
+pub use config::{Opened, check_store, file_folder, follow, open};
 pub use entry::{Entry, EntryRef, Timestamp, Version};
 pub use error::{Error, Result, Source};
 pub use job::{

@@ -145,6 +145,20 @@ impl Service {
         })
     }
 
+    /// A service that only reads, of a store that another process writes and the queue that goes with it (see
+    /// [`follow`](crate::follow)). They are not joined, since that process did it.
+    pub fn reading(
+        store: Arc<dyn Store>,
+        queue: Arc<dyn JobQueue>,
+        options: ServiceOptions,
+    ) -> Self {
+        Self {
+            store,
+            queue,
+            options: Arc::new(options),
+        }
+    }
+
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
@@ -251,7 +265,7 @@ impl Service {
                 format!("{token} names no write that this service has accepted"),
             )
         };
-        if token.queue != self.queue.id() {
+        if self.is_foreign(token).await? {
             return Err(unknown());
         }
         // The usual case by far: it is applied. Only then is the queue left alone.
@@ -269,12 +283,22 @@ impl Service {
         }
     }
 
+    /// Whether a job is of another queue.
+    async fn is_foreign(&self, job: &JobId) -> Result<bool> {
+        if job.queue == self.queue.id() {
+            return Ok(false);
+        }
+        // One that could not be read yet may not know its own id.
+        self.queue.ping().await?;
+        Ok(job.queue != self.queue.id())
+    }
+
     /// What can be told of a job, once it is finished or after `wait`; `None` if it is unknown or forgotten.
     ///
     /// # Errors
     /// Those of [`Store::outcome`] and [`JobQueue::find`].
     pub async fn job(&self, id: &JobId, wait: Duration) -> Result<Option<JobReport>> {
-        if id.queue != self.queue.id() {
+        if self.is_foreign(id).await? {
             return Ok(None);
         }
         let found = self.queue.find(id).await?;

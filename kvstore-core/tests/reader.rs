@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use kvstore_core::json_file::{JsonFile, JsonReader, JsonStore, Options};
 use kvstore_core::{
-    Error, JobQueue, Key, ListRequest, Store, StoreExt, SystemClock, Version, WatchFrom,
+    Advance, Change, Command, Commit, Error, JobId, JobQueue, JobState, Key, ListRequest,
+    Operation, Partition, Position, QueueId, Request, Service, ServiceOptions, Store, StoreExt,
+    SystemClock, Value, Version, WatchFrom, Write,
 };
 
 /// Longer than anything takes that comes at all.
@@ -234,7 +236,7 @@ async fn reader_changes_nothing_and_names_the_writer() {
     assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
     let (told, pid) = (refused.to_string(), std::process::id().to_string());
     assert!(told.contains("only reads") && told.contains(&pid), "{told}");
-    assert!(reader.expire(kvstore_core::Partition(0)).await.is_err());
+    assert!(reader.expire(Partition(0)).await.is_err());
     drop(file);
     // With journals left, which a writer would carry on, and a file that it would remove.
     drop(write_to(folder.path(), 1 << 20).await);
@@ -365,12 +367,118 @@ async fn an_older_copy_of_the_folder_is_never_shown() {
     for (name, (text, _)) in older {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
-    let told = reader
-        .get(&Key::new("k0").unwrap())
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(told.contains("an older copy"), "{told}");
+    // Half of it may have been found first.
+    let told = async {
+        loop {
+            let refused = reader.get(&Key::new("k0").unwrap()).await.unwrap_err();
+            if refused.to_string().contains("an older copy") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(SOON, told).await.unwrap();
     let anew = read_from(folder.path()).await;
     assert_eq!(number(&anew, "k0").await, Some(0));
+}
+
+#[tokio::test]
+async fn service_that_only_reads_knows_the_jobs_of_the_one_that_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = || ServiceOptions {
+        visible_wait: Duration::from_millis(50),
+        ..ServiceOptions::default()
+    };
+    let url = format!("file:{}", folder.path().display());
+    let opened = kvstore_core::follow(&url, None).await.unwrap();
+    let reading = Service::reading(opened.store, opened.queue, options());
+    let file = write_to(folder.path(), 1 << 20).await;
+    let set = |text: &str| {
+        let command = Operation::set(Key::new("a").unwrap(), Value::parse(text).unwrap());
+        Request::new(Command::One(command), Duration::ZERO)
+    };
+    // What can't be known yet is not called wrong.
+    let foreign = JobId {
+        queue: QueueId::random(),
+        partition: Partition(0),
+        position: Position::counted(1),
+    };
+    let unready = JsonReader::open(folder.path().join("none"), Arc::new(SystemClock))
+        .await
+        .unwrap();
+    let queue = unready.queue();
+    let unready = Service::reading(Arc::new(unready), queue, options());
+    assert!(
+        unready
+            .wait_visible(&foreign)
+            .await
+            .unwrap_err()
+            .is_retryable()
+    );
+    assert!(unready.job(&foreign, Duration::ZERO).await.is_err());
+
+    let writing = Service::open(file.store(), file.queue(), options())
+        .await
+        .unwrap();
+    let job = writing.submit(set("1")).await.unwrap().id;
+    while reading.ping().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let waiting = reading.wait_visible(&job).await;
+    assert!(
+        matches!(waiting, Err(Error::NotYetVisible { .. })),
+        "{waiting:?}"
+    );
+    assert_eq!(
+        reading
+            .job(&job, Duration::ZERO)
+            .await
+            .unwrap()
+            .unwrap()
+            .state,
+        JobState::Queued
+    );
+    assert!(matches!(
+        reading.wait_visible(&foreign).await,
+        Err(Error::Invalid { .. })
+    ));
+    assert_eq!(reading.job(&foreign, Duration::ZERO).await.unwrap(), None);
+
+    // What a worker does.
+    let advance = Advance {
+        queue: job.queue,
+        partition: job.partition,
+        from: Position::START,
+        to: job.position,
+        outcomes: Vec::new(),
+        lost: false,
+    };
+    let waiter = tokio::spawn({
+        let reading = reading.clone();
+        async move { reading.job(&job, SOON).await }
+    });
+    let commit = Commit {
+        writes: vec![Write {
+            key: Key::new("a").unwrap(),
+            change: Change::Set {
+                value: Value::parse("1").unwrap(),
+                expires_at: None,
+            },
+        }],
+        advance: Some(advance),
+        ..Commit::default()
+    };
+    file.store().commit(commit).await.unwrap();
+    let entry = reading
+        .get(&Key::new("a").unwrap(), Some(&job))
+        .await
+        .unwrap();
+    assert_eq!(entry.unwrap().value.as_str(), "1");
+    let report = waiter.await.unwrap().unwrap().unwrap();
+    assert!(matches!(report.state, JobState::Finished(_)), "{report:?}");
+    let refused = reading.submit(set("2")).await.unwrap_err();
+    assert!(
+        refused.is_retryable() && refused.to_string().contains("only reads"),
+        "{refused}"
+    );
 }

@@ -87,6 +87,22 @@ impl Shared {
         config::open(&self.store, self.queue.as_deref()).await
     }
 
+    /// Opens the store for reading, while another process writes there.
+    ///
+    /// # Errors
+    /// Those of [`follow`](crate::follow).
+    pub async fn follow(&self) -> Result<Opened> {
+        config::follow(&self.store, self.queue.as_deref()).await
+    }
+
+    /// Whether [`Shared::follow`] takes the store.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) that says why not.
+    pub fn check_follow(&self) -> Result<()> {
+        config::check_follow(&self.store, self.queue.as_deref())
+    }
+
     pub(super) fn read(settings: &mut Settings) -> Option<Self> {
         let store = settings.get(&STORE, |url| {
             config::check_store(url).map(|()| url.to_owned())
