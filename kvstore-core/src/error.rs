@@ -152,6 +152,13 @@ pub enum Error {
         source: Option<Source>,
     },
 
+    /// This process only reads what another one writes. Nothing has happened; ask that one.
+    #[error("this process only reads: write through {writer}")]
+    ReadOnly {
+        /// Who writes, as far as that is known.
+        writer: String,
+    },
+
     /// It is not known whether the call took effect: the connection broke, or the sync failed, in between. Read before
     /// repeating, or repeat under the same idempotency key.
     #[error("it is not known whether {what}")]

@@ -346,6 +346,10 @@ impl From<Error> for Box<Problem> {
             Error::Unavailable { .. } | Error::Poisoned { .. } | Error::Locked { .. } => {
                 Problem::unavailable("unavailable", "the service can't do this now").because(error)
             }
+            // Who writes, and where, is not for whoever asks.
+            Error::ReadOnly { .. } => {
+                Problem::unavailable("unavailable", "this server only reads: write through the one that runs the worker")
+            }
             Error::StorageFull { .. } => {
                 Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", "there is no room to store this")
                     .header(RETRY_AFTER, RETRY_LATER)
@@ -449,6 +453,12 @@ mod tests {
                     what: gone(),
                     source: None,
                 },
+                503,
+                "unavailable",
+                Some("1"),
+            ),
+            (
+                Error::ReadOnly { writer: gone() },
                 503,
                 "unavailable",
                 Some("1"),

@@ -153,10 +153,7 @@ impl JsonReader {
                 folder.display()
             ),
         };
-        Error::Unavailable {
-            what: format!("this process only reads: write through {writer}"),
-            source: None,
-        }
+        Error::ReadOnly { writer }
     }
 
     pub(super) fn check_open(&self) -> Result<()> {
