@@ -13,7 +13,7 @@ use kvstore_worker::admin::{self, Health};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::settings::{Own, PROGRAM, is_local, read};
+use crate::settings::{Own, PROGRAM, Role, is_local, read};
 
 async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure> {
     // First what can fail without having touched any data.
@@ -22,7 +22,10 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
         Some(address) => Some(process::bind(address).await?),
         None => None,
     };
-    let opened = shared.open().await?;
+    let opened = match own.role {
+        Role::Worker | Role::Acceptor => shared.open().await?,
+        Role::Reader => shared.follow().await?,
+    };
     let health = Health::new(Arc::clone(&opened.store), Arc::clone(&opened.queue));
     if let Some(listener) = admin_listener {
         tracing::info!(address = %listener.local_addr()?, "answering probes");
@@ -48,9 +51,15 @@ async fn serve_and_work(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let (store, queue) = (Arc::clone(&opened.store), Arc::clone(&opened.queue));
-    let service = Service::open(Arc::clone(&store), Arc::clone(&queue), own.service).await?;
+    let service = match own.role {
+        Role::Worker | Role::Acceptor => {
+            Service::open(Arc::clone(&store), Arc::clone(&queue), own.service).await?
+        }
+        Role::Reader => Service::reading(Arc::clone(&store), Arc::clone(&queue), own.service),
+    };
+    let has_worker = own.role == Role::Worker;
     let address = listener.local_addr()?;
-    tracing::info!(%address, store = hide_secrets(&shared.store), worker = own.has_worker, "serving");
+    tracing::info!(%address, store = hide_secrets(&shared.store), role = ?own.role, "serving");
     if !is_local(address) {
         tracing::warn!(%address, "whoever reaches this address may read and write everything");
     }
@@ -58,7 +67,7 @@ async fn serve_and_work(
     // Each end is told by dropping a sender: ours stops the worker, and the worker's says that it has ended.
     let (stop, stopped) = oneshot::channel::<()>();
     let (alive, ended) = oneshot::channel::<()>();
-    let worker = own.has_worker.then(|| {
+    let worker = has_worker.then(|| {
         tokio::spawn(async move {
             let _alive = alive;
             let until = async { drop(stopped.await) };
@@ -69,7 +78,7 @@ async fn serve_and_work(
         tokio::select! {
             () = shutdown => {}
             // It ends by itself only if it can never go on, and then nothing would be applied any more.
-            _ = ended, if own.has_worker => {}
+            _ = ended, if has_worker => {}
         }
     };
     let served = serve(listener, service, own.options, until).await;

@@ -56,7 +56,7 @@ const WORKER: Setting = Setting {
     value: "WHERE",
     default: Fallback::Absent("embedded where the queue is in files or in memory, none otherwise"),
     allowed: "embedded or none",
-    help: "Whether a worker runs inside the server and applies what it accepts",
+    help: "Whether a worker runs inside the server and applies what it accepts; none on a folder: only read what another process writes",
 };
 
 const ALLOW_UNAUTHENTICATED: Setting = Setting {
@@ -203,12 +203,22 @@ const HEAD_SIZES: RangeInclusive<u64> = 1 << 10..=256 << 10;
 
 const COUNTS: RangeInclusive<usize> = 1..=1_000_000;
 
+/// What the process does besides serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A worker runs in it.
+    Worker,
+    /// A worker elsewhere applies what it accepts.
+    Acceptor,
+    /// It reads a folder that another process writes, and accepts nothing.
+    Reader,
+}
+
 /// The server's settings, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Own {
     pub(crate) listen: SocketAddr,
-    /// Whether a worker runs in this process.
-    pub(crate) has_worker: bool,
+    pub(crate) role: Role,
     pub(crate) service: ServiceOptions,
     pub(crate) options: Options,
 }
@@ -216,12 +226,12 @@ pub(crate) struct Own {
 /// Reads the settings. Everything is looked at first, so that every wrong value is reported.
 pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Own> {
     let listen = read_listen(settings);
-    let has_worker = read_worker(settings, shared);
+    let role = read_role(settings, shared);
     let service = read_service(settings);
     let options = read_options(settings);
     Some(Own {
         listen: listen?,
-        has_worker: has_worker?,
+        role: role?,
         service: service?,
         options: Options {
             // Where they have an address of their own, they are there only.
@@ -250,7 +260,7 @@ pub(crate) fn is_local(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-fn read_worker(settings: &mut Settings, shared: Option<&Shared>) -> Option<bool> {
+fn read_role(settings: &mut Settings, shared: Option<&Shared>) -> Option<Role> {
     let wanted = settings.get_optional(&WORKER, |text| match text {
         "embedded" => Ok(true),
         "none" => Ok(false),
@@ -261,14 +271,18 @@ fn read_worker(settings: &mut Settings, shared: Option<&Shared>) -> Option<bool>
     let is_private = ["file:", "memory:"]
         .iter()
         .any(|scheme| queue.starts_with(scheme));
-    if wanted == Some(Some(false)) && is_private {
-        settings.refuse(
-            &WORKER,
-            "a queue in files or in memory belongs to this process, so nobody else could apply what waits in it",
-        );
-        return None;
+    match wanted?.unwrap_or(is_private) {
+        true => Some(Role::Worker),
+        false if !is_private => Some(Role::Acceptor),
+        // Nobody else could apply what waits in such a queue, so nothing may.
+        false => match shared.check_follow() {
+            Ok(()) => Some(Role::Reader),
+            Err(error) => {
+                settings.refuse(&WORKER, error);
+                None
+            }
+        },
     }
-    Some(wanted?.unwrap_or(is_private))
 }
 
 fn read_service(settings: &mut Settings) -> Option<ServiceOptions> {

@@ -23,7 +23,7 @@ fn all_wrong_settings_are_reported_at_once_and_nothing_is_opened() {
         "--listen",
         "0.0.0.0:0",
         "--worker",
-        "none",
+        "never",
         "--request-timeout",
         "1s",
     ];
