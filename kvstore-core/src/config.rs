@@ -15,6 +15,7 @@ use crate::limits::{QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 use crate::log::QueueOptions;
 use crate::memory::{MemoryQueue, MemoryStore};
 use crate::queue::JobQueue;
+use crate::redis::{self, Redis};
 use crate::store::Store;
 
 /// A store and the queue in front of it, open.
@@ -46,7 +47,10 @@ impl Opened {
 ///   size); `keep_edit=true`, for one start: take a `data.json` that was edited although later commits stand in journals,
 ///   and give those up.
 /// * `memory:`: nothing outlives the process. Parameters: `partitions` of the queue.
-/// * Both: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition.
+/// * `redis://[:PASSWORD@]HOST[:PORT][/DATABASE]` or `redis+unix:///PATH`: a Redis server, which many processes share. Parameters:
+///   `prefix` of its keys (`kv`); `partitions`, fixed when the store is created (64); `password_file`, in place of a password
+///   in the URL; `durability=relaxed`: take a server as it is, though its settings may lose what it has acknowledged.
+/// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition.
 ///
 /// Parameters follow a question mark, as in `file:database?data_bytes=2GiB&queue_jobs=10000`. Nothing is percent-decoded.
 ///
@@ -87,6 +91,14 @@ pub async fn open(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
                 queue: file.queue(),
             })
         }
+        Target::Redis(target) => {
+            let options = target.options()?;
+            let redis = Redis::open(&target.address, options).await?;
+            Ok(Opened {
+                store: redis.store(),
+                queue: redis.queue(),
+            })
+        }
     }
 }
 
@@ -116,6 +128,9 @@ pub(crate) fn check_follow(store_url: &str, queue_url: Option<&str>) -> Result<(
         check_queue(store_url, queue_url)?;
     }
     match store_url.parse()? {
+        Target::Redis(_) => wrong(
+            "a store on Redis needs no follower: any number of processes read and write there as they are",
+        ),
         Target::Memory { .. } => {
             wrong("a store in memory is inside one process, and nobody else could write to it")
         }
@@ -134,7 +149,7 @@ pub fn file_folder(url: &str) -> Result<PathBuf> {
     check_store(url)?;
     match url.parse()? {
         Target::File { folder, .. } => Ok(folder),
-        Target::Memory { .. } => wrong("it is no store in files"),
+        Target::Memory { .. } | Target::Redis(_) => wrong("it is no store in files"),
     }
 }
 
@@ -149,6 +164,7 @@ pub fn check_store(url: &str) -> Result<()> {
             folder.display()
         )),
         Target::File { .. } | Target::Memory { .. } => Ok(()),
+        Target::Redis(target) => redis::check_url(&target.address),
     }
 }
 
@@ -175,6 +191,9 @@ pub(crate) fn check_queue(store_url: &str, queue_url: &str) -> Result<()> {
         (Target::Memory { .. }, Target::Memory { .. }) => wrong(
             "a queue in memory belongs to its store: leave it out, or give the same URL as for the store",
         ),
+        (Target::Redis(_), _) | (_, Target::Redis(_)) => wrong(
+            "a store on Redis and its queue stand on one server under one prefix: leave the queue out, or give the same URL as for the store",
+        ),
     }
 }
 
@@ -197,6 +216,68 @@ enum Target {
         keep_edit: bool,
         queue: QueueBounds,
     },
+    /// `redis://…` or `redis+unix:///…`.
+    Redis(RedisTarget),
+}
+
+/// A server with `prefix`, `partitions`, `password_file`, `durability`, `queue_jobs`, `queue_bytes`.
+#[derive(Clone, PartialEq, Eq)]
+struct RedisTarget {
+    /// The URL without the parameters. It may hold a password.
+    address: String,
+    prefix: Option<String>,
+    partitions: Option<PartitionCount>,
+    password_file: Option<PathBuf>,
+    relaxed: bool,
+    queue: QueueBounds,
+}
+
+impl std::fmt::Debug for RedisTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisTarget")
+            .field("prefix", &self.prefix)
+            .field("partitions", &self.partitions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RedisTarget {
+    fn take(address: &str, parameters: &mut Parameters) -> Result<Self> {
+        Ok(Self {
+            address: address.to_owned(),
+            prefix: parameters.take("prefix", str::parse)?,
+            partitions: parameters.take("partitions", partition_count)?,
+            password_file: parameters.take("password_file", str::parse)?,
+            relaxed: parameters.take("durability", durability)?.unwrap_or(false),
+            queue: QueueBounds::take(parameters)?,
+        })
+    }
+
+    /// With the password, which is read now.
+    fn options(&self) -> Result<redis::Options> {
+        let password = match &self.password_file {
+            None => None,
+            Some(file) => match std::fs::read_to_string(file) {
+                Ok(password) => Some(password.trim_end_matches(['\r', '\n']).to_owned()),
+                Err(error) => {
+                    return wrong(format!(
+                        "password_file {} can't be read: {error}",
+                        file.display()
+                    ));
+                }
+            },
+        };
+        let defaults = redis::Options::default();
+        Ok(redis::Options {
+            prefix: self.prefix.clone().unwrap_or(defaults.prefix.clone()),
+            partitions: self.partitions,
+            password,
+            jobs_max: self.queue.jobs,
+            bytes_max: self.queue.bytes,
+            relaxed_durability: self.relaxed,
+            ..defaults
+        })
+    }
 }
 
 /// The bounds on what waits in each partition.
@@ -233,9 +314,10 @@ impl FromStr for Target {
                 keep_edit: parameters.take("keep_edit", switch)?.unwrap_or(false),
                 queue: QueueBounds::take(&mut parameters)?,
             },
+            "redis" | "redis+unix" => Self::Redis(RedisTarget::take(place, &mut parameters)?),
             _ => {
                 return wrong(format!(
-                    "{scheme}: is no backend of this program, file: and memory: are"
+                    "{scheme}: is no backend of this program, file:, memory:, redis: and redis+unix: are"
                 ));
             }
         };
@@ -333,6 +415,15 @@ fn partition_count(text: &str) -> Result<PartitionCount, &'static str> {
         .ok()
         .and_then(|count| PartitionCount::new(count).ok())
         .ok_or("it is not a number from 1 to 65535")
+}
+
+/// Whether a server may be one that loses what it has acknowledged.
+fn durability(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "relaxed" => Ok(true),
+        "checked" => Ok(false),
+        _ => Err("it is neither relaxed nor checked"),
+    }
 }
 
 fn switch(text: &str) -> Result<bool, &'static str> {
@@ -468,8 +559,13 @@ mod tests {
             ("database", "file:database"),
             ("./x/data.json", "file:database"),
             ("/x:y", "file:database"),
-            ("redis://localhost", "file: and memory: are"),
-            ("FILE:x", "file: and memory: are"),
+            ("rediss://localhost", "redis: and redis+unix: are"),
+            ("FILE:x", "file:, memory:"),
+            (
+                "redis://localhost?durability=none",
+                "neither relaxed nor checked",
+            ),
+            ("redis://localhost?data_bytes=1", "no parameter data_bytes"),
             ("file:", "a folder has to follow"),
             ("file://", "an absolute path has to follow"),
             ("file://host/path", "an absolute path has to follow"),
@@ -498,6 +594,33 @@ mod tests {
     }
 
     #[test]
+    fn address_of_a_server_is_checked_before_it_is_opened() {
+        for url in [
+            "redis://localhost",
+            "redis://:secret@10.0.0.1:6380/2?prefix=x&partitions=8&durability=relaxed",
+            "redis+unix:///run/redis.sock?password_file=/run/secret",
+        ] {
+            check_store(url).unwrap();
+            let target: Target = url.parse().unwrap();
+            assert!(!format!("{target:?}").contains("secret"), "{target:?}");
+        }
+        for url in ["redis:localhost", "redis://host:x", "redis://:hunter2@"] {
+            let message = message(check_store(url));
+            assert!(
+                message.contains("redis://[:password@]host"),
+                "{url}: {message}"
+            );
+            assert!(!message.contains("hunter2"), "{url}: {message}");
+        }
+        let missing = "redis://localhost?password_file=/not/there";
+        let Ok(Target::Redis(target)) = missing.parse() else {
+            panic!("{missing} is a server");
+        };
+        let message = message(target.options());
+        assert!(message.contains("/not/there can't be read"), "{message}");
+    }
+
+    #[test]
     fn queue_has_to_be_the_stores_own() {
         assert!(check_queue("file:a", "file:a").is_ok());
         assert!(check_queue("memory:", "memory:").is_ok());
@@ -507,6 +630,9 @@ mod tests {
             ("memory:", "file:a", "outlive"),
             ("memory:", "memory:?partitions=2", "belongs"),
             ("file:a", "elsewhere", "file:database"),
+            ("redis://a", "redis://b", "one server"),
+            ("redis://a", "file:b", "one server"),
+            ("file:a", "redis://b", "one server"),
         ] {
             let message = message(check_queue(store, queue));
             assert!(message.contains(part), "{store} {queue}: {message}");

@@ -2,9 +2,12 @@
 
 #[path = "support/followed.rs"]
 mod followed;
+#[path = "support/redis.rs"]
+mod redis_server;
 mod support;
 
 use followed::Followed;
+use redis_server::OnRedis;
 use support::{Folder, Memory};
 
 mod memory {
@@ -28,4 +31,10 @@ mod json_file {
 mod json_file_reader {
     use super::*;
     kvstore_core::store_conformance!(Followed::new());
+}
+
+mod redis {
+    use super::*;
+    kvstore_core::store_conformance!(OnRedis::new(4));
+    kvstore_core::queue_conformance!(OnRedis::new(4));
 }

@@ -32,7 +32,7 @@ pub(crate) struct Remembered {
 
 impl Remembered {
     /// The hash under which the caller's `idempotency` key is remembered.
-    pub(super) fn hash(idempotency: &Idempotency) -> Fingerprint {
+    pub(crate) fn hash(idempotency: &Idempotency) -> Fingerprint {
         Fingerprint::of(&[idempotency.key.as_bytes()])
     }
 }

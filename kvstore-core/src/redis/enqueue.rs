@@ -1,0 +1,213 @@
+//! Jobs on their way into the queue. What arrives for a partition while a batch of it is under way becomes the next batch, so
+//! a server needs one script call for what arrives together, and the order is that of arrival.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::queue::Inner;
+use super::store_commit::{position, unexpected};
+use crate::error::{Error, Result};
+use crate::job::{NewJob, Partition};
+use crate::limits::{WORK_BATCH_BYTES, WORK_BATCH_JOBS};
+use crate::log::Remembered;
+use crate::queue::Accepted;
+
+/// Most jobs that wait for the batch before them, in each partition of each process. Past it they are refused.
+const WAITING_MAX: usize = 10_000;
+
+/// Most bytes of those.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// A job that waits, and whom to tell.
+pub(super) struct Waiting {
+    job: NewJob,
+    answer: oneshot::Sender<Result<Accepted>>,
+}
+
+impl Waiting {
+    pub(super) fn new(job: NewJob) -> (Self, oneshot::Receiver<Result<Accepted>>) {
+        let (answer, answered) = oneshot::channel();
+        (Self { job, answer }, answered)
+    }
+
+    fn answer(self, answer: Result<Accepted>) {
+        // Who asked may have gone.
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// What waits for one partition.
+#[derive(Default)]
+pub(super) struct Lane(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    /// Whether a batch is under way. There is never more than one, so none overtakes another.
+    under_way: bool,
+}
+
+impl Lane {
+    /// Takes `jobs` in, and sees to it that they are sent, whether or not anybody waits for the answers.
+    pub(super) fn send(
+        self: &Arc<Self>,
+        queue: &Arc<Inner>,
+        partition: Partition,
+        jobs: Vec<Waiting>,
+    ) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for job in jobs {
+            let size = job.job.size_bytes();
+            let is_full =
+                state.waiting.len() >= WAITING_MAX || state.bytes + size > WAITING_BYTES_MAX;
+            if is_full && !state.waiting.is_empty() {
+                job.answer(Err(Error::Full {
+                    what: "the queue (jobs on their way to the Redis server)",
+                    limit: WAITING_MAX as u64,
+                }));
+            } else {
+                state.bytes += size;
+                state.waiting.push_back(job);
+            }
+        }
+        if !state.waiting.is_empty() && !mem::replace(&mut state.under_way, true) {
+            let (lane, queue) = (Arc::clone(self), Arc::clone(queue));
+            tokio::spawn(async move {
+                while let Some(batch) = lane.next() {
+                    send(&queue, partition, batch).await;
+                }
+            });
+        }
+    }
+
+    /// The next batch; `None` if nothing waits, and then none is under way.
+    fn next(&self) -> Option<Vec<Waiting>> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < WORK_BATCH_JOBS
+            && bytes < WORK_BATCH_BYTES
+            && let Some(job) = state.waiting.pop_front()
+        {
+            bytes += job.job.size_bytes();
+            batch.push(job);
+        }
+        state.bytes -= bytes;
+        state.under_way = !batch.is_empty();
+        state.under_way.then_some(batch)
+    }
+}
+
+/// Sends one batch, and answers each of its jobs.
+async fn send(queue: &Inner, partition: Partition, batch: Vec<Waiting>) {
+    let connection = &queue.connection;
+    let mut script = connection.scripts.enqueue.prepare_invoke();
+    for name in ["queue", "jobs", "requests", "request-deadlines"] {
+        script.key(queue.key(partition, name));
+    }
+    script
+        .arg(connection.skew())
+        .arg(queue.channel())
+        .arg(partition.0)
+        .arg(queue.jobs_max)
+        .arg(queue.bytes_max)
+        .arg(queue.idempotency_keys_max);
+    let mut sent = Vec::with_capacity(batch.len());
+    let mut texts = Vec::with_capacity(batch.len());
+    for waiting in batch {
+        if waiting.job.size_bytes() > queue.bytes_max {
+            waiting.answer(Err(Error::TooLarge {
+                subject: "job",
+                limit: queue.bytes_max as u64,
+                unit: "bytes",
+            }));
+            continue;
+        }
+        match serde_json::to_string(&waiting.job.command) {
+            Ok(text) => {
+                texts.push(text);
+                sent.push(waiting);
+            }
+            Err(error) => waiting.answer(Err(Error::invalid("job", error.to_string()))),
+        }
+    }
+    if sent.is_empty() {
+        return;
+    }
+    script.arg(sent.len());
+    for (waiting, text) in sent.iter().zip(&texts) {
+        let job = &waiting.job;
+        let (key, fingerprint, window) = match &job.idempotency {
+            Some(idempotency) => (
+                Remembered::hash(idempotency).to_string(),
+                job.command.fingerprint().to_string(),
+                u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX),
+            ),
+            None => (String::new(), String::new(), 0),
+        };
+        let keep_outcome = job.keep_outcome || job.idempotency.is_some();
+        script
+            .arg(text)
+            .arg(job.size_bytes())
+            .arg(u8::from(keep_outcome))
+            .arg(job.traceparent.as_deref().unwrap_or_default())
+            .arg(key)
+            .arg(fingerprint)
+            .arg(window);
+    }
+    let answers: Result<Vec<Vec<String>>> = queue.change("the job was accepted", &script).await;
+    match answers {
+        Ok(answers) if answers.len() == sent.len() => {
+            queue.accepted(partition);
+            for (waiting, words) in sent.into_iter().zip(answers) {
+                waiting.answer(answer(queue, partition, &words));
+            }
+        }
+        Ok(_) => sent
+            .into_iter()
+            .for_each(|waiting| waiting.answer(Err(unexpected()))),
+        Err(error) => {
+            let (what, is_unknown) = match &error {
+                Error::Unknown { .. } => ("the job was accepted".to_owned(), true),
+                other => (format!("{other}: {}", cause(other)), false),
+            };
+            for waiting in sent {
+                let what = what.clone();
+                waiting.answer(Err(match is_unknown {
+                    true => Error::Unknown { what, source: None },
+                    false => Error::Unavailable { what, source: None },
+                }));
+            }
+        }
+    }
+}
+
+/// Why, in words: one error answers many, and can't be cloned.
+fn cause(error: &Error) -> String {
+    std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
+}
+
+fn answer(queue: &Inner, partition: Partition, words: &[String]) -> Result<Accepted> {
+    let full = |what, limit| {
+        Err(Error::Full {
+            what,
+            limit: limit as u64,
+        })
+    };
+    match words {
+        [word, at] if word == "new" || word == "old" => Ok(Accepted {
+            id: queue.job_id(partition, position(at)?),
+            replayed: word == "old",
+        }),
+        [word] if word == "reused" => Err(Error::KeyReused),
+        [word] if word == "jobs" => full("the queue (jobs)", queue.jobs_max),
+        [word] if word == "bytes" => full("the queue (bytes)", queue.bytes_max),
+        [word] if word == "keys" => {
+            full("the queue (idempotency keys)", queue.idempotency_keys_max)
+        }
+        _ => Err(unexpected()),
+    }
+}

@@ -1,0 +1,130 @@
+//! The names of the keys, and the hash tags that spread the partitions evenly over the slots of a cluster.
+
+use crate::job::{Partition, PartitionCount, QueueId};
+use crate::key::Key;
+
+/// Slots of a Redis Cluster.
+const SLOTS: u32 = 16384;
+
+/// The names of a store's keys.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: String,
+    /// For each partition what its keys start with: `kv:{tag}:`.
+    starts: Vec<String>,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str, count: PartitionCount) -> Self {
+        let starts = tags(count)
+            .into_iter()
+            .map(|tag| format!("{prefix}:{{{tag}}}:"))
+            .collect();
+        Self {
+            prefix: prefix.to_owned(),
+            starts,
+        }
+    }
+
+    pub(super) fn meta(prefix: &str) -> String {
+        format!("{prefix}:meta")
+    }
+
+    /// The channel that says which partition moved on.
+    pub(super) fn channel(&self) -> String {
+        format!("{}:moved", self.prefix)
+    }
+
+    /// The channel that says in which partition jobs have come.
+    pub(super) fn jobs_channel(&self) -> String {
+        format!("{}:accepted", self.prefix)
+    }
+
+    pub(super) fn workers(&self) -> String {
+        format!("{}:workers", self.prefix)
+    }
+
+    pub(super) fn of(&self, partition: Partition, name: &str) -> String {
+        format!("{}{name}", self.starts[usize::from(partition.0)])
+    }
+
+    pub(super) fn entries(&self, partition: Partition) -> String {
+        self.of(partition, "v:")
+    }
+
+    pub(super) fn entry(&self, partition: Partition, key: &Key) -> String {
+        self.of(partition, &format!("v:{}", key.as_str()))
+    }
+
+    pub(super) fn outcomes(&self, partition: Partition, queue: QueueId) -> String {
+        self.of(partition, &format!("outcomes:{queue}"))
+    }
+}
+
+/// For each partition the smallest number whose slot is the first of the partition's even share of the slots.
+fn tags(count: PartitionCount) -> Vec<String> {
+    let count = u32::from(count.get());
+    let wanted = |index: u32| index * SLOTS / count;
+    let mut tags: Vec<Option<String>> = vec![None; count as usize];
+    let mut missing = count;
+    for number in 0_u32.. {
+        if missing == 0 {
+            break;
+        }
+        let tag = number.to_string();
+        let slot = u32::from(crc16(tag.as_bytes())) % SLOTS;
+        let index = (slot * count).div_ceil(SLOTS);
+        if index < count && wanted(index) == slot && tags[index as usize].is_none() {
+            tags[index as usize] = Some(tag);
+            missing -= 1;
+        }
+    }
+    tags.into_iter().flatten().collect()
+}
+
+/// CRC-16/XMODEM, by which a cluster maps keys to slots.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc: u16, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            }
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crc_is_that_of_the_cluster_specification() {
+        assert_eq!(crc16(b"123456789"), 0x31C3);
+    }
+
+    #[test]
+    fn partitions_are_spread_evenly_over_the_slots() {
+        for count in [1, 2, 3, 64, 100, 256, super::super::PARTITIONS_MAX] {
+            let tags = tags(PartitionCount::new(count).unwrap());
+            let slots: Vec<u32> = tags
+                .iter()
+                .map(|tag| u32::from(crc16(tag.as_bytes())) % SLOTS)
+                .collect();
+            let even: Vec<u32> = (0..u32::from(count))
+                .map(|index| index * SLOTS / u32::from(count))
+                .collect();
+            assert_eq!(slots, even, "{count} partitions");
+        }
+    }
+
+    #[test]
+    fn tags_never_change() {
+        // They are part of the format: with others, a store would be empty.
+        let tags = tags(PartitionCount::new(4).unwrap());
+        assert_eq!(tags, TAGS_OF_FOUR);
+    }
+
+    const TAGS_OF_FOUR: [&str; 4] = ["3560", "4129", "8209", "356"];
+}

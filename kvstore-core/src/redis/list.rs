@@ -1,0 +1,169 @@
+//! A page of a listing, put together from what each partition has.
+
+use std::collections::BTreeMap;
+
+use super::connection::Connection;
+use super::store_commit::{number, unexpected};
+use crate::entry::{Timestamp, Version};
+use crate::error::{Error, Result};
+use crate::job::Partition;
+use crate::key::Key;
+use crate::limits::PAGE_ENTRIES_MAX;
+use crate::store::{ListRequest, Listed, Page};
+use crate::value::Value;
+
+/// One item of a page: an entry, or a common prefix, which several partitions may have.
+enum Item {
+    Entry(Listed),
+    Prefix,
+}
+
+pub(super) async fn page(connection: &Connection, request: &ListRequest) -> Result<Page> {
+    if request.limit == 0 || request.limit > PAGE_ENTRIES_MAX {
+        return Err(Error::invalid(
+            "limit",
+            format!("it must be from 1 to {PAGE_ENTRIES_MAX}"),
+        ));
+    }
+    if request.delimiter.as_deref() == Some("") {
+        return Err(Error::invalid("delimiter", "it must not be empty"));
+    }
+    let range = Range::new(request);
+    // One more than the page holds, from each: so what is cut off anywhere lies behind the page.
+    let parts = connection
+        .partitions
+        .iter()
+        .map(|partition| part(connection, request, &range, partition));
+    let mut items = BTreeMap::new();
+    let mut count = request.count.then_some(0);
+    for (counted, part) in futures_util::future::try_join_all(parts).await? {
+        count = count.map(|count| count + counted);
+        items.extend(part);
+    }
+    let mut page = Page {
+        count,
+        ..Page::default()
+    };
+    let mut last = None;
+    for (name, item) in items {
+        if page.entries.len() + page.prefixes.len() == request.limit {
+            page.next = last;
+            break;
+        }
+        last = Some(name.clone());
+        match item {
+            Item::Entry(listed) => page.entries.push(listed),
+            Item::Prefix => page.prefixes.push(name),
+        }
+    }
+    Ok(page)
+}
+
+/// The ends of what is asked for, as `ZRANGEBYLEX` takes them.
+struct Range {
+    /// Of the page.
+    first: Vec<u8>,
+    /// Of the prefix.
+    start: Vec<u8>,
+    end: Vec<u8>,
+}
+
+impl Range {
+    fn new(request: &ListRequest) -> Self {
+        let start = match request.prefix.as_bytes() {
+            [] => b"-".to_vec(),
+            prefix => [b"[", prefix].concat(),
+        };
+        let end = match request.prefix.as_bytes() {
+            [] => b"+".to_vec(),
+            prefix => [b"(", &*behind(prefix)].concat(),
+        };
+        let first = match &request.after {
+            Some(after) if after.as_str() >= request.prefix.as_str() => {
+                let folded = request.delimiter.as_ref().is_some_and(|delimiter| {
+                    after
+                        .strip_prefix(request.prefix.as_str())
+                        .is_some_and(|rest| {
+                            rest.ends_with(delimiter.as_str())
+                                && rest.find(delimiter.as_str())
+                                    == Some(rest.len() - delimiter.len())
+                        })
+                });
+                if folded {
+                    // It was a common prefix, and all of what it stands for is behind us.
+                    [b"[", &*behind(after.as_bytes())].concat()
+                } else {
+                    [b"(", after.as_bytes()].concat()
+                }
+            }
+            _ => start.clone(),
+        };
+        Self { first, start, end }
+    }
+}
+
+/// What sorts right behind everything that starts with `text`, which is not empty. UTF-8 has no byte 255.
+fn behind(text: &[u8]) -> Vec<u8> {
+    let mut behind = text.to_vec();
+    if let Some(last) = behind.last_mut() {
+        *last += 1;
+    }
+    behind
+}
+
+/// What one partition has: how many keys start with the prefix, and its first items.
+async fn part(
+    connection: &Connection,
+    request: &ListRequest,
+    range: &Range,
+    partition: Partition,
+) -> Result<(u64, Vec<(String, Item)>)> {
+    let keys = &connection.keys;
+    let (count, rows): (i64, Vec<Vec<Vec<u8>>>) = connection
+        .read(
+            connection
+                .scripts
+                .list
+                .key(keys.of(partition, "state"))
+                .key(keys.of(partition, "keys"))
+                .key(keys.of(partition, "deadlines"))
+                .arg(connection.skew())
+                .arg(keys.entries(partition))
+                .arg(&request.prefix)
+                .arg(&range.first)
+                .arg(&range.end)
+                .arg(request.limit + 1)
+                .arg(request.delimiter.as_deref().unwrap_or_default())
+                .arg(u8::from(request.include_values))
+                .arg(u8::from(request.count))
+                .arg(&range.start),
+        )
+        .await?;
+    let items = rows.into_iter().map(|row| item(row, request));
+    let items = items.collect::<Result<_>>()?;
+    Ok((u64::try_from(count).unwrap_or(0), items))
+}
+
+fn item(row: Vec<Vec<u8>>, request: &ListRequest) -> Result<(String, Item)> {
+    let mut row = row.into_iter();
+    let mut text =
+        || String::from_utf8(row.next().ok_or_else(unexpected)?).map_err(|_| unexpected());
+    let name = text()?;
+    let Ok(version) = text() else {
+        return Ok((name, Item::Prefix));
+    };
+    let deadline = number(&text()?)?;
+    let size = number(&text()?)? as usize;
+    let value = text()?;
+    let listed = Listed {
+        key: Key::new(&name)?,
+        version: Version(number(&version)?),
+        size,
+        expires_at: (deadline != 0).then_some(Timestamp(deadline)),
+        value: match request.include_values {
+            true => Some(Value::parse(value).map_err(|_| unexpected())?),
+            false => None,
+        },
+    };
+    Ok((name, Item::Entry(listed)))
+}

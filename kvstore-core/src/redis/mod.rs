@@ -1,0 +1,147 @@
+//! Store and queue on a Redis server, for many servers and workers.
+//!
+//! All of a partition stands in keys with one hash tag `{t}`, and so in one slot: one script changes it atomically. With the
+//! prefix `kv`:
+//!
+//! ```text
+//! kv:meta                  hash    format, partitions, id of the queue; active queue, and how often one was adopted
+//! kv:{t}:v:KEY             string  "VERSION DEADLINE JSON", deadline in ms or 0; no time to live of Redis' own
+//! kv:{t}:state             hash    version, time, queue; applied:QUEUE, pruned:QUEUE, lost:QUEUE
+//! kv:{t}:keys              zset    the keys, all with score 0, so in byte order
+//! kv:{t}:deadlines         zset    the keys that expire, by deadline
+//! kv:{t}:changes           stream  what watchers hear; an entry's id is the last version in it
+//! kv:{t}:outcomes:QUEUE    stream  outcomes that a position can't tell; an entry's id is the job's position
+//! kv:{t}:letters           hash    dead letters, kv:{t}:letter-index zset their order
+//! kv:{t}:jobs              stream  the log of jobs; an entry's id is the position
+//! kv:{t}:queue             hash    the last position, what was ever accepted and completed, attempts of the head
+//! kv:{t}:requests          hash    idempotency keys, kv:{t}:request-deadlines zset when they end
+//! kv:{t}:claim             hash    the worker on it, and until when
+//! kv:workers               zset    who shares the partitions, and until when
+//! ```
+//!
+//! Time is the server's, and a partition's never goes back. Each operation is a script in `scripts/`, which judges everything
+//! before it writes, since Redis undoes nothing.
+//!
+//! What is not here: durability. It is the server's; `durability.rs` refuses one that is not set up for it.
+
+mod connection;
+mod durability;
+mod enqueue;
+mod keys;
+mod list;
+mod queue;
+mod scripts;
+mod share;
+mod store;
+mod store_commit;
+mod wake;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::job::PartitionCount;
+use crate::limits::{CLAIM_PERIOD, IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
+use crate::queue::JobQueue;
+use crate::store::Store;
+
+use connection::Connection;
+use queue::RedisQueue;
+use store::RedisStore;
+
+/// Partitions of a store that is created without a word on it: enough for some dozens of workers.
+pub const PARTITIONS_DEFAULT: u16 = 64;
+
+/// Most partitions: each costs a few keys and a little work when nothing happens.
+pub const PARTITIONS_MAX: u16 = 4096;
+
+/// How a store on Redis is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What all keys start with, so that several stores share a server.
+    pub prefix: String,
+    /// How many partitions it must have; `None`: as it was created, [`PARTITIONS_DEFAULT`] if it is created now.
+    pub partitions: Option<PartitionCount>,
+    /// In place of a password in the URL, which process lists and logs may show.
+    pub password: Option<String>,
+    /// Most jobs that wait in one partition of the queue.
+    pub jobs_max: usize,
+    /// Most bytes (keys and values) of those.
+    pub bytes_max: usize,
+    /// Most idempotency keys remembered in one partition.
+    pub idempotency_keys_max: usize,
+    /// How long a worker keeps its claims unless it renews them.
+    pub claim_period: Duration,
+    /// Take a server as it is, though it may lose what it has acknowledged.
+    pub relaxed_durability: bool,
+    /// Milliseconds by which the store's clock is ahead of the server's, for tests.
+    #[doc(hidden)]
+    pub skew_ms: Arc<AtomicI64>,
+}
+
+impl Default for Options {
+    /// The prefix `kv`, any number of partitions, and a server that keeps what it acknowledges.
+    fn default() -> Self {
+        Self {
+            prefix: "kv".to_owned(),
+            partitions: None,
+            password: None,
+            jobs_max: QUEUE_JOBS_DEFAULT,
+            bytes_max: QUEUE_BYTES_DEFAULT,
+            idempotency_keys_max: IDEMPOTENCY_KEYS_MAX,
+            claim_period: CLAIM_PERIOD,
+            relaxed_durability: false,
+            skew_ms: Arc::default(),
+        }
+    }
+}
+
+/// Whether `url` can be a server's, without connecting to it.
+///
+/// # Errors
+/// [`Error::Config`](crate::Error::Config) that says what it should be.
+pub(crate) fn check_url(url: &str) -> Result<()> {
+    connection::parse(url).map(drop)
+}
+
+/// A store and its queue on a Redis server, open.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    store: Arc<RedisStore>,
+    queue: Arc<RedisQueue>,
+}
+
+impl Redis {
+    /// Connects to `url` (`redis://[:password@]host[:port][/database]` or `redis+unix:///path`), creates the store if it is not
+    /// there, and checks that the server keeps what it acknowledges.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for a URL of another form, another number of partitions than the store has, or a
+    /// server whose settings lose data: it says which setting to change, and to what.
+    /// [`Error::Unavailable`](crate::Error::Unavailable) if the server can't be reached.
+    pub async fn open(url: &str, options: Options) -> Result<Self> {
+        let connection = Connection::open(url, &options).await?;
+        Ok(Self {
+            queue: Arc::new(RedisQueue::new(Arc::clone(&connection), &options)),
+            store: Arc::new(RedisStore::new(connection)),
+        })
+    }
+
+    /// The store.
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    /// The queue in front of it.
+    pub fn queue(&self) -> Arc<dyn JobQueue> {
+        self.queue.clone()
+    }
+
+    /// Lets go of the connection. Calls after it fail with [`Error::Unavailable`](crate::Error::Unavailable).
+    pub fn close(&self) {
+        self.queue.stop();
+        self.store.connection().close();
+    }
+}

@@ -1,0 +1,442 @@
+//! The queue: a stream for each partition, with what is remembered of it beside it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use redis::{FromRedisValue, ScriptInvocation};
+
+use super::Options;
+use super::connection::{Connection, not_reached};
+use super::enqueue::{Lane, Waiting};
+use super::share::share;
+use super::store::stream_id;
+use super::store_commit::{number, position, unexpected};
+use super::wake::{Wake, woken};
+use crate::entry::Timestamp;
+use crate::error::{Error, Result};
+use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId};
+use crate::limits::WORK_BATCH_BYTES;
+use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+
+/// A part of a position up to which Lua counts exactly, with room for more jobs than there will ever be.
+const PART_MAX: u64 = 1 << 52;
+
+/// A queue on a Redis server.
+pub(super) struct RedisQueue {
+    inner: Arc<Inner>,
+    /// For each partition what waits to be sent there.
+    lanes: Vec<Arc<Lane>>,
+    claim_period: Duration,
+}
+
+/// What a batch on its way needs, too.
+pub(super) struct Inner {
+    pub(super) connection: Arc<Connection>,
+    pub(super) id: QueueId,
+    pub(super) jobs_max: usize,
+    pub(super) bytes_max: usize,
+    pub(super) idempotency_keys_max: usize,
+    wake: Wake,
+    closed: AtomicBool,
+}
+
+impl fmt::Debug for RedisQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisQueue")
+            .field("id", &self.inner.id)
+            .field("connection", &self.inner.connection)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(super) fn key(&self, partition: Partition, name: &str) -> String {
+        self.connection.keys.of(partition, name)
+    }
+
+    pub(super) fn job_id(&self, partition: Partition, position: Position) -> JobId {
+        JobId {
+            queue: self.id,
+            partition,
+            position,
+        }
+    }
+
+    pub(super) fn channel(&self) -> String {
+        self.connection.keys.jobs_channel()
+    }
+
+    /// Some job has come, by this process' own doing.
+    pub(super) fn accepted(&self, partition: Partition) {
+        self.wake.moved(partition);
+    }
+
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            Err(Error::unavailable("the Redis queue"))
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn read<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
+        self.check_open()?;
+        self.connection.read(script).await
+    }
+
+    pub(super) async fn change<T: FromRedisValue>(
+        &self,
+        what: &str,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T> {
+        self.check_open()?;
+        self.connection.change(what, script).await
+    }
+}
+
+impl RedisQueue {
+    pub(super) fn new(connection: Arc<Connection>, options: &Options) -> Self {
+        let inner = Inner {
+            wake: connection.another_wake(connection.keys.jobs_channel()),
+            id: connection.queue,
+            jobs_max: options.jobs_max,
+            bytes_max: options.bytes_max,
+            idempotency_keys_max: options.idempotency_keys_max,
+            closed: AtomicBool::new(false),
+            connection,
+        };
+        let lanes = inner.connection.partitions.iter();
+        Self {
+            lanes: lanes.map(|_| Arc::default()).collect(),
+            inner: Arc::new(inner),
+            claim_period: options.claim_period,
+        }
+    }
+
+    fn connection(&self) -> &Connection {
+        &self.inner.connection
+    }
+
+    pub(super) fn stop(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+        self.inner.wake.close();
+    }
+
+    async fn count_attempt(&self, claim: &Claim, head: Position, add: i8) -> Result<u32> {
+        self.connection().check_partition(claim.partition)?;
+        self.inner
+            .change(
+                "the attempt was recorded",
+                self.connection()
+                    .scripts
+                    .attempt
+                    .key(self.inner.key(claim.partition, "queue"))
+                    .arg(stream_id(head))
+                    .arg(add),
+            )
+            .await
+    }
+
+    /// Takes or renews a partition (`period`), or gives it up (zero); whether it is held then.
+    async fn hold(
+        &self,
+        worker: &WorkerId,
+        partition: Partition,
+        period: Duration,
+    ) -> Result<bool> {
+        self.inner
+            .change(
+                "the claim was changed",
+                self.connection()
+                    .scripts
+                    .claim
+                    .key(self.inner.key(partition, "claim"))
+                    .arg(self.connection().skew())
+                    .arg(worker.as_str())
+                    .arg(period.as_millis() as u64),
+            )
+            .await
+    }
+}
+
+/// A job from an entry of the stream.
+fn job(id: JobId, fields: &[String]) -> Result<Job> {
+    let fields: BTreeMap<&str, &str> = fields
+        .chunks_exact(2)
+        .map(|pair| (pair[0].as_str(), pair[1].as_str()))
+        .collect();
+    let field = |name: &str| fields.get(name).copied().ok_or_else(unexpected);
+    Ok(Job {
+        id,
+        command: serde_json::from_str(field("command")?).map_err(|_| unexpected())?,
+        keep_outcome: field("keep")? == "1",
+        accepted_at: Timestamp(number(field("at")?)?),
+        traceparent: Some(field("trace")?)
+            .filter(|trace| !trace.is_empty())
+            .map(str::to_owned),
+    })
+}
+
+#[async_trait]
+impl JobQueue for RedisQueue {
+    fn id(&self) -> QueueId {
+        self.inner.id
+    }
+
+    fn partitions(&self) -> PartitionCount {
+        self.connection().partitions
+    }
+
+    async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
+        self.connection().check_partition(partition)?;
+        let (major, minor) = match position {
+            Position { major, .. } if major >= PART_MAX => {
+                return Err(Error::invalid(
+                    "position",
+                    format!("{position} is further than a queue on Redis can count"),
+                ));
+            }
+            Position { major, minor } if minor >= PART_MAX => (major + 1, 0),
+            Position { major, minor } => (major, minor),
+        };
+        let _: u8 = self
+            .inner
+            .change(
+                "the queue numbers on behind its store",
+                self.connection()
+                    .scripts
+                    .start_after
+                    .key(self.inner.key(partition, "queue"))
+                    .key(self.inner.key(partition, "jobs"))
+                    .arg(major)
+                    .arg(minor),
+            )
+            .await?;
+        Ok(())
+    }
+
+    async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
+        let partitions = self.partitions();
+        let mut answers = Vec::with_capacity(jobs.len());
+        let mut waiting: BTreeMap<Partition, Vec<Waiting>> = BTreeMap::new();
+        for job in jobs {
+            let checked = self
+                .inner
+                .check_open()
+                .and_then(|()| job.command.check(partitions));
+            if let Err(error) = checked {
+                answers.push(Err(error));
+                continue;
+            }
+            let partition = partitions.partition_of(job.command.first_key());
+            let (job, answer) = Waiting::new(job);
+            waiting.entry(partition).or_default().push(job);
+            answers.push(Ok(answer));
+        }
+        for (partition, jobs) in waiting {
+            let lane = &self.lanes[usize::from(partition.0)];
+            lane.send(&self.inner, partition, jobs);
+        }
+        let mut accepted = Vec::with_capacity(answers.len());
+        for answer in answers {
+            accepted.push(match answer {
+                Ok(answer) => answer.await.unwrap_or_else(|_| {
+                    Err(Error::Unknown {
+                        what: "the job was accepted".to_owned(),
+                        source: None,
+                    })
+                }),
+                Err(error) => Err(error),
+            });
+        }
+        accepted
+    }
+
+    async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
+        let workers: Vec<String> = self
+            .inner
+            .change(
+                "the worker was registered",
+                self.connection()
+                    .scripts
+                    .workers
+                    .key(self.connection().keys.workers())
+                    .arg(self.connection().skew())
+                    .arg(worker.as_str())
+                    .arg(self.claim_period.as_millis() as u64),
+            )
+            .await?;
+        let mine = share(&workers, worker.as_str(), self.partitions());
+        let asked = self.partitions().iter().map(async |partition| {
+            let period = match mine.contains(&partition) {
+                true => self.claim_period,
+                false => Duration::ZERO,
+            };
+            let is_held = self.hold(worker, partition, period).await?;
+            Ok::<_, Error>(is_held.then(|| Claim {
+                worker: worker.clone(),
+                partition,
+            }))
+        });
+        let held = futures_util::future::try_join_all(asked).await?;
+        Ok(held.into_iter().flatten().collect())
+    }
+
+    async fn release(&self, claim: Claim) -> Result<()> {
+        let connection = self.connection();
+        connection.check_partition(claim.partition)?;
+        self.inner.check_open()?;
+        // Whoever gives something back is leaving, so the others' shares have room for it.
+        let _: u64 = redis::cmd("ZREM")
+            .arg(connection.keys.workers())
+            .arg(claim.worker.as_str())
+            .query_async(&mut connection.manager())
+            .await
+            .map_err(not_reached)?;
+        self.hold(&claim.worker, claim.partition, Duration::ZERO)
+            .await?;
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        claim: &Claim,
+        after: Position,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Job>> {
+        let start = Instant::now();
+        self.connection().check_partition(claim.partition)?;
+        let mut moved = self.inner.wake.of(claim.partition);
+        loop {
+            moved.mark_unchanged();
+            let (trimmed, entries): (String, Vec<(String, Vec<String>)>) = self
+                .inner
+                .read(
+                    self.connection()
+                        .scripts
+                        .read
+                        .key(self.inner.key(claim.partition, "queue"))
+                        .key(self.inner.key(claim.partition, "jobs"))
+                        .arg(stream_id(after))
+                        .arg(max)
+                        .arg(WORK_BATCH_BYTES),
+                )
+                .await?;
+            let trimmed = position(&trimmed)?;
+            if trimmed > after {
+                return Err(Error::Gap {
+                    partition: claim.partition,
+                    after,
+                    trimmed,
+                });
+            }
+            let left = wait.saturating_sub(start.elapsed());
+            if !entries.is_empty() || left.is_zero() {
+                return entries
+                    .iter()
+                    .map(|(at, fields)| {
+                        job(self.inner.job_id(claim.partition, position(at)?), fields)
+                    })
+                    .collect();
+            }
+            woken(&mut moved, left).await;
+        }
+    }
+
+    async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
+        self.count_attempt(claim, head, 1).await
+    }
+
+    async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()> {
+        self.count_attempt(claim, head, -1).await.map(drop)
+    }
+
+    async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
+        self.connection().check_partition(claim.partition)?;
+        let _: u64 = self
+            .inner
+            .change(
+                "the applied jobs were dropped",
+                self.connection()
+                    .scripts
+                    .complete
+                    .key(self.inner.key(claim.partition, "queue"))
+                    .key(self.inner.key(claim.partition, "jobs"))
+                    .arg(stream_id(up_to)),
+            )
+            .await?;
+        Ok(())
+    }
+
+    async fn find(&self, id: &JobId) -> Result<Found> {
+        self.inner.check_open()?;
+        let known = id.queue == self.inner.id
+            && id.position > Position::START
+            && self.connection().check_partition(id.partition).is_ok();
+        if !known {
+            return Ok(Found::Unknown);
+        }
+        let (last, attempts, entry): (String, String, Option<(String, Vec<String>)>) = self
+            .inner
+            .read(
+                self.connection()
+                    .scripts
+                    .find
+                    .key(self.inner.key(id.partition, "queue"))
+                    .key(self.inner.key(id.partition, "jobs"))
+                    .arg(stream_id(id.position)),
+            )
+            .await?;
+        Ok(match entry {
+            Some((_, fields)) => Found::Held {
+                job: Box::new(job(*id, &fields)?),
+                attempts: u32::try_from(number(&attempts)?).unwrap_or(u32::MAX),
+            },
+            None if id.position <= position(&last)? => Found::Dropped,
+            None => Found::Unknown,
+        })
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        let asked = self.partitions().iter().map(async |partition| {
+            let depth: (u64, u64, i64) = self
+                .inner
+                .read(
+                    self.connection()
+                        .scripts
+                        .depth
+                        .key(self.inner.key(partition, "queue"))
+                        .key(self.inner.key(partition, "jobs"))
+                        .arg(self.connection().skew()),
+                )
+                .await?;
+            Ok::<_, Error>(depth)
+        });
+        let mut depth = Depth::default();
+        for (jobs, bytes, age) in futures_util::future::try_join_all(asked).await? {
+            depth.jobs += jobs;
+            depth.bytes += bytes;
+            let age = u64::try_from(age).ok().map(Duration::from_millis);
+            depth.oldest_age = depth.oldest_age.max(age);
+        }
+        Ok(depth)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.inner.check_open()?;
+        redis::cmd("PING")
+            .query_async(&mut self.connection().manager())
+            .await
+            .map_err(not_reached)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.stop();
+        Ok(())
+    }
+}

@@ -1,0 +1,18 @@
+-- How much waits in a partition.
+--
+-- KEYS  1 queue, 2 jobs
+-- ARGV  1 skew (ms)
+-- Says  {jobs, bytes, age of the oldest (ms), -1 if there is none}
+local known = redis.call('HMGET', KEYS[1], 'jobs', 'jobs done', 'bytes', 'bytes done', 'time')
+local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+local age = -1
+for place = 1, oldest and #oldest[2] or 0, 2 do
+  if oldest[2][place] == 'at' then
+    age = math.max(store_time(ARGV[1], known[5]) - tonumber(oldest[2][place + 1]), 0)
+  end
+end
+return {
+  tonumber(known[1] or '0') - tonumber(known[2] or '0'),
+  tonumber(known[3] or '0') - tonumber(known[4] or '0'),
+  age,
+}

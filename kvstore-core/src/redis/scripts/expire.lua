@@ -1,0 +1,32 @@
+-- Removes entries whose deadline has passed, and announces it. Says how many. Each deadline is judged again: there may be a newer
+-- value by now.
+--
+-- KEYS  1 state, 2 index, 3 deadlines, 4 changes, then the entries
+-- ARGV  1 skew (ms), 2 changes kept, 3 channel, 4 partition, then for each entry its name
+local state, index, deadlines, changes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local known = redis.call('HMGET', state, 'version', 'time')
+local version, now = tonumber(known[1] or '0'), store_time(ARGV[1], known[2])
+redis.call('ZCARD', index)
+redis.call('ZCARD', deadlines)
+redis.call('XLEN', changes)
+local keys, names, announced = {}, {}, {}
+for entry = 5, #KEYS do
+  local version_now, there = live_version(redis.call('GET', KEYS[entry]), now)
+  if there and not version_now then
+    version = version + 1
+    keys[#keys + 1] = KEYS[entry]
+    names[#names + 1] = ARGV[entry]
+    announced[#announced + 1] = 'x' .. int(version)
+    announced[#announced + 1] = ARGV[entry]
+  end
+end
+if #keys == 0 then
+  return 0
+end
+call_in_parts('DEL', nil, keys)
+call_in_parts('ZREM', index, names)
+call_in_parts('ZREM', deadlines, names)
+announce(changes, announced, version, ARGV[2])
+redis.call('HSET', state, 'version', int(version), 'time', int(now))
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+return #keys

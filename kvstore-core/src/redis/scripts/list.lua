@@ -1,0 +1,55 @@
+-- What a page of a listing needs of one partition, all at one moment.
+--
+-- KEYS  1 state, 2 index, 3 deadlines
+-- ARGV  1 skew (ms), 2 start of the entries' names, 3 prefix, 4 first (as ZRANGEBYLEX takes it), 5 end (likewise), 6 most,
+--       7 delimiter or '', 8 values (1, 0), 9 count (1, 0), 10 start of the prefix's range, as ZRANGEBYLEX takes it
+-- Says  {count or -1, items}: for a key {name, version, deadline, size, value or ''}, for a common prefix {name}
+--
+-- The entries' names can't be known before, so they are not in KEYS: they are in the slot of those that are, and only read.
+local state, index, deadlines = KEYS[1], KEYS[2], KEYS[3]
+local entries, prefix, first, last, most, delimiter, values, count =
+  ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1', ARGV[9] == '1'
+local now = store_time(ARGV[1], redis.call('HGET', state, 'time'))
+
+local total = -1
+if count then
+  total = redis.call('ZLEXCOUNT', index, ARGV[10], last)
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now))) do
+    if string.sub(name, 1, #prefix) == prefix then
+      total = total - 1
+    end
+  end
+end
+
+-- What sorts right behind everything that starts with `text`. Names are UTF-8, which has no byte 255.
+local function behind(text)
+  return '[' .. string.sub(text, 1, -2) .. string.char(string.byte(text, -1) + 1)
+end
+
+local items = {}
+while #items < most do
+  local names = redis.call('ZRANGEBYLEX', index, first, last, 'LIMIT', 0, most - #items)
+  if #names == 0 then
+    break
+  end
+  for _, name in ipairs(names) do
+    first = '(' .. name
+    local text = redis.call('GET', entries .. name)
+    local version = live_version(text, now)
+    if version then
+      local stop = nil
+      if delimiter ~= '' then
+        _, stop = string.find(name, delimiter, #prefix + 1, true)
+      end
+      if stop then
+        local folded = string.sub(name, 1, stop)
+        items[#items + 1] = { folded }
+        first = behind(folded)
+        break
+      end
+      local deadline, start = string.match(text, '^%d+ (%d+) ()')
+      items[#items + 1] = { name, version, deadline, int(#text - start + 1), values and string.sub(text, start) or '' }
+    end
+  end
+end
+return { total, items }

@@ -1,0 +1,55 @@
+-- Before every other script. Numbers are written with int(): tostring would turn 10^15 into 1e+15.
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+-- The server's time in milliseconds, moved by `skew`.
+local function server_time(skew)
+  local parts = redis.call('TIME')
+  return tonumber(parts[1]) * 1000 + math.floor(tonumber(parts[2]) / 1000) + tonumber(skew)
+end
+
+-- The partition's time, which never goes back: `latest` is what it was when something was last changed.
+local function store_time(skew, latest)
+  return math.max(server_time(skew), tonumber(latest or '0') or 0)
+end
+
+-- The version in the text of an entry, false if there is none or it has expired; and whether there is a text.
+local function live_version(text, now)
+  if not text then
+    return false, false
+  end
+  local version, deadline = string.match(text, '^(%d+) (%d+) ')
+  if not version then
+    error('an entry does not start with a version and a deadline')
+  end
+  if deadline ~= '0' and tonumber(deadline) <= now then
+    return false, true
+  end
+  return version, true
+end
+
+-- Calls `command key …` with `arguments`, some at a time: unpack takes no more than 7,999 values. The size is even, so
+-- that pairs stay together.
+local function call_in_parts(command, key, arguments)
+  for first = 1, #arguments, 2000 do
+    local last = math.min(first + 1999, #arguments)
+    if key then
+      redis.call(command, key, unpack(arguments, first, last))
+    else
+      redis.call(command, unpack(arguments, first, last))
+    end
+  end
+end
+
+-- Writes down what watchers hear: a list of kind and version, key, kind and version, key … . An entry's id is its last version.
+local function announce(stream, changes, latest, kept)
+  for first = 1, #changes, 2000 do
+    local last = math.min(first + 1999, #changes)
+    local version = string.sub(changes[last - 1], 2)
+    redis.call('XADD', stream, version .. '-0', unpack(changes, first, last))
+  end
+  if latest > tonumber(kept) then
+    redis.call('XTRIM', stream, 'MINID', int(latest - tonumber(kept) + 1))
+  end
+end

@@ -1,0 +1,102 @@
+//! Which partitions a worker should have. All workers work it out alike from who is there, so they need no table and no talk.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use crate::job::{Fingerprint, Partition, PartitionCount};
+
+/// The share of `worker` among `workers`: rendezvous hashing, with as many for each as is even. So shares differ by one at most,
+/// and few partitions move when a worker comes or goes.
+pub(super) fn share(
+    workers: &[String],
+    worker: &str,
+    partitions: PartitionCount,
+) -> BTreeSet<Partition> {
+    if workers.is_empty() {
+        return BTreeSet::new();
+    }
+    let count = usize::from(partitions.get());
+    let least = count / workers.len();
+    let mut with_one_more = count % workers.len();
+    let mut pairs: Vec<_> = workers
+        .iter()
+        .enumerate()
+        .flat_map(|(index, name)| {
+            partitions.iter().map(move |partition| {
+                let number = partition.0.to_be_bytes();
+                let score = Fingerprint::of(&[name.as_bytes(), &number]);
+                (Reverse(score), index, partition)
+            })
+        })
+        .collect();
+    pairs.sort_unstable();
+    let mut taken = BTreeSet::new();
+    let mut shares = vec![BTreeSet::new(); workers.len()];
+    for (_, index, partition) in pairs {
+        let has = shares[index].len();
+        let is_one_more = has == least;
+        if has > least || (is_one_more && with_one_more == 0) || !taken.insert(partition) {
+            continue;
+        }
+        if is_one_more {
+            with_one_more -= 1;
+        }
+        shares[index].insert(partition);
+    }
+    let mine = workers.iter().position(|name| name == worker);
+    mine.map_or_else(BTreeSet::new, |index| shares.swap_remove(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count)
+            .map(|number| format!("worker-{number}"))
+            .collect()
+    }
+
+    fn shares(workers: &[String], count: PartitionCount) -> Vec<BTreeSet<Partition>> {
+        workers
+            .iter()
+            .map(|name| share(workers, name, count))
+            .collect()
+    }
+
+    #[test]
+    fn every_partition_is_in_one_share_and_shares_are_even() {
+        for partitions in [1, 5, 64] {
+            let count = PartitionCount::new(partitions).unwrap();
+            for workers in 1..10 {
+                let shares = shares(&names(workers), count);
+                let union: BTreeSet<_> = shares.iter().flatten().collect();
+                assert_eq!(union.len(), usize::from(partitions), "none is left out");
+                let sum: usize = shares.iter().map(BTreeSet::len).sum();
+                assert_eq!(sum, usize::from(partitions), "none is in two");
+                let sizes = shares.iter().map(BTreeSet::len);
+                assert!(sizes.clone().max().unwrap() <= sizes.min().unwrap() + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn few_partitions_move_when_a_worker_goes() {
+        let count = PartitionCount::new(64).unwrap();
+        let (before, after) = (shares(&names(8), count), shares(&names(7), count));
+        let stayed: usize = before
+            .iter()
+            .zip(&after)
+            .map(|(before, after)| before.intersection(after).count())
+            .sum();
+        // Eight have to move, and a few more do to keep the shares even.
+        assert!(stayed >= 40, "{stayed} of 64 stayed");
+    }
+
+    #[test]
+    fn who_is_not_there_has_none() {
+        let count = PartitionCount::new(64).unwrap();
+        assert!(share(&names(3), "stranger", count).is_empty());
+        assert!(share(&[], "stranger", count).is_empty());
+    }
+}

@@ -1,0 +1,327 @@
+//! A commit on its way to its script, and the answer on its way back.
+
+use std::collections::HashMap;
+
+use redis::ScriptInvocation;
+
+use super::connection::Connection;
+use super::store::{letter_name, stream_id};
+use crate::commit::{Advance, Change, Commit, Committed, Condition, Verdict};
+use crate::entry::Version;
+use crate::error::{Error, Result};
+use crate::job::{Failed, Outcome, Partition, Position, QueueId, Succeeded};
+use crate::key::Key;
+use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_MAX};
+
+/// How often a commit is tried again after it told its partition which queue is active. Once does; more is a race with
+/// somebody who adopts another.
+const ADOPTIONS_MAX: usize = 5;
+
+pub(super) async fn commit(connection: &Connection, commit: Commit) -> Result<Committed> {
+    let partition = partition_of(connection, &commit)?;
+    if let Some(advance) = &commit.advance {
+        check_advance(connection, advance, partition, commit.writes.len())?;
+    }
+    for _ in 0..ADOPTIONS_MAX {
+        let script = invocation(connection, &commit, partition)?;
+        let answer: Vec<String> = connection.change("the commit took effect", &script).await?;
+        match (&answer[..], &commit.advance) {
+            ([word, first, existed], _) if word == "ok" => {
+                connection.wake.moved(partition);
+                return Ok(Committed {
+                    first_version: Version(number(first)?),
+                    existed: existed.bytes().map(|digit| digit == b'1').collect(),
+                });
+            }
+            ([word, check, current], _) if word == "conflict" => {
+                let check = number(check)? as usize;
+                let (key, _) = commit.checks.get(check).ok_or_else(unexpected)?;
+                let current = match current.as_str() {
+                    "" => None,
+                    version => Some(Version(number(version)?)),
+                };
+                return Err(Error::Conflict {
+                    key: key.clone(),
+                    check,
+                    current,
+                });
+            }
+            ([word, applied], _) if word == "stale" => {
+                return Err(Error::Stale {
+                    partition,
+                    applied: position(applied)?,
+                });
+            }
+            ([word], _) if word == "full" => {
+                return Err(Error::Full {
+                    what: "the partition's dead letters",
+                    limit: DEAD_LETTERS_MAX as u64,
+                });
+            }
+            ([word, ..], Some(advance)) if word == "queue" || word == "unset" => {
+                let (active, decision) = adopt(connection, advance.queue, true).await?;
+                if active != advance.queue {
+                    return Err(Error::Config(format!(
+                        "the store applies queue {active}, not {}",
+                        advance.queue
+                    )));
+                }
+                activate(connection, partition, active, decision).await?;
+            }
+            _ => return Err(unexpected()),
+        }
+    }
+    Err(Error::Config(
+        "the store's active queue changes all the time".to_owned(),
+    ))
+}
+
+/// Makes `queue` the active one, or only if there is none; says which is, and the number of that decision.
+pub(super) async fn adopt(
+    connection: &Connection,
+    queue: QueueId,
+    only_first: bool,
+) -> Result<(QueueId, u64)> {
+    let scripts = &connection.scripts;
+    let (active, decision): (String, u64) = connection
+        .change(
+            "the queue was adopted",
+            scripts
+                .adopt
+                .key(connection.meta())
+                .arg(queue.to_string())
+                .arg(u8::from(only_first)),
+        )
+        .await?;
+    Ok((active.parse()?, decision))
+}
+
+pub(super) async fn activate(
+    connection: &Connection,
+    partition: Partition,
+    queue: QueueId,
+    decision: u64,
+) -> Result<()> {
+    let scripts = &connection.scripts;
+    connection
+        .change(
+            "the queue was adopted",
+            scripts
+                .activate
+                .key(connection.keys.of(partition, "state"))
+                .arg(queue.to_string())
+                .arg(decision),
+        )
+        .await
+}
+
+/// The one partition that a commit is for.
+fn partition_of(connection: &Connection, commit: &Commit) -> Result<Partition> {
+    let checked = commit.checks.iter().map(|(key, _)| key);
+    let written = commit.writes.iter().map(|write| &write.key);
+    let mut keys = checked.chain(written);
+    let Some(first) = keys.next() else {
+        let advanced = commit.advance.as_ref().map(|advance| advance.partition);
+        return Ok(advanced.unwrap_or_default());
+    };
+    let partition = connection.partitions.partition_of(first);
+    match keys.find(|key| connection.partitions.partition_of(key) != partition) {
+        None => Ok(partition),
+        Some(other) => Err(Error::CrossPartition {
+            first: first.clone(),
+            other: other.clone(),
+        }),
+    }
+}
+
+fn check_advance(
+    connection: &Connection,
+    advance: &Advance,
+    partition: Partition,
+    writes: usize,
+) -> Result<()> {
+    connection.check_partition(advance.partition)?;
+    if advance.partition != partition {
+        return Err(Error::invalid(
+            "commit",
+            "it advances another partition than that of its keys",
+        ));
+    }
+    if advance.to <= advance.from {
+        return Err(Error::invalid("commit", "it must advance the partition"));
+    }
+    let mut last = advance.from;
+    for (position, verdict) in &advance.outcomes {
+        let in_order = *position > last && *position <= advance.to;
+        let has_writes = match verdict {
+            Verdict::Succeeded { first, count, .. } => {
+                first.checked_add(*count).is_some_and(|end| end <= writes)
+            }
+            Verdict::Failed { .. } | Verdict::Dead(_) => true,
+        };
+        if !in_order || !has_writes {
+            return Err(Error::invalid(
+                "commit",
+                "its outcomes must be in order, and of writes that it holds",
+            ));
+        }
+        last = *position;
+    }
+    Ok(())
+}
+
+/// The script with its keys and arguments, in the order in which `commit.lua` takes them.
+fn invocation<'a>(
+    connection: &'a Connection,
+    commit: &Commit,
+    partition: Partition,
+) -> Result<ScriptInvocation<'a>> {
+    let keys = &connection.keys;
+    let mut names: Vec<&Key> = Vec::new();
+    let mut places: HashMap<&Key, usize> = HashMap::new();
+    let checked = commit.checks.iter().map(|(key, _)| key);
+    for key in checked.chain(commit.writes.iter().map(|write| &write.key)) {
+        places.entry(key).or_insert_with(|| {
+            names.push(key);
+            names.len()
+        });
+    }
+
+    let mut script = connection.scripts.commit.prepare_invoke();
+    for name in ["state", "keys", "deadlines", "changes"] {
+        script.key(keys.of(partition, name));
+    }
+    // A commit that advances nothing has no queue; the name is then never used, but the places of the keys are fixed.
+    let outcomes = match &commit.advance {
+        Some(advance) => keys.outcomes(partition, advance.queue),
+        None => keys.of(partition, "outcomes"),
+    };
+    script.key(outcomes);
+    for name in ["letters", "letter-index"] {
+        script.key(keys.of(partition, name));
+    }
+    for name in &names {
+        script.key(keys.entry(partition, name));
+    }
+
+    script
+        .arg(connection.skew())
+        .arg(names.len())
+        .arg(commit.checks.len())
+        .arg(commit.writes.len())
+        .arg(CHANGES_MAX)
+        .arg(keys.channel())
+        .arg(partition.0)
+        .arg(u8::from(commit.advance.is_some()));
+    for name in &names {
+        script.arg(name.as_str());
+    }
+    for (key, condition) in &commit.checks {
+        script.arg(places[key]);
+        match condition {
+            // Every key is absent or present, so this holds without being judged.
+            Condition::Any => script.arg("*").arg(""),
+            Condition::Absent => script.arg("a").arg(""),
+            Condition::Present => script.arg("p").arg(""),
+            Condition::Version(version) => script.arg("v").arg(version.0),
+        };
+    }
+    for write in &commit.writes {
+        script.arg(places[&write.key]);
+        match &write.change {
+            Change::Set { value, expires_at } => script
+                .arg("s")
+                .arg(expires_at.map_or(0, |deadline| deadline.0.max(1)))
+                .arg(value.as_bytes()),
+            Change::Delete => script.arg("d").arg(0).arg(""),
+        };
+    }
+    if let Some(advance) = &commit.advance {
+        add_advance(&mut script, advance, partition)?;
+    }
+    Ok(script)
+}
+
+fn add_advance(
+    script: &mut ScriptInvocation<'_>,
+    advance: &Advance,
+    partition: Partition,
+) -> Result<()> {
+    script
+        .arg(advance.queue.to_string())
+        .arg(stream_id(advance.from))
+        .arg(stream_id(advance.to))
+        .arg(u8::from(advance.lost))
+        .arg(DEAD_LETTERS_MAX)
+        .arg(OUTCOMES_MAX)
+        .arg(OUTCOME_RETENTION.as_millis() as u64)
+        .arg(advance.outcomes.len());
+    for (at, verdict) in &advance.outcomes {
+        let job = crate::job::JobId {
+            queue: advance.queue,
+            partition,
+            position: *at,
+        };
+        let (kind, text, first, count) = match verdict {
+            // The script fills in what the writes did.
+            Verdict::Succeeded {
+                summary,
+                first,
+                count,
+            } => {
+                let outcome = Outcome::Succeeded(Some(Succeeded {
+                    summary: summary.clone(),
+                    writes: Vec::new(),
+                }));
+                ("s", text(&outcome)?, *first, *count)
+            }
+            Verdict::Failed {
+                summary,
+                operation,
+                current,
+            } => {
+                let outcome = Outcome::Failed(Failed {
+                    summary: summary.clone(),
+                    operation: *operation,
+                    current: *current,
+                });
+                ("f", text(&outcome)?, 0, 0)
+            }
+            Verdict::Dead(dead) => ("d", text(dead)?, 0, 0),
+        };
+        script
+            .arg(stream_id(*at))
+            .arg(kind)
+            .arg(text)
+            .arg(first)
+            .arg(count)
+            .arg(letter_name(&job));
+    }
+    Ok(())
+}
+
+fn text<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::invalid("commit", error.to_string()))
+}
+
+pub(super) fn number(text: &str) -> Result<u64> {
+    text.parse().map_err(|_| unexpected())
+}
+
+/// A position as it stands in Redis: both parts, always.
+pub(super) fn position(text: &str) -> Result<Position> {
+    let (major, minor) = text.split_once('-').ok_or_else(unexpected)?;
+    Ok(Position {
+        major: number(major)?,
+        minor: number(minor)?,
+    })
+}
+
+/// What stands under the store's keys was not written by this program.
+pub(super) fn unexpected() -> Error {
+    Error::Unavailable {
+        what: "the Redis server holds under the store's keys what this program did not write: use another prefix, or restore the data"
+            .to_owned(),
+        source: None,
+    }
+}

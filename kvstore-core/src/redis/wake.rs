@@ -1,0 +1,105 @@
+//! Who waits for a partition to move on is woken by a message from the server. One that is lost costs a moment, since
+//! everybody also asks now and then.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use redis::Client;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::job::{Partition, PartitionCount};
+
+/// How long to wait before asking without having been woken.
+pub(super) const ASK_AFTER: Duration = Duration::from_millis(250);
+
+/// What has moved, counted, for all partitions together and each.
+pub(super) struct Wake {
+    any: watch::Sender<u64>,
+    each: Vec<watch::Sender<u64>>,
+    listener: AbortHandle,
+}
+
+impl Wake {
+    pub(super) fn new(client: Client, channel: String, partitions: PartitionCount) -> Self {
+        let any = watch::Sender::new(0);
+        let each: Vec<_> = partitions.iter().map(|_| watch::Sender::new(0)).collect();
+        let listener = tokio::spawn(listen(client, channel, any.clone(), each.clone()));
+        Self {
+            any,
+            each,
+            listener: listener.abort_handle(),
+        }
+    }
+
+    /// Changes whenever some partition moves, or the store is closed.
+    pub(super) fn any(&self) -> watch::Receiver<u64> {
+        self.any.subscribe()
+    }
+
+    /// Changes whenever `partition` moves, or the store is closed.
+    pub(super) fn of(&self, partition: Partition) -> watch::Receiver<u64> {
+        self.each[usize::from(partition.0)].subscribe()
+    }
+
+    /// `partition` has moved by this process' own doing.
+    pub(super) fn moved(&self, partition: Partition) {
+        wake(&self.any, &self.each, Some(partition.0));
+    }
+
+    pub(super) fn close(&self) {
+        self.listener.abort();
+        wake(&self.any, &self.each, None);
+    }
+}
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// Waits for a message, but no longer than until everybody asks anyway, or `most`.
+pub(super) async fn woken(receiver: &mut watch::Receiver<u64>, most: Duration) {
+    // An end is told by the store being closed, and a time that has passed by the caller's next look.
+    let _ = tokio::time::timeout(most.min(ASK_AFTER), receiver.changed()).await;
+}
+
+async fn listen(
+    client: Client,
+    channel: String,
+    any: watch::Sender<u64>,
+    each: Vec<watch::Sender<u64>>,
+) {
+    loop {
+        if let Ok(mut messages) = client.get_async_pubsub().await
+            && messages.subscribe(&channel).await.is_ok()
+        {
+            // Whatever was said before may have been missed.
+            wake(&any, &each, None);
+            let mut messages = messages.into_on_message();
+            while let Some(message) = messages.next().await {
+                let partition = message
+                    .get_payload::<String>()
+                    .ok()
+                    .and_then(|text| text.parse().ok());
+                wake(&any, &each, partition);
+            }
+        }
+        tokio::time::sleep(ASK_AFTER).await;
+    }
+}
+
+/// `None`: all of them.
+fn wake(any: &watch::Sender<u64>, each: &[watch::Sender<u64>], partition: Option<u16>) {
+    let count = |count: &mut u64| *count += 1;
+    match partition {
+        Some(partition) => {
+            if let Some(sender) = each.get(usize::from(partition)) {
+                sender.send_modify(count);
+            }
+        }
+        None => each.iter().for_each(|sender| sender.send_modify(count)),
+    }
+    any.send_modify(count);
+}

@@ -1,0 +1,212 @@
+//! What watchers hear: the partitions' changes, each in its own order.
+//!
+//! A place in the history is the version up to which each partition was heard, so a change's id has a number for each.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use tokio::sync::watch::Receiver;
+
+use super::connection::{Connection, not_reached};
+use super::store::entries;
+use super::store_commit::{number, unexpected};
+use super::wake::woken;
+use crate::entry::Version;
+use crate::error::{Error, Result};
+use crate::job::Partition;
+use crate::key::Key;
+use crate::limits::CHANGES_MAX;
+use crate::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom};
+
+/// Most entries of a partition's history read at once; each holds the changes of one commit, or a part of them.
+const ENTRIES_READ: usize = 20;
+
+pub(super) async fn watch(connection: &Arc<Connection>, from: WatchFrom) -> Result<Watch> {
+    connection.check_open()?;
+    let latest = latest(connection).await?;
+    let heard = match from {
+        WatchFrom::Now => latest,
+        WatchFrom::After(id) => {
+            let heard = parse(&id, latest.len())?;
+            for (heard, latest) in heard.iter().zip(&latest) {
+                // Dropped already, or never there: before a rollback, or of another store.
+                if heard.saturating_add(CHANGES_MAX as u64) < *latest || heard > latest {
+                    return Err(Error::Compacted);
+                }
+            }
+            heard
+        }
+    };
+    let start = id(&heard);
+    let mut moved = connection.wake.any();
+    moved.mark_changed();
+    let watcher = Watcher {
+        connection: Arc::clone(connection),
+        heard,
+        moved,
+        waiting: VecDeque::new(),
+        ended: false,
+    };
+    let changes = futures_util::stream::unfold(watcher, |mut watcher| async move {
+        let next = watcher.next().await?;
+        watcher.ended = next.is_err();
+        Some((next, watcher))
+    });
+    Ok(Watch {
+        start,
+        changes: changes.boxed(),
+    })
+}
+
+/// The latest version of each partition.
+async fn latest(connection: &Connection) -> Result<Vec<u64>> {
+    let reads = connection.partitions.iter().map(async |partition| {
+        let version: Option<u64> = redis::cmd("HGET")
+            .arg(connection.keys.of(partition, "state"))
+            .arg("version")
+            .query_async(&mut connection.manager())
+            .await
+            .map_err(not_reached)?;
+        Ok::<_, Error>(version.unwrap_or(0))
+    });
+    futures_util::future::try_join_all(reads).await
+}
+
+fn id(heard: &[u64]) -> ChangeId {
+    let numbers: Vec<String> = heard.iter().map(u64::to_string).collect();
+    ChangeId::new(numbers.join("."))
+}
+
+fn parse(id: &ChangeId, partitions: usize) -> Result<Vec<u64>> {
+    let malformed = || {
+        Error::invalid(
+            "change id",
+            "it is not of the form that this store hands out",
+        )
+    };
+    let heard = id
+        .as_str()
+        .split('.')
+        .map(|text| text.parse().map_err(|_| malformed()))
+        .collect::<Result<Vec<u64>>>()?;
+    if heard.len() != partitions || self::id(&heard) != *id {
+        return Err(malformed());
+    }
+    Ok(heard)
+}
+
+struct Watcher {
+    connection: Arc<Connection>,
+    heard: Vec<u64>,
+    moved: Receiver<u64>,
+    waiting: VecDeque<Changed>,
+    ended: bool,
+}
+
+impl Watcher {
+    /// `None` once it has ended with an error, or the store is closed.
+    async fn next(&mut self) -> Option<Result<Changed>> {
+        loop {
+            if self.ended || self.connection.is_closed() {
+                return None;
+            }
+            if let Some(changed) = self.waiting.pop_front() {
+                return Some(Ok(changed));
+            }
+            self.moved.mark_unchanged();
+            if let Err(error) = self.read().await {
+                return (!self.connection.is_closed()).then_some(Err(error));
+            }
+            if self.waiting.is_empty() {
+                woken(&mut self.moved, super::wake::ASK_AFTER).await;
+            }
+        }
+    }
+
+    /// Reads what is new in all partitions.
+    async fn read(&mut self) -> Result<()> {
+        for partition in self.connection.partitions.iter() {
+            let place = usize::from(partition.0);
+            let after = self.heard[place];
+            let (latest, found) = read_partition(&self.connection, partition, after).await?;
+            let values = self.values(partition, &found).await?;
+            for ((key, version, kind), value) in found.into_iter().zip(values) {
+                self.heard[place] = version;
+                self.waiting.push_back(Changed {
+                    id: id(&self.heard),
+                    key,
+                    version: Version(version),
+                    kind,
+                    value,
+                });
+            }
+            // Versions that nobody hears of are behind it, too.
+            self.heard[place] = latest.max(self.heard[place]);
+        }
+        Ok(())
+    }
+
+    async fn values(
+        &self,
+        partition: Partition,
+        found: &[Change],
+    ) -> Result<Vec<Option<crate::Value>>> {
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys = found.iter().map(|(key, ..)| key);
+        let entries = entries(&self.connection, partition, keys).await?;
+        Ok(found
+            .iter()
+            .zip(entries)
+            .map(|((_, version, _), entry)| {
+                entry
+                    .filter(|entry| entry.version.0 == *version)
+                    .map(|entry| entry.value)
+            })
+            .collect())
+    }
+}
+
+type Change = (Key, u64, ChangeKind);
+
+/// The changes behind version `after`, and the version up to which they are all that happened.
+async fn read_partition(
+    connection: &Connection,
+    partition: Partition,
+    after: u64,
+) -> Result<(u64, Vec<Change>)> {
+    let (latest, entries): (String, Vec<(String, Vec<String>)>) = connection
+        .read(
+            connection
+                .scripts
+                .changes
+                .key(connection.keys.of(partition, "state"))
+                .key(connection.keys.of(partition, "changes"))
+                .arg(after)
+                .arg(ENTRIES_READ),
+        )
+        .await?;
+    let latest = number(&latest)?;
+    if after.saturating_add(CHANGES_MAX as u64) < latest || after > latest {
+        return Err(Error::Compacted);
+    }
+    let is_all = entries.len() < ENTRIES_READ;
+    let mut found = Vec::new();
+    for (_, fields) in entries {
+        for pair in fields.chunks_exact(2) {
+            let kind = match pair[0].as_bytes().first() {
+                Some(b's') => ChangeKind::Set,
+                Some(b'd') => ChangeKind::Delete,
+                Some(b'x') => ChangeKind::Expire,
+                _ => return Err(unexpected()),
+            };
+            let version = number(&pair[0][1..])?;
+            if version > after {
+                found.push((Key::new(&pair[1])?, version, kind));
+            }
+        }
+    }
+    Ok((if is_all { latest } else { after }, found))
+}

@@ -1,0 +1,180 @@
+//! What only Redis has: does a store there outlive its server, refuse one that loses data, and one that is not its own?
+
+#[path = "support/redis.rs"]
+mod redis_server;
+
+use std::path::Path;
+
+use kvstore_core::redis::{Options, Redis};
+use kvstore_core::{Command, Error, Key, NewJob, Operation, PartitionCount, StoreExt, Value};
+use redis_server::Server;
+
+async fn open(server: &Server, options: Options) -> Result<Redis, Error> {
+    Redis::open(&server.url(), options).await
+}
+
+fn config(result: Result<Redis, Error>) -> String {
+    match result {
+        Err(Error::Config(message)) => message,
+        other => panic!("{other:?} is not a wrong setting"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_outlives_a_killed_server() {
+    let mut server = Server::start();
+    let redis = open(&server, Options::default()).await.unwrap();
+    let store = redis.store();
+    let mut versions = Vec::new();
+    for round in 0..3 {
+        for number in 0..50 {
+            versions.push(store.set(&format!("{{t}}{number}"), &round).await.unwrap());
+        }
+        server.kill_and_start();
+        // Through the connection that was broken, which is made again.
+        let found = loop {
+            match store.get_as::<i32>("{t}49").await {
+                Ok(found) => break found,
+                Err(Error::Unavailable { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(found, Some(round));
+        for number in 0..50 {
+            let found = store
+                .get_as::<i32>(&format!("{{t}}{number}"))
+                .await
+                .unwrap();
+            assert_eq!(found, Some(round));
+        }
+    }
+    assert!(versions.is_sorted_by(|a, b| a < b), "none is used twice");
+}
+
+#[tokio::test]
+async fn a_server_that_may_lose_data_is_refused_unless_accepted() {
+    for (settings, part) in [
+        (
+            &["--appendonly", "no"][..],
+            "appendonly is no, set it to yes",
+        ),
+        (
+            &["--appendonly", "yes", "--appendfsync", "everysec"],
+            "appendfsync is everysec, set it to always",
+        ),
+        (
+            &[
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--maxmemory-policy",
+                "allkeys-lru",
+            ],
+            "maxmemory-policy is allkeys-lru, set it to noeviction",
+        ),
+        (
+            &[
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--rename-command",
+                "CONFIG",
+                "",
+            ],
+            "does not show its setting appendonly",
+        ),
+    ] {
+        let server = Server::start_with(settings);
+        let message = config(open(&server, Options::default()).await);
+        assert!(message.contains(part), "{message}");
+        let relaxed = Options {
+            relaxed_durability: true,
+            ..Options::default()
+        };
+        let redis = open(&server, relaxed).await.unwrap();
+        redis.store().set("a", "1").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn another_number_of_partitions_or_format_is_refused() {
+    let server = Server::start();
+    let with = |partitions| Options {
+        partitions: Some(PartitionCount::new(partitions).unwrap()),
+        ..Options::default()
+    };
+    open(&server, with(8)).await.unwrap();
+    let message = config(open(&server, with(9)).await);
+    assert!(message.contains("has 8 partitions, not 9"), "{message}");
+    let as_created = open(&server, Options::default()).await.unwrap();
+    assert_eq!(as_created.store().partitions().unwrap().get(), 8);
+    let elsewhere = Options {
+        prefix: "other".to_owned(),
+        ..with(9)
+    };
+    open(&server, elsewhere).await.unwrap();
+
+    server.cli(&["hset", "kv:meta", "format", "9"]);
+    let message = config(open(&server, Options::default()).await);
+    assert!(message.contains("format 9"), "{message}");
+}
+
+#[tokio::test]
+async fn stores_with_other_prefixes_share_a_server() {
+    let server = Server::start();
+    let first = open(&server, Options::default()).await.unwrap().store();
+    let elsewhere = Options {
+        prefix: "other".to_owned(),
+        ..Options::default()
+    };
+    let second = open(&server, elsewhere).await.unwrap().store();
+    first.set("a", "1").await.unwrap();
+    assert_eq!(second.get_as::<String>("a").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_flushed_script_cache_is_filled_again() {
+    let server = Server::start();
+    let store = open(&server, Options::default()).await.unwrap().store();
+    for round in 0..3 {
+        store.set("a", &round).await.unwrap();
+        server.cli(&["script", "flush"]);
+    }
+    assert_eq!(store.get_as::<i32>("a").await.unwrap(), Some(2));
+}
+
+#[tokio::test]
+async fn nobody_there_is_said_without_the_password() {
+    let missing = Path::new("/nowhere/redis");
+    let url = format!("redis+unix://{}", missing.display());
+    let error = Redis::open(&url, Options::default()).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    let message = config(Redis::open("redis://:hunter2@host:x", Options::default()).await);
+    assert!(!message.contains("hunter2"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_opens_store_and_queue_with_its_parameters() {
+    let server = Server::start_with(&["--requirepass", "se cret"]);
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "se cret\n").unwrap();
+    let url = format!(
+        "{}?prefix=x&partitions=3&queue_jobs=1&durability=relaxed&password_file={}",
+        server.url(),
+        secret.path().display()
+    );
+    let opened = kvstore_core::open(&url, Some(&url)).await.unwrap();
+    assert_eq!(opened.queue.partitions().get(), 3);
+    let job = || {
+        let (key, value) = (Key::new("k").unwrap(), Value::parse("1").unwrap());
+        NewJob::new(Command::One(Operation::set(key, value)))
+    };
+    let answers = opened.queue.enqueue(vec![job(), job()]).await;
+    assert!(
+        matches!(&answers[..], [Ok(_), Err(Error::Full { limit: 1, .. })]),
+        "{answers:?}"
+    );
+    opened.close().await.unwrap();
+}

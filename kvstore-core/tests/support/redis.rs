@@ -1,0 +1,178 @@
+//! A Redis server of a test's own: on a socket in a folder of its own, keeping what it acknowledges, ended by its id.
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
+use kvstore_core::redis::{Options, Redis};
+use kvstore_core::{JobQueue, PartitionCount, Store, Timestamp};
+
+/// A server that runs until it is dropped.
+pub(crate) struct Server {
+    folder: tempfile::TempDir,
+    process: Child,
+}
+
+impl Server {
+    /// One that keeps what it acknowledges.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let process = spawn(&folder, settings);
+        let server = Self { folder, process };
+        server.wait();
+        server
+    }
+
+    /// Kills it at once, and starts it again on what it has left.
+    pub(crate) fn kill_and_start(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = spawn(
+            &self.folder,
+            &["--appendonly", "yes", "--appendfsync", "always"],
+        );
+        self.wait();
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis+unix://{}", self.folder.path().join("s").display())
+    }
+
+    /// Runs one command there.
+    pub(crate) fn cli(&self, command: &[&str]) {
+        let answer = Command::new("redis-cli")
+            .args(["-e", "-s"])
+            .arg(self.folder.path().join("s"))
+            .args(command)
+            .output()
+            .expect(INSTALL);
+        assert!(answer.status.success(), "{answer:?}");
+    }
+
+    /// Until it answers.
+    fn wait(&self) {
+        let start = Instant::now();
+        loop {
+            let answer = Command::new("redis-cli")
+                .arg("-s")
+                .arg(self.folder.path().join("s"))
+                .arg("ping")
+                .output()
+                .expect(INSTALL);
+            // With a password it answers that it wants one.
+            if answer.stdout.starts_with(b"PONG") || answer.stdout.starts_with(b"NOAUTH") {
+                return;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "it does not answer: {answer:?}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+const INSTALL: &str = "this test needs a Redis server: apt-get install -y redis-server";
+
+fn spawn(folder: &tempfile::TempDir, settings: &[&str]) -> Child {
+    Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--unixsocket"])
+        .arg(folder.path().join("s"))
+        .arg("--dir")
+        .arg(folder.path())
+        .args(settings)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect(INSTALL)
+}
+
+/// A store on a server of its own. Each handle is a connection of its own.
+pub(crate) struct OnRedis {
+    server: Server,
+    partitions: PartitionCount,
+    skew_ms: Arc<AtomicI64>,
+    /// To be closed at a restart.
+    opened: std::sync::Mutex<Vec<Redis>>,
+}
+
+impl OnRedis {
+    pub(crate) fn new(partitions: u16) -> Self {
+        Self {
+            server: Server::start(),
+            partitions: PartitionCount::new(partitions).unwrap(),
+            skew_ms: Arc::default(),
+            opened: std::sync::Mutex::default(),
+        }
+    }
+
+    async fn open(&self, bounds: QueueBounds) -> Redis {
+        let options = Options {
+            partitions: Some(self.partitions),
+            jobs_max: bounds.jobs,
+            bytes_max: bounds.bytes,
+            idempotency_keys_max: bounds.idempotency_keys,
+            skew_ms: Arc::clone(&self.skew_ms),
+            ..Options::default()
+        };
+        let redis = Redis::open(&self.server.url(), options).await.unwrap();
+        self.opened.lock().unwrap().push(redis.clone());
+        redis
+    }
+}
+
+/// The server's time: it runs here.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the server asks the machine, too"
+)]
+fn server_now() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(since_epoch.as_millis()).unwrap()
+}
+
+#[async_trait]
+impl StoreHarness for OnRedis {
+    async fn store(&self) -> Arc<dyn Store> {
+        self.open(QueueBounds::default()).await.store()
+    }
+
+    async fn restart(&self) {
+        let opened = std::mem::take(&mut *self.opened.lock().unwrap());
+        for redis in opened {
+            redis.close();
+        }
+    }
+
+    async fn now(&self) -> Timestamp {
+        let now = server_now() + self.skew_ms.load(Ordering::SeqCst);
+        Timestamp(u64::try_from(now).unwrap())
+    }
+
+    async fn set_clock(&self, to: Timestamp) {
+        let to = i64::try_from(to.0).unwrap();
+        self.skew_ms.store(to - server_now(), Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl QueueHarness for OnRedis {
+    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn JobQueue> {
+        self.open(bounds).await.queue()
+    }
+}
