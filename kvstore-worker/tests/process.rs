@@ -36,7 +36,7 @@ fn all_wrong_settings_are_reported_at_once_and_nothing_is_opened() {
     let folder = folder();
     let output = worker(folder.path())
         .args(["--log", "dbug", "--attempts-max=1"])
-        .env("KVSTORE_STORE", "redis://user:hunter2@host")
+        .env("KVSTORE_STORE", "redis://user:hunter2@host:x")
         .env("KVSTORE_LOG", "info")
         .env("KVSTORE_LOG_FORMAT", "")
         .env("KVSTORE_ADMIN_LISTEN", "nowhere")
