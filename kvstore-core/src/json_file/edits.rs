@@ -5,7 +5,7 @@
 //! dropped is deleted; one that can't be taken changes nothing. While the store runs an edit has no effect, and is kept.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
@@ -210,6 +210,86 @@ fn edit_that_can_not_be_taken_lists_twenty_problems_and_changes_nothing() {
         let file = start(&disk, false).unwrap();
         assert_eq!(entries(&file).await["a"].version, Version(1));
     });
+}
+
+/// What was logged, for the thread that it is the subscriber of.
+#[derive(Clone, Debug, Default)]
+struct Told(Arc<Mutex<String>>);
+
+impl tracing::Subscriber for Told {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut told = self.0.lock().unwrap();
+        *told += event.metadata().level().as_str();
+        event.record(
+            &mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                *told += &format!(" {field}={value:?}");
+            },
+        );
+        *told += "\n";
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn flipped_bit_in_data_json_at_rest_is_refused_or_told_as_an_edit() {
+    let disk = SimulatedDisk::new();
+    let before = block_on(async {
+        let file = start(&disk, false).unwrap();
+        for (key, value) in [("a", "1"), ("bc", "\"x y\""), ("d", "[10,20]")] {
+            file.store().commit(set(key, value, None)).await.unwrap();
+        }
+        let before = entries(&file).await;
+        file.close().await.unwrap();
+        before
+    });
+    let text = disk.read(DATA).unwrap().unwrap();
+    let (mut refused, mut told_of) = (0, 0);
+    for bit in 0..text.len() * 8 {
+        let disk = disk.after_kill();
+        let mut flipped = text.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        disk.put(DATA, &flipped);
+        let told = Told::default();
+        match tracing::subscriber::with_default(told.clone(), || start(&disk, false)) {
+            Err(Error::Corrupt { path, line, .. }) => {
+                assert!(path.ends_with(DATA) && line.is_some(), "bit {bit}");
+                refused += 1;
+            }
+            Err(error) => panic!("bit {bit}: {error:?}"),
+            Ok(file) => {
+                let after = block_on(entries(&file));
+                let told = told.0.lock().unwrap().clone();
+                assert!(
+                    told.contains("WARN") && told.contains("data.json"),
+                    "bit {bit}: {told}"
+                );
+                let other = |(key, entry): &(&String, &Entry)| before.get(*key) != Some(entry);
+                let changed: Vec<_> = after.iter().filter(other).collect();
+                assert!(changed.len() <= 1, "bit {bit}: {changed:?}");
+                for (key, entry) in changed {
+                    assert!(told.contains(&format!("{key:?}")), "bit {bit}: {told}");
+                    assert!(entry.version > Version(3), "bit {bit}");
+                }
+                told_of += 1;
+            }
+        }
+    }
+    assert!(refused > 50 && told_of > 20, "{refused} {told_of}");
 }
 
 /// A folder of a killed process: a snapshot, and a commit and a job in journals behind it.
