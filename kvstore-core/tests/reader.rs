@@ -233,7 +233,7 @@ async fn reader_changes_nothing_and_names_the_writer() {
     file.store().set("a", &1).await.unwrap();
     let reader = read_from(folder.path()).await;
     let refused = reader.set("a", &2).await.unwrap_err();
-    assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+    assert!(matches!(refused, Error::ReadOnly { .. }), "{refused:?}");
     let (told, pid) = (refused.to_string(), std::process::id().to_string());
     assert!(told.contains("only reads") && told.contains(&pid), "{told}");
     assert!(reader.expire(Partition(0)).await.is_err());

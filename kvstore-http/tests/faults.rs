@@ -2,8 +2,8 @@
 //!
 //! strace fails a call (EIO once, ENOSPC for a while, a write of nothing, an interrupted one) or kills the process in its place:
 //! while the server opens a folder, while it serves many clients and takes snapshots, and while it closes. Then it is started
-//! without faults: everything acknowledged is there, once and in order, and nothing else. A fault that did not come fails
-//! the test.
+//! without faults: everything acknowledged is there, once and in order, and nothing else. A disk that lies, which says that it has
+//! written what it has not, can't be survived, but it is found out. A fault that did not come fails the test.
 //!
 //! While it serves, a sample of the cases is run; all of them, in about four minutes, with
 //!
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 
 use crate::support::client::{Connection, request};
-use crate::support::process::Process;
+use crate::support::process::{Process, run};
 use crate::support::run::{Load, Run, assert_no_error, variable};
 use crate::support::strace::{Fault, Injection, count_injected};
 
@@ -355,6 +355,63 @@ async fn serve(
     }
     failing.run.gather(load).await;
     failing.check().await;
+}
+
+#[tokio::test]
+async fn write_that_the_disk_lied_about_is_found_out() {
+    let places = [(Files::Queue, 4), (Files::Journal, 4), (Files::Pair, 2)];
+    for (files, up_to) in places {
+        let mut found = 0;
+        for number in 1..=up_to {
+            found += usize::from(lie(files, number).await);
+        }
+        println!("{files:?}: {found} of {up_to} lies mattered");
+        assert!(found > 0, "{files:?}");
+    }
+}
+
+/// Serves while one write is lost in silence; whether the next start refuses the folder. If not, the write was of no account.
+async fn lie(files: Files, number: usize) -> bool {
+    let mut failing = Failing::new("a lie");
+    if !matches!(files, Files::Pair) {
+        // With one nothing more depends on what was in the journal.
+        failing.run.take_few_snapshots();
+    }
+    let mut process = failing.run.launch().serves();
+    let injection = Injection {
+        call: "pwrite64",
+        number,
+        fault: Fault::Lie,
+        paths: files.paths(&failing.run),
+    };
+    let strace = injection.attach(process.id(), &failing.log);
+    let load = failing.run.load(&process);
+    wait_for_fault(&failing.log).await;
+    let answered = load.tally.answered();
+    let journal = failing.run.last_number("journal");
+    load.until("writes that rest on the lie", || match files {
+        Files::Pair => failing.run.first_number("journal") >= journal,
+        _ => load.tally.answered() >= answered + 50,
+    })
+    .await;
+    process.kill();
+    drop(strace);
+    failing.run.gather(load).await;
+
+    let mut process = failing.run.launch();
+    if process.serves_or_ends() {
+        process.kill();
+        assert_no_error(&process);
+        failing.check().await;
+        return false;
+    }
+    assert_eq!(process.ended().code(), Some(1));
+    let errors = format!("{:?}", process.errors());
+    let folder = failing.run.folder.display().to_string();
+    assert!(errors.contains(&folder), "the place is not said: {errors}");
+    let verified = run(&["verify", &format!("file:{folder}")], &[]);
+    assert_eq!(verified.code, Some(1), "{verified:?}");
+    true
 }
 
 async fn wait_for_fault(log: &Path) {

@@ -233,6 +233,93 @@ async fn edit_at_rest_is_taken_and_what_it_left_alone_keeps_its_tag() {
 }
 
 #[tokio::test]
+async fn edit_at_rest_keeps_the_deadline_of_what_it_left_alone() {
+    let folder = Folder::new();
+    let process = folder.start();
+    for key in ["changed", "same"] {
+        put(&process, &format!("{key}?ttl=3600"), "1").await;
+    }
+    let tag_before = tag(&get(&process, "same").await);
+    end(process);
+    let edit = "import json, sys; data = json.load(sys.stdin); data['changed'] = 2; json.dump(data, sys.stdout)";
+    folder.write("data.json", &python(edit, &folder.read("data.json")));
+
+    let process = folder.start();
+    let same = get(&process, "same").await;
+    let seconds_left: u32 = same.header("x-ttl").expect("a deadline").parse().unwrap();
+    assert!((3000..=3600).contains(&seconds_left), "{seconds_left}");
+    assert_eq!(tag(&same), tag_before);
+    let changed = get(&process, "changed").await;
+    assert_eq!((changed.text(), changed.header("x-ttl")), ("2", None));
+}
+
+/// How editors save.
+#[derive(Clone, Copy, Debug)]
+enum Saving {
+    /// Into the file that is there.
+    InPlace,
+    /// Into another one, which takes its name.
+    ByRename,
+}
+
+impl Folder {
+    fn edit(&self, saving: Saving, text: &str) {
+        let saving = match saving {
+            Saving::InPlace => "open(path, 'w').write(text)",
+            Saving::ByRename => "open(path + '~', 'w').write(text); os.rename(path + '~', path)",
+        };
+        let script = format!(
+            "import os, sys; path = {:?}; text = sys.stdin.read(); {saving}",
+            self.path("data.json")
+        );
+        python(&script, text);
+    }
+}
+
+#[tokio::test]
+async fn edit_while_it_runs_is_kept_beside_and_said_and_has_no_effect() {
+    let folder = Folder::new();
+    let store = format!("{}?snapshot_bytes=1KiB", folder.url());
+    let edited = "data.json was edited while the store was running: the edit is kept in this file and has no effect";
+    let mut kept = Vec::new();
+    for saving in [Saving::InPlace, Saving::ByRename] {
+        // Found by a snapshot in the background, and by the one at the end.
+        for at_the_end in [false, true] {
+            let mut process = Process::start(&["--store", &store]);
+            put(&process, "key", "1").await;
+            let text = format!("{{\"key\": \"edit {}\"}}", kept.len());
+            folder.edit(saving, &text);
+            kept.push(text);
+            let name = format!("data.json.edited-{}", kept.len());
+            if !at_the_end {
+                let padding = format!("{:?}", "x".repeat(600));
+                while !folder.path(&name).exists() {
+                    put(&process, "padding", &padding).await;
+                }
+            }
+            assert_eq!(get(&process, "key").await.text(), "1");
+            process.signal("TERM");
+            let fields = process.logged(edited);
+            let file = folder.path(&name).display().to_string();
+            assert_eq!(
+                (fields["level"].as_str(), fields["file"].as_str()),
+                (Some("ERROR"), Some(file.as_str()))
+            );
+            assert_eq!(process.ended().code(), Some(0));
+            assert!(folder.read("data.json").contains("\"key\":1"));
+        }
+    }
+    for (number, text) in (1..).zip(&kept) {
+        assert_eq!(&folder.read(&format!("data.json.edited-{number}")), text);
+    }
+    // The server's own file is no edit to the next start.
+    let process = folder.start();
+    assert_eq!(get(&process, "key").await.text(), "1");
+    end(process);
+    assert!(!folder.path("data.json.edited-5").exists());
+}
+
+#[tokio::test]
 async fn edit_beside_later_commits_is_refused_with_both_ways_out() {
     let folder = Folder::new();
     let given_up = folder.put_and_kill(&[("a", "1"), ("b", "2")]).await;

@@ -37,6 +37,8 @@ mod crash;
 #[cfg(test)]
 mod damage;
 mod disk;
+#[cfg(test)]
+mod edits;
 mod files;
 mod follower;
 #[cfg(any(test, feature = "fuzz"))]

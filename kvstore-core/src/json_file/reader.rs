@@ -33,8 +33,8 @@ const LOADS_MAX: u32 = 20;
 /// A folder that another process writes, for reading. It takes no lock and changes nothing, so a read-only mount will do.
 ///
 /// A write that the writer has acknowledged is in every read that begins afterwards, here as there; [`Store::watch`] and waits
-/// for outcomes hear of it within milliseconds. Whatever changes something is refused with [`Error::Unavailable`] that names
-/// the process to ask.
+/// for outcomes hear of it within milliseconds. Whatever changes something is refused with [`Error::ReadOnly`] that names the
+/// process to ask.
 ///
 /// While the folder can't be followed, since it is not there yet, or damaged, or older than what was shown already, reads are
 /// refused, too, with the reason; they go on when it can be. When the writer is started again, or this process falls far
@@ -237,8 +237,14 @@ impl Inner {
                     .trouble
                     .as_ref()
                     .is_some_and(|told| told.to_string() == error.to_string());
-                if !is_told {
-                    tracing::error!(folder = %self.folder.display(), %error, "the folder can't be followed, and reads are refused until it can be");
+                const CANT: &str =
+                    "the folder can't be followed, and reads are refused until it can be";
+                let folder = self.folder.display();
+                match error {
+                    _ if is_told => {}
+                    // It will not pass by itself.
+                    Error::Corrupt { .. } => tracing::error!(%folder, %error, "{CANT}"),
+                    _ => tracing::warn!(%folder, %error, "{CANT}"),
                 }
                 // The place in the files may be wrong by now.
                 following.follower = None;

@@ -14,7 +14,7 @@ use crate::entry::{Timestamp, Version};
 use crate::error::{Error, Result};
 use crate::job::QueueId;
 use crate::limits::RENUMBER_GAP;
-use crate::state::{State, Table};
+use crate::state::{Row, State, Table};
 
 /// A store that is ready to go on.
 #[derive(Debug)]
@@ -157,14 +157,35 @@ fn recover_edited(
             "the edited data.json is kept and later commits are given up, as told"
         );
         meta = without_values(meta, &journals);
-    } else {
-        tracing::info!(file = %disk.path().join(DATA).display(), "it was edited: taking the edit as the data");
     }
     meta.journal = journals.next_number().unwrap_or(meta.journal);
     journals.keep_torn_tail(disk)?;
+    let (version, entries) = (meta.version, meta.entry_count());
     let recovered = take_over(disk, meta, Some(Fingerprint::of(text)), text, now)?;
+    tell_edit(disk, &recovered.state, version, entries);
     Kind::Store.remove_before(disk, recovered.number);
     Ok(recovered)
+}
+
+/// Says what an edit has changed of `entries` entries up to `version`: whoever has edited nothing has a damaged disk.
+fn tell_edit(disk: &dyn Disk, state: &State, version: Version, entries: usize) {
+    let mut same = 0;
+    let mut changed: Vec<&Row> = Vec::new();
+    for row in state.table.range_from(std::ops::Bound::Unbounded) {
+        if row.version() > version {
+            changed.push(row);
+        } else {
+            same += 1;
+        }
+    }
+    let keys: Vec<&str> = changed.iter().take(20).map(|row| row.key_str()).collect();
+    tracing::warn!(
+        file = %disk.path().join(DATA).display(),
+        new_or_changed = changed.len(),
+        gone_or_changed = entries.saturating_sub(same),
+        first_keys = ?keys,
+        "it is not as it was written: taken as an edit"
+    );
 }
 
 /// What is left of `meta` when the commits after it are given up: everything is taken on but their values, and no version

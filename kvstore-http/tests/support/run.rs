@@ -78,6 +78,11 @@ impl Run {
         }
     }
 
+    /// From the next start on no snapshot is taken until the journal is large.
+    pub(crate) fn take_few_snapshots(&mut self) {
+        self.store = self.store.replace(SNAPSHOT_BYTES, "1GiB");
+    }
+
     /// From now on values have up to so many bytes.
     pub(crate) fn set_padding(&mut self, bytes_max: usize) {
         for client in &mut self.clients {
