@@ -18,7 +18,7 @@ use support::process::Process;
 const README: &str = include_str!("../../README.md");
 
 /// What would take too long here, or never end: the file that runs it instead, and words that show that it does.
-const ELSEWHERE: [(&str, &str, &str); 9] = [
+const ELSEWHERE: [(&str, &str, &str); 12] = [
     ("./check", "check", "cargo test --workspace"),
     ("./check --quick", "check", "./check --quick"),
     (
@@ -51,6 +51,21 @@ const ELSEWHERE: [(&str, &str, &str); 9] = [
         "KVSTORE_POWER_ROUNDS=100 cargo test -p kvstore-http --test power -- --nocapture",
         "kvstore-http/tests/power.rs",
         "KVSTORE_POWER_ROUNDS=100 cargo test -p kvstore-http --test power -- --nocapture",
+    ),
+    (
+        "redis-server --port 7001 --appendonly yes --appendfsync always --daemonize yes",
+        "kvstore-http/tests/support/redis.rs",
+        "\"--appendonly\", \"yes\", \"--appendfsync\", \"always\"",
+    ),
+    (
+        "for port in 8000 8001 8002; do cargo run --release -p kvstore-http -- --store redis://127.0.0.1:7001 --listen 127.0.0.1:$port & done",
+        "kvstore-http/tests/redis.rs",
+        "Process::start(&[\"--store\", &store])",
+    ),
+    (
+        "for worker in 1 2 3 4; do cargo run --release -p kvstore-worker -- --store redis://127.0.0.1:7001 & done",
+        "kvstore-http/tests/redis.rs",
+        "worker(&store)",
     ),
 ];
 

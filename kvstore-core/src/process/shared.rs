@@ -15,7 +15,7 @@ pub const STORE: Setting = Setting {
     flag: "store",
     value: "URL",
     default: Fallback::Value("file:database"),
-    allowed: "file:FOLDER or memory:, with parameters as in file:database?data_bytes=2GiB",
+    allowed: "file:FOLDER, redis://HOST, redis+unix:///SOCKET or memory:, with parameters as in file:database?data_bytes=2GiB",
     help: "Where the entries are",
 };
 
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn all_that_is_wrong_is_noticed() {
         let (shared, problems) = read(&[
-            ("KVSTORE_STORE", "redis://user:hunter2@host"),
+            ("KVSTORE_STORE", "redis://user:hunter2@host:x"),
             ("KVSTORE_QUEUE", "file:x"),
             ("KVSTORE_LOG", "inof"),
             ("KVSTORE_LOG_FORMAT", "xml"),

@@ -7,6 +7,7 @@ pub(crate) mod history;
 pub(crate) mod load;
 pub(crate) mod mounted;
 pub(crate) mod process;
+pub(crate) mod redis;
 pub(crate) mod run;
 pub(crate) mod server;
 pub(crate) mod strace;

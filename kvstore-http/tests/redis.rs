@@ -1,0 +1,123 @@
+//! Do three servers and four workers on one Redis server lose, double or reorder anything when some of them are killed?
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::client::{Connection, Reply, Request, request};
+use crate::support::process::Process;
+use crate::support::redis::Redis;
+
+const CLIENTS: usize = 12;
+const WRITES: usize = 40;
+
+/// The longest wait for a write: a killed worker's partitions are taken over when its claims end.
+const WAIT: &str = "wait=18";
+
+/// Longer than all of it takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A worker as a process of its own.
+fn worker(store: &str) -> Process {
+    let server = Path::new(env!("CARGO_BIN_EXE_kvstore-http"));
+    let program = server.with_file_name("kvstore-worker");
+    assert!(
+        program.exists(),
+        "the worker is missing: cargo build --workspace --bins"
+    );
+    let mut command = Command::new(program);
+    command.args(["--store", store]);
+    Process::launch_command(command)
+}
+
+/// Asks one server after the other until one answers, from `first` on, and says which one it was.
+async fn ask(servers: &[SocketAddr], first: usize, request: &Request) -> (usize, Reply) {
+    for at in (0..servers.len()).map(|next| (first + next) % servers.len()) {
+        if let Some(mut connection) = Connection::try_open(servers[at]).await
+            && let Some(reply) = connection.try_ask(request).await
+        {
+            return (at, reply);
+        }
+    }
+    panic!("no server answers");
+}
+
+/// Counts a key of its own up, each write at another server and on condition that the one before it was the last.
+async fn count(number: usize, servers: Vec<SocketAddr>, acknowledged: Arc<AtomicUsize>) {
+    let target = format!("/v1/kv/client:{number}");
+    let mut tag: Option<String> = None;
+    for write in 1..=WRITES {
+        let put = request("PUT", &target)
+            .header("prefer", WAIT)
+            // Sent again to another server when one is killed, it must not be done again.
+            .header("idempotency-key", &format!("{number}:{write}"))
+            .body(write.to_string());
+        let put = match &tag {
+            Some(tag) => put.header("if-match", tag),
+            None => put.header("if-none-match", "*"),
+        };
+        let (at, reply) = ask(&servers, number + write, &put).await;
+        assert!(
+            matches!((write, reply.status), (1, 201) | (_, 200 | 201)),
+            "{target} {write}: {reply:?}"
+        );
+        tag = reply.header("etag").map(str::to_owned);
+        acknowledged.fetch_add(1, Ordering::Relaxed);
+
+        // Seen at another server at once.
+        let (_, seen) = ask(&servers, at + 1, &request("GET", &target)).await;
+        assert_eq!(
+            (seen.status, seen.text(), seen.header("etag")),
+            (200, write.to_string().as_str(), tag.as_deref()),
+            "{target}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn servers_and_workers_on_one_redis_lose_nothing_when_some_are_killed() {
+    let redis = Redis::start();
+    let store = redis.url();
+    let mut servers = [(); 3].map(|()| Process::start(&["--store", &store]));
+    let mut workers = [(); 4].map(|()| worker(&store));
+    let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let counting = count(number, addresses.clone(), Arc::clone(&acknowledged));
+            tokio::spawn(counting)
+        })
+        .collect();
+
+    let all = CLIENTS * WRITES;
+    let until = async |share: usize| {
+        let begun = Instant::now();
+        while acknowledged.load(Ordering::Relaxed) < share && clients.iter().any(|client| !client.is_finished()) {
+            assert!(begun.elapsed() < PATIENCE, "too slow");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(acknowledged.load(Ordering::Relaxed) < all, "it is over already");
+    };
+    until(all / 8).await;
+    servers[0].kill();
+    until(all / 4).await;
+    workers[0].kill();
+    // One that is asked to stop hands its partitions over at once.
+    workers[1].signal("TERM");
+    assert_eq!(workers[1].ended().code(), Some(0));
+    until(all / 2).await;
+    workers[2].kill();
+
+    for client in clients {
+        tokio::time::timeout(PATIENCE, client)
+            .await
+            .expect("it comes to an end")
+            .expect("no wrong answer");
+    }
+    assert_eq!(acknowledged.load(Ordering::Relaxed), all);
+}
