@@ -216,7 +216,7 @@ impl Shared {
         let state = self.read();
         let rows = state.table.range_from(Bound::Included(prefix));
         let _ = rows
-            .take_while(|row| row.key_bytes().starts_with(prefix.as_bytes()))
+            .take_while(|row| row.starts_with(prefix))
             .filter(|row| row.is_live(now))
             .try_for_each(|row| visit(row.key_str(), row.entry_ref()));
     }
@@ -455,7 +455,7 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
             None => bound.clone(),
         };
         for row in state.table.range_from(bound.as_ref().map(String::as_str)) {
-            if !row.key_bytes().starts_with(prefix.as_bytes()) {
+            if !row.starts_with(prefix) {
                 break 'folds;
             }
             if !row.is_live(now) {
@@ -485,7 +485,7 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
     }
     page.count = request.count.then(|| {
         let rows = state.table.range_from(Bound::Included(prefix));
-        let rows = rows.take_while(|row| row.key_bytes().starts_with(prefix.as_bytes()));
+        let rows = rows.take_while(|row| row.starts_with(prefix));
         rows.filter(|row| row.is_live(now)).count() as u64
     });
     page
