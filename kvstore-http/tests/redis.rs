@@ -97,11 +97,16 @@ async fn servers_and_workers_on_one_redis_lose_nothing_when_some_are_killed() {
     let all = CLIENTS * WRITES;
     let until = async |share: usize| {
         let begun = Instant::now();
-        while acknowledged.load(Ordering::Relaxed) < share && clients.iter().any(|client| !client.is_finished()) {
+        while acknowledged.load(Ordering::Relaxed) < share
+            && clients.iter().any(|client| !client.is_finished())
+        {
             assert!(begun.elapsed() < PATIENCE, "too slow");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(acknowledged.load(Ordering::Relaxed) < all, "it is over already");
+        assert!(
+            acknowledged.load(Ordering::Relaxed) < all,
+            "it is over already"
+        );
     };
     until(all / 8).await;
     servers[0].kill();

@@ -110,15 +110,6 @@ impl Connection {
         })
     }
 
-    /// Connects; `None` if nobody listens there.
-    pub(crate) async fn try_open(address: SocketAddr) -> Option<Self> {
-        let stream = TcpStream::connect(address).await.ok()?;
-        Some(Self {
-            stream,
-            unread: Vec::new(),
-        })
-    }
-
     /// Sends bytes as they are.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.stream
