@@ -28,6 +28,7 @@ mod reply;
 mod routes;
 mod server;
 mod target;
+mod timer;
 mod ttl;
 
 pub use config::{ENVELOPE_BYTES, Options};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use kvstore_core::Service;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use crate::config::{HEADERS_ON_STACK, Options};
 use crate::connection::{Guarded, Patience, Phase};
 use crate::routes::{Context, handle};
+use crate::timer::ConnectionTimer;
 
 /// Serves `service` on `listener` until `shutdown` is ready, and then ends in order: [`Options::drain_delay`] as before but not
 /// ready, no new connections, requests under way get [`Options::drain_timeout`] to finish, what is left is dropped.
@@ -69,9 +70,7 @@ struct Server {
 impl Server {
     fn new(service: Service, options: Options) -> Self {
         let mut http = http1::Builder::new();
-        // Without a timer hyper has no timeouts, and says so only in its log.
-        http.timer(TokioTimer::new())
-            .header_read_timeout(options.idle_timeout)
+        http.header_read_timeout(options.idle_timeout)
             .max_header_size(options.head_bytes_max);
         if options.headers_max != HEADERS_ON_STACK {
             http.max_headers(options.headers_max);
@@ -125,7 +124,10 @@ impl Server {
         let phase = Arc::new(Phase::default());
         let io = TokioIo::new(Guarded::new(stream, Arc::clone(&phase), patience));
         let context = Arc::clone(&self.context);
-        let serving = self.http.serve_connection(
+        let mut http = self.http.clone();
+        // Without a timer hyper has no timeouts, and says so only in its log.
+        http.timer(ConnectionTimer::default());
+        let serving = http.serve_connection(
             io,
             service_fn(move |request| {
                 let (context, phase) = (Arc::clone(&context), Arc::clone(&phase));

@@ -10,15 +10,20 @@ mod simple;
 mod write;
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::poll_immediate;
 use hyper::body::{Body, Incoming};
 use hyper::header::HOST;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Version};
 use kvstore_core::Service;
 use kvstore_worker::admin::{self, Health};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use crate::config::{ENVELOPE_BYTES, Options};
 use crate::error::{Face, Problem, Result};
@@ -128,7 +133,7 @@ pub(crate) async fn handle(context: &Context, request: Request<Incoming>) -> (Re
     let has_body = !body.is_end_stream();
     let id = request_id(&parts.headers);
     let handling = AssertUnwindSafe(dispatch(context, &parts, body)).catch_unwind();
-    let result = match tokio::time::timeout(context.options.request_timeout, handling).await {
+    let result = match within(context.options.request_timeout, handling).await {
         Ok(Ok(result)) => result,
         Ok(Err(_panic)) => Err(Problem::internal()),
         Err(_elapsed) => Err(out_of_time(&parts.method)),
@@ -141,6 +146,15 @@ pub(crate) async fn handle(context: &Context, request: Request<Incoming>) -> (Re
     );
     reply.headers_mut().insert(X_REQUEST_ID, id);
     (reply, has_body && is_refused)
+}
+
+/// What `future` comes to, unless that takes longer than `limit`. Most answers are ready at once, and need no timer.
+async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    match poll_immediate(&mut future).await {
+        Some(output) => Ok(output),
+        None => timeout(limit, future).await,
+    }
 }
 
 fn out_of_time(method: &Method) -> Box<Problem> {
