@@ -122,6 +122,16 @@ impl Problem {
         Self::too_large("body", limit_bytes as u64).closing()
     }
 
+    /// What was asked for is more than one answer holds.
+    pub(crate) fn answer_too_large(limit_bytes: usize) -> Box<Self> {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            format!("the values are more than the {limit_bytes} bytes that one answer holds: ask for fewer keys"),
+        )
+        .with("limit_bytes", limit_bytes)
+    }
+
     fn too_large(subject: &str, limit_bytes: u64) -> Box<Self> {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,

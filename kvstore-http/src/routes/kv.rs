@@ -43,7 +43,7 @@ fn meta(key: &Key, entry: &Entry) -> Bytes {
         .finish()
 }
 
-fn rfc3339(moment: Timestamp) -> String {
+pub(super) fn rfc3339(moment: Timestamp) -> String {
     // The form has four digits for the year.
     const LAST_MS: u64 = 253_402_300_799_999;
     let moment = UNIX_EPOCH + Duration::from_millis(moment.0.min(LAST_MS));

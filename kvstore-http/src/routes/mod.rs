@@ -3,6 +3,8 @@
 
 mod jobs;
 mod kv;
+mod list;
+mod mget;
 mod read;
 mod service;
 mod set_request;
@@ -65,6 +67,8 @@ enum Route<'a> {
     Get(&'a str),
     Delete(&'a str),
     Entry(&'a str),
+    List,
+    Mget,
     Job(&'a str),
 }
 
@@ -75,6 +79,8 @@ impl<'a> Route<'a> {
             "/" => Some(Self::Root),
             path if admin::PATHS.contains(&path) => Some(Self::Admin),
             "/set" | "/set/" => Some(Self::Set),
+            "/v1/kv" => Some(Self::List),
+            "/v1/mget" => Some(Self::Mget),
             _ => below("/v1/kv/")
                 .map(Self::Entry)
                 .or_else(|| below("/get/").map(Self::Get))
@@ -86,8 +92,8 @@ impl<'a> Route<'a> {
     /// The methods that it has, as `Allow` lists them.
     fn allow(self) -> &'static str {
         match self {
-            Self::Root | Self::Admin | Self::Get(_) | Self::Job(_) => "GET, HEAD",
-            Self::Set => "POST",
+            Self::Root | Self::Admin | Self::Get(_) | Self::List | Self::Job(_) => "GET, HEAD",
+            Self::Set | Self::Mget => "POST",
             Self::Delete(_) => "DELETE",
             Self::Entry(_) => "GET, HEAD, PUT, DELETE",
         }
@@ -112,6 +118,8 @@ async fn dispatch(context: &Context, parts: &Parts, body: Incoming) -> Result<Re
         (Route::Entry(key), &Method::GET) => kv::get(context, parts, key).await,
         (Route::Entry(key), &Method::PUT) => kv::put(context, parts, body, key).await,
         (Route::Entry(key), &Method::DELETE) => kv::delete(context, parts, key).await,
+        (Route::List, &Method::GET) => list::get(context, parts).await,
+        (Route::Mget, &Method::POST) => mget::post(context, parts, body).await,
         (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
         (route, _) => Err(Problem::method_not_allowed(route.allow())),
     }
@@ -183,7 +191,9 @@ mod tests {
             ("/get/a/b", Some(Route::Get("a/b"))),
             ("/delete/a%2Fb", Some(Route::Delete("a%2Fb"))),
             ("/v1/kv/v1/kv/a", Some(Route::Entry("v1/kv/a"))),
-            ("/v1/kv", None),
+            ("/v1/kv", Some(Route::List)),
+            ("/v1/kv/", Some(Route::Entry(""))),
+            ("/v1/mget", Some(Route::Mget)),
             ("/v1/jobs/x", Some(Route::Job("x"))),
             ("//v1/kv/a", None),
             ("/livez/", None),

@@ -12,6 +12,7 @@ mod errors;
 mod faults;
 mod jobs;
 mod limits;
+mod list;
 mod rules;
 mod service;
 mod simple;
