@@ -74,6 +74,11 @@ impl Problem {
         Self::new(Kind::Malformed, detail)
     }
 
+    /// Where the body ends may not be clear to everybody on the way. What comes behind it may be anything, so the connection can't be used again.
+    pub(crate) fn ambiguous_body() -> Box<Self> {
+        Self::malformed("Transfer-Encoding must be chunked and nothing else").closing()
+    }
+
     /// No such route.
     pub(crate) fn no_route() -> Box<Self> {
         Self::new(Kind::NotFound, "Not Found")

@@ -88,7 +88,10 @@ impl Server {
     fn new(app: App) -> Self {
         let options = &app.options;
         let mut http = http1::Builder::new();
-        http.header_read_timeout(options.idle_timeout)
+        http
+            // A client may close its side once it has asked, and is answered all the same.
+            .half_close(true)
+            .header_read_timeout(options.idle_timeout)
             .max_header_size(options.head_bytes_max);
         if options.headers_max != HEADERS_ON_STACK {
             http.max_headers(options.headers_max);

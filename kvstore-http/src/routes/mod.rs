@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::poll_immediate;
 use hyper::body::{Body, Incoming};
-use hyper::header::HOST;
+use hyper::header::{HOST, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Version};
 use kvstore_core::Service;
@@ -165,6 +165,7 @@ async fn dispatch(
     body: Incoming,
 ) -> Result<Reply> {
     check_host(parts)?;
+    check_framing(parts)?;
     let route = route.ok_or_else(Problem::no_route)?;
     if let Some(answer) = app.options.cors.preflight(parts, route.allow()) {
         return Ok(answer);
@@ -206,6 +207,22 @@ fn check_host(parts: &Parts) -> Result<()> {
         Ok(())
     } else {
         Err(Problem::malformed("a request must have one Host header"))
+    }
+}
+
+/// A body has no encoding but `chunked`, once (RFC 9112 §6.1). hyper takes others before that one, and where something between client
+/// and server takes them otherwise, what one of them reads as the end of a body is to the other a request that nobody has sent.
+/// Where there is a length, too, hyper drops that and closes the connection after its answer, as the RFC has it.
+fn check_framing(parts: &Parts) -> Result<()> {
+    let mut encodings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(encoding) = encodings.next() else {
+        return Ok(());
+    };
+    let is_chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if is_chunked && encodings.next().is_none() {
+        Ok(())
+    } else {
+        Err(Problem::ambiguous_body())
     }
 }
 
