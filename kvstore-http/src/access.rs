@@ -20,7 +20,7 @@ const NAME_CHARS_MAX: usize = 64;
 pub struct Tokens(RwLock<Arc<[Arc<Token>]>>);
 
 /// A token, as far as it is known.
-struct Token {
+pub(crate) struct Token {
     name: String,
     digest: [u8; 32],
     may_write: bool,
@@ -103,7 +103,7 @@ impl Tokens {
         bearer(line)
             .filter(|_| lines.next().is_none())
             .and_then(|secret| self.find(secret))
-            .map(Access::of)
+            .map(Access::Of)
             .ok_or_else(|| {
                 Problem::unauthorized(
                     "Bearer error=\"invalid_token\"",
@@ -194,29 +194,31 @@ pub fn token_line(name: &str, secret: &str, rights: &str, prefix: &str) -> Resul
 /// | a job that the caller names, or one of a list | [`Access::may_see_job`] |
 /// | a dead letter to be tried again | [`Access::may_see_job`], then [`Access::may_write`] of each of its keys |
 #[derive(Clone, Debug)]
-pub(crate) struct Access(Option<Arc<Token>>);
+pub(crate) enum Access {
+    /// Where no tokens are asked for.
+    Everything,
+    /// What a token allows.
+    Of(Arc<Token>),
+    /// On routes that need no token, since they touch no keys.
+    Nothing,
+}
 
 impl Access {
-    /// Of everybody, where no tokens are asked for.
-    pub(crate) const EVERYTHING: Self = Self(None);
-
-    /// Of whoever asks for what holds no data.
-    pub(crate) const PUBLIC: Self = Self::EVERYTHING;
-
-    fn of(token: Arc<Token>) -> Self {
-        Self(Some(token))
-    }
-
     /// Whether there are keys that it may not touch.
     pub(crate) fn is_scoped(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_some_and(|token| !token.prefix.is_empty())
+        match self {
+            Self::Everything => false,
+            Self::Of(token) => !token.prefix.is_empty(),
+            Self::Nothing => true,
+        }
     }
 
     /// Whose idempotency keys it uses: two tokens that send the same one mean two requests.
     pub(crate) fn name(&self) -> Option<&str> {
-        self.0.as_ref().map(|token| token.name.as_str())
+        match self {
+            Self::Of(token) => Some(&token.name),
+            Self::Everything | Self::Nothing => None,
+        }
     }
 
     /// Whether it may read `key`.
@@ -245,8 +247,8 @@ impl Access {
     /// # Errors
     /// 403, whether or not there is such a key.
     pub(crate) fn may_write(&self, key: &Key) -> Result<()> {
-        match &self.0 {
-            Some(token) if !token.may_write => {
+        match self {
+            Self::Of(token) if !token.may_write => {
                 Err(Problem::forbidden("this token may read, and not write"))
             }
             _ => self.reaches(key.as_str()),
@@ -262,12 +264,14 @@ impl Access {
     }
 
     fn reaches(&self, text: &str) -> Result<()> {
-        match &self.0 {
-            Some(token) if !text.starts_with(&token.prefix) => Err(Problem::forbidden(format!(
+        match self {
+            Self::Everything => Ok(()),
+            Self::Of(token) if text.starts_with(&token.prefix) => Ok(()),
+            Self::Of(token) => Err(Problem::forbidden(format!(
                 "this token reaches only keys that begin with {:?}",
                 token.prefix
             ))),
-            _ => Ok(()),
+            Self::Nothing => Err(Problem::forbidden("this route touches no keys")),
         }
     }
 }
@@ -363,7 +367,7 @@ mod tests {
         let access = |prefix| {
             let line = token_line("a", "secret", "r", prefix).unwrap();
             let tokens = Tokens::parse(&line).unwrap();
-            Access::of(tokens.find(b"secret").unwrap())
+            Access::Of(tokens.find(b"secret").unwrap())
         };
         for (prefix, allowed) in [
             ("team/", true),
@@ -378,7 +382,8 @@ mod tests {
                 "{prefix}"
             );
             assert!(access("").may_list(prefix).is_ok(), "{prefix}");
-            assert!(Access::EVERYTHING.may_list(prefix).is_ok(), "{prefix}");
+            assert!(Access::Everything.may_list(prefix).is_ok(), "{prefix}");
+            assert!(Access::Nothing.may_list(prefix).is_err(), "{prefix}");
         }
     }
 

@@ -171,8 +171,8 @@ async fn dispatch(
         return Ok(answer);
     }
     let access = match &app.options.tokens {
-        _ if route.is_public() => Access::PUBLIC,
-        None => Access::EVERYTHING,
+        _ if route.is_public() => Access::Nothing,
+        None => Access::Everything,
         Some(tokens) => tokens.admit(&parts.headers)?,
     };
     let context = &Context::new(app, access);
