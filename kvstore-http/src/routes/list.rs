@@ -19,9 +19,10 @@ use crate::reply::{self, NO_CACHE, Reply};
 use crate::target::Query;
 
 /// `GET` and `HEAD`
-pub(super) async fn get(context: &Context, parts: &Parts) -> Result<Reply> {
+pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
     let request = request(query)?;
+    context.access.may_list(&request.prefix)?;
     for token in sync_tokens(&parts.headers, query)? {
         context.service.wait_visible(&token).await?;
     }

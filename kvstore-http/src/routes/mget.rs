@@ -30,12 +30,15 @@ struct Wanted {
 }
 
 /// `POST`
-pub(super) async fn post(context: &Context, parts: &Parts, body: Incoming) -> Result<Reply> {
+pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
     body::check_content_type(&parts.headers)?;
     let query = Query::new(parts.uri.query());
     let options = &context.options;
     let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
     let keys = keys(&text)?;
+    for key in &keys {
+        context.access.may_read(key)?;
+    }
     for token in sync_tokens(&parts.headers, query)? {
         context.service.wait_visible(&token).await?;
     }

@@ -5,8 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod bytes;
 mod conditions;
+mod cors;
 mod entries;
 mod errors;
 mod faults;
