@@ -124,6 +124,25 @@ pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition> {
     }
 }
 
+/// The same condition from the members of a body that are named after these headers.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn write_condition_of(
+    if_match: Option<&str>,
+    if_none_match: Option<&str>,
+) -> Result<Condition, String> {
+    let mut headers = HeaderMap::new();
+    for (name, text) in [(IF_MATCH, if_match), (IF_NONE_MATCH, if_none_match)] {
+        if let Some(text) = text {
+            let value = HeaderValue::from_str(text)
+                .map_err(|_| format!("{name} must be * or an entity tag, like \"42\""))?;
+            headers.insert(name, value);
+        }
+    }
+    write_condition(&headers).map_err(|problem| problem.detail().to_owned())
+}
+
 /// The version that a tag must match strongly. A weak tag, or one of no version, matches nothing: neither does version 0, which
 /// comes before every change, so such a write takes its turn and fails there.
 fn strong_version(tag: Tag<'_>) -> Version {

@@ -69,6 +69,11 @@ impl Problem {
         })
     }
 
+    /// What is wrong, as a sentence.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Syntax that can't be read: a header, a sync token.
     pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Box<Self> {
         Self::new(Kind::Malformed, detail)

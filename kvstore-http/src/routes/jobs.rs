@@ -67,7 +67,8 @@ fn describe(report: &JobReport) -> Object {
                 Object::new()
                     .member("type", Kind::PreconditionFailed.path())
                     .member("detail", "the condition did not hold")
-                    .member("current_etag", failed.current.map(etag_text)),
+                    .member("current_etag", failed.current.map(etag_text))
+                    .member("failed_op", failed.operation),
             ),
         ),
         JobState::Finished(Outcome::Dead(dead)) => (

@@ -1,6 +1,7 @@
 //! The table of routes, and what holds for every request whichever it takes: an id, a bound on its time, and an answer even if a
 //! handler panics.
 
+mod batch;
 mod jobs;
 mod kv;
 mod list;
@@ -96,6 +97,7 @@ enum Route<'a> {
     Entry(&'a str),
     List,
     Mget,
+    Batch,
     Job(&'a str),
 }
 
@@ -110,6 +112,7 @@ impl<'a> Route<'a> {
             "/set" | "/set/" => Some(Self::Set),
             "/v1/kv" => Some(Self::List),
             "/v1/mget" => Some(Self::Mget),
+            "/v1/batch" => Some(Self::Batch),
             _ => below("/v1/kv/")
                 .map(Self::Entry)
                 .or_else(|| below("/get/").map(Self::Get))
@@ -130,7 +133,7 @@ impl<'a> Route<'a> {
             | Self::Get(_)
             | Self::List
             | Self::Job(_) => "GET, HEAD",
-            Self::Set | Self::Mget => "POST",
+            Self::Set | Self::Mget | Self::Batch => "POST",
             Self::Delete(_) => "DELETE",
             Self::Entry(_) => "GET, HEAD, PUT, DELETE",
         }
@@ -159,6 +162,7 @@ impl<'a> Route<'a> {
             Self::Entry(_) => "/v1/kv/{key}",
             Self::List => "/v1/kv",
             Self::Mget => "/v1/mget",
+            Self::Batch => "/v1/batch",
             Self::Job(_) => "/v1/jobs/{id}",
         }
     }
@@ -206,6 +210,7 @@ async fn dispatch(
         (Route::Entry(key), &Method::DELETE) => kv::delete(context, parts, key).await,
         (Route::List, &Method::GET) => list::get(context, parts).await,
         (Route::Mget, &Method::POST) => mget::post(context, parts, body).await,
+        (Route::Batch, &Method::POST) => batch::post(context, parts, body).await,
         (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
         (route, _) => Err(Problem::method_not_allowed(route.allow())),
     }

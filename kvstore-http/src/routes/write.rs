@@ -10,6 +10,7 @@ use kvstore_core::{Action, Applied, Command, JobId, JobState, Key, Operation, Ou
 use super::Context;
 use crate::conditions::write_condition;
 use crate::error::{Problem, RETRY_SOON, Result};
+use crate::field::{Field, Place};
 use crate::headers::{idempotency_key, traceparent};
 use crate::json::Object;
 use crate::prefer::Prefer;
@@ -23,6 +24,8 @@ pub(super) struct Written {
     pub(super) key: Key,
     pub(super) job: JobId,
     pub(super) progress: Progress,
+    /// What each of its operations did, if it is applied and that is known.
+    pub(super) writes: Vec<Applied>,
     replayed: bool,
     prefer: Prefer,
 }
@@ -44,16 +47,42 @@ pub(super) async fn submit(
     action: Action,
     default_wait: Duration,
 ) -> Result<Written> {
-    context.access.may_write(&key)?;
-    let headers = &parts.headers;
-    let prefer = Prefer::of(headers);
     let operation = Operation {
-        key: key.clone(),
-        condition: write_condition(headers)?,
+        condition: write_condition(&parts.headers)?,
+        key,
         action,
     };
+    send(context, parts, Command::One(operation), default_wait).await
+}
+
+/// Asks for `command`, and waits for it as the client prefers.
+pub(super) async fn send(
+    context: &Context<'_>,
+    parts: &Parts,
+    command: Command,
+    default_wait: Duration,
+) -> Result<Written> {
+    let keys: Vec<Key> = command
+        .operations()
+        .iter()
+        .map(|operation| operation.key.clone())
+        .collect();
+    for key in &keys {
+        context.access.may_write(key)?;
+    }
+    let Some(key) = keys.first().cloned() else {
+        let rule = "it must have at least one operation";
+        return Err(Problem::field(Field::value_error(
+            Place::In("body", "ops"),
+            rule,
+            None,
+        )));
+    };
+    let is_batch = matches!(command, Command::Batch(_));
+    let headers = &parts.headers;
+    let prefer = Prefer::of(headers);
     let wait = prefer.wait(default_wait, context.options.wait_max);
-    let mut request = Request::new(Command::One(operation), wait);
+    let mut request = Request::new(command, wait);
     request.idempotency_key =
         idempotency_key(headers)?.map(|text| scoped(context.access.name(), &key, &text));
     request.traceparent = traceparent(headers);
@@ -63,20 +92,27 @@ pub(super) async fn submit(
 
     let submitted = context.service.submit(request).await?;
     let job = submitted.id;
+    let mut writes = Vec::new();
     let progress = match submitted.state {
         JobState::Queued => Progress::Queued,
         JobState::Finished(Outcome::Succeeded(details)) => {
-            Progress::Applied(details.and_then(|details| details.writes.first().copied()))
-        }
-        JobState::Finished(Outcome::Failed(_)) if prefer.representation => {
-            // Read anew, since tag and value must belong together, and the key may have changed since the job failed.
-            let current = context.service.get(&key, None).await?;
-            let applied = HeaderValue::from_static("return=representation");
-            return Err(Problem::condition_failed_with(current.as_ref())
-                .header(PREFERENCE_APPLIED, applied));
+            writes = details.map(|details| details.writes).unwrap_or_default();
+            Progress::Applied(writes.first().copied())
         }
         JobState::Finished(Outcome::Failed(failed)) => {
-            return Err(Problem::condition_failed(failed.current));
+            let problem = if prefer.representation {
+                // Read anew, since tag and value must belong together, and the key may have changed since the job failed.
+                let key = keys.get(failed.operation).unwrap_or(&key);
+                let current = context.service.get(key, None).await?;
+                let applied = HeaderValue::from_static("return=representation");
+                Problem::condition_failed_with(current.as_ref()).header(PREFERENCE_APPLIED, applied)
+            } else {
+                Problem::condition_failed(failed.current)
+            };
+            return Err(match is_batch {
+                true => problem.with("failed_op", failed.operation),
+                false => problem,
+            });
         }
         JobState::Finished(Outcome::Dead(_)) => return Err(Problem::dead_lettered(&job)),
         JobState::Forgotten | JobState::Unknown => return Err(Problem::outcome_unknown(&job)),
@@ -85,6 +121,7 @@ pub(super) async fn submit(
         key,
         job,
         progress,
+        writes,
         replayed: submitted.replayed,
         prefer,
     })

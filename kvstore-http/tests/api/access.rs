@@ -57,6 +57,12 @@ fn touching(key: &str) -> Vec<(Request, bool)> {
             false,
         ),
         (request("PUT", &entry).body("1"), true),
+        (
+            request("POST", "/v1/batch").body(format!(
+                "{{\"ops\":[{{\"op\":\"delete\",\"key\":\"team/x\"}},{{\"op\":\"delete\",\"key\":\"{key}\"}}]}}"
+            )),
+            true,
+        ),
         (request("DELETE", &entry), true),
         (request("DELETE", &format!("/delete/{key}")), true),
         (

@@ -6,6 +6,7 @@
 mod support;
 
 mod access;
+mod batch;
 mod bytes;
 mod conditions;
 mod cors;
