@@ -188,7 +188,7 @@ pub fn token_line(name: &str, secret: &str, rights: &str, prefix: &str) -> Resul
 ///
 /// | touching | ask |
 /// |---|---|
-/// | the entry of a key that the caller names | [`Access::may_read`] |
+/// | the entry of a key that the caller names, each of several | [`Access::may_read`] |
 /// | keys under a prefix: a list, a watch | [`Access::may_list`] |
 /// | a write, each key of a batch | [`Access::may_write`] |
 /// | a job that the caller names, or one of a list | [`Access::may_see_job`] |

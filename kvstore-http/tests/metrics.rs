@@ -7,11 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use support::client::{Connection, request};
 use support::process::{Process, command};
 use support::redis::Redis;
+
+/// Longer than it takes on a busy machine, so that a test fails rather than hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const README: &str = include_str!("../../README.md");
 
@@ -72,6 +76,21 @@ async fn read(connection: &mut Connection) -> Vec<Family> {
     parse(reply.text())
 }
 
+/// Reads until `is_there`.
+async fn read_until(
+    connection: &mut Connection,
+    is_there: impl Fn(&[Family]) -> bool,
+) -> Vec<Family> {
+    let begun = Instant::now();
+    loop {
+        let families = read(connection).await;
+        if is_there(&families) {
+            return families;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{families:#?}");
+    }
+}
+
 /// The one sample `name` that has these labels, among others.
 fn value(families: &[Family], name: &str, labels: &[(&str, &str)]) -> f64 {
     let samples = families.iter().flat_map(|family| &family.samples);
@@ -113,7 +132,16 @@ async fn figures_are_right_read_by_prometheus_and_named_in_the_readme() {
     ] {
         assert_eq!(other.ask(&asks).await.status, status, "{asks:?}");
     }
-    let families = read(&mut connection).await;
+    // A worker counts once its commit is done, which is what the client has waited for.
+    let families = read_until(&mut connection, |families| {
+        value(
+            families,
+            "kvstore_worker_commit_duration_seconds_count",
+            &[],
+        ) >= 4.0
+            && value(families, "kvstore_queue_jobs", &[]) == 0.0
+    })
+    .await;
     let counted = |route: &str, method: &str, status: &str| {
         value(
             &families,
@@ -250,7 +278,14 @@ async fn trace_of_a_request_is_in_the_log_of_a_worker_elsewhere() {
 
     // What a worker counts is on its own address.
     let mut admin = Connection::open(worker.logged_address("probes are answered")).await;
-    let families = read(&mut admin).await;
+    let families = read_until(&mut admin, |families| {
+        value(
+            families,
+            "kvstore_worker_commit_duration_seconds_count",
+            &[],
+        ) >= 1.0
+    })
+    .await;
     let succeeded = [("outcome", "succeeded")];
     assert_eq!(
         value(&families, "kvstore_worker_jobs_total", &succeeded),

@@ -53,7 +53,14 @@ fn touching(key: &str) -> Vec<(Request, bool)> {
         (request("GET", &format!("/get/{key}")), false),
         (request("GET", &format!("/v1/kv?prefix={key}")), false),
         (
-            request("POST", "/v1/mget").body(format!("{{\"keys\":[\"team/x\",\"{key}\"]}}")),
+            request(
+                "GET",
+                &format!("/v1/kv?prefix={key}&include=value&count=1&delimiter=/"),
+            ),
+            false,
+        ),
+        (
+            request("POST", "/v1/mget").body(format!("{{\"keys\":[\"{key}\"]}}")),
             false,
         ),
         (request("PUT", &entry).body("1"), true),
@@ -164,6 +171,53 @@ async fn each_token_does_on_every_route_what_it_allows_and_no_more() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn list_and_several_keys_are_within_reach_as_a_whole_or_refused() {
+    let server = Server::start_with(setup()).await;
+    for key in ["team/a", "team/b", "teams/c", "other"] {
+        server.put(key, "\"kept\"").await;
+    }
+    let mget = |keys: &str| request("POST", "/v1/mget").body(format!("{{\"keys\":[{keys}]}}"));
+    for refused in [
+        request("GET", "/v1/kv"),
+        request("GET", "/v1/kv?prefix="),
+        request("GET", "/v1/kv?prefix=team"),
+        request("GET", "/v1/kv?prefix=team&delimiter=/"),
+        request("GET", "/v1/kv?prefix=other&prefix=team/"),
+        mget("\"team/a\",\"other\""),
+        mget("\"other\",\"team/a\""),
+        mget("\"team/a\",\"absent\""),
+    ] {
+        let reply = server.ask(&refused.clone().by("team")).await;
+        assert_eq!(reply.status, 403, "{refused:?}");
+        assert!(!reply.text().contains("kept") && !reply.text().contains("other"));
+    }
+    let list = server
+        .ask(&request("GET", "/v1/kv?prefix=team/&count=1").by("guest"))
+        .await;
+    assert_eq!(
+        (
+            &list.json()["count"],
+            list.json()["keys"].as_array().unwrap().len()
+        ),
+        (&2.into(), 2)
+    );
+    // A page's cursor leads no further than its prefix, also when everything is listed with it.
+    let first = server
+        .ask(&request("GET", "/v1/kv?limit=1").by("reader"))
+        .await;
+    let cursor = first.json()["cursor"].as_str().unwrap().to_owned();
+    let wider = request("GET", &format!("/v1/kv?prefix=team/&cursor={cursor}"));
+    assert_eq!(server.ask(&wider.by("team")).await.status, 400);
+    let both = server
+        .ask(&mget("\"team/a\",\"team/none\"").by("guest"))
+        .await;
+    assert_eq!(
+        (both.status, &both.json()["missing"]),
+        (200, &serde_json::json!(["team/none"]))
+    );
 }
 
 #[tokio::test]
