@@ -9,11 +9,11 @@ use std::time::Duration;
 use crate::command::{Action, Command};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
-use crate::job::{Idempotency, JobId, JobState, NewJob, Outcome, Summary};
+use crate::job::{Dead, Idempotency, JobId, JobState, NewJob, Outcome, Summary};
 use crate::key::Key;
 use crate::limits::{IDEMPOTENCY_WINDOW_DEFAULT, PAGE_VALUE_BYTES_MAX, VALUE_BYTES_DEFAULT};
-use crate::queue::{Found, JobQueue};
-use crate::store::{ListRequest, Listed, Page, Store};
+use crate::queue::{Accepted, Found, JobQueue};
+use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page, Store};
 
 /// Bounds that an operator may want to move.
 #[derive(Clone, Debug)]
@@ -319,6 +319,52 @@ impl Service {
         // One that could not be read yet may not know its own id.
         self.queue.ping().await?;
         Ok(job.queue != self.queue.id())
+    }
+
+    /// A page of the dead letters.
+    ///
+    /// # Errors
+    /// Those of [`Store::dead`].
+    pub async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
+        self.store.dead(request).await
+    }
+
+    /// The dead letter of a job; `None` if there is none.
+    ///
+    /// # Errors
+    /// Those of [`Store::outcome`].
+    pub async fn dead_letter(&self, id: &JobId) -> Result<Option<Dead>> {
+        if self.is_foreign(id).await? {
+            return Ok(None);
+        }
+        match self.store.outcome(id, Duration::ZERO).await? {
+            JobState::Finished(Outcome::Dead(dead)) => Ok(Some(dead)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Asks once more for what the job `id` asked for, which became the letter `dead`: as a new job, at the end of its key's order and
+    /// with a time to live that begins anew. The letter is dropped. Whoever does the same at the same time gets the same job.
+    ///
+    /// # Errors
+    /// Those of [`JobQueue::enqueue`]; the letter is then still there.
+    pub async fn retry(&self, id: &JobId, dead: Dead) -> Result<Accepted> {
+        let job = NewJob {
+            command: dead.command,
+            keep_outcome: true,
+            idempotency: Some(Idempotency {
+                // No request has such a key: its second line is a key of an entry, and those are never empty.
+                key: format!("retry\n\n{id}"),
+                window: self.options.idempotency_window,
+            }),
+            traceparent: None,
+        };
+        let answer = self.queue.enqueue(vec![job]).await.pop();
+        let accepted = answer.unwrap_or_else(|| Err(Error::unavailable("the queue")))?;
+        if let Err(error) = self.store.forget(id).await {
+            tracing::warn!(job = %id, %error, "the dead letter stays, though its command was accepted again: trying it once more is the same job");
+        }
+        Ok(accepted)
     }
 
     /// What can be told of a job, once it is finished or after `wait`; `None` if it is unknown or forgotten.

@@ -113,6 +113,14 @@ impl Problem {
         )
     }
 
+    /// The job is no dead letter, or not any more.
+    pub(crate) fn no_letter() -> Box<Self> {
+        Self::new(
+            Kind::NotFound,
+            "no such dead letter: only a job that was given up can be tried again, and only once",
+        )
+    }
+
     /// The route does not know the method.
     pub(crate) fn method_not_allowed(allow: &'static str) -> Box<Self> {
         Self::new(Kind::MethodNotAllowed, "Method Not Allowed")

@@ -53,7 +53,7 @@ async fn visible(context: &Context<'_>, id: &JobId, wait: Duration) -> Result<Jo
 }
 
 /// Every member is always there; what is not known is `null`.
-fn describe(report: &JobReport) -> Object {
+pub(super) fn describe(report: &JobReport) -> Object {
     let name = report.summary.as_ref().map(|summary| &summary.name);
     let (status, result, error) = match &report.state {
         JobState::Queued => ("queued", None, None),

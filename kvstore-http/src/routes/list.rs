@@ -67,7 +67,7 @@ fn include_values(query: Query<'_>) -> Result<bool> {
     }
 }
 
-fn limit(query: Query<'_>) -> Result<usize> {
+pub(super) fn limit(query: Query<'_>) -> Result<usize> {
     const PLACE: Place = Place::In("query", "limit");
     let Some(text) = query.get("limit")? else {
         return Ok(ListRequest::default().limit);

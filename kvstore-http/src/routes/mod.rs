@@ -2,6 +2,7 @@
 //! handler panics.
 
 mod batch;
+mod dead;
 mod jobs;
 mod kv;
 mod list;
@@ -98,7 +99,9 @@ enum Route<'a> {
     List,
     Mget,
     Batch,
+    Jobs,
     Job(&'a str),
+    Retry(&'a str),
 }
 
 impl<'a> Route<'a> {
@@ -113,12 +116,21 @@ impl<'a> Route<'a> {
             "/v1/kv" => Some(Self::List),
             "/v1/mget" => Some(Self::Mget),
             "/v1/batch" => Some(Self::Batch),
+            "/v1/jobs" => Some(Self::Jobs),
             _ => below("/v1/kv/")
                 .map(Self::Entry)
                 .or_else(|| below("/get/").map(Self::Get))
                 .or_else(|| below("/delete/").map(Self::Delete))
-                .or_else(|| below("/v1/jobs/").map(Self::Job))
+                .or_else(|| below("/v1/jobs/").map(Self::of_job))
                 .or_else(|| below("/problems/").map(Self::Problem)),
+        }
+    }
+
+    /// Of one job. No id has a slash.
+    fn of_job(path: &'a str) -> Self {
+        match path.strip_suffix("/retry") {
+            Some(id) => Self::Retry(id),
+            None => Self::Job(path),
         }
     }
 
@@ -132,8 +144,9 @@ impl<'a> Route<'a> {
             | Self::Problem(_)
             | Self::Get(_)
             | Self::List
+            | Self::Jobs
             | Self::Job(_) => "GET, HEAD",
-            Self::Set | Self::Mget | Self::Batch => "POST",
+            Self::Set | Self::Mget | Self::Batch | Self::Retry(_) => "POST",
             Self::Delete(_) => "DELETE",
             Self::Entry(_) => "GET, HEAD, PUT, DELETE",
         }
@@ -163,7 +176,9 @@ impl<'a> Route<'a> {
             Self::List => "/v1/kv",
             Self::Mget => "/v1/mget",
             Self::Batch => "/v1/batch",
+            Self::Jobs => "/v1/jobs",
             Self::Job(_) => "/v1/jobs/{id}",
+            Self::Retry(_) => "/v1/jobs/{id}/retry",
         }
     }
 }
@@ -211,6 +226,8 @@ async fn dispatch(
         (Route::List, &Method::GET) => list::get(context, parts).await,
         (Route::Mget, &Method::POST) => mget::post(context, parts, body).await,
         (Route::Batch, &Method::POST) => batch::post(context, parts, body).await,
+        (Route::Jobs, &Method::GET) => dead::list(context, parts).await,
+        (Route::Retry(id), &Method::POST) => dead::retry(context, parts, id).await,
         (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
         (route, _) => Err(Problem::method_not_allowed(route.allow())),
     }
@@ -313,7 +330,10 @@ mod tests {
             ("/v1/kv", Some(Route::List)),
             ("/v1/kv/", Some(Route::Entry(""))),
             ("/v1/mget", Some(Route::Mget)),
+            ("/v1/jobs", Some(Route::Jobs)),
             ("/v1/jobs/x", Some(Route::Job("x"))),
+            ("/v1/jobs/x/retry", Some(Route::Retry("x"))),
+            ("/v1/jobs/x/y", Some(Route::Job("x/y"))),
             ("//v1/kv/a", None),
             ("/livez/", None),
         ] {

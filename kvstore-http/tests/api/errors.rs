@@ -47,7 +47,7 @@ async fn unknown_routes_are_not_found_in_the_way_of_their_face() {
             assert_eq!(reply.header("content-type"), Some("application/json"));
         }
     }
-    for target in ["/v1", "/v1/", "/v1/kvs", "/v1/nothing", "/v1/jobs"] {
+    for target in ["/v1", "/v1/", "/v1/kvs", "/v1/nothing"] {
         let reply = server.ask(&request("GET", target)).await;
         assert_eq!(
             (reply.status, reply.json()["type"].as_str()),

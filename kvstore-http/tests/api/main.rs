@@ -10,6 +10,7 @@ mod batch;
 mod bytes;
 mod conditions;
 mod cors;
+mod dead;
 mod entries;
 mod errors;
 mod faults;
