@@ -3,14 +3,12 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Connection, Reply, Request, request};
-use crate::support::process::Process;
+use crate::support::process::{Process, worker_command};
 use crate::support::redis::Redis;
 
 const CLIENTS: usize = 12;
@@ -21,19 +19,6 @@ const WAIT: &str = "wait=18";
 
 /// Longer than all of it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A worker as a process of its own.
-fn worker(store: &str) -> Process {
-    let server = Path::new(env!("CARGO_BIN_EXE_kvstore-http"));
-    let program = server.with_file_name("kvstore-worker");
-    assert!(
-        program.exists(),
-        "the worker is missing: cargo build --workspace --bins"
-    );
-    let mut command = Command::new(program);
-    command.args(["--store", store]);
-    Process::launch_command(command)
-}
 
 /// Asks one server after the other until one answers, from `first` on, and says which one it was.
 async fn ask(servers: &[SocketAddr], first: usize, request: &Request) -> (usize, Reply) {
@@ -84,7 +69,8 @@ async fn servers_and_workers_on_one_redis_lose_nothing_when_some_are_killed() {
     let redis = Redis::start();
     let store = redis.url();
     let mut servers = [(); 3].map(|()| Process::start(&["--store", &store]));
-    let mut workers = [(); 4].map(|()| worker(&store));
+    let mut workers =
+        [(); 4].map(|()| Process::launch_command(worker_command(&["--store", &store])));
     let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
     let acknowledged = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..CLIENTS)

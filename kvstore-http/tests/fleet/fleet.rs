@@ -1,0 +1,185 @@
+//! Redis, servers and workers as processes, each behind a proxy of its own.
+
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::sync::Arc;
+
+use super::client::World;
+use super::proxy::Proxy;
+use crate::support::process::{Process, command, worker_command};
+use crate::support::redis::Redis;
+
+/// What a fleet consists of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Config {
+    pub(crate) servers: usize,
+    pub(crate) workers: usize,
+    pub(crate) clients: usize,
+    pub(crate) keys: usize,
+    /// Fewer than keys, so that writes to different keys share a log.
+    pub(crate) partitions: u16,
+    /// How many processes are killed.
+    pub(crate) kills: usize,
+    pub(crate) seed: u64,
+}
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Server,
+    Worker,
+}
+
+/// One process and its way to Redis.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) proxy: Proxy,
+    process: Option<Process>,
+    role: Role,
+    partitions: u16,
+    /// It is stopped, and will go on.
+    pub(crate) is_stopped: bool,
+}
+
+impl Member {
+    fn new(role: Role, proxy: Proxy, partitions: u16) -> Self {
+        Self {
+            proxy,
+            process: None,
+            role,
+            partitions,
+            is_stopped: false,
+        }
+    }
+
+    fn command(&self) -> Command {
+        let url = format!(
+            "redis://{}?partitions={}",
+            self.proxy.address, self.partitions
+        );
+        let args = ["--store", &url];
+        match self.role {
+            Role::Server => command(&args),
+            Role::Worker => worker_command(&args),
+        }
+    }
+
+    /// Starts it; where it serves, if it is a server and has come so far.
+    pub(crate) fn start(&mut self) -> Option<SocketAddr> {
+        let mut process = Process::launch_command(self.command());
+        let serves = self.role == Role::Server && process.serves_or_ends();
+        let address = process.address;
+        self.process = Some(process);
+        serves.then_some(address)
+    }
+
+    pub(crate) fn runs(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_some_and(|process| !process.has_ended())
+    }
+
+    /// Kills it; whether there was something to kill.
+    pub(crate) fn kill(&mut self) -> bool {
+        if !self.runs() {
+            return false;
+        }
+        let was_killed = self
+            .process
+            .as_mut()
+            .is_some_and(|process| process.kill().signal() == Some(9));
+        self.look_at_log();
+        was_killed
+    }
+
+    /// What it has said, once it has ended: no fault may make it panic.
+    pub(crate) fn look_at_log(&mut self) {
+        if let Some(process) = self.process.take() {
+            let panics: Vec<_> = process
+                .errors()
+                .into_iter()
+                .filter(|entry| entry.to_string().contains("panicked"))
+                .collect();
+            assert!(panics.is_empty(), "{panics:#?}");
+        }
+    }
+
+    /// Stops it where it is, or lets it go on.
+    pub(crate) fn stop(&mut self, is_stopped: bool) {
+        let process = self.process.as_ref().expect("it runs");
+        process.signal(if is_stopped { "STOP" } else { "CONT" });
+        self.is_stopped = is_stopped;
+    }
+
+    /// Whether the kernel says that it is stopped.
+    pub(crate) fn is_really_stopped(&self) -> bool {
+        let id = self.process.as_ref().expect("it runs").id();
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('T'))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    pub(crate) redis: Redis,
+    pub(crate) servers: Vec<Member>,
+    pub(crate) workers: Vec<Member>,
+    pub(crate) world: Arc<World>,
+}
+
+impl Fleet {
+    pub(crate) async fn start(config: &Config) -> Self {
+        let redis = Redis::start();
+        let mut members = Vec::new();
+        let roles = [
+            (Role::Server, config.servers),
+            (Role::Worker, config.workers),
+        ];
+        for (role, count) in roles {
+            for _ in 0..count {
+                let proxy = Proxy::start(&redis.socket()).await;
+                members.push(Member::new(role, proxy, config.partitions));
+            }
+        }
+        let workers = members.split_off(config.servers);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let world = Arc::new(World::new(vec![nowhere; config.servers], config.keys));
+        Self {
+            redis,
+            servers: members,
+            workers,
+            world,
+        }
+    }
+
+    /// Starts whatever does not run, as an orchestrator does; how many of them had ended by themselves.
+    pub(crate) fn start_missing(&mut self) -> usize {
+        let mut ended = 0;
+        for (at, server) in self.servers.iter_mut().enumerate() {
+            if server.runs() {
+                continue;
+            }
+            ended += usize::from(server.process.is_some());
+            server.look_at_log();
+            if let Some(address) = server.start() {
+                self.world.servers.lock().unwrap()[at] = address;
+            }
+        }
+        for worker in &mut self.workers {
+            if !worker.runs() {
+                ended += usize::from(worker.process.is_some());
+                worker.look_at_log();
+                worker.start();
+            }
+        }
+        ended
+    }
+
+    pub(crate) fn all_run(&mut self) -> bool {
+        let mut members = self.servers.iter_mut().chain(&mut self.workers);
+        members.all(Member::runs)
+    }
+}
