@@ -20,6 +20,11 @@ const WAIT: &str = "wait=18";
 /// Longer than all of it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A worker as a process of its own.
+fn worker(store: &str) -> Process {
+    Process::launch_command(worker_command(&["--store", store]))
+}
+
 /// Asks one server after the other until one answers, from `first` on, and says which one it was.
 async fn ask(servers: &[SocketAddr], first: usize, request: &Request) -> (usize, Reply) {
     for at in (0..servers.len()).map(|next| (first + next) % servers.len()) {
@@ -69,8 +74,7 @@ async fn servers_and_workers_on_one_redis_lose_nothing_when_some_are_killed() {
     let redis = Redis::start();
     let store = redis.url();
     let mut servers = [(); 3].map(|()| Process::start(&["--store", &store]));
-    let mut workers =
-        [(); 4].map(|()| Process::launch_command(worker_command(&["--store", &store])));
+    let mut workers = [(); 4].map(|()| worker(&store));
     let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
     let acknowledged = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..CLIENTS)

@@ -137,14 +137,14 @@ impl Client {
                 _ => self.write().await,
             }
             if self.open.len() > OPEN_MAX || self.random.random_ratio(1, 8) {
-                self.ask_for_a_job().await;
+                self.ask_for_a_job(0).await;
             }
             let pause = self.random.random_range(0..15);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
         let begun = Instant::now();
         while !self.open.is_empty() && begun.elapsed() < DRAIN_MAX {
-            self.ask_for_a_job().await;
+            self.ask_for_a_job(1).await;
         }
         self
     }
@@ -367,8 +367,8 @@ impl Client {
         });
     }
 
-    /// Asks what became of a write that was accepted.
-    async fn ask_for_a_job(&mut self) {
+    /// Asks what became of a write that was accepted, and waits so many seconds for it.
+    async fn ask_for_a_job(&mut self, wait: u64) {
         let Some(at) = self.open.pop_front() else {
             return;
         };
@@ -379,7 +379,10 @@ impl Client {
         };
         let server = self.choose_server();
         let reply = self
-            .ask(server, &request("GET", &format!("/v1/jobs/{job}?wait=1")))
+            .ask(
+                server,
+                &request("GET", &format!("/v1/jobs/{job}?wait={wait}")),
+            )
             .await;
         let verdict = match &reply {
             Said::Answer(reply) if reply.status == 200 => verdict_of_job(&reply.json()),
@@ -398,7 +401,7 @@ impl Client {
             }
             _ => {
                 self.open.push_back(at);
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
     }

@@ -5,7 +5,7 @@
 //! cut, and Redis made to refuse. Afterwards the notes must make sense: see `checker.rs`. Fifteen kills by default; more with
 //!
 //! ```text
-//! KVSTORE_FLEET_KILLS=200 cargo test -p kvstore-http --test fleet -- --nocapture fleet
+//! KVSTORE_FLEET_KILLS=200 cargo test -p kvstore-http --test fleet -- --nocapture fleet_on
 //! ```
 //!
 //! `KVSTORE_FLEET_SEED` repeats the choices of an earlier run, though not its timing. Each fault is looked at for whether it
@@ -38,7 +38,7 @@ async fn fleet_on_redis_loses_doubles_and_reorders_nothing_whatever_fails() {
     let config = Config {
         servers: 3,
         workers: 4,
-        clients: 16,
+        clients: 24,
         keys: 36,
         partitions: 12,
         kills: variable("KVSTORE_FLEET_KILLS").unwrap_or(15),

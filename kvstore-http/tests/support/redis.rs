@@ -65,7 +65,7 @@ impl Redis {
             .arg(self.socket())
             .args(command)
             .output()
-            .expect("redis-cli is missing: apt-get install redis-server");
+            .expect("redis-cli is missing: apt-get install redis-tools");
         let text = String::from_utf8(output.stdout).expect("an answer in UTF-8");
         output.status.success().then(|| text.trim().to_owned())
     }
