@@ -254,10 +254,10 @@ impl Client {
             Condition::Present => request.header("if-match", "*"),
             Condition::Version(version) => request.header("if-match", &format!("\"{version}\"")),
         };
-        request = match self.random.random_range(0..3) {
-            0 => request.header("prefer", "respond-async"),
-            1 => request.header("prefer", "wait=1"),
-            _ => request.header("prefer", "wait=4"),
+        request = match self.random.random_range(0..4) {
+            0 | 1 => request.header("prefer", "respond-async"),
+            2 => request.header("prefer", "wait=1"),
+            _ => request.header("prefer", "wait=3"),
         };
         let is_repeatable = self.random.random_ratio(1, 2);
         if is_repeatable {

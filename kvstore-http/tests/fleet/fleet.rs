@@ -38,8 +38,6 @@ pub(crate) struct Member {
     process: Option<Process>,
     role: Role,
     partitions: u16,
-    /// It is stopped, and will go on.
-    pub(crate) is_stopped: bool,
 }
 
 impl Member {
@@ -49,7 +47,6 @@ impl Member {
             process: None,
             role,
             partitions,
-            is_stopped: false,
         }
     }
 
@@ -96,20 +93,16 @@ impl Member {
     /// What it has said, once it has ended: no fault may make it panic.
     pub(crate) fn look_at_log(&mut self) {
         if let Some(process) = self.process.take() {
-            let panics: Vec<_> = process
-                .errors()
-                .into_iter()
-                .filter(|entry| entry.to_string().contains("panicked"))
-                .collect();
-            assert!(panics.is_empty(), "{panics:#?}");
+            let errors = process.errors();
+            let has_panicked = |entry: &serde_json::Value| entry.to_string().contains("panicked");
+            assert!(!errors.iter().any(has_panicked), "{errors:#?}");
         }
     }
 
     /// Stops it where it is, or lets it go on.
-    pub(crate) fn stop(&mut self, is_stopped: bool) {
+    pub(crate) fn stop(&self, is_stopped: bool) {
         let process = self.process.as_ref().expect("it runs");
         process.signal(if is_stopped { "STOP" } else { "CONT" });
-        self.is_stopped = is_stopped;
     }
 
     /// Whether the kernel says that it is stopped.

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-use super::fleet::{Config, Fleet};
+use super::fleet::{Config, Fleet, Member};
 use super::proxy::Place;
 
 /// How long a fault may take to happen once it is asked for.
@@ -32,6 +32,7 @@ pub(crate) enum Fault {
     KillWorker,
     KillRedis,
     PauseWorker,
+    HoldRequests,
     CutBeforeRequest,
     CutBeforeAnswer,
     CloseTheWay,
@@ -46,6 +47,9 @@ pub(crate) enum Fault {
 
 impl Fault {
     const KILLS: [Self; 3] = [Self::KillServer, Self::KillWorker, Self::KillRedis];
+
+    /// They last longer than claims, beside the others, one of each kind at a time.
+    const LONG: [Self; 2] = [Self::PauseWorker, Self::HoldRequests];
 
     const OTHERS: [Self; 10] = [
         Self::CutBeforeRequest,
@@ -67,6 +71,9 @@ impl Fault {
             Self::KillWorker => "kill -9 of a worker",
             Self::KillRedis => "kill -9 of Redis with requests under way",
             Self::PauseWorker => "worker stopped for longer than its claims last",
+            Self::HoldRequests => {
+                "requests of a worker that reached Redis after its claims had ended"
+            }
             Self::CutBeforeRequest => "connection to Redis cut before a request passed",
             Self::CutBeforeAnswer => "connection to Redis cut after a request, before its answer",
             Self::CloseTheWay => "process without a way to Redis for a while",
@@ -87,11 +94,15 @@ pub(crate) type Counts = BTreeMap<Fault, usize>;
 pub(crate) struct Nemesis {
     fleet: Fleet,
     random: StdRng,
+    /// What is still to happen, the next one last.
+    deck: Vec<Fault>,
     counts: Counts,
     /// Processes that ended without being killed.
     pub(crate) ended: usize,
     /// The worker that is stopped, and since when.
     paused: Option<(usize, Instant)>,
+    /// The worker whose requests are kept back, since when, and how often that had happened before.
+    held: Option<(usize, Instant, usize)>,
 }
 
 impl Nemesis {
@@ -99,9 +110,11 @@ impl Nemesis {
         Self {
             fleet,
             random: StdRng::seed_from_u64(seed),
+            deck: Vec::new(),
             counts: Counts::new(),
             ended: 0,
             paused: None,
+            held: None,
         }
     }
 
@@ -117,25 +130,31 @@ impl Nemesis {
             let cut = matches!(fault, Fault::CutBeforeRequest | Fault::CutBeforeAnswer);
             deck.extend(vec![fault; if cut { 2 * others } else { others }]);
         }
-        deck.extend(vec![Fault::PauseWorker; config.kills / 20]);
+        for fault in Fault::LONG {
+            deck.extend(vec![fault; config.kills / 20]);
+        }
         deck.shuffle(&mut self.random);
-        // A stop takes its time beside the others, so one comes first.
-        deck.push(Fault::PauseWorker);
+        // They take their time beside the others, so one of each comes first.
+        deck.extend(Fault::LONG);
         let wanted = deck.iter().fold(Counts::new(), |mut wanted, fault| {
             *wanted.entry(*fault).or_default() += 1;
             wanted
         });
+        self.deck = deck;
         let mut misses = 0;
-        while let Some(fault) = deck.pop() {
+        while !self.deck.is_empty() || self.lasts() {
             self.wait_for_progress();
+            let Some(fault) = self.deck.pop() else {
+                continue;
+            };
             if self.happens(fault) {
                 *self.counts.entry(fault).or_default() += 1;
             } else {
                 // Again, at another time.
                 misses += 1;
-                assert!(misses < 200 + 2 * config.kills, "{fault:?} does not happen");
-                let place = self.random.random_range(0..=deck.len());
-                deck.insert(place, fault);
+                assert!(misses < 300 + 5 * config.kills, "{fault:?} does not happen");
+                let place = self.random.random_range(0..=self.deck.len());
+                self.deck.insert(place, fault);
             }
         }
         self.heal();
@@ -155,31 +174,47 @@ impl Nemesis {
                 begun.elapsed() < PROGRESS_MAX,
                 "nothing is accepted any more"
             );
-            self.resume_worker();
+            self.end_what_lasts();
             self.ended += self.fleet.start_missing();
             std::thread::sleep(Duration::from_millis(20));
         }
         std::thread::sleep(Duration::from_millis(self.random.random_range(0..300)));
     }
 
-    fn resume_worker(&mut self) {
-        let Some((worker, since)) = self.paused else {
-            return;
-        };
-        if since.elapsed() > CLAIM_PERIOD + Duration::from_secs(1) {
+    fn end_what_lasts(&mut self) {
+        let is_due = |since: Instant| since.elapsed() > CLAIM_PERIOD + Duration::from_secs(1);
+        if let Some((worker, since)) = self.paused
+            && is_due(since)
+        {
             let worker = &mut self.fleet.workers[worker];
             assert!(worker.is_really_stopped(), "it went on by itself");
             worker.stop(false);
             self.paused = None;
         }
+        if let Some((worker, since, before)) = self.held
+            && is_due(since)
+        {
+            let proxy = &self.fleet.workers[worker].proxy;
+            proxy.hold(false);
+            if !until(|| proxy.late() > before) {
+                // Its connections broke, or it had nothing to send: once more.
+                *self.counts.entry(Fault::HoldRequests).or_default() -= 1;
+                self.deck.push(Fault::HoldRequests);
+            }
+            self.held = None;
+        }
+    }
+
+    /// Whether something is under way that takes its time.
+    fn lasts(&self) -> bool {
+        self.paused.is_some() || self.held.is_some()
     }
 
     /// Whole again: everything runs, and Redis takes writes.
     fn heal(&mut self) {
         let begun = Instant::now();
-        while self.paused.is_some() || !self.fleet.all_run() {
+        while !self.fleet.all_run() {
             assert!(begun.elapsed() < PROGRESS_MAX, "it does not become whole");
-            self.resume_worker();
             self.ended += self.fleet.start_missing();
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -190,10 +225,13 @@ impl Nemesis {
         let server = self.random.random_range(0..self.fleet.servers.len());
         let worker = self.random.random_range(0..self.fleet.workers.len());
         match fault {
+            // What is kept back would be lost with its connection.
+            Fault::KillRedis | Fault::KillConnections if self.held.is_some() => false,
             Fault::KillServer => self.kill_server(server),
-            Fault::KillWorker => !self.fleet.workers[worker].is_stopped && self.kill_worker(worker),
+            Fault::KillWorker => !self.is_away(worker) && self.kill_worker(worker),
             Fault::KillRedis => self.kill_redis(),
             Fault::PauseWorker => self.pause_worker(worker),
+            Fault::HoldRequests => self.hold_requests(worker),
             Fault::CutBeforeRequest => self.cut(Place::BeforeTheRequest),
             Fault::CutBeforeAnswer => self.cut(Place::BeforeTheAnswer),
             Fault::CloseTheWay => self.close_the_way(),
@@ -260,7 +298,8 @@ impl Nemesis {
     }
 
     fn pause_worker(&mut self, worker: usize) -> bool {
-        if self.paused.is_some() || !self.fleet.workers[worker].runs() {
+        let is_free = self.paused.is_none() && !self.is_away(worker);
+        if !is_free || !self.fleet.workers[worker].runs() {
             return false;
         }
         self.fleet.workers[worker].stop(true);
@@ -268,15 +307,28 @@ impl Nemesis {
         true
     }
 
+    /// Most of what a worker sends are commits, so some of what is kept back is one that comes too late.
+    fn hold_requests(&mut self, worker: usize) -> bool {
+        let is_free = self.held.is_none() && !self.is_away(worker);
+        if !is_free || !self.fleet.workers[worker].runs() {
+            return false;
+        }
+        let proxy = &self.fleet.workers[worker].proxy;
+        self.held = Some((worker, Instant::now(), proxy.late()));
+        proxy.hold(true);
+        true
+    }
+
+    /// Whether it is stopped, or can't be heard.
+    fn is_away(&self, worker: usize) -> bool {
+        self.paused.is_some_and(|(paused, _)| paused == worker)
+            || self.held.is_some_and(|(held, ..)| held == worker)
+    }
+
     /// At one of the processes, whichever is busy.
     fn cut(&mut self, place: Place) -> bool {
-        let servers = self.fleet.servers.len();
-        let at = self
-            .random
-            .random_range(0..servers + self.fleet.workers.len());
-        let member = match at.checked_sub(servers) {
-            Some(worker) => &self.fleet.workers[worker],
-            None => &self.fleet.servers[at],
+        let Some(member) = self.choose_member() else {
+            return false;
         };
         let before = member.proxy.cuts(place);
         member.proxy.want_cut(place);
@@ -285,15 +337,23 @@ impl Nemesis {
         is_cut
     }
 
-    fn close_the_way(&mut self) -> bool {
+    /// Any process that can be heard.
+    fn choose_member(&mut self) -> Option<&Member> {
         let servers = self.fleet.servers.len();
         let at = self
             .random
             .random_range(0..servers + self.fleet.workers.len());
+        match at.checked_sub(servers) {
+            Some(worker) if self.is_away(worker) => None,
+            Some(worker) => Some(&self.fleet.workers[worker]),
+            None => Some(&self.fleet.servers[at]),
+        }
+    }
+
+    fn close_the_way(&mut self) -> bool {
         let open_again = Duration::from_millis(self.random.random_range(200..2500));
-        let member = match at.checked_sub(servers) {
-            Some(worker) => &self.fleet.workers[worker],
-            None => &self.fleet.servers[at],
+        let Some(member) = self.choose_member() else {
+            return false;
         };
         let before = member.proxy.turned_away();
         member.proxy.close(true);

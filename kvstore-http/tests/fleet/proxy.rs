@@ -31,6 +31,8 @@ struct Shared {
     cut_after: Cut,
     closed: watch::Sender<bool>,
     turned_away: AtomicUsize,
+    held: watch::Sender<bool>,
+    late: AtomicUsize,
 }
 
 /// A cut that is asked for, and how often it was made.
@@ -69,6 +71,8 @@ impl Proxy {
             cut_after: Cut::default(),
             closed: watch::Sender::new(false),
             turned_away: AtomicUsize::new(0),
+            held: watch::Sender::new(false),
+            late: AtomicUsize::new(0),
         });
         tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { address, shared }
@@ -105,6 +109,16 @@ impl Proxy {
     pub(crate) fn turned_away(&self) -> usize {
         self.shared.turned_away.load(Ordering::SeqCst)
     }
+
+    /// Keeps requests back, or lets those and all others pass.
+    pub(crate) fn hold(&self, is_held: bool) {
+        self.shared.held.send_replace(is_held);
+    }
+
+    /// Connections on which requests were kept back and have passed.
+    pub(crate) fn late(&self) -> usize {
+        self.shared.late.load(Ordering::SeqCst)
+    }
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -126,9 +140,18 @@ async fn pass(mut client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     let mut redis = UnixStream::connect(&shared.socket).await?;
     let (mut request, mut answer) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let mut held = shared.held.subscribe();
+    let mut is_held = *held.borrow_and_update();
     loop {
         tokio::select! {
-            count = client.read(&mut request) => {
+            _ = held.changed() => {
+                is_held = *held.borrow_and_update();
+                if !is_held && let Ok(count @ 1..) = client.try_read(&mut request) {
+                    redis.write_all(&request[..count]).await?;
+                    shared.late.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            count = client.read(&mut request), if !is_held => {
                 let count = count?;
                 if count == 0 {
                     return Ok(());
