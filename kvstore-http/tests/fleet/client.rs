@@ -328,8 +328,10 @@ impl Client {
             ) {
                 (verdict, done) = (told, now);
             } else if told != Verdict::Accepted && told != verdict {
-                self.wrong
-                    .push(format!("first {verdict:?}, then {told:?}: {reply:?}"));
+                self.wrong.push(format!(
+                    "{:?}: first {verdict:?}, then {told:?}",
+                    wish.request
+                ));
             }
             if !is_again {
                 break;

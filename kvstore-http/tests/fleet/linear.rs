@@ -84,6 +84,13 @@ struct Search<'a> {
     needless: Option<State>,
 }
 
+/// What an operation does where it fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    Unchanged,
+    Leaves(State),
+}
+
 /// Where the search can come back to.
 struct Choice {
     trail: usize,
@@ -228,7 +235,7 @@ impl<'a> Search<'a> {
             let fitting: Vec<_> = self
                 .enabled()
                 .into_iter()
-                .filter(|at| self.leaves(*at, self.state) == Some(None))
+                .filter(|at| self.fits(*at, self.state) == Some(Fit::Unchanged))
                 .collect();
             if fitting.is_empty() {
                 return;
@@ -247,11 +254,11 @@ impl<'a> Search<'a> {
         let mut candidates: Vec<_> = self
             .enabled()
             .into_iter()
-            .filter(|at| matches!(self.leaves(*at, self.state), Some(Some(_))))
+            .filter(|at| matches!(self.fits(*at, self.state), Some(Fit::Leaves(_))))
             // What would have fitted without the operation of unknown outcome before it did not need that.
             .filter(|at| {
                 self.needless
-                    .is_none_or(|before| self.leaves(*at, before).is_none())
+                    .is_none_or(|before| self.fits(*at, before).is_none())
             })
             .filter(|at| match self.operations[*at].write() {
                 Some(write) if write.verdict == Verdict::Unknown => {
@@ -266,11 +273,11 @@ impl<'a> Search<'a> {
         candidates
     }
 
-    /// What an operation leaves of `state`: `None` if it does not fit, `Some(None)` if it changes nothing.
-    fn leaves(&self, at: usize, state: State) -> Option<Option<State>> {
+    /// What an operation does to `state`; `None` if it can't come there.
+    fn fits(&self, at: usize, state: State) -> Option<Fit> {
         let write = match &self.operations[at].what {
             What::Read(read) => {
-                return (read.seen.map(|(value, _)| value) == state).then_some(None);
+                return (read.seen.map(|(value, _)| value) == state).then_some(Fit::Unchanged);
             }
             What::Write(write) => write,
         };
@@ -285,8 +292,8 @@ impl<'a> Search<'a> {
         match &write.verdict {
             Verdict::Applied { existed, .. } => (holds != Some(false)
                 && existed.is_none_or(|existed| existed == state.is_some()))
-            .then_some(Some(write.value)),
-            Verdict::Unknown => (holds != Some(false)).then_some(Some(write.value)),
+            .then_some(Fit::Leaves(write.value)),
+            Verdict::Unknown => (holds != Some(false)).then_some(Fit::Leaves(write.value)),
             Verdict::Failed { current } => {
                 let is_current = match (state, current) {
                     (None, None) => true,
@@ -295,7 +302,7 @@ impl<'a> Search<'a> {
                     }
                     _ => false,
                 };
-                (holds != Some(true) && is_current).then_some(None)
+                (holds != Some(true) && is_current).then_some(Fit::Unchanged)
             }
             Verdict::Accepted | Verdict::Refused | Verdict::Lost(_) => None,
         }
@@ -303,7 +310,7 @@ impl<'a> Search<'a> {
 
     fn take(&mut self, at: usize) {
         let before = self.state;
-        if let Some(Some(state)) = self.leaves(at, self.state) {
+        if let Some(Fit::Leaves(state)) = self.fits(at, self.state) {
             self.state = state;
         }
         let is_open = self.operations[at]
