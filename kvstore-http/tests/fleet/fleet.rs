@@ -10,9 +10,11 @@ use super::proxy::Proxy;
 use crate::support::process::{Process, command, worker_command};
 use crate::support::redis::Redis;
 
-/// What a fleet consists of.
+/// What a fleet consists of. Another arrangement of stores and queues is another one of these.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
+    /// What each process is told of store and queue, of which this address is its own way to Redis.
+    pub(crate) arguments: fn(&Self, SocketAddr) -> Vec<String>,
     pub(crate) servers: usize,
     pub(crate) workers: usize,
     pub(crate) clients: usize,
@@ -37,28 +39,24 @@ pub(crate) struct Member {
     pub(crate) proxy: Proxy,
     process: Option<Process>,
     role: Role,
-    partitions: u16,
+    arguments: Vec<String>,
 }
 
 impl Member {
-    fn new(role: Role, proxy: Proxy, partitions: u16) -> Self {
+    fn new(role: Role, proxy: Proxy, arguments: Vec<String>) -> Self {
         Self {
             proxy,
             process: None,
             role,
-            partitions,
+            arguments,
         }
     }
 
     fn command(&self) -> Command {
-        let url = format!(
-            "redis://{}?partitions={}",
-            self.proxy.address, self.partitions
-        );
-        let args = ["--store", &url];
+        let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
         match self.role {
-            Role::Server => command(&args),
-            Role::Worker => worker_command(&args),
+            Role::Server => command(&arguments),
+            Role::Worker => worker_command(&arguments),
         }
     }
 
@@ -134,7 +132,8 @@ impl Fleet {
         for (role, count) in roles {
             for _ in 0..count {
                 let proxy = Proxy::start(&redis.socket()).await;
-                members.push(Member::new(role, proxy, config.partitions));
+                let arguments = (config.arguments)(config, proxy.address);
+                members.push(Member::new(role, proxy, arguments));
             }
         }
         let workers = members.split_off(config.servers);

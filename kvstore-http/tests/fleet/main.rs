@@ -35,7 +35,11 @@ use crate::support::run::variable;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fleet_on_redis_loses_doubles_and_reorders_nothing_whatever_fails() {
-    let config = Config {
+    run(Config {
+        arguments: |config, redis| {
+            let url = format!("redis://{redis}?partitions={}", config.partitions);
+            vec!["--store".to_owned(), url]
+        },
         servers: 3,
         workers: 4,
         clients: 24,
@@ -43,8 +47,12 @@ async fn fleet_on_redis_loses_doubles_and_reorders_nothing_whatever_fails() {
         partitions: 12,
         kills: variable("KVSTORE_FLEET_KILLS").unwrap_or(15),
         seed: variable("KVSTORE_FLEET_SEED").unwrap_or_else(rand::random),
-    };
-    println!("KVSTORE_FLEET_SEED={} {config:?}", config.seed);
+    })
+    .await;
+}
+
+async fn run(config: Config) {
+    println!("{} kills, KVSTORE_FLEET_SEED={}", config.kills, config.seed);
     let begun = Instant::now();
     let fleet = Fleet::start(&config).await;
     let world = Arc::clone(&fleet.world);
