@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -23,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use kvstore_core::process::in_one_line;
 use kvstore_core::{JobQueue, Store};
 
-use crate::metrics::{self, Figures, Metrics};
+use crate::figures::{self, Figures, ProcessMetrics};
 
 /// Most connections at a time: supervisors open one for each probe and close it.
 const CONNECTIONS_MAX: usize = 16;
@@ -38,7 +39,10 @@ const PING_TIMEOUT: Duration = Duration::from_millis(800);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The paths that [`Health::respond`] knows.
-pub const PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+pub const PATHS: [&str; 3] = ["/livez", "/readyz", METRICS];
+
+/// The one of [`PATHS`] that has figures.
+pub const METRICS: &str = "/metrics";
 
 /// What there is to say about a process. Cheap to clone; all clones share the state.
 #[derive(Clone, Debug)]
@@ -46,18 +50,23 @@ pub struct Health {
     store: Arc<dyn Store>,
     queue: Arc<dyn JobQueue>,
     draining: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ProcessMetrics>,
 }
 
 impl Health {
     /// Of a process that uses `store` and `queue`.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
         Self {
-            metrics: Arc::new(Metrics::new(store.lag().is_some())),
+            metrics: Arc::new(ProcessMetrics::new(store.lag().is_some())),
             store,
             queue,
             draining: Arc::new(AtomicBool::new(false)),
         }
+    }
+
+    /// Adds metrics of whoever uses it: they are among those of `/metrics` from now on.
+    pub fn register<T>(&self, metrics: impl FnOnce(&mut Registry) -> T) -> T {
+        self.metrics.register(metrics)
     }
 
     /// From now on it is not ready: it finishes what it has and ends.
@@ -87,7 +96,7 @@ impl Health {
         }
         Some(if path == "/livez" {
             answer(StatusCode::OK, "alive")
-        } else if path == "/metrics" {
+        } else if path == METRICS {
             self.metrics().await
         } else if self.is_draining() {
             answer(StatusCode::SERVICE_UNAVAILABLE, "draining")
@@ -111,7 +120,7 @@ impl Health {
         };
         let mut response = Response::new(Full::from(self.metrics.text(figures)));
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(figures::MEDIA_TYPE));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
