@@ -307,7 +307,7 @@ impl Nemesis {
         true
     }
 
-    /// Most of what a worker sends are commits, so some of what is kept back is one that comes too late.
+    /// Whatever it has under way comes too late: with work in hand that is a commit, else a read or a renewal.
     fn hold_requests(&mut self, worker: usize) -> bool {
         let is_free = self.held.is_none() && !self.is_away(worker);
         if !is_free || !self.fleet.workers[worker].runs() {
