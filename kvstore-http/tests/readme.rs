@@ -18,7 +18,7 @@ use support::process::Process;
 const README: &str = include_str!("../../README.md");
 
 /// What would take too long here, or never end: the file that runs it instead, and words that show that it does.
-const ELSEWHERE: [(&str, &str, &str); 12] = [
+const ELSEWHERE: [(&str, &str, &str); 13] = [
     ("./check", "check", "cargo test --workspace"),
     ("./check --quick", "check", "./check --quick"),
     (
@@ -31,6 +31,11 @@ const ELSEWHERE: [(&str, &str, &str); 12] = [
         "KVSTORE_KILL_ROUNDS=50 cargo test -p kvstore-http --test kill -- --nocapture",
         "kvstore-http/tests/kill.rs",
         "KVSTORE_KILL_ROUNDS=50 cargo test -p kvstore-http --test kill -- --nocapture",
+    ),
+    (
+        "KVSTORE_FLEET_KILLS=200 cargo test -p kvstore-http --test fleet -- --nocapture fleet_on",
+        "kvstore-http/tests/fleet/main.rs",
+        "KVSTORE_FLEET_KILLS=200 cargo test -p kvstore-http --test fleet -- --nocapture fleet_on",
     ),
     (
         "PROPTEST_CASES=10000 cargo test -p kvstore-core",

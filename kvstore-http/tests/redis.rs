@@ -3,14 +3,12 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Connection, Reply, Request, request};
-use crate::support::process::Process;
+use crate::support::process::{Process, worker_command};
 use crate::support::redis::Redis;
 
 const CLIENTS: usize = 12;
@@ -24,15 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A worker as a process of its own.
 fn worker(store: &str) -> Process {
-    let server = Path::new(env!("CARGO_BIN_EXE_kvstore-http"));
-    let program = server.with_file_name("kvstore-worker");
-    assert!(
-        program.exists(),
-        "the worker is missing: cargo build --workspace --bins"
-    );
-    let mut command = Command::new(program);
-    command.args(["--store", store]);
-    Process::launch_command(command)
+    Process::launch_command(worker_command(&["--store", store]))
 }
 
 /// Asks one server after the other until one answers, from `first` on, and says which one it was.

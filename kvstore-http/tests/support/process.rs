@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -22,7 +23,23 @@ pub(crate) fn command(args: &[&str]) -> Command {
     command
 }
 
-/// The same, started by `wrapper`: the words before its name, of a program that becomes it.
+/// The worker, which is a program of another package, likewise.
+pub(crate) fn worker_command(args: &[&str]) -> Command {
+    let server = command(args);
+    let program = Path::new(server.get_program()).with_file_name("kvstore-worker");
+    assert!(
+        program.exists(),
+        "the worker is missing: cargo build --workspace --bins"
+    );
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null());
+    for (name, _) in server.get_envs() {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The same as [`command`], started by `wrapper`: the words before its name, of a program that becomes it.
 pub(crate) fn command_by(wrapper: &[String], args: &[&str]) -> Command {
     let program = command(args);
     let [name, words @ ..] = wrapper else {
@@ -236,6 +253,11 @@ impl Process {
     pub(crate) fn kill(&mut self) -> ExitStatus {
         self.child.kill().expect("our own child");
         self.ended()
+    }
+
+    /// Whether it has come to an end.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_some()
     }
 
     /// Waits for its end.

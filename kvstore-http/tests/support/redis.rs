@@ -1,6 +1,5 @@
 //! A Redis server of a test's own, on a socket in a folder of its own, ended by its id.
 
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One that keeps what it acknowledges, and runs until this is dropped.
+#[derive(Debug)]
 pub(crate) struct Redis {
     folder: tempfile::TempDir,
     process: Child,
@@ -17,24 +17,34 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let process = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--unixsocket", "socket"])
-            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
-            .arg(folder.path())
-            .current_dir(&folder)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is missing: apt-get install redis-server");
+        let process = launch(&folder);
         let redis = Self { folder, process };
-        let begun = Instant::now();
-        while UnixStream::connect(redis.socket()).is_err() {
-            assert!(begun.elapsed() < PATIENCE, "redis-server does not answer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        redis.wait_until_it_answers();
         redis
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Kills it. What it has written stays.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("our own child");
+        self.process.wait().expect("our own child");
+    }
+
+    /// Starts it again after a kill, on what it has written.
+    pub(crate) fn restart(&mut self) {
+        self.process = launch(&self.folder);
+        self.wait_until_it_answers();
+    }
+
+    fn wait_until_it_answers(&self) {
+        let begun = Instant::now();
+        // Another answer than this, while it still reads its log, is none.
+        while self.try_ask(&["PING"]).as_deref() != Some("PONG") {
+            assert!(begun.elapsed() < PATIENCE, "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
     }
 
@@ -42,6 +52,46 @@ impl Redis {
     pub(crate) fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
+
+    /// The answer to a command, as text.
+    pub(crate) fn ask(&self, command: &[&str]) -> String {
+        self.try_ask(command)
+            .unwrap_or_else(|| panic!("redis-server does not answer {command:?}"))
+    }
+
+    fn try_ask(&self, command: &[&str]) -> Option<String> {
+        let output = Command::new("redis-cli")
+            .arg("-s")
+            .arg(self.socket())
+            .args(command)
+            .output()
+            .expect("redis-cli is missing: apt-get install redis-tools");
+        let text = String::from_utf8(output.stdout).expect("an answer in UTF-8");
+        output.status.success().then(|| text.trim().to_owned())
+    }
+
+    /// The number at `name` in what `INFO` says, 0 if it is not there.
+    pub(crate) fn info(&self, section: &str, name: &str) -> u64 {
+        let text = self.ask(&["INFO", section]);
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.map_or(0, |value| {
+            let value = value.trim().trim_start_matches("count=");
+            value.parse().expect("a number")
+        })
+    }
+}
+
+fn launch(folder: &tempfile::TempDir) -> Child {
+    Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--unixsocket", "socket"])
+        .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
+        .arg(folder.path())
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is missing: apt-get install redis-server")
 }
 
 impl Drop for Redis {
