@@ -17,21 +17,26 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let process = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--unixsocket", "socket"])
-            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
-            .arg(folder.path())
-            .current_dir(&folder)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is missing: apt-get install redis-server");
+        let process = spawn(&folder);
         let redis = Self { folder, process };
+        redis.wait();
+        redis
+    }
+
+    /// Kills it at once, and starts it again on what it has left.
+    pub(crate) fn kill_and_start(&mut self) {
+        self.process.kill().expect("our own child");
+        self.process.wait().expect("our own child");
+        self.process = spawn(&self.folder);
+        self.wait();
+    }
+
+    fn wait(&self) {
         let begun = Instant::now();
-        while UnixStream::connect(redis.socket()).is_err() {
+        while UnixStream::connect(self.socket()).is_err() {
             assert!(begun.elapsed() < PATIENCE, "redis-server does not answer");
             std::thread::sleep(Duration::from_millis(10));
         }
-        redis
     }
 
     fn socket(&self) -> PathBuf {
@@ -42,6 +47,17 @@ impl Redis {
     pub(crate) fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
+}
+
+fn spawn(folder: &tempfile::TempDir) -> Child {
+    Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--unixsocket", "socket"])
+        .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
+        .arg(folder.path())
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is missing: apt-get install redis-server")
 }
 
 impl Drop for Redis {
