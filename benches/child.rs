@@ -3,6 +3,7 @@
 //! It answers each line that it gets with a line, and ends when there are no more: also if the bench itself is killed.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use tokio::io::AsyncBufReadExt;
@@ -21,14 +22,23 @@ pub(crate) struct Child {
 impl Child {
     /// Starts it with `arguments`.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let program = std::env::current_exe().expect("this program has a path");
-        let mut process = Command::new(program)
+        Self::start_by(Command::new(this_program()), arguments)
+    }
+
+    /// Starts it with `arguments` behind those of `command`, which runs it.
+    pub(crate) fn start_by(mut command: Command, arguments: &[&str]) -> Self {
+        let mut process = command
             .arg(CHILD)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("this program can be started again");
+            .unwrap_or_else(|error| {
+                panic!(
+                    "{:?} can't be started (apt-get install valgrind): {error}",
+                    command.get_program()
+                )
+            });
         let questions = process.stdin.take();
         let answers = process.stdout.take().expect("it is piped");
         Self {
@@ -58,6 +68,11 @@ impl Drop for Child {
         self.questions = None;
         let _ = self.process.wait();
     }
+}
+
+/// The program that runs now.
+pub(crate) fn this_program() -> PathBuf {
+    std::env::current_exe().expect("this program has a path")
 }
 
 /// What this process is to do, if it is a child.

@@ -3,6 +3,7 @@
 mod child;
 mod data;
 mod support;
+mod valgrind;
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -24,7 +25,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::child::Child;
 use crate::data::{fill, many};
-use crate::support::{ROUNDS, Rates, Table, drive, is_wanted, key, scratch_folder, value};
+use crate::support::{
+    ROUNDS, Rates, Table, asks_for, drive, is_wanted, key, scratch_folder, value,
+};
 
 /// How long each row is measured in each round.
 const SPAN: Duration = Duration::from_secs(2);
@@ -38,8 +41,15 @@ const REQUESTS: usize = 10_000;
 #[tokio::main]
 async fn main() {
     match child::task().as_deref() {
-        None if is_wanted("requests") => requests().await,
-        None => {}
+        None => {
+            if is_wanted("requests") {
+                requests().await;
+            }
+            // It takes a tool that not everybody has.
+            if asks_for("instructions") {
+                instructions().await;
+            }
+        }
         Some([_]) => bare().await,
         Some(arguments) => kvstore(Path::new(&arguments[1])).await,
     }
@@ -138,6 +148,54 @@ async fn requests() {
     ));
 }
 
+/// Requests of the short run and of the long one. What a program does before and after them is in both.
+const COUNTED: [usize; 2] = [500, 2500];
+
+/// The instructions that a server's program executes for a request: what doesn't depend on how busy the machine is. Those of the
+/// kernel are not among them.
+async fn instructions() {
+    let mut table = Table::new(&["instructions", "per request"]);
+    for (index, exchange) in EXCHANGES.iter().enumerate() {
+        let mut totals = [0.0; 2];
+        for (total, count) in totals.iter_mut().zip(COUNTED) {
+            let folder = scratch_folder();
+            fill(folder.path(), COUNTED_ENTRIES);
+            let log = folder.path().with_extension("valgrind");
+            let path = folder.path().to_string_lossy();
+            let arguments: &[&str] = if index == 0 {
+                &["bare"]
+            } else {
+                &["kvstore", &path]
+            };
+            let mut server = Server::of(Child::start_by(valgrind::counted(&log), arguments));
+            let mut stream = TcpStream::connect(server.address)
+                .await
+                .expect("it listens");
+            let mut answer = Vec::with_capacity(4096);
+            for number in 0..count {
+                let request = (exchange.request)(&key(number % COUNTED_ENTRIES));
+                let sent = stream.write_all(request.as_bytes()).await;
+                sent.expect("the server reads");
+                read_answer(&mut stream, &mut answer).await;
+                assert!(answer.starts_with(exchange.status));
+            }
+            // All that was accepted is applied.
+            server.cpu_seconds();
+            drop((stream, server));
+            *total = valgrind::instructions(&log);
+            let _ = std::fs::remove_file(&log);
+        }
+        let requests = (COUNTED[1] - COUNTED[0]) as f64;
+        table.add(exchange.name, &[(totals[1] - totals[0]) / requests]);
+    }
+    table.print(
+        "Instructions for a request over one connection, outside the kernel (http, `instructions`)",
+    );
+}
+
+/// Entries of the store meanwhile: what a look-up waits for memory is not counted anyway.
+const COUNTED_ENTRIES: usize = 1000;
+
 /// A server in a process of its own.
 struct Server {
     child: Child,
@@ -146,7 +204,10 @@ struct Server {
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = Child::start(arguments);
+        Self::of(Child::start(arguments))
+    }
+
+    fn of(mut child: Child) -> Self {
         let port = child.ask("port")[0] as u16;
         Self {
             child,

@@ -16,11 +16,18 @@ pub(crate) const ROUNDS: usize = 3;
 
 /// Whether the table of that name is asked for: by an argument, as in `cargo bench --bench store -- open`, or by the lack of any.
 pub(crate) fn is_wanted(table: &str) -> bool {
-    let mut names = std::env::args()
+    names().next().is_none() || asks_for(table)
+}
+
+/// Whether it is asked for by name.
+pub(crate) fn asks_for(table: &str) -> bool {
+    names().any(|name| name == table)
+}
+
+fn names() -> impl Iterator<Item = String> {
+    std::env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with("--"))
-        .peekable();
-    names.peek().is_none() || names.any(|name| name == table)
 }
 
 /// A folder on the disk that the build is on. The usual place for such folders may be in memory, where a sync costs nothing.

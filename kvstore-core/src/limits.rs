@@ -19,6 +19,9 @@ pub const BATCH_OPERATIONS_MAX: usize = 1000;
 /// Most entries on one page of a listing.
 pub const PAGE_ENTRIES_MAX: usize = 1000;
 
+/// Most bytes of values on one page of a listing that has any: one entry may be larger.
+pub const PAGE_VALUE_BYTES_MAX: usize = 8 << 20;
+
 /// Shortest time to live.
 pub const TTL_MIN: Duration = Duration::from_secs(1);
 

@@ -11,9 +11,9 @@ use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::job::{Idempotency, JobId, JobState, NewJob, Outcome, Summary};
 use crate::key::Key;
-use crate::limits::{IDEMPOTENCY_WINDOW_DEFAULT, VALUE_BYTES_DEFAULT};
+use crate::limits::{IDEMPOTENCY_WINDOW_DEFAULT, PAGE_VALUE_BYTES_MAX, VALUE_BYTES_DEFAULT};
 use crate::queue::{Found, JobQueue};
-use crate::store::{ListRequest, Page, Store};
+use crate::store::{ListRequest, Listed, Page, Store};
 
 /// Bounds that an operator may want to move.
 #[derive(Clone, Debug)]
@@ -242,7 +242,16 @@ impl Service {
         self.store.get(key).await
     }
 
-    /// A page of keys, not before the write that `after` names is visible.
+    /// The entries under `keys`, in their order.
+    ///
+    /// # Errors
+    /// Those of [`Store::get_many`].
+    pub async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        self.store.get_many(keys).await
+    }
+
+    /// A page of keys, not before the write that `after` names is visible. With values it ends before the entry that would bring
+    /// them above [`PAGE_VALUE_BYTES_MAX`], but for the first one.
     ///
     /// # Errors
     /// Those of [`Service::wait_visible`] and of [`Store::list`].
@@ -250,7 +259,26 @@ impl Service {
         if let Some(token) = after {
             self.wait_visible(token).await?;
         }
-        self.store.list(request).await
+        if !request.include_values {
+            return self.store.list(request).await;
+        }
+        // The sizes first, and then no more values than the page holds.
+        let keys_alone = ListRequest {
+            include_values: false,
+            ..request.clone()
+        };
+        let mut page = self.store.list(&keys_alone).await?;
+        cut(&mut page);
+        let keys: Vec<Key> = page.entries.drain(..).map(|listed| listed.key).collect();
+        let found = self.store.get_many(&keys).await?;
+        let there = keys.into_iter().zip(found);
+        page.entries = there
+            // One that has gone meanwhile was not there during the whole iteration.
+            .filter_map(|(key, entry)| Some(listed(key, entry?)))
+            .collect();
+        // Some may have grown meanwhile.
+        cut(&mut page);
+        Ok(page)
     }
 
     /// Waits until the write that `token` names has been applied (or has failed), so that a read shows it.
@@ -335,5 +363,30 @@ impl Service {
     pub async fn ping(&self) -> Result<()> {
         self.store.ping().await?;
         self.queue.ping().await
+    }
+}
+/// Ends a page where its values would come to more than it holds. There is always a first one.
+fn cut(page: &mut Page) {
+    let mut bytes = 0;
+    let fits = page.entries.iter().take_while(|listed| {
+        bytes += listed.size;
+        bytes <= PAGE_VALUE_BYTES_MAX
+    });
+    let count = fits.count().max(1);
+    if count < page.entries.len() {
+        page.entries.truncate(count);
+        let last = page.entries[count - 1].key.as_str();
+        page.prefixes.retain(|prefix| prefix.as_str() < last);
+        page.next = Some(last.to_owned());
+    }
+}
+
+fn listed(key: Key, entry: Entry) -> Listed {
+    Listed {
+        key,
+        version: entry.version,
+        size: entry.value.len(),
+        expires_at: entry.expires_at,
+        value: Some(entry.value),
     }
 }

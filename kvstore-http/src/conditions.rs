@@ -13,7 +13,8 @@ pub(crate) fn etag(version: Version) -> HeaderValue {
 
 /// A version as it stands in a body: the entity tag, with its quotes.
 pub(crate) fn etag_text(version: Version) -> String {
-    format!("\"{version}\"")
+    let mut digits = itoa::Buffer::new();
+    ["\"", digits.format(version.0), "\""].concat()
 }
 
 /// What a list of entity tags says.

@@ -1,9 +1,13 @@
 //! What an operator may set: how long, how large, how many.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::Tokens;
+use crate::cors::Cors;
+
 /// Limits and defaults of the server. [`ServiceOptions`](kvstore_core::ServiceOptions) has those that hold without HTTP too.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How long `PUT` and `DELETE` on `/v1` wait for the write, if the client does not say.
     pub resource_wait: Duration,
@@ -37,6 +41,10 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// Whether `/livez`, `/readyz` and `/metrics` are among the routes; not where they have a listener of their own.
     pub admin_routes: bool,
+    /// Who may do what; `None` for everybody and everything.
+    pub tokens: Option<Arc<Tokens>>,
+    /// Which web pages of other origins may use the service in a browser; none by default.
+    pub cors: Cors,
 }
 
 /// Room for what stands around a value in a body: a key, other members, white space.
@@ -65,6 +73,8 @@ impl Default for Options {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             admin_routes: true,
+            tokens: None,
+            cors: Cors::default(),
         }
     }
 }

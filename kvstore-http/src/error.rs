@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use http_body_util::Full;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 use kvstore_core::process::in_one_line;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use crate::conditions::etag_text;
 use crate::field::{Field, Place};
 use crate::json::Object;
+use crate::problems::Kind;
 use crate::reply::{JSON, NO_STORE, Reply};
 
 /// What a handler returns. Boxed, so that the way of success stays small.
@@ -44,9 +46,7 @@ impl Face {
 /// Why a request did not succeed.
 #[derive(Debug)]
 pub(crate) struct Problem {
-    status: StatusCode,
-    /// The last part of its type, `/problems/{name}`.
-    name: &'static str,
+    kind: Kind,
     detail: Cow<'static, str>,
     /// What else the answer says.
     members: Object,
@@ -58,14 +58,9 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(
-        status: StatusCode,
-        name: &'static str,
-        detail: impl Into<Cow<'static, str>>,
-    ) -> Box<Self> {
+    pub(crate) fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Box<Self> {
         Box::new(Self {
-            status,
-            name,
+            kind,
             detail: detail.into(),
             members: Object::new(),
             fields: Vec::new(),
@@ -76,43 +71,53 @@ impl Problem {
 
     /// Syntax that can't be read: a header, a sync token.
     pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Box<Self> {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", detail)
+        Self::new(Kind::Malformed, detail)
+    }
+
+    /// Where the body ends may not be clear to everybody on the way. What comes behind it may be anything, so the connection can't be used again.
+    pub(crate) fn ambiguous_body() -> Box<Self> {
+        Self::malformed("Transfer-Encoding must be chunked and nothing else").closing()
     }
 
     /// No such route.
     pub(crate) fn no_route() -> Box<Self> {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "Not Found")
+        Self::new(Kind::NotFound, "Not Found")
+    }
+
+    /// Who asks is not known: `challenge` is what the answer asks for.
+    pub(crate) fn unauthorized(challenge: &'static str, detail: &'static str) -> Box<Self> {
+        Self::new(Kind::Unauthorized, detail)
+            .header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    }
+
+    /// Who asks is known, and may not.
+    pub(crate) fn forbidden(detail: impl Into<Cow<'static, str>>) -> Box<Self> {
+        Self::new(Kind::Forbidden, detail)
     }
 
     /// The key is absent.
     pub(crate) fn no_key(key: &Key) -> Box<Self> {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "Key not found").with("key", key)
+        Self::new(Kind::NotFound, "Key not found").with("key", key)
     }
 
     /// The job is unknown, or forgotten.
     pub(crate) fn no_job() -> Box<Self> {
         Self::new(
-            StatusCode::NOT_FOUND,
-            "not-found",
+            Kind::NotFound,
             "no such job is known: it was never accepted here, or its outcome is no longer kept",
         )
     }
 
     /// The route does not know the method.
     pub(crate) fn method_not_allowed(allow: &'static str) -> Box<Self> {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method-not-allowed",
-            "Method Not Allowed",
-        )
-        .header(ALLOW, HeaderValue::from_static(allow))
+        Self::new(Kind::MethodNotAllowed, "Method Not Allowed")
+            .header(ALLOW, HeaderValue::from_static(allow))
     }
 
     /// The body is in a format that is not taken.
     pub(crate) fn unsupported_media_type() -> Box<Self> {
         Self::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported-media-type",
+            Kind::UnsupportedMediaType,
             "the body must be application/json",
         )
     }
@@ -122,10 +127,18 @@ impl Problem {
         Self::too_large("body", limit_bytes as u64).closing()
     }
 
+    /// What was asked for is more than one answer holds.
+    pub(crate) fn answer_too_large(limit_bytes: usize) -> Box<Self> {
+        Self::new(
+            Kind::TooLarge,
+            format!("the values are more than the {limit_bytes} bytes that one answer holds: ask for fewer keys"),
+        )
+        .with("limit_bytes", limit_bytes)
+    }
+
     fn too_large(subject: &str, limit_bytes: u64) -> Box<Self> {
         Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too-large",
+            Kind::TooLarge,
             format!("the {subject} is too large: the limit is {limit_bytes} bytes"),
         )
         .with("limit_bytes", limit_bytes)
@@ -133,12 +146,7 @@ impl Problem {
 
     /// The body did not come in time.
     pub(crate) fn body_timeout() -> Box<Self> {
-        Self::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "request-timeout",
-            "the body did not arrive in time",
-        )
-        .closing()
+        Self::new(Kind::RequestTimeout, "the body did not arrive in time").closing()
     }
 
     /// One part of the request breaks a rule.
@@ -153,7 +161,7 @@ impl Problem {
             .map(|field| format!("{}: {}", field.place, field.message))
             .collect::<Vec<_>>()
             .join("; ");
-        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
+        let mut problem = Self::new(Kind::Invalid, detail);
         problem.fields = fields;
         problem
     }
@@ -173,18 +181,13 @@ impl Problem {
     }
 
     fn precondition_failed() -> Box<Self> {
-        Self::new(
-            StatusCode::PRECONDITION_FAILED,
-            "precondition-failed",
-            "the condition did not hold",
-        )
+        Self::new(Kind::PreconditionFailed, "the condition did not hold")
     }
 
     /// A waited write became a dead letter.
     pub(crate) fn dead_lettered(job: &JobId) -> Box<Self> {
         Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "dead-lettered",
+            Kind::DeadLettered,
             "the write was accepted but could not be applied; its job says more",
         )
         .with("job_id", job)
@@ -197,24 +200,17 @@ impl Problem {
 
     /// It can't be said whether the request took effect.
     pub(crate) fn unknown(detail: &'static str) -> Box<Self> {
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "outcome-unknown", detail)
+        Self::new(Kind::OutcomeUnknown, detail)
     }
 
     /// It may work later.
-    pub(crate) fn unavailable(
-        name: &'static str,
-        detail: impl Into<Cow<'static, str>>,
-    ) -> Box<Self> {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, name, detail).retry()
+    pub(crate) fn unavailable(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Box<Self> {
+        Self::new(kind, detail).retry()
     }
 
     /// A fault of ours. The log says which, under the request's id.
     pub(crate) fn internal() -> Box<Self> {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "Internal Server Error",
-        )
+        Self::new(Kind::Internal, "Internal Server Error")
     }
 
     /// Adds a member to the answer.
@@ -250,16 +246,17 @@ impl Problem {
     pub(crate) fn into_reply(self, face: Face, request_id: &HeaderValue) -> Reply {
         self.log(request_id);
         let mut members = self.members;
-        if self.name == "internal" {
+        let status = self.kind.status();
+        if self.kind == Kind::Internal {
             members = members.member("request_id", request_id.to_str().unwrap_or_default());
         }
         let (body, content_type) = match face {
             Face::Simple => (simple_body(&self.detail, &self.fields, &members), JSON),
             Face::Resource => {
                 let object = Object::new()
-                    .member("type", format_args!("/problems/{}", self.name))
-                    .member("title", self.status.canonical_reason())
-                    .member("status", self.status.as_u16())
+                    .member("type", self.kind.path())
+                    .member("title", status.canonical_reason())
+                    .member("status", status.as_u16())
                     .member("detail", &self.detail)
                     .and(&members);
                 let errors: Vec<_> = self.fields.iter().map(Field::short).collect();
@@ -272,7 +269,7 @@ impl Problem {
             }
         };
         let mut reply = Response::new(Full::new(body.finish()));
-        *reply.status_mut() = self.status;
+        *reply.status_mut() = status;
         let headers = reply.headers_mut();
         headers.insert(CONTENT_TYPE, content_type);
         // Caches may keep a 404 and some others that do not forbid it (RFC 9110 §15.1).
@@ -288,23 +285,19 @@ impl Problem {
     fn log(&self, request_id: &HeaderValue) {
         let request_id = request_id.to_str().unwrap_or_default();
         let cause = self.cause.as_ref().map(|cause| in_one_line(cause));
-        match self.status {
+        let problem = self.kind.name();
+        match self.kind.status() {
             StatusCode::INTERNAL_SERVER_ERROR => {
-                tracing::error!(request_id, problem = self.name, cause, "a request failed");
+                tracing::error!(request_id, problem, cause, "a request failed");
             }
             // What clients meet while the service is loaded or starts up: one line for each would drown the rest.
-            StatusCode::SERVICE_UNAVAILABLE if self.name != "unavailable" => {
-                tracing::debug!(
-                    request_id,
-                    problem = self.name,
-                    cause,
-                    "a request was put off"
-                );
+            StatusCode::SERVICE_UNAVAILABLE if self.kind != Kind::Unavailable => {
+                tracing::debug!(request_id, problem, cause, "a request was put off");
             }
             status if status.is_server_error() => {
-                tracing::warn!(request_id, problem = self.name, cause, "a request failed");
+                tracing::warn!(request_id, problem, cause, "a request failed");
             }
-            _ => tracing::debug!(request_id, problem = self.name, "a request was refused"),
+            _ => tracing::debug!(request_id, problem, "a request was refused"),
         }
     }
 }
@@ -337,21 +330,21 @@ impl From<Error> for Box<Problem> {
             Error::Invalid { subject, reason } => Problem::field(Field::value_error(Place::In("body", subject), &reason, None)),
             Error::TooLarge { subject, limit, unit: "bytes" } => Problem::too_large(subject, limit),
             Error::TooLarge { subject, .. } => Problem::field(Field::value_error(Place::In("body", subject), &text, None)),
-            Error::CrossPartition { .. } => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "cross-partition", text),
-            Error::KeyReused => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", text),
-            Error::Compacted => Problem::new(StatusCode::GONE, "history-compacted", text),
-            Error::NotFound { .. } => Problem::new(StatusCode::NOT_FOUND, "not-found", text),
-            Error::Full { .. } => Problem::unavailable("overloaded", text),
-            Error::NotYetVisible { .. } => Problem::unavailable("not-yet-visible", text),
+            Error::CrossPartition { .. } => Problem::new(Kind::CrossPartition, text),
+            Error::KeyReused => Problem::new(Kind::IdempotencyKeyReused, text),
+            Error::Compacted => Problem::new(Kind::HistoryCompacted, text),
+            Error::NotFound { .. } => Problem::new(Kind::NotFound, text),
+            Error::Full { .. } => Problem::unavailable(Kind::Overloaded, text),
+            Error::NotYetVisible { .. } => Problem::unavailable(Kind::NotYetVisible, text),
             Error::Unavailable { .. } | Error::Poisoned { .. } | Error::Locked { .. } => {
-                Problem::unavailable("unavailable", "the service can't do this now").because(error)
+                Problem::unavailable(Kind::Unavailable, "the service can't do this now").because(error)
             }
             // Who writes, and where, is not for whoever asks.
             Error::ReadOnly { .. } => {
-                Problem::unavailable("unavailable", "this server only reads: write through the one that runs the worker")
+                Problem::unavailable(Kind::Unavailable, "this server only reads: write through the one that runs the worker")
             }
             Error::StorageFull { .. } => {
-                Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", "there is no room to store this")
+                Problem::new(Kind::StorageFull, "there is no room to store this")
                     .header(RETRY_AFTER, RETRY_LATER)
                     .because(error)
             }

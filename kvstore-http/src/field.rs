@@ -27,6 +27,8 @@ pub(crate) enum Place {
     Whole([&'static str; 1]),
     /// A member of a part: `["body","key"]`.
     In(&'static str, &'static str),
+    /// An item of a list in a part, counted from 0: `["body","keys",3]`.
+    Item(&'static str, &'static str, usize),
     /// A character of a part, counted from 0.
     At(&'static str, usize),
 }
@@ -41,6 +43,7 @@ impl fmt::Display for Place {
         match self {
             Self::Whole([part]) => f.write_str(part),
             Self::In(part, name) => write!(f, "{part}.{name}"),
+            Self::Item(part, name, number) => write!(f, "{part}.{name}[{number}]"),
             Self::At(part, offset) => write!(f, "{part} at character {offset}"),
         }
     }

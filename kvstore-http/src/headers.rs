@@ -4,7 +4,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use kvstore_core::JobId;
 
 use crate::error::{Problem, Result};
-use crate::reply::{SYNC_TOKEN, X_REQUEST_ID, header_value};
+use crate::reply::{SYNC_TOKEN, X_REQUEST_ID};
 use crate::target::Query;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -23,7 +23,15 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
         .get(X_REQUEST_ID)
         .filter(is_usable)
         .cloned()
-        .unwrap_or_else(|| header_value(format!("{:016x}", rand::random::<u64>())))
+        .unwrap_or_else(new_request_id)
+}
+
+/// 16 hexadecimal digits.
+fn new_request_id() -> HeaderValue {
+    let number: u64 = rand::random();
+    let digit = |place: usize| b"0123456789abcdef"[(number >> (4 * place) & 15) as usize];
+    let digits: [u8; 16] = std::array::from_fn(digit);
+    HeaderValue::from_bytes(&digits).expect("digits are visible ASCII")
 }
 
 /// The writes that a read has to show: from the header `Sync-Token`, and from `?after=`.

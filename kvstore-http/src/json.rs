@@ -69,6 +69,19 @@ impl Object {
     }
 }
 
+/// The text of an array of `objects`.
+pub(crate) fn array(objects: impl Iterator<Item = Object>) -> Vec<u8> {
+    let mut text = vec![b'['];
+    for object in objects {
+        if text.len() > 1 {
+            text.push(b',');
+        }
+        text.extend_from_slice(&object.finish());
+    }
+    text.push(b']');
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

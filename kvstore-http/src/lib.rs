@@ -15,20 +15,27 @@
 //! What is not here: applying writes. [`serve`] knows no worker; the binary runs one beside it.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
 
+mod access;
 mod body;
 mod conditions;
 mod config;
 mod connection;
+mod cors;
 mod error;
 mod field;
 mod headers;
 mod json;
+mod metrics;
 mod prefer;
+mod problems;
 mod reply;
 mod routes;
 mod server;
 mod target;
+mod timer;
 mod ttl;
 
+pub use access::{Tokens, token_line};
 pub use config::{ENVELOPE_BYTES, Options};
-pub use server::serve;
+pub use cors::Cors;
+pub use server::{serve, serve_with_health};

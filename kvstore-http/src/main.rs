@@ -3,17 +3,18 @@
 mod settings;
 mod tools;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use kvstore_core::process::{self, Failure, Shared, Shutdown, hide_secrets};
 use kvstore_core::{Opened, Service};
-use kvstore_http::serve;
+use kvstore_http::{Tokens, serve_with_health};
 use kvstore_worker::admin::{self, Health};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::settings::{Own, PROGRAM, Role, is_local, read};
+use crate::settings::{Own, PROGRAM, Role, is_local, read, read_tokens};
 
 async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure> {
     // First what can fail without having touched any data.
@@ -35,7 +36,7 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
         shutdown.requested().await;
         health.drain();
     };
-    let ended = serve_and_work(listener, &opened, &shared, own, until).await;
+    let ended = serve_and_work(listener, &opened, &shared, own, &health, until).await;
     // However it ended: this brings files up to date and lets go of the folder.
     let closed = opened.close().await;
     ended?;
@@ -48,6 +49,7 @@ async fn serve_and_work(
     opened: &Opened,
     shared: &Shared,
     own: Own,
+    health: &Health,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let (store, queue) = (Arc::clone(&opened.store), Arc::clone(&opened.queue));
@@ -60,18 +62,28 @@ async fn serve_and_work(
     let has_worker = own.role == Role::Worker;
     let address = listener.local_addr()?;
     tracing::info!(%address, store = hide_secrets(&shared.store), role = ?own.role, "serving");
-    if !is_local(address) {
+    if !is_local(address) && own.options.tokens.is_none() {
         tracing::warn!(%address, "whoever reaches this address may read and write everything");
     }
 
     // Each end is told by dropping a sender: ours stops the worker, and the worker's says that it has ended.
     let (stop, stopped) = oneshot::channel::<()>();
     let (alive, ended) = oneshot::channel::<()>();
+    if let (Some(path), Some(tokens)) = (own.tokens_file, &own.options.tokens) {
+        tracing::info!(path = %path.display(), tokens = tokens.count(), "only these tokens are let in");
+        let tokens = Arc::clone(tokens);
+        process::on_hangup(move || read_again(&path, &tokens))?;
+    }
     let worker = has_worker.then(|| {
+        let metrics = health.register(kvstore_worker::Metrics::new);
+        let options = kvstore_worker::Options {
+            metrics,
+            ..kvstore_worker::Options::default()
+        };
         tokio::spawn(async move {
             let _alive = alive;
             let until = async { drop(stopped.await) };
-            kvstore_worker::run(store, queue, kvstore_worker::Options::default(), until).await
+            kvstore_worker::run(store, queue, options, until).await
         })
     });
     let until = async {
@@ -81,12 +93,25 @@ async fn serve_and_work(
             _ = ended, if has_worker => {}
         }
     };
-    let served = serve(listener, service, own.options, until).await;
+    let served = serve_with_health(listener, service, own.options, health.clone(), until).await;
     drop(stop);
     if let Some(worker) = worker {
         worker.await??;
     }
     Ok(served?)
+}
+
+/// A file that can't be read, or holds a bad line, changes nothing: better the tokens of before than none.
+fn read_again(path: &Path, tokens: &Tokens) {
+    match read_tokens(path) {
+        Ok(newer) => {
+            tokens.replace_by(newer);
+            tracing::info!(path = %path.display(), tokens = tokens.count(), "the tokens were read again");
+        }
+        Err(reason) => {
+            tracing::error!(path = %path.display(), reason, "the tokens stay as they were");
+        }
+    }
 }
 
 fn main() -> ExitCode {

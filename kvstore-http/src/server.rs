@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use kvstore_core::Service;
+use kvstore_worker::admin::Health;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,7 +19,8 @@ use tokio::time::timeout;
 
 use crate::config::{HEADERS_ON_STACK, Options};
 use crate::connection::{Guarded, Patience, Phase};
-use crate::routes::{Context, handle};
+use crate::routes::{App, handle};
+use crate::timer::ConnectionTimer;
 
 /// Serves `service` on `listener` until `shutdown` is ready, and then ends in order: [`Options::drain_delay`] as before but not
 /// ready, no new connections, requests under way get [`Options::drain_timeout`] to finish, what is left is dropped.
@@ -34,17 +36,33 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    let health = Health::new(Arc::clone(service.store()), Arc::clone(service.queue()));
+    serve_with_health(listener, service, options, health, shutdown).await
+}
+
+/// The same as [`serve`], in a process that answers probes elsewhere too: `health` takes up the metrics of the server, and is
+/// drained with it.
+///
+/// # Errors
+/// Those of [`serve`].
+pub async fn serve_with_health(
+    listener: TcpListener,
+    service: Service,
+    options: Options,
+    health: Health,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     options
         .check()
         .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
-    let mut server = Server::new(service, options);
-    let drain_delay = server.context.options.drain_delay;
+    let mut server = Server::new(App::new(service, options, health));
+    let drain_delay = server.app.options.drain_delay;
     tokio::select! {
         () = server.accept(&listener) => {}
         () = shutdown => {}
     }
     tracing::info!("draining: no longer ready");
-    server.context.health.drain();
+    server.app.health.drain();
     if !drain_delay.is_zero() {
         // Not ready, and still there for whoever has not heard of it yet.
         let _ = timeout(drain_delay, server.accept(&listener)).await;
@@ -56,7 +74,7 @@ pub async fn serve(
 
 #[derive(Debug)]
 struct Server {
-    context: Arc<Context>,
+    app: Arc<App>,
     http: http1::Builder,
     connections: JoinSet<()>,
     graceful: GracefulShutdown,
@@ -67,10 +85,12 @@ struct Server {
 }
 
 impl Server {
-    fn new(service: Service, options: Options) -> Self {
+    fn new(app: App) -> Self {
+        let options = &app.options;
         let mut http = http1::Builder::new();
-        // Without a timer hyper has no timeouts, and says so only in its log.
-        http.timer(TokioTimer::new())
+        http
+            // A client may close its side once it has asked, and is answered all the same.
+            .half_close(true)
             .header_read_timeout(options.idle_timeout)
             .max_header_size(options.head_bytes_max);
         if options.headers_max != HEADERS_ON_STACK {
@@ -82,7 +102,7 @@ impl Server {
             graceful: GracefulShutdown::new(),
             free: Arc::new(Semaphore::new(options.connections_max)),
             free_for_refusal: Arc::new(Semaphore::new(REFUSALS_MAX)),
-            context: Arc::new(Context::new(service, options)),
+            app: Arc::new(app),
         }
     }
 
@@ -92,7 +112,12 @@ impl Server {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 // Takes the finished ones off the list.
-                Some(_) = self.connections.join_next() => continue,
+                Some(ended) = self.connections.join_next() => {
+                    if ended.is_err_and(|error| error.is_panic()) {
+                        self.app.metrics.panics.inc();
+                    }
+                    continue;
+                }
             };
             match accepted {
                 Ok((stream, _)) => self.spawn(stream),
@@ -108,7 +133,10 @@ impl Server {
         }
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
             self.spawn_serving(stream, permit);
-        } else if let Ok(permit) = Arc::clone(&self.free_for_refusal).try_acquire_owned() {
+            return;
+        }
+        self.app.metrics.refused.inc();
+        if let Ok(permit) = Arc::clone(&self.free_for_refusal).try_acquire_owned() {
             self.connections.spawn(refuse(stream, permit));
         } else {
             // Whoever comes in such numbers gets no answer at all.
@@ -117,29 +145,33 @@ impl Server {
     }
 
     fn spawn_serving(&mut self, stream: TcpStream, permit: OwnedSemaphorePermit) {
-        let options = &self.context.options;
+        let options = &self.app.options;
         let patience = Patience {
             head: options.head_timeout,
             write: options.write_timeout,
         };
         let phase = Arc::new(Phase::default());
         let io = TokioIo::new(Guarded::new(stream, Arc::clone(&phase), patience));
-        let context = Arc::clone(&self.context);
-        let serving = self.http.serve_connection(
+        let app = Arc::clone(&self.app);
+        let mut http = self.http.clone();
+        // Without a timer hyper has no timeouts, and says so only in its log.
+        http.timer(ConnectionTimer::default());
+        let serving = http.serve_connection(
             io,
             service_fn(move |request| {
-                let (context, phase) = (Arc::clone(&context), Arc::clone(&phase));
+                let (app, phase) = (Arc::clone(&app), Arc::clone(&phase));
                 async move {
                     phase.begin();
-                    let (reply, unread) = handle(&context, request).await;
+                    let (reply, unread) = handle(&app, request).await;
                     phase.end(unread);
                     Ok::<_, Infallible>(reply)
                 }
             }),
         );
         let serving = self.graceful.watch(serving);
+        let counted = self.app.metrics.connection();
         self.connections.spawn(async move {
-            let _permit = permit;
+            let (_permit, _counted) = (permit, counted);
             if let Err(error) = serving.await {
                 tracing::debug!(%error, "a connection ended early");
             }
@@ -148,7 +180,7 @@ impl Server {
 
     /// Waits for the requests under way, as long as they may take.
     async fn drain(mut self) {
-        let drain_timeout = self.context.options.drain_timeout;
+        let drain_timeout = self.app.options.drain_timeout;
         let finish = async {
             self.graceful.shutdown().await;
             while self.connections.join_next().await.is_some() {}

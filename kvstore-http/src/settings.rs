@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvstore_core::ServiceOptions;
 use kvstore_core::process::{
     Fallback, Program, Setting, Settings, Shared, bytes, duration, within,
 };
-use kvstore_http::Options;
+use kvstore_http::{Cors, Options, Tokens};
 
 use crate::tools;
 
@@ -20,7 +22,9 @@ pub(crate) const PROGRAM: Program = Program {
     settings: &[
         LISTEN,
         WORKER,
+        TOKENS_FILE,
         ALLOW_UNAUTHENTICATED,
+        CORS_ORIGIN,
         VALUE_BYTES_MAX,
         BODY_BYTES_MAX,
         HEAD_BYTES_MAX,
@@ -47,7 +51,7 @@ const LISTEN: Setting = Setting {
     flag: "listen",
     value: "ADDRESS",
     default: Fallback::Value("127.0.0.1:8000"),
-    allowed: "an address with a port, such as 127.0.0.1:8000; off this machine only with --allow-unauthenticated",
+    allowed: "an address with a port, such as 127.0.0.1:8000; off this machine only with --tokens-file or --allow-unauthenticated",
     help: "Where to serve HTTP",
 };
 
@@ -59,12 +63,28 @@ const WORKER: Setting = Setting {
     help: "Whether a worker runs inside the server and applies what it accepts; none on a folder: read what another process writes, and accept writes only into a queue on Redis",
 };
 
+const TOKENS_FILE: Setting = Setting {
+    flag: "tokens-file",
+    value: "PATH",
+    default: Fallback::Absent("none: everybody may read and write"),
+    allowed: "a file with lines NAME:SHA256:rw or NAME:SHA256:r, and :PREFIX behind that for some keys only",
+    help: "Who may do what, by bearer tokens; read at the start and on SIGHUP",
+};
+
+const CORS_ORIGIN: Setting = Setting {
+    flag: "cors-origin",
+    value: "ORIGINS",
+    default: Fallback::Absent("none"),
+    allowed: "origins with commas between them, such as https://app.example, or * for any",
+    help: "Which web pages of other origins may use the service in a browser",
+};
+
 const ALLOW_UNAUTHENTICATED: Setting = Setting {
     flag: "allow-unauthenticated",
     value: "",
     default: Fallback::Value("false"),
     allowed: "true or false",
-    help: "Listen on addresses that other machines reach: whoever reaches them may read and write everything",
+    help: "Listen on addresses that other machines reach without a tokens file: whoever reaches them may read and write everything",
 };
 
 const VALUE_BYTES_MAX: Setting = size(
@@ -219,36 +239,55 @@ pub(crate) enum Role {
 pub(crate) struct Own {
     pub(crate) listen: SocketAddr,
     pub(crate) role: Role,
+    /// Where the tokens in its options come from.
+    pub(crate) tokens_file: Option<PathBuf>,
     pub(crate) service: ServiceOptions,
     pub(crate) options: Options,
 }
 
 /// Reads the settings. Everything is looked at first, so that every wrong value is reported.
 pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Own> {
-    let listen = read_listen(settings);
+    let tokens = settings.get_optional(&TOKENS_FILE, |path| {
+        read_tokens(path.as_ref()).map(|tokens| (PathBuf::from(path), tokens))
+    });
+    let listen = read_listen(settings, !matches!(tokens, Some(None)));
+    let cors = settings.get_optional(&CORS_ORIGIN, Cors::parse);
     let role = read_role(settings, shared);
     let service = read_service(settings);
     let options = read_options(settings);
+    let (tokens_file, tokens) = tokens?.unzip();
     Some(Own {
         listen: listen?,
+        tokens_file,
         role: role?,
         service: service?,
         options: Options {
             // Where they have an address of their own, they are there only.
             admin_routes: shared?.admin_listen.is_none(),
+            tokens: tokens.map(Arc::new),
+            cors: cors?.unwrap_or_default(),
             ..options?
         },
     })
 }
 
-fn read_listen(settings: &mut Settings) -> Option<SocketAddr> {
+/// Reads a file of tokens.
+///
+/// # Errors
+/// What is wrong with it, all in one line.
+pub(crate) fn read_tokens(path: &Path) -> Result<Tokens, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Tokens::parse(&text).map_err(|problems| problems.join("; "))
+}
+
+fn read_listen(settings: &mut Settings, has_tokens: bool) -> Option<SocketAddr> {
     let listen = settings.get(&LISTEN, str::parse::<SocketAddr>);
     let is_allowed = settings.switch(&ALLOW_UNAUTHENTICATED);
     let (listen, is_allowed) = (listen?, is_allowed?);
-    if !is_local(listen) && !is_allowed {
+    if !is_local(listen) && !has_tokens && !is_allowed {
         settings.refuse(
             &LISTEN,
-            "other machines reach it, and they could read and write everything without a password",
+            "other machines reach it, and they could read and write everything without a token",
         );
         return None;
     }
@@ -326,6 +365,8 @@ fn read_options(settings: &mut Settings) -> Option<Options> {
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,
         admin_routes: true,
+        tokens: None,
+        cors: Cors::default(),
     };
     if let Err(reason) = options.check() {
         settings.refuse(&REQUEST_TIMEOUT, reason);
@@ -355,14 +396,15 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_library() {
         let mut settings = settings(&[]);
-        assert_eq!(read_options(&mut settings), Some(Options::default()));
+        let options = read_options(&mut settings).unwrap();
+        assert_eq!(format!("{options:?}"), format!("{:?}", Options::default()));
         let service = read_service(&mut settings).unwrap();
         assert_eq!(
             format!("{service:?}"),
             format!("{:?}", ServiceOptions::default())
         );
         assert_eq!(
-            read_listen(&mut settings),
+            read_listen(&mut settings, false),
             Some(([127, 0, 0, 1], 8000).into())
         );
         assert_eq!(settings.problems(), &[] as &[String]);
@@ -372,11 +414,13 @@ mod tests {
     fn address_that_others_reach_has_to_be_allowed() {
         for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1"] {
             let problem = problem(&["--listen", address], |settings| {
-                read_listen(settings).is_some()
+                read_listen(settings, false).is_some()
             });
             assert!(problem.contains("--allow-unauthenticated"), "{problem}");
             let mut allowed = settings(&["--listen", address, "--allow-unauthenticated"]);
-            assert_eq!(read_listen(&mut allowed), address.parse().ok());
+            assert_eq!(read_listen(&mut allowed, false), address.parse().ok());
+            let mut guarded = settings(&["--listen", address]);
+            assert_eq!(read_listen(&mut guarded, true), address.parse().ok());
         }
         for address in [
             "127.0.0.1:1",
@@ -385,7 +429,7 @@ mod tests {
             "[::ffff:127.0.0.1]:1",
         ] {
             assert!(
-                read_listen(&mut settings(&["--listen", address])).is_some(),
+                read_listen(&mut settings(&["--listen", address]), false).is_some(),
                 "{address}"
             );
         }

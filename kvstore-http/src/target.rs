@@ -28,6 +28,9 @@ const BAD_ENCODING: &str =
 
 /// Undoes percent-encoding; `None` if it is broken or does not come to UTF-8.
 fn decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('%') {
+        return Some(Cow::Borrowed(text));
+    }
     // The library lets a % that encodes nothing pass as it is.
     let is_whole = |(at, _): (usize, &str)| {
         let digits = text.as_bytes().get(at + 1..at + 3);

@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -23,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use kvstore_core::process::in_one_line;
 use kvstore_core::{JobQueue, Opened, Store};
 
-use crate::metrics::{self, Figures, Metrics};
+use crate::figures::{self, Figures, ProcessMetrics};
 
 /// Most connections at a time: supervisors open one for each probe and close it.
 const CONNECTIONS_MAX: usize = 16;
@@ -38,7 +39,10 @@ const PING_TIMEOUT: Duration = Duration::from_millis(800);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The paths that [`Health::respond`] knows.
-pub const PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+pub const PATHS: [&str; 3] = ["/livez", "/readyz", METRICS];
+
+/// The one of [`PATHS`] that has figures.
+pub const METRICS: &str = "/metrics";
 
 /// What there is to say about a process. Cheap to clone; all clones share the state.
 #[derive(Clone, Debug)]
@@ -47,7 +51,7 @@ pub struct Health {
     /// Whether another process has the store as yet, and this one takes over when it ends.
     standing_by: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ProcessMetrics>,
 }
 
 impl Health {
@@ -55,15 +59,15 @@ impl Health {
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
         let is_follower = store.lag().is_some();
         let backends = OnceLock::from(Opened { store, queue });
-        Self::with(backends, Metrics::new(is_follower))
+        Self::with(backends, ProcessMetrics::new(is_follower))
     }
 
     /// Of a process that has neither as yet: it is not ready until [`Health::opened`] or [`Health::stand_by`].
     pub fn starting() -> Self {
-        Self::with(OnceLock::new(), Metrics::new(false))
+        Self::with(OnceLock::new(), ProcessMetrics::new(false))
     }
 
-    fn with(backends: OnceLock<Opened>, metrics: Metrics) -> Self {
+    fn with(backends: OnceLock<Opened>, metrics: ProcessMetrics) -> Self {
         Self {
             backends: Arc::new(backends),
             standing_by: Arc::default(),
@@ -86,6 +90,11 @@ impl Health {
 
     fn is_standing_by(&self) -> bool {
         self.backends.get().is_none() && self.standing_by.load(Ordering::Relaxed)
+    }
+
+    /// Adds metrics of whoever uses it: they are among those of `/metrics` from now on.
+    pub fn register<T>(&self, metrics: impl FnOnce(&mut Registry) -> T) -> T {
+        self.metrics.register(metrics)
     }
 
     /// From now on it is not ready: it finishes what it has and ends.
@@ -115,7 +124,7 @@ impl Health {
         }
         Some(if path == "/livez" {
             answer(StatusCode::OK, "alive")
-        } else if path == "/metrics" {
+        } else if path == METRICS {
             self.metrics().await
         } else if self.is_draining() {
             answer(StatusCode::SERVICE_UNAVAILABLE, "draining")
@@ -148,7 +157,7 @@ impl Health {
         };
         let mut response = Response::new(Full::from(self.metrics.text(figures)));
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(figures::MEDIA_TYPE));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }

@@ -16,8 +16,10 @@
 
 pub mod admin;
 mod backoff;
+mod figures;
 mod metrics;
 mod partition;
 mod worker;
 
+pub use metrics::Metrics;
 pub use worker::{Options, run};

@@ -6,8 +6,8 @@ use kvstore_core::Opened;
 use kvstore_core::process::{
     self, Failure, Fallback, Program, STORE, Setting, Settings, Shared, Shutdown, within,
 };
-use kvstore_worker::Options;
 use kvstore_worker::admin::{self, Health};
+use kvstore_worker::{Metrics, Options};
 
 const ATTEMPTS_MAX: Setting = Setting {
     flag: "attempts-max",
@@ -88,6 +88,10 @@ async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(),
         tracing::info!(address = %listener.local_addr()?, "probes are answered");
         tokio::spawn(admin::serve(listener, health.clone()));
     }
+    let options = Options {
+        metrics: health.register(Metrics::new),
+        ..options
+    };
     let opened = tokio::select! {
         () = shutdown.clone().requested() => {
             tracing::info!("stopped before there was anything to do");

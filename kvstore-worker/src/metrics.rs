@@ -1,105 +1,77 @@
-//! What a process says in numbers, in the text format that Prometheus reads.
+//! What a worker counts of itself. The names stay; the README lists them.
 
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use kvstore_core::Depth;
-use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::info::Info;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// The media type of [`Metrics::text`].
-pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Upper bounds in seconds: from a commit in memory to a disk that hangs.
+const BUCKETS: [f64; 12] = [
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0, 10.0,
+];
 
-type Seconds = Gauge<f64, AtomicU64>;
-
-/// The metrics of a process that uses a store and a queue. Their names are in the README, and stay.
-#[derive(Debug)]
-pub(crate) struct Metrics {
-    process: Registry,
-    up: Gauge,
-    /// Where a store is read that another process writes.
-    lag: Option<Seconds>,
-    /// Left out where it is not known what waits: figures of before would be taken for those of now.
-    queue: Registry,
-    jobs: Gauge,
-    bytes: Gauge,
-    oldest: Seconds,
+/// What a worker counts of itself. Cheap to clone; all clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    commits: Histogram,
+    jobs: Family<Outcome, Counter>,
 }
 
-/// What there is to say at one moment.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Figures {
-    /// Whether store and queue answer.
-    pub(crate) is_up: bool,
-    pub(crate) lag: Option<Duration>,
-    /// What waits, if the queue says so.
-    pub(crate) depth: Option<Depth>,
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// Counting, and known to nobody.
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            commits: Histogram::new(BUCKETS),
+            jobs: Family::default(),
+        }
+    }
 }
 
 impl Metrics {
-    /// `is_follower`: the store is written by another process.
-    pub(crate) fn new(is_follower: bool) -> Self {
-        let mut process = Registry::with_prefix("kvstore");
-        let (up, lag) = (Gauge::default(), is_follower.then(Seconds::default));
-        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        process.register("build", "Which version this is", version);
-        process.register(
-            "up",
-            "1 if store and queue answer, or a worker stands by; 0 if not",
-            up.clone(),
-        );
-        if let Some(lag) = &lag {
-            process.register_with_unit(
-                "follower_lag",
-                "How long ago this reader had everything that was acknowledged",
-                Unit::Seconds,
-                lag.clone(),
-            );
+    /// All at nothing, and known to `registry`.
+    pub fn new(registry: &mut Registry) -> Self {
+        let new = Self::default();
+        for outcome in ["succeeded", "failed", "dead"] {
+            new.count(outcome, 0);
         }
-        let mut queue = Registry::with_prefix("kvstore_queue");
-        let (jobs, bytes, oldest) = (Gauge::default(), Gauge::default(), Seconds::default());
-        queue.register("jobs", "Jobs accepted and not applied yet", jobs.clone());
-        queue.register("bytes", "Keys and values of these jobs", bytes.clone());
-        queue.register_with_unit(
-            "oldest_job_age",
-            "How long the oldest of these jobs has been waiting; 0 if there is none",
+        let registry = registry.sub_registry_with_prefix("kvstore_worker");
+        registry.register_with_unit(
+            "commit_duration",
+            "How long the store took to make a batch of jobs durable",
             Unit::Seconds,
-            oldest.clone(),
+            new.commits.clone(),
         );
-        Self {
-            process,
-            up,
-            lag,
-            queue,
-            jobs,
-            bytes,
-            oldest,
-        }
+        registry.register(
+            "jobs",
+            "Jobs that have their outcome: applied, failed by their own condition, or dead letters",
+            new.jobs.clone(),
+        );
+        new
     }
 
-    /// All that is known, as text.
-    pub(crate) fn text(&self, figures: Figures) -> String {
-        self.up.set(figures.is_up.into());
-        if let (Some(gauge), Some(lag)) = (&self.lag, figures.lag) {
-            gauge.set(lag.as_secs_f64());
-        }
-        let mut text = String::new();
-        // Writing to a String does not fail.
-        let _ = encode_registry(&mut text, &self.process);
-        if let Some(depth) = figures.depth {
-            let age = depth.oldest_age.unwrap_or(Duration::ZERO);
-            self.jobs.set(saturated(depth.jobs));
-            self.bytes.set(saturated(depth.bytes));
-            self.oldest.set(age.as_secs_f64());
-            let _ = encode_registry(&mut text, &self.queue);
-        }
-        let _ = encode_eof(&mut text);
-        text
+    /// A batch has been committed.
+    pub(crate) fn committed(&self, succeeded: usize, failed: usize, took: Duration) {
+        self.commits.observe(took.as_secs_f64());
+        self.count("succeeded", succeeded);
+        self.count("failed", failed);
     }
-}
 
-fn saturated(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    /// A job has become a dead letter.
+    pub(crate) fn buried(&self) {
+        self.count("dead", 1);
+    }
+
+    fn count(&self, outcome: &'static str, jobs: usize) {
+        self.jobs
+            .get_or_create(&Outcome { outcome })
+            .inc_by(jobs as u64);
+    }
 }

@@ -259,8 +259,16 @@ impl PartitionTask {
             let entries = self.entries(batch).await?;
             let Evaluation { commit, taken } = evaluate(position, batch, &entries);
             let failed = failed_positions(&commit);
+            let begun = Instant::now();
             match self.store.commit(commit).await {
-                Ok(_) => break (taken, failed),
+                Ok(_) => {
+                    self.options.metrics.committed(
+                        taken - failed.len(),
+                        failed.len(),
+                        begun.elapsed(),
+                    );
+                    break (taken, failed);
+                }
                 // Whoever committed in between made progress, so this ends; but they need the thread to do so.
                 Err(Error::Conflict { .. }) => tokio::task::yield_now().await,
                 Err(error) => return Err(error),
@@ -304,6 +312,7 @@ impl PartitionTask {
                 ..Commit::default()
             })
             .await?;
+        self.options.metrics.buried();
         tracing::error!(
             job = %head.id,
             traceparent = head.traceparent,

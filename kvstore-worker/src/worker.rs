@@ -15,6 +15,7 @@ use kvstore_core::limits::CLAIM_PERIOD;
 use kvstore_core::process::in_one_line;
 use kvstore_core::{Claim, JobQueue, Partition, Result, Store, WorkerId, join};
 
+use crate::metrics::Metrics;
 use crate::partition::PartitionTask;
 
 /// How a worker decides what an operator may want to decide.
@@ -30,6 +31,8 @@ pub struct Options {
     /// Whether to go on behind a gap, for good: jobs that the queue has dropped and the store has never applied (it was
     /// restored from an older copy) are lost.
     pub accept_gap: bool,
+    /// What it counts of itself.
+    pub metrics: Metrics,
 }
 
 impl Default for Options {
@@ -39,6 +42,7 @@ impl Default for Options {
             attempts_max: 12,
             adopt_queue: false,
             accept_gap: false,
+            metrics: Metrics::default(),
         }
     }
 }

@@ -239,6 +239,21 @@ impl Shutdown {
     }
 }
 
+/// Calls `act` whenever SIGHUP comes, which by custom asks a program to read its files again, and ends one that does not listen.
+/// Within a runtime only.
+///
+/// # Errors
+/// The signal can't be listened for.
+pub fn on_hangup(act: impl Fn() + Send + 'static) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            act();
+        }
+    });
+    Ok(())
+}
+
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
     tokio::select! {
         _ = terminate.recv() => SignalKind::terminate(),

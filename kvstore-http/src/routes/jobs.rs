@@ -1,5 +1,7 @@
 //! `/v1/jobs/{id}`: how a write that was accepted has gone.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, RETRY_AFTER};
 use hyper::http::request::Parts;
@@ -9,19 +11,26 @@ use super::Context;
 use crate::conditions::etag_text;
 use crate::error::{Problem, RETRY_SOON, Result};
 use crate::json::Object;
+use crate::problems::Kind;
 use crate::reply::{self, NO_STORE, Reply};
 use crate::target::Query;
 
 /// `GET` and `HEAD`
-pub(super) async fn get(context: &Context, parts: &Parts, path: &str) -> Result<Reply> {
+pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let wait = Query::new(parts.uri.query()).seconds("wait", context.options.wait_max)?;
     // What is no id of ours names no job of ours.
     let id: JobId = path.parse().map_err(|_| Problem::no_job())?;
-    let report = context
-        .service
-        .job(&id, wait)
-        .await?
-        .ok_or_else(Problem::no_job)?;
+    let report = if context.access.is_scoped() {
+        // Not even how long an answer takes may tell that there is a job which is none of theirs.
+        let report = visible(context, &id, Duration::ZERO).await?;
+        if report.state == JobState::Queued && !wait.is_zero() {
+            visible(context, &id, wait).await?
+        } else {
+            report
+        }
+    } else {
+        visible(context, &id, wait).await?
+    };
     let is_queued = report.state == JobState::Queued;
     let mut reply = reply::object(StatusCode::OK, describe(&report));
     let headers = reply.headers_mut();
@@ -30,6 +39,17 @@ pub(super) async fn get(context: &Context, parts: &Parts, path: &str) -> Result<
         headers.insert(RETRY_AFTER, RETRY_SOON);
     }
     Ok(reply)
+}
+
+/// The report on a job that the caller may know of. Of one that it may not, and of one that nobody knows, it hears the same.
+async fn visible(context: &Context<'_>, id: &JobId, wait: Duration) -> Result<JobReport> {
+    let report = context.service.job(id, wait).await?;
+    report
+        .filter(|report| {
+            let key = report.summary.as_ref().map(|summary| &summary.key);
+            context.access.may_see_job(key)
+        })
+        .ok_or_else(Problem::no_job)
 }
 
 /// Every member is always there; what is not known is `null`.
@@ -45,7 +65,7 @@ fn describe(report: &JobReport) -> Object {
             None,
             Some(
                 Object::new()
-                    .member("type", "/problems/precondition-failed")
+                    .member("type", Kind::PreconditionFailed.path())
                     .member("detail", "the condition did not hold")
                     .member("current_etag", failed.current.map(etag_text)),
             ),
@@ -55,7 +75,7 @@ fn describe(report: &JobReport) -> Object {
             None,
             Some(
                 Object::new()
-                    .member("type", "/problems/dead-lettered")
+                    .member("type", Kind::DeadLettered.path())
                     .member("detail", &dead.reason),
             ),
         ),

@@ -20,7 +20,7 @@ use crate::target::{self, Query};
 use crate::{body, ttl};
 
 /// `GET` and `HEAD`
-pub(super) async fn get(context: &Context, parts: &Parts, path: &str) -> Result<Reply> {
+pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     let query = Query::new(parts.uri.query());
     let with_meta = query.switch("meta")?;
@@ -43,7 +43,7 @@ fn meta(key: &Key, entry: &Entry) -> Bytes {
         .finish()
 }
 
-fn rfc3339(moment: Timestamp) -> String {
+pub(super) fn rfc3339(moment: Timestamp) -> String {
     // The form has four digits for the year.
     const LAST_MS: u64 = 253_402_300_799_999;
     let moment = UNIX_EPOCH + Duration::from_millis(moment.0.min(LAST_MS));
@@ -52,7 +52,7 @@ fn rfc3339(moment: Timestamp) -> String {
 
 /// `PUT`
 pub(super) async fn put(
-    context: &Context,
+    context: &Context<'_>,
     parts: &Parts,
     body: Incoming,
     path: &str,
@@ -95,7 +95,7 @@ pub(super) async fn put(
 }
 
 /// `DELETE`
-pub(super) async fn delete(context: &Context, parts: &Parts, path: &str) -> Result<Reply> {
+pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     let wait = context.options.resource_wait;
     let written = submit(context, parts, key, Action::Delete, wait).await?;

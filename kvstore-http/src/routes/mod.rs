@@ -3,6 +3,8 @@
 
 mod jobs;
 mod kv;
+mod list;
+mod mget;
 mod read;
 mod service;
 mod set_request;
@@ -10,36 +12,65 @@ mod simple;
 mod write;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::poll_immediate;
 use hyper::body::{Body, Incoming};
-use hyper::header::HOST;
+use hyper::header::{HOST, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Version};
 use kvstore_core::Service;
 use kvstore_worker::admin::{self, Health};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
+use crate::access::Access;
 use crate::config::{ENVELOPE_BYTES, Options};
 use crate::error::{Face, Problem, Result};
 use crate::headers::request_id;
+use crate::metrics::Metrics;
+use crate::problems::{self, Kind};
 use crate::reply::{Reply, X_REQUEST_ID};
 
-/// What handlers work with.
+/// What all requests share.
 #[derive(Debug)]
-pub(crate) struct Context {
+pub(crate) struct App {
     pub(crate) service: Service,
     pub(crate) options: Options,
     pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
 }
 
-impl Context {
-    pub(crate) fn new(service: Service, options: Options) -> Self {
-        let (store, queue) = (Arc::clone(service.store()), Arc::clone(service.queue()));
+impl App {
+    pub(crate) fn new(service: Service, options: Options, health: Health) -> Self {
         Self {
             service,
             options,
-            health: Health::new(store, queue),
+            metrics: health.register(Metrics::new),
+            health,
+        }
+    }
+}
+
+/// What a handler works with: it is one request's.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) options: &'a Options,
+    pub(crate) health: &'a Health,
+    /// What the request may touch: to be asked before anything is touched.
+    pub(crate) access: Access,
+}
+
+impl<'a> Context<'a> {
+    fn new(app: &'a App, access: Access) -> Self {
+        Self {
+            service: &app.service,
+            options: &app.options,
+            health: &app.health,
+            access,
         }
     }
 
@@ -55,11 +86,16 @@ impl Context {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'a> {
     Root,
-    Admin,
+    Probe,
+    Metrics,
+    Problems,
+    Problem(&'a str),
     Set,
     Get(&'a str),
     Delete(&'a str),
     Entry(&'a str),
+    List,
+    Mget,
     Job(&'a str),
 }
 
@@ -68,30 +104,87 @@ impl<'a> Route<'a> {
         let below = |prefix: &str| path.strip_prefix(prefix);
         match path {
             "/" => Some(Self::Root),
-            path if admin::PATHS.contains(&path) => Some(Self::Admin),
+            admin::METRICS => Some(Self::Metrics),
+            path if admin::PATHS.contains(&path) => Some(Self::Probe),
+            "/problems" => Some(Self::Problems),
             "/set" | "/set/" => Some(Self::Set),
+            "/v1/kv" => Some(Self::List),
+            "/v1/mget" => Some(Self::Mget),
             _ => below("/v1/kv/")
                 .map(Self::Entry)
                 .or_else(|| below("/get/").map(Self::Get))
                 .or_else(|| below("/delete/").map(Self::Delete))
-                .or_else(|| below("/v1/jobs/").map(Self::Job)),
+                .or_else(|| below("/v1/jobs/").map(Self::Job))
+                .or_else(|| below("/problems/").map(Self::Problem)),
         }
     }
 
     /// The methods that it has, as `Allow` lists them.
     fn allow(self) -> &'static str {
         match self {
-            Self::Root | Self::Admin | Self::Get(_) | Self::Job(_) => "GET, HEAD",
-            Self::Set => "POST",
+            Self::Root
+            | Self::Probe
+            | Self::Metrics
+            | Self::Problems
+            | Self::Problem(_)
+            | Self::Get(_)
+            | Self::List
+            | Self::Job(_) => "GET, HEAD",
+            Self::Set | Self::Mget => "POST",
             Self::Delete(_) => "DELETE",
             Self::Entry(_) => "GET, HEAD, PUT, DELETE",
         }
     }
+
+    /// Whether whoever reaches the server may ask. There is no data in it: probes carry no tokens, and neither does whoever looks
+    /// up why a token was refused. Everything else needs one, where there are any.
+    fn is_public(self) -> bool {
+        matches!(
+            self,
+            Self::Root | Self::Probe | Self::Problems | Self::Problem(_)
+        )
+    }
+
+    /// What the metrics call it.
+    fn pattern(self) -> &'static str {
+        match self {
+            Self::Root => "/",
+            Self::Probe => "/livez, /readyz",
+            Self::Metrics => "/metrics",
+            Self::Problems => "/problems",
+            Self::Problem(_) => "/problems/{name}",
+            Self::Set => "/set",
+            Self::Get(_) => "/get/{key}",
+            Self::Delete(_) => "/delete/{key}",
+            Self::Entry(_) => "/v1/kv/{key}",
+            Self::List => "/v1/kv",
+            Self::Mget => "/v1/mget",
+            Self::Job(_) => "/v1/jobs/{id}",
+        }
+    }
 }
 
-async fn dispatch(context: &Context, parts: &Parts, body: Incoming) -> Result<Reply> {
+/// What the metrics call everything that is no route.
+const NO_ROUTE: &str = "none";
+
+async fn dispatch(
+    app: &App,
+    route: Option<Route<'_>>,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Reply> {
     check_host(parts)?;
-    let route = Route::of(parts.uri.path()).ok_or_else(Problem::no_route)?;
+    check_framing(parts)?;
+    let route = route.ok_or_else(Problem::no_route)?;
+    if let Some(answer) = app.options.cors.preflight(parts, route.allow()) {
+        return Ok(answer);
+    }
+    let access = match &app.options.tokens {
+        _ if route.is_public() => Access::Nothing,
+        None => Access::Everything,
+        Some(tokens) => tokens.admit(&parts.headers)?,
+    };
+    let context = &Context::new(app, access);
     // hyper sends the head of an answer to HEAD, and keeps the body to itself.
     let method = match &parts.method {
         &Method::HEAD => &Method::GET,
@@ -99,14 +192,20 @@ async fn dispatch(context: &Context, parts: &Parts, body: Incoming) -> Result<Re
     };
     match (route, method) {
         (Route::Root, &Method::GET) => Ok(service::root(context)),
-        (Route::Admin, _) if !context.options.admin_routes => Err(Problem::no_route()),
-        (Route::Admin, &Method::GET) => service::admin(context, parts).await,
+        (Route::Probe | Route::Metrics, _) if !context.options.admin_routes => {
+            Err(Problem::no_route())
+        }
+        (Route::Probe | Route::Metrics, &Method::GET) => service::admin(context, parts).await,
+        (Route::Problems, &Method::GET) => Ok(problems::index()),
+        (Route::Problem(name), &Method::GET) => problems::page(name).ok_or_else(Problem::no_route),
         (Route::Set, &Method::POST) => simple::set(context, parts, body).await,
         (Route::Get(key), &Method::GET) => simple::get(context, parts, key).await,
         (Route::Delete(key), &Method::DELETE) => simple::delete(context, parts, key).await,
         (Route::Entry(key), &Method::GET) => kv::get(context, parts, key).await,
         (Route::Entry(key), &Method::PUT) => kv::put(context, parts, body, key).await,
         (Route::Entry(key), &Method::DELETE) => kv::delete(context, parts, key).await,
+        (Route::List, &Method::GET) => list::get(context, parts).await,
+        (Route::Mget, &Method::POST) => mget::post(context, parts, body).await,
         (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
         (route, _) => Err(Problem::method_not_allowed(route.allow())),
     }
@@ -122,15 +221,36 @@ fn check_host(parts: &Parts) -> Result<()> {
     }
 }
 
+/// A body has no encoding but `chunked`, once (RFC 9112 §6.1). hyper takes others before that one, and where something between client
+/// and server takes them otherwise, what one of them reads as the end of a body is to the other a request that nobody has sent.
+/// Where there is a length, too, hyper drops that and closes the connection after its answer, as the RFC has it.
+fn check_framing(parts: &Parts) -> Result<()> {
+    let mut encodings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(encoding) = encodings.next() else {
+        return Ok(());
+    };
+    let is_chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if is_chunked && encodings.next().is_none() {
+        Ok(())
+    } else {
+        Err(Problem::ambiguous_body())
+    }
+}
+
 /// The answer to `request`, and whether some of its body may still be under way.
-pub(crate) async fn handle(context: &Context, request: Request<Incoming>) -> (Reply, bool) {
+pub(crate) async fn handle(app: &App, request: Request<Incoming>) -> (Reply, bool) {
+    let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let id = request_id(&parts.headers);
-    let handling = AssertUnwindSafe(dispatch(context, &parts, body)).catch_unwind();
-    let result = match tokio::time::timeout(context.options.request_timeout, handling).await {
+    let route = Route::of(parts.uri.path());
+    let handling = AssertUnwindSafe(dispatch(app, route, &parts, body)).catch_unwind();
+    let result = match within(app.options.request_timeout, handling).await {
         Ok(Ok(result)) => result,
-        Ok(Err(_panic)) => Err(Problem::internal()),
+        Ok(Err(_panic)) => {
+            app.metrics.panics.inc();
+            Err(Problem::internal())
+        }
         Err(_elapsed) => Err(out_of_time(&parts.method)),
     };
     let is_refused = result.is_err();
@@ -139,13 +259,29 @@ pub(crate) async fn handle(context: &Context, request: Request<Incoming>) -> (Re
     tracing::debug!(
         request_id = ?id, method = %parts.method, path = parts.uri.path(), status = reply.status().as_u16(), "answered"
     );
+    app.metrics.request(
+        route.map_or(NO_ROUTE, Route::pattern),
+        &parts.method,
+        reply.status(),
+        begun.elapsed(),
+    );
     reply.headers_mut().insert(X_REQUEST_ID, id);
+    app.options.cors.mark(&parts.headers, reply.headers_mut());
     (reply, has_body && is_refused)
+}
+
+/// What `future` comes to, unless that takes longer than `limit`. Most answers are ready at once, and need no timer.
+async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    match poll_immediate(&mut future).await {
+        Some(output) => Ok(output),
+        None => timeout(limit, future).await,
+    }
 }
 
 fn out_of_time(method: &Method) -> Box<Problem> {
     if method.is_safe() {
-        Problem::unavailable("unavailable", "the service did not answer in time")
+        Problem::unavailable(Kind::Unavailable, "the service did not answer in time")
     } else {
         Problem::unknown(
             "the service did not answer in time, so it is not known whether this took effect: \
@@ -169,7 +305,9 @@ mod tests {
             ("/get/a/b", Some(Route::Get("a/b"))),
             ("/delete/a%2Fb", Some(Route::Delete("a%2Fb"))),
             ("/v1/kv/v1/kv/a", Some(Route::Entry("v1/kv/a"))),
-            ("/v1/kv", None),
+            ("/v1/kv", Some(Route::List)),
+            ("/v1/kv/", Some(Route::Entry(""))),
+            ("/v1/mget", Some(Route::Mget)),
             ("/v1/jobs/x", Some(Route::Job("x"))),
             ("//v1/kv/a", None),
             ("/livez/", None),

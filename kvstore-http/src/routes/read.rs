@@ -15,12 +15,13 @@ use crate::target::Query;
 
 /// The answer to a read of `key`, with what `body` makes of the entry.
 pub(super) async fn reply(
-    context: &Context,
+    context: &Context<'_>,
     parts: &Parts,
     query: Query<'_>,
     key: &Key,
     body: impl FnOnce(Entry) -> Bytes,
 ) -> Result<Reply> {
+    context.access.may_read(key)?;
     for token in sync_tokens(&parts.headers, query)? {
         context.service.wait_visible(&token).await?;
     }

@@ -10,13 +10,14 @@ use crate::json::Object;
 use crate::reply::{self, Reply};
 
 /// `GET /`
-pub(super) fn root(context: &Context) -> Reply {
+pub(super) fn root(context: &Context<'_>) -> Reply {
     let mut links = json!({
         "set": "/set",
         "get": "/get/{key}",
         "delete": "/delete/{key}",
         "entry": "/v1/kv/{key}",
         "job": "/v1/jobs/{id}",
+        "problems": "/problems",
     });
     if context.options.admin_routes {
         links["live"] = json!("/livez");
@@ -31,7 +32,7 @@ pub(super) fn root(context: &Context) -> Reply {
 }
 
 /// `GET /livez`, `GET /readyz` and `GET /metrics`: the same as on a listener for these alone.
-pub(super) async fn admin(context: &Context, parts: &Parts) -> Result<Reply> {
+pub(super) async fn admin(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let answer = context.health.respond(&Method::GET, parts.uri.path()).await;
     answer.ok_or_else(Problem::no_route)
 }

@@ -18,7 +18,7 @@ use crate::reply::Reply;
 use crate::target::{self, Query};
 
 /// `POST /set`
-pub(super) async fn set(context: &Context, parts: &Parts, body: Incoming) -> Result<Reply> {
+pub(super) async fn set(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
     body::check_content_type(&parts.headers)?;
     let options = &context.options;
     let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
@@ -48,7 +48,7 @@ pub(super) async fn set(context: &Context, parts: &Parts, body: Incoming) -> Res
 }
 
 /// `GET /get/{key}`
-pub(super) async fn get(context: &Context, parts: &Parts, path: &str) -> Result<Reply> {
+pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     let query = Query::new(parts.uri.query());
     let body = |entry: Entry| -> Bytes {
@@ -61,7 +61,7 @@ pub(super) async fn get(context: &Context, parts: &Parts, path: &str) -> Result<
 }
 
 /// `DELETE /delete/{key}`
-pub(super) async fn delete(context: &Context, parts: &Parts, path: &str) -> Result<Reply> {
+pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     let wait = context.options.simple_wait;
     let written = submit(context, parts, key, Action::Delete, wait).await?;

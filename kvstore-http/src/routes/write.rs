@@ -38,12 +38,13 @@ pub(super) enum Progress {
 
 /// Asks for `action` on `key`, under the conditions in the headers, and waits for it as the client prefers.
 pub(super) async fn submit(
-    context: &Context,
+    context: &Context<'_>,
     parts: &Parts,
     key: Key,
     action: Action,
     default_wait: Duration,
 ) -> Result<Written> {
+    context.access.may_write(&key)?;
     let headers = &parts.headers;
     let prefer = Prefer::of(headers);
     let operation = Operation {
@@ -53,11 +54,12 @@ pub(super) async fn submit(
     };
     let wait = prefer.wait(default_wait, context.options.wait_max);
     let mut request = Request::new(Command::One(operation), wait);
-    // Scoped to the key. No key holds a line feed, so no two pairs come to the same text.
-    request.idempotency_key = idempotency_key(headers)?.map(|text| format!("{key}\n{text}"));
+    request.idempotency_key =
+        idempotency_key(headers)?.map(|text| scoped(context.access.name(), &key, &text));
     request.traceparent = traceparent(headers);
-    // Who asks not to wait will ask the job. Of writes that nobody asked about, only failures are kept.
-    request.keep_outcome = prefer.respond_async;
+    // Who asks not to wait will ask the job. Of writes that nobody asked about, only failures are kept; but a job that names no key
+    // is not shown to a token that reaches some keys only.
+    request.keep_outcome = prefer.respond_async || context.access.is_scoped();
 
     let submitted = context.service.submit(request).await?;
     let job = submitted.id;
@@ -86,6 +88,15 @@ pub(super) async fn submit(
         replayed: submitted.replayed,
         prefer,
     })
+}
+
+/// An idempotency key together with whose it is and what it is for. Neither a name nor a key nor such a text holds a line feed, so no
+/// two of them come to the same.
+fn scoped(name: Option<&str>, key: &Key, text: &str) -> String {
+    match name {
+        None => format!("{key}\n{text}"),
+        Some(name) => format!("{name}\n{key}\n{text}"),
+    }
 }
 
 impl Written {

@@ -1,4 +1,4 @@
-//! What the program does beside serving: one command a file, for folders that no server has open.
+//! What the program does beside serving: one command a file, most of them for folders that no server has open.
 //!
 //! They end with 0 when all is well, with 1 when something is wrong or was refused, and with 2 for wrong arguments.
 
@@ -10,6 +10,7 @@ mod place;
 mod progress;
 mod repair;
 mod status;
+mod token;
 mod verify;
 
 use std::io::Write as _;
@@ -27,6 +28,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     compact::PROGRAM,
     export::PROGRAM,
     import::PROGRAM,
+    token::PROGRAM,
 ];
 
 /// Runs the command that the arguments begin with, if they begin with one.
@@ -38,6 +40,7 @@ pub(crate) fn main() -> Option<ExitCode> {
         "compact" => Some(compact::main()),
         "export" => Some(export::main()),
         "import" => Some(import::main()),
+        "token" => Some(token::main()),
         _ => None,
     }
 }

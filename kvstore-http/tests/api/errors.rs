@@ -47,7 +47,7 @@ async fn unknown_routes_are_not_found_in_the_way_of_their_face() {
             assert_eq!(reply.header("content-type"), Some("application/json"));
         }
     }
-    for target in ["/v1", "/v1/", "/v1/kv", "/v1/nothing", "/v1/jobs"] {
+    for target in ["/v1", "/v1/", "/v1/kvs", "/v1/nothing", "/v1/jobs"] {
         let reply = server.ask(&request("GET", target)).await;
         assert_eq!(
             (reply.status, reply.json()["type"].as_str()),
@@ -101,4 +101,92 @@ async fn full_queue_is_overloaded_and_never_202() {
         .await;
     assert_eq!((full.status, full.header("retry-after")), (503, Some("1")));
     assert!(full.json()["detail"].is_string());
+}
+
+#[tokio::test]
+async fn every_problem_has_a_page_for_a_person() {
+    let server = Server::start().await;
+    let index = server.ask(&request("GET", "/problems")).await;
+    assert_eq!(
+        index.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    // The names of `API.md` §8.
+    for (name, status) in [
+        ("malformed", 400),
+        ("unauthorized", 401),
+        ("forbidden", 403),
+        ("not-found", 404),
+        ("method-not-allowed", 405),
+        ("request-timeout", 408),
+        ("history-compacted", 410),
+        ("precondition-failed", 412),
+        ("too-large", 413),
+        ("unsupported-media-type", 415),
+        ("invalid", 422),
+        ("idempotency-key-reused", 422),
+        ("cross-partition", 422),
+        ("internal", 500),
+        ("dead-lettered", 500),
+        ("unavailable", 503),
+        ("overloaded", 503),
+        ("not-yet-visible", 503),
+        ("draining", 503),
+        ("outcome-unknown", 504),
+        ("storage-full", 507),
+    ] {
+        let path = format!("/problems/{name}");
+        let page = server.ask(&request("GET", &path)).await;
+        assert_eq!(page.status, 200, "{name}");
+        assert_eq!(
+            page.header("content-type"),
+            Some("text/html; charset=utf-8")
+        );
+        assert_eq!(
+            page.header("content-security-policy"),
+            Some("default-src 'none'")
+        );
+        assert!(page.text().contains(&format!("<h1>{name}</h1>")), "{name}");
+        assert!(page.text().contains(&format!("Status {status} ")), "{name}");
+        assert!(
+            index.text().contains(&format!("<a href=\"{path}\">")),
+            "{name}"
+        );
+    }
+    for none in [
+        "/problems/",
+        "/problems/nothing",
+        "/problems/not-found/",
+        "/problems/%3Cscript%3E",
+    ] {
+        let reply = server.ask(&request("GET", none)).await;
+        assert_eq!(
+            (reply.status, reply.json()),
+            (404, json!({"detail": "Not Found"})),
+            "{none}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn type_of_an_answer_leads_to_its_page() {
+    let server = Server::start().await;
+    for asks in [
+        request("GET", "/v1/kv/none"),
+        request("GET", "/v1/kv/a?after=x"),
+        request("PATCH", "/v1/kv/a"),
+        request("PUT", "/v1/kv/a").body("{"),
+        request("PUT", "/v1/kv/a").body("1").header("if-match", "*"),
+        request("PUT", "/v1/kv/a")
+            .body("1")
+            .header("content-type", "text/plain"),
+        request("PUT", "/v1/kv/a").body(" ".repeat(2 << 20)),
+    ] {
+        let problem = server.ask(&asks).await.json();
+        let page = server
+            .ask(&request("GET", problem["type"].as_str().unwrap()))
+            .await;
+        let status = format!("Status {} ", problem["status"]);
+        assert!(page.text().contains(&status), "{problem}");
+    }
 }

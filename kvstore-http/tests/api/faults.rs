@@ -70,6 +70,12 @@ async fn panic_is_a_500_and_ends_neither_server_nor_connection() {
     assert!(!reply.text().contains("asked for"), "{}", reply.text());
     server.faults.set(Fault::None);
     assert_eq!(connection.ask(&read()).await.status, 404);
+    let metrics = connection.ask(&request("GET", "/metrics")).await;
+    assert!(
+        metrics.text().contains("\nkvstore_http_panics_total 1\n"),
+        "{}",
+        metrics.text()
+    );
 }
 
 #[tokio::test]

@@ -5,13 +5,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod bytes;
 mod conditions;
+mod cors;
 mod entries;
 mod errors;
 mod faults;
 mod jobs;
 mod limits;
+mod list;
 mod rules;
 mod service;
 mod simple;

@@ -143,6 +143,9 @@ async fn unknown_methods_are_answered_with_those_that_there_are() {
     for (target, allow) in [
         ("/", "GET, HEAD"),
         ("/livez", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+        ("/problems", "GET, HEAD"),
+        ("/problems/not-found", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),
         ("/set", "POST"),
         ("/get/a", "GET, HEAD"),

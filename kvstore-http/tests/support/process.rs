@@ -198,9 +198,15 @@ impl Process {
 
     /// What a process that has ended has said beside information and warnings, unless it was asked for before.
     pub(crate) fn errors(&self) -> Vec<serde_json::Value> {
+        let mut log = self.whole_log();
+        log.retain(|fields| !matches!(fields["level"].as_str(), Some("INFO" | "WARN")));
+        log
+    }
+
+    /// What a process that has ended has said, unless it was asked for before.
+    pub(crate) fn whole_log(&self) -> Vec<serde_json::Value> {
         let mut log = self.passed.take();
         log.extend(self.log.iter());
-        log.retain(|fields| !matches!(fields["level"].as_str(), Some("INFO" | "WARN")));
         log
     }
 

@@ -1,0 +1,402 @@
+//! Who may do what: bearer tokens, and what each of them may touch.
+//!
+//! Only digests are kept, so neither the file nor this process holds a token. What a route asks is in [`Access`]: one question for
+//! each way to touch keys, all answered before anything is looked up, so that a refusal says nothing about what is there.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use kvstore_core::Key;
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use crate::error::{Problem, Result};
+
+/// Most characters of a token's name.
+const NAME_CHARS_MAX: usize = 64;
+
+/// The tokens that are known, and can be exchanged while requests come.
+pub struct Tokens(RwLock<Arc<[Arc<Token>]>>);
+
+/// A token, as far as it is known.
+pub(crate) struct Token {
+    name: String,
+    digest: [u8; 32],
+    may_write: bool,
+    /// What every key begins with that it may touch.
+    prefix: String,
+}
+
+impl Tokens {
+    /// Reads a file of tokens: a line `name:sha256:rw` or `name:sha256:r` for each, and behind another colon what the keys begin with
+    /// that it may touch. `sha256` is the token's digest in hexadecimal digits. Empty lines and those that begin with `#` say nothing.
+    ///
+    /// # Errors
+    /// What is wrong, for each line where something is.
+    pub fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let mut tokens: Vec<Arc<Token>> = Vec::new();
+        let mut problems = Vec::new();
+        for (line, number) in text.lines().zip(1..) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            match Token::parse(line) {
+                Ok(token) => match tokens.iter().find(|other| other.clashes(&token)) {
+                    None => tokens.push(Arc::new(token)),
+                    Some(other) => problems.push(format!(
+                        "line {number}: {} has the name or the token of {}, which stands above it",
+                        token.name, other.name
+                    )),
+                },
+                Err(reason) => problems.push(format!("line {number}: {reason}")),
+            }
+        }
+        if tokens.is_empty() && problems.is_empty() {
+            problems.push("there is no token in it".to_owned());
+        }
+        if problems.is_empty() {
+            Ok(Self(RwLock::new(tokens.into())))
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// From now on those of `newer` are known, and no others. Requests under way go on as they began.
+    pub fn replace_by(&self, newer: Self) {
+        let newer = newer.list();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = newer;
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.list().len()
+    }
+
+    fn list(&self) -> Arc<[Arc<Token>]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whose token it is. However it differs from those that are known, and whichever it is, this takes the same time.
+    fn find(&self, secret: &[u8]) -> Option<Arc<Token>> {
+        let digest: [u8; 32] = Sha256::digest(secret).into();
+        let list = self.list();
+        let (mut found, mut place) = (Choice::from(0), 0_u64);
+        for (token, at) in list.iter().zip(0..) {
+            let is_same = token.digest.ct_eq(&digest);
+            place.conditional_assign(&at, is_same);
+            found |= is_same;
+        }
+        let place = usize::try_from(place).ok()?;
+        bool::from(found).then(|| list.get(place).cloned())?
+    }
+
+    /// Whose token a request carries.
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<Access> {
+        let mut lines = headers.get_all(AUTHORIZATION).iter();
+        let Some(line) = lines.next() else {
+            return Err(Problem::unauthorized(
+                "Bearer",
+                "this needs a token: send Authorization: Bearer",
+            ));
+        };
+        bearer(line)
+            .filter(|_| lines.next().is_none())
+            .and_then(|secret| self.find(secret))
+            .map(Access::Of)
+            .ok_or_else(|| {
+                Problem::unauthorized(
+                    "Bearer error=\"invalid_token\"",
+                    "Authorization must be Bearer and one token that is known here",
+                )
+            })
+    }
+}
+
+/// The token in a header `Authorization: Bearer …` (RFC 6750 §2.1).
+fn bearer(line: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, secret) = line.as_bytes().split_at_checked(7)?;
+    let secret = secret.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !secret.is_empty()).then_some(secret)
+}
+
+impl Token {
+    fn parse(line: &str) -> Result<Self, String> {
+        let mut parts = line.splitn(4, ':');
+        let mut part = || parts.next().unwrap_or("");
+        let (name, digest, rights, prefix) = (part(), part(), part(), part());
+        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+        if !(1..=NAME_CHARS_MAX).contains(&name.len()) || !name.chars().all(is_plain) {
+            return Err(format!(
+                "a name is 1 to {NAME_CHARS_MAX} letters, digits, dots, dashes and underscores"
+            ));
+        }
+        let digest = from_hex(digest).ok_or_else(|| {
+            format!("behind {name}: there must be a SHA-256 digest of 64 hexadecimal digits")
+        })?;
+        let may_write = match rights {
+            "rw" => true,
+            "r" => false,
+            _ => return Err(format!("behind the digest of {name} there must be rw or r")),
+        };
+        if prefix.chars().any(char::is_control) {
+            return Err(format!(
+                "the prefix of {name} holds a control character, and no key begins with it"
+            ));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            digest,
+            may_write,
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    fn clashes(&self, other: &Self) -> bool {
+        self.name == other.name || self.digest == other.digest
+    }
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// The line for a file of tokens that makes `secret` known. [`Tokens::parse`] says what its parts are.
+///
+/// # Errors
+/// What is wrong with a part.
+pub fn token_line(name: &str, secret: &str, rights: &str, prefix: &str) -> Result<String, String> {
+    let digest = Sha256::digest(secret);
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let tail = if prefix.is_empty() {
+        String::new()
+    } else {
+        format!(":{prefix}")
+    };
+    let line = format!("{name}:{digest}:{rights}{tail}");
+    Token::parse(&line).map(|_| line)
+}
+
+/// What one request may touch. Every route that touches keys asks it first, with the method that fits:
+///
+/// | touching | ask |
+/// |---|---|
+/// | the entry of a key that the caller names | [`Access::may_read`] |
+/// | keys under a prefix: a list, a watch | [`Access::may_list`] |
+/// | a write, each key of a batch | [`Access::may_write`] |
+/// | a job that the caller names, or one of a list | [`Access::may_see_job`] |
+/// | a dead letter to be tried again | [`Access::may_see_job`], then [`Access::may_write`] of each of its keys |
+#[derive(Clone, Debug)]
+pub(crate) enum Access {
+    /// Where no tokens are asked for.
+    Everything,
+    /// What a token allows.
+    Of(Arc<Token>),
+    /// On routes that need no token, since they touch no keys.
+    Nothing,
+}
+
+impl Access {
+    /// Whether there are keys that it may not touch.
+    pub(crate) fn is_scoped(&self) -> bool {
+        match self {
+            Self::Everything => false,
+            Self::Of(token) => !token.prefix.is_empty(),
+            Self::Nothing => true,
+        }
+    }
+
+    /// Whose idempotency keys it uses: two tokens that send the same one mean two requests.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Of(token) => Some(&token.name),
+            Self::Everything | Self::Nothing => None,
+        }
+    }
+
+    /// Whether it may read `key`.
+    ///
+    /// # Errors
+    /// 403, whether or not there is such a key.
+    pub(crate) fn may_read(&self, key: &Key) -> Result<()> {
+        self.reaches(key.as_str())
+    }
+
+    /// Whether it may read everything that begins with `prefix`. What is under another prefix is not left out silently: the answer
+    /// would look complete.
+    ///
+    /// # Errors
+    /// 403.
+    pub(crate) fn may_list(&self, prefix: &str) -> Result<()> {
+        self.reaches(prefix)
+    }
+
+    /// Whether it may write `key`.
+    ///
+    /// # Errors
+    /// 403, whether or not there is such a key.
+    pub(crate) fn may_write(&self, key: &Key) -> Result<()> {
+        match self {
+            Self::Of(token) if !token.may_write => {
+                Err(Problem::forbidden("this token may read, and not write"))
+            }
+            _ => self.reaches(key.as_str()),
+        }
+    }
+
+    /// Whether it may know of a job that writes `key`, the first one if there are several; `None` for a job of which nothing is kept
+    /// but that it was applied. Writes of tokens that reach some keys only are therefore always kept.
+    ///
+    /// If not, the answer must be the same as for a job that nobody knows.
+    pub(crate) fn may_see_job(&self, key: Option<&Key>) -> bool {
+        !self.is_scoped() || key.is_some_and(|key| self.reaches(key.as_str()).is_ok())
+    }
+
+    fn reaches(&self, text: &str) -> Result<()> {
+        match self {
+            Self::Everything => Ok(()),
+            Self::Of(token) if text.starts_with(&token.prefix) => Ok(()),
+            Self::Of(token) => Err(Problem::forbidden(format!(
+                "this token reaches only keys that begin with {:?}",
+                token.prefix
+            ))),
+            Self::Nothing => Err(Problem::forbidden("this route touches no keys")),
+        }
+    }
+}
+
+/// Without the digest: whoever has it can try tokens against it.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("name", &self.name)
+            .field("may_write", &self.may_write)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.list().iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+    #[test]
+    fn lines_are_read_and_bad_ones_named() {
+        let good = format!(
+            "# who\n\nci:{DIGEST}:r\r\nteam:{}:rw:team/a:b \n",
+            "AB".repeat(32)
+        );
+        let tokens = Tokens::parse(&good).unwrap();
+        assert_eq!(
+            format!("{tokens:?}"),
+            "[Token { name: \"ci\", may_write: false, prefix: \"\", .. }, \
+             Token { name: \"team\", may_write: true, prefix: \"team/a:b \", .. }]"
+        );
+        for (line, reason) in [
+            ("", "no token"),
+            ("ci", "line 1: behind ci"),
+            (":", "line 1: a name"),
+            ("a b:", "line 1: a name"),
+            (&format!("{}:{DIGEST}:r", "n".repeat(65)), "line 1: a name"),
+            (&format!("ci:{}:r", &DIGEST[1..]), "64 hexadecimal"),
+            (&format!("ci:+{}:r", &DIGEST[1..]), "64 hexadecimal"),
+            (&format!("ci:{DIGEST}"), "rw or r"),
+            (&format!("ci:{DIGEST}:w"), "rw or r"),
+            (&format!("ci:{DIGEST}:r:a\tb"), "control character"),
+            (
+                &format!("a:{DIGEST}:r\na:{}:r", "0".repeat(64)),
+                "line 2: a has",
+            ),
+            (&format!("a:{DIGEST}:r\nb:{DIGEST}:r"), "line 2: b has"),
+        ] {
+            let problems = Tokens::parse(line).unwrap_err();
+            assert_eq!(problems.len(), 1, "{line}: {problems:?}");
+            assert!(problems[0].contains(reason), "{line}: {problems:?}");
+            assert!(!problems[0].contains(&DIGEST[1..]), "{problems:?}");
+        }
+        assert_eq!(Tokens::parse("a\nb").unwrap_err().len(), 2);
+    }
+
+    #[test]
+    fn every_token_is_found_and_no_other_text() {
+        let secrets: Vec<String> = (0..20).map(|number| format!("secret-{number}")).collect();
+        let lines: String = secrets
+            .iter()
+            .zip(0..)
+            .map(|(secret, number)| {
+                token_line(&format!("n{number}"), secret, "r", "").unwrap() + "\n"
+            })
+            .collect();
+        let tokens = Tokens::parse(&lines).unwrap();
+        for (secret, number) in secrets.iter().zip(0..) {
+            let found = tokens.find(secret.as_bytes()).unwrap();
+            assert_eq!(found.name, format!("n{number}"));
+        }
+        for other in ["", "secret-", "secret-20", "Secret-1", "secret-1 "] {
+            assert!(tokens.find(other.as_bytes()).is_none(), "{other:?}");
+        }
+        tokens.replace_by(Tokens::parse(&token_line("new", "other", "rw", "").unwrap()).unwrap());
+        assert!(tokens.find(b"secret-1").is_none());
+        assert_eq!(
+            (tokens.find(b"other").unwrap().name.as_str(), tokens.count()),
+            ("new", 1)
+        );
+    }
+
+    #[test]
+    fn prefix_holds_for_lists_as_a_whole() {
+        let access = |prefix| {
+            let line = token_line("a", "secret", "r", prefix).unwrap();
+            let tokens = Tokens::parse(&line).unwrap();
+            Access::Of(tokens.find(b"secret").unwrap())
+        };
+        for (prefix, allowed) in [
+            ("team/", true),
+            ("team/a", true),
+            ("team", false),
+            ("teams/", false),
+            ("", false),
+        ] {
+            assert_eq!(
+                access("team/").may_list(prefix).is_ok(),
+                allowed,
+                "{prefix}"
+            );
+            assert!(access("").may_list(prefix).is_ok(), "{prefix}");
+            assert!(Access::Everything.may_list(prefix).is_ok(), "{prefix}");
+            assert!(Access::Nothing.may_list(prefix).is_err(), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn header_is_the_scheme_and_one_token() {
+        for (line, secret) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer  abc ", Some("abc")),
+            ("BEARER abc=", Some("abc=")),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("Basic abc", None),
+            ("Bearerabc", None),
+            ("", None),
+        ] {
+            let line = HeaderValue::from_static(line);
+            assert_eq!(bearer(&line), secret.map(str::as_bytes), "{line:?}");
+        }
+    }
+}

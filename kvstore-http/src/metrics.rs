@@ -1,0 +1,125 @@
+//! What the server counts of itself. The names stay; the README lists them.
+
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Upper bounds in seconds: from a read out of memory to the longest wait.
+const BUCKETS: [f64; 14] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
+];
+
+/// What the server counts of itself. Cheap to clone; all clones count together.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    requests: Family<Labels, Histogram, fn() -> Histogram>,
+    connections: Gauge<i64, AtomicI64>,
+    pub(crate) refused: Counter,
+    pub(crate) panics: Counter,
+}
+
+/// Few enough that no client can make many of them.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Labels {
+    route: &'static str,
+    method: &'static str,
+    status: &'static str,
+}
+
+/// Counts a connection as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Counted(Gauge<i64, AtomicI64>);
+
+impl Metrics {
+    /// All at nothing, and known to `registry`.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let new = Self {
+            requests: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            connections: Gauge::default(),
+            refused: Counter::default(),
+            panics: Counter::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("kvstore_http");
+        registry.register_with_unit(
+            "request_duration",
+            "How long requests took, from their head to the head of their answer",
+            Unit::Seconds,
+            new.requests.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections that are open",
+            new.connections.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections for which there was no room",
+            new.refused.clone(),
+        );
+        registry.register(
+            "panics",
+            "Requests and connections that ended in a mistake of the program: always 0 if there is none",
+            new.panics.clone(),
+        );
+        new
+    }
+
+    /// A connection has been opened.
+    pub(crate) fn connection(&self) -> Counted {
+        self.connections.inc();
+        Counted(self.connections.clone())
+    }
+
+    /// A request to `route` has been answered.
+    pub(crate) fn request(
+        &self,
+        route: &'static str,
+        method: &Method,
+        status: StatusCode,
+        took: Duration,
+    ) {
+        let labels = Labels {
+            route,
+            method: known(method),
+            status: class(status),
+        };
+        self.requests
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        ..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        500.. => "5xx",
+    }
+}

@@ -1,0 +1,306 @@
+//! What can be wrong, by name: the one table from which answers take their type and status, and people a page for each.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use crate::reply::{NO_CACHE, Reply};
+
+/// What can be wrong with a request, or with us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Malformed,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    HistoryCompacted,
+    PreconditionFailed,
+    TooLarge,
+    UnsupportedMediaType,
+    Invalid,
+    IdempotencyKeyReused,
+    CrossPartition,
+    Internal,
+    DeadLettered,
+    Unavailable,
+    Overloaded,
+    NotYetVisible,
+    Draining,
+    OutcomeUnknown,
+    StorageFull,
+}
+
+/// A row of the table.
+#[derive(Debug)]
+struct Row {
+    kind: Kind,
+    name: &'static str,
+    status: StatusCode,
+    /// What has happened.
+    meaning: &'static str,
+    /// What whoever sent the request can do.
+    remedy: &'static str,
+}
+
+/// In the order of the kinds, as many as there are.
+const TABLE: [Row; Kind::StorageFull as usize + 1] = [
+    Row {
+        kind: Kind::Malformed,
+        name: "malformed",
+        status: StatusCode::BAD_REQUEST,
+        meaning: "A header, a cursor or a sync token can not be read, or the body broke off.",
+        remedy: "Correct what the detail names. Cursors and tokens are sent back as they came, and only to the service that made them.",
+    },
+    Row {
+        kind: Kind::Unauthorized,
+        name: "unauthorized",
+        status: StatusCode::UNAUTHORIZED,
+        meaning: "This needs a token, and the request had none, or one that is not known here.",
+        remedy: "Send the header Authorization: Bearer, with the token that the operator of the service has given to you.",
+    },
+    Row {
+        kind: Kind::Forbidden,
+        name: "forbidden",
+        status: StatusCode::FORBIDDEN,
+        meaning: "The token is known, but it does not allow this: it may only read, or only touch keys that begin in a certain way.",
+        remedy: "Ask the operator of the service for a token that allows it. Whether there is such a key is not said.",
+    },
+    Row {
+        kind: Kind::NotFound,
+        name: "not-found",
+        status: StatusCode::NOT_FOUND,
+        meaning: "There is no such key, job or route; or the key has expired, or the job's outcome is no longer kept.",
+        remedy: "Check the path. If the key was written a moment ago, read with the Sync-Token of that write.",
+    },
+    Row {
+        kind: Kind::MethodNotAllowed,
+        name: "method-not-allowed",
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        meaning: "The route is there, but not with this method.",
+        remedy: "Use one of the methods in the header Allow.",
+    },
+    Row {
+        kind: Kind::RequestTimeout,
+        name: "request-timeout",
+        status: StatusCode::REQUEST_TIMEOUT,
+        meaning: "The body of the request did not arrive in time. Nothing was written.",
+        remedy: "Send it again, faster or in smaller parts.",
+    },
+    Row {
+        kind: Kind::HistoryCompacted,
+        name: "history-compacted",
+        status: StatusCode::GONE,
+        meaning: "The changes after the one that you have seen last are no longer kept, so the watch can not be resumed without a hole.",
+        remedy: "Read what is there now, and watch from here on: snapshot=1 does both.",
+    },
+    Row {
+        kind: Kind::PreconditionFailed,
+        name: "precondition-failed",
+        status: StatusCode::PRECONDITION_FAILED,
+        meaning: "The condition of the request (If-Match or If-None-Match) did not hold when its turn came, so nothing was written.",
+        remedy: "Read the key again, decide anew, and send the new ETag. current_etag is the one that stood there.",
+    },
+    Row {
+        kind: Kind::TooLarge,
+        name: "too-large",
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        meaning: "The value or the body has more bytes than are allowed; limit_bytes says how many are.",
+        remedy: "Store it in parts, or ask the operator of the service to raise the limit.",
+    },
+    Row {
+        kind: Kind::UnsupportedMediaType,
+        name: "unsupported-media-type",
+        status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        meaning: "The body says that it is something else than plain JSON, or that it is compressed.",
+        remedy: "Send JSON with Content-Type: application/json and without Content-Encoding; with curl, use --json.",
+    },
+    Row {
+        kind: Kind::Invalid,
+        name: "invalid",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        meaning: "Part of the request breaks a rule: a key, a parameter, or a body that is not JSON. Nothing was written.",
+        remedy: "Correct each place that errors lists.",
+    },
+    Row {
+        kind: Kind::IdempotencyKeyReused,
+        name: "idempotency-key-reused",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        meaning: "The Idempotency-Key was used before, for another request. Nothing was written.",
+        remedy: "Take a new key for each new request, and the old one only to repeat the very same.",
+    },
+    Row {
+        kind: Kind::CrossPartition,
+        name: "cross-partition",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        meaning: "The keys of the batch are in different partitions, and only those of one can be written at once.",
+        remedy: "Give the keys that belong together the same {tag}, as in {order:7}/head and {order:7}/items.",
+    },
+    Row {
+        kind: Kind::Internal,
+        name: "internal",
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        meaning: "Something is wrong in the service, and its log says what, under the id of the request.",
+        remedy: "Tell its operator the request id. Whether a write took effect is not known: read before you repeat it.",
+    },
+    Row {
+        kind: Kind::DeadLettered,
+        name: "dead-lettered",
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        meaning: "The write was accepted, but the store refused it again and again, so it was put aside.",
+        remedy: "Its job says why. The operator of the service can retry it once the cause is gone.",
+    },
+    Row {
+        kind: Kind::Unavailable,
+        name: "unavailable",
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        meaning: "The store or the queue does not answer now, or this server only reads. Nothing was written.",
+        remedy: "Try again after as many seconds as Retry-After says.",
+    },
+    Row {
+        kind: Kind::Overloaded,
+        name: "overloaded",
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        meaning: "As many writes wait, or as many connections are open, as there is room for. Nothing was written.",
+        remedy: "Try again after as many seconds as Retry-After says, and wait longer each time.",
+    },
+    Row {
+        kind: Kind::NotYetVisible,
+        name: "not-yet-visible",
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        meaning: "The write that the sync token names has not been applied yet, so this read could not show it.",
+        remedy: "Try again after as many seconds as Retry-After says, or read without the token and get what is there.",
+    },
+    Row {
+        kind: Kind::Draining,
+        name: "draining",
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        meaning: "This server is about to stop and takes nothing new.",
+        remedy: "Connect again: another server takes over.",
+    },
+    Row {
+        kind: Kind::OutcomeUnknown,
+        name: "outcome-unknown",
+        status: StatusCode::GATEWAY_TIMEOUT,
+        meaning: "Something broke while the write was on its way, and it is not known whether it took effect.",
+        remedy: "Repeat it with the same Idempotency-Key, which is always safe, or read the key before you repeat it.",
+    },
+    Row {
+        kind: Kind::StorageFull,
+        name: "storage-full",
+        status: StatusCode::INSUFFICIENT_STORAGE,
+        meaning: "There is no room to store this. Nothing was written, and reads go on.",
+        remedy: "Delete something, or ask the operator of the service for room.",
+    },
+];
+
+impl Kind {
+    fn row(self) -> &'static Row {
+        let row = &TABLE[self as usize];
+        debug_assert_eq!(row.kind, self, "the table is in the order of the kinds");
+        row
+    }
+
+    /// The last part of its type.
+    pub(crate) fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// Its type, which is also where its page is.
+    pub(crate) fn path(self) -> String {
+        format!("/problems/{}", self.name())
+    }
+
+    /// The status that it is answered with.
+    pub(crate) fn status(self) -> StatusCode {
+        self.row().status
+    }
+}
+
+/// `GET /problems/{name}`
+pub(crate) fn page(name: &str) -> Option<Reply> {
+    let row = TABLE.iter().find(|row| row.name == name)?;
+    let Row {
+        name,
+        status,
+        meaning,
+        remedy,
+        ..
+    } = row;
+    Some(html(
+        name,
+        &format!(
+            "<h1>{name}</h1>\n<p>Status {status}</p>\n<h2>What has happened</h2>\n<p>{meaning}</p>\n\
+             <h2>What you can do</h2>\n<p>{remedy}</p>\n<p><a href=\"/problems\">All problems</a></p>\n"
+        ),
+    ))
+}
+
+/// `GET /problems`
+pub(crate) fn index() -> Reply {
+    let items: String = TABLE
+        .iter()
+        .map(|Row { name, status, .. }| {
+            format!(
+                "<li><a href=\"/problems/{name}\">{name}</a> ({})</li>\n",
+                status.as_u16()
+            )
+        })
+        .collect();
+    html(
+        "problems",
+        &format!("<h1>Why a request may fail</h1>\n<ul>\n{items}</ul>\n"),
+    )
+}
+
+/// A page that loads nothing and runs nothing. All of its text is ours.
+fn html(title: &str, body: &str) -> Reply {
+    let text = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>kvstore: {title}</title></head>\n\
+         <body>\n{body}</body>\n</html>\n"
+    );
+    let mut reply = Response::new(Full::new(Bytes::from(text)));
+    let headers = reply.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'"),
+    );
+    headers.insert(CACHE_CONTROL, NO_CACHE);
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_row_and_each_row_its_page() {
+        let mut names = HashSet::new();
+        for (at, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.kind as usize, at, "{}", row.name);
+            assert!(names.insert(row.name), "{} stands there twice", row.name);
+            assert!(
+                row.status.is_client_error() || row.status.is_server_error(),
+                "{}",
+                row.name
+            );
+            assert!(page(row.name).is_some(), "{}", row.name);
+            let text = format!("{}{}", row.meaning, row.remedy);
+            assert!(
+                !text.contains(['<', '>', '&']),
+                "{}: {text:?} needs escaping",
+                row.name
+            );
+        }
+        assert!(page("nothing").is_none());
+    }
+}

@@ -1,0 +1,138 @@
+//! `GET /v1/kv`: keys in byte order, a page at a time.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hyper::StatusCode;
+use hyper::header::CACHE_CONTROL;
+use hyper::http::request::Parts;
+use kvstore_core::limits::PAGE_ENTRIES_MAX;
+use kvstore_core::{ListRequest, Listed, Page};
+
+use super::Context;
+use super::kv::rfc3339;
+use crate::conditions::etag_text;
+use crate::error::{Problem, Result};
+use crate::field::{Field, Place, raw};
+use crate::headers::sync_tokens;
+use crate::json::{Object, array};
+use crate::reply::{self, NO_CACHE, Reply};
+use crate::target::Query;
+
+/// `GET` and `HEAD`
+pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
+    let query = Query::new(parts.uri.query());
+    let request = request(query)?;
+    context.access.may_list(&request.prefix)?;
+    for token in sync_tokens(&parts.headers, query)? {
+        context.service.wait_visible(&token).await?;
+    }
+    let page = context.service.list(&request, None).await?;
+    let mut reply = reply::object(StatusCode::OK, body(&request, &page));
+    reply.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    Ok(reply)
+}
+
+fn request(query: Query<'_>) -> Result<ListRequest> {
+    let text = |name| query.get(name).map(|text| text.map(String::from));
+    let mut request = ListRequest {
+        prefix: text("prefix")?.unwrap_or_default(),
+        // Like no delimiter: every text has an empty one everywhere.
+        delimiter: text("delimiter")?.filter(|delimiter| !delimiter.is_empty()),
+        include_values: include_values(query)?,
+        count: query.switch("count")?,
+        limit: limit(query)?,
+        ..ListRequest::default()
+    };
+    if let Some(cursor) = query.get("cursor")? {
+        request.after = Some(place_of(&cursor, &request).ok_or_else(|| {
+            Problem::malformed(
+                "the cursor is not one that a page with this prefix and delimiter has handed out",
+            )
+        })?);
+    }
+    Ok(request)
+}
+
+fn include_values(query: Query<'_>) -> Result<bool> {
+    match query.get("include")?.as_deref() {
+        None => Ok(false),
+        Some("value") => Ok(true),
+        Some(other) => Err(Problem::field(Field {
+            kind: "literal_error",
+            place: Place::In("query", "include"),
+            message: "Input should be 'value'".into(),
+            input: raw(other),
+            context: raw(serde_json::json!({ "expected": "'value'" })),
+        })),
+    }
+}
+
+fn limit(query: Query<'_>) -> Result<usize> {
+    const PLACE: Place = Place::In("query", "limit");
+    let Some(text) = query.get("limit")? else {
+        return Ok(ListRequest::default().limit);
+    };
+    let digits = text.strip_prefix('+').unwrap_or(&text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Problem::field(Field::int_parsing(PLACE, &text)));
+    }
+    match digits.parse() {
+        Ok(limit) if (1..=PAGE_ENTRIES_MAX).contains(&limit) => Ok(limit),
+        _ => Err(Problem::field(Field::value_error(
+            PLACE,
+            &format!("it must be from 1 to {PAGE_ENTRIES_MAX}"),
+            raw(&text),
+        ))),
+    }
+}
+
+fn body(request: &ListRequest, page: &Page) -> Object {
+    let keys = array(page.entries.iter().map(entry));
+    let mut body = Object::with_capacity(keys.len() + 200)
+        .raw("keys", &keys)
+        .member("prefixes", &page.prefixes);
+    if let Some(next) = &page.next {
+        body = body.member("cursor", cursor(request, next));
+    }
+    if let Some(count) = page.count {
+        body = body.member("count", count);
+    }
+    body
+}
+
+fn entry(listed: &Listed) -> Object {
+    let entry = Object::new()
+        .member("key", &listed.key)
+        .member("etag", etag_text(listed.version))
+        .member("size", listed.size)
+        .member("expires_at", listed.expires_at.map(rfc3339));
+    match &listed.value {
+        Some(value) => entry.raw("value", value.as_bytes()),
+        None => entry,
+    }
+}
+
+/// The place behind which the next page starts, and what it is a place in.
+fn cursor(request: &ListRequest, next: &str) -> String {
+    let mut bytes = listing(request).to_vec();
+    bytes.extend_from_slice(next.as_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The place in a cursor; `None` if it is none, or one of another listing.
+fn place_of(cursor: &str, request: &ListRequest) -> Option<String> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
+    let place = bytes.strip_prefix(&listing(request))?;
+    let place = String::from_utf8(place.to_vec()).ok()?;
+    place.starts_with(&request.prefix).then_some(place)
+}
+
+/// Tells listings apart. It guards against mistakes, not against an enemy: whoever may list may list from anywhere.
+fn listing(request: &ListRequest) -> [u8; 4] {
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(request.prefix.as_bytes());
+    // No text in UTF-8 has this byte, so no two pairs come to the same bytes.
+    hash.update(&[0xff]);
+    hash.update(request.delimiter.as_deref().unwrap_or_default().as_bytes());
+    hash.finalize().to_be_bytes()
+}

@@ -1,0 +1,109 @@
+//! `POST /v1/mget`: several entries in one answer, as they were at one moment (of each partition).
+
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::header::CACHE_CONTROL;
+use hyper::http::request::Parts;
+use kvstore_core::{Entry, Key};
+use serde::Deserialize;
+
+use super::Context;
+use crate::body;
+use crate::conditions::etag_text;
+use crate::error::{Problem, Result};
+use crate::field::{Field, Place, raw};
+use crate::headers::sync_tokens;
+use crate::json::{Object, array};
+use crate::reply::{self, NO_STORE, Reply};
+use crate::target::Query;
+
+/// Most keys of one request.
+pub(crate) const KEYS_MAX: usize = 1000;
+
+/// Most bytes of values in one answer, unless a single value may be larger.
+const VALUES_BYTES_MAX: usize = 8 << 20;
+
+/// The body of a request.
+#[derive(Debug, Deserialize)]
+struct Wanted {
+    keys: Vec<String>,
+}
+
+/// `POST`
+pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
+    body::check_content_type(&parts.headers)?;
+    let query = Query::new(parts.uri.query());
+    let options = &context.options;
+    let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
+    let keys = keys(&text)?;
+    for key in &keys {
+        context.access.may_read(key)?;
+    }
+    for token in sync_tokens(&parts.headers, query)? {
+        context.service.wait_visible(&token).await?;
+    }
+    let found = context.service.get_many(&keys).await?;
+    let bytes_max = context
+        .service
+        .options()
+        .value_bytes_max
+        .max(VALUES_BYTES_MAX);
+    let bytes: usize = found.iter().flatten().map(|entry| entry.value.len()).sum();
+    if bytes > bytes_max {
+        return Err(Problem::answer_too_large(bytes_max));
+    }
+    let mut reply = reply::object(StatusCode::OK, answer(&keys, &found, bytes));
+    reply.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    Ok(reply)
+}
+
+fn keys(text: &[u8]) -> Result<Vec<Key>> {
+    let wanted: Wanted = serde_json::from_slice(text).map_err(|error| {
+        Problem::field(Field::value_error(Place::BODY, &error.to_string(), None))
+    })?;
+    if wanted.keys.len() > KEYS_MAX {
+        let rule = format!(
+            "it must have at most {KEYS_MAX} keys, and has {}",
+            wanted.keys.len()
+        );
+        return Err(Problem::field(Field::value_error(
+            Place::In("body", "keys"),
+            &rule,
+            None,
+        )));
+    }
+    let mut keys = Vec::with_capacity(wanted.keys.len());
+    let mut wrong = Vec::new();
+    for (number, text) in wanted.keys.iter().enumerate() {
+        match Key::new(text) {
+            Ok(key) => keys.push(key),
+            Err(error) => {
+                let place = Place::Item("body", "keys", number);
+                wrong.push(Field::value_error(place, &error.to_string(), raw(text)));
+            }
+        }
+    }
+    if wrong.is_empty() {
+        Ok(keys)
+    } else {
+        Err(Problem::invalid(wrong))
+    }
+}
+
+fn answer(keys: &[Key], found: &[Option<Entry>], bytes: usize) -> Object {
+    let there = keys
+        .iter()
+        .zip(found)
+        .filter_map(|(key, entry)| Some((key, entry.as_ref()?)));
+    let entries = array(there.map(|(key, entry)| {
+        Object::new()
+            .member("key", key)
+            .raw("value", entry.value.as_bytes())
+            .member("etag", etag_text(entry.version))
+    }));
+    let missing = keys.iter().zip(found).filter(|(_, entry)| entry.is_none());
+    let missing: Vec<&Key> = missing.map(|(key, _)| key).collect();
+    Object::with_capacity(bytes + 100)
+        .raw("entries", &entries)
+        .member("missing", missing)
+}

@@ -1,0 +1,276 @@
+//! §10: who may do what. Each token is tried on every route.
+
+use std::sync::Arc;
+
+use kvstore_http::{Options, Tokens, token_line};
+
+use crate::support::client::{Reply, Request, request};
+use crate::support::server::{Server, Setup};
+
+/// Tokens, named like what they allow.
+const TOKENS: [(&str, &str, &str); 4] = [
+    ("writer", "rw", ""),
+    ("reader", "r", ""),
+    ("team", "rw", "team/"),
+    ("guest", "r", "team/"),
+];
+
+fn secret(name: &str) -> String {
+    format!("the-secret-of-{name}")
+}
+
+fn setup() -> Setup {
+    let lines = TOKENS.map(|(name, rights, prefix)| {
+        token_line(name, &secret(name), rights, prefix).unwrap() + "\n"
+    });
+    let options = Options {
+        tokens: Some(Arc::new(Tokens::parse(&lines.concat()).unwrap())),
+        ..Options::default()
+    };
+    Setup {
+        options,
+        ..Setup::default()
+    }
+}
+
+trait As {
+    fn by(self, name: &str) -> Self;
+}
+
+impl As for Request {
+    fn by(self, name: &str) -> Self {
+        self.header("authorization", &format!("Bearer {}", secret(name)))
+    }
+}
+
+/// Everything that touches keys: with the key in it, and whether it writes.
+fn touching(key: &str) -> Vec<(Request, bool)> {
+    let entry = format!("/v1/kv/{key}");
+    vec![
+        (request("GET", &entry), false),
+        (request("HEAD", &entry), false),
+        (request("GET", &format!("{entry}?meta=1")), false),
+        (request("GET", &format!("/get/{key}")), false),
+        (request("GET", &format!("/v1/kv?prefix={key}")), false),
+        (
+            request("POST", "/v1/mget").body(format!("{{\"keys\":[\"team/x\",\"{key}\"]}}")),
+            false,
+        ),
+        (request("PUT", &entry).body("1"), true),
+        (request("DELETE", &entry), true),
+        (request("DELETE", &format!("/delete/{key}")), true),
+        (
+            request("POST", "/set").body(format!("{{\"key\":\"{key}\",\"value\":1}}")),
+            true,
+        ),
+    ]
+}
+
+fn assert_unauthorized(reply: &Reply, challenge: &str, what: &impl std::fmt::Debug) {
+    assert_eq!(reply.status, 401, "{what:?}");
+    assert_eq!(
+        reply.header("www-authenticate"),
+        Some(challenge),
+        "{what:?}"
+    );
+}
+
+#[tokio::test]
+async fn without_a_token_nothing_is_shown_and_nothing_changed() {
+    let server = Server::start_with(setup()).await;
+    server.put("a", "\"kept\"").await;
+    let mut asked: Vec<Request> = touching("a")
+        .into_iter()
+        .map(|(request, _)| request)
+        .collect();
+    asked.push(request("GET", "/v1/jobs/x"));
+    asked.push(request("GET", "/metrics"));
+    for asks in asked {
+        let reply = server.ask(&asks).await;
+        assert_unauthorized(&reply, "Bearer", &asks);
+        for line in [
+            "Bearer the-secret-of-nobody",
+            "Bearer ",
+            "Bearer",
+            "Basic d3JpdGVyOng=",
+            "the-secret-of-writer",
+            "Bearer the-secret-of-writer, Bearer the-secret-of-reader",
+        ] {
+            let wrong = asks.clone().header("authorization", line);
+            let reply = server.ask(&wrong).await;
+            assert_unauthorized(&reply, "Bearer error=\"invalid_token\"", &wrong);
+        }
+        let twice = asks.clone().by("writer").by("writer");
+        assert_eq!(server.ask(&twice).await.status, 401, "{twice:?}");
+    }
+    let problem = server.ask(&request("GET", "/v1/kv/a")).await;
+    assert_eq!(problem.json()["type"], "/problems/unauthorized");
+    let simple = server.ask(&request("GET", "/get/a")).await;
+    assert!(simple.json()["detail"].is_string());
+    let kept = server.ask(&request("GET", "/v1/kv/a").by("writer")).await;
+    assert_eq!((kept.status, kept.text()), (200, "\"kept\""));
+}
+
+#[tokio::test]
+async fn what_holds_no_data_needs_no_token() {
+    let server = Server::start_with(setup()).await;
+    for target in [
+        "/",
+        "/livez",
+        "/readyz",
+        "/problems",
+        "/problems/unauthorized",
+    ] {
+        assert_eq!(
+            server.ask(&request("GET", target)).await.status,
+            200,
+            "{target}"
+        );
+    }
+    // Figures are for those who have one, whatever it allows.
+    for (name, ..) in TOKENS {
+        let reply = server.ask(&request("GET", "/metrics").by(name)).await;
+        assert_eq!(reply.status, 200, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn each_token_does_on_every_route_what_it_allows_and_no_more() {
+    let server = Server::start_with(setup()).await;
+    for (name, rights, prefix) in TOKENS {
+        for key in ["team/a", "team", "teams/a", "other", "Team/a"] {
+            for (asks, writes) in touching(key) {
+                let allowed = key.starts_with(prefix) && (rights == "rw" || !writes);
+                // Put there each time: what was allowed may have taken it away.
+                server.put(key, "\"kept\"").await;
+                let asks = asks.header("prefer", "wait=5").by(name);
+                let reply = server.ask(&asks).await;
+                if allowed {
+                    assert!([200, 201].contains(&reply.status), "{asks:?}: {reply:?}");
+                    continue;
+                }
+                assert_eq!(reply.status, 403, "{asks:?}");
+                assert_eq!(reply.header("www-authenticate"), None);
+                assert_eq!(reply.header("etag"), None, "{asks:?}");
+                assert!(!String::from_utf8_lossy(&reply.body).contains("kept"));
+                let read = request("GET", &format!("/v1/kv/{key}")).by("writer");
+                assert_eq!(server.ask(&read).await.text(), "\"kept\"", "{asks:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn refusal_is_the_same_whether_there_is_such_a_key_or_not() {
+    let server = Server::start_with(setup()).await;
+    server.put("there", "1").await;
+    for name in ["team", "guest"] {
+        for ((there, _), (absent, _)) in touching("there").into_iter().zip(touching("absent")) {
+            let there = server
+                .ask(&there.by(name).header("x-request-id", "1"))
+                .await;
+            let absent = server
+                .ask(&absent.by(name).header("x-request-id", "1"))
+                .await;
+            assert_eq!((there.status, &there.body), (absent.status, &absent.body));
+            assert_eq!(there.status, 403);
+        }
+    }
+    let condition = request("PUT", "/v1/kv/there")
+        .body("1")
+        .header("if-match", "\"99\"");
+    assert_eq!(server.ask(&condition.by("team")).await.status, 403);
+}
+
+async fn job_of(server: &Server, key: &str, name: &str) -> String {
+    let put = request("PUT", &format!("/v1/kv/{key}"))
+        .body("1")
+        .header("prefer", "respond-async")
+        .by(name);
+    let reply = server.ask(&put).await;
+    assert_eq!(reply.status, 202, "{reply:?}");
+    reply.header("location").unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn job_of_a_key_out_of_reach_is_as_one_that_nobody_knows() {
+    let mut server = Server::start_idle(setup()).await;
+    let (own, other) = (
+        job_of(&server, "team/a", "team").await,
+        job_of(&server, "secret", "writer").await,
+    );
+    let unknown = {
+        let mut digits = other.clone();
+        let last = digits.pop().unwrap();
+        digits.push(if last == '9' { '8' } else { '9' });
+        digits + "9"
+    };
+    for is_applied in [false, true] {
+        if is_applied {
+            server.work();
+            let done = request("GET", &format!("{other}?wait=10")).by("writer");
+            assert_eq!(server.ask(&done).await.json()["status"], "succeeded");
+        }
+        for name in ["team", "guest"] {
+            let reply = server.ask(&request("GET", &own).by(name)).await;
+            assert_eq!(
+                (reply.status, &reply.json()["key"]),
+                (200, &"team/a".into())
+            );
+            let ask = |target: &str| request("GET", target).by(name);
+            let hidden = server.ask(&ask(&other)).await;
+            let missing = server.ask(&ask(&unknown)).await;
+            assert_eq!((hidden.status, missing.status), (404, 404), "{name}");
+            assert_eq!(hidden.body, missing.body, "{name}");
+            // It is not waited for either: the time would tell.
+            let hidden = server.ask(&ask(&format!("{other}?wait=60"))).await;
+            assert_eq!((hidden.status, hidden.body), (404, missing.body), "{name}");
+        }
+        for name in ["writer", "reader"] {
+            for job in [&own, &other] {
+                assert_eq!(server.ask(&request("GET", job).by(name)).await.status, 200);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn token_of_some_keys_can_follow_each_of_its_own_writes() {
+    let server = Server::start_with(setup()).await;
+    // Of a write that nobody waits for, nothing else would be kept.
+    let set = request("POST", "/set")
+        .body(r#"{"key":"team/a","value":1}"#)
+        .by("team");
+    let reply = server.ask(&set).await;
+    assert_eq!(reply.status, 202);
+    let job = format!("{}?wait=10", reply.header("location").unwrap());
+    let told = server.ask(&request("GET", &job).by("team")).await;
+    assert_eq!(
+        (&told.json()["status"], &told.json()["key"]),
+        (&"succeeded".into(), &"team/a".into())
+    );
+}
+
+#[tokio::test]
+async fn two_tokens_with_one_idempotency_key_mean_two_requests() {
+    let server = Server::start_with(setup()).await;
+    let put = |name: &str, value: &str| {
+        request("PUT", "/v1/kv/team/a")
+            .body(value)
+            .header("idempotency-key", "\"one\"")
+            .by(name)
+    };
+    let first = server.ask(&put("writer", "1")).await;
+    assert_eq!(
+        (first.status, first.header("idempotency-replayed")),
+        (201, None)
+    );
+    let other = server.ask(&put("team", "2")).await;
+    assert_eq!(
+        (other.status, other.header("idempotency-replayed")),
+        (200, None)
+    );
+    let again = server.ask(&put("writer", "1")).await;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(again.json()["job_id"], first.json()["job_id"]);
+}

@@ -1,0 +1,116 @@
+//! What a process says in numbers, in the text format that Prometheus reads.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use kvstore_core::Depth;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The media type of [`ProcessMetrics::text`].
+pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// The metrics of a process that uses a store and a queue. Their names are in the README, and stay.
+#[derive(Debug)]
+pub(crate) struct ProcessMetrics {
+    process: Registry,
+    /// Those of the parts that run in it.
+    parts: Mutex<Registry>,
+    up: Gauge,
+    /// Where a store is read that another process writes.
+    lag: Option<Seconds>,
+    /// Left out where it is not known what waits: figures of before would be taken for those of now.
+    queue: Registry,
+    jobs: Gauge,
+    bytes: Gauge,
+    oldest: Seconds,
+}
+
+/// What there is to say at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    /// Whether store and queue answer.
+    pub(crate) is_up: bool,
+    pub(crate) lag: Option<Duration>,
+    /// What waits, if the queue says so.
+    pub(crate) depth: Option<Depth>,
+}
+
+impl ProcessMetrics {
+    /// `is_follower`: the store is written by another process.
+    pub(crate) fn new(is_follower: bool) -> Self {
+        let mut process = Registry::with_prefix("kvstore");
+        let (up, lag) = (Gauge::default(), is_follower.then(Seconds::default));
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        process.register("build", "Which version this is", version);
+        process.register(
+            "up",
+            "1 if store and queue answer, or a worker stands by; 0 if not",
+            up.clone(),
+        );
+        if let Some(lag) = &lag {
+            process.register_with_unit(
+                "follower_lag",
+                "How long ago this reader had everything that was acknowledged",
+                Unit::Seconds,
+                lag.clone(),
+            );
+        }
+        let mut queue = Registry::with_prefix("kvstore_queue");
+        let (jobs, bytes, oldest) = (Gauge::default(), Gauge::default(), Seconds::default());
+        queue.register("jobs", "Jobs accepted and not applied yet", jobs.clone());
+        queue.register("bytes", "Keys and values of these jobs", bytes.clone());
+        queue.register_with_unit(
+            "oldest_job_age",
+            "How long the oldest of these jobs has been waiting; 0 if there is none",
+            Unit::Seconds,
+            oldest.clone(),
+        );
+        Self {
+            process,
+            parts: Mutex::default(),
+            up,
+            lag,
+            queue,
+            jobs,
+            bytes,
+            oldest,
+        }
+    }
+
+    /// Adds metrics of a part.
+    pub(crate) fn register<T>(&self, metrics: impl FnOnce(&mut Registry) -> T) -> T {
+        metrics(&mut self.parts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All that is known, as text.
+    pub(crate) fn text(&self, figures: Figures) -> String {
+        self.up.set(figures.is_up.into());
+        if let (Some(gauge), Some(lag)) = (&self.lag, figures.lag) {
+            gauge.set(lag.as_secs_f64());
+        }
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode_registry(&mut text, &self.process);
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = encode_registry(&mut text, &parts);
+        if let Some(depth) = figures.depth {
+            let age = depth.oldest_age.unwrap_or(Duration::ZERO);
+            self.jobs.set(saturated(depth.jobs));
+            self.bytes.set(saturated(depth.bytes));
+            self.oldest.set(age.as_secs_f64());
+            let _ = encode_registry(&mut text, &self.queue);
+        }
+        let _ = encode_eof(&mut text);
+        text
+    }
+}
+
+fn saturated(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
