@@ -1,4 +1,4 @@
-//! A URL to an open backend: the only place that names them all.
+//! A URL to an open backend: the place that names them all.
 //!
 //! What is not here: flags and variables (`process`), and what a backend does with its options.
 
