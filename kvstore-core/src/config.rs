@@ -1,22 +1,27 @@
-//! A URL to an open backend: the only place that names them all.
+//! A URL to an open backend: the place that names them all.
 //!
 //! What is not here: flags and variables (`process`), and what a backend does with its options.
 
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
+use crate::folder_queue::{FolderQueue, Role};
 use crate::job::PartitionCount;
 use crate::json_file::{self, JsonFile, JsonReader};
 use crate::limits::{QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 use crate::log::QueueOptions;
 use crate::memory::{MemoryQueue, MemoryStore};
 use crate::queue::JobQueue;
-use crate::redis::{self, Redis};
+use crate::redis::{self, QueueAlone, Redis};
 use crate::store::Store;
+
+/// How often a worker that stands by tries to get the folder.
+const STAND_BY_PERIOD: Duration = Duration::from_millis(50);
 
 /// A store and the queue in front of it, open.
 #[derive(Clone, Debug)]
@@ -54,10 +59,35 @@ impl Opened {
 ///
 /// Parameters follow a question mark, as in `file:database?data_bytes=2GiB&queue_jobs=10000`. Nothing is percent-decoded.
 ///
+/// A folder may have a queue on Redis in front of it, `redis://…` as `queue_url`: then any number of processes accept writes and
+/// [`follow`] the folder, while the one that opens it here applies them. The bounds of the queue stand in its own URL then, and
+/// the folder can have no `data_bytes`, since who accepts a write does not know how much room there is.
+///
 /// # Errors
 /// [`Error::Config`] if a URL is not of these forms, or the two do not go together; otherwise the backend's:
 /// [`Error::Locked`], [`Error::Corrupt`], [`Error::Unavailable`].
 pub async fn open(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
+    open_with(store_url, queue_url, None).await
+}
+
+/// [`open`] for a worker that another one may be ahead of: where the queue of a folder is on Redis, it waits until nobody else
+/// holds the folder, and then takes over. `locked` hears of each try that was too early. Dropping the future ends the wait.
+///
+/// # Errors
+/// Those of [`open`]; [`Error::Locked`] only for a folder with a queue of its own, whose jobs nobody else can add to.
+pub async fn stand_by(
+    store_url: &str,
+    queue_url: Option<&str>,
+    mut locked: impl FnMut(&Error) + Send,
+) -> Result<Opened> {
+    open_with(store_url, queue_url, Some(&mut locked)).await
+}
+
+async fn open_with(
+    store_url: &str,
+    queue_url: Option<&str>,
+    locked: Option<&mut (dyn FnMut(&Error) + Send)>,
+) -> Result<Opened> {
     check_store(store_url)?;
     if let Some(queue_url) = queue_url {
         check_queue(store_url, queue_url)?;
@@ -85,11 +115,21 @@ pub async fn open(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
                 keep_edit,
                 ..defaults
             };
-            let file = JsonFile::open(folder, options).await?;
-            Ok(Opened {
-                store: file.store(),
-                queue: file.queue(),
-            })
+            // First, so that whoever stands by knows that its settings are right.
+            let redis = open_queue(queue_url).await?;
+            let file = match (&redis, locked) {
+                (Some(redis), Some(locked)) => {
+                    open_when_free(&folder, &options, redis, locked).await
+                }
+                _ => JsonFile::open(folder, options).await,
+            }?;
+            match redis {
+                Some(redis) => put_behind(&file, redis).await,
+                None => Ok(Opened {
+                    store: file.store(),
+                    queue: file.queue(),
+                }),
+            }
         }
         Target::Redis(target) => {
             let options = target.options()?;
@@ -102,20 +142,74 @@ pub async fn open(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
     }
 }
 
+/// The queue at `queue_url`, if it is one on Redis.
+async fn open_queue(queue_url: Option<&str>) -> Result<Option<QueueAlone>> {
+    match queue_url.map(str::parse).transpose()? {
+        Some(Target::Redis(target)) => {
+            let queue = QueueAlone::open(&target.address, &target.options()?).await?;
+            Ok(Some(queue))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Opens a folder as soon as nobody else has it, and waits for its queue, which may have gone meanwhile.
+async fn open_when_free(
+    folder: &Path,
+    options: &json_file::Options,
+    redis: &QueueAlone,
+    locked: &mut (dyn FnMut(&Error) + Send),
+) -> Result<JsonFile> {
+    let file = loop {
+        match JsonFile::open(folder, options.clone()).await {
+            Err(error @ Error::Locked { .. }) => locked(&error),
+            opened => break opened?,
+        }
+        tokio::time::sleep(STAND_BY_PERIOD).await;
+    };
+    let mut is_told = false;
+    while let Err(error) = redis.queue().ping().await {
+        if !is_told {
+            tracing::warn!(%error, "the folder is free, and its queue is waited for");
+        }
+        is_told = true;
+        tokio::time::sleep(STAND_BY_PERIOD).await;
+    }
+    Ok(file)
+}
+
+/// Puts a folder behind a queue on Redis, in place of its own.
+async fn put_behind(file: &JsonFile, redis: QueueAlone) -> Result<Opened> {
+    let (store, own) = (file.store(), file.queue());
+    // What it has accepted would be skipped if this folder had no say in which queue it applies.
+    if store.active_queue().await?.is_none() && own.depth().await?.jobs > 0 {
+        store.adopt_queue(own.id()).await?;
+    }
+    let role = Role::Writer(own.id());
+    own.close().await?;
+    Ok(Opened {
+        queue: Arc::new(FolderQueue::new(redis, store.clone(), role)),
+        store,
+    })
+}
+
 /// Opens the store at `store_url` for reading, while another process writes there: a folder of JSON files, which may come later
-/// than this ([`JsonReader`] says what holds then). Its queue accepts nothing; with both, make a
-/// [`Service::reading`](crate::Service::reading).
+/// than this ([`JsonReader`] says what holds then). Its own queue accepts nothing; one on Redis does, once the folder can be read
+/// and is seen to apply it. With both, make a [`Service::reading`](crate::Service::reading).
 ///
 /// # Errors
 /// [`Error::Config`] if the URLs are wrong, or the store is one that other processes can't read so; [`Error::Unavailable`] if there
-/// is no thread for it.
+/// is no thread for it, or no queue.
 pub async fn follow(store_url: &str, queue_url: Option<&str>) -> Result<Opened> {
     check_follow(store_url, queue_url)?;
+    let redis = open_queue(queue_url).await?;
     let reader = JsonReader::open(file_folder(store_url)?, Arc::new(SystemClock)).await?;
-    Ok(Opened {
-        queue: reader.queue(),
-        store: Arc::new(reader),
-    })
+    let store: Arc<dyn Store> = Arc::new(reader.clone());
+    let queue: Arc<dyn JobQueue> = match redis {
+        Some(redis) => Arc::new(FolderQueue::new(redis, store.clone(), Role::Reader(reader))),
+        None => reader.queue(),
+    };
+    Ok(Opened { store, queue })
 }
 
 /// Whether [`follow`] takes these, without opening anything.
@@ -191,7 +285,23 @@ pub(crate) fn check_queue(store_url: &str, queue_url: &str) -> Result<()> {
         (Target::Memory { .. }, Target::Memory { .. }) => wrong(
             "a queue in memory belongs to its store: leave it out, or give the same URL as for the store",
         ),
-        (Target::Redis(_), _) | (_, Target::Redis(_)) => wrong(
+        (
+            Target::File {
+                data_bytes: Some(_),
+                ..
+            },
+            Target::Redis(_),
+        ) => wrong(
+            "a folder behind a queue on Redis can have no data_bytes: who accepts a write does not know how much room there is",
+        ),
+        (Target::File { queue, .. }, Target::Redis(_)) if queue != QueueBounds::default() => wrong(
+            "a queue on Redis has its own bounds: give queue_jobs and queue_bytes in its URL, not in the folder's",
+        ),
+        (Target::File { .. }, Target::Redis(target)) => redis::check_url(&target.address),
+        (Target::Memory { .. }, Target::Redis(_)) => wrong(
+            "a queue on Redis would outlive its store in memory, and its applied writes would be gone",
+        ),
+        (Target::Redis(_), _) => wrong(
             "a store on Redis and its queue stand on one server under one prefix: leave the queue out, or give the same URL as for the store",
         ),
     }
@@ -287,6 +397,15 @@ struct QueueBounds {
     bytes: usize,
 }
 
+impl Default for QueueBounds {
+    fn default() -> Self {
+        Self {
+            jobs: QUEUE_JOBS_DEFAULT,
+            bytes: QUEUE_BYTES_DEFAULT,
+        }
+    }
+}
+
 impl FromStr for Target {
     type Err = Error;
 
@@ -339,9 +458,10 @@ impl QueueBounds {
     fn take(parameters: &mut Parameters) -> Result<Self> {
         let jobs = parameters.take("queue_jobs", at_least_one(str::parse))?;
         let bytes = parameters.take("queue_bytes", at_least_one(bytes))?;
+        let defaults = Self::default();
         Ok(Self {
-            jobs: saturated(jobs.unwrap_or(QUEUE_JOBS_DEFAULT as u64)),
-            bytes: saturated(bytes.unwrap_or(QUEUE_BYTES_DEFAULT as u64)),
+            jobs: jobs.map_or(defaults.jobs, saturated),
+            bytes: bytes.map_or(defaults.bytes, saturated),
         })
     }
 }
@@ -520,6 +640,7 @@ mod tests {
             assert!(told.contains(part), "{url}: {told}");
         }
         assert!(check_follow("file:x", Some("file:x")).is_ok());
+        assert!(check_follow("file:x", Some("redis://b")).is_ok());
         assert!(check_follow("file:x", Some("memory:")).is_err());
     }
 
@@ -621,9 +742,10 @@ mod tests {
     }
 
     #[test]
-    fn queue_has_to_be_the_stores_own() {
+    fn queue_has_to_go_with_its_store() {
         assert!(check_queue("file:a", "file:a").is_ok());
         assert!(check_queue("memory:", "memory:").is_ok());
+        assert!(check_queue("file:a", "redis://b?queue_jobs=7").is_ok());
         for (store, queue, part) in [
             ("file:a", "file:b", "folder"),
             ("file:a", "memory:", "lose"),
@@ -632,7 +754,10 @@ mod tests {
             ("file:a", "elsewhere", "file:database"),
             ("redis://a", "redis://b", "one server"),
             ("redis://a", "file:b", "one server"),
-            ("file:a", "redis://b", "one server"),
+            ("memory:", "redis://b", "outlive"),
+            ("file:a", "redis://host:x", "redis://[:password@]host"),
+            ("file:a?data_bytes=1GiB", "redis://b", "data_bytes"),
+            ("file:a?queue_jobs=7", "redis://b", "in its URL"),
         ] {
             let message = message(check_queue(store, queue));
             assert!(message.contains(part), "{store} {queue}: {message}");

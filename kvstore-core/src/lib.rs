@@ -49,6 +49,7 @@ mod config;
 pub mod conformance;
 mod entry;
 mod error;
+mod folder_queue;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -73,7 +74,7 @@ mod value;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use command::{Action, Command, Evaluation, Expiry, Operation, evaluate, keys_needed};
 pub use commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
-pub use config::{Opened, check_store, file_folder, follow, open};
+pub use config::{Opened, check_store, file_folder, follow, open, stand_by};
 pub use entry::{Entry, EntryRef, Timestamp, Version};
 pub use error::{Error, Result, Source};
 pub use job::{

@@ -1,11 +1,14 @@
 //! Does each backend keep the contracts? One line a backend; the cases are in `src/conformance`.
 
+#[path = "support/behind.rs"]
+mod behind;
 #[path = "support/followed.rs"]
 mod followed;
 #[path = "support/redis.rs"]
 mod redis_server;
 mod support;
 
+use behind::Behind;
 use followed::Followed;
 use redis_server::OnRedis;
 use support::{Folder, Memory};
@@ -31,6 +34,12 @@ mod json_file {
 mod json_file_reader {
     use super::*;
     kvstore_core::store_conformance!(Followed::new());
+}
+
+/// The store of a folder, applied from a queue with partitions that stands elsewhere.
+mod json_file_behind_redis {
+    use super::*;
+    kvstore_core::queue_conformance!(Behind::new());
 }
 
 mod redis {

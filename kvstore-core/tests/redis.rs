@@ -1,12 +1,18 @@
-//! What only Redis has: does a store there outlive its server, refuse one that loses data, and one that is not its own?
+//! What only Redis has: does a store there outlive its server, refuse one that loses data, and one that is not its own? And is a
+//! queue there, in front of a folder, that folder's alone?
 
 #[path = "support/redis.rs"]
 mod redis_server;
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::{Command, Error, Key, NewJob, Operation, PartitionCount, StoreExt, Value};
+use kvstore_core::{
+    Command, Error, JobState, Key, NewJob, Opened, Operation, PartitionCount, StoreExt, Value,
+    WorkerId, evaluate,
+};
 use redis_server::Server;
 
 async fn open(server: &Server, options: Options) -> Result<Redis, Error> {
@@ -177,4 +183,145 @@ async fn a_url_opens_store_and_queue_with_its_parameters() {
         "{answers:?}"
     );
     opened.close().await.unwrap();
+}
+
+fn set(key: &str) -> NewJob {
+    let (key, value) = (Key::new(key).unwrap(), Value::parse("1").unwrap());
+    NewJob::new(Command::One(Operation::set(key, value)))
+}
+
+/// Applies what waits, as a worker does.
+async fn apply(opened: &Opened) {
+    let worker = WorkerId::new("test");
+    for claim in opened.queue.claim(&worker).await.unwrap() {
+        let id = opened.queue.id();
+        let applied = opened.store.applied(id, claim.partition).await.unwrap();
+        let jobs = opened
+            .queue
+            .read(&claim, applied, 100, Duration::ZERO)
+            .await
+            .unwrap();
+        if !jobs.is_empty() {
+            let commit = evaluate(applied, &jobs, &HashMap::new()).commit;
+            let to = commit.advance.as_ref().unwrap().to;
+            opened.store.commit(commit).await.unwrap();
+            opened.queue.complete(&claim, to).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_comes_back_older_than_its_folder_gives_no_number_again() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().display());
+    let queue = format!("{}?partitions=2", server.url());
+    let writer = kvstore_core::open(&store, Some(&queue)).await.unwrap();
+    let reader = kvstore_core::follow(&store, Some(&queue)).await.unwrap();
+    let mut last = None;
+    for _ in 0..3 {
+        last = reader.queue.enqueue(vec![set("a")]).await.pop();
+        apply(&writer).await;
+    }
+    let last = last.unwrap().unwrap().id;
+    let state = reader.store.outcome(&last, Duration::ZERO).await.unwrap();
+    assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+
+    // All that it knew of its partitions is gone.
+    let forget = "for _, key in ipairs(redis.call('KEYS', 'kv:{*')) do redis.call('DEL', key) end";
+    server.cli(&["eval", forget, "0"]);
+    // By the store's position it would be applied already, so nobody would ever look at it.
+    let refused = reader.queue.enqueue(vec![set("a")]).await.remove(0);
+    assert!(
+        matches!(refused, Err(Error::Unavailable { .. })),
+        "{refused:?}"
+    );
+    let next = reader.queue.enqueue(vec![set("a")]).await.remove(0);
+    let next = next.unwrap().id;
+    assert!(next.position > last.position, "{next} after {last}");
+    let state = reader.store.outcome(&next, Duration::ZERO).await.unwrap();
+    assert_eq!(state, JobState::Queued);
+    apply(&writer).await;
+    let state = reader.store.outcome(&next, Duration::ZERO).await.unwrap();
+    assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+    for opened in [writer, reader] {
+        opened.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_is_of_one_folder_or_of_the_store_beside_it() {
+    let server = Server::start();
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let stores = folders
+        .each_ref()
+        .map(|folder| format!("file:{}", folder.path().display()));
+    let queue = server.url();
+    let first = kvstore_core::open(&stores[0], Some(&queue)).await.unwrap();
+    kvstore_core::join(&first.store, &first.queue)
+        .await
+        .unwrap();
+    let second = kvstore_core::open(&stores[1], Some(&queue)).await.unwrap();
+    let told = kvstore_core::join(&second.store, &second.queue)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(told.contains("redis-cli HDEL kv:meta store"), "{told}");
+    // Nor does whoever follows the wrong folder accept anything.
+    let reader = kvstore_core::follow(&stores[1], Some(&queue))
+        .await
+        .unwrap();
+    let refused = reader.queue.enqueue(vec![set("a")]).await.remove(0);
+    assert!(
+        matches!(&refused, Err(Error::Unavailable { what, .. }) if what.contains("another folder")),
+        "{refused:?}"
+    );
+    let message = config(open(&server, Options::default()).await);
+    assert!(message.contains("no store, only a queue"), "{message}");
+
+    // The other way round.
+    let elsewhere = Options {
+        prefix: "other".to_owned(),
+        ..Options::default()
+    };
+    open(&server, elsewhere).await.unwrap();
+    let other = format!("{queue}?prefix=other");
+    let third = kvstore_core::open(&stores[1], Some(&other)).await;
+    assert!(matches!(third, Err(Error::Locked { .. })), "{third:?}");
+    second.close().await.unwrap();
+    let third = kvstore_core::open(&stores[1], Some(&other)).await.unwrap();
+    let told = kvstore_core::join(&third.store, &third.queue)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(told.contains("there is a whole store"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_stands_by_has_the_folder_when_its_holder_lets_go() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().display());
+    let queue = server.url();
+    let first = kvstore_core::open(&store, Some(&queue)).await.unwrap();
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let waiting = tokio::spawn({
+        let (store, queue) = (store.clone(), queue.clone());
+        async move {
+            let locked = |error: &Error| drop(told.send(error.to_string()));
+            kvstore_core::stand_by(&store, Some(&queue), locked).await
+        }
+    });
+    let holder = hears.recv().await.unwrap();
+    let pid = std::process::id();
+    assert!(holder.contains(&format!("process {pid}")), "{holder}");
+    first.close().await.unwrap();
+    let second = waiting.await.unwrap().unwrap();
+    second.close().await.unwrap();
+
+    // A folder with a queue of its own has nobody who stands by.
+    let first = kvstore_core::open(&store, None).await.unwrap();
+    let refused = kvstore_core::stand_by(&store, None, |_| unreachable!()).await;
+    assert!(matches!(refused, Err(Error::Locked { .. })), "{refused:?}");
+    first.close().await.unwrap();
 }

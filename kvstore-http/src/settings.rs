@@ -58,9 +58,9 @@ const LISTEN: Setting = Setting {
 const WORKER: Setting = Setting {
     flag: "worker",
     value: "WHERE",
-    default: Fallback::Absent("embedded where the queue is in files or in memory, none otherwise"),
+    default: Fallback::Absent("embedded where the store is in files or in memory, none otherwise"),
     allowed: "embedded or none",
-    help: "Whether a worker runs inside the server and applies what it accepts; none on a folder: only read what another process writes",
+    help: "Whether a worker runs inside the server and applies what it accepts; none on a folder: read what another process writes, and accept writes only into a queue on Redis",
 };
 
 const TOKENS_FILE: Setting = Setting {
@@ -230,7 +230,7 @@ pub(crate) enum Role {
     Worker,
     /// A worker elsewhere applies what it accepts.
     Acceptor,
-    /// It reads a folder that another process writes, and accepts nothing.
+    /// It reads a folder that another process writes, and accepts what a queue on Redis takes, if that is the folder's.
     Reader,
 }
 
@@ -306,14 +306,13 @@ fn read_role(settings: &mut Settings, shared: Option<&Shared>) -> Option<Role> {
         _ => Err("it is neither of the two"),
     });
     let shared = shared?;
-    let queue = shared.queue.as_ref().unwrap_or(&shared.store);
     let is_private = ["file:", "memory:"]
         .iter()
-        .any(|scheme| queue.starts_with(scheme));
+        .any(|scheme| shared.store.starts_with(scheme));
     match wanted?.unwrap_or(is_private) {
         true => Some(Role::Worker),
         false if !is_private => Some(Role::Acceptor),
-        // Nobody else could apply what waits in such a queue, so nothing may.
+        // One process writes to such a store, and it has the worker.
         false => match shared.check_follow() {
             Ok(()) => Some(Role::Reader),
             Err(error) => {

@@ -18,7 +18,7 @@ use support::process::Process;
 const README: &str = include_str!("../../README.md");
 
 /// What would take too long here, or never end: the file that runs it instead, and words that show that it does.
-const ELSEWHERE: [(&str, &str, &str); 13] = [
+const ELSEWHERE: [(&str, &str, &str); 15] = [
     ("./check", "check", "cargo test --workspace"),
     ("./check --quick", "check", "./check --quick"),
     (
@@ -71,6 +71,16 @@ const ELSEWHERE: [(&str, &str, &str); 13] = [
         "for worker in 1 2 3 4; do cargo run --release -p kvstore-worker -- --store redis://127.0.0.1:7001 & done",
         "kvstore-http/tests/redis.rs",
         "worker(&store)",
+    ),
+    (
+        "for port in 8000 8001 8002; do cargo run --release -p kvstore-http -- --worker none --store file:shared --queue 'redis://127.0.0.1:7001?prefix=shared' --listen 127.0.0.1:$port & done",
+        "kvstore-http/tests/shared.rs",
+        "Process::launch(&[\"--worker\", \"none\", \"--store\", &store, \"--queue\", &queue])",
+    ),
+    (
+        "for worker in 1 2; do cargo run --release -p kvstore-worker -- --store file:shared --queue 'redis://127.0.0.1:7001?prefix=shared' & done",
+        "kvstore-http/tests/shared.rs",
+        ".args([\"--store\", store, \"--queue\", queue])",
     ),
 ];
 

@@ -4,8 +4,8 @@
 //! small listener for a port of their own.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use kvstore_core::process::in_one_line;
-use kvstore_core::{JobQueue, Store};
+use kvstore_core::{JobQueue, Opened, Store};
 
 use crate::figures::{self, Figures, ProcessMetrics};
 
@@ -47,8 +47,9 @@ pub const METRICS: &str = "/metrics";
 /// What there is to say about a process. Cheap to clone; all clones share the state.
 #[derive(Clone, Debug)]
 pub struct Health {
-    store: Arc<dyn Store>,
-    queue: Arc<dyn JobQueue>,
+    backends: Arc<OnceLock<Opened>>,
+    /// Whether another process has the store as yet, and this one takes over when it ends.
+    standing_by: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     metrics: Arc<ProcessMetrics>,
 }
@@ -56,12 +57,39 @@ pub struct Health {
 impl Health {
     /// Of a process that uses `store` and `queue`.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
+        let is_follower = store.lag().is_some();
+        let backends = OnceLock::from(Opened { store, queue });
+        Self::with(backends, ProcessMetrics::new(is_follower))
+    }
+
+    /// Of a process that has neither as yet: it is not ready until [`Health::opened`] or [`Health::stand_by`].
+    pub fn starting() -> Self {
+        Self::with(OnceLock::new(), ProcessMetrics::new(false))
+    }
+
+    fn with(backends: OnceLock<Opened>, metrics: ProcessMetrics) -> Self {
         Self {
-            metrics: Arc::new(ProcessMetrics::new(store.lag().is_some())),
-            store,
-            queue,
-            draining: Arc::new(AtomicBool::new(false)),
+            backends: Arc::new(backends),
+            standing_by: Arc::default(),
+            draining: Arc::default(),
+            metrics: Arc::new(metrics),
         }
+    }
+
+    /// From now on it is about `store` and `queue`, unless it was about others before.
+    pub fn opened(&self, store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) {
+        // One that has its backends keeps them.
+        let _ = self.backends.set(Opened { store, queue });
+    }
+
+    /// From now until [`Health::opened`] it waits for another process to end. That is all it has to do, so it is ready: who
+    /// replaces one process by another waits for the new one to be ready before the old one is stopped.
+    pub fn stand_by(&self) {
+        self.standing_by.store(true, Ordering::Relaxed);
+    }
+
+    fn is_standing_by(&self) -> bool {
+        self.backends.get().is_none() && self.standing_by.load(Ordering::Relaxed)
     }
 
     /// Adds metrics of whoever uses it: they are among those of `/metrics` from now on.
@@ -100,6 +128,10 @@ impl Health {
             self.metrics().await
         } else if self.is_draining() {
             answer(StatusCode::SERVICE_UNAVAILABLE, "draining")
+        } else if self.is_standing_by() {
+            answer(StatusCode::OK, "standing by")
+        } else if self.backends.get().is_none() {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "starting")
         } else if self.backends_answer().await {
             answer(StatusCode::OK, "ready")
         } else {
@@ -108,15 +140,20 @@ impl Health {
     }
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
-        let (is_up, depth) = join(
-            self.backends_answer(),
-            timeout(PING_TIMEOUT, self.queue.depth()),
-        )
-        .await;
-        let figures = Figures {
-            is_up,
-            lag: self.store.lag(),
-            depth: depth.ok().and_then(Result::ok),
+        let figures = match self.backends.get() {
+            None => Figures {
+                is_up: self.is_standing_by(),
+                ..Figures::default()
+            },
+            Some(Opened { store, queue }) => {
+                let depth = timeout(PING_TIMEOUT, queue.depth());
+                let (is_up, depth) = join(self.backends_answer(), depth).await;
+                Figures {
+                    is_up,
+                    lag: store.lag(),
+                    depth: depth.ok().and_then(Result::ok),
+                }
+            }
         };
         let mut response = Response::new(Full::from(self.metrics.text(figures)));
         let headers = response.headers_mut();
@@ -126,9 +163,12 @@ impl Health {
     }
 
     async fn backends_answer(&self) -> bool {
+        let Some(Opened { store, queue }) = self.backends.get() else {
+            return false;
+        };
         let pings = async {
-            self.store.ping().await?;
-            self.queue.ping().await
+            store.ping().await?;
+            queue.ping().await
         };
         match timeout(PING_TIMEOUT, pings).await {
             Ok(Ok(())) => true,

@@ -48,7 +48,11 @@ impl ProcessMetrics {
         let (up, lag) = (Gauge::default(), is_follower.then(Seconds::default));
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         process.register("build", "Which version this is", version);
-        process.register("up", "1 if store and queue answer, 0 if not", up.clone());
+        process.register(
+            "up",
+            "1 if store and queue answer, or a worker stands by; 0 if not",
+            up.clone(),
+        );
         if let Some(lag) = &lag {
             process.register_with_unit(
                 "follower_lag",

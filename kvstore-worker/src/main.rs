@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use kvstore_core::Opened;
 use kvstore_core::process::{
     self, Failure, Fallback, Program, STORE, Setting, Settings, Shared, Shutdown, within,
 };
@@ -59,13 +60,29 @@ fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {
     })
 }
 
+/// Opens store and queue, when it is this worker's turn.
+async fn open(shared: &Shared, health: &Health) -> kvstore_core::Result<Opened> {
+    let mut stands_by = false;
+    let opened = shared.stand_by(|error| {
+        health.stand_by();
+        if !stands_by {
+            tracing::info!(holder = %error, "standing by until the folder is free");
+        }
+        stands_by = true;
+    });
+    let opened = opened.await?;
+    if stands_by {
+        tracing::info!("took the folder over");
+    }
+    Ok(opened)
+}
+
 async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(), Failure> {
     let listener = match shared.admin_listen {
         Some(address) => Some(process::bind(address).await?),
         None => None,
     };
-    let opened = shared.open().await?;
-    let health = Health::new(opened.store.clone(), opened.queue.clone());
+    let health = Health::starting();
     // It answers until the runtime ends, also while the last batch is finished.
     if let Some(listener) = listener {
         tracing::info!(address = %listener.local_addr()?, "probes are answered");
@@ -75,6 +92,14 @@ async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(),
         metrics: health.register(Metrics::new),
         ..options
     };
+    let opened = tokio::select! {
+        () = shutdown.clone().requested() => {
+            tracing::info!("stopped before there was anything to do");
+            return Ok(());
+        }
+        opened = open(&shared, &health) => opened?,
+    };
+    health.opened(opened.store.clone(), opened.queue.clone());
     let until = async {
         shutdown.requested().await;
         health.drain();

@@ -57,6 +57,25 @@ async fn ready_while_store_and_queue_answer_and_nobody_asked_for_the_end() {
 }
 
 #[tokio::test]
+async fn a_process_that_stands_by_is_ready_and_one_that_starts_is_not() {
+    let health = Health::starting();
+    assert_eq!(ask(&health, "/readyz").await, said(503, "starting"));
+    assert_eq!(ask(&health, "/livez").await, said(200, "alive"));
+    assert_eq!(metric(&health, "kvstore_up").await.unwrap(), "0");
+    health.stand_by();
+    assert_eq!(ask(&health, "/readyz").await, said(200, "standing by"));
+    assert_eq!(metric(&health, "kvstore_up").await.unwrap(), "1");
+    assert_eq!(metric(&health, "kvstore_queue_jobs").await, None);
+
+    let Process { store, queue, .. } = process();
+    store.close().await.unwrap();
+    health.opened(store, queue);
+    assert_eq!(ask(&health, "/readyz").await, said(503, "unavailable"));
+    health.drain();
+    assert_eq!(ask(&health, "/readyz").await, said(503, "draining"));
+}
+
+#[tokio::test]
 async fn not_ready_but_alive_when_store_or_queue_is_down() {
     let Process { store, health, .. } = process();
     store.close().await.unwrap();

@@ -139,8 +139,15 @@ impl JsonReader {
         self.0.queue.get().copied()
     }
 
+    /// What the folder is known by, for as long as it is: the id of its own queue, which was made with it.
+    pub(crate) async fn folder_id(&self) -> Result<QueueId> {
+        self.catch_up().await?;
+        self.queue_id()
+            .ok_or_else(|| Error::unavailable("the store"))
+    }
+
     /// What is answered to whoever wants to change something.
-    pub(super) fn refusal(&self) -> Error {
+    pub(crate) fn refusal(&self) -> Error {
         let folder = &self.0.folder;
         let writer = match lock::holder(folder) {
             Some(Some(pid)) => format!(

@@ -8,7 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::settings::{Fallback, Setting, Settings, hide_secrets};
 use crate::config::{self, Opened};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// `--store`, for a program that can refuse some stores.
 pub const STORE: Setting = Setting {
@@ -23,7 +23,7 @@ const QUEUE: Setting = Setting {
     flag: "queue",
     value: "URL",
     default: Fallback::Absent("the store's own"),
-    allowed: "the same URL as the store's",
+    allowed: "the same URL as the store's, or redis://HOST for a store in files",
     help: "Where writes wait until they are applied",
 };
 
@@ -85,6 +85,14 @@ impl Shared {
     /// Those of [`open`](crate::open).
     pub async fn open(&self) -> Result<Opened> {
         config::open(&self.store, self.queue.as_deref()).await
+    }
+
+    /// Opens them for a worker: behind another one on the same folder, it waits its turn.
+    ///
+    /// # Errors
+    /// Those of [`stand_by`](crate::stand_by).
+    pub async fn stand_by(&self, locked: impl FnMut(&Error) + Send) -> Result<Opened> {
+        config::stand_by(&self.store, self.queue.as_deref(), locked).await
     }
 
     /// Opens the store for reading, while another process writes there.

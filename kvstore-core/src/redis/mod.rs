@@ -4,7 +4,8 @@
 //! prefix `kv`:
 //!
 //! ```text
-//! kv:meta                  hash    format, partitions, id of the queue; active queue, and how often one was adopted
+//! kv:meta                  hash    format, partitions, id of the queue, and whose jobs it holds (`here`, or a folder's id);
+//!                                  active queue, and how often one was adopted
 //! kv:{t}:v:KEY             string  "VERSION DEADLINE JSON", deadline in ms or 0; no time to live of Redis' own
 //! kv:{t}:state             hash    version, time, queue; applied:QUEUE, pruned:QUEUE, lost:QUEUE
 //! kv:{t}:keys              zset    the keys, all with score 0, so in byte order
@@ -24,6 +25,7 @@
 //!
 //! What is not here: durability. It is the server's; `durability.rs` refuses one that is not set up for it.
 
+mod alone;
 mod connection;
 mod durability;
 mod enqueue;
@@ -47,6 +49,7 @@ use crate::limits::{CLAIM_PERIOD, IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUE
 use crate::queue::JobQueue;
 use crate::store::Store;
 
+pub(crate) use alone::QueueAlone;
 use connection::Connection;
 use queue::RedisQueue;
 use store::RedisStore;
@@ -123,6 +126,7 @@ impl Redis {
     /// [`Error::Unavailable`](crate::Error::Unavailable) if the server can't be reached.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
         let connection = Connection::open(url, &options).await?;
+        alone::bind_here(&connection).await?;
         Ok(Self {
             queue: Arc::new(RedisQueue::new(Arc::clone(&connection), &options)),
             store: Arc::new(RedisStore::new(connection)),

@@ -6,6 +6,7 @@ use redis::Script;
 pub(super) struct Scripts {
     pub(super) activate: Script,
     pub(super) adopt: Script,
+    pub(super) bind: Script,
     pub(super) changes: Script,
     pub(super) commit: Script,
     pub(super) due: Script,
@@ -46,6 +47,7 @@ impl Scripts {
         Self {
             activate: script!("allow-oom", "activate.lua"),
             adopt: script!("allow-oom", "adopt.lua"),
+            bind: script!("allow-oom", "bind.lua"),
             changes: script!("no-writes", "changes.lua"),
             commit: script!("allow-oom", "commit.lua"),
             due: script!("no-writes", "due.lua"),

@@ -35,6 +35,12 @@ impl Redis {
         self.wait_until_it_answers();
     }
 
+    /// Kills it at once, and starts it again on what it has left.
+    pub(crate) fn kill_and_start(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
     fn wait_until_it_answers(&self) {
         let begun = Instant::now();
         // Another answer than this, while it still reads its log, is none.

@@ -1,0 +1,96 @@
+//! A queue whose store stands elsewhere: one folder, which `kv:meta` names, so that no second one takes its jobs.
+
+use std::sync::Arc;
+
+use super::Options;
+use super::connection::Connection;
+use super::queue::RedisQueue;
+use crate::error::{Error, Result};
+use crate::job::QueueId;
+use crate::queue::JobQueue;
+
+/// What stands in place of a folder's id where the store is on Redis, too.
+const HERE: &str = "here";
+
+/// A queue in front of a folder, open.
+#[derive(Debug)]
+pub(crate) struct QueueAlone {
+    connection: Arc<Connection>,
+    queue: RedisQueue,
+}
+
+impl QueueAlone {
+    /// As [`Redis::open`](super::Redis::open), but for the store.
+    pub(crate) async fn open(url: &str, options: &Options) -> Result<Self> {
+        let connection = Connection::open(url, options).await?;
+        Ok(Self {
+            queue: RedisQueue::new(Arc::clone(&connection), options),
+            connection,
+        })
+    }
+
+    pub(crate) fn queue(&self) -> &dyn JobQueue {
+        &self.queue
+    }
+
+    /// Takes the queue for `folder`, once and for all.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is another's, with what to do.
+    pub(crate) async fn bind(&self, folder: QueueId) -> Result<()> {
+        let (owner, meta) = (self.whose(&folder.to_string()).await?, self.meta());
+        if owner == folder.to_string() {
+            return Ok(());
+        }
+        Err(Error::Config(if owner == HERE {
+            format!(
+                "under {meta} there is a whole store, and its queue is for that one: use another prefix for one in front of a folder"
+            )
+        } else {
+            format!(
+                "the queue under {meta} is for another folder, with id {owner}, and this one's is {folder}: use another prefix, since \
+                 each folder needs a queue of its own; if that folder is gone for good and this one takes its place, first \
+                 run redis-cli HDEL {meta} store"
+            )
+        }))
+    }
+
+    fn meta(&self) -> &str {
+        self.connection.meta()
+    }
+
+    async fn whose(&self, owner: &str) -> Result<String> {
+        whose(&self.connection, owner).await
+    }
+
+    pub(crate) fn close(&self) {
+        self.queue.stop();
+        self.connection.close();
+    }
+}
+
+/// Keeps the queue for the store beside it.
+///
+/// # Errors
+/// [`Error::Config`] if it is a folder's.
+pub(super) async fn bind_here(connection: &Connection) -> Result<()> {
+    let owner = whose(connection, HERE).await?;
+    if owner == HERE {
+        return Ok(());
+    }
+    let meta = connection.meta();
+    Err(Error::Config(format!(
+        "under {meta} there is no store, only a queue in front of the folder with id {owner}: name that folder as the store and this \
+         as the queue, or use another prefix"
+    )))
+}
+
+async fn whose(connection: &Connection, owner: &str) -> Result<String> {
+    let script = &connection.scripts.bind;
+    connection
+        .change(
+            "the queue was taken for its store",
+            script.key(connection.meta()).arg(owner),
+        )
+        .await
+}
