@@ -1,9 +1,9 @@
 //! The queue: a stream for each partition, with what is remembered of it beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,7 +15,7 @@ use super::enqueue::{Lane, Waiting};
 use super::share::share;
 use super::store::stream_id;
 use super::store_commit::{number, position, unexpected};
-use super::wake::{Wake, woken};
+use super::wake::{ASK_FOR_JOBS_AFTER, Wake, woken};
 use crate::entry::Timestamp;
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId};
@@ -31,6 +31,8 @@ pub(super) struct RedisQueue {
     /// For each partition what waits to be sent there.
     lanes: Vec<Arc<Lane>>,
     claim_period: Duration,
+    /// What each worker of this process may hold: the rest it need not give up. One that was not told of ends by itself.
+    claimed: Mutex<BTreeMap<WorkerId, BTreeSet<Partition>>>,
 }
 
 /// What a batch on its way needs, too.
@@ -114,6 +116,7 @@ impl RedisQueue {
             lanes: lanes.map(|_| Arc::default()).collect(),
             inner: Arc::new(inner),
             claim_period: options.claim_period,
+            claimed: Mutex::default(),
         }
     }
 
@@ -139,6 +142,10 @@ impl RedisQueue {
                     .arg(add),
             )
             .await
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, BTreeMap<WorkerId, BTreeSet<Partition>>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes or renews a partition (`period`), or gives it up (zero); whether it is held then.
@@ -271,7 +278,11 @@ impl JobQueue for RedisQueue {
             )
             .await?;
         let mine = share(&workers, worker.as_str(), self.partitions());
-        let asked = self.partitions().iter().map(async |partition| {
+        let before = self.claimed().remove(worker).unwrap_or_default();
+        let touched: BTreeSet<_> = mine.union(&before).copied().collect();
+        // If anything fails below, all of it may be held still.
+        self.claimed().insert(worker.clone(), touched.clone());
+        let asked = touched.iter().map(async |&partition| {
             let period = match mine.contains(&partition) {
                 true => self.claim_period,
                 false => Duration::ZERO,
@@ -283,6 +294,7 @@ impl JobQueue for RedisQueue {
             }))
         });
         let held = futures_util::future::try_join_all(asked).await?;
+        self.claimed().insert(worker.clone(), mine);
         Ok(held.into_iter().flatten().collect())
     }
 
@@ -299,6 +311,13 @@ impl JobQueue for RedisQueue {
             .map_err(not_reached)?;
         self.hold(&claim.worker, claim.partition, Duration::ZERO)
             .await?;
+        let mut claimed = self.claimed();
+        if let Some(held) = claimed.get_mut(&claim.worker) {
+            held.remove(&claim.partition);
+            if held.is_empty() {
+                claimed.remove(&claim.worker);
+            }
+        }
         Ok(())
     }
 
@@ -344,7 +363,7 @@ impl JobQueue for RedisQueue {
                     })
                     .collect();
             }
-            woken(&mut moved, left).await;
+            woken(&mut moved, left.min(ASK_FOR_JOBS_AFTER)).await;
         }
     }
 

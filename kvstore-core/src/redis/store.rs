@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::connection::{Connection, not_reached};
 use super::store_commit::{activate, adopt, commit, number, position, unexpected};
-use super::wake::woken;
+use super::wake::{ASK_AFTER, woken};
 use super::{list, watch};
 use crate::commit::{Commit, Committed};
 use crate::entry::{Entry, Timestamp, Version};
@@ -330,7 +330,7 @@ impl Store for RedisStore {
             if state != JobState::Queued || left.is_zero() {
                 return Ok(state);
             }
-            woken(&mut moved, left).await;
+            woken(&mut moved, left.min(ASK_AFTER)).await;
         }
     }
 

@@ -13,6 +13,10 @@ use crate::job::{Partition, PartitionCount};
 /// How long to wait before asking without having been woken.
 pub(super) const ASK_AFTER: Duration = Duration::from_millis(250);
 
+/// The same for a worker that waits for jobs, of which there is one for each partition however little there is to do. Whoever listens
+/// is woken when a connection that broke is back, so this is for one that breaks without a word.
+pub(super) const ASK_FOR_JOBS_AFTER: Duration = Duration::from_secs(1);
+
 /// What has moved, counted, for all partitions together and each.
 pub(super) struct Wake {
     any: watch::Sender<u64>,
@@ -59,10 +63,10 @@ impl Drop for Wake {
     }
 }
 
-/// Waits for a message, but no longer than until everybody asks anyway, or `most`.
+/// Waits for a message, but no longer than `most`.
 pub(super) async fn woken(receiver: &mut watch::Receiver<u64>, most: Duration) {
     // An end is told by the store being closed, and a time that has passed by the caller's next look.
-    let _ = tokio::time::timeout(most.min(ASK_AFTER), receiver.changed()).await;
+    let _ = tokio::time::timeout(most, receiver.changed()).await;
 }
 
 async fn listen(
