@@ -83,7 +83,7 @@ pub(crate) struct Client {
     random: StdRng,
     keys: Vec<History>,
     /// Most bytes that fill up a value.
-    pub(crate) padding_max: usize,
+    padding_max: usize,
 }
 
 /// One way to write.
@@ -103,12 +103,21 @@ enum Way {
 
 impl Client {
     pub(crate) fn new(number: usize, seed: u64) -> Self {
-        let keys = (0..KEYS).map(|key| History::new(format!("client:{number}:{key}")));
-        Self {
+        let mut client = Self {
             random: StdRng::seed_from_u64(seed),
-            keys: keys.collect(),
-            padding_max: PADDING_MAX,
-        }
+            keys: Vec::new(),
+            padding_max: 0,
+        };
+        client.set_size(number, KEYS, PADDING_MAX);
+        client
+    }
+
+    /// Gives it keys up to so many, and values of up to so many bytes.
+    pub(crate) fn set_size(&mut self, number: usize, keys: usize, bytes_max: usize) {
+        let more =
+            (self.keys.len()..keys).map(|key| History::new(format!("client:{number}:{key}")));
+        self.keys.extend(more);
+        self.padding_max = bytes_max;
     }
 
     /// Writes until the connection breaks, an answer leaves open what became of a write, or `tally` says that it is enough.
@@ -136,7 +145,8 @@ impl Client {
     }
 
     async fn write_once(&mut self, connection: &mut Connection) -> Said {
-        let history = &mut self.keys[self.random.random_range(0..KEYS)];
+        let key = self.random.random_range(0..self.keys.len());
+        let history = &mut self.keys[key];
         let way = choose(&mut self.random, history);
         let value = match way {
             Way::Delete | Way::DeleteLater => None,

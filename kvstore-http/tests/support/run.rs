@@ -83,10 +83,10 @@ impl Run {
         self.store = self.store.replace(SNAPSHOT_BYTES, "1GiB");
     }
 
-    /// From now on values have up to so many bytes.
-    pub(crate) fn set_padding(&mut self, bytes_max: usize) {
-        for client in &mut self.clients {
-            client.padding_max = bytes_max;
+    /// From now on each client has so many keys, with values of up to so many bytes.
+    pub(crate) fn set_size(&mut self, keys: usize, bytes_max: usize) {
+        for (number, client) in self.clients.iter_mut().enumerate() {
+            client.set_size(number, keys, bytes_max);
         }
     }
 
