@@ -16,6 +16,7 @@
 //! kv:{t}:jobs              stream  the log of jobs; an entry's id is the position
 //! kv:{t}:queue             hash    the last position, what was ever accepted and completed, attempts of the head
 //! kv:{t}:requests          hash    idempotency keys, kv:{t}:request-deadlines zset when they end
+//! kv:{t}:sender:NAME       string  the last change that a server or program sent, by number, and the answer to it; for ten minutes
 //! kv:{t}:claim             hash    the worker on it, and until when
 //! kv:workers               zset    who shares the partitions, and until when
 //! ```
@@ -32,6 +33,7 @@ mod enqueue;
 mod keys;
 mod list;
 mod queue;
+mod resend;
 mod scripts;
 mod share;
 mod store;

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::connection::{Connection, not_reached};
+use super::resend::Senders;
 use super::store_commit::{activate, adopt, commit, number, position, unexpected};
 use super::wake::{ASK_AFTER, woken};
 use super::{list, watch};
@@ -26,11 +27,17 @@ use crate::value::Value;
 #[derive(Debug)]
 pub(super) struct RedisStore {
     connection: Arc<Connection>,
+    /// For each partition those who send commits there.
+    senders: Vec<Senders>,
 }
 
 impl RedisStore {
     pub(super) fn new(connection: Arc<Connection>) -> Self {
-        Self { connection }
+        let partitions = connection.partitions.iter();
+        Self {
+            senders: partitions.map(|_| Senders::default()).collect(),
+            connection,
+        }
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -280,7 +287,7 @@ impl Store for RedisStore {
     }
 
     async fn commit(&self, commit_: Commit) -> Result<Committed> {
-        commit(&self.connection, commit_).await
+        commit(&self.connection, &self.senders, commit_).await
     }
 
     async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use redis::ScriptInvocation;
 
 use super::connection::Connection;
+use super::resend::{Numbered, REMEMBERED, Senders, Tries};
 use super::store::{letter_name, stream_id};
 use crate::commit::{Advance, Change, Commit, Committed, Condition, Verdict};
 use crate::entry::Version;
@@ -17,14 +18,33 @@ use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_M
 /// somebody who adopts another.
 const ADOPTIONS_MAX: usize = 5;
 
-pub(super) async fn commit(connection: &Connection, commit: Commit) -> Result<Committed> {
+/// `senders` has those of each partition.
+pub(super) async fn commit(
+    connection: &Connection,
+    senders: &[Senders],
+    commit: Commit,
+) -> Result<Committed> {
     let partition = partition_of(connection, &commit)?;
     if let Some(advance) = &commit.advance {
         check_advance(connection, advance, partition, commit.writes.len())?;
     }
+    // One that advances is made once, however often it is sent: the position sees to that. Whoever sends it reads that first.
+    let sent_as = match &commit.advance {
+        Some(_) => None,
+        None => senders.get(usize::from(partition.0)).map(Senders::next),
+    };
     for _ in 0..ADOPTIONS_MAX {
-        let script = invocation(connection, &commit, partition)?;
-        let answer: Vec<String> = connection.change("the commit took effect", &script).await?;
+        let script = invocation(connection, &commit, partition, sent_as.as_ref())?;
+        let mut tries = Tries::default();
+        let answer: Vec<String> = loop {
+            let answer = connection.change("the commit took effect", &script).await;
+            if sent_as.is_none() {
+                break answer?;
+            }
+            if let Some(answer) = tries.settled(answer).await {
+                break answer?;
+            }
+        };
         match (&answer[..], &commit.advance) {
             ([word, first, existed], _) if word == "ok" => {
                 connection.wake.moved(partition);
@@ -175,6 +195,7 @@ fn invocation<'a>(
     connection: &'a Connection,
     commit: &Commit,
     partition: Partition,
+    sent_as: Option<&Numbered<'_>>,
 ) -> Result<ScriptInvocation<'a>> {
     let keys = &connection.keys;
     let mut names: Vec<&Key> = Vec::new();
@@ -197,7 +218,9 @@ fn invocation<'a>(
         None => keys.of(partition, "outcomes"),
     };
     script.key(outcomes);
-    for name in ["letters", "letter-index"] {
+    // One without a number has no record either.
+    let record = sent_as.map_or("sender:", |sent_as| &sent_as.record);
+    for name in ["letters", "letter-index", record] {
         script.key(keys.of(partition, name));
     }
     for name in &names {
@@ -212,7 +235,9 @@ fn invocation<'a>(
         .arg(CHANGES_MAX)
         .arg(keys.channel())
         .arg(partition.0)
-        .arg(u8::from(commit.advance.is_some()));
+        .arg(u8::from(commit.advance.is_some()))
+        .arg(sent_as.map_or_else(String::new, |sent_as| sent_as.number.to_string()))
+        .arg(REMEMBERED.as_millis() as u64);
     for name in &names {
         script.arg(name.as_str());
     }
