@@ -37,6 +37,7 @@ mod resend;
 mod scripts;
 mod share;
 mod store;
+mod store_apply;
 mod store_commit;
 mod wake;
 mod watch;

@@ -1,12 +1,14 @@
 //! A commit on its way to its script, and the answer on its way back.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 
 use redis::ScriptInvocation;
 
 use super::connection::Connection;
 use super::resend::{Numbered, REMEMBERED, Senders, Tries};
 use super::store::{letter_name, stream_id};
+use super::store_apply::apply;
 use crate::commit::{Advance, Change, Commit, Committed, Condition, Verdict};
 use crate::entry::Version;
 use crate::error::{Error, Result};
@@ -18,32 +20,34 @@ use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_M
 /// somebody who adopts another.
 const ADOPTIONS_MAX: usize = 5;
 
-/// `senders` has those of each partition.
+/// What commits to a partition have to remember from one to the next.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    senders: Senders,
+    /// The last version there, as far as is known.
+    latest: AtomicU64,
+}
+
+/// `memories` has one for each partition.
 pub(super) async fn commit(
     connection: &Connection,
-    senders: &[Senders],
+    memories: &[Memory],
     commit: Commit,
 ) -> Result<Committed> {
     let partition = partition_of(connection, &commit)?;
+    let memory = &memories[usize::from(partition.0)];
     if let Some(advance) = &commit.advance {
         check_advance(connection, advance, partition, commit.writes.len())?;
     }
     // One that advances is made once, however often it is sent: the position sees to that. Whoever sends it reads that first.
     let sent_as = match &commit.advance {
         Some(_) => None,
-        None => senders.get(usize::from(partition.0)).map(Senders::next),
+        None => Some(memory.senders.next()),
     };
     for _ in 0..ADOPTIONS_MAX {
-        let script = invocation(connection, &commit, partition, sent_as.as_ref())?;
-        let mut tries = Tries::default();
-        let answer: Vec<String> = loop {
-            let answer = connection.change("the commit took effect", &script).await;
-            if sent_as.is_none() {
-                break answer?;
-            }
-            if let Some(answer) = tries.settled(answer).await {
-                break answer?;
-            }
+        let answer = match apply(connection, &memory.latest, &commit, partition).await? {
+            Some(answer) => answer,
+            None => send(connection, &commit, partition, sent_as.as_ref()).await?,
         };
         match (&answer[..], &commit.advance) {
             ([word, first, existed], _) if word == "ok" => {
@@ -94,6 +98,26 @@ pub(super) async fn commit(
     Err(Error::Config(
         "the store's active queue changes all the time".to_owned(),
     ))
+}
+
+/// What the general script says, by whichever try.
+async fn send(
+    connection: &Connection,
+    commit: &Commit,
+    partition: Partition,
+    sent_as: Option<&Numbered<'_>>,
+) -> Result<Vec<String>> {
+    let script = invocation(connection, commit, partition, sent_as)?;
+    let mut tries = Tries::default();
+    loop {
+        let answer = connection.change("the commit took effect", &script).await;
+        if sent_as.is_none() {
+            return answer;
+        }
+        if let Some(answer) = tries.settled(answer).await {
+            return answer;
+        }
+    }
 }
 
 /// Makes `queue` the active one, or only if there is none; says which is, and the number of that decision.
@@ -287,33 +311,7 @@ fn add_advance(
             partition,
             position: *at,
         };
-        let (kind, text, first, count) = match verdict {
-            // The script fills in what the writes did.
-            Verdict::Succeeded {
-                summary,
-                first,
-                count,
-            } => {
-                let outcome = Outcome::Succeeded(Some(Succeeded {
-                    summary: summary.clone(),
-                    writes: Vec::new(),
-                }));
-                ("s", text(&outcome)?, *first, *count)
-            }
-            Verdict::Failed {
-                summary,
-                operation,
-                current,
-            } => {
-                let outcome = Outcome::Failed(Failed {
-                    summary: summary.clone(),
-                    operation: *operation,
-                    current: *current,
-                });
-                ("f", text(&outcome)?, 0, 0)
-            }
-            Verdict::Dead(dead) => ("d", text(dead)?, 0, 0),
-        };
+        let (kind, text, first, count) = verdict_text(verdict)?;
         script
             .arg(stream_id(*at))
             .arg(kind)
@@ -323,6 +321,37 @@ fn add_advance(
             .arg(letter_name(&job));
     }
     Ok(())
+}
+
+/// Its kind as the scripts know it, what they keep of it, and its first write and how many are its own.
+pub(super) fn verdict_text(verdict: &Verdict) -> Result<(&'static str, String, usize, usize)> {
+    Ok(match verdict {
+        // The script fills in what the writes did.
+        Verdict::Succeeded {
+            summary,
+            first,
+            count,
+        } => {
+            let outcome = Outcome::Succeeded(Some(Succeeded {
+                summary: summary.clone(),
+                writes: Vec::new(),
+            }));
+            ("s", text(&outcome)?, *first, *count)
+        }
+        Verdict::Failed {
+            summary,
+            operation,
+            current,
+        } => {
+            let outcome = Outcome::Failed(Failed {
+                summary: summary.clone(),
+                operation: *operation,
+                current: *current,
+            });
+            ("f", text(&outcome)?, 0, 0)
+        }
+        Verdict::Dead(dead) => ("d", text(dead)?, 0, 0),
+    })
 }
 
 fn text<T: serde::Serialize>(value: &T) -> Result<String> {
