@@ -56,7 +56,7 @@ pub const IDEMPOTENCY_KEYS_MAX: usize = 100_000;
 pub const CLAIM_PERIOD: Duration = Duration::from_secs(10);
 
 /// Most jobs that a worker applies in one commit. Past some 64 a larger batch hardly costs less per job.
-pub const WORK_BATCH_JOBS: usize = 256;
+pub const WORK_BATCH_JOBS: usize = 512;
 
 /// Most writes in one commit of a worker, and most checks, unless a single job has more. A script can't unpack more than
 /// some thousands of values.

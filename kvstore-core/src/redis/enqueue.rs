@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::pack;
 use super::queue::Inner;
 use super::resend::{REMEMBERED, Senders, Tries};
 use super::store_commit::{number, position, unexpected};
 use crate::error::{Error, Result};
 use crate::job::{NewJob, Partition, Position};
-use crate::limits::{WORK_BATCH_BYTES, WORK_BATCH_JOBS};
+use crate::limits::WORK_BATCH_JOBS;
 use crate::log::Remembered;
 use crate::queue::Accepted;
 
@@ -21,6 +22,9 @@ const WAITING_MAX: usize = 10_000;
 
 /// Most bytes of those.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes (keys and values) past which a batch takes no more jobs: it becomes one entry of the log, which is read whole.
+const ENTRY_BYTES: usize = 256 << 10;
 
 /// A job that waits, and whom to tell.
 pub(super) struct Waiting {
@@ -93,7 +97,7 @@ impl Lane {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < WORK_BATCH_JOBS
-            && bytes < WORK_BATCH_BYTES
+            && bytes < ENTRY_BYTES
             && let Some(job) = state.waiting.pop_front()
         {
             bytes += job.job.size_bytes();
@@ -134,7 +138,7 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
             }));
             continue;
         }
-        match serde_json::to_string(&waiting.job.command) {
+        match pack::text(&waiting.job) {
             Ok(text) => {
                 texts.push(text);
                 sent.push(waiting);
@@ -145,26 +149,24 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
     if sent.is_empty() {
         return;
     }
-    script.arg(sent.len());
+    let sizes = sent.iter().map(|waiting| waiting.job.size_bytes());
+    let keys = sent.iter().zip(1_u64..).filter_map(|(waiting, number)| {
+        let idempotency = waiting.job.idempotency.as_ref()?;
+        Some((number, &waiting.job, idempotency))
+    });
+    script
+        .arg(sent.len())
+        .arg(sizes.sum::<usize>())
+        .arg(keys.clone().count());
     for (waiting, text) in sent.iter().zip(&texts) {
-        let job = &waiting.job;
-        let (key, fingerprint, window) = match &job.idempotency {
-            Some(idempotency) => (
-                Remembered::hash(idempotency).to_string(),
-                job.command.fingerprint().to_string(),
-                u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX),
-            ),
-            None => (String::new(), String::new(), 0),
-        };
-        let keep_outcome = job.keep_outcome || job.idempotency.is_some();
+        script.arg(waiting.job.size_bytes()).arg(text);
+    }
+    for (number, job, idempotency) in keys {
         script
-            .arg(text)
-            .arg(job.size_bytes())
-            .arg(u8::from(keep_outcome))
-            .arg(job.traceparent.as_deref().unwrap_or_default())
-            .arg(key)
-            .arg(fingerprint)
-            .arg(window);
+            .arg(number)
+            .arg(Remembered::hash(idempotency).to_string())
+            .arg(job.command.fingerprint().to_string())
+            .arg(u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX));
     }
     let mut tries = Tries::default();
     let answered = loop {
@@ -173,7 +175,7 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
             break answer;
         }
     };
-    match answered.and_then(|words: Vec<String>| answers(queue, partition, &words)) {
+    match answered.and_then(|words: Vec<String>| answers(queue, partition, sent.len(), &words)) {
         Ok(answers) if answers.len() == sent.len() => {
             queue.accepted(partition);
             for (waiting, answer) in sent.into_iter().zip(answers) {
@@ -204,8 +206,13 @@ fn cause(error: &Error) -> String {
     std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
 }
 
-/// What the script says of each job.
-fn answers(queue: &Inner, partition: Partition, words: &[String]) -> Result<Vec<Result<Accepted>>> {
+/// What the script says of each of the jobs that were sent.
+fn answers(
+    queue: &Inner,
+    partition: Partition,
+    sent: usize,
+    words: &[String],
+) -> Result<Vec<Result<Accepted>>> {
     let [ok, major, first, words @ ..] = words else {
         return Err(unexpected());
     };
@@ -228,10 +235,14 @@ fn answers(queue: &Inner, partition: Partition, words: &[String]) -> Result<Vec<
             limit: limit as u64,
         })
     };
-    words
-        .iter()
+    let all_new = vec!["new"; sent];
+    let each = match words {
+        [] => all_new,
+        words => words.iter().map(String::as_str).collect(),
+    };
+    each.into_iter()
         .map(|word| {
-            Ok(match word.as_str() {
+            Ok(match word {
                 "new" => {
                     let answer = accepted(next, false);
                     next.minor += 1;
