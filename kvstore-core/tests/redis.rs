@@ -419,3 +419,46 @@ async fn the_script_for_plain_commits_does_what_the_general_one_does() {
     let digits = &said[0][2].0.existed;
     assert_eq!(digits[..], [false, true, true, false, true]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_one_entry_are_dropped_one_by_one_by_whoever_has_read_them_or_not() {
+    let server = Server::start();
+    let options = || Options {
+        partitions: Some(PartitionCount::new(1).unwrap()),
+        ..Options::default()
+    };
+    let reader = open(&server, options()).await.unwrap().queue();
+    let other = open(&server, options()).await.unwrap().queue();
+    // Of different sizes, in two entries.
+    let keys = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff"];
+    let mut ids = Vec::new();
+    for keys in keys.chunks(3) {
+        let jobs = keys.iter().map(|key| set(key)).collect();
+        for answer in reader.enqueue(jobs).await {
+            ids.push(answer.unwrap().id);
+        }
+    }
+    assert_eq!(server.ask(&["xlen", "kv:{3560}:jobs"]).trim(), "2");
+    let claim = reader
+        .claim(&WorkerId::new("test"))
+        .await
+        .unwrap()
+        .remove(0);
+    let start = kvstore_core::Position::START;
+    let jobs = reader.read(&claim, start, 100, Duration::ZERO).await;
+    assert_eq!(jobs.unwrap().len(), keys.len());
+    for (place, id) in ids.iter().enumerate() {
+        let queue = if place % 2 == 0 { &other } else { &reader };
+        queue.complete(&claim, id.position).await.unwrap();
+        // Again changes nothing, and nor does going back.
+        other.complete(&claim, ids[0].position).await.unwrap();
+        let depth = reader.depth().await.unwrap();
+        let left = &keys[place + 1..];
+        assert_eq!(depth.jobs, left.len() as u64, "{id}");
+        let bytes: usize = left.iter().map(|key| set(key).size_bytes()).sum();
+        assert_eq!(depth.bytes, bytes as u64, "{id}");
+        let rest = other.read(&claim, id.position, 100, Duration::ZERO).await;
+        assert_eq!(rest.unwrap().len(), left.len(), "{id}");
+    }
+    assert_eq!(server.ask(&["xlen", "kv:{3560}:jobs"]).trim(), "0");
+}
