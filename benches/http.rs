@@ -2,6 +2,7 @@
 
 mod child;
 mod data;
+mod exchange;
 mod support;
 mod valgrind;
 
@@ -20,11 +21,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kvstore_core::json_file::{JsonFile, Options};
 use kvstore_core::{JobQueue, Key, QueueOptions, Service, ServiceOptions};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::child::Child;
 use crate::data::{fill, many};
+use crate::exchange::{read_answer, with_body};
 use crate::support::{
     ROUNDS, Rates, Table, asks_for, drive, is_wanted, key, scratch_folder, value,
 };
@@ -98,14 +100,6 @@ const EXCHANGES: [Exchange; 5] = [
         status: OK,
     },
 ];
-
-fn with_body(method: &str, path: &str, body: &str) -> String {
-    let content = match body.len() {
-        0 => String::new(),
-        length => format!("content-type: application/json\r\ncontent-length: {length}\r\n"),
-    };
-    format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{content}\r\n{body}")
-}
 
 /// Requests per second of the server's processor time, and per second of the clock.
 async fn requests() {
@@ -248,32 +242,6 @@ impl Server {
         })
         .await
     }
-}
-
-/// Reads one answer whole. It is no reader of HTTP: it knows how these servers write.
-async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) {
-    answer.clear();
-    loop {
-        let count = stream.read_buf(answer).await.expect("the server answers");
-        assert!(count > 0, "the server has closed the connection");
-        let Some(head) = position(answer, b"\r\n\r\n") else {
-            continue;
-        };
-        let length = position(&answer[..head], LENGTH).expect("the length is known");
-        let digits = answer[length + LENGTH.len()..]
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit());
-        let length = digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
-        if answer.len() >= head + 4 + length {
-            return;
-        }
-    }
-}
-
-const LENGTH: &[u8] = b"content-length: ";
-
-fn position(text: &[u8], part: &[u8]) -> Option<usize> {
-    text.windows(part.len()).position(|window| window == part)
 }
 
 /// The least that hyper can do.

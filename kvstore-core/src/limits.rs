@@ -55,8 +55,9 @@ pub const IDEMPOTENCY_KEYS_MAX: usize = 100_000;
 /// How long a claim on a partition lasts unless it is renewed; workers renew every third of it.
 pub const CLAIM_PERIOD: Duration = Duration::from_secs(10);
 
-/// Most jobs that a worker applies in one commit. Past some 64 a larger batch hardly costs less per job.
-pub const WORK_BATCH_JOBS: usize = 256;
+/// Most jobs that a worker applies in one commit, and that are accepted together. Past some 64 a larger batch hardly costs less per
+/// job; a thousand would keep a Redis server from answering anybody else for milliseconds.
+pub const WORK_BATCH_JOBS: usize = 512;
 
 /// Most writes in one commit of a worker, and most checks, unless a single job has more. A script can't unpack more than
 /// some thousands of values.

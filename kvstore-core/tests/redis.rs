@@ -325,3 +325,140 @@ async fn whoever_stands_by_has_the_folder_when_its_holder_lets_go() {
     assert!(matches!(refused, Err(Error::Locked { .. })), "{refused:?}");
     first.close().await.unwrap();
 }
+
+/// What one store says of `commit`, and what is there afterwards.
+async fn made(
+    store: &std::sync::Arc<dyn kvstore_core::Store>,
+    commit: kvstore_core::Commit,
+) -> (kvstore_core::Committed, Vec<(String, u64, String)>) {
+    let committed = store.commit(commit).await.unwrap();
+    let request = kvstore_core::ListRequest {
+        include_values: true,
+        ..kvstore_core::ListRequest::default()
+    };
+    let page = store.list(&request).await.unwrap();
+    let entries = page.entries.into_iter().map(|listed| {
+        let value = listed.value.unwrap().as_str().to_owned();
+        (listed.key.as_str().to_owned(), listed.version.0, value)
+    });
+    (committed, entries.collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_for_plain_commits_does_what_the_general_one_does() {
+    use kvstore_core::{
+        Advance, Change, Commit, Condition, Partition, Position, QueueId, Timestamp, Write,
+    };
+    let key = |text: &str| Key::new(text).unwrap();
+    let servers = [Server::start(), Server::start()];
+    let options = || Options {
+        partitions: Some(PartitionCount::new(1).unwrap()),
+        ..Options::default()
+    };
+    let mut said = Vec::new();
+    for (server, is_general) in servers.iter().zip([false, true]) {
+        let redis = open(server, options()).await.unwrap();
+        let other = open(server, options()).await.unwrap();
+        let (store, queue) = (redis.store(), QueueId::random());
+        let mut of_this_server = Vec::new();
+        // New ones; one of each; repeats; after another process has written; over one with a deadline.
+        for (round, keys) in ["a b", "b c", "d a d e d", "a f", "g a"].iter().enumerate() {
+            if round == 3 {
+                other.store().set("h", &0).await.unwrap();
+            }
+            if round == 4 {
+                let dated = Write {
+                    key: key("g"),
+                    change: Change::Set {
+                        value: Value::parse("0").unwrap(),
+                        expires_at: Some(Timestamp(1 << 50)),
+                    },
+                };
+                let writes = vec![dated];
+                let commit = Commit {
+                    writes,
+                    ..Commit::default()
+                };
+                other.store().commit(commit).await.unwrap();
+            }
+            let writes = keys.split(' ').enumerate().map(|(number, name)| Write {
+                key: key(name),
+                change: Change::Set {
+                    value: Value::parse(format!("[{round},{number}]")).unwrap(),
+                    expires_at: None,
+                },
+            });
+            let position = |minor| Position { major: 0, minor };
+            // A check that always holds has to be judged, which only the general script does.
+            let always = (key("never"), Condition::Absent);
+            let commit = Commit {
+                checks: is_general.then_some(always).into_iter().collect(),
+                writes: writes.collect(),
+                advance: Some(Advance {
+                    queue,
+                    partition: Partition(0),
+                    from: position(round as u64),
+                    to: position(round as u64 + 1),
+                    outcomes: Vec::new(),
+                    lost: false,
+                }),
+            };
+            of_this_server.push(made(&store, commit).await);
+        }
+        let calls = server.ask(&["info", "commandstats"]);
+        // Two commits advance nothing, and one that does is sent twice, since no queue is the active one yet.
+        let general = if is_general { 8 } else { 2 };
+        let mget = format!("cmdstat_mget:calls={general},");
+        assert!(calls.contains(&mget), "{calls}");
+        assert_eq!(server.ask(&["exists", "kv:{3560}:keys"]).trim(), "1");
+        let left = server.ask(&["zcard", "kv:{3560}:deadlines"]);
+        assert_eq!(left.trim(), "0", "its deadline is gone");
+        said.push(of_this_server);
+    }
+    assert_eq!(said[0], said[1]);
+    let digits = &said[0][2].0.existed;
+    assert_eq!(digits[..], [false, true, true, false, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_one_entry_are_dropped_one_by_one_by_whoever_has_read_them_or_not() {
+    let server = Server::start();
+    let options = || Options {
+        partitions: Some(PartitionCount::new(1).unwrap()),
+        ..Options::default()
+    };
+    let reader = open(&server, options()).await.unwrap().queue();
+    let other = open(&server, options()).await.unwrap().queue();
+    // Of different sizes, in two entries.
+    let keys = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff"];
+    let mut ids = Vec::new();
+    for keys in keys.chunks(3) {
+        let jobs = keys.iter().map(|key| set(key)).collect();
+        for answer in reader.enqueue(jobs).await {
+            ids.push(answer.unwrap().id);
+        }
+    }
+    assert_eq!(server.ask(&["xlen", "kv:{3560}:jobs"]).trim(), "2");
+    let claim = reader
+        .claim(&WorkerId::new("test"))
+        .await
+        .unwrap()
+        .remove(0);
+    let start = kvstore_core::Position::START;
+    let jobs = reader.read(&claim, start, 100, Duration::ZERO).await;
+    assert_eq!(jobs.unwrap().len(), keys.len());
+    for (place, id) in ids.iter().enumerate() {
+        let queue = if place % 2 == 0 { &other } else { &reader };
+        queue.complete(&claim, id.position).await.unwrap();
+        // Again changes nothing, and nor does going back.
+        other.complete(&claim, ids[0].position).await.unwrap();
+        let depth = reader.depth().await.unwrap();
+        let left = &keys[place + 1..];
+        assert_eq!(depth.jobs, left.len() as u64, "{id}");
+        let bytes: usize = left.iter().map(|key| set(key).size_bytes()).sum();
+        assert_eq!(depth.bytes, bytes as u64, "{id}");
+        let rest = other.read(&claim, id.position, 100, Duration::ZERO).await;
+        assert_eq!(rest.unwrap().len(), left.len(), "{id}");
+    }
+    assert_eq!(server.ask(&["xlen", "kv:{3560}:jobs"]).trim(), "0");
+}

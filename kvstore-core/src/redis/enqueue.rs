@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::pack;
 use super::queue::Inner;
-use super::store_commit::{position, unexpected};
+use super::resend::{REMEMBERED, Senders, Tries};
+use super::store_commit::{number, position, unexpected};
 use crate::error::{Error, Result};
-use crate::job::{NewJob, Partition};
-use crate::limits::{WORK_BATCH_BYTES, WORK_BATCH_JOBS};
+use crate::job::{NewJob, Partition, Position};
+use crate::limits::WORK_BATCH_JOBS;
 use crate::log::Remembered;
 use crate::queue::Accepted;
 
@@ -20,6 +22,9 @@ const WAITING_MAX: usize = 10_000;
 
 /// Most bytes of those.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes (keys and values) past which a batch takes no more jobs: it becomes one entry of the log, which is read whole.
+const ENTRY_BYTES: usize = 256 << 10;
 
 /// A job that waits, and whom to tell.
 pub(super) struct Waiting {
@@ -41,7 +46,10 @@ impl Waiting {
 
 /// What waits for one partition.
 #[derive(Default)]
-pub(super) struct Lane(Mutex<State>);
+pub(super) struct Lane {
+    state: Mutex<State>,
+    senders: Senders,
+}
 
 #[derive(Default)]
 struct State {
@@ -59,7 +67,7 @@ impl Lane {
         partition: Partition,
         jobs: Vec<Waiting>,
     ) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for job in jobs {
             let size = job.job.size_bytes();
             let is_full =
@@ -78,7 +86,7 @@ impl Lane {
             let (lane, queue) = (Arc::clone(self), Arc::clone(queue));
             tokio::spawn(async move {
                 while let Some(batch) = lane.next() {
-                    send(&queue, partition, batch).await;
+                    send(&queue, &lane.senders, partition, batch).await;
                 }
             });
         }
@@ -86,10 +94,10 @@ impl Lane {
 
     /// The next batch; `None` if nothing waits, and then none is under way.
     fn next(&self) -> Option<Vec<Waiting>> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < WORK_BATCH_JOBS
-            && bytes < WORK_BATCH_BYTES
+            && bytes < ENTRY_BYTES
             && let Some(job) = state.waiting.pop_front()
         {
             bytes += job.job.size_bytes();
@@ -102,19 +110,23 @@ impl Lane {
 }
 
 /// Sends one batch, and answers each of its jobs.
-async fn send(queue: &Inner, partition: Partition, batch: Vec<Waiting>) {
+async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec<Waiting>) {
     let connection = &queue.connection;
+    let sent_as = senders.next();
     let mut script = connection.scripts.enqueue.prepare_invoke();
     for name in ["queue", "jobs", "requests", "request-deadlines"] {
         script.key(queue.key(partition, name));
     }
+    script.key(queue.key(partition, &sent_as.record));
     script
         .arg(connection.skew())
         .arg(queue.channel())
         .arg(partition.0)
         .arg(queue.jobs_max)
         .arg(queue.bytes_max)
-        .arg(queue.idempotency_keys_max);
+        .arg(queue.idempotency_keys_max)
+        .arg(sent_as.number)
+        .arg(REMEMBERED.as_millis() as u64);
     let mut sent = Vec::with_capacity(batch.len());
     let mut texts = Vec::with_capacity(batch.len());
     for waiting in batch {
@@ -126,7 +138,7 @@ async fn send(queue: &Inner, partition: Partition, batch: Vec<Waiting>) {
             }));
             continue;
         }
-        match serde_json::to_string(&waiting.job.command) {
+        match pack::text(&waiting.job) {
             Ok(text) => {
                 texts.push(text);
                 sent.push(waiting);
@@ -137,33 +149,37 @@ async fn send(queue: &Inner, partition: Partition, batch: Vec<Waiting>) {
     if sent.is_empty() {
         return;
     }
-    script.arg(sent.len());
+    let sizes = sent.iter().map(|waiting| waiting.job.size_bytes());
+    let keys = sent.iter().zip(1_u64..).filter_map(|(waiting, number)| {
+        let idempotency = waiting.job.idempotency.as_ref()?;
+        Some((number, &waiting.job, idempotency))
+    });
+    script
+        .arg(sent.len())
+        .arg(sizes.sum::<usize>())
+        .arg(keys.clone().count());
     for (waiting, text) in sent.iter().zip(&texts) {
-        let job = &waiting.job;
-        let (key, fingerprint, window) = match &job.idempotency {
-            Some(idempotency) => (
-                Remembered::hash(idempotency).to_string(),
-                job.command.fingerprint().to_string(),
-                u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX),
-            ),
-            None => (String::new(), String::new(), 0),
-        };
-        let keep_outcome = job.keep_outcome || job.idempotency.is_some();
-        script
-            .arg(text)
-            .arg(job.size_bytes())
-            .arg(u8::from(keep_outcome))
-            .arg(job.traceparent.as_deref().unwrap_or_default())
-            .arg(key)
-            .arg(fingerprint)
-            .arg(window);
+        script.arg(waiting.job.size_bytes()).arg(text);
     }
-    let answers: Result<Vec<Vec<String>>> = queue.change("the job was accepted", &script).await;
-    match answers {
+    for (number, job, idempotency) in keys {
+        script
+            .arg(number)
+            .arg(Remembered::hash(idempotency).to_string())
+            .arg(job.command.fingerprint().to_string())
+            .arg(u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX));
+    }
+    let mut tries = Tries::default();
+    let answered = loop {
+        let answer = queue.change("the job was accepted", &script).await;
+        if let Some(answer) = tries.settled(answer).await {
+            break answer;
+        }
+    };
+    match answered.and_then(|words: Vec<String>| answers(queue, partition, sent.len(), &words)) {
         Ok(answers) if answers.len() == sent.len() => {
             queue.accepted(partition);
-            for (waiting, words) in sent.into_iter().zip(answers) {
-                waiting.answer(answer(queue, partition, &words));
+            for (waiting, answer) in sent.into_iter().zip(answers) {
+                waiting.answer(answer);
             }
         }
         Ok(_) => sent
@@ -190,24 +206,54 @@ fn cause(error: &Error) -> String {
     std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
 }
 
-fn answer(queue: &Inner, partition: Partition, words: &[String]) -> Result<Accepted> {
+/// What the script says of each of the jobs that were sent.
+fn answers(
+    queue: &Inner,
+    partition: Partition,
+    sent: usize,
+    words: &[String],
+) -> Result<Vec<Result<Accepted>>> {
+    let [ok, major, first, words @ ..] = words else {
+        return Err(unexpected());
+    };
+    if ok != "ok" {
+        return Err(unexpected());
+    }
+    let mut next = Position {
+        major: number(major)?,
+        minor: number(first)?,
+    };
+    let accepted = |position, replayed| {
+        Ok(Accepted {
+            id: queue.job_id(partition, position),
+            replayed,
+        })
+    };
     let full = |what, limit| {
         Err(Error::Full {
             what,
             limit: limit as u64,
         })
     };
-    match words {
-        [word, at] if word == "new" || word == "old" => Ok(Accepted {
-            id: queue.job_id(partition, position(at)?),
-            replayed: word == "old",
-        }),
-        [word] if word == "reused" => Err(Error::KeyReused),
-        [word] if word == "jobs" => full("the queue (jobs)", queue.jobs_max),
-        [word] if word == "bytes" => full("the queue (bytes)", queue.bytes_max),
-        [word] if word == "keys" => {
-            full("the queue (idempotency keys)", queue.idempotency_keys_max)
-        }
-        _ => Err(unexpected()),
-    }
+    let all_new = vec!["new"; sent];
+    let each = match words {
+        [] => all_new,
+        words => words.iter().map(String::as_str).collect(),
+    };
+    each.into_iter()
+        .map(|word| {
+            Ok(match word {
+                "new" => {
+                    let answer = accepted(next, false);
+                    next.minor += 1;
+                    answer
+                }
+                "reused" => Err(Error::KeyReused),
+                "jobs" => full("the queue (jobs)", queue.jobs_max),
+                "bytes" => full("the queue (bytes)", queue.bytes_max),
+                "keys" => full("the queue (idempotency keys)", queue.idempotency_keys_max),
+                before => accepted(position(before)?, true),
+            })
+        })
+        .collect()
 }

@@ -13,9 +13,10 @@
 //! kv:{t}:changes           stream  what watchers hear; an entry's id is the last version in it
 //! kv:{t}:outcomes:QUEUE    stream  outcomes that a position can't tell; an entry's id is the job's position
 //! kv:{t}:letters           hash    dead letters, kv:{t}:letter-index zset their order
-//! kv:{t}:jobs              stream  the log of jobs; an entry's id is the position
+//! kv:{t}:jobs              stream  the log of jobs, those that came together in one entry; its id is the position of the last
 //! kv:{t}:queue             hash    the last position, what was ever accepted and completed, attempts of the head
 //! kv:{t}:requests          hash    idempotency keys, kv:{t}:request-deadlines zset when they end
+//! kv:{t}:sender:NAME       string  the last change that a server or program sent, by number, and the answer to it; for ten minutes
 //! kv:{t}:claim             hash    the worker on it, and until when
 //! kv:workers               zset    who shares the partitions, and until when
 //! ```
@@ -31,10 +32,13 @@ mod durability;
 mod enqueue;
 mod keys;
 mod list;
+mod pack;
 mod queue;
+mod resend;
 mod scripts;
 mod share;
 mod store;
+mod store_apply;
 mod store_commit;
 mod wake;
 mod watch;

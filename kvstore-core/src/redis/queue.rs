@@ -12,11 +12,11 @@ use redis::{FromRedisValue, ScriptInvocation};
 use super::Options;
 use super::connection::{Connection, not_reached};
 use super::enqueue::{Lane, Waiting};
+use super::pack::unpack;
 use super::share::share;
 use super::store::stream_id;
-use super::store_commit::{number, position, unexpected};
+use super::store_commit::{number, position};
 use super::wake::{ASK_FOR_JOBS_AFTER, Wake, woken};
-use crate::entry::Timestamp;
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId};
 use crate::limits::WORK_BATCH_BYTES;
@@ -33,6 +33,9 @@ pub(super) struct RedisQueue {
     claim_period: Duration,
     /// What each worker of this process may hold: the rest it need not give up. One that was not told of ends by itself.
     claimed: Mutex<BTreeMap<WorkerId, BTreeSet<Partition>>>,
+    /// For each partition the jobs read last, with the jobs and bytes ever accepted up to each: what the server need not look up when
+    /// they are applied.
+    read: Vec<Mutex<Vec<(Position, u64, u64)>>>,
 }
 
 /// What a batch on its way needs, too.
@@ -111,9 +114,10 @@ impl RedisQueue {
             closed: AtomicBool::new(false),
             connection,
         };
-        let lanes = inner.connection.partitions.iter();
+        let partitions = inner.connection.partitions;
         Self {
-            lanes: lanes.map(|_| Arc::default()).collect(),
+            read: partitions.iter().map(|_| Mutex::default()).collect(),
+            lanes: partitions.iter().map(|_| Arc::default()).collect(),
             inner: Arc::new(inner),
             claim_period: options.claim_period,
             claimed: Mutex::default(),
@@ -144,6 +148,11 @@ impl RedisQueue {
             .await
     }
 
+    fn read(&self, partition: Partition) -> MutexGuard<'_, Vec<(Position, u64, u64)>> {
+        let read = &self.read[usize::from(partition.0)];
+        read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn claimed(&self) -> MutexGuard<'_, BTreeMap<WorkerId, BTreeSet<Partition>>> {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,24 +177,6 @@ impl RedisQueue {
             )
             .await
     }
-}
-
-/// A job from an entry of the stream.
-fn job(id: JobId, fields: &[String]) -> Result<Job> {
-    let fields: BTreeMap<&str, &str> = fields
-        .chunks_exact(2)
-        .map(|pair| (pair[0].as_str(), pair[1].as_str()))
-        .collect();
-    let field = |name: &str| fields.get(name).copied().ok_or_else(unexpected);
-    Ok(Job {
-        id,
-        command: serde_json::from_str(field("command")?).map_err(|_| unexpected())?,
-        keep_outcome: field("keep")? == "1",
-        accepted_at: Timestamp(number(field("at")?)?),
-        traceparent: Some(field("trace")?)
-            .filter(|trace| !trace.is_empty())
-            .map(str::to_owned),
-    })
 }
 
 #[async_trait]
@@ -356,12 +347,16 @@ impl JobQueue for RedisQueue {
             }
             let left = wait.saturating_sub(start.elapsed());
             if !entries.is_empty() || left.is_zero() {
-                return entries
+                let mut jobs = Vec::new();
+                for entry in &entries {
+                    jobs.extend(unpack(entry, self.inner.id, claim.partition, after)?);
+                }
+                jobs.truncate(max);
+                let counts = jobs
                     .iter()
-                    .map(|(at, fields)| {
-                        job(self.inner.job_id(claim.partition, position(at)?), fields)
-                    })
-                    .collect();
+                    .map(|counted| (counted.job.id.position, counted.jobs, counted.bytes));
+                *self.read(claim.partition) = counts.collect();
+                return Ok(jobs.into_iter().map(|counted| counted.job).collect());
             }
             woken(&mut moved, left.min(ASK_FOR_JOBS_AFTER)).await;
         }
@@ -377,6 +372,15 @@ impl JobQueue for RedisQueue {
 
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
         self.connection().check_partition(claim.partition)?;
+        let counts = {
+            let read = self.read(claim.partition);
+            let place = read.binary_search_by_key(&up_to, |(at, ..)| *at);
+            place.map(|place| read[place])
+        };
+        let (jobs, bytes) = match counts {
+            Ok((_, jobs, bytes)) => (jobs.to_string(), bytes.to_string()),
+            Err(_) => Default::default(),
+        };
         let _: u64 = self
             .inner
             .change(
@@ -386,7 +390,9 @@ impl JobQueue for RedisQueue {
                     .complete
                     .key(self.inner.key(claim.partition, "queue"))
                     .key(self.inner.key(claim.partition, "jobs"))
-                    .arg(stream_id(up_to)),
+                    .arg(stream_id(up_to))
+                    .arg(jobs)
+                    .arg(bytes),
             )
             .await?;
         Ok(())
@@ -400,7 +406,12 @@ impl JobQueue for RedisQueue {
         if !known {
             return Ok(Found::Unknown);
         }
-        let (last, attempts, entry): (String, String, Option<(String, Vec<String>)>) = self
+        let (last, trimmed, attempts, entry): (
+            String,
+            String,
+            String,
+            Option<(String, Vec<String>)>,
+        ) = self
             .inner
             .read(
                 self.connection()
@@ -411,9 +422,16 @@ impl JobQueue for RedisQueue {
                     .arg(stream_id(id.position)),
             )
             .await?;
-        Ok(match entry {
-            Some((_, fields)) => Found::Held {
-                job: Box::new(job(*id, &fields)?),
+        let packed = match &entry {
+            Some(entry) if id.position > position(&trimmed)? => {
+                unpack(entry, self.inner.id, id.partition, Position::START)?
+            }
+            _ => Vec::new(),
+        };
+        let held = packed.into_iter().find(|counted| counted.job.id == *id);
+        Ok(match held {
+            Some(counted) => Found::Held {
+                job: Box::new(counted.job),
                 attempts: u32::try_from(number(&attempts)?).unwrap_or(u32::MAX),
             },
             None if id.position <= position(&last)? => Found::Dropped,

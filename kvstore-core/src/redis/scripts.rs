@@ -6,6 +6,7 @@ use redis::Script;
 pub(super) struct Scripts {
     pub(super) activate: Script,
     pub(super) adopt: Script,
+    pub(super) apply: Script,
     pub(super) bind: Script,
     pub(super) changes: Script,
     pub(super) commit: Script,
@@ -47,6 +48,7 @@ impl Scripts {
         Self {
             activate: script!("allow-oom", "activate.lua"),
             adopt: script!("allow-oom", "adopt.lua"),
+            apply: script!("allow-oom", "apply.lua"),
             bind: script!("allow-oom", "bind.lua"),
             changes: script!("no-writes", "changes.lua"),
             commit: script!("allow-oom", "commit.lua"),

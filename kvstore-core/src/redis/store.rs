@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::connection::{Connection, not_reached};
-use super::store_commit::{activate, adopt, commit, number, position, unexpected};
+use super::store_commit::{Memory, activate, adopt, commit, number, position, unexpected};
 use super::wake::{ASK_AFTER, woken};
 use super::{list, watch};
 use crate::commit::{Commit, Committed};
@@ -26,11 +26,17 @@ use crate::value::Value;
 #[derive(Debug)]
 pub(super) struct RedisStore {
     connection: Arc<Connection>,
+    /// For each partition what commits there have to remember.
+    memories: Vec<Memory>,
 }
 
 impl RedisStore {
     pub(super) fn new(connection: Arc<Connection>) -> Self {
-        Self { connection }
+        let partitions = connection.partitions.iter();
+        Self {
+            memories: partitions.map(|_| Memory::default()).collect(),
+            connection,
+        }
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -280,7 +286,7 @@ impl Store for RedisStore {
     }
 
     async fn commit(&self, commit_: Commit) -> Result<Committed> {
-        commit(&self.connection, commit_).await
+        commit(&self.connection, &self.memories, commit_).await
     }
 
     async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {

@@ -1,11 +1,14 @@
 //! A commit on its way to its script, and the answer on its way back.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 
 use redis::ScriptInvocation;
 
 use super::connection::Connection;
+use super::resend::{Numbered, REMEMBERED, Senders, Tries};
 use super::store::{letter_name, stream_id};
+use super::store_apply::apply;
 use crate::commit::{Advance, Change, Commit, Committed, Condition, Verdict};
 use crate::entry::Version;
 use crate::error::{Error, Result};
@@ -17,14 +20,35 @@ use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_M
 /// somebody who adopts another.
 const ADOPTIONS_MAX: usize = 5;
 
-pub(super) async fn commit(connection: &Connection, commit: Commit) -> Result<Committed> {
+/// What commits to a partition have to remember from one to the next.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    senders: Senders,
+    /// The last version there, as far as is known.
+    latest: AtomicU64,
+}
+
+/// `memories` has one for each partition.
+pub(super) async fn commit(
+    connection: &Connection,
+    memories: &[Memory],
+    commit: Commit,
+) -> Result<Committed> {
     let partition = partition_of(connection, &commit)?;
+    let memory = &memories[usize::from(partition.0)];
     if let Some(advance) = &commit.advance {
         check_advance(connection, advance, partition, commit.writes.len())?;
     }
+    // One that advances is made once, however often it is sent: the position sees to that. Whoever sends it reads that first.
+    let sent_as = match &commit.advance {
+        Some(_) => None,
+        None => Some(memory.senders.next()),
+    };
     for _ in 0..ADOPTIONS_MAX {
-        let script = invocation(connection, &commit, partition)?;
-        let answer: Vec<String> = connection.change("the commit took effect", &script).await?;
+        let answer = match apply(connection, &memory.latest, &commit, partition).await? {
+            Some(answer) => answer,
+            None => send(connection, &commit, partition, sent_as.as_ref()).await?,
+        };
         match (&answer[..], &commit.advance) {
             ([word, first, existed], _) if word == "ok" => {
                 connection.wake.moved(partition);
@@ -74,6 +98,26 @@ pub(super) async fn commit(connection: &Connection, commit: Commit) -> Result<Co
     Err(Error::Config(
         "the store's active queue changes all the time".to_owned(),
     ))
+}
+
+/// What the general script says, by whichever try.
+async fn send(
+    connection: &Connection,
+    commit: &Commit,
+    partition: Partition,
+    sent_as: Option<&Numbered<'_>>,
+) -> Result<Vec<String>> {
+    let script = invocation(connection, commit, partition, sent_as)?;
+    let mut tries = Tries::default();
+    loop {
+        let answer = connection.change("the commit took effect", &script).await;
+        if sent_as.is_none() {
+            return answer;
+        }
+        if let Some(answer) = tries.settled(answer).await {
+            return answer;
+        }
+    }
 }
 
 /// Makes `queue` the active one, or only if there is none; says which is, and the number of that decision.
@@ -175,6 +219,7 @@ fn invocation<'a>(
     connection: &'a Connection,
     commit: &Commit,
     partition: Partition,
+    sent_as: Option<&Numbered<'_>>,
 ) -> Result<ScriptInvocation<'a>> {
     let keys = &connection.keys;
     let mut names: Vec<&Key> = Vec::new();
@@ -197,7 +242,9 @@ fn invocation<'a>(
         None => keys.of(partition, "outcomes"),
     };
     script.key(outcomes);
-    for name in ["letters", "letter-index"] {
+    // One without a number has no record either.
+    let record = sent_as.map_or("sender:", |sent_as| &sent_as.record);
+    for name in ["letters", "letter-index", record] {
         script.key(keys.of(partition, name));
     }
     for name in &names {
@@ -212,7 +259,9 @@ fn invocation<'a>(
         .arg(CHANGES_MAX)
         .arg(keys.channel())
         .arg(partition.0)
-        .arg(u8::from(commit.advance.is_some()));
+        .arg(u8::from(commit.advance.is_some()))
+        .arg(sent_as.map_or_else(String::new, |sent_as| sent_as.number.to_string()))
+        .arg(REMEMBERED.as_millis() as u64);
     for name in &names {
         script.arg(name.as_str());
     }
@@ -262,33 +311,7 @@ fn add_advance(
             partition,
             position: *at,
         };
-        let (kind, text, first, count) = match verdict {
-            // The script fills in what the writes did.
-            Verdict::Succeeded {
-                summary,
-                first,
-                count,
-            } => {
-                let outcome = Outcome::Succeeded(Some(Succeeded {
-                    summary: summary.clone(),
-                    writes: Vec::new(),
-                }));
-                ("s", text(&outcome)?, *first, *count)
-            }
-            Verdict::Failed {
-                summary,
-                operation,
-                current,
-            } => {
-                let outcome = Outcome::Failed(Failed {
-                    summary: summary.clone(),
-                    operation: *operation,
-                    current: *current,
-                });
-                ("f", text(&outcome)?, 0, 0)
-            }
-            Verdict::Dead(dead) => ("d", text(dead)?, 0, 0),
-        };
+        let (kind, text, first, count) = verdict_text(verdict)?;
         script
             .arg(stream_id(*at))
             .arg(kind)
@@ -298,6 +321,37 @@ fn add_advance(
             .arg(letter_name(&job));
     }
     Ok(())
+}
+
+/// Its kind as the scripts know it, what they keep of it, and its first write and how many are its own.
+pub(super) fn verdict_text(verdict: &Verdict) -> Result<(&'static str, String, usize, usize)> {
+    Ok(match verdict {
+        // The script fills in what the writes did.
+        Verdict::Succeeded {
+            summary,
+            first,
+            count,
+        } => {
+            let outcome = Outcome::Succeeded(Some(Succeeded {
+                summary: summary.clone(),
+                writes: Vec::new(),
+            }));
+            ("s", text(&outcome)?, *first, *count)
+        }
+        Verdict::Failed {
+            summary,
+            operation,
+            current,
+        } => {
+            let outcome = Outcome::Failed(Failed {
+                summary: summary.clone(),
+                operation: *operation,
+                current: *current,
+            });
+            ("f", text(&outcome)?, 0, 0)
+        }
+        Verdict::Dead(dead) => ("d", text(dead)?, 0, 0),
+    })
 }
 
 fn text<T: serde::Serialize>(value: &T) -> Result<String> {

@@ -48,6 +48,11 @@ impl Server {
 
     /// Runs one command there.
     pub(crate) fn cli(&self, command: &[&str]) {
+        self.ask(command);
+    }
+
+    /// The answer to one command.
+    pub(crate) fn ask(&self, command: &[&str]) -> String {
         let answer = Command::new("redis-cli")
             .args(["-e", "-s"])
             .arg(self.folder.path().join("s"))
@@ -55,6 +60,7 @@ impl Server {
             .output()
             .expect(INSTALL);
         assert!(answer.status.success(), "{answer:?}");
+        String::from_utf8(answer.stdout).unwrap()
     }
 
     /// Until it answers.

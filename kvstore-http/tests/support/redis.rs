@@ -1,4 +1,5 @@
 //! A Redis server of a test's own, on a socket in a folder of its own, ended by its id.
+#![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

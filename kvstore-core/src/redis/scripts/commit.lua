@@ -1,7 +1,9 @@
 -- Makes all of a commit true at once, or nothing of it.
 --
--- KEYS  1 state, 2 index, 3 deadlines, 4 changes, 5 outcomes of the queue, 6 letters, 7 letter index, then the entries
+-- KEYS  1 state, 2 index, 3 deadlines, 4 changes, 5 outcomes of the queue, 6 letters, 7 letter index, 8 record of the sender,
+--       then the entries
 -- ARGV  1 skew (ms), 2 entries, 3 checks, 4 writes, 5 changes kept, 6 channel, 7 partition, 8 whether it advances (1, 0),
+--       9 its number or '' (one that advances is made once anyway), 10 how long the answer is remembered (ms),
 --       then for each entry its name; for each check: entry, kind (a absent, p present, v version), version;
 --       for each write: entry, kind (s, d), deadline (ms, 0 never), value;
 --       and if it advances: queue, from, to, lost (1, 0), most letters, most outcomes, their age (ms), number of outcomes,
@@ -10,11 +12,19 @@
 --       {'conflict', check from 0, version or ''}, {'queue', the active one}, {'stale', position}, {'unset'}, {'full'}
 --
 -- Nothing is undone if a command fails, so everything is judged, types too, before the first write.
-local state, index, deadlines, changes, outcomes, letters, letter_index =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local state, index, deadlines, changes, outcomes, letters, letter_index, record =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local skew, entries, checks, writes, changes_kept, channel, partition, advances =
   ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
-local next = 9
+local number, kept = ARGV[9], ARGV[10]
+local answered = number ~= '' and answer_before(record, number)
+if answered then
+  return answered
+end
+local function answer(words)
+  return number == '' and words or remember(record, number, words, kept)
+end
+local next = 11
 local function take()
   next = next + 1
   return ARGV[next - 1]
@@ -32,7 +42,7 @@ for entry = 1, entries do
 end
 for first = 1, entries, 2000 do
   local last = math.min(first + 1999, entries)
-  local texts = redis.call('MGET', unpack(KEYS, 7 + first, 7 + last))
+  local texts = redis.call('MGET', unpack(KEYS, 8 + first, 8 + last))
   for entry = first, last do
     current[entry], there[entry] = live_version(texts[entry - first + 1], now)
   end
@@ -43,7 +53,7 @@ for check = 1, checks do
   local version = current[entry]
   local holds = kind == '*' or (kind == 'a' and not version) or (kind == 'p' and version) or (kind == 'v' and version == wanted)
   if not holds then
-    return { 'conflict', check - 1, version or '' }
+    return answer({ 'conflict', int(check - 1), version or '' })
   end
 end
 
@@ -105,7 +115,7 @@ end
 
 local values, indexed, dated, removed, unindexed, undated = {}, {}, {}, {}, {}, {}
 for entry, outcome in pairs(final) do
-  local name, key = names[entry], KEYS[7 + entry]
+  local name, key = names[entry], KEYS[8 + entry]
   if outcome then
     values[#values + 1] = key
     values[#values + 1] = outcome[1]
@@ -187,4 +197,4 @@ redis.call('HSET', state, unpack(fields))
 if #announced > 0 or advances then
   redis.call('PUBLISH', channel, partition)
 end
-return { 'ok', int(first_version), existed }
+return answer({ 'ok', int(first_version), existed })

@@ -1,27 +1,51 @@
--- Appends jobs to a partition's log, each on its own, in their order.
+-- Appends jobs to a partition's log, in their order: all that are taken as one entry, whose id is the position of the last of them.
 --
--- KEYS  1 queue, 2 jobs, 3 requests, 4 request deadlines
--- ARGV  1 skew (ms), 2 channel, 3 partition, 4 most jobs, 5 most bytes, 6 most idempotency keys, 7 number of jobs, then for each:
---       command, size (bytes), keep the outcome (1, 0), traceparent or '', idempotency key or '', fingerprint, its window (ms)
--- Says  for each {'new', position}, {'old', position}, {'reused'}, {'jobs'}, {'bytes'} or {'keys'} (full by those)
-local queue, jobs, requests, deadlines = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- KEYS  1 queue, 2 jobs, 3 requests, 4 request deadlines, 5 record of the sender
+-- ARGV  1 skew (ms), 2 channel, 3 partition, 4 most jobs, 5 most bytes, 6 most idempotency keys,
+--       7 its number, 8 how long the answer is remembered (ms), 9 number of jobs, 10 their size together, 11 how many have an
+--       idempotency key; then for each job: size (bytes), text;
+--       then for each idempotency key, in the order of the jobs: number of the job, key, fingerprint, its window (ms)
+-- Says  {'ok', major, minor of the first new one}, and unless all are new for each: 'new' (they are numbered on), the position of a job
+--       from before, 'reused', 'jobs', 'bytes' or 'keys' (full by those)
+local queue, jobs, requests, deadlines, record = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local jobs_max, bytes_max, keys_max = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local asked, size_all, with_key = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local answered = answer_before(record, ARGV[7])
+if answered then
+  return answered
+end
 local known = redis.call('HMGET', queue, 'major', 'minor', 'jobs', 'bytes', 'jobs done', 'bytes done', 'time')
 local major, minor = known[1] or '0', tonumber(known[2] or '0')
 local count, bytes = tonumber(known[3] or '0'), tonumber(known[4] or '0')
 local count_done, bytes_done = tonumber(known[5] or '0'), tonumber(known[6] or '0')
 local now = store_time(ARGV[1], known[7])
 redis.call('XLEN', jobs)
+local answer = { 'ok', major, int(minor + 1) }
+
+-- Appends `taken` jobs: sizes and texts.
+local function append(taken, ...)
+  redis.call('XADD', jobs, major .. '-' .. int(minor + taken), 'at', int(now), 'jobs', int(count), 'bytes', int(bytes), ...)
+  redis.call('HSET', queue, 'major', major, 'minor', int(minor + taken), 'jobs', int(count), 'bytes', int(bytes), 'time', int(now))
+  redis.call('PUBLISH', ARGV[2], ARGV[3])
+end
+
+if with_key == 0 and count - count_done + asked <= jobs_max and bytes - bytes_done + size_all <= bytes_max then
+  count, bytes = count + asked, bytes + size_all
+  append(asked, unpack(ARGV, 12, 11 + 2 * asked))
+  return remember(record, ARGV[7], answer, ARGV[8])
+end
+
 local keys = redis.call('HLEN', requests)
 redis.call('ZCARD', deadlines)
-
-local answers, next, added = {}, 8, false
-for job = 1, tonumber(ARGV[7]) do
-  local command, size, keep, trace, key, request, window =
-    ARGV[next], tonumber(ARGV[next + 1]), ARGV[next + 2], ARGV[next + 3], ARGV[next + 4], ARGV[next + 5], ARGV[next + 6]
-  next = next + 7
-  local answer = nil
-  if key ~= '' then
+local next_key, taken, fields = 12 + 2 * asked, 0, {}
+for job = 1, asked do
+  local size, text, key, request, window = ARGV[10 + 2 * job], ARGV[11 + 2 * job], false, nil, nil
+  if ARGV[next_key] == tostring(job) then
+    key, request, window = ARGV[next_key + 1], ARGV[next_key + 2], ARGV[next_key + 3]
+    next_key = next_key + 4
+  end
+  local word = nil
+  if key then
     -- Some of those that have ended go with every new one, so the table shrinks faster than it grows.
     for _, ended in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now), 'LIMIT', 0, 10)) do
       redis.call('ZREM', deadlines, ended)
@@ -31,34 +55,33 @@ for job = 1, tonumber(ARGV[7]) do
     if before then
       local position, same, ends = string.match(before, '^(%S+) (%S+) (%d+)$')
       if tonumber(ends) > now then
-        answer = same == request and { 'old', position } or { 'reused' }
+        word = same == request and position or 'reused'
       end
     end
   end
-  if answer then
+  if word then
     -- A retry is answered whatever the bounds say.
   elseif count - count_done >= jobs_max then
-    answer = { 'jobs' }
-  elseif bytes - bytes_done + size > bytes_max then
-    answer = { 'bytes' }
-  elseif key ~= '' and keys >= keys_max then
-    answer = { 'keys' }
+    word = 'jobs'
+  elseif bytes - bytes_done + tonumber(size) > bytes_max then
+    word = 'bytes'
+  elseif key and keys >= keys_max then
+    word = 'keys'
   else
-    minor, count, bytes, added = minor + 1, count + 1, bytes + size, true
-    local position = major .. '-' .. int(minor)
-    redis.call('XADD', jobs, position, 'command', command, 'keep', keep, 'trace', trace, 'at', int(now),
-      'jobs', int(count), 'bytes', int(bytes))
-    if key ~= '' then
+    taken, count, bytes = taken + 1, count + 1, bytes + tonumber(size)
+    fields[#fields + 1] = size
+    fields[#fields + 1] = text
+    if key then
       local ends = int(now + tonumber(window))
+      local position = major .. '-' .. int(minor + taken)
       keys = keys + redis.call('HSET', requests, key, position .. ' ' .. request .. ' ' .. ends)
       redis.call('ZADD', deadlines, ends, key)
     end
-    answer = { 'new', position }
+    word = 'new'
   end
-  answers[job] = answer
+  answer[3 + job] = word
 end
-if added then
-  redis.call('HSET', queue, 'major', major, 'minor', int(minor), 'jobs', int(count), 'bytes', int(bytes), 'time', int(now))
-  redis.call('PUBLISH', ARGV[2], ARGV[3])
+if taken > 0 then
+  append(taken, unpack(fields))
 end
-return answers
+return remember(record, ARGV[7], answer, ARGV[8])

@@ -2,8 +2,8 @@
 --
 -- KEYS  1 queue, 2 jobs
 -- ARGV  1 position
--- Says  {last number given out, attempts, entry or false}
-local known = redis.call('HMGET', KEYS[1], 'major', 'minor', 'head', 'attempts')
+-- Says  {last number given out, the last job dropped, attempts, the entry that would hold it or false}
+local known = redis.call('HMGET', KEYS[1], 'major', 'minor', 'head', 'attempts', 'trimmed')
 local attempts = known[3] == ARGV[1] and known[4] or '0'
-local entry = redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1])[1]
-return { (known[1] or '0') .. '-' .. (known[2] or '0'), attempts, entry or false }
+local entry = redis.call('XRANGE', KEYS[2], ARGV[1], '+', 'COUNT', 1)[1]
+return { (known[1] or '0') .. '-' .. (known[2] or '0'), known[5] or '0-0', attempts, entry or false }

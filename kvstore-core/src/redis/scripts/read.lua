@@ -1,18 +1,25 @@
--- Jobs of a partition behind a position.
+-- Entries of a partition's log that hold jobs behind a position. The first may begin before it.
 --
 -- KEYS  1 queue, 2 jobs
--- ARGV  1 position, 2 most, 3 bytes after which to stop (a job is never cut)
+-- ARGV  1 position, 2 jobs and 3 bytes after which to stop (an entry is never cut)
 -- Says  {the last job dropped, entries}
 local after, most, room, found = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), {}
-while #found < most and room > 0 do
-  local part = redis.call('XRANGE', KEYS[2], '(' .. after, '+', 'COUNT', math.min(most - #found, 16))
-  if #part == 0 then
-    break
-  end
+local jobs_before, bytes_before
+while true do
+  local part = redis.call('XRANGE', KEYS[2], '(' .. after, '+', 'COUNT', 16)
   for _, entry in ipairs(part) do
+    local jobs, bytes = tonumber(entry[2][4]), tonumber(entry[2][6])
+    jobs_before = jobs_before or jobs - (#entry[2] - 6) / 2
+    bytes_before = bytes_before or bytes
     found[#found + 1] = entry
-    room = room - #entry[2][2]
     after = entry[1]
+    if jobs - jobs_before >= most or bytes - bytes_before >= room then
+      part = {}
+      break
+    end
+  end
+  if #part < 16 then
+    break
   end
 end
 return { redis.call('HGET', KEYS[1], 'trimmed') or '0-0', found }

@@ -53,3 +53,21 @@ local function announce(stream, changes, latest, kept)
     redis.call('XTRIM', stream, 'MINID', int(latest - tonumber(kept) + 1))
   end
 end
+
+-- The answer to a change that was made before, false for a new one. `record` holds the last number of its sender, and the answer to it.
+-- A number before that is of a copy that nobody waits for any more.
+local function answer_before(record, number)
+  local text = redis.call('GET', record)
+  local stop = text and string.find(text, ' ', 1, true)
+  local last = stop and tonumber(string.sub(text, 1, stop - 1))
+  if not last or last < tonumber(number) then
+    return false
+  end
+  return last > tonumber(number) and { 'passed' } or cmsgpack.unpack(string.sub(text, stop + 1))
+end
+
+-- Remembers `answer` for `kept` ms, and says it.
+local function remember(record, number, answer, kept)
+  redis.call('SET', record, number .. ' ' .. cmsgpack.pack(answer), 'PX', kept)
+  return answer
+end

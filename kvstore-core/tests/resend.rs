@@ -1,0 +1,266 @@
+//! Is a change made once when its answer is lost, and when a copy of it comes late?
+
+#[path = "support/redis.rs"]
+mod redis_server;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kvstore_core::redis::{Options, Redis};
+use kvstore_core::{
+    Change, Command, Commit, Condition, Error, Key, NewJob, Operation, PartitionCount, Position,
+    StoreExt, Value, WorkerId, Write,
+};
+use redis_server::Server;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+
+/// What happens to the next request that holds some text.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    /// It is answered, and the connection is cut in place of the answer.
+    Answer,
+    /// The connection is cut, and the request passes when [`Proxy::let_late_copies_pass`] says so.
+    Request,
+}
+
+/// Stands between a client and its server.
+struct Proxy {
+    folder: tempfile::TempDir,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    next: Mutex<Option<(Cut, &'static str)>>,
+    cuts: AtomicUsize,
+    late: Mutex<Vec<oneshot::Sender<oneshot::Sender<()>>>>,
+}
+
+impl Proxy {
+    fn before(server: &Server) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = Arc::<Shared>::default();
+        let listener = UnixListener::bind(folder.path().join("s")).unwrap();
+        let to = PathBuf::from(server.url().strip_prefix("redis+unix://").unwrap());
+        tokio::spawn(accept(listener, to, Arc::clone(&shared)));
+        Self { folder, shared }
+    }
+
+    async fn open(&self) -> Redis {
+        let url = format!("redis+unix://{}", self.folder.path().join("s").display());
+        let options = Options {
+            partitions: Some(PartitionCount::new(1).unwrap()),
+            ..Options::default()
+        };
+        Redis::open(&url, options).await.unwrap()
+    }
+
+    fn cut(&self, cut: Cut, marker: &'static str) {
+        *self.shared.next.lock().unwrap() = Some((cut, marker));
+    }
+
+    fn cuts(&self) -> usize {
+        self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    /// Returns when the server has answered them. Says how many there were.
+    async fn let_late_copies_pass(&self) -> usize {
+        let late = std::mem::take(&mut *self.shared.late.lock().unwrap());
+        let count = late.len();
+        for pass in late {
+            let (done, answered) = oneshot::channel();
+            pass.send(done).unwrap();
+            answered.await.unwrap();
+        }
+        count
+    }
+}
+
+async fn accept(listener: UnixListener, to: PathBuf, shared: Arc<Shared>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let (to, shared) = (to.clone(), Arc::clone(&shared));
+        tokio::spawn(async move { carry(client, &to, &shared).await });
+    }
+}
+
+/// Carries bytes both ways until one side ends, or the connection is cut.
+async fn carry(mut client: UnixStream, to: &Path, shared: &Shared) {
+    let mut server = UnixStream::connect(to).await.unwrap();
+    let (mut asked, mut answered) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    loop {
+        tokio::select! {
+            count = client.read(&mut asked) => {
+                let Ok(count @ 1..) = count else { return };
+                let request = &asked[..count];
+                match shared.take(request) {
+                    None => server.write_all(request).await.unwrap(),
+                    Some(Cut::Answer) => {
+                        server.write_all(request).await.unwrap();
+                        assert_ne!(server.read(&mut answered).await.unwrap(), 0);
+                        shared.cuts.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                    Some(Cut::Request) => {
+                        let (pass, passes) = oneshot::channel();
+                        shared.late.lock().unwrap().push(pass);
+                        drop(client);
+                        shared.cuts.fetch_add(1, Ordering::SeqCst);
+                        let done = passes.await.unwrap();
+                        server.write_all(request).await.unwrap();
+                        assert_ne!(server.read(&mut answered).await.unwrap(), 0);
+                        done.send(()).unwrap();
+                        return;
+                    }
+                }
+            }
+            count = server.read(&mut answered) => {
+                let Ok(count @ 1..) = count else { return };
+                if client.write_all(&answered[..count]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn take(&self, request: &[u8]) -> Option<Cut> {
+        let mut next = self.next.lock().unwrap();
+        let (cut, marker) = (*next)?;
+        let marker = marker.as_bytes();
+        let is_it = request.windows(marker.len()).any(|part| part == marker);
+        is_it.then(|| next.take()).map(|_| cut)
+    }
+}
+
+fn set(key: &str, value: &str) -> NewJob {
+    let (key, value) = (Key::new(key).unwrap(), Value::parse(value).unwrap());
+    NewJob::new(Command::One(Operation::set(key, value)))
+}
+
+/// The values of all jobs in the queue, in order, with their positions.
+async fn queued(redis: &Redis) -> Vec<(Position, String)> {
+    let queue = redis.queue();
+    let claim = queue.claim(&WorkerId::new("test")).await.unwrap().remove(0);
+    let jobs = queue
+        .read(&claim, Position::START, 100, Duration::ZERO)
+        .await
+        .unwrap();
+    let value = |command: &Command| serde_json::to_string(command).unwrap();
+    jobs.iter()
+        .map(|job| (job.id.position, value(&job.command)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_whose_answer_is_lost_are_accepted_once_under_the_ids_of_the_first_time() {
+    for cut in [Cut::Answer, Cut::Request] {
+        let server = Server::start();
+        let proxy = Proxy::before(&server);
+        let redis = proxy.open().await;
+        let queue = redis.queue();
+        // By now the server knows the script, so the next answer is that to the jobs.
+        queue.enqueue(vec![set("a", "0")]).await.remove(0).unwrap();
+
+        proxy.cut(cut, "marked");
+        let jobs = vec![
+            set("a", r#""marked""#),
+            set("b", r#""second""#),
+            set("c", r#""third""#),
+        ];
+        let answers = queue.enqueue(jobs).await;
+        assert_eq!(proxy.cuts(), 1, "{cut:?}");
+        queue.enqueue(vec![set("a", "1")]).await.remove(0).unwrap();
+        let late = usize::from(matches!(cut, Cut::Request));
+        assert_eq!(proxy.let_late_copies_pass().await, late);
+
+        let queued = queued(&redis).await;
+        let values: Vec<_> = queued.iter().map(|(_, command)| command).collect();
+        assert_eq!(queued.len(), 5, "{cut:?}: {values:?}");
+        for (answer, (position, _)) in answers.into_iter().zip(&queued[1..]) {
+            let accepted = answer.unwrap();
+            assert_eq!(accepted.id.position, *position, "{cut:?}");
+            assert!(!accepted.replayed);
+        }
+        assert!(values[1].contains("marked") && values[3].contains("third"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_made_once_and_answered_as_the_first_time() {
+    for cut in [Cut::Answer, Cut::Request] {
+        let server = Server::start();
+        let proxy = Proxy::before(&server);
+        let redis = proxy.open().await;
+        let store = redis.store();
+        let before = store.set("a", &0).await.unwrap();
+
+        // Made twice it would be a conflict, since nobody but itself creates the key.
+        proxy.cut(cut, "marked");
+        let key = |text| Key::new(text).unwrap();
+        let write = |text| Write {
+            key: key(text),
+            change: Change::Set {
+                value: Value::parse(r#""marked""#).unwrap(),
+                expires_at: None,
+            },
+        };
+        let committed = store
+            .commit(Commit {
+                checks: vec![(key("b"), Condition::Absent)],
+                writes: vec![write("a"), write("b")],
+                advance: None,
+            })
+            .await
+            .unwrap();
+        assert_eq!(proxy.cuts(), 1, "{cut:?}");
+        assert_eq!(committed.first_version.0, before.0 + 1, "{cut:?}");
+        assert_eq!(committed.existed, [true, false]);
+
+        // A refusal is an answer, too: it stays one, although by now the commit would be possible.
+        proxy.cut(cut, "refused");
+        let refused = store.commit(Commit {
+            checks: vec![(key("refused"), Condition::Present)],
+            writes: vec![write("refused")],
+            advance: None,
+        });
+        let refused = refused.await.unwrap_err();
+        assert!(matches!(refused, Error::Conflict { .. }), "{refused}");
+        assert_eq!(proxy.cuts(), 2, "{cut:?}");
+
+        let last = store.set("refused", &2).await.unwrap();
+        assert_eq!(last.0, before.0 + 3, "{cut:?}");
+        let late = if matches!(cut, Cut::Request) { 2 } else { 0 };
+        assert_eq!(proxy.let_late_copies_pass().await, late);
+        let found = store.get(&key("refused")).await.unwrap().unwrap();
+        assert_eq!(found.version, last, "{cut:?}");
+        let next = store.set("c", &3).await.unwrap();
+        assert_eq!(next.0, last.0 + 1, "nothing happened in between");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_at_the_same_time_are_each_made_once_when_their_answers_are_lost() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let redis = proxy.open().await;
+    let store = redis.store();
+    let before = store.set("0", &0).await.unwrap();
+    proxy.cut(Cut::Answer, "marked");
+    let commits = (0..50).map(|number| {
+        let store = store.clone();
+        tokio::spawn(async move { store.set(&number.to_string(), &"marked").await.unwrap() })
+    });
+    let mut versions = Vec::new();
+    for commit in commits.collect::<Vec<_>>() {
+        versions.push(commit.await.unwrap().0);
+    }
+    assert_eq!(proxy.cuts(), 1);
+    versions.sort_unstable();
+    let expected: Vec<u64> = (before.0 + 1..=before.0 + 50).collect();
+    assert_eq!(versions, expected);
+}
