@@ -147,7 +147,11 @@ async fn open(failing: &mut Failing, call: &'static str, number: usize, fault: F
         _ => count_injected(&failing.log) > 0,
     };
     match fault {
-        _ if serves => assert!(errors.is_empty(), "{errors:#?}"),
+        // What it does in the background once it serves may meet the fault as well.
+        _ if serves => assert!(
+            errors.is_empty() || has_come && fault != Fault::Interrupted,
+            "{errors:#?}"
+        ),
         Fault::Kill => assert_eq!(status.signal(), Some(9), "{errors:#?}"),
         Fault::Interrupted => panic!("it was not tried again: {errors:#?}"),
         _ => {
