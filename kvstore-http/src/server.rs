@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -162,7 +163,12 @@ impl Server {
                 let (app, phase) = (Arc::clone(&app), Arc::clone(&phase));
                 async move {
                     phase.begin();
-                    let (reply, unread) = handle(&app, request).await;
+                    let (mut reply, unread) = handle(&app, request).await;
+                    if app.health.is_draining() {
+                        // Whoever keeps a connection to a server that is about to end should have a new one, elsewhere.
+                        let headers = reply.headers_mut();
+                        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
                     phase.end(unread);
                     Ok::<_, Infallible>(reply)
                 }

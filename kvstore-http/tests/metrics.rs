@@ -277,7 +277,7 @@ async fn trace_of_a_request_is_in_the_log_of_a_worker_elsewhere() {
     );
 
     // What a worker counts is on its own address.
-    let mut admin = Connection::open(worker.logged_address("probes are answered")).await;
+    let mut admin = Connection::open(worker.logged_address("answering probes")).await;
     let families = read_until(&mut admin, |families| {
         value(
             families,

@@ -284,7 +284,7 @@ async fn a_standby_is_ready_says_so_once_and_takes_over_from_one_that_ends() {
     let mut first = pair.worker();
     first.logged("working");
     let second = pair.worker();
-    let probes = second.logged_address("probes are answered");
+    let probes = second.logged_address("answering probes");
     let holder = second.logged(STANDS_BY)["holder"].to_string();
     assert!(
         holder.contains(&format!("process {}", first.id())),

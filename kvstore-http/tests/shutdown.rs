@@ -58,6 +58,9 @@ async fn readiness_fails_first_and_everything_else_goes_on() {
         (503, Some("1"))
     );
     assert_eq!(not_ready.json(), json!({"status": "draining"}));
+    // Who keeps its connection learns that it should get another one.
+    assert_eq!(not_ready.header("connection"), Some("close"));
+    assert!(connection.is_closed().await);
     // On new connections, too.
     assert_eq!(server.ask(&request("GET", "/livez")).await.status, 200);
     assert_eq!(

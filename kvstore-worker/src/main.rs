@@ -85,7 +85,7 @@ async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(),
     let health = Health::starting();
     // It answers until the runtime ends, also while the last batch is finished.
     if let Some(listener) = listener {
-        tracing::info!(address = %listener.local_addr()?, "probes are answered");
+        tracing::info!(address = %listener.local_addr()?, "answering probes");
         tokio::spawn(admin::serve(listener, health.clone()));
     }
     let options = Options {

@@ -5,6 +5,7 @@
 mod compact;
 mod copy;
 mod export;
+mod health;
 mod import;
 mod place;
 mod progress;
@@ -29,6 +30,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     export::PROGRAM,
     import::PROGRAM,
     token::PROGRAM,
+    health::PROGRAM,
 ];
 
 /// Runs the command that the arguments begin with, if they begin with one.
@@ -41,6 +43,7 @@ pub(crate) fn main() -> Option<ExitCode> {
         "export" => Some(export::main()),
         "import" => Some(import::main()),
         "token" => Some(token::main()),
+        "health" => Some(health::main()),
         _ => None,
     }
 }

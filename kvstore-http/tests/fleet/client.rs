@@ -99,6 +99,8 @@ pub(crate) struct Client {
     pub(crate) wrong: Vec<String>,
     /// Requests under an idempotency key that were answered as repeated ones.
     pub(crate) replays: usize,
+    /// Requests that were not answered, or refused though nothing was wrong with them, and when that was.
+    pub(crate) failures: Vec<(Moment, String)>,
 }
 
 /// A write as its client means it, whatever becomes of it.
@@ -126,6 +128,7 @@ impl Client {
             history: Vec::new(),
             wrong: Vec::new(),
             replays: 0,
+            failures: Vec::new(),
         }
     }
 
@@ -164,7 +167,23 @@ impl Client {
         self.random.random_range(0..count)
     }
 
+    /// Sends a request to `server`, and notes it if that fails.
     async fn ask(&mut self, server: usize, request: &Request) -> Said {
+        let said = self.try_ask(server, request).await;
+        let failure = match &said {
+            Said::Answer(reply) if reply.status >= 500 => {
+                format!("{} {}", reply.status, reply.text())
+            }
+            Said::Answer(_) => return said,
+            Said::NotSent => "no connection".to_owned(),
+            Said::Nothing => "no answer".to_owned(),
+        };
+        let failure = format!("{}: {failure}", request.line());
+        self.failures.push((self.world.now(), failure));
+        said
+    }
+
+    async fn try_ask(&mut self, server: usize, request: &Request) -> Said {
         let address = self.world.address(server);
         let mut connection = match self.connections[server].take() {
             Some((known, connection)) if known == address => connection,
@@ -178,7 +197,9 @@ impl Client {
         self.world.under_way[server].fetch_sub(1, Ordering::SeqCst);
         match reply {
             Ok(Some(reply)) => {
-                self.connections[server] = Some((address, connection));
+                if reply.header("connection") != Some("close") {
+                    self.connections[server] = Some((address, connection));
+                }
                 Said::Answer(reply)
             }
             Ok(None) | Err(_) => Said::Nothing,

@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod balancer;
 mod checked;
 mod checker;
 mod client;
@@ -22,6 +23,7 @@ mod history;
 mod linear;
 mod nemesis;
 mod proxy;
+mod rehearsal;
 mod report;
 
 use std::sync::Arc;

@@ -72,8 +72,13 @@ impl Request {
         self
     }
 
+    /// Method and target.
+    pub(crate) fn line(&self) -> String {
+        format!("{} {}", self.method, self.target)
+    }
+
     fn bytes(&self) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nhost: test\r\n", self.method, self.target);
+        let mut head = format!("{} HTTP/1.1\r\nhost: test\r\n", self.line());
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }

@@ -17,7 +17,11 @@ pub(crate) struct Redis {
 
 impl Redis {
     pub(crate) fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// The same, on what a folder holds of another one.
+    pub(crate) fn start_in(folder: tempfile::TempDir) -> Self {
         let process = launch(&folder);
         let redis = Self { folder, process };
         redis.wait_until_it_answers();
@@ -53,6 +57,11 @@ impl Redis {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
+    }
+
+    /// Where it keeps what it acknowledges.
+    pub(crate) fn log_folder(&self) -> PathBuf {
+        self.folder.path().join("appendonlydir")
     }
 
     /// The URL of a store there.

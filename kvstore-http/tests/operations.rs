@@ -1,0 +1,201 @@
+//! Does what `k8s/README.md` tells an operator to do work: a backup of Redis taken under load, and the move from a folder to
+//! Redis while reads are served?
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use support::client::{Connection, Reply, request};
+use support::process::{Process, command, run, worker_command};
+use support::redis::Redis;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server and a worker on `redis`.
+fn fleet(redis: &Redis) -> [Process; 2] {
+    let url = redis.url();
+    let worker = Process::launch_command(worker_command(&["--store", &url]));
+    worker.logged("working");
+    [Process::start(&["--store", &url]), worker]
+}
+
+/// Counts up in `key` until it is told to stop; only what was answered as applied is in `written`.
+async fn count_up(
+    address: SocketAddr,
+    key: String,
+    written: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+) {
+    let mut connection = Connection::open(address).await;
+    for number in 1.. {
+        if stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let put = request("PUT", &format!("/v1/kv/{key}")).header("prefer", "wait=30");
+        let reply = connection.ask(&put.body(number.to_string())).await;
+        assert!(matches!(reply.status, 200 | 201), "{reply:?}");
+        written.store(number, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_of_the_log_of_redis_made_under_load_holds_what_was_acknowledged() {
+    let redis = Redis::start();
+    let processes = fleet(&redis);
+    let stop = Arc::new(AtomicBool::new(false));
+    let written: Vec<Arc<AtomicU64>> = (0..8).map(|_| Arc::default()).collect();
+    let clients: Vec<_> = (0..written.len())
+        .map(|number| {
+            let (written, stop) = (Arc::clone(&written[number]), Arc::clone(&stop));
+            let key = format!("client:{number}");
+            tokio::spawn(count_up(processes[0].address, key, written, stop))
+        })
+        .collect();
+    let counts = || -> Vec<u64> {
+        let counts = written.iter().map(|count| count.load(Ordering::SeqCst));
+        counts.collect()
+    };
+    let begun = Instant::now();
+    while counts().iter().any(|count| *count < 20) {
+        assert!(begun.elapsed() < PATIENCE, "too slow: {:?}", counts());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    // As the guide has it: no rewrite of the log while it is copied.
+    redis.ask(&["CONFIG", "SET", "auto-aof-rewrite-percentage", "0"]);
+    assert_eq!(redis.info("persistence", "aof_rewrite_in_progress"), 0);
+    let before = counts();
+    let copy = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(redis.log_folder())
+        .arg(copy.path())
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    redis.ask(&["CONFIG", "SET", "auto-aof-rewrite-percentage", "100"]);
+    let after = counts();
+    stop.store(true, Ordering::SeqCst);
+    for client in clients {
+        client.await.unwrap();
+    }
+    let last = counts();
+    drop(processes);
+    drop(redis);
+
+    let restored = Redis::start_in(copy);
+    let processes = fleet(&restored);
+    let mut connection = Connection::open(processes[0].address).await;
+    for (number, before) in before.iter().enumerate() {
+        let key = format!("/v1/kv/client:{number}");
+        let reply = connection.ask(&request("GET", &key)).await;
+        let found = reply.json().as_u64().unwrap();
+        assert!(
+            (*before..=last[number]).contains(&found),
+            "{key}: {found}, and {before} was acknowledged before the copy"
+        );
+        // And it goes on.
+        let put = request("PUT", &key).header("prefer", "wait=30").body("0");
+        assert_eq!(connection.ask(&put).await.status, 200);
+    }
+    assert!(
+        before < after || after < last,
+        "nothing was written meanwhile"
+    );
+}
+
+/// The words of a line of the guide, run as it stands there: what one program prints is what the other one reads.
+fn pipe(export: &[&str], import: &[&str]) -> String {
+    let mut export = command(export).stdout(Stdio::piped()).spawn().unwrap();
+    let entries = export.stdout.take().unwrap();
+    let imported = command(import).stdin(entries).output().unwrap();
+    assert!(export.wait().unwrap().success());
+    assert!(imported.status.success(), "{imported:?}");
+    String::from_utf8(imported.stdout).unwrap()
+}
+
+/// Who may do what, in a file: one token with these rights. Its secret.
+fn tokens(file: &Path, rights: &str) -> String {
+    let made = run(&["token", "ops", "--rights", rights], &[]);
+    std::fs::write(file, &made.stdout).unwrap();
+    let said = made.stderr.last().unwrap();
+    said.rsplit(' ').next().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn folder_moves_to_redis_while_reads_are_served() {
+    const KEYS: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().join("database").display());
+    let file = folder.path().join("tokens");
+    let args = ["--store", &store, "--tokens-file", file.to_str().unwrap()];
+    let secret = tokens(&file, "rw");
+    let server = Process::start(&args);
+    let mut connection = Connection::open(server.address).await;
+    let bearer = format!("Bearer {secret}");
+    for number in 0..KEYS {
+        let ttl = if number % 3 == 0 { "?ttl=3600" } else { "" };
+        let put = request("PUT", &format!("/v1/kv/user:{number:03}{ttl}"));
+        let put = put.header("authorization", &bearer);
+        let reply = connection.ask(&put.body(format!("[{number},1.50]"))).await;
+        assert_eq!(reply.status, 201);
+    }
+
+    // From here on it may only be read.
+    let bearer = format!("Bearer {}", tokens(&file, "r"));
+    server.signal("HUP");
+    server.logged("the tokens were read again");
+    let put = request("PUT", "/v1/kv/user:000").header("authorization", &bearer);
+    assert_eq!(connection.ask(&put.body("0")).await.status, 403);
+
+    let redis = Redis::start();
+    let url = redis.url();
+    let import = ["import", "--from", "-", "--format", "ndjson", "--to", &url];
+    let (stop, reads) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let reading = tokio::spawn({
+        let (stop, reads, bearer) = (Arc::clone(&stop), Arc::clone(&reads), bearer.clone());
+        async move {
+            while !stop.load(Ordering::SeqCst) {
+                let number = reads.fetch_add(1, Ordering::SeqCst) as usize % KEYS;
+                let get = request("GET", &format!("/v1/kv/user:{number:03}"));
+                let reply = connection.ask(&get.header("authorization", &bearer)).await;
+                assert_eq!(
+                    (reply.status, reply.text()),
+                    (200, &*format!("[{number},1.50]"))
+                );
+            }
+        }
+    });
+    let export = ["export", &store, "--format", "ndjson"];
+    let printed = tokio::task::block_in_place(|| pipe(&export, &import));
+    assert_eq!(printed, format!("{KEYS} written, 0 equal already\n"));
+    stop.store(true, Ordering::SeqCst);
+    reading.await.unwrap();
+    assert!(reads.load(Ordering::SeqCst) > 0);
+    drop(server);
+
+    let processes = fleet(&redis);
+    let mut connection = Connection::open(processes[0].address).await;
+    for number in 0..KEYS {
+        let get = request("GET", &format!("/v1/kv/user:{number:03}"));
+        let reply: Reply = connection.ask(&get).await;
+        assert_eq!(
+            (reply.status, reply.text()),
+            (200, &*format!("[{number},1.50]"))
+        );
+        assert_eq!(
+            reply.header("x-ttl").is_some(),
+            number % 3 == 0,
+            "{reply:?}"
+        );
+    }
+}
