@@ -1,11 +1,9 @@
 //! What can be wrong, by name: the one table from which answers take their type and status, and people a page for each.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use crate::reply::{NO_CACHE, Reply};
+use crate::reply::{Body, NO_CACHE, Reply};
 
 /// What can be wrong with a request, or with us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,7 +260,7 @@ fn html(title: &str, body: &str) -> Reply {
          <meta name=\"viewport\" content=\"width=device-width\"><title>kvstore: {title}</title></head>\n\
          <body>\n{body}</body>\n</html>\n"
     );
-    let mut reply = Response::new(Full::new(Bytes::from(text)));
+    let mut reply = Response::new(Body::whole(text));
     let headers = reply.headers_mut();
     headers.insert(
         CONTENT_TYPE,

@@ -11,6 +11,7 @@ mod read;
 mod service;
 mod set_request;
 mod simple;
+mod watch;
 mod write;
 
 use std::panic::AssertUnwindSafe;
@@ -28,6 +29,7 @@ use kvstore_worker::admin::{self, Health};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+use self::watch::Watchers;
 use crate::access::Access;
 use crate::config::{ENVELOPE_BYTES, Options};
 use crate::error::{Face, Problem, Result};
@@ -35,6 +37,7 @@ use crate::headers::request_id;
 use crate::metrics::Metrics;
 use crate::problems::{self, Kind};
 use crate::reply::{Reply, X_REQUEST_ID};
+use crate::target::Query;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -43,15 +46,17 @@ pub(crate) struct App {
     pub(crate) options: Options,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
+    pub(crate) watchers: Watchers,
 }
 
 impl App {
     pub(crate) fn new(service: Service, options: Options, health: Health) -> Self {
         Self {
             service,
-            options,
             metrics: health.register(Metrics::new),
+            watchers: Watchers::new(options.watchers_max),
             health,
+            options,
         }
     }
 }
@@ -62,6 +67,7 @@ pub(crate) struct Context<'a> {
     pub(crate) service: &'a Service,
     pub(crate) options: &'a Options,
     pub(crate) health: &'a Health,
+    pub(crate) watchers: &'a Watchers,
     /// What the request may touch: to be asked before anything is touched.
     pub(crate) access: Access,
 }
@@ -72,6 +78,7 @@ impl<'a> Context<'a> {
             service: &app.service,
             options: &app.options,
             health: &app.health,
+            watchers: &app.watchers,
             access,
         }
     }
@@ -99,6 +106,7 @@ enum Route<'a> {
     List,
     Mget,
     Batch,
+    Watch,
     Jobs,
     Job(&'a str),
     Retry(&'a str),
@@ -116,6 +124,7 @@ impl<'a> Route<'a> {
             "/v1/kv" => Some(Self::List),
             "/v1/mget" => Some(Self::Mget),
             "/v1/batch" => Some(Self::Batch),
+            "/v1/watch" => Some(Self::Watch),
             "/v1/jobs" => Some(Self::Jobs),
             _ => below("/v1/kv/")
                 .map(Self::Entry)
@@ -144,6 +153,7 @@ impl<'a> Route<'a> {
             | Self::Problem(_)
             | Self::Get(_)
             | Self::List
+            | Self::Watch
             | Self::Jobs
             | Self::Job(_) => "GET, HEAD",
             Self::Set | Self::Mget | Self::Batch | Self::Retry(_) => "POST",
@@ -176,6 +186,7 @@ impl<'a> Route<'a> {
             Self::List => "/v1/kv",
             Self::Mget => "/v1/mget",
             Self::Batch => "/v1/batch",
+            Self::Watch => "/v1/watch",
             Self::Jobs => "/v1/jobs",
             Self::Job(_) => "/v1/jobs/{id}",
             Self::Retry(_) => "/v1/jobs/{id}/retry",
@@ -201,7 +212,14 @@ async fn dispatch(
     let access = match &app.options.tokens {
         _ if route.is_public() => Access::Nothing,
         None => Access::Everything,
-        Some(tokens) => tokens.admit(&parts.headers)?,
+        Some(tokens) => match route {
+            // No header can be given to a browser's EventSource.
+            Route::Watch => {
+                let query = Query::new(parts.uri.query());
+                tokens.admit_by(&parts.headers, query.get("access_token")?.as_deref())?
+            }
+            _ => tokens.admit(&parts.headers)?,
+        },
     };
     let context = &Context::new(app, access);
     // hyper sends the head of an answer to HEAD, and keeps the body to itself.
@@ -226,6 +244,7 @@ async fn dispatch(
         (Route::List, &Method::GET) => list::get(context, parts).await,
         (Route::Mget, &Method::POST) => mget::post(context, parts, body).await,
         (Route::Batch, &Method::POST) => batch::post(context, parts, body).await,
+        (Route::Watch, &Method::GET) => watch::get(context, parts).await,
         (Route::Jobs, &Method::GET) => dead::list(context, parts).await,
         (Route::Retry(id), &Method::POST) => dead::retry(context, parts, id).await,
         (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
@@ -330,6 +349,7 @@ mod tests {
             ("/v1/kv", Some(Route::List)),
             ("/v1/kv/", Some(Route::Entry(""))),
             ("/v1/mget", Some(Route::Mget)),
+            ("/v1/watch", Some(Route::Watch)),
             ("/v1/jobs", Some(Route::Jobs)),
             ("/v1/jobs/x", Some(Route::Job("x"))),
             ("/v1/jobs/x/retry", Some(Route::Retry("x"))),

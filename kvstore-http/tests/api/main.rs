@@ -21,3 +21,4 @@ mod rules;
 mod service;
 mod simple;
 mod visible;
+mod watch;

@@ -193,6 +193,34 @@ impl Connection {
         Some(reply)
     }
 
+    /// The next chunk of a body that comes in chunks; `None` at its end, and if the server closes the connection instead.
+    pub(crate) async fn chunk(&mut self) -> Option<Vec<u8>> {
+        tokio::time::timeout(PATIENCE, self.read_chunk())
+            .await
+            .expect("a chunk in time")
+    }
+
+    async fn read_chunk(&mut self) -> Option<Vec<u8>> {
+        let begin = loop {
+            if let Some(at) = self.unread.windows(2).position(|two| two == b"\r\n") {
+                break at;
+            }
+            if !self.read_some().await {
+                return None;
+            }
+        };
+        let digits = std::str::from_utf8(&self.unread[..begin]).expect("a length in ASCII");
+        let length = usize::from_str_radix(digits, 16).expect("a length");
+        let end = begin + 2 + length + 2;
+        while self.unread.len() < end {
+            if !self.read_some().await {
+                return None;
+            }
+        }
+        let chunk: Vec<u8> = self.unread.drain(..end).collect();
+        (length > 0).then(|| chunk[begin + 2..end - 2].to_vec())
+    }
+
     async fn read_some(&mut self) -> bool {
         self.unread.reserve(16 << 10);
         // A reset is an end, too.
