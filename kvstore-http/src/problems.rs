@@ -217,6 +217,17 @@ impl Kind {
     }
 }
 
+/// Every status that one of them is answered with.
+pub(crate) fn statuses() -> impl Iterator<Item = u16> {
+    TABLE.iter().map(|row| row.status.as_u16())
+}
+
+/// What those mean that are answered with `status`.
+pub(crate) fn meanings(status: u16) -> Vec<&'static str> {
+    let rows = TABLE.iter().filter(|row| row.status.as_u16() == status);
+    rows.map(|row| row.meaning).collect()
+}
+
 /// `GET /problems/{name}`
 pub(crate) fn page(name: &str) -> Option<Reply> {
     let row = TABLE.iter().find(|row| row.name == name)?;

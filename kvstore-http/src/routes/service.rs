@@ -19,6 +19,8 @@ pub(super) fn root(context: &Context<'_>) -> Reply {
         "job": "/v1/jobs/{id}",
         "watch": "/v1/watch",
         "problems": "/problems",
+        "openapi": "/openapi.json",
+        "docs": "/docs",
     });
     if context.options.admin_routes {
         links["live"] = json!("/livez");

@@ -17,6 +17,7 @@ mod faults;
 mod jobs;
 mod limits;
 mod list;
+mod openapi;
 mod rules;
 mod service;
 mod simple;

@@ -78,7 +78,10 @@ impl Request {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut head = format!("{} HTTP/1.1\r\nhost: test\r\n", self.line());
+        let mut head = format!("{} HTTP/1.1\r\n", self.line());
+        if !self.headers.iter().any(|(name, _)| name == "host") {
+            head += "host: test\r\n";
+        }
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
@@ -173,8 +176,8 @@ impl Connection {
             .and_then(|rest| rest.get(..3)?.parse().ok())
             .unwrap_or_else(|| panic!("{status_line:?} is no status line"));
         let headers: Vec<_> = lines
-            .filter_map(|line| line.split_once(": "))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
         let mut reply = Reply {
             status,
