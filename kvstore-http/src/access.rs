@@ -91,6 +91,17 @@ impl Tokens {
         bool::from(found).then(|| list.get(place).cloned())?
     }
 
+    /// Whose token a request carries: in its header, or as a `parameter` of its address (RFC 6750 §2.3).
+    pub(crate) fn admit_by(&self, headers: &HeaderMap, parameter: Option<&str>) -> Result<Access> {
+        match parameter {
+            Some(secret) if !headers.contains_key(AUTHORIZATION) => self
+                .find(secret.as_bytes())
+                .map(Access::Of)
+                .ok_or_else(Self::unknown),
+            _ => self.admit(headers),
+        }
+    }
+
     /// Whose token a request carries.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<Access> {
         let mut lines = headers.get_all(AUTHORIZATION).iter();
@@ -104,12 +115,14 @@ impl Tokens {
             .filter(|_| lines.next().is_none())
             .and_then(|secret| self.find(secret))
             .map(Access::Of)
-            .ok_or_else(|| {
-                Problem::unauthorized(
-                    "Bearer error=\"invalid_token\"",
-                    "Authorization must be Bearer and one token that is known here",
-                )
-            })
+            .ok_or_else(Self::unknown)
+    }
+
+    fn unknown() -> Box<Problem> {
+        Problem::unauthorized(
+            "Bearer error=\"invalid_token\"",
+            "Authorization must be Bearer and one token that is known here",
+        )
     }
 }
 

@@ -94,7 +94,9 @@ impl<'a> Tag<'a> {
             None => (false, text),
         };
         let (opaque, after) = text.strip_prefix('"')?.split_once('"')?;
-        Some((Self { weak, opaque }, after))
+        // Nor are there spaces in it (RFC 9110 §8.8.3).
+        let is_plain = opaque.bytes().all(|byte| byte.is_ascii_graphic());
+        is_plain.then_some((Self { weak, opaque }, after))
     }
 }
 
@@ -214,6 +216,7 @@ mod tests {
             (vec![(IF_MATCH, "\"42")], None),
             (vec![(IF_MATCH, "")], None),
             (vec![(IF_MATCH, "\"1\" \"2\"")], None),
+            (vec![(IF_MATCH, "\"1 2\"")], None),
             (vec![(IF_MATCH, "\"1\", \"2\"")], None),
             (vec![(IF_MATCH, "*, \"2\"")], None),
             (vec![(IF_MATCH, "*"), (IF_MATCH, "*")], None),

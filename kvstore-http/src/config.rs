@@ -34,6 +34,10 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Most connections at a time. One more gets the answer 503 and is closed; 64 more than that are closed without one.
     pub connections_max: usize,
+    /// Most clients that wait for changes at a time, by `/v1/watch` or for one key. One more is answered 503.
+    pub watchers_max: usize,
+    /// After how long without a change a watcher is sent a comment, so that it knows that it is still connected.
+    pub watch_heartbeat: Duration,
     /// How long the server goes on as before, but not ready, when it is told to stop: so that whoever sends it requests
     /// learns of it.
     pub drain_delay: Duration,
@@ -70,6 +74,9 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(75),
             // Below the 1024 files that a process may usually have open: the store must always be able to open its own.
             connections_max: 800,
+            // Half of the connections, so that there is room for those who ask and go.
+            watchers_max: 400,
+            watch_heartbeat: Duration::from_secs(15),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             admin_routes: true,
@@ -99,6 +106,10 @@ impl Options {
         }
         if self.connections_max == 0 {
             return Err("connections-max must be at least 1".to_owned());
+        }
+        // Nobody else would notice a client that takes nothing any more.
+        if self.watch_heartbeat.is_zero() {
+            return Err("watch-heartbeat must be longer than nothing".to_owned());
         }
         Ok(())
     }

@@ -3,7 +3,6 @@
 //! A browser asks before it sends what could change something, and shows a page an answer only if that answer allows its origin.
 //! So nothing here protects against programs other than browsers: tokens do.
 
-use http_body_util::Full;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
@@ -12,7 +11,7 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
-use crate::reply::Reply;
+use crate::reply::{Body, Reply};
 
 /// The origins whose pages may use the service; none unless they are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +64,7 @@ impl Cors {
         if !asks || self.allowed(&parts.headers).is_none() {
             return None;
         }
-        let mut reply = Response::new(Full::default());
+        let mut reply = Response::new(Body::default());
         *reply.status_mut() = StatusCode::NO_CONTENT;
         let headers = reply.headers_mut();
         headers.insert(

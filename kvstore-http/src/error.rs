@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 
-use http_body_util::Full;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
     WWW_AUTHENTICATE,
@@ -19,7 +18,7 @@ use crate::conditions::etag_text;
 use crate::field::{Field, Place};
 use crate::json::Object;
 use crate::problems::Kind;
-use crate::reply::{JSON, NO_STORE, Reply};
+use crate::reply::{Body, JSON, NO_STORE, Reply};
 
 /// What a handler returns. Boxed, so that the way of success stays small.
 pub(crate) type Result<T, E = Box<Problem>> = std::result::Result<T, E>;
@@ -281,7 +280,7 @@ impl Problem {
                 (object, PROBLEM_JSON)
             }
         };
-        let mut reply = Response::new(Full::new(body.finish()));
+        let mut reply = Response::new(Body::whole(body.finish()));
         *reply.status_mut() = status;
         let headers = reply.headers_mut();
         headers.insert(CONTENT_TYPE, content_type);

@@ -67,6 +67,10 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
         .filter(|_| lines.next().is_none())
         .and_then(structured_string)
         .filter(|key| (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()))
+        .filter(|key| {
+            key.bytes()
+                .all(|byte| byte == b' ' || byte.is_ascii_graphic())
+        })
         .map(Some)
         .ok_or_else(|| {
             Problem::malformed(
@@ -134,6 +138,8 @@ mod tests {
             (r#""a\"b\\c""#, Some(r#"a"b\c"#)),
             ("\"\"", None),
             ("\"a", None),
+            ("a b", Some("a b")),
+            ("a\tb", None),
             ("\"a\"b\"", None),
             (r#""a\b""#, None),
         ] {

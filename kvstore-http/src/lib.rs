@@ -26,6 +26,7 @@ mod field;
 mod headers;
 mod json;
 mod metrics;
+mod openapi;
 mod prefer;
 mod problems;
 mod reply;

@@ -1,11 +1,9 @@
 //! What can be wrong, by name: the one table from which answers take their type and status, and people a page for each.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use crate::reply::{NO_CACHE, Reply};
+use crate::reply::{Body, NO_CACHE, Reply};
 
 /// What can be wrong with a request, or with us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,6 +217,17 @@ impl Kind {
     }
 }
 
+/// Every status that one of them is answered with.
+pub(crate) fn statuses() -> impl Iterator<Item = u16> {
+    TABLE.iter().map(|row| row.status.as_u16())
+}
+
+/// What those mean that are answered with `status`.
+pub(crate) fn meanings(status: u16) -> Vec<&'static str> {
+    let rows = TABLE.iter().filter(|row| row.status.as_u16() == status);
+    rows.map(|row| row.meaning).collect()
+}
+
 /// `GET /problems/{name}`
 pub(crate) fn page(name: &str) -> Option<Reply> {
     let row = TABLE.iter().find(|row| row.name == name)?;
@@ -262,7 +271,7 @@ fn html(title: &str, body: &str) -> Reply {
          <meta name=\"viewport\" content=\"width=device-width\"><title>kvstore: {title}</title></head>\n\
          <body>\n{body}</body>\n</html>\n"
     );
-    let mut reply = Response::new(Full::new(Bytes::from(text)));
+    let mut reply = Response::new(Body::whole(text));
     let headers = reply.headers_mut();
     headers.insert(
         CONTENT_TYPE,

@@ -64,6 +64,7 @@ pub async fn serve_with_health(
     }
     tracing::info!("draining: no longer ready");
     server.app.health.drain();
+    server.app.watchers.end();
     if !drain_delay.is_zero() {
         // Not ready, and still there for whoever has not heard of it yet.
         let _ = timeout(drain_delay, server.accept(&listener)).await;

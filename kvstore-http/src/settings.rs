@@ -30,6 +30,7 @@ pub(crate) const PROGRAM: Program = Program {
         HEAD_BYTES_MAX,
         HEADERS_MAX,
         CONNECTIONS_MAX,
+        WATCHERS_MAX,
         RESOURCE_WAIT,
         SIMPLE_WAIT,
         WAIT_MAX,
@@ -40,6 +41,7 @@ pub(crate) const PROGRAM: Program = Program {
         REQUEST_TIMEOUT,
         WRITE_TIMEOUT,
         IDLE_TIMEOUT,
+        WATCH_HEARTBEAT,
         DRAIN_DELAY,
         DRAIN_TIMEOUT,
     ],
@@ -116,6 +118,12 @@ const CONNECTIONS_MAX: Setting = count(
     "Most connections at a time; one more is answered 503",
 );
 
+const WATCHERS_MAX: Setting = count(
+    "watchers-max",
+    "400",
+    "Most clients that wait for changes at a time; one more is answered 503",
+);
+
 const RESOURCE_WAIT: Setting = span(
     "resource-wait",
     "5s",
@@ -168,6 +176,11 @@ const IDLE_TIMEOUT: Setting = span(
     "idle-timeout",
     "75s",
     "How long a connection may be open without a request",
+);
+const WATCH_HEARTBEAT: Setting = span(
+    "watch-heartbeat",
+    "15s",
+    "After how long without a change a watcher is sent a sign of life",
 );
 const DRAIN_DELAY: Setting = span(
     "drain-delay",
@@ -339,6 +352,7 @@ fn read_options(settings: &mut Settings) -> Option<Options> {
     let head_bytes_max = settings.get(&HEAD_BYTES_MAX, within(HEAD_SIZES, bytes));
     let headers_max = settings.get(&HEADERS_MAX, within(COUNTS, str::parse));
     let connections_max = settings.get(&CONNECTIONS_MAX, within(COUNTS, str::parse));
+    let watchers_max = settings.get(&WATCHERS_MAX, within(COUNTS, str::parse));
     let resource_wait = settings.get(&RESOURCE_WAIT, within(SPANS, duration));
     let simple_wait = settings.get(&SIMPLE_WAIT, within(SPANS, duration));
     let wait_max = settings.get(&WAIT_MAX, within(SPANS, duration));
@@ -347,6 +361,7 @@ fn read_options(settings: &mut Settings) -> Option<Options> {
     let request_timeout = settings.get(&REQUEST_TIMEOUT, within(TIMEOUTS, duration));
     let write_timeout = settings.get(&WRITE_TIMEOUT, within(TIMEOUTS, duration));
     let idle_timeout = settings.get(&IDLE_TIMEOUT, within(TIMEOUTS, duration));
+    let watch_heartbeat = settings.get(&WATCH_HEARTBEAT, within(TIMEOUTS, duration));
     let drain_delay = settings.get(&DRAIN_DELAY, within(SPANS, duration));
     let drain_timeout = settings.get(&DRAIN_TIMEOUT, within(SPANS, duration));
     let options = Options {
@@ -362,6 +377,8 @@ fn read_options(settings: &mut Settings) -> Option<Options> {
         write_timeout: write_timeout?,
         idle_timeout: idle_timeout?,
         connections_max: connections_max?,
+        watchers_max: watchers_max?,
+        watch_heartbeat: watch_heartbeat?,
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,
         admin_routes: true,

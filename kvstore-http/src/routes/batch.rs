@@ -20,7 +20,7 @@ use crate::reply::Reply;
 use crate::{body, ttl};
 
 /// Largest body, in bytes, unless a single value may be larger.
-const BODY_BYTES_MAX: usize = 8 << 20;
+pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
 
 /// The body of a request.
 #[derive(Debug, Deserialize)]

@@ -53,7 +53,7 @@ fn request(query: Query<'_>) -> Result<ListRequest> {
     Ok(request)
 }
 
-fn include_values(query: Query<'_>) -> Result<bool> {
+pub(super) fn include_values(query: Query<'_>) -> Result<bool> {
     match query.get("include")?.as_deref() {
         None => Ok(false),
         Some("value") => Ok(true),

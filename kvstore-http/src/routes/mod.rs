@@ -3,6 +3,7 @@
 
 mod batch;
 mod dead;
+mod docs;
 mod jobs;
 mod kv;
 mod list;
@@ -11,12 +12,14 @@ mod read;
 mod service;
 mod set_request;
 mod simple;
+mod watch;
 mod write;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::poll_immediate;
 use hyper::body::{Body, Incoming};
@@ -28,13 +31,19 @@ use kvstore_worker::admin::{self, Health};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+use self::watch::Watchers;
 use crate::access::Access;
 use crate::config::{ENVELOPE_BYTES, Options};
 use crate::error::{Face, Problem, Result};
 use crate::headers::request_id;
 use crate::metrics::Metrics;
+use crate::openapi;
 use crate::problems::{self, Kind};
 use crate::reply::{Reply, X_REQUEST_ID};
+use crate::target::Query;
+
+pub(crate) use self::batch::BODY_BYTES_MAX as BATCH_BODY_BYTES_MAX;
+pub(crate) use self::mget::KEYS_MAX as MGET_KEYS_MAX;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -43,14 +52,21 @@ pub(crate) struct App {
     pub(crate) options: Options,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
+    pub(crate) watchers: Watchers,
+    /// The text of the OpenAPI document.
+    openapi: Bytes,
 }
 
 impl App {
     pub(crate) fn new(service: Service, options: Options, health: Health) -> Self {
         Self {
+            metrics: health.register(Metrics::new),
+            watchers: Watchers::new(options.watchers_max),
+            openapi: openapi::document(&options, service.options())
+                .to_string()
+                .into(),
             service,
             options,
-            metrics: health.register(Metrics::new),
             health,
         }
     }
@@ -62,6 +78,8 @@ pub(crate) struct Context<'a> {
     pub(crate) service: &'a Service,
     pub(crate) options: &'a Options,
     pub(crate) health: &'a Health,
+    pub(crate) watchers: &'a Watchers,
+    openapi: &'a Bytes,
     /// What the request may touch: to be asked before anything is touched.
     pub(crate) access: Access,
 }
@@ -72,6 +90,8 @@ impl<'a> Context<'a> {
             service: &app.service,
             options: &app.options,
             health: &app.health,
+            watchers: &app.watchers,
+            openapi: &app.openapi,
             access,
         }
     }
@@ -92,6 +112,9 @@ enum Route<'a> {
     Metrics,
     Problems,
     Problem(&'a str),
+    OpenApi,
+    Docs,
+    DocsFile(&'a str),
     Set,
     Get(&'a str),
     Delete(&'a str),
@@ -99,6 +122,7 @@ enum Route<'a> {
     List,
     Mget,
     Batch,
+    Watch,
     Jobs,
     Job(&'a str),
     Retry(&'a str),
@@ -112,17 +136,21 @@ impl<'a> Route<'a> {
             admin::METRICS => Some(Self::Metrics),
             path if admin::PATHS.contains(&path) => Some(Self::Probe),
             "/problems" => Some(Self::Problems),
+            "/openapi.json" => Some(Self::OpenApi),
+            "/docs" => Some(Self::Docs),
             "/set" | "/set/" => Some(Self::Set),
             "/v1/kv" => Some(Self::List),
             "/v1/mget" => Some(Self::Mget),
             "/v1/batch" => Some(Self::Batch),
+            "/v1/watch" => Some(Self::Watch),
             "/v1/jobs" => Some(Self::Jobs),
             _ => below("/v1/kv/")
                 .map(Self::Entry)
                 .or_else(|| below("/get/").map(Self::Get))
                 .or_else(|| below("/delete/").map(Self::Delete))
                 .or_else(|| below("/v1/jobs/").map(Self::of_job))
-                .or_else(|| below("/problems/").map(Self::Problem)),
+                .or_else(|| below("/problems/").map(Self::Problem))
+                .or_else(|| below("/docs/").map(Self::DocsFile)),
         }
     }
 
@@ -142,8 +170,12 @@ impl<'a> Route<'a> {
             | Self::Metrics
             | Self::Problems
             | Self::Problem(_)
+            | Self::OpenApi
+            | Self::Docs
+            | Self::DocsFile(_)
             | Self::Get(_)
             | Self::List
+            | Self::Watch
             | Self::Jobs
             | Self::Job(_) => "GET, HEAD",
             Self::Set | Self::Mget | Self::Batch | Self::Retry(_) => "POST",
@@ -157,7 +189,13 @@ impl<'a> Route<'a> {
     fn is_public(self) -> bool {
         matches!(
             self,
-            Self::Root | Self::Probe | Self::Problems | Self::Problem(_)
+            Self::Root
+                | Self::Probe
+                | Self::Problems
+                | Self::Problem(_)
+                | Self::OpenApi
+                | Self::Docs
+                | Self::DocsFile(_)
         )
     }
 
@@ -169,6 +207,9 @@ impl<'a> Route<'a> {
             Self::Metrics => "/metrics",
             Self::Problems => "/problems",
             Self::Problem(_) => "/problems/{name}",
+            Self::OpenApi => "/openapi.json",
+            Self::Docs => "/docs",
+            Self::DocsFile(_) => "/docs/{file}",
             Self::Set => "/set",
             Self::Get(_) => "/get/{key}",
             Self::Delete(_) => "/delete/{key}",
@@ -176,6 +217,7 @@ impl<'a> Route<'a> {
             Self::List => "/v1/kv",
             Self::Mget => "/v1/mget",
             Self::Batch => "/v1/batch",
+            Self::Watch => "/v1/watch",
             Self::Jobs => "/v1/jobs",
             Self::Job(_) => "/v1/jobs/{id}",
             Self::Retry(_) => "/v1/jobs/{id}/retry",
@@ -201,7 +243,14 @@ async fn dispatch(
     let access = match &app.options.tokens {
         _ if route.is_public() => Access::Nothing,
         None => Access::Everything,
-        Some(tokens) => tokens.admit(&parts.headers)?,
+        Some(tokens) => match route {
+            // No header can be given to a browser's EventSource.
+            Route::Watch => {
+                let query = Query::new(parts.uri.query());
+                tokens.admit_by(&parts.headers, query.get("access_token")?.as_deref())?
+            }
+            _ => tokens.admit(&parts.headers)?,
+        },
     };
     let context = &Context::new(app, access);
     // hyper sends the head of an answer to HEAD, and keeps the body to itself.
@@ -217,6 +266,9 @@ async fn dispatch(
         (Route::Probe | Route::Metrics, &Method::GET) => service::admin(context, parts).await,
         (Route::Problems, &Method::GET) => Ok(problems::index()),
         (Route::Problem(name), &Method::GET) => problems::page(name).ok_or_else(Problem::no_route),
+        (Route::OpenApi, &Method::GET) => Ok(docs::openapi(context)),
+        (Route::Docs, &Method::GET) => Ok(docs::page()),
+        (Route::DocsFile(name), &Method::GET) => docs::file(name).ok_or_else(Problem::no_route),
         (Route::Set, &Method::POST) => simple::set(context, parts, body).await,
         (Route::Get(key), &Method::GET) => simple::get(context, parts, key).await,
         (Route::Delete(key), &Method::DELETE) => simple::delete(context, parts, key).await,
@@ -226,6 +278,7 @@ async fn dispatch(
         (Route::List, &Method::GET) => list::get(context, parts).await,
         (Route::Mget, &Method::POST) => mget::post(context, parts, body).await,
         (Route::Batch, &Method::POST) => batch::post(context, parts, body).await,
+        (Route::Watch, &Method::GET) => watch::get(context, parts).await,
         (Route::Jobs, &Method::GET) => dead::list(context, parts).await,
         (Route::Retry(id), &Method::POST) => dead::retry(context, parts, id).await,
         (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
@@ -330,14 +383,83 @@ mod tests {
             ("/v1/kv", Some(Route::List)),
             ("/v1/kv/", Some(Route::Entry(""))),
             ("/v1/mget", Some(Route::Mget)),
+            ("/v1/watch", Some(Route::Watch)),
             ("/v1/jobs", Some(Route::Jobs)),
             ("/v1/jobs/x", Some(Route::Job("x"))),
             ("/v1/jobs/x/retry", Some(Route::Retry("x"))),
             ("/v1/jobs/x/y", Some(Route::Job("x/y"))),
+            ("/docs", Some(Route::Docs)),
+            ("/docs/start.js", Some(Route::DocsFile("start.js"))),
             ("//v1/kv/a", None),
             ("/livez/", None),
         ] {
             assert_eq!(Route::of(path), route, "{path}");
+        }
+    }
+
+    /// A path of every route. Whoever adds a route adds one here: the compiler asks for it.
+    const PATHS: [&str; 20] = [
+        "/",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/problems",
+        "/problems/{name}",
+        "/openapi.json",
+        "/docs",
+        "/docs/{file}",
+        "/set",
+        "/get/{key}",
+        "/delete/{key}",
+        "/v1/kv/{key}",
+        "/v1/kv",
+        "/v1/mget",
+        "/v1/batch",
+        "/v1/watch",
+        "/v1/jobs",
+        "/v1/jobs/{id}",
+        "/v1/jobs/{id}/retry",
+    ];
+
+    fn is_in_paths(route: Route<'_>) -> bool {
+        match route {
+            Route::Root | Route::Probe | Route::Metrics | Route::Problems | Route::Problem(_) => {}
+            Route::OpenApi | Route::Docs | Route::DocsFile(_) => {}
+            Route::Set | Route::Get(_) | Route::Delete(_) => {}
+            Route::Entry(_) | Route::List | Route::Mget | Route::Batch | Route::Watch => {}
+            Route::Jobs | Route::Job(_) | Route::Retry(_) => {}
+        }
+        PATHS.iter().any(|path| Route::of(path) == Some(route))
+    }
+
+    #[test]
+    fn document_has_every_route_with_its_methods_and_no_other() {
+        let document = openapi::document(&Options::default(), &Default::default());
+        let paths = document["paths"].as_object().unwrap();
+        let mut named: Vec<_> = paths.keys().map(String::as_str).collect();
+        let mut known = PATHS.to_vec();
+        named.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(named, known);
+        for (path, methods) in paths {
+            let route = Route::of(path).unwrap();
+            assert!(is_in_paths(route));
+            let mut said: Vec<_> = methods
+                .as_object()
+                .unwrap()
+                .keys()
+                .map(|it| it.to_uppercase())
+                .collect();
+            let mut allowed: Vec<_> = route.allow().split(", ").map(str::to_owned).collect();
+            said.sort_unstable();
+            allowed.sort_unstable();
+            assert_eq!(said, allowed, "{path}");
+            let is_public = methods
+                .as_object()
+                .unwrap()
+                .values()
+                .all(|it| it["security"] == serde_json::json!([]));
+            assert_eq!(is_public, route.is_public(), "{path}");
         }
     }
 

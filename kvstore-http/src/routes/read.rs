@@ -1,16 +1,21 @@
-//! What reads of one entry have in common: sync tokens, conditions, and the headers that describe an entry.
+//! What reads of one entry have in common: sync tokens, conditions, waiting for a change, and the headers that describe an entry.
+
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use hyper::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
-use kvstore_core::{Clock, Entry, Key, SystemClock, Timestamp, Version};
+use kvstore_core::{Clock, Entry, Key, SystemClock, Timestamp, Version, Watch, WatchFrom};
+use tokio::time::{Instant, sleep_until};
 
 use super::Context;
 use crate::conditions::{ReadCondition, etag};
 use crate::error::{Problem, Result};
 use crate::headers::sync_tokens;
-use crate::reply::{self, NO_CACHE, Reply, X_TTL};
+use crate::prefer::Prefer;
+use crate::reply::{self, NO_CACHE, PREFERENCE_APPLIED, Reply, X_TTL};
 use crate::target::Query;
 
 /// The answer to a read of `key`, with what `body` makes of the entry.
@@ -25,7 +30,13 @@ pub(super) async fn reply(
     for token in sync_tokens(&parts.headers, query)? {
         context.service.wait_visible(&token).await?;
     }
-    let Some(entry) = context.service.get(key, None).await? else {
+    let mut found = context.service.get(key, None).await?;
+    let wait = Prefer::of(&parts.headers).wait(Duration::ZERO, context.options.wait_max);
+    let waits = !wait.is_zero() && is_known(parts, found.as_ref())?;
+    if waits {
+        found = changed(context, parts, key, wait).await?;
+    }
+    let Some(entry) = found else {
         return Err(Problem::no_key(key));
     };
     let (version, expires_at) = (entry.version, entry.expires_at);
@@ -35,7 +46,60 @@ pub(super) async fn reply(
         ReadCondition::Failed => return Err(Problem::condition_failed(Some(version))),
     };
     describe(reply.headers_mut(), version, expires_at);
+    if waits {
+        let applied = HeaderValue::from_static("wait");
+        reply.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
     Ok(reply)
+}
+
+/// Whether the client has the entry already, as it is.
+fn is_known(parts: &Parts, entry: Option<&Entry>) -> Result<bool> {
+    let condition = entry.map(|entry| ReadCondition::of(&parts.headers, entry.version));
+    Ok(condition.transpose()? == Some(ReadCondition::NotModified))
+}
+
+/// The entry once it is not the one that the client knows, or as it is after `wait`.
+async fn changed(
+    context: &Context<'_>,
+    parts: &Parts,
+    key: &Key,
+    wait: Duration,
+) -> Result<Option<Entry>> {
+    let until = Instant::now() + wait;
+    let mut watcher = context.watchers.admit()?;
+    let store = context.service.store();
+    loop {
+        // Before it is read again, so that no change comes between.
+        let mut watch = store.watch(WatchFrom::Now).await?;
+        let found = store.get(key).await?;
+        if !is_known(parts, found.as_ref())? || until <= Instant::now() {
+            return Ok(found);
+        }
+        let end = found.as_ref().and_then(|entry| entry.expires_at).map(end);
+        tokio::select! {
+            biased;
+            // Whoever waits here should wait elsewhere.
+            () = watcher.ended() => return Ok(found),
+            () = sleep_until(end.map_or(until, |end| until.min(end))) => {}
+            () = change_of(key, &mut watch) => {}
+        }
+    }
+}
+
+/// When to look for an entry that is about to expire. The store's clock says whether it has, so it may take a second look.
+fn end(deadline: Timestamp) -> Instant {
+    const AGAIN: Duration = Duration::from_millis(20);
+    Instant::now() + deadline.since(SystemClock.now()).max(AGAIN)
+}
+
+/// Ready after a change of `key`, or when it can't be said any more that there was none.
+async fn change_of(key: &Key, watch: &mut Watch) {
+    while let Some(Ok(change)) = watch.changes.next().await {
+        if change.key == *key {
+            break;
+        }
+    }
 }
 
 fn not_modified() -> Reply {

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Context;
 use crate::error::{Problem, Result};
 use crate::json::Object;
-use crate::reply::{self, Reply};
+use crate::reply::{self, Body, Reply};
 
 /// `GET /`
 pub(super) fn root(context: &Context<'_>) -> Reply {
@@ -17,7 +17,10 @@ pub(super) fn root(context: &Context<'_>) -> Reply {
         "delete": "/delete/{key}",
         "entry": "/v1/kv/{key}",
         "job": "/v1/jobs/{id}",
+        "watch": "/v1/watch",
         "problems": "/problems",
+        "openapi": "/openapi.json",
+        "docs": "/docs",
     });
     if context.options.admin_routes {
         links["live"] = json!("/livez");
@@ -34,5 +37,6 @@ pub(super) fn root(context: &Context<'_>) -> Reply {
 /// `GET /livez`, `GET /readyz` and `GET /metrics`: the same as on a listener for these alone.
 pub(super) async fn admin(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let answer = context.health.respond(&Method::GET, parts.uri.path()).await;
-    answer.ok_or_else(Problem::no_route)
+    let answer = answer.ok_or_else(Problem::no_route)?;
+    Ok(answer.map(Body::Whole))
 }

@@ -52,6 +52,7 @@ fn touching(key: &str) -> Vec<(Request, bool)> {
         (request("GET", &format!("{entry}?meta=1")), false),
         (request("GET", &format!("/get/{key}")), false),
         (request("GET", &format!("/v1/kv?prefix={key}")), false),
+        (request("GET", &format!("/v1/watch?prefix={key}")), false),
         (
             request(
                 "GET",
@@ -333,4 +334,24 @@ async fn two_tokens_with_one_idempotency_key_mean_two_requests() {
     let again = server.ask(&put("writer", "1")).await;
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
     assert_eq!(again.json()["job_id"], first.json()["job_id"]);
+}
+
+#[tokio::test]
+async fn watch_takes_its_token_in_the_address_too_and_nothing_else_does() {
+    let server = Server::start_with(setup()).await;
+    let ask = async |target: &str, name: &str| {
+        let target = format!("{target}access_token={}", secret(name));
+        server.ask(&request("HEAD", &target)).await.status
+    };
+    assert_eq!(ask("/v1/watch?", "reader").await, 200);
+    assert_eq!(ask("/v1/watch?prefix=team/&", "guest").await, 200);
+    assert_eq!(ask("/v1/watch?prefix=other&", "guest").await, 403);
+    assert_eq!(ask("/v1/watch?", "nobody").await, 401);
+    assert_eq!(ask("/v1/kv?", "reader").await, 401);
+    // The header counts where there is one.
+    let both = request(
+        "HEAD",
+        &format!("/v1/watch?access_token={}", secret("reader")),
+    );
+    assert_eq!(server.ask(&both.by("nobody")).await.status, 401);
 }

@@ -34,7 +34,7 @@ async fn unknown_routes_are_not_found_in_the_way_of_their_face() {
         "/V1/kv/a",
         "//get/a",
         "/livez/",
-        "/openapi.json",
+        "/openapi.json/",
         "/v2/kv/a",
     ] {
         for method in ["GET", "POST", "DELETE"] {

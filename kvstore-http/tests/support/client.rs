@@ -78,7 +78,10 @@ impl Request {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut head = format!("{} HTTP/1.1\r\nhost: test\r\n", self.line());
+        let mut head = format!("{} HTTP/1.1\r\n", self.line());
+        if !self.headers.iter().any(|(name, _)| name == "host") {
+            head += "host: test\r\n";
+        }
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
@@ -173,8 +176,8 @@ impl Connection {
             .and_then(|rest| rest.get(..3)?.parse().ok())
             .unwrap_or_else(|| panic!("{status_line:?} is no status line"));
         let headers: Vec<_> = lines
-            .filter_map(|line| line.split_once(": "))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
         let mut reply = Reply {
             status,
@@ -191,6 +194,34 @@ impl Connection {
         }
         reply.body = self.unread.drain(..length).collect();
         Some(reply)
+    }
+
+    /// The next chunk of a body that comes in chunks; `None` at its end, and if the server closes the connection instead.
+    pub(crate) async fn chunk(&mut self) -> Option<Vec<u8>> {
+        tokio::time::timeout(PATIENCE, self.read_chunk())
+            .await
+            .expect("a chunk in time")
+    }
+
+    async fn read_chunk(&mut self) -> Option<Vec<u8>> {
+        let begin = loop {
+            if let Some(at) = self.unread.windows(2).position(|two| two == b"\r\n") {
+                break at;
+            }
+            if !self.read_some().await {
+                return None;
+            }
+        };
+        let digits = std::str::from_utf8(&self.unread[..begin]).expect("a length in ASCII");
+        let length = usize::from_str_radix(digits, 16).expect("a length");
+        let end = begin + 2 + length + 2;
+        while self.unread.len() < end {
+            if !self.read_some().await {
+                return None;
+            }
+        }
+        let chunk: Vec<u8> = self.unread.drain(..end).collect();
+        (length > 0).then(|| chunk[begin + 2..end - 2].to_vec())
     }
 
     async fn read_some(&mut self) -> bool {

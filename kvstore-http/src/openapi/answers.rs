@@ -1,0 +1,241 @@
+//! Answers: what comes with each status, and which headers.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::schemas::{VERSION_PATTERN, schema};
+use crate::error::Face;
+use crate::problems;
+
+/// One answer of an operation.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    description: &'static str,
+    headers: Vec<(&'static str, bool)>,
+    content: Option<(&'static str, Value)>,
+    links: bool,
+}
+
+impl Answer {
+    pub(super) fn new(status: u16, description: &'static str) -> Self {
+        Self {
+            status,
+            description,
+            headers: Vec::new(),
+            content: None,
+            links: false,
+        }
+    }
+
+    /// With a body of one of our shapes.
+    pub(super) fn json(self, name: &str) -> Self {
+        self.content("application/json", schema(name))
+    }
+
+    pub(super) fn content(self, media_type: &'static str, schema: Value) -> Self {
+        Self {
+            content: Some((media_type, schema)),
+            ..self
+        }
+    }
+
+    /// With headers; a `?` stands behind the name of one that need not be there.
+    pub(super) fn headers(mut self, names: &[&'static str]) -> Self {
+        self.headers.extend(names.iter().map(|name| {
+            let required = !name.ends_with('?');
+            (name.trim_end_matches('?'), required)
+        }));
+        self
+    }
+
+    /// The headers that every answer to a write has.
+    pub(super) fn written(self) -> Self {
+        let answer = self.headers(&["sync-token", "idempotency-replayed?", "preference-applied?"]);
+        Self {
+            links: true,
+            ..answer
+        }
+    }
+
+    pub(super) fn into_json(self) -> Value {
+        let mut headers = Map::new();
+        for (name, required) in self.headers.into_iter().chain([("x-request-id", true)]) {
+            headers.insert(name.to_owned(), header(name, required));
+        }
+        let mut answer = json!({ "description": self.description, "headers": headers });
+        if self.links {
+            // Also of what is only accepted: the job is there from then on.
+            let by_key = self.content.as_ref().is_some_and(|(_, schema)| {
+                let name = schema["$ref"].as_str().unwrap_or_default();
+                !name.contains("/Batch")
+            });
+            answer["links"] = links(by_key);
+        }
+        if let Some((media_type, schema)) = self.content {
+            answer["content"] = json!({ media_type: { "schema": schema } });
+        }
+        answer
+    }
+}
+
+/// What a write leads to.
+fn links(by_key: bool) -> Value {
+    let mut links = json!({
+        "job": { "operationId": "getJob", "parameters": { "id": "$response.body#/job_id" } },
+    });
+    if by_key {
+        let key = json!({ "key": "$response.body#/key" });
+        links["entry"] = json!({ "operationId": "getEntry", "parameters": key });
+        links["get"] = json!({ "operationId": "get", "parameters": key });
+        links["delete"] = json!({ "operationId": "deleteEntry", "parameters": key });
+    }
+    links
+}
+
+/// The answer of a problem by its status, to refer to; of a face.
+pub(super) fn problem(face: Face, status: u16) -> Value {
+    json!({ "$ref": format!("#/components/responses/{}", problem_name(face, status)) })
+}
+
+fn problem_name(face: Face, status: u16) -> String {
+    match face {
+        Face::Simple => format!("Simple{status}"),
+        Face::Resource => format!("Problem{status}"),
+    }
+}
+
+/// All problems, by status and face.
+pub(super) fn problems() -> Value {
+    let statuses: BTreeSet<u16> = problems::statuses().collect();
+    let mut responses = Map::new();
+    for status in statuses {
+        responses.insert(format!("Head{status}"), described(status));
+        for face in [Face::Simple, Face::Resource] {
+            let mut answer = described(status);
+            let (media_type, name) = match face {
+                Face::Simple => ("application/json", "SimpleProblem"),
+                Face::Resource => ("application/problem+json", "Problem"),
+            };
+            answer["content"] = json!({ media_type: { "schema": schema(name) } });
+            responses.insert(problem_name(face, status), answer);
+        }
+    }
+    responses.into()
+}
+
+/// The head of a problem's answer.
+fn described(status: u16) -> Value {
+    let mut names = vec![("cache-control", true), ("x-request-id", true)];
+    match status {
+        401 => names.push(("www-authenticate", true)),
+        405 => names.push(("allow", true)),
+        412 => names.push(("preference-applied", false)),
+        503 | 507 => names.push(("retry-after", true)),
+        _ => {}
+    }
+    let headers: Map<_, _> = names
+        .into_iter()
+        .map(|(name, required)| (name.to_owned(), header(name, required)))
+        .collect();
+    json!({ "description": problems::meanings(status).join(" Or: "), "headers": headers })
+}
+
+/// The same answers, to a request for the head alone.
+pub(super) fn without_bodies(answers: &Value) -> Value {
+    let mut heads = Map::new();
+    for (status, answer) in answers.as_object().expect("answers by status") {
+        let mut head = answer.clone();
+        let members = head.as_object_mut().expect("an answer");
+        if members.contains_key("$ref") {
+            members["$ref"] = format!("#/components/responses/Head{status}").into();
+        }
+        members.remove("content");
+        members.remove("links");
+        heads.insert(status.clone(), head);
+    }
+    heads.into()
+}
+
+/// A header to refer to.
+fn header(name: &str, required: bool) -> Value {
+    let component = component_of(name, required);
+    json!({ "$ref": format!("#/components/headers/{component}") })
+}
+
+fn component_of(name: &str, required: bool) -> String {
+    match required {
+        true => name.to_owned(),
+        false => format!("{name}.optional"),
+    }
+}
+
+/// Every header, as one that is always there and as one that need not be.
+pub(super) fn headers() -> Value {
+    let mut headers = Map::new();
+    for (name, description, schema) in all_headers() {
+        for required in [true, false] {
+            let header =
+                json!({ "description": description, "required": required, "schema": schema });
+            headers.insert(component_of(name, required), header);
+        }
+    }
+    headers.into()
+}
+
+fn all_headers() -> [(&'static str, &'static str, Value); 14] {
+    let text = || json!({ "type": "string" });
+    let seconds = || json!({ "type": "integer", "minimum": 1 });
+    [
+        ("allow", "The methods that the route has", text()),
+        ("cache-control", "Whether a copy may be kept", text()),
+        (
+            "content-encoding",
+            "How it is compressed",
+            json!({ "const": "gzip" }),
+        ),
+        ("content-security-policy", "What the page may load", text()),
+        (
+            "etag",
+            "The version of the entry",
+            json!({ "type": "string", "pattern": VERSION_PATTERN }),
+        ),
+        (
+            "idempotency-replayed",
+            "The Idempotency-Key was used before: this is the job of then",
+            json!({ "const": "true" }),
+        ),
+        (
+            "location",
+            "The job",
+            json!({ "type": "string", "format": "uri-reference" }),
+        ),
+        ("preference-applied", "What of Prefer was heeded", text()),
+        (
+            "retry-after",
+            "Seconds to wait before asking again",
+            seconds(),
+        ),
+        (
+            "sync-token",
+            "The job: a read with it shows what the write did",
+            text(),
+        ),
+        ("www-authenticate", "What is asked for", text()),
+        (
+            "x-accel-buffering",
+            "Keeps proxies from keeping events back",
+            json!({ "const": "no" }),
+        ),
+        (
+            "x-request-id",
+            "The request's own id, or one made for it",
+            text(),
+        ),
+        (
+            "x-ttl",
+            "Seconds until the entry is absent, if it expires",
+            seconds(),
+        ),
+    ]
+}

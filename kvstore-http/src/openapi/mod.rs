@@ -1,0 +1,163 @@
+//! `GET /openapi.json`: what every route takes and answers, as OpenAPI 3.1 (<https://spec.openapis.org/oas/v3.1.0>), with the
+//! limits in force.
+//!
+//! Tests hold it against the table of routes, against what the server answers, and against the copy in `openapi.json`.
+
+mod answers;
+mod paths;
+mod schemas;
+
+use kvstore_core::ServiceOptions;
+use kvstore_core::limits::{
+    BATCH_OPERATIONS_MAX, CHANGES_MAX, KEY_CHARS_MAX, PAGE_ENTRIES_MAX, PAGE_VALUE_BYTES_MAX,
+    TTL_MAX, VALUE_DEPTH_MAX,
+};
+use serde_json::{Value, json};
+
+use crate::config::{ENVELOPE_BYTES, Options};
+use crate::routes::{BATCH_BODY_BYTES_MAX, MGET_KEYS_MAX};
+
+/// What stands at the beginning of the document, and of the page that shows it.
+const PROMISES: &str = "\
+## What an answer promises
+* **202**: the write is in the durable queue, has its place in its key's order, and will be applied exactly once in effect, even if \
+the server or the worker is killed; unless its own condition fails or it becomes a dead letter, and then its job says so. A read \
+need not show it yet.
+* **200** or **201** on a write: it is applied and durable, and every later read shows it.
+* **503** with `Retry-After`: the write is not in the queue. Send it again later.
+* **504**: it is not known whether the write is in the queue, since something broke in between. Repeating it with the same \
+`Idempotency-Key` is safe.
+* A read shows every applied write, never half of one, and never an expired value.
+";
+
+/// The document for a server with these settings.
+pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
+    let anonymous = match options.tokens {
+        None => json!([{}, { "bearer": [] }]),
+        Some(_) => json!([{ "bearer": [] }]),
+    };
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "kvstore",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "JSON values under keys, written through a durable queue",
+            "description": PROMISES,
+            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+        },
+        "security": anonymous,
+        "tags": [
+            { "name": "simple", "description": "Three plain routes, with errors in the shape of FastAPI's" },
+            { "name": "entries", "description": "One entry is one resource, with its version as entity tag" },
+            { "name": "jobs", "description": "What became of a write that was accepted" },
+            { "name": "service", "description": "What the service says about itself" },
+        ],
+        "paths": paths::all(options),
+        "components": {
+            "schemas": schemas::all(),
+            "headers": answers::headers(),
+            "responses": answers::problems(),
+            "securitySchemes": {
+                "bearer": { "type": "http", "scheme": "bearer" },
+            },
+        },
+        "x-limits": limits(options, service),
+    })
+}
+
+/// Every bound that a client can meet, in bytes, seconds or as a number.
+fn limits(options: &Options, service: &ServiceOptions) -> Value {
+    let body = options.body_bytes_max;
+    let with_value = body.unwrap_or(service.value_bytes_max + ENVELOPE_BYTES);
+    json!({
+        "key_characters": KEY_CHARS_MAX,
+        "value_bytes": service.value_bytes_max,
+        "value_nesting": VALUE_DEPTH_MAX,
+        "body_bytes": with_value,
+        "batch_body_bytes": body.unwrap_or(with_value.max(BATCH_BODY_BYTES_MAX)),
+        "batch_operations": BATCH_OPERATIONS_MAX,
+        "mget_keys": MGET_KEYS_MAX,
+        "page_entries": PAGE_ENTRIES_MAX,
+        "page_value_bytes": PAGE_VALUE_BYTES_MAX,
+        "ttl_seconds": TTL_MAX.as_secs(),
+        "wait_seconds": options.wait_max.as_secs(),
+        "visible_wait_seconds": service.visible_wait.as_secs_f64(),
+        "idempotency_window_seconds": service.idempotency_window.as_secs(),
+        "changes_kept": CHANGES_MAX,
+        "watchers": options.watchers_max,
+        "connections": options.connections_max,
+        "head_bytes": options.head_bytes_max,
+        "header_lines": options.headers_max,
+        "head_seconds": options.head_timeout.as_secs_f64(),
+        "body_seconds": options.body_timeout.as_secs_f64(),
+        "request_seconds": options.request_timeout.as_secs_f64(),
+        "idle_seconds": options.idle_timeout.as_secs_f64(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The text of the committed copy.
+    fn text() -> String {
+        let document = document(&Options::default(), &ServiceOptions::default());
+        serde_json::to_string_pretty(&document).unwrap() + "\n"
+    }
+
+    #[test]
+    fn committed_copy_is_the_document_of_a_server_as_it_comes() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+        if std::env::var_os("KVSTORE_WRITE_OPENAPI").is_some() {
+            std::fs::write(&path, text()).unwrap();
+        }
+        let copy = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            copy == text(),
+            "{} is not what the server says: KVSTORE_WRITE_OPENAPI=1 cargo test -p kvstore-http --lib committed_copy",
+            path.display()
+        );
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn look(at: &Value, document: &Value, found: &mut usize) {
+            match at {
+                Value::Object(members) => {
+                    for (name, member) in members {
+                        if let ("$ref", Value::String(to)) = (&**name, member) {
+                            let place = to.strip_prefix('#').expect("a place in the document");
+                            assert!(document.pointer(place).is_some(), "{to} is not there");
+                            *found += 1;
+                        }
+                        look(member, document, found);
+                    }
+                }
+                Value::Array(items) => items.iter().for_each(|item| look(item, document, found)),
+                _ => {}
+            }
+        }
+        let document = document(&Options::default(), &ServiceOptions::default());
+        let mut found = 0;
+        look(&document, &document, &mut found);
+        assert!(found > 50, "{found}");
+    }
+
+    #[test]
+    fn names_of_operations_are_unique() {
+        let document = document(&Options::default(), &ServiceOptions::default());
+        let paths = document["paths"].as_object().unwrap();
+        let operations = paths
+            .values()
+            .flat_map(|path| path.as_object().unwrap().values());
+        let mut names: Vec<_> = operations
+            .map(|it| it["operationId"].as_str().unwrap())
+            .collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

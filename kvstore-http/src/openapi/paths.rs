@@ -1,0 +1,587 @@
+//! Every route with its methods: parameters, bodies and answers.
+
+use kvstore_core::limits::PAGE_ENTRIES_MAX;
+use serde_json::{Value, json};
+
+use super::answers::{Answer, problem, without_bodies};
+use super::schemas::schema;
+use crate::config::Options;
+use crate::error::Face;
+
+/// What may go wrong with every route that touches data.
+const ALWAYS: [u16; 5] = [400, 401, 422, 500, 503];
+/// With those that touch keys.
+const KEYS: [u16; 1] = [403];
+const READ: [u16; 2] = [404, 412];
+const WRITE: [u16; 3] = [412, 504, 507];
+const BODY: [u16; 3] = [408, 413, 415];
+
+/// Visible characters and spaces, or the same as a string of structured fields.
+const IDEMPOTENCY_KEY_PATTERN: &str =
+    r#"^([!#-~]([ -~]{0,253}[!-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}")$"#;
+
+/// One method of a route.
+struct Operation {
+    id: &'static str,
+    summary: &'static str,
+    tag: &'static str,
+    parameters: Vec<Value>,
+    body: Option<Value>,
+    answers: Vec<Answer>,
+    problems: Vec<u16>,
+    is_public: bool,
+}
+
+impl Operation {
+    fn new(tag: &'static str, id: &'static str, summary: &'static str) -> Self {
+        Self {
+            id,
+            summary,
+            tag,
+            parameters: Vec::new(),
+            body: None,
+            answers: Vec::new(),
+            problems: Vec::new(),
+            is_public: false,
+        }
+    }
+
+    fn takes(mut self, parameters: impl IntoIterator<Item = Value>) -> Self {
+        self.parameters.extend(parameters);
+        self
+    }
+
+    fn body(self, schema: Value) -> Self {
+        let body =
+            json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        Self {
+            body: Some(body),
+            ..self
+        }
+    }
+
+    fn answers<const N: usize>(mut self, answers: [Answer; N]) -> Self {
+        self.answers.extend(answers);
+        self
+    }
+
+    fn fails(mut self, lists: &[&[u16]]) -> Self {
+        self.problems.extend(lists.iter().copied().flatten());
+        self
+    }
+
+    /// Without a token, even where there are some.
+    fn public(self) -> Self {
+        Self {
+            is_public: true,
+            ..self
+        }
+    }
+
+    fn into_json(self) -> Value {
+        let face = match self.tag {
+            "simple" | "service" => Face::Simple,
+            _ => Face::Resource,
+        };
+        let mut answers = json!({});
+        for status in self.problems {
+            answers[status.to_string()] = problem(face, status);
+        }
+        // From before the request is looked at any further, so it has none of our headers.
+        answers["431"] =
+            json!({ "description": "The head of the request is larger than x-limits allows" });
+        for answer in self.answers {
+            let status = answer.status.to_string();
+            answers[status] = answer.into_json();
+        }
+        let mut operation = json!({
+            "operationId": self.id,
+            "summary": self.summary,
+            "tags": [self.tag],
+            "parameters": self.parameters,
+            "responses": answers,
+        });
+        if let Some(body) = self.body {
+            operation["requestBody"] = body;
+        }
+        if self.is_public {
+            operation["security"] = json!([]);
+        }
+        operation
+    }
+
+    /// `GET`, and `HEAD`, which is the same without the body.
+    fn into_get_and_head(self) -> Value {
+        let get = self.into_json();
+        let mut head = get.clone();
+        let id = get["operationId"].as_str().expect("a name");
+        head["operationId"] = format!("{id}Head").into();
+        head["responses"] = without_bodies(&get["responses"]);
+        json!({ "get": get, "head": head })
+    }
+}
+
+fn in_path(name: &str, schema: Value) -> Value {
+    json!({ "name": name, "in": "path", "required": true, "schema": schema })
+}
+
+fn in_query(name: &str, description: &str, schema: Value) -> Value {
+    json!({ "name": name, "in": "query", "description": description, "schema": schema })
+}
+
+fn in_header(name: &str, description: &str, schema: Value) -> Value {
+    json!({ "name": name, "in": "header", "description": description, "schema": schema })
+}
+
+fn text() -> Value {
+    json!({ "type": "string" })
+}
+
+/// A switch in a query.
+fn switch(name: &str, description: &str) -> Value {
+    in_query(
+        name,
+        description,
+        json!({ "enum": ["1", "0", "true", "false"] }),
+    )
+}
+
+fn key() -> Value {
+    in_path("key", schema("Key"))
+}
+
+fn after() -> [Value; 2] {
+    let description = "A job: the answer shows what it did, or is 503 not-yet-visible";
+    [
+        in_query("after", description, schema("JobId")),
+        in_header("Sync-Token", description, schema("JobId")),
+    ]
+}
+
+fn prefer(description: &str) -> Value {
+    let mut prefer = in_header("Prefer", description, text());
+    prefer["examples"] = json!({ "wait": { "value": "wait=5" } });
+    prefer
+}
+
+fn limit() -> Value {
+    in_query(
+        "limit",
+        "Most items of a page",
+        json!({ "type": "integer", "minimum": 1, "maximum": PAGE_ENTRIES_MAX, "default": 100 }),
+    )
+}
+
+fn include() -> Value {
+    in_query(
+        "include",
+        "Whether to send values",
+        json!({ "enum": ["value"] }),
+    )
+}
+
+/// The headers of a read of one entry.
+fn read_headers() -> [Value; 2] {
+    [
+        in_header(
+            "If-None-Match",
+            "Entity tags that the client has: 304 if the entry is one of them",
+            schema("Tags"),
+        ),
+        in_header(
+            "If-Match",
+            "Entity tags that the client wants: 412 if the entry is none of them",
+            schema("Tags"),
+        ),
+    ]
+}
+
+/// The headers of a write of one entry. Not both conditions at once.
+fn condition_headers() -> [Value; 2] {
+    [
+        in_header(
+            "If-Match",
+            "The version that the entry must have, or * for any",
+            schema("Tag"),
+        ),
+        in_header(
+            "If-None-Match",
+            "* if there must be no entry",
+            json!({ "const": "*" }),
+        ),
+    ]
+}
+
+/// The headers of every write.
+fn write_headers() -> [Value; 2] {
+    [
+        prefer(
+            "wait=N to wait for the outcome, respond-async not to; return=representation to get the current value with a 412",
+        ),
+        in_header(
+            "Idempotency-Key",
+            "With the same one, the same request is the same job: safe to send again",
+            json!({ "type": "string", "pattern": IDEMPOTENCY_KEY_PATTERN }),
+        ),
+    ]
+}
+
+fn accepted() -> Answer {
+    Answer::new(
+        202,
+        "Accepted: it is durably queued, and its job says what becomes of it",
+    )
+    .json("Queued")
+    .written()
+    .headers(&["location", "retry-after"])
+}
+
+pub(super) fn all(options: &Options) -> Value {
+    let mut paths = json!({});
+    simple(&mut paths);
+    entries(&mut paths);
+    several(&mut paths);
+    jobs(&mut paths);
+    service(&mut paths, options);
+    paths
+}
+
+fn simple(paths: &mut Value) {
+    let tag = "simple";
+    let set = Operation::new(tag, "set", "Write a value under a key")
+        .takes(condition_headers())
+        .takes(write_headers())
+        .body(schema("Set"))
+        .answers([
+            accepted(),
+            Answer::new(200, "Applied and durable")
+                .json("SetApplied")
+                .written()
+                .headers(&["etag?"]),
+        ])
+        .fails(&[&ALWAYS, &KEYS, &WRITE, &BODY]);
+    paths["/set"] = json!({ "post": set.into_json() });
+    let get = Operation::new(tag, "get", "Read the value under a key")
+        .takes([key()])
+        .takes(after())
+        .takes(read_headers())
+        .takes([prefer(LONG_POLL)])
+        .answers([
+            Answer::new(200, "Key and value")
+                .json("Got")
+                .headers(&ENTRY_HEADERS),
+            Answer::new(304, "The client has it already").headers(&ENTRY_HEADERS),
+        ])
+        .fails(&[&ALWAYS, &KEYS, &READ]);
+    paths["/get/{key}"] = get.into_get_and_head();
+    let delete = Operation::new(tag, "delete", "Delete a key")
+        .takes([key()])
+        .takes(condition_headers())
+        .takes(write_headers())
+        .answers([
+            accepted(),
+            Answer::new(200, "Applied and durable")
+                .json("DeleteApplied")
+                .written(),
+        ])
+        .fails(&[&ALWAYS, &KEYS, &WRITE]);
+    paths["/delete/{key}"] = json!({ "delete": delete.into_json() });
+}
+
+const ENTRY_HEADERS: [&str; 4] = ["etag", "cache-control", "x-ttl?", "preference-applied?"];
+
+const LONG_POLL: &str =
+    "wait=N with If-None-Match: wait so many seconds for a change instead of answering 304 at once";
+
+fn entries(paths: &mut Value) {
+    let tag = "entries";
+    let get = Operation::new(tag, "getEntry", "Read an entry: its value as it is")
+        .takes([
+            key(),
+            switch(
+                "meta",
+                "Send an object with key, value, etag and expires_at instead",
+            ),
+        ])
+        .takes(after())
+        .takes(read_headers())
+        .takes([prefer(LONG_POLL)])
+        .answers([
+            Answer::new(200, "The value")
+                .json("Value")
+                .headers(&ENTRY_HEADERS),
+            Answer::new(
+                304,
+                "The client has it already, or nothing has changed in the time",
+            )
+            .headers(&ENTRY_HEADERS),
+        ])
+        .fails(&[&ALWAYS, &KEYS, &READ]);
+    let put = Operation::new(tag, "putEntry", "Write an entry: the body is the value")
+        .takes([
+            key(),
+            in_query("ttl", "When it will be absent", schema("Ttl")),
+        ])
+        .takes(condition_headers())
+        .takes(write_headers())
+        .body(schema("Value"))
+        .answers([
+            Answer::new(200, "Replaced, and durable")
+                .json("Put")
+                .written()
+                .headers(&["etag?"]),
+            Answer::new(201, "Created, and durable")
+                .json("Put")
+                .written()
+                .headers(&["etag?"]),
+            accepted(),
+        ])
+        .fails(&[&ALWAYS, &KEYS, &WRITE, &BODY]);
+    let delete = Operation::new(tag, "deleteEntry", "Delete an entry")
+        .takes([key()])
+        .takes(condition_headers())
+        .takes(write_headers())
+        .answers([
+            Answer::new(200, "It is absent, and that is durable")
+                .json("Deleted")
+                .written(),
+            accepted(),
+        ])
+        .fails(&[&ALWAYS, &KEYS, &WRITE]);
+    let mut entry = get.into_get_and_head();
+    entry["put"] = put.into_json();
+    entry["delete"] = delete.into_json();
+    paths["/v1/kv/{key}"] = entry;
+}
+
+fn several(paths: &mut Value) {
+    let tag = "entries";
+    let prefix = || in_query("prefix", "Only keys that begin with this", text());
+    let list = Operation::new(
+        tag,
+        "listEntries",
+        "List keys in byte order, a page at a time",
+    )
+    .takes([
+        prefix(),
+        limit(),
+        in_query(
+            "cursor",
+            "From the page before, with the same prefix and delimiter",
+            text(),
+        ),
+        include(),
+        in_query(
+            "delimiter",
+            "Fold what lies behind its next occurrence into prefixes",
+            text(),
+        ),
+        switch("count", "Count all keys with the prefix"),
+    ])
+    .takes(after())
+    .answers([Answer::new(200, "A page")
+        .json("Page")
+        .headers(&["cache-control"])])
+    .fails(&[&ALWAYS, &KEYS]);
+    paths["/v1/kv"] = list.into_get_and_head();
+    let mget = Operation::new(
+        tag,
+        "getEntries",
+        "Read several entries, as they were at one moment",
+    )
+    .takes(after())
+    .body(schema("Mget"))
+    .answers([Answer::new(200, "What is there, and what is not")
+        .json("Entries")
+        .headers(&["cache-control"])])
+    .fails(&[&ALWAYS, &KEYS, &BODY]);
+    paths["/v1/mget"] = json!({ "post": mget.into_json() });
+    let batch = Operation::new(
+        tag,
+        "batch",
+        "Several writes that take effect together or not at all",
+    )
+    .takes(write_headers())
+    .body(schema("Batch"))
+    .answers([
+        Answer::new(200, "All applied, and durable")
+            .json("BatchApplied")
+            .written(),
+        accepted_batch(),
+    ])
+    .fails(&[&ALWAYS, &KEYS, &WRITE, &BODY]);
+    paths["/v1/batch"] = json!({ "post": batch.into_json() });
+    let watch = Operation::new(
+        tag,
+        "watch",
+        "Hear of changes as they become visible, as server-sent events",
+    )
+    .takes([
+        prefix(),
+        in_query(
+            "events",
+            "Which kinds of change, with commas between them",
+            json!({ "type": "string", "pattern": "^(set|delete|expire)(,(set|delete|expire))*$" }),
+        ),
+        include(),
+        switch(
+            "snapshot",
+            "Send what is there first, and then the event synced",
+        ),
+        in_query("since", "The id of the last event that was seen", text()),
+        in_header("Last-Event-ID", "The same, as browsers send it", text()),
+        in_query(
+            "access_token",
+            "The token, where no header can be sent",
+            text(),
+        ),
+    ])
+    .takes(after())
+    .answers([Answer::new(
+        200,
+        "Events set, delete, expire and synced, each with key, etag and perhaps value as JSON",
+    )
+    .content("text/event-stream", text())
+    .headers(&["cache-control", "x-accel-buffering"])])
+    .fails(&[&ALWAYS, &KEYS, &[410]]);
+    paths["/v1/watch"] = watch.into_get_and_head();
+}
+
+fn accepted_batch() -> Answer {
+    // Its body names no key.
+    Answer::new(
+        202,
+        "Accepted: it is durably queued, and its job says what becomes of it",
+    )
+    .json("BatchQueued")
+    .written()
+    .headers(&["location", "retry-after"])
+}
+
+fn jobs(paths: &mut Value) {
+    let tag = "jobs";
+    let id = || in_path("id", schema("JobId"));
+    let job = Operation::new(tag, "getJob", "What became of a write")
+        .takes([
+            id(),
+            in_query(
+                "wait",
+                "Seconds to wait for its end; x-limits has the most that are waited",
+                json!({ "type": "integer", "minimum": 0 }),
+            ),
+        ])
+        .answers([Answer::new(200, "The job, also one that has failed")
+            .json("Job")
+            .headers(&["cache-control", "retry-after?"])])
+        .fails(&[&ALWAYS, &[404]]);
+    paths["/v1/jobs/{id}"] = job.into_get_and_head();
+    let mut status = in_query(
+        "status",
+        "Only dead letters can be listed",
+        json!({ "enum": ["dead"] }),
+    );
+    status["required"] = true.into();
+    let list = Operation::new(tag, "listJobs", "List the jobs that were given up")
+        .takes([
+            status,
+            limit(),
+            in_query("cursor", "From the page before", text()),
+        ])
+        .answers([Answer::new(200, "A page")
+            .json("Jobs")
+            .headers(&["cache-control"])])
+        .fails(&[&ALWAYS]);
+    paths["/v1/jobs"] = list.into_get_and_head();
+    let retry = Operation::new(
+        tag,
+        "retryJob",
+        "Try a job again that was given up: it takes its place at the end",
+    )
+    .takes([id()])
+    .answers([Answer::new(200, "It is queued again, as a new job")
+        .json("Retried")
+        .headers(&["sync-token", "location"])])
+    .fails(&[&ALWAYS, &KEYS, &[404, 415, 504, 507]]);
+    paths["/v1/jobs/{id}/retry"] = json!({ "post": retry.into_json() });
+}
+
+fn service(paths: &mut Value, options: &Options) {
+    let tag = "service";
+    let html = || json!({ "type": "string" });
+    let page = |id, summary| {
+        Operation::new(tag, id, summary)
+            .public()
+            .fails(&[&[400, 500, 503]])
+    };
+    let root =
+        page("root", "Name, version and where to go")
+            .answers([Answer::new(200, "The service").json("Service")]);
+    paths["/"] = root.into_get_and_head();
+    let document = page("openapi", "This document").answers([Answer::new(200, "OpenAPI 3.1")
+        .content("application/json", json!({ "type": "object" }))
+        .headers(&["cache-control"])]);
+    paths["/openapi.json"] = document.into_get_and_head();
+    let docs = page("docs", "This document as a page, to try it out").answers([Answer::new(
+        200, "The page",
+    )
+    .content("text/html; charset=utf-8", html())
+    .headers(&["cache-control", "content-security-policy"])]);
+    paths["/docs"] = docs.into_get_and_head();
+    let asset = page("docsFile", "What that page is made of")
+        .takes([in_path(
+            "file",
+            json!({ "enum": ["swagger-ui.js", "swagger-ui.css", "start.js"] }),
+        )])
+        .answers([Answer::new(200, "The file")
+            .content("text/javascript; charset=utf-8", html())
+            .headers(&["cache-control", "content-encoding?"])])
+        .fails(&[&[404]]);
+    let mut asset = asset.into_get_and_head();
+    asset["get"]["responses"]["200"]["content"]["text/css; charset=utf-8"] =
+        json!({ "schema": html() });
+    paths["/docs/{file}"] = asset;
+    let problems =
+        page("problems", "Why a request may fail").answers([Answer::new(200, "The page")
+            .content("text/html; charset=utf-8", html())
+            .headers(&["cache-control", "content-security-policy"])]);
+    paths["/problems"] = problems.into_get_and_head();
+    let problem = page("problem", "What a problem means, and what to do")
+        .takes([in_path("name", text())])
+        .answers([Answer::new(200, "The page")
+            .content("text/html; charset=utf-8", html())
+            .headers(&["cache-control", "content-security-policy"])])
+        .fails(&[&[404]]);
+    paths["/problems/{name}"] = problem.into_get_and_head();
+    if !options.admin_routes {
+        return;
+    }
+    let live = page("livez", "Whether the process answers").answers([Answer::new(200, "It does")
+        .json("Status")
+        .headers(&["cache-control?"])]);
+    paths["/livez"] = live.into_get_and_head();
+    let ready = Operation::new(
+        tag,
+        "readyz",
+        "Whether store and queue answer, and the server goes on",
+    )
+    .public()
+    .answers([
+        Answer::new(200, "They do")
+            .json("Status")
+            .headers(&["cache-control?"]),
+        Answer::new(503, "They do not, or it is about to stop")
+            .json("Status")
+            .headers(&["retry-after?", "cache-control?"]),
+    ])
+    .fails(&[&[400, 500]]);
+    paths["/readyz"] = ready.into_get_and_head();
+    let metrics = Operation::new(tag, "metrics", "Figures, as Prometheus reads them")
+        .answers([Answer::new(200, "The figures")
+            .content(
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                text(),
+            )
+            .headers(&["cache-control"])])
+        .fails(&[&[400, 401, 500, 503]]);
+    paths["/metrics"] = metrics.into_get_and_head();
+}

@@ -1,0 +1,234 @@
+//! The shapes of bodies and of what stands in them.
+
+use kvstore_core::limits::{BATCH_OPERATIONS_MAX, KEY_CHARS_MAX, TTL_MAX, TTL_MIN};
+use serde_json::{Map, Value, json};
+
+use crate::routes::MGET_KEYS_MAX;
+
+/// All rules for a key but its length: no control characters, and as a path of segments none of them empty, `.` or `..`.
+const KEY_PATTERN: &str =
+    r"^(?!\.{1,2}(/|$))[^\x00-\x1f\x7f-\x9f/]+(/(?!\.{1,2}(/|$))[^\x00-\x1f\x7f-\x9f/]+)*$";
+
+/// `*`, or an entity tag.
+const TAG_PATTERN: &str = r##"^(\*|(W/)?"[!#-~]*")$"##;
+
+/// `*`, or some of them.
+const TAGS_PATTERN: &str = r##"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"##;
+
+/// A version, with the quotes of an entity tag.
+pub(super) const VERSION_PATTERN: &str = r#"^"[0-9]+"$"#;
+
+pub(super) fn schema(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// A list of members, of which those with a `?` behind their name need not be there.
+pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+    let mut properties = Map::new();
+    let mut required = Vec::new();
+    for (name, schema) in members {
+        match name.strip_suffix('?') {
+            Some(name) => properties.insert(name.to_owned(), schema),
+            None => {
+                required.push(name);
+                properties.insert(name.to_owned(), schema)
+            }
+        };
+    }
+    json!({ "type": "object", "required": required, "properties": properties })
+}
+
+pub(super) fn all() -> Value {
+    let text = || json!({ "type": "string" });
+    let flag = || json!({ "type": "boolean" });
+    let version = || schema("ETag");
+    let job = || schema("JobId");
+    let key = || schema("Key");
+    let value = || schema("Value");
+    let moment = || json!({ "type": ["string", "null"], "format": "date-time" });
+    let list = |items: Value| json!({ "type": "array", "items": items });
+    let is = |text: &str| json!({ "const": text });
+    json!({
+        "Key": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": KEY_CHARS_MAX,
+            "pattern": KEY_PATTERN,
+            "description": "Compared byte for byte. In a path / may be sent as / or %2F",
+            "examples": ["user:1"],
+        },
+        "Value": {
+            "description": "Any JSON text. It comes back byte for byte, but for white space between tokens",
+        },
+        "ETag": {
+            "type": "string",
+            "pattern": VERSION_PATTERN,
+            "description": "The version of an entry, with its quotes: opaque, and never used twice for a key",
+            "examples": ["\"42\""],
+        },
+        "Tag": {
+            "type": "string",
+            "pattern": TAG_PATTERN,
+            "description": "* or an entity tag",
+            "examples": ["*", "\"42\"", "W/\"42\""],
+        },
+        "Tags": {
+            "type": "string",
+            "pattern": TAGS_PATTERN,
+            "description": "* or entity tags with commas between them",
+            "examples": ["*", "\"42\"", "\"1\", W/\"2\""],
+        },
+        "JobId": {
+            "type": "string",
+            "minLength": 1,
+            "description": "A write that was accepted: opaque. It is also the sync token for reads that must show it",
+        },
+        "Ttl": {
+            "description": "Seconds from now until the entry is absent, or keep for the deadline that it has",
+            "oneOf": [
+                { "type": "integer", "minimum": TTL_MIN.as_secs(), "maximum": TTL_MAX.as_secs() },
+                { "const": "keep" },
+            ],
+        },
+        "Set": object([
+            ("key", key()),
+            ("value", value()),
+            ("ttl?", json!({ "oneOf": [schema("Ttl"), { "type": "null" }] })),
+        ]),
+        "Queued": object([("message?", text()), ("key", key()), ("job_id", job()), ("status", is("queued"))]),
+        "BatchQueued": object([("job_id", job()), ("status", is("queued"))]),
+        "SetApplied": object([
+            ("message", text()),
+            ("key", key()),
+            ("job_id", job()),
+            ("status", is("succeeded")),
+            ("etag?", version()),
+        ]),
+        "DeleteApplied": object([
+            ("message", text()),
+            ("key", key()),
+            ("job_id", job()),
+            ("status", is("succeeded")),
+            ("deleted?", flag()),
+        ]),
+        "Got": object([("key", key()), ("value", value())]),
+        "Put": object([("key", key()), ("job_id", job()), ("etag?", version()), ("created?", flag())]),
+        "Deleted": object([("key", key()), ("job_id", job()), ("deleted?", flag())]),
+        "Page": object([
+            (
+                "keys",
+                list(object([
+                    ("key", key()),
+                    ("etag", version()),
+                    ("size", json!({ "type": "integer", "minimum": 1, "description": "Bytes of the value" })),
+                    ("expires_at", moment()),
+                    ("value?", value()),
+                ])),
+            ),
+            ("prefixes", list(text())),
+            ("cursor?", json!({ "type": "string", "description": "Where the next page begins; the last has none" })),
+            ("count?", json!({ "type": "integer", "minimum": 0, "description": "Keys with the prefix, if asked for" })),
+        ]),
+        "Mget": object([(
+            "keys",
+            json!({ "type": "array", "items": key(), "maxItems": MGET_KEYS_MAX }),
+        )]),
+        "Entries": object([
+            ("entries", list(object([("key", key()), ("value", value()), ("etag", version())]))),
+            ("missing", list(key())),
+        ]),
+        "Batch": object([(
+            "ops",
+            json!({
+                "type": "array",
+                "minItems": 1,
+                "maxItems": BATCH_OPERATIONS_MAX,
+                "description": "Each key at most once; all of them in one partition",
+                "items": { "oneOf": [schema("BatchSet"), schema("BatchDelete")] },
+            }),
+        )]),
+        "BatchSet": {
+            "allOf": [
+                object([
+                    ("op", is("set")),
+                    ("key", key()),
+                    ("value", value()),
+                    ("ttl?", json!({ "oneOf": [schema("Ttl"), { "type": "null" }] })),
+                    ("if_match?", json!({ "oneOf": [schema("Tag"), { "type": "null" }] })),
+                    ("if_none_match?", json!({ "enum": ["*", null] })),
+                ]),
+                { "not": {
+                    "properties": { "if_match": { "type": "string" }, "if_none_match": { "type": "string" } },
+                    "required": ["if_match", "if_none_match"],
+                } },
+            ],
+        },
+        "BatchDelete": {
+            "allOf": [
+                object([
+                    ("op", is("delete")),
+                    ("key", key()),
+                    ("if_match?", json!({ "oneOf": [schema("Tag"), { "type": "null" }] })),
+                ]),
+                { "not": { "anyOf": [
+                    { "required": ["value"] },
+                    { "required": ["ttl"] },
+                    { "required": ["if_none_match"] },
+                ] } },
+            ],
+        },
+        "BatchApplied": object([
+            ("job_id", job()),
+            (
+                "results",
+                list(object([
+                    ("op", json!({ "enum": ["set", "delete"] })),
+                    ("key", key()),
+                    ("etag?", version()),
+                    ("created?", flag()),
+                    ("deleted?", flag()),
+                ])),
+            ),
+        ]),
+        "Job": object([
+            ("id", job()),
+            ("op", json!({ "type": ["string", "null"], "description": "set, delete or batch" })),
+            ("key", json!({ "type": ["string", "null"], "description": "Of a batch, its first" })),
+            ("status", json!({ "enum": ["queued", "succeeded", "failed", "dead"] })),
+            ("attempts", json!({ "type": ["integer", "null"] })),
+            ("result", json!({ "type": ["object", "null"], "description": "What a waiting client would have been told" })),
+            ("error", json!({ "type": ["object", "null"], "description": "type and detail of the problem" })),
+            ("dead_at?", moment()),
+        ]),
+        "Jobs": object([("jobs", list(schema("Job"))), ("cursor?", text())]),
+        "Retried": object([("id", job()), ("job_id", job()), ("status", is("queued"))]),
+        "Status": object([("status", text())]),
+        "Service": object([("name", is("kvstore")), ("version", text()), ("links", json!({ "type": "object" }))]),
+        "Problem": object([
+            ("type", json!({ "type": "string", "format": "uri-reference" })),
+            ("title", text()),
+            ("status", json!({ "type": "integer" })),
+            ("detail", text()),
+            ("errors?", list(schema("FieldError"))),
+            ("key?", key()),
+            ("current_etag?", json!({ "type": ["string", "null"], "pattern": VERSION_PATTERN })),
+            ("current_value?", value()),
+            ("failed_op?", json!({ "type": "integer", "minimum": 0 })),
+            ("limit_bytes?", json!({ "type": "integer", "minimum": 0 })),
+            ("job_id?", job()),
+            ("request_id?", text()),
+        ]),
+        "SimpleProblem": object([
+            ("detail", json!({ "oneOf": [{ "type": "string" }, { "type": "array", "items": schema("FieldError") }] })),
+            ("current_etag?", json!({ "type": ["string", "null"], "pattern": VERSION_PATTERN })),
+            ("current_value?", value()),
+        ]),
+        "FieldError": object([
+            ("type", text()),
+            ("loc", list(json!({ "type": ["string", "integer"] }))),
+            ("msg", text()),
+            ("input?", json!({})),
+            ("ctx?", json!({ "type": "object" })),
+        ]),
+    })
+}

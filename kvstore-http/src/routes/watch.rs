@@ -1,0 +1,344 @@
+//! `GET /v1/watch`: changes as they become visible, as server-sent events
+//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
+//!
+//! Nothing is kept here for a client that is slow: changes are taken from the store as the connection takes their text, and they
+//! wait in the store's history, which is bounded. Who falls out of it is disconnected.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Response};
+use kvstore_core::{
+    ChangeId, ChangeKind, Changed, Error, ListRequest, Listed, Service, Watch, WatchFrom,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::Context;
+use super::list::include_values;
+use crate::conditions::etag_text;
+use crate::error::{Problem, Result};
+use crate::field::{Field, Place, raw};
+use crate::headers::sync_tokens;
+use crate::json::Object;
+use crate::problems::Kind;
+use crate::reply::{Body, NO_STORE, Reply};
+use crate::target::Query;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// nginx would keep events back otherwise, until it has a buffer full of them.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// After how many milliseconds a browser connects again.
+const RETRY: &str = "retry: 2000\n";
+
+/// Events that are there already go out together, up to so many bytes; one larger than this, alone.
+const TOGETHER_BYTES: usize = 16 << 10;
+
+/// Those who wait for changes, all of them together.
+#[derive(Debug)]
+pub(crate) struct Watchers {
+    free: Arc<Semaphore>,
+    /// True from the moment on when the server is told to stop.
+    ended: watch::Sender<bool>,
+}
+
+/// One of them, for as long as it waits.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    ended: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Watchers {
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(most)),
+            ended: watch::Sender::new(false),
+        }
+    }
+
+    /// Lets all of them end: they should be at another server.
+    pub(crate) fn end(&self) {
+        self.ended.send_replace(true);
+    }
+
+    /// A place among them.
+    pub(super) fn admit(&self) -> Result<Watcher> {
+        match Arc::clone(&self.free).try_acquire_owned() {
+            Ok(place) => Ok(Watcher {
+                ended: self.ended.subscribe(),
+                _place: place,
+            }),
+            Err(_) => Err(Problem::unavailable(
+                Kind::Overloaded,
+                "there are as many watchers as the server takes",
+            )),
+        }
+    }
+}
+
+impl Watcher {
+    /// Ready when the server is told to stop.
+    pub(super) async fn ended(&mut self) {
+        // The server outlives its requests, so there is somebody to tell.
+        let _ = self.ended.wait_for(|is_ended| *is_ended).await;
+    }
+}
+
+/// `GET` and `HEAD`
+pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
+    let query = Query::new(parts.uri.query());
+    let mut wanted = Wanted::of(query)?;
+    context.access.may_list(&wanted.prefix)?;
+    for token in sync_tokens(&parts.headers, query)? {
+        context.service.wait_visible(&token).await?;
+    }
+    let from = match since(parts, query)? {
+        Some(id) => {
+            // Whoever connects again has had what was there.
+            wanted.snapshot = false;
+            WatchFrom::After(ChangeId::new(id))
+        }
+        None => WatchFrom::Now,
+    };
+    let watcher = context.watchers.admit()?;
+    // Before the snapshot is read: a change meanwhile is told again, and none is missed.
+    let watch = context.service.store().watch(from).await?;
+    let body = match parts.method {
+        Method::HEAD => Body::default(),
+        _ => {
+            let events = Events::new(context, watcher, watch, wanted);
+            Body::events(stream::unfold(events, Events::next).boxed())
+        }
+    };
+    let mut reply = Response::new(body);
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, EVENT_STREAM);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    Ok(reply)
+}
+
+/// Where the client has come to: a browser that connects again says it in the header, whatever stands in the address.
+fn since(parts: &Parts, query: Query<'_>) -> Result<Option<String>> {
+    let malformed = || Problem::malformed("Last-Event-ID must be an id that an event had");
+    let header = match parts.headers.get(LAST_EVENT_ID) {
+        Some(line) => Some(line.to_str().map_err(|_| malformed())?.to_owned()),
+        None => None,
+    };
+    let known = match header {
+        Some(header) => Some(header),
+        None => query.get("since")?.map(String::from),
+    };
+    Ok(known.filter(|id| !id.is_empty()))
+}
+
+/// What a client wants to hear of.
+#[derive(Debug)]
+struct Wanted {
+    prefix: String,
+    kinds: Vec<ChangeKind>,
+    values: bool,
+    snapshot: bool,
+}
+
+impl Wanted {
+    fn of(query: Query<'_>) -> Result<Self> {
+        let kinds = match query.get("events")? {
+            None => KINDS.to_vec(),
+            Some(names) => names.split(',').map(kind).collect::<Result<_>>()?,
+        };
+        Ok(Self {
+            prefix: query.get("prefix")?.map(String::from).unwrap_or_default(),
+            kinds,
+            values: include_values(query)?,
+            snapshot: query.switch("snapshot")?,
+        })
+    }
+
+    fn has(&self, change: &Changed) -> bool {
+        self.kinds.contains(&change.kind) && change.key.as_str().starts_with(&self.prefix)
+    }
+}
+
+const KINDS: [ChangeKind; 3] = [ChangeKind::Set, ChangeKind::Delete, ChangeKind::Expire];
+
+fn name(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Set => "set",
+        ChangeKind::Delete => "delete",
+        ChangeKind::Expire => "expire",
+    }
+}
+
+fn kind(wanted: &str) -> Result<ChangeKind> {
+    let found = KINDS.into_iter().find(|kind| name(*kind) == wanted);
+    found.ok_or_else(|| {
+        Problem::field(Field::value_error(
+            Place::In("query", "events"),
+            "it must be some of set, delete and expire, with commas between them",
+            raw(wanted),
+        ))
+    })
+}
+
+/// The events of one client, still to be sent.
+struct Events {
+    service: Service,
+    watcher: Watcher,
+    watch: Watch,
+    wanted: Wanted,
+    heartbeat: Duration,
+    stage: Stage,
+    /// The last change that was seen, if the client has not been told its id.
+    untold: Option<ChangeId>,
+}
+
+enum Stage {
+    Begin,
+    /// The next page of what is there.
+    Snapshot(ListRequest),
+    Changes,
+}
+
+impl Events {
+    fn new(context: &Context<'_>, watcher: Watcher, watch: Watch, wanted: Wanted) -> Self {
+        Self {
+            service: context.service.clone(),
+            heartbeat: context.options.watch_heartbeat,
+            watcher,
+            watch,
+            wanted,
+            stage: Stage::Begin,
+            untold: None,
+        }
+    }
+
+    /// The text that is sent next; `None` at the end.
+    async fn next(mut self) -> Option<(Bytes, Self)> {
+        let mut text = Vec::new();
+        match &self.stage {
+            Stage::Begin => {
+                text.extend_from_slice(RETRY.as_bytes());
+                if self.wanted.snapshot {
+                    // Without an id: who is cut off in the middle begins anew.
+                    text.push(b'\n');
+                    self.stage = Stage::Snapshot(ListRequest {
+                        prefix: self.wanted.prefix.clone(),
+                        include_values: self.wanted.values,
+                        ..ListRequest::default()
+                    });
+                } else {
+                    write_id(&mut text, &self.watch.start);
+                    text.push(b'\n');
+                    self.stage = Stage::Changes;
+                }
+            }
+            Stage::Snapshot(request) => {
+                let page = self.service.list(request, None).await;
+                let page = page.inspect_err(log_end).ok()?;
+                for listed in page.entries {
+                    write_present(&mut text, listed);
+                }
+                match page.next {
+                    Some(next) => {
+                        let request = request.clone();
+                        let after = Some(next);
+                        self.stage = Stage::Snapshot(ListRequest { after, ..request });
+                    }
+                    None => {
+                        write_id(&mut text, &self.watch.start);
+                        text.extend_from_slice(b"event: synced\ndata: {}\n\n");
+                        self.stage = Stage::Changes;
+                    }
+                }
+            }
+            Stage::Changes => self.write_changes(&mut text).await?,
+        }
+        Some((text.into(), self))
+    }
+
+    /// The changes that are there, or a heartbeat if there are none for so long; `None` at the end.
+    async fn write_changes(&mut self, text: &mut Vec<u8>) -> Option<()> {
+        let pause = tokio::time::sleep(self.heartbeat);
+        tokio::pin!(pause);
+        while text.is_empty() {
+            let change = tokio::select! {
+                biased;
+                () = self.watcher.ended() => return None,
+                change = self.watch.changes.next() => change?,
+                () = &mut pause => {
+                    text.extend_from_slice(b": heartbeat\n");
+                    // Of what the client does not want to hear it should know that it is behind it: it need not be in the history.
+                    if let Some(id) = self.untold.take() {
+                        write_id(text, &id);
+                    }
+                    text.push(b'\n');
+                    return Some(());
+                }
+            };
+            self.write_change(text, change.inspect_err(log_end).ok()?);
+        }
+        while text.len() < TOGETHER_BYTES {
+            // What ends the stream ends the next call, too.
+            let Some(Some(Ok(change))) = self.watch.changes.next().now_or_never() else {
+                break;
+            };
+            self.write_change(text, change);
+        }
+        Some(())
+    }
+
+    fn write_change(&mut self, text: &mut Vec<u8>, change: Changed) {
+        if !self.wanted.has(&change) {
+            self.untold = Some(change.id);
+            return;
+        }
+        self.untold = None;
+        write_id(text, &change.id);
+        let mut data = Object::new()
+            .member("key", &change.key)
+            .member("etag", etag_text(change.version));
+        if let Some(value) = change.value.filter(|_| self.wanted.values) {
+            data = data.raw("value", value.as_bytes());
+        }
+        write_event(text, name(change.kind), data);
+    }
+}
+
+fn write_present(text: &mut Vec<u8>, listed: Listed) {
+    let mut data = Object::new()
+        .member("key", &listed.key)
+        .member("etag", etag_text(listed.version));
+    if let Some(value) = listed.value {
+        data = data.raw("value", value.as_bytes());
+    }
+    write_event(text, name(ChangeKind::Set), data);
+}
+
+fn write_id(text: &mut Vec<u8>, id: &ChangeId) {
+    for piece in ["id: ", id.as_str(), "\n"] {
+        text.extend_from_slice(piece.as_bytes());
+    }
+}
+
+/// No JSON text of ours has a line break in it.
+fn write_event(text: &mut Vec<u8>, name: &str, data: Object) {
+    for piece in ["event: ", name, "\ndata: "] {
+        text.extend_from_slice(piece.as_bytes());
+    }
+    text.extend_from_slice(&data.finish());
+    text.extend_from_slice(b"\n\n");
+}
+
+/// The client connects again, and is told what is wrong then.
+fn log_end(error: &Error) {
+    tracing::info!(%error, "a watch has ended");
+}

@@ -1,0 +1,94 @@
+//! Does the real server do what its OpenAPI document says, and no more, when Schemathesis asks?
+//!
+//! Every check that it has, in all of its phases, links from writes to jobs included; once as writes come, which wait for their
+//! outcome or not, and once with `Prefer: wait` and with tokens. What it can't know stands in `schemathesis/`.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::client::{Connection, request};
+use support::process::{Process, run};
+
+/// Requests for each operation that are made up, besides those that every rule of the document leads to.
+const EXAMPLES: &str = "15";
+
+fn program() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let program = root.join("target/venv/bin/schemathesis");
+    assert!(
+        program.exists(),
+        "schemathesis is missing: /usr/bin/python3 -m venv target/venv && target/venv/bin/pip install -r .ci/requirements.txt"
+    );
+    program
+}
+
+/// Asks the server everything, and returns what is said of it.
+async fn ask(process: &Process, headers: &[String]) {
+    let mut connection = Connection::open(process.address).await;
+    let mut put = request("PUT", "/v1/kv/first").header("prefer", "wait=5");
+    for header in headers {
+        let (name, value) = header.split_once(": ").unwrap();
+        put = put.header(name, value);
+    }
+    let reply = connection.ask(&put.body("1")).await;
+    let job = reply.header("sync-token").expect("it was applied");
+    let url = format!("http://{}", process.address);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis");
+    let scratch = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program());
+    command
+        .args(["--config-file", "schemathesis.toml", "run"])
+        .arg(format!("{url}/openapi.json"))
+        .args(["--max-examples", EXAMPLES, "--continue-on-failure"])
+        .args(["--report", "json", "--report-json-path"])
+        .arg(scratch.path().join("report.json"))
+        .env("KVSTORE_URL", &url)
+        .env("KVSTORE_JOB", job)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .current_dir(folder);
+    for header in headers {
+        command.args(["--header", header]);
+    }
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = output.await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "it has found something");
+    // All of them, but for the one that never ends.
+    assert!(text.contains("Selected: 34/36") && text.contains("Tested: 34"));
+    for phase in ["Examples", "Coverage", "Fuzzing", "Stateful"] {
+        assert!(
+            text.contains(&format!("✅ {phase}")),
+            "{phase} was left out"
+        );
+    }
+}
+
+#[tokio::test]
+async fn server_does_what_its_document_says() {
+    let process = Process::start(&["--store", "memory:"]);
+    ask(&process, &[]).await;
+}
+
+#[tokio::test]
+async fn server_does_what_its_document_says_when_writes_wait_and_tokens_are_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    let made = run(&["token", "all"], &[]);
+    std::fs::write(&file, &made.stdout).unwrap();
+    let secret = made.stderr.last().unwrap().rsplit(' ').next().unwrap();
+    let args = [
+        "--store",
+        "memory:",
+        "--tokens-file",
+        file.to_str().unwrap(),
+    ];
+    let process = Process::start(&args);
+    let headers = [
+        "Prefer: wait=5".to_owned(),
+        format!("Authorization: Bearer {secret}"),
+    ];
+    ask(&process, &headers).await;
+}
