@@ -11,7 +11,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::Response;
@@ -46,6 +46,9 @@ async fn main() {
         None => {
             if is_wanted("requests") {
                 requests().await;
+            }
+            if is_wanted("latency") {
+                latency().await;
             }
             // It takes a tool that not everybody has.
             if asks_for("instructions") {
@@ -121,7 +124,7 @@ async fn requests() {
         for (index, exchange) in EXCHANGES.iter().enumerate() {
             let server = &mut servers[index.min(1)];
             let before = server.cpu_seconds();
-            let rates = server.load(exchange).await;
+            let rates = server.load(exchange, None).await;
             let cpu = server.cpu_seconds() - before;
             let seconds = rates.calls / rates.per_second;
             table.add(
@@ -138,6 +141,33 @@ async fn requests() {
     }
     table.print(&format!(
         "Requests over {CONNECTIONS} connections, values of 100 bytes, {} entries (http, `requests`)",
+        many()
+    ));
+}
+
+/// How long answers take while the server has time: half as many requests as it was just seen to answer at most.
+async fn latency() {
+    let folder = scratch_folder();
+    fill(folder.path(), many());
+    let mut servers = [
+        Server::start(&["bare"]),
+        Server::start(&["kvstore", &folder.path().to_string_lossy()]),
+    ];
+    let mut table = Table::new(&["requests", "p99 µs", "p50 µs", "per second"]);
+    for _ in 0..ROUNDS {
+        for (index, exchange) in EXCHANGES.iter().enumerate() {
+            let server = &mut servers[index.min(1)];
+            let most = server.load(exchange, None).await.per_second;
+            // What was accepted is applied before the next figure is taken.
+            server.cpu_seconds();
+            let rates = server.load(exchange, Some(most / 2.0)).await;
+            server.cpu_seconds();
+            let figures = [rates.p99_us, rates.p50_us, rates.per_second];
+            table.add(exchange.name, &figures);
+        }
+    }
+    table.print(&format!(
+        "Answers at half of what the server can do, {CONNECTIONS} connections, {} entries (http, `latency`)",
         many()
     ));
 }
@@ -214,7 +244,9 @@ impl Server {
         self.child.ask("cpu")[0]
     }
 
-    async fn load(&self, exchange: &Exchange) -> Rates {
+    /// As many requests as it answers, or so many a second.
+    async fn load(&self, exchange: &Exchange, per_second: Option<f64>) -> Rates {
+        let interval = per_second.map(|rate| Duration::from_secs_f64(CONNECTIONS as f64 / rate));
         let (address, status) = (self.address, exchange.status);
         // Made beforehand: the two CPUs are for the server as far as possible.
         let random_key = || key(rand::random_range(0..many()));
@@ -223,13 +255,23 @@ impl Server {
                 .take(REQUESTS)
                 .collect(),
         );
-        drive(CONNECTIONS, SPAN, |_, mut laps| {
+        drive(CONNECTIONS, SPAN, |number, mut laps| {
             let requests = Arc::clone(&requests);
             async move {
                 let mut stream = TcpStream::connect(address).await.expect("it listens");
                 stream.set_nodelay(true).expect("it is connected");
                 let mut answer = Vec::with_capacity(4096);
+                // Not all at once.
+                let mut next = Instant::now();
+                next += interval
+                    .unwrap_or_default()
+                    .mul_f64(number as f64 / CONNECTIONS as f64);
                 while laps.go_on() {
+                    if let Some(interval) = interval {
+                        tokio::time::sleep_until(next.into()).await;
+                        next += interval;
+                        laps.last = Some(Instant::now());
+                    }
                     let request = &requests[rand::random_range(0..REQUESTS)];
                     let sent = stream.write_all(request.as_bytes()).await;
                     sent.expect("the server reads");

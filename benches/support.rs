@@ -52,7 +52,8 @@ const _: () = assert!(VALUE.len() == 100);
 #[derive(Clone, Debug)]
 pub(crate) struct Laps {
     end: Instant,
-    last: Option<Instant>,
+    /// When the call that is under way began.
+    pub(crate) last: Option<Instant>,
     times: Vec<Duration>,
 }
 

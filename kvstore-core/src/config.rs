@@ -52,7 +52,8 @@ impl Opened {
 ///   size); `keep_edit=true`, for one start: take a `data.json` that was edited although later commits stand in journals,
 ///   and give those up.
 /// * `memory:`: nothing outlives the process. Parameters: `partitions` of the queue.
-/// * `redis://[:PASSWORD@]HOST[:PORT][/DATABASE]` or `redis+unix:///PATH`: a Redis server, which many processes share. Parameters:
+/// * `redis://[:PASSWORD@]HOST[:PORT][/DATABASE]`, `redis+unix:///PATH`, or `redis+cluster://[:PASSWORD@]HOST[:PORT],HOST[:PORT]` with some
+///   of the servers of a Redis Cluster: a Redis, which many processes share. Parameters:
 ///   `prefix` of its keys (`kv`); `partitions`, fixed when the store is created (64); `password_file`, in place of a password
 ///   in the URL; `durability=relaxed`: take a server as it is, though its settings may lose what it has acknowledged.
 /// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition.
@@ -326,7 +327,7 @@ enum Target {
         keep_edit: bool,
         queue: QueueBounds,
     },
-    /// `redis://…` or `redis+unix:///…`.
+    /// `redis://…`, `redis+unix:///…` or `redis+cluster://…`.
     Redis(RedisTarget),
 }
 
@@ -433,10 +434,12 @@ impl FromStr for Target {
                 keep_edit: parameters.take("keep_edit", switch)?.unwrap_or(false),
                 queue: QueueBounds::take(&mut parameters)?,
             },
-            "redis" | "redis+unix" => Self::Redis(RedisTarget::take(place, &mut parameters)?),
+            "redis" | "redis+unix" | "redis+cluster" => {
+                Self::Redis(RedisTarget::take(place, &mut parameters)?)
+            }
             _ => {
                 return wrong(format!(
-                    "{scheme}: is no backend of this program, file:, memory:, redis: and redis+unix: are"
+                    "{scheme}: is no backend of this program, file:, memory:, redis:, redis+unix: and redis+cluster: are"
                 ));
             }
         };
@@ -680,7 +683,10 @@ mod tests {
             ("database", "file:database"),
             ("./x/data.json", "file:database"),
             ("/x:y", "file:database"),
-            ("rediss://localhost", "redis: and redis+unix: are"),
+            (
+                "rediss://localhost",
+                "redis:, redis+unix: and redis+cluster: are",
+            ),
             ("FILE:x", "file:, memory:"),
             (
                 "redis://localhost?durability=none",
@@ -720,12 +726,21 @@ mod tests {
             "redis://localhost",
             "redis://:secret@10.0.0.1:6380/2?prefix=x&partitions=8&durability=relaxed",
             "redis+unix:///run/redis.sock?password_file=/run/secret",
+            "redis+cluster://one:7000,two:7000,three?prefix=x",
+            "redis+cluster://:secret@one:7000,two:7001?partitions=8",
         ] {
             check_store(url).unwrap();
             let target: Target = url.parse().unwrap();
             assert!(!format!("{target:?}").contains("secret"), "{target:?}");
         }
-        for url in ["redis:localhost", "redis://host:x", "redis://:hunter2@"] {
+        for url in [
+            "redis:localhost",
+            "redis://host:x",
+            "redis://:hunter2@",
+            "redis+cluster://",
+            "redis+cluster://:hunter2@one,",
+            "redis+cluster://:hunter2@one,two/0",
+        ] {
             let message = message(check_store(url));
             assert!(
                 message.contains("redis://[:password@]host"),

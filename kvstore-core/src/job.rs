@@ -367,16 +367,41 @@ pub struct Summary {
     pub name: std::borrow::Cow<'static, str>,
     /// The key, or the first of a batch.
     pub key: Key,
+    /// What all keys of a batch begin with; `None` for a command of one key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub common: Option<String>,
 }
 
 impl Summary {
     /// Of `command`.
     pub fn of(command: &Command) -> Self {
+        let key = command.first_key().clone();
+        let common = match command {
+            Command::One(_) => None,
+            Command::Batch(operations) => {
+                let keys = operations.iter().map(|operation| operation.key.as_str());
+                Some(keys.fold(key.as_str(), common_prefix).to_owned())
+            }
+        };
         Self {
             name: command.name().into(),
-            key: command.first_key().clone(),
+            key,
+            common,
         }
     }
+
+    /// Whether every key that it was about begins with `prefix`.
+    pub fn is_within(&self, prefix: &str) -> bool {
+        let common = self.common.as_deref().unwrap_or(self.key.as_str());
+        common.starts_with(prefix)
+    }
+}
+
+/// What both begin with, in whole characters.
+fn common_prefix<'a>(one: &'a str, other: &str) -> &'a str {
+    let same = one.chars().zip(other.chars()).take_while(|(a, b)| a == b);
+    let bytes = same.map(|(character, _)| character.len_utf8()).sum();
+    &one[..bytes]
 }
 
 /// A job that was given up.
@@ -412,4 +437,30 @@ pub enum JobState {
     Forgotten,
     /// It is of another queue than the store applies, or in an interval that was lost. Never read as a success.
     Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Operation;
+
+    #[test]
+    fn batch_is_within_what_all_of_its_keys_begin_with() {
+        let batch = |keys: &[&str]| {
+            let delete = |key: &&str| Operation::delete(Key::new(key).unwrap());
+            Summary::of(&Command::Batch(keys.iter().map(delete).collect()))
+        };
+        for (keys, within, beyond) in [
+            (&["team/a", "team/b"][..], "team/", "team/a"),
+            (&["team/a"], "team/a", "team/ab"),
+            (&["a", "b"], "", "a"),
+            // They share their first byte.
+            (&["é", "è"], "", "é"),
+            (&["ab", "a", "abc"], "a", "ab"),
+        ] {
+            let summary = batch(keys);
+            assert!(summary.is_within(within), "{summary:?}");
+            assert!(!summary.is_within(beyond), "{summary:?}");
+        }
+    }
 }

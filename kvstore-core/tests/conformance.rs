@@ -2,6 +2,8 @@
 
 #[path = "support/behind.rs"]
 mod behind;
+#[path = "support/cluster.rs"]
+mod cluster;
 #[path = "support/followed.rs"]
 mod followed;
 #[path = "support/redis.rs"]
@@ -9,6 +11,7 @@ mod redis_server;
 mod support;
 
 use behind::Behind;
+use cluster::Cluster;
 use followed::Followed;
 use redis_server::OnRedis;
 use support::{Folder, Memory};
@@ -46,4 +49,45 @@ mod redis {
     use super::*;
     kvstore_core::store_conformance!(OnRedis::new(4));
     kvstore_core::queue_conformance!(OnRedis::new(4));
+}
+
+/// Three primaries, each with some of the partitions.
+mod redis_cluster {
+    use super::*;
+
+    fn on_cluster() -> OnRedis {
+        let cluster = Cluster::shared();
+        OnRedis::at(cluster.url(), cluster, 4)
+    }
+
+    kvstore_core::store_conformance!(on_cluster());
+    kvstore_core::queue_conformance!(on_cluster());
+}
+
+#[tokio::test]
+async fn partitions_are_on_all_servers_of_a_cluster() {
+    use kvstore_core::conformance::StoreHarness as _;
+    use kvstore_core::{Change, Commit, Key, Value, Write};
+
+    let cluster = std::sync::Arc::new(Cluster::start());
+    let harness = OnRedis::at(cluster.url(), std::sync::Arc::clone(&cluster), 12);
+    let store = harness.store().await;
+    for number in 0..100 {
+        let write = Write {
+            key: Key::new(&format!("key:{number}")).unwrap(),
+            change: Change::Set {
+                value: Value::parse("1").unwrap(),
+                expires_at: None,
+            },
+        };
+        let commit = Commit {
+            writes: vec![write],
+            ..Commit::default()
+        };
+        store.commit(commit).await.unwrap();
+    }
+    for number in 0..3 {
+        let keys: usize = cluster.ask(number, &["DBSIZE"]).parse().unwrap();
+        assert!(keys > 20, "server {number} has {keys} keys");
+    }
 }

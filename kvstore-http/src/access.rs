@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use kvstore_core::Key;
+use kvstore_core::{Key, Summary};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -264,12 +264,17 @@ impl Access {
         }
     }
 
-    /// Whether it may know of a job that writes `key`, the first one if there are several; `None` for a job of which nothing is kept
-    /// but that it was applied. Writes of tokens that reach some keys only are therefore always kept.
+    /// Whether it may know of a job: if all keys that the job writes are within its reach. `None` is a job of which nothing is kept
+    /// but that it was applied; writes of tokens that reach some keys only are therefore always kept.
     ///
     /// If not, the answer must be the same as for a job that nobody knows.
-    pub(crate) fn may_see_job(&self, key: Option<&Key>) -> bool {
-        !self.is_scoped() || key.is_some_and(|key| self.reaches(key.as_str()).is_ok())
+    pub(crate) fn may_see_job(&self, summary: Option<&Summary>) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Of(token) if token.prefix.is_empty() => true,
+            Self::Of(token) => summary.is_some_and(|summary| summary.is_within(&token.prefix)),
+            Self::Nothing => false,
+        }
     }
 
     fn reaches(&self, text: &str) -> Result<()> {

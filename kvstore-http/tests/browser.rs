@@ -4,14 +4,15 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::client::{Connection, request};
-use support::process::Process;
+use support::process::{Process, run};
 
 /// Longer than a page takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,6 +22,8 @@ struct Browser {
     driver: Child,
     address: SocketAddr,
     session: String,
+    /// There as long as the browser runs, which is a process of the driver's.
+    running: PathBuf,
     _profile: tempfile::TempDir,
 }
 
@@ -45,6 +48,7 @@ impl Browser {
             driver,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             session: String::new(),
+            running: PathBuf::new(),
             _profile: profile,
         };
         let args = json!([
@@ -64,6 +68,8 @@ impl Browser {
         } } });
         let session = browser.ask("POST", "", &wanted).await;
         browser.session = format!("/{}", session["sessionId"].as_str().expect("a session"));
+        let id = &session["capabilities"]["goog:processID"];
+        browser.running = PathBuf::from(format!("/proc/{id}"));
         browser
     }
 
@@ -115,9 +121,17 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It ends its browser with it.
-        let id = self.driver.id().to_string();
-        let _ = Command::new("kill").args(["-s", "TERM", &id]).status();
+        // Only the end of its session ends the browser: one whose driver is killed runs on.
+        if let Ok(mut driver) = TcpStream::connect(self.address) {
+            let _ = driver.set_read_timeout(Some(PATIENCE));
+            let _ = write!(
+                driver,
+                "DELETE /session{} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+                self.session, self.address
+            );
+            let _ = driver.read(&mut [0]);
+        }
+        let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
 }
@@ -142,6 +156,29 @@ fn fill(selector: &str, text: &str) -> String {
         json!(selector),
         json!(text)
     )
+}
+
+/// The write that is sent from the page.
+const WRITE: &str = "#operations-simple-set";
+
+/// Opens the form of [`WRITE`] and types what is to be written.
+async fn fill_in_write(browser: &Browser, body: &str) {
+    let control = click(&format!("{WRITE} .opblock-summary-control"));
+    browser.until("the write is shown", &control).await;
+    let body = fill(&format!("{WRITE} textarea.body-param__text"), body);
+    browser.until("its body can be typed", &body).await;
+}
+
+/// Sends it, and waits for an answer of this status.
+async fn send_write(browser: &Browser, status: u16) {
+    let execute = click(&format!("{WRITE} button.execute"));
+    browser.until("it can be sent", &execute).await;
+    let answered = format!(
+        "const cell = document.querySelector('{WRITE} .live-responses-table tr.response .response-col_status');
+         return cell && cell.innerText.trim() === '{status}';"
+    );
+    let what = format!("it is answered {status}");
+    browser.until(&what, &answered).await;
 }
 
 #[tokio::test]
@@ -169,29 +206,13 @@ async fn write_is_sent_from_the_docs_and_heard_of_by_an_event_source() {
         )
         .await;
 
-    let write = "#operations-simple-set";
-    browser
-        .until(
-            "the write is shown",
-            &click(&format!("{write} .opblock-summary-control")),
-        )
-        .await;
-    let body = r#"{"key": "from:docs", "value": {"name": "Ada"}}"#;
-    browser
-        .until(
-            "its body can be typed",
-            &fill(&format!("{write} textarea.body-param__text"), body),
-        )
-        .await;
-    browser
-        .until("it can be sent", &click(&format!("{write} button.execute")))
-        .await;
-    let status = format!(
-        "const cell = document.querySelector('{write} .live-responses-table tr.response .response-col_status'); return cell && cell.innerText;"
-    );
-    let status = browser.until("it is answered", &status).await;
+    fill_in_write(
+        &browser,
+        r#"{"key": "from:docs", "value": {"name": "Ada"}}"#,
+    )
+    .await;
     // The page proposes to wait for the outcome.
-    assert_eq!(status, "200");
+    send_write(&browser, 200).await;
 
     let heard = "return heard.find(([, data]) => data.key === 'from:docs')";
     let heard = browser.until("the change is heard of", heard).await;
@@ -214,4 +235,51 @@ async fn write_is_sent_from_the_docs_and_heard_of_by_an_event_source() {
         .filter(|it| it["level"] == "SEVERE")
         .collect();
     assert!(problems.is_empty(), "{problems:#?}");
+
+    let running = browser.running.clone();
+    assert!(running.exists());
+    drop(browser);
+    assert!(!running.exists(), "the browser runs on");
+}
+
+#[tokio::test]
+async fn docs_are_open_to_all_and_their_authorize_button_takes_a_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    let made = run(&["token", "writer"], &[]);
+    std::fs::write(&file, &made.stdout).unwrap();
+    let secret = made.stderr.last().unwrap().rsplit(' ').next().unwrap();
+    let tokens = file.to_str().unwrap();
+    let process = Process::start(&["--store", "memory:", "--tokens-file", tokens]);
+    let browser = Browser::start().await;
+    browser
+        .open(&format!("http://{}/docs", process.address))
+        .await;
+    fill_in_write(&browser, r#"{"key": "from:docs", "value": 1}"#).await;
+    send_write(&browser, 401).await;
+
+    for (what, script) in [
+        (
+            "there is a button",
+            click(".auth-wrapper > button.authorize"),
+        ),
+        (
+            "a token can be typed",
+            fill(".dialog-ux #auth-bearer-value", secret),
+        ),
+        (
+            "it can be given",
+            click(".dialog-ux button.authorize[type=submit]"),
+        ),
+        ("the form can be closed", click(".dialog-ux .btn-done")),
+    ] {
+        browser.until(what, &script).await;
+    }
+    send_write(&browser, 200).await;
+    let mut connection = Connection::open(process.address).await;
+    let get = request("GET", "/get/from:docs").header("authorization", &format!("Bearer {secret}"));
+    assert_eq!(
+        connection.ask(&get).await.text(),
+        r#"{"key":"from:docs","value":1}"#
+    );
 }

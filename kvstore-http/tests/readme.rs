@@ -18,7 +18,7 @@ use support::process::Process;
 const README: &str = include_str!("../../README.md");
 
 /// What would take too long here, or never end: the file that runs it instead, and words that show that it does.
-const ELSEWHERE: [(&str, &str, &str); 15] = [
+const ELSEWHERE: [(&str, &str, &str); 16] = [
     ("./check", "check", "cargo test --workspace"),
     ("./check --quick", "check", "./check --quick"),
     (
@@ -36,6 +36,11 @@ const ELSEWHERE: [(&str, &str, &str); 15] = [
         "KVSTORE_FLEET_KILLS=200 cargo test -p kvstore-http --test fleet -- --nocapture fleet_on",
         "kvstore-http/tests/fleet/main.rs",
         "KVSTORE_FLEET_KILLS=200 cargo test -p kvstore-http --test fleet -- --nocapture fleet_on",
+    ),
+    (
+        "KVSTORE_CLUSTER_ROUNDS=10 cargo test -p kvstore-http --test fleet -- --nocapture fleet_on_a_cluster",
+        "kvstore-http/tests/fleet/on_cluster.rs",
+        "KVSTORE_CLUSTER_ROUNDS=10 cargo test -p kvstore-http --test fleet -- --nocapture fleet_on_a_cluster",
     ),
     (
         "PROPTEST_CASES=10000 cargo test -p kvstore-core",

@@ -146,6 +146,7 @@ mod tests {
         let summary = Summary {
             name: "set".into(),
             key: key("a"),
+            common: None,
         };
         let writes = vec![Applied {
             version: Version(42),

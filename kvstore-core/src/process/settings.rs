@@ -591,6 +591,10 @@ mod tests {
             ("redis://user:pw@host", "redis://user:***@host"),
             ("redis://:p@/?s:s@host:1/0", "redis://:***@host:1/0"),
             (
+                "redis+cluster://:p@one:1,two:2",
+                "redis+cluster://:***@one:1,two:2",
+            ),
+            (
                 "redis://h?prefix=kv&password=x&tls=1",
                 "redis://h?prefix=kv&password=***&tls=1",
             ),

@@ -15,7 +15,7 @@ pub const STORE: Setting = Setting {
     flag: "store",
     value: "URL",
     default: Fallback::Value("file:database"),
-    allowed: "file:FOLDER, redis://HOST, redis+unix:///SOCKET or memory:, with parameters as in file:database?data_bytes=2GiB",
+    allowed: "file:FOLDER, redis://HOST, redis+unix:///SOCKET, redis+cluster://HOST,HOST or memory:, with parameters as in file:database?data_bytes=2GiB",
     help: "Where the entries are",
 };
 

@@ -3,36 +3,27 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{
     Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation,
 };
 
 use super::keys::Keys;
+use super::link::Link;
 use super::scripts::Scripts;
 use super::wake::Wake;
 use super::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX, durability};
 use crate::error::{Error, Result};
 use crate::job::{Partition, PartitionCount, QueueId};
 
-/// How long a server may take to answer. A batch that waits for a slow disk takes its time; past this nobody knows.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
-
-/// How long it may take to be reached.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
-
-/// Requests that wait for the socket, in front of it.
-const REQUESTS_WAITING: usize = 1024;
-
 /// What the layout of the keys is called. Another one is another store.
 const FORMAT: &str = "1";
 
 /// A store's server, and what all of its parts share.
 pub(super) struct Connection {
-    client: Client,
-    manager: ConnectionManager,
+    /// Those that say what has moved: any of them does.
+    clients: Vec<Client>,
+    link: Link,
     /// The queue that was created with the store.
     pub(super) queue: QueueId,
     pub(super) keys: Keys,
@@ -55,18 +46,22 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     pub(super) async fn open(url: &str, options: &Options) -> Result<Arc<Self>> {
-        let client = client(url, options)?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_MAX))
-            .set_response_timeout(Some(ANSWER_MAX))
-            .set_number_of_retries(1)
-            .set_max_delay(Duration::from_secs(1))
-            .set_pipeline_buffer_size(REQUESTS_WAITING);
-        let mut manager = ConnectionManager::new_with_config(client.clone(), config)
+        let nodes = nodes(url, options)?;
+        let clients = nodes.iter().cloned().map(Client::open);
+        let clients: Vec<Client> = clients.collect::<Result<_, _>>().map_err(|_| wrong())?;
+        let mut link = Link::open(&nodes, is_cluster(url))
             .await
             .map_err(not_reached)?;
         if !options.relaxed_durability {
-            durability::check(&mut manager).await?;
+            match link.primaries(&nodes[0]).await.map_err(not_reached)? {
+                None => durability::check(&mut link).await?,
+                Some(primaries) => {
+                    for primary in primaries {
+                        let mut alone = Link::open(&[primary], false).await.map_err(not_reached)?;
+                        durability::check(&mut alone).await?;
+                    }
+                }
+            }
         }
         let scripts = Scripts::new();
         let meta = Keys::meta(&options.prefix);
@@ -80,7 +75,7 @@ impl Connection {
                     .map_or(PARTITIONS_DEFAULT, PartitionCount::get),
             )
             .arg(QueueId::random().to_string())
-            .invoke_async(&mut manager)
+            .invoke_async(&mut link)
             .await
             .map_err(not_reached)?;
         if format != FORMAT {
@@ -98,10 +93,10 @@ impl Connection {
         let partitions = PartitionCount::new(partitions)?;
         let keys = Keys::new(&options.prefix, partitions);
         Ok(Arc::new(Self {
-            wake: Wake::new(client.clone(), keys.channel(), partitions),
-            client,
+            wake: Wake::new(clients.clone(), keys.channel(), partitions),
+            clients,
             queue: queue.parse()?,
-            manager,
+            link,
             keys,
             partitions,
             scripts,
@@ -115,13 +110,13 @@ impl Connection {
         &self.meta
     }
 
-    pub(super) fn manager(&self) -> ConnectionManager {
-        self.manager.clone()
+    pub(super) fn link(&self) -> Link {
+        self.link.clone()
     }
 
     /// Wakes who waits for something else than the store.
     pub(super) fn another_wake(&self, channel: String) -> Wake {
-        Wake::new(self.client.clone(), channel, self.partitions)
+        Wake::new(self.clients.clone(), channel, self.partitions)
     }
 
     /// What a script adds to the server's time.
@@ -151,7 +146,7 @@ impl Connection {
     pub(super) async fn read<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
         self.check_open()?;
         script
-            .invoke_async(&mut self.manager())
+            .invoke_async(&mut self.link())
             .await
             .map_err(not_reached)
     }
@@ -164,7 +159,7 @@ impl Connection {
     ) -> Result<T> {
         self.check_open()?;
         script
-            .invoke_async(&mut self.manager())
+            .invoke_async(&mut self.link())
             .await
             .map_err(|error| not_changed(what, error))
     }
@@ -183,7 +178,8 @@ impl Connection {
     }
 }
 
-fn client(url: &str, options: &Options) -> Result<Client> {
+/// The servers that `url` names, with the password of `options`.
+fn nodes(url: &str, options: &Options) -> Result<Vec<ConnectionInfo>> {
     if let Some(count) = options.partitions
         && count.get() > PARTITIONS_MAX
     {
@@ -196,26 +192,51 @@ fn client(url: &str, options: &Options) -> Result<Client> {
             "the prefix of a store on Redis must not be empty nor hold a brace, which marks what a cluster places keys by".to_owned(),
         ));
     }
-    let mut info = parse(url)?;
-    let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-    info = info.set_tcp_settings(tcp);
-    if let Some(password) = &options.password {
-        let login = info.redis_settings().clone().set_password(password);
-        info = info.set_redis_settings(login);
+    let mut nodes = parse(url)?;
+    for info in &mut nodes {
+        let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+        let mut login = info.redis_settings().clone();
+        if let Some(password) = &options.password {
+            login = login.set_password(password);
+        }
+        *info = info.clone().set_tcp_settings(tcp).set_redis_settings(login);
     }
-    Client::open(info).map_err(|_| wrong())
+    Ok(nodes)
+}
+
+/// What stands before the servers of a cluster.
+const CLUSTER: &str = "redis+cluster://";
+
+fn is_cluster(url: &str) -> bool {
+    url.starts_with(CLUSTER)
 }
 
 /// # Errors
 /// [`Error::Config`] if `url` is not of the form that is taken.
-pub(super) fn parse(url: &str) -> Result<ConnectionInfo> {
+pub(super) fn parse(url: &str) -> Result<Vec<ConnectionInfo>> {
     // The reason is not handed on: it may hold the URL, and that a password.
-    url.into_connection_info().map_err(|_| wrong())
+    let parse = |url: &str| url.into_connection_info().map_err(|_| wrong());
+    let Some(rest) = url.strip_prefix(CLUSTER) else {
+        return Ok(vec![parse(url)?]);
+    };
+    // All of them have the same login, and a password may hold any character but these two.
+    let (login, hosts) = match rest.rsplit_once('@') {
+        Some((login, hosts)) => (format!("{login}@"), hosts),
+        None => (String::new(), rest),
+    };
+    if hosts.contains('/') {
+        return Err(wrong());
+    }
+    let hosts = hosts
+        .split(',')
+        .map(|host| parse(&format!("redis://{login}{host}")));
+    hosts.collect()
 }
 
 fn wrong() -> Error {
     Error::Config(
-        "it is not of the form redis://[:password@]host[:port][/database] or redis+unix:///path"
+        "it is not of the form redis://[:password@]host[:port][/database], redis+unix:///path or \
+         redis+cluster://[:password@]host[:port],host[:port]"
             .to_owned(),
     )
 }

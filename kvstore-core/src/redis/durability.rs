@@ -1,9 +1,9 @@
 //! Does the server keep what it acknowledges? Its settings say so, or it is refused.
 
-use redis::aio::ConnectionManager;
 use redis::{RedisResult, Value};
 
 use super::connection::not_reached;
+use super::link::Link;
 use crate::error::{Error, Result};
 
 /// What each setting has to be, and what happens otherwise.
@@ -32,13 +32,13 @@ const NEEDED: [(&str, &str, &str); 4] = [
 
 /// # Errors
 /// [`Error::Config`] with every setting that has to be another.
-pub(super) async fn check(manager: &mut ConnectionManager) -> Result<()> {
+pub(super) async fn check(server: &mut Link) -> Result<()> {
     let mut problems = Vec::new();
     for (name, needed, otherwise) in NEEDED {
         let answer: RedisResult<Vec<String>> = redis::cmd("CONFIG")
             .arg("GET")
             .arg(name)
-            .query_async(manager)
+            .query_async(server)
             .await;
         match answer {
             Ok(pair) if pair.get(1).is_some_and(|value| value == needed) => {}
@@ -53,7 +53,7 @@ pub(super) async fn check(manager: &mut ConnectionManager) -> Result<()> {
         }
     }
     let role: Vec<Value> = redis::cmd("ROLE")
-        .query_async(manager)
+        .query_async(server)
         .await
         .map_err(not_reached)?;
     let is_primary = matches!(role.first(), Some(Value::BulkString(role)) if role == b"master");

@@ -31,6 +31,7 @@ mod connection;
 mod durability;
 mod enqueue;
 mod keys;
+mod link;
 mod list;
 mod pack;
 mod queue;
@@ -121,7 +122,8 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Connects to `url` (`redis://[:password@]host[:port][/database]` or `redis+unix:///path`), creates the store if it is not
+    /// Connects to `url` (`redis://[:password@]host[:port][/database]`, `redis+unix:///path`, or
+    /// `redis+cluster://[:password@]host[:port],host[:port]` with some of the servers of a cluster), creates the store if it is not
     /// there, and checks that the server keeps what it acknowledges.
     ///
     /// # Errors

@@ -297,7 +297,7 @@ impl JobQueue for RedisQueue {
         let _: u64 = redis::cmd("ZREM")
             .arg(connection.keys.workers())
             .arg(claim.worker.as_str())
-            .query_async(&mut connection.manager())
+            .query_async(&mut connection.link())
             .await
             .map_err(not_reached)?;
         self.hold(&claim.worker, claim.partition, Duration::ZERO)
@@ -467,7 +467,7 @@ impl JobQueue for RedisQueue {
     async fn ping(&self) -> Result<()> {
         self.inner.check_open()?;
         redis::cmd("PING")
-            .query_async(&mut self.connection().manager())
+            .query_async(&mut self.connection().link())
             .await
             .map_err(not_reached)
     }

@@ -236,7 +236,7 @@ impl Store for RedisStore {
         let partition = connection.partitions.partition_of(key);
         let text: Option<Vec<u8>> = redis::cmd("GET")
             .arg(connection.keys.entry(partition, key))
-            .query_async(&mut connection.manager())
+            .query_async(&mut connection.link())
             .await
             .map_err(not_reached)?;
         match text.map(entry).transpose()? {
@@ -296,7 +296,7 @@ impl Store for RedisStore {
         let applied: Option<String> = redis::cmd("HGET")
             .arg(self.state(partition))
             .arg(format!("applied:{queue}"))
-            .query_async(&mut connection.manager())
+            .query_async(&mut connection.link())
             .await
             .map_err(not_reached)?;
         applied.map_or(Ok(Position::START), |applied| position(&applied))
@@ -308,7 +308,7 @@ impl Store for RedisStore {
         let active: Option<String> = redis::cmd("HGET")
             .arg(connection.meta())
             .arg("active")
-            .query_async(&mut connection.manager())
+            .query_async(&mut connection.link())
             .await
             .map_err(not_reached)?;
         active.map(|active| active.parse()).transpose()
@@ -440,7 +440,7 @@ impl Store for RedisStore {
     async fn ping(&self) -> Result<()> {
         self.connection.check_open()?;
         redis::cmd("PING")
-            .query_async(&mut self.connection.manager())
+            .query_async(&mut self.connection.link())
             .await
             .map_err(not_reached)
     }

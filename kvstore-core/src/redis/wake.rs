@@ -25,10 +25,10 @@ pub(super) struct Wake {
 }
 
 impl Wake {
-    pub(super) fn new(client: Client, channel: String, partitions: PartitionCount) -> Self {
+    pub(super) fn new(clients: Vec<Client>, channel: String, partitions: PartitionCount) -> Self {
         let any = watch::Sender::new(0);
         let each: Vec<_> = partitions.iter().map(|_| watch::Sender::new(0)).collect();
-        let listener = tokio::spawn(listen(client, channel, any.clone(), each.clone()));
+        let listener = tokio::spawn(listen(clients, channel, any.clone(), each.clone()));
         Self {
             any,
             each,
@@ -70,12 +70,13 @@ pub(super) async fn woken(receiver: &mut watch::Receiver<u64>, most: Duration) {
 }
 
 async fn listen(
-    client: Client,
+    clients: Vec<Client>,
     channel: String,
     any: watch::Sender<u64>,
     each: Vec<watch::Sender<u64>>,
 ) {
-    loop {
+    // In a cluster any of its servers hears of everything, so the next one is tried when one is gone.
+    for client in clients.iter().cycle() {
         if let Ok(mut messages) = client.get_async_pubsub().await
             && messages.subscribe(&channel).await.is_ok()
         {

@@ -65,7 +65,7 @@ async fn latest(connection: &Connection) -> Result<Vec<u64>> {
         let version: Option<u64> = redis::cmd("HGET")
             .arg(connection.keys.of(partition, "state"))
             .arg("version")
-            .query_async(&mut connection.manager())
+            .query_async(&mut connection.link())
             .await
             .map_err(not_reached)?;
         Ok::<_, Error>(version.unwrap_or(0))

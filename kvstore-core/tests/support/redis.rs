@@ -1,6 +1,7 @@
 //! A Redis server of a test's own: on a socket in a folder of its own, keeping what it acknowledges, ended by its id.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
+use std::any::Any;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::{JobQueue, PartitionCount, Store, Timestamp};
+use kvstore_core::{JobQueue, PartitionCount, QueueId, Store, Timestamp};
 
 /// A server that runs until it is dropped.
 pub(crate) struct Server {
@@ -108,9 +109,12 @@ fn spawn(folder: &tempfile::TempDir, settings: &[&str]) -> Child {
         .expect(INSTALL)
 }
 
-/// A store on a server of its own. Each handle is a connection of its own.
+/// A store under a prefix of its own. Each handle is a connection of its own.
 pub(crate) struct OnRedis {
-    server: Server,
+    url: String,
+    prefix: String,
+    /// Runs for as long as this lives.
+    _server: Box<dyn Any + Send + Sync>,
     partitions: PartitionCount,
     skew_ms: Arc<AtomicI64>,
     /// To be closed at a restart.
@@ -118,9 +122,18 @@ pub(crate) struct OnRedis {
 }
 
 impl OnRedis {
+    /// On a server of its own.
     pub(crate) fn new(partitions: u16) -> Self {
+        let server = Server::start();
+        Self::at(server.url(), server, partitions)
+    }
+
+    /// On `server`, which is at `url`.
+    pub(crate) fn at(url: String, server: impl Any + Send + Sync, partitions: u16) -> Self {
         Self {
-            server: Server::start(),
+            url,
+            prefix: QueueId::random().to_string(),
+            _server: Box::new(server),
             partitions: PartitionCount::new(partitions).unwrap(),
             skew_ms: Arc::default(),
             opened: std::sync::Mutex::default(),
@@ -129,6 +142,7 @@ impl OnRedis {
 
     async fn open(&self, bounds: QueueBounds) -> Redis {
         let options = Options {
+            prefix: self.prefix.clone(),
             partitions: Some(self.partitions),
             jobs_max: bounds.jobs,
             bytes_max: bounds.bytes,
@@ -136,7 +150,7 @@ impl OnRedis {
             skew_ms: Arc::clone(&self.skew_ms),
             ..Options::default()
         };
-        let redis = Redis::open(&self.server.url(), options).await.unwrap();
+        let redis = Redis::open(&self.url, options).await.unwrap();
         self.opened.lock().unwrap().push(redis.clone());
         redis
     }

@@ -51,10 +51,15 @@ impl Answer {
 
     /// The headers that every answer to a write has.
     pub(super) fn written(self) -> Self {
-        let answer = self.headers(&["sync-token", "idempotency-replayed?", "preference-applied?"]);
+        self.headers(&["sync-token", "idempotency-replayed?", "preference-applied?"])
+            .linked()
+    }
+
+    /// With links to its job, and to its key if it names one.
+    pub(super) fn linked(self) -> Self {
         Self {
             links: true,
-            ..answer
+            ..self
         }
     }
 
@@ -68,7 +73,7 @@ impl Answer {
             // Also of what is only accepted: the job is there from then on.
             let by_key = self.content.as_ref().is_some_and(|(_, schema)| {
                 let name = schema["$ref"].as_str().unwrap_or_default();
-                !name.contains("/Batch")
+                !name.contains("/Batch") && !name.ends_with("/Retried")
             });
             answer["links"] = links(by_key);
         }

@@ -146,6 +146,26 @@ mod tests {
     }
 
     #[test]
+    fn every_answer_with_a_sync_token_links_to_its_job() {
+        let document = document(&Options::default(), &ServiceOptions::default());
+        let paths = document["paths"].as_object().unwrap();
+        let mut found = 0;
+        for (path, operations) in paths {
+            for (method, operation) in operations.as_object().unwrap() {
+                for (status, answer) in operation["responses"].as_object().unwrap() {
+                    if answer["headers"].get("sync-token").is_some() {
+                        let job = &answer["links"]["job"];
+                        assert_eq!(job["operationId"], "getJob", "{method} {path} {status}");
+                        found += 1;
+                    }
+                }
+            }
+        }
+        // Two each of both plain writes, `DELETE` and the batch, three of `PUT`, one of a retry.
+        assert_eq!(found, 12);
+    }
+
+    #[test]
     fn names_of_operations_are_unique() {
         let document = document(&Options::default(), &ServiceOptions::default());
         let paths = document["paths"].as_object().unwrap();

@@ -500,7 +500,8 @@ fn jobs(paths: &mut Value) {
     .takes([id()])
     .answers([Answer::new(200, "It is queued again, as a new job")
         .json("Retried")
-        .headers(&["sync-token", "location"])])
+        .headers(&["sync-token", "location"])
+        .linked()])
     .fails(&[&ALWAYS, &KEYS, &[404, 415, 504, 507]]);
     paths["/v1/jobs/{id}/retry"] = json!({ "post": retry.into_json() });
 }

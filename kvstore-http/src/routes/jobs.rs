@@ -45,10 +45,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Res
 async fn visible(context: &Context<'_>, id: &JobId, wait: Duration) -> Result<JobReport> {
     let report = context.service.job(id, wait).await?;
     report
-        .filter(|report| {
-            let key = report.summary.as_ref().map(|summary| &summary.key);
-            context.access.may_see_job(key)
-        })
+        .filter(|report| context.access.may_see_job(report.summary.as_ref()))
         .ok_or_else(Problem::no_job)
 }
 

@@ -43,6 +43,35 @@ impl As for Request {
     }
 }
 
+#[tokio::test]
+async fn job_of_a_batch_is_known_to_who_reaches_all_of_its_keys() {
+    let server = Server::start_with(setup()).await;
+    let batch = async |keys: [&str; 2], wait: &str| {
+        let ops = keys.map(|key| format!(r#"{{"op":"set","key":"{key}","value":1}}"#));
+        let body = format!(r#"{{"ops":[{}]}}"#, ops.join(","));
+        let post = request("POST", "/v1/batch").body(body).by("writer");
+        let reply = server.ask(&post.header("prefer", wait)).await;
+        let id = reply
+            .header("sync-token")
+            .expect("it was accepted")
+            .to_owned();
+        format!("/v1/jobs/{id}?wait=10")
+    };
+    for wait in ["wait=10", "respond-async"] {
+        let within = batch(["team/a", "team/b"], wait).await;
+        let beyond = batch(["team/a", "teams"], wait).await;
+        for (name, known, hidden) in [
+            ("team", 200, 404),
+            ("guest", 200, 404),
+            ("reader", 200, 200),
+        ] {
+            let status = async |job: &str| server.ask(&request("GET", job).by(name)).await.status;
+            assert_eq!(status(&within).await, known, "{name} {wait}");
+            assert_eq!(status(&beyond).await, hidden, "{name} {wait}");
+        }
+    }
+}
+
 /// Everything that touches keys: with the key in it, and whether it writes.
 fn touching(key: &str) -> Vec<(Request, bool)> {
     let entry = format!("/v1/kv/{key}");

@@ -18,10 +18,13 @@ mod balancer;
 mod checked;
 mod checker;
 mod client;
+#[path = "../../../kvstore-core/tests/support/cluster.rs"]
+mod cluster;
 mod fleet;
 mod history;
 mod linear;
 mod nemesis;
+mod on_cluster;
 mod proxy;
 mod rehearsal;
 mod report;

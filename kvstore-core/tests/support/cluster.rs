@@ -1,0 +1,228 @@
+//! A Redis Cluster of three primaries of a test's own, which the tests of one process share, ended by their ids.
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// Longer than a cluster takes to agree on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Slots of a cluster.
+const SLOTS: u16 = 16384;
+
+/// Three primaries, each with a third of the slots, until this is dropped.
+pub(crate) struct Cluster {
+    nodes: Vec<Node>,
+    /// What they keep.
+    _folder: tempfile::TempDir,
+}
+
+struct Node {
+    process: Child,
+    port: u16,
+    bus: u16,
+    folder: PathBuf,
+}
+
+impl Cluster {
+    /// The one that some test has, or a new one.
+    pub(crate) fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let new = Arc::new(Self::start());
+            *shared = Arc::downgrade(&new);
+            new
+        })
+    }
+
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let nodes = (0..3).map(|number| Node::start(&folder, number));
+        let nodes: Vec<Node> = nodes.collect();
+        let cluster = Self {
+            nodes,
+            _folder: folder,
+        };
+        for (number, node) in (0_u16..).zip(&cluster.nodes) {
+            let first = SLOTS / 3 * number;
+            let last = if number == 2 {
+                SLOTS - 1
+            } else {
+                first + SLOTS / 3 - 1
+            };
+            let range = [first.to_string(), last.to_string()];
+            node.ask(&["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]]);
+            let [host, port, bus] = cluster.nodes[0].place();
+            node.ask(&["CLUSTER", "MEET", &host, &port, &bus]);
+        }
+        let begun = Instant::now();
+        let knows_all = |node: &Node| {
+            let info = node.ask(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        };
+        while !cluster.nodes.iter().all(knows_all) {
+            assert!(begun.elapsed() < PATIENCE, "the servers form no cluster");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        cluster
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|node| format!("127.0.0.1:{}", node.port));
+        format!("redis+cluster://{}", nodes.collect::<Vec<_>>().join(","))
+    }
+
+    /// Kills one of its servers at once, and starts it again on what it has left.
+    pub(crate) fn kill_and_start(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.process.kill().unwrap();
+        node.process.wait().unwrap();
+        node.process = spawn(node.port, node.bus, &node.folder);
+        assert!(node.comes_up(), "it does not start again");
+    }
+
+    /// Moves so many slots, with all that is in them, from one of its servers to another.
+    pub(crate) fn move_slots(&self, from: usize, to: usize, count: usize) {
+        let id = |number: usize| self.nodes[number].ask(&["CLUSTER", "MYID"]);
+        let output = Command::new("redis-cli")
+            .args([
+                "--cluster",
+                "reshard",
+                &format!("127.0.0.1:{}", self.nodes[from].port),
+            ])
+            .args(["--cluster-from", &id(from), "--cluster-to", &id(to)])
+            .args(["--cluster-slots", &count.to_string(), "--cluster-yes"])
+            .output()
+            .expect("redis-cli is missing: apt-get install redis-tools");
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// How many slots one of its servers has, as it says itself.
+    pub(crate) fn slots(&self, number: usize) -> usize {
+        let nodes = self.nodes[number].ask(&["CLUSTER", "NODES"]);
+        let own = nodes
+            .lines()
+            .find(|line| line.contains("myself"))
+            .expect("it knows itself");
+        let ranges = own
+            .split(' ')
+            .skip(8)
+            .filter(|range| !range.starts_with('['));
+        let count = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let number = |text: &str| text.parse::<usize>().expect("a slot");
+            number(last) - number(first) + 1
+        };
+        ranges.map(count).sum()
+    }
+
+    /// Runs a command on one of its servers.
+    pub(crate) fn ask(&self, number: usize, command: &[&str]) -> String {
+        self.nodes[number].ask(command)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            let _ = node.process.kill();
+            let _ = node.process.wait();
+        }
+    }
+}
+
+impl Node {
+    fn start(folder: &tempfile::TempDir, number: usize) -> Self {
+        // Somebody else may take a port before it does.
+        for _ in 0..10 {
+            let [port, bus] = free_ports();
+            let own = folder.path().join(format!("{number}-{port}"));
+            std::fs::create_dir(&own).unwrap();
+            let mut node = Self {
+                process: spawn(port, bus, &own),
+                port,
+                bus,
+                folder: own,
+            };
+            if node.comes_up() {
+                return node;
+            }
+        }
+        panic!("there are no free ports");
+    }
+
+    fn comes_up(&mut self) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if self.process.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if self.try_ask(&["PING"]).as_deref() == Some("PONG") {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
+    /// Host, port, and the port of the cluster's own talk.
+    fn place(&self) -> [String; 3] {
+        [
+            "127.0.0.1".to_owned(),
+            self.port.to_string(),
+            self.bus.to_string(),
+        ]
+    }
+
+    fn ask(&self, command: &[&str]) -> String {
+        self.try_ask(command)
+            .unwrap_or_else(|| panic!("no answer to {command:?}"))
+    }
+
+    fn try_ask(&self, command: &[&str]) -> Option<String> {
+        let output = Command::new("redis-cli")
+            .args(["-e", "-p", &self.port.to_string()])
+            .args(command)
+            .output()
+            .expect("redis-cli is missing: apt-get install redis-tools");
+        let text = String::from_utf8(output.stdout).unwrap();
+        output.status.success().then(|| text.trim().to_owned())
+    }
+}
+
+fn spawn(port: u16, bus: u16, folder: &Path) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args([
+            "--cluster-enabled",
+            "yes",
+            "--cluster-port",
+            &bus.to_string(),
+        ])
+        .args([
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--save",
+            "",
+        ])
+        .arg("--dir")
+        .arg(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is missing: apt-get install redis-server redis-tools")
+}
+
+/// Two that nobody has now.
+fn free_ports() -> [u16; 2] {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
