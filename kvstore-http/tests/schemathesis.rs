@@ -2,6 +2,8 @@
 //!
 //! Every check that it has, in all of its phases, links from writes to jobs included; once as writes come, which wait for their
 //! outcome or not, and once with `Prefer: wait` and with tokens. What it can't know stands in `schemathesis/`.
+//!
+//! `KVSTORE_SCHEMATHESIS_SEED` asks otherwise than usual.
 
 mod support;
 
@@ -10,6 +12,7 @@ use std::process::Command;
 
 use support::client::{Connection, request};
 use support::process::{Process, run};
+use support::run::variable;
 
 /// Requests for each operation that are made up, besides those that every rule of the document leads to.
 const EXAMPLES: &str = "15";
@@ -41,11 +44,13 @@ async fn ask(process: &Process, headers: &[String]) {
     for name in ["schemathesis.toml", "hooks.py"] {
         std::fs::copy(folder.join(name), scratch.path().join(name)).unwrap();
     }
+    let seed: u64 = variable("KVSTORE_SCHEMATHESIS_SEED").unwrap_or(1);
     let mut command = Command::new(program());
     command
         .args(["--config-file", "schemathesis.toml", "run"])
         .arg(format!("{url}/openapi.json"))
         .args(["--max-examples", EXAMPLES, "--continue-on-failure"])
+        .args(["--seed", &seed.to_string()])
         .env("KVSTORE_URL", &url)
         .env("KVSTORE_JOB", job)
         .env("PYTHONDONTWRITEBYTECODE", "1")
