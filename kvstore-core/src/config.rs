@@ -55,7 +55,8 @@ impl Opened {
 /// * `redis://[:PASSWORD@]HOST[:PORT][/DATABASE]`, `redis+unix:///PATH`, or `redis+cluster://[:PASSWORD@]HOST[:PORT],HOST[:PORT]` with some
 ///   of the servers of a Redis Cluster: a Redis, which many processes share. Parameters:
 ///   `prefix` of its keys (`kv`); `partitions`, fixed when the store is created (64); `password_file`, in place of a password
-///   in the URL; `durability=relaxed`: take a server as it is, though its settings may lose what it has acknowledged.
+///   in the URL; `durability=relaxed`: take a server as it is, though its settings may lose what it has acknowledged; `wait_replicas`:
+///   how many of its replicas must have a write, too, before it is acknowledged.
 /// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition.
 ///
 /// Parameters follow a question mark, as in `file:database?data_bytes=2GiB&queue_jobs=10000`. Nothing is percent-decoded.
@@ -331,7 +332,7 @@ enum Target {
     Redis(RedisTarget),
 }
 
-/// A server with `prefix`, `partitions`, `password_file`, `durability`, `queue_jobs`, `queue_bytes`.
+/// A server with `prefix`, `partitions`, `password_file`, `durability`, `wait_replicas`, `queue_jobs`, `queue_bytes`.
 #[derive(Clone, PartialEq, Eq)]
 struct RedisTarget {
     /// The URL without the parameters. It may hold a password.
@@ -340,6 +341,7 @@ struct RedisTarget {
     partitions: Option<PartitionCount>,
     password_file: Option<PathBuf>,
     relaxed: bool,
+    wait_replicas: Option<usize>,
     queue: QueueBounds,
 }
 
@@ -360,6 +362,9 @@ impl RedisTarget {
             partitions: parameters.take("partitions", partition_count)?,
             password_file: parameters.take("password_file", str::parse)?,
             relaxed: parameters.take("durability", durability)?.unwrap_or(false),
+            wait_replicas: parameters
+                .take("wait_replicas", at_least_one(str::parse))?
+                .map(saturated),
             queue: QueueBounds::take(parameters)?,
         })
     }
@@ -386,6 +391,7 @@ impl RedisTarget {
             jobs_max: self.queue.jobs,
             bytes_max: self.queue.bytes,
             relaxed_durability: self.relaxed,
+            wait_replicas: self.wait_replicas.unwrap_or(0),
             ..defaults
         })
     }

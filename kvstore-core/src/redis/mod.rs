@@ -7,14 +7,16 @@
 //! kv:meta                  hash    format, partitions, id of the queue, and whose jobs it holds (`here`, or a folder's id);
 //!                                  active queue, and how often one was adopted
 //! kv:{t}:v:KEY             string  "VERSION DEADLINE JSON", deadline in ms or 0; no time to live of Redis' own
-//! kv:{t}:state             hash    version, time, queue; applied:QUEUE, pruned:QUEUE, lost:QUEUE
+//! kv:{t}:state             hash    version, time, queue; applied:QUEUE, pruned:QUEUE, lost:QUEUE; the run of the server that changed it
+//!                                  last, and the gap in the versions that it began with
 //! kv:{t}:keys              zset    the keys, all with score 0, so in byte order
 //! kv:{t}:deadlines         zset    the keys that expire, by deadline
 //! kv:{t}:changes           stream  what watchers hear; an entry's id is the last version in it
 //! kv:{t}:outcomes:QUEUE    stream  outcomes that a position can't tell; an entry's id is the job's position
 //! kv:{t}:letters           hash    dead letters, kv:{t}:letter-index zset their order
 //! kv:{t}:jobs              stream  the log of jobs, those that came together in one entry; its id is the position of the last
-//! kv:{t}:queue             hash    the last position, what was ever accepted and completed, attempts of the head
+//! kv:{t}:queue             hash    the last position, what was ever accepted and completed, attempts of the head; the
+//!                                  run, too, and where earlier numberings ended
 //! kv:{t}:requests          hash    idempotency keys, kv:{t}:request-deadlines zset when they end
 //! kv:{t}:sender:NAME       string  the last change that a server or program sent, by number, and the answer to it; for ten minutes
 //! kv:{t}:claim             hash    the worker on it, and until when
@@ -36,7 +38,9 @@ mod list;
 mod pack;
 mod queue;
 mod resend;
+mod run;
 mod scripts;
+mod server;
 mod share;
 mod store;
 mod store_apply;
@@ -84,6 +88,8 @@ pub struct Options {
     pub claim_period: Duration,
     /// Take a server as it is, though it may lose what it has acknowledged.
     pub relaxed_durability: bool,
+    /// How many replicas must have a write before it is acknowledged; more than are connected makes every write unknown.
+    pub wait_replicas: usize,
     /// Milliseconds by which the store's clock is ahead of the server's, for tests.
     #[doc(hidden)]
     pub skew_ms: Arc<AtomicI64>,
@@ -101,6 +107,7 @@ impl Default for Options {
             idempotency_keys_max: IDEMPOTENCY_KEYS_MAX,
             claim_period: CLAIM_PERIOD,
             relaxed_durability: false,
+            wait_replicas: 0,
             skew_ms: Arc::default(),
         }
     }
