@@ -5,13 +5,12 @@ mod cluster;
 #[path = "support/redis.rs"]
 mod redis_server;
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use kvstore_core::redis::{Options, Redis};
 use kvstore_core::{Command, Error, Key, NewJob, Operation, PartitionCount, StoreExt, Value};
-use redis_server::Server;
+use redis_server::{Server, free_port};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -36,12 +35,6 @@ fn pair() -> (Server, Server) {
         std::thread::sleep(Duration::from_millis(20));
     }
     (primary, replica)
-}
-
-/// One that nobody has now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 async fn open(url: &str, wait_replicas: usize) -> Redis {

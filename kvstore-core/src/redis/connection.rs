@@ -16,7 +16,7 @@ use super::link::Link;
 use super::run::{Call, Numbering, Run, Runs};
 use super::scripts::Scripts;
 use super::wake::Wake;
-use super::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
+use super::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX, tls};
 use crate::error::{Error, Result};
 use crate::job::{Partition, PartitionCount, Position, QueueId};
 
@@ -70,9 +70,14 @@ impl fmt::Debug for Connection {
 impl Connection {
     pub(super) async fn open(url: &str, options: &Options) -> Result<Arc<Self>> {
         let nodes = nodes(url, options)?;
-        let clients = nodes.iter().cloned().map(Client::open);
-        let clients: Vec<Client> = clients.collect::<Result<_, _>>().map_err(|_| wrong())?;
-        let open = || Link::open(&nodes, is_cluster(url), options.relaxed_durability);
+        let certificates = tls::certificates(url, options)?;
+        let clients = nodes.iter().cloned();
+        let clients = clients.map(|node| tls::client(node, certificates.as_ref()));
+        let clients: Vec<Client> = clients.collect::<RedisResult<_>>().map_err(tls::refused)?;
+        let open = async || match is_cluster(url) {
+            true => Link::cluster(&nodes, certificates.as_ref()).await,
+            false => Link::one(&clients[0], options.relaxed_durability).await,
+        };
         let mut link = open().await.map_err(not_opened)?;
         let met = look_at_all(&mut link, options).await?;
         let links = if options.wait_replicas > 0 {
@@ -344,11 +349,14 @@ fn nodes(url: &str, options: &Options) -> Result<Vec<ConnectionInfo>> {
     Ok(nodes)
 }
 
-/// What stands before the servers of a cluster.
-const CLUSTER: &str = "redis+cluster://";
+/// What stands before the servers of a cluster, and before one of them alone.
+const CLUSTERS: [(&str, &str); 2] = [
+    ("redis+cluster://", "redis://"),
+    ("rediss+cluster://", "rediss://"),
+];
 
 fn is_cluster(url: &str) -> bool {
-    url.starts_with(CLUSTER)
+    CLUSTERS.iter().any(|(cluster, _)| url.starts_with(cluster))
 }
 
 /// # Errors
@@ -356,9 +364,12 @@ fn is_cluster(url: &str) -> bool {
 pub(super) fn parse(url: &str) -> Result<Vec<ConnectionInfo>> {
     // The reason is not handed on: it may hold the URL, and that a password.
     let parse = |url: &str| url.into_connection_info().map_err(|_| wrong());
-    let Some(rest) = url.strip_prefix(CLUSTER) else {
+    let of_cluster = |(cluster, one)| Some((url.strip_prefix(cluster)?, one));
+    let Some((rest, scheme)) = CLUSTERS.into_iter().find_map(of_cluster) else {
+        tls::check(url)?;
         return Ok(vec![parse(url)?]);
     };
+    tls::check(scheme)?;
     // All of them have the same login, and a password may hold any character but these two.
     let (login, hosts) = match rest.rsplit_once('@') {
         Some((login, hosts)) => (format!("{login}@"), hosts),
@@ -369,14 +380,14 @@ pub(super) fn parse(url: &str) -> Result<Vec<ConnectionInfo>> {
     }
     let hosts = hosts
         .split(',')
-        .map(|host| parse(&format!("redis://{login}{host}")));
+        .map(|host| parse(&format!("{scheme}{login}{host}")));
     hosts.collect()
 }
 
 fn wrong() -> Error {
     Error::Config(
         "it is not of the form redis://[:password@]host[:port][/database], redis+unix:///path or \
-         redis+cluster://[:password@]host[:port],host[:port]"
+         redis+cluster://[:password@]host[:port],host[:port]; rediss in place of redis is TLS"
             .to_owned(),
     )
 }

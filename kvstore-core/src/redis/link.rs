@@ -12,6 +12,7 @@ use redis::{
 };
 
 use super::server::Server;
+use super::tls::{self, Certificates};
 
 /// How long a server may take to answer. A batch that waits for a slow disk takes its time; past this nobody knows.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -34,27 +35,26 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Connects to the one server in `nodes`, or to the cluster that some of them are in.
-    pub(super) async fn open(
+    /// Connects to the cluster that `nodes` are in.
+    pub(super) async fn cluster(
         nodes: &[ConnectionInfo],
-        is_cluster: bool,
-        replica_taken: bool,
+        certificates: Option<&Certificates>,
     ) -> RedisResult<Self> {
-        if is_cluster {
-            let client = ClusterClient::builder(nodes.to_vec())
-                .connection_timeout(CONNECT_MAX)
-                .response_timeout(ANSWER_MAX)
-                .retries(TRIES)
-                .build()?;
-            return client.get_async_connection().await.map(Self::Cluster);
-        }
-        let first = nodes.first().cloned();
-        let client = Client::open(first.expect("a URL has an address"))?;
+        let client = ClusterClient::builder(nodes.to_vec())
+            .connection_timeout(CONNECT_MAX)
+            .response_timeout(ANSWER_MAX)
+            .retries(TRIES);
+        let client = tls::cluster(client, certificates).build()?;
+        client.get_async_connection().await.map(Self::Cluster)
+    }
+
+    /// Connects to a server.
+    pub(super) async fn one(client: &Client, replica_taken: bool) -> RedisResult<Self> {
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_MAX))
             .set_response_timeout(Some(ANSWER_MAX))
             .set_pipeline_buffer_size(REQUESTS_WAITING);
-        let server = Server::new(client, settings, replica_taken);
+        let server = Server::new(client.clone(), settings, replica_taken);
         server.connect().await?;
         Ok(Self::One(server))
     }

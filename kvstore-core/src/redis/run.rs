@@ -203,8 +203,8 @@ impl Runs {
             .fetch_add(acknowledged.minor - end.minor, Ordering::Relaxed);
         tracing::error!(
             %partition, after = %end, up_to = %acknowledged,
-            "the Redis server has lost jobs that it had acknowledged, those between these positions: it came back from an older copy, or \
-             another one took its place that had not received them; what is accepted now is numbered behind them"
+            "the Redis server has lost the jobs between these positions, which it had acknowledged: it came back from an older copy, or \
+             another one that lagged took its place"
         );
     }
 

@@ -202,24 +202,26 @@ impl Watcher {
 
 type Change = (Key, u64, ChangeKind);
 
+/// The latest version, the ends of the gap, entries of the history.
+type Found = (u64, Option<u64>, Option<u64>, Vec<(String, Vec<String>)>);
+
 /// The changes behind version `after`, and the version up to which they are all that happened.
 async fn read_partition(
     connection: &Connection,
     partition: Partition,
     after: u64,
 ) -> Result<(u64, Vec<Change>)> {
-    let (latest, from, to, entries): (u64, Option<u64>, Option<u64>, Vec<(String, Vec<String>)>) =
-        connection
-            .read(
-                connection
-                    .scripts
-                    .changes
-                    .key(connection.keys.of(partition, "state"))
-                    .key(connection.keys.of(partition, "changes"))
-                    .arg(after)
-                    .arg(ENTRIES_READ),
-            )
-            .await?;
+    let (latest, from, to, entries): Found = connection
+        .read(
+            connection
+                .scripts
+                .changes
+                .key(connection.keys.of(partition, "state"))
+                .key(connection.keys.of(partition, "changes"))
+                .arg(after)
+                .arg(ENTRIES_READ),
+        )
+        .await?;
     History::new(Some(latest), from, to).check(after)?;
     let is_all = entries.len() < ENTRIES_READ;
     let mut found = Vec::new();
