@@ -721,9 +721,18 @@ mod tests {
             ("./x/data.json", "file:database"),
             ("/x:y", "file:database"),
             (
-                "rediss://localhost",
-                "redis:, redis+unix: and redis+cluster: are",
+                "valkey://localhost",
+                "redis+unix:, redis+cluster: and rediss+cluster: are",
             ),
+            (
+                "redis://localhost?ca_file=ca.crt",
+                "let the URL begin with rediss:",
+            ),
+            (
+                "rediss://localhost?key_file=x",
+                "cert_file and key_file go together",
+            ),
+            ("redis://localhost?wait_replicas=0", "it must be at least 1"),
             ("FILE:x", "file:, memory:"),
             (
                 "redis://localhost?durability=none",
