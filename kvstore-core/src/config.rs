@@ -53,9 +53,12 @@ impl Opened {
 ///   and give those up.
 /// * `memory:`: nothing outlives the process. Parameters: `partitions` of the queue.
 /// * `redis://[:PASSWORD@]HOST[:PORT][/DATABASE]`, `redis+unix:///PATH`, or `redis+cluster://[:PASSWORD@]HOST[:PORT],HOST[:PORT]` with some
-///   of the servers of a Redis Cluster: a Redis, which many processes share. Parameters:
+///   of the servers of a Redis Cluster: a Redis, which many processes share (needs the feature `redis`). `rediss` in place of `redis` for
+///   TLS (needs the feature `redis-tls`), with the parameters `ca_file` (who may vouch for the server, in place of those that the system
+///   trusts), `cert_file` and `key_file` (for a server that asks who its clients are), all in PEM. Parameters:
 ///   `prefix` of its keys (`kv`); `partitions`, fixed when the store is created (64); `password_file`, in place of a password
-///   in the URL; `durability=relaxed`: take a server as it is, though its settings may lose what it has acknowledged.
+///   in the URL; `durability=relaxed`: take a server as it is, though its settings may lose what it has acknowledged; `wait_replicas`:
+///   how many of its replicas must have a write, too, before it is acknowledged.
 /// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition.
 ///
 /// Parameters follow a question mark, as in `file:database?data_bytes=2GiB&queue_jobs=10000`. Nothing is percent-decoded.
@@ -327,11 +330,12 @@ enum Target {
         keep_edit: bool,
         queue: QueueBounds,
     },
-    /// `redis://…`, `redis+unix:///…` or `redis+cluster://…`.
+    /// `redis://…`, `redis+unix:///…` or `redis+cluster://…`; with TLS `rediss://…` or `rediss+cluster://…`.
     Redis(RedisTarget),
 }
 
-/// A server with `prefix`, `partitions`, `password_file`, `durability`, `queue_jobs`, `queue_bytes`.
+/// A server with `prefix`, `partitions`, `password_file`, `durability`, `wait_replicas`, `queue_jobs`, `queue_bytes`; by TLS also
+/// `ca_file`, `cert_file` and `key_file`.
 #[derive(Clone, PartialEq, Eq)]
 struct RedisTarget {
     /// The URL without the parameters. It may hold a password.
@@ -340,6 +344,10 @@ struct RedisTarget {
     partitions: Option<PartitionCount>,
     password_file: Option<PathBuf>,
     relaxed: bool,
+    wait_replicas: Option<usize>,
+    ca_file: Option<PathBuf>,
+    /// A certificate and its key.
+    client_files: Option<(PathBuf, PathBuf)>,
     queue: QueueBounds,
 }
 
@@ -354,38 +362,67 @@ impl std::fmt::Debug for RedisTarget {
 
 impl RedisTarget {
     fn take(address: &str, parameters: &mut Parameters) -> Result<Self> {
+        let ca_file = parameters.take("ca_file", str::parse)?;
+        let certificate = parameters.take("cert_file", str::parse)?;
+        let key = parameters.take("key_file", str::parse)?;
+        if certificate.is_some() != key.is_some() {
+            return wrong("cert_file and key_file go together: give both, or neither");
+        }
+        if (ca_file.is_some() || key.is_some()) && !address.starts_with("rediss") {
+            return wrong(
+                "ca_file, cert_file and key_file are for TLS: let the URL begin with rediss:, or leave them out",
+            );
+        }
         Ok(Self {
+            ca_file,
+            client_files: certificate.zip(key),
             address: address.to_owned(),
             prefix: parameters.take("prefix", str::parse)?,
             partitions: parameters.take("partitions", partition_count)?,
             password_file: parameters.take("password_file", str::parse)?,
             relaxed: parameters.take("durability", durability)?.unwrap_or(false),
+            wait_replicas: parameters
+                .take("wait_replicas", at_least_one(str::parse))?
+                .map(saturated),
             queue: QueueBounds::take(parameters)?,
         })
     }
 
-    /// With the password, which is read now.
+    /// With what stands in files, which are read now.
     fn options(&self) -> Result<redis::Options> {
+        let read = |name: &str, file: &PathBuf| {
+            std::fs::read(file)
+                .or_else(|error| wrong(format!("{name} {} can't be read: {error}", file.display())))
+        };
         let password = match &self.password_file {
             None => None,
-            Some(file) => match std::fs::read_to_string(file) {
+            Some(file) => match String::from_utf8(read("password_file", file)?) {
                 Ok(password) => Some(password.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(error) => {
-                    return wrong(format!(
-                        "password_file {} can't be read: {error}",
-                        file.display()
-                    ));
-                }
+                Err(_) => return wrong(format!("password_file {} is not UTF-8", file.display())),
             },
+        };
+        let ca = match &self.ca_file {
+            None => None,
+            Some(file) => Some(read("ca_file", file)?),
+        };
+        let client_certificate = match &self.client_files {
+            None => None,
+            Some((chain, key)) => Some(redis::ClientCertificate {
+                chain: read("cert_file", chain)?,
+                key: read("key_file", key)?,
+            }),
         };
         let defaults = redis::Options::default();
         Ok(redis::Options {
             prefix: self.prefix.clone().unwrap_or(defaults.prefix.clone()),
             partitions: self.partitions,
             password,
+            ca,
+            client_certificate,
             jobs_max: self.queue.jobs,
             bytes_max: self.queue.bytes,
             relaxed_durability: self.relaxed,
+            wait_replicas: self.wait_replicas.unwrap_or(0),
             ..defaults
         })
     }
@@ -434,12 +471,12 @@ impl FromStr for Target {
                 keep_edit: parameters.take("keep_edit", switch)?.unwrap_or(false),
                 queue: QueueBounds::take(&mut parameters)?,
             },
-            "redis" | "redis+unix" | "redis+cluster" => {
+            "redis" | "rediss" | "redis+unix" | "redis+cluster" | "rediss+cluster" => {
                 Self::Redis(RedisTarget::take(place, &mut parameters)?)
             }
             _ => {
                 return wrong(format!(
-                    "{scheme}: is no backend of this program, file:, memory:, redis:, redis+unix: and redis+cluster: are"
+                    "{scheme}: is no backend of this program, file:, memory:, redis:, rediss:, redis+unix:, redis+cluster: and rediss+cluster: are"
                 ));
             }
         };
@@ -684,9 +721,18 @@ mod tests {
             ("./x/data.json", "file:database"),
             ("/x:y", "file:database"),
             (
-                "rediss://localhost",
-                "redis:, redis+unix: and redis+cluster: are",
+                "valkey://localhost",
+                "redis+unix:, redis+cluster: and rediss+cluster: are",
             ),
+            (
+                "redis://localhost?ca_file=ca.crt",
+                "let the URL begin with rediss:",
+            ),
+            (
+                "rediss://localhost?key_file=x",
+                "cert_file and key_file go together",
+            ),
+            ("redis://localhost?wait_replicas=0", "it must be at least 1"),
             ("FILE:x", "file:, memory:"),
             (
                 "redis://localhost?durability=none",

@@ -31,10 +31,11 @@
 //! * What a client asks for: [`Command`]; [`evaluate`] turns jobs into a commit, in one place and without asking anybody.
 //! * What became of it: [`JobId`], which is also the token of a read that waits for its write; [`JobState`], [`Outcome`].
 //! * Store and queue as one thing: [`Service`] accepts, waits and reads. Convenience for all stores: [`StoreExt`].
-//! * Backends: [`json_file`], a folder with a `data.json`; [`redis`], a store and its queue on a Redis server; and [`memory`], for
-//!   tests and caches. [`open`] takes a URL and alone knows them all.
+//! * Backends: [`json_file`], a folder with a `data.json`; [`memory`], for tests and caches; and `redis` (a feature), a store and its
+//!   queue on a Redis server. [`open`] takes a URL and alone knows them all.
 //! * In and out of any store as text: [`portable`].
 //! * `conformance` (a feature): the suite that every backend has to pass, yours too.
+//! * `redis-tls` (a feature): TLS to that server.
 //! * `process` (a feature): what a binary needs around the library.
 //!
 //! What is not here: applying jobs, which is `kvstore-worker`, and HTTP, which is `kvstore-http`.
@@ -64,7 +65,11 @@ pub mod portable;
 #[cfg(feature = "process")]
 pub mod process;
 mod queue;
+#[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(not(feature = "redis"))]
+#[path = "redis/absent.rs"]
+mod redis;
 mod service;
 mod state;
 mod store;

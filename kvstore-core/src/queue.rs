@@ -153,6 +153,8 @@ pub struct Depth {
     pub bytes: u64,
     /// How long the oldest of them has been waiting; `None` if there is none.
     pub oldest_age: Option<Duration>,
+    /// How many jobs this process was told are accepted and has seen to be gone since: their server had lost them. Only grows.
+    pub lost: u64,
 }
 
 /// A shared queue is a queue.

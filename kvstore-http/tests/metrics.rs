@@ -192,6 +192,7 @@ async fn figures_are_right_read_by_prometheus_and_named_in_the_readme() {
         ("kvstore_queue_jobs", 0.0),
         ("kvstore_queue_bytes", 0.0),
         ("kvstore_queue_oldest_job_age_seconds", 0.0),
+        ("kvstore_queue_jobs_lost_total", 0.0),
     ] {
         assert_eq!(value(&families, name, &[]), expected, "{name}");
     }

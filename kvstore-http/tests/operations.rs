@@ -1,5 +1,5 @@
 //! Does what `k8s/README.md` tells an operator to do work: a backup of Redis taken under load, and the move from a folder to
-//! Redis while reads are served?
+//! Redis while reads are served? And is it seen what a Redis that came back from an old copy has lost?
 
 mod support;
 
@@ -12,10 +12,14 @@ use std::time::{Duration, Instant};
 
 use support::client::{Connection, Reply, request};
 use support::process::{Process, command, run, worker_command};
-use support::redis::Redis;
+use support::redis::{Redis, copy_folder};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a server says of jobs that it had accepted.
+const LOST: &str = "the Redis server has lost the jobs between these positions, which it had acknowledged: it came back from an older \
+                    copy, or another one that lagged took its place";
 
 /// A server and a worker on `redis`.
 fn fleet(redis: &Redis) -> [Process; 2] {
@@ -108,6 +112,66 @@ async fn copy_of_the_log_of_redis_made_under_load_holds_what_was_acknowledged() 
         before < after || after < last,
         "nothing was written meanwhile"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_an_old_copy_of_redis_lacks_are_unknown_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("file:{}", folder.path().display());
+    for on_folder in [false, true] {
+        let mut redis = Redis::start();
+        let url = redis.url();
+        let arguments = match on_folder {
+            false => vec!["--store", &url],
+            true => vec!["--store", &file, "--queue", &url],
+        };
+        let worker = Process::launch_command(worker_command(&arguments));
+        worker.logged("working");
+        let server = Process::start(&[&["--worker", "none"], &arguments[..]].concat());
+        let mut connection = Connection::open(server.address).await;
+        let put = |value: &str| request("PUT", "/v1/kv/a").body(value.to_owned());
+        let waiting = |value: &str| put(value).header("prefer", "wait=30");
+        let first = connection.ask(&waiting("1")).await;
+        assert_eq!(first.status, 201, "{first:?}");
+
+        let copies = tempfile::tempdir().unwrap();
+        let copy = copies.path().join("copy");
+        copy_folder(&redis.log_folder(), &copy);
+        // Nobody applies it, so it is nowhere but in the queue.
+        worker.signal("STOP");
+        let lost = connection.ask(&put("2")).await;
+        assert_eq!(lost.status, 202, "{lost:?}");
+        let token = lost.header("sync-token").unwrap();
+        redis.kill_and_start_from(&copy);
+        worker.signal("CONT");
+
+        let next = connection.ask(&waiting("3")).await;
+        assert_eq!(next.status, 200, "{next:?}");
+        // Their numbers are in the order of their acceptance, though the one was lost.
+        let get = request("GET", "/v1/kv/a");
+        let read = connection.ask(&get).await;
+        assert_eq!((read.status, read.text()), (200, "3"));
+        let read = connection.ask(&get.header("sync-token", token)).await;
+        assert_eq!(
+            read.status, 400,
+            "never as if it had been applied: {read:?}"
+        );
+        let job = connection
+            .ask(&request("GET", &format!("/v1/jobs/{token}")))
+            .await;
+        assert_eq!(job.status, 404, "{job:?}");
+        server.logged(LOST);
+        let metrics = connection.ask(&request("GET", "/metrics")).await;
+        let metrics = metrics.text();
+        assert!(
+            metrics.contains("kvstore_queue_jobs_lost_total 1\n"),
+            "{metrics}"
+        );
+        // What was applied before is what it was.
+        let token = first.header("sync-token").unwrap();
+        let read = request("GET", "/v1/kv/a").header("sync-token", token);
+        assert_eq!(connection.ask(&read).await.status, 200);
+    }
 }
 
 /// The words of a line of the guide, run as it stands there: what one program prints is what the other one reads.

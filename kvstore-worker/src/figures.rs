@@ -1,11 +1,12 @@
 //! What a process says in numbers, in the text format that Prometheus reads.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use kvstore_core::Depth;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -29,6 +30,7 @@ pub(crate) struct ProcessMetrics {
     jobs: Gauge,
     bytes: Gauge,
     oldest: Seconds,
+    lost: Counter,
 }
 
 /// What there is to say at one moment.
@@ -71,6 +73,12 @@ impl ProcessMetrics {
             Unit::Seconds,
             oldest.clone(),
         );
+        let lost = Counter::default();
+        queue.register(
+            "jobs_lost",
+            "Jobs that this process was told are accepted, and that their server has lost",
+            lost.clone(),
+        );
         Self {
             process,
             parts: Mutex::default(),
@@ -80,6 +88,7 @@ impl ProcessMetrics {
             jobs,
             bytes,
             oldest,
+            lost,
         }
     }
 
@@ -104,6 +113,7 @@ impl ProcessMetrics {
             self.jobs.set(saturated(depth.jobs));
             self.bytes.set(saturated(depth.bytes));
             self.oldest.set(age.as_secs_f64());
+            self.lost.inner().store(depth.lost, Ordering::Relaxed);
             let _ = encode_registry(&mut text, &self.queue);
         }
         let _ = encode_eof(&mut text);

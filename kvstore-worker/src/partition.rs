@@ -193,6 +193,14 @@ impl PartitionTask {
             {
                 self.bury(position, &jobs).await
             }
+            Some(head) if head.id.position.major > position.major => {
+                let behind = Position {
+                    minor: 0,
+                    ..head.id.position
+                };
+                self.ahead = jobs;
+                self.pass_over(position, behind).await
+            }
             Some(_) => self.apply(position, jobs).await,
         }
     }
@@ -322,6 +330,24 @@ impl PartitionTask {
         );
         self.position = Some(burial.head);
         self.burial = None;
+        Ok(())
+    }
+
+    /// The queue numbers on under a higher major number, since its server started again or another one took its place. What it
+    /// still holds under the lower one is applied, so a job there whose id somebody has is lost.
+    async fn pass_over(&mut self, position: Position, behind: Position) -> Result<()> {
+        let advance = self.advance(position, behind, Vec::new(), true);
+        self.store
+            .commit(Commit {
+                advance: Some(advance),
+                ..Commit::default()
+            })
+            .await?;
+        tracing::debug!(
+            partition = %self.claim.partition, after = %position, %behind,
+            "the queue numbers on behind a gap"
+        );
+        self.position = Some(behind);
         Ok(())
     }
 

@@ -112,6 +112,7 @@ async fn metrics_say_what_waits_as_long_as_that_is_known() {
         ("kvstore_queue_jobs", "0"),
         ("kvstore_queue_bytes", "0"),
         ("kvstore_queue_oldest_job_age_seconds", "0.0"),
+        ("kvstore_queue_jobs_lost_total", "0"),
     ] {
         assert_eq!(
             metric(&health, name).await.as_deref(),

@@ -270,6 +270,7 @@ impl PartitionLog {
             jobs: self.jobs.len() as u64,
             bytes: self.bytes as u64,
             oldest_age: self.jobs.front().map(|job| now.since(job.accepted_at)),
+            lost: 0,
         }
     }
 

@@ -226,6 +226,7 @@ impl JobQueue for MemoryQueue {
             jobs: sum.jobs + one.jobs,
             bytes: sum.bytes + one.bytes,
             oldest_age: sum.oldest_age.max(one.oldest_age),
+            lost: 0,
         }))
     }
 
@@ -505,6 +506,7 @@ mod tests {
             jobs: 8,
             bytes: 8 * ("key 0".len() + "0".len()) as u64,
             oldest_age: Some(Duration::from_secs(8)),
+            lost: 0,
         };
         assert_eq!(queue.depth().await.unwrap(), depth);
     }

@@ -3,27 +3,50 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use redis::{
-    Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation,
+    Client, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
+    RedisResult, ScriptInvocation, ServerErrorKind, Value,
 };
 
+use super::durability::Look;
 use super::keys::Keys;
 use super::link::Link;
+use super::run::{Call, Numbering, Run, Runs};
 use super::scripts::Scripts;
 use super::wake::Wake;
-use super::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX, durability};
+use super::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX, tls};
 use crate::error::{Error, Result};
-use crate::job::{Partition, PartitionCount, QueueId};
+use crate::job::{Partition, PartitionCount, Position, QueueId};
 
 /// What the layout of the keys is called. Another one is another store.
 const FORMAT: &str = "1";
+
+/// Connections for changes that wait for replicas, which holds up what is sent behind them.
+const WAITING_LINKS: usize = 8;
+
+/// How long the replicas have to tell that they have a change, each time it is sent.
+const REPLICAS_WAIT: Duration = Duration::from_secs(1);
+
+/// How often a change is sent again because a server does not know its script, or the partition not the server's run. Twice does, but
+/// for a slot on its way to another server, which answers for it before it is asked for it.
+const MEETINGS_MAX: u32 = 8;
+
+/// The pause before the third time; it doubles with each.
+const MEETING_PAUSE: Duration = Duration::from_millis(10);
 
 /// A store's server, and what all of its parts share.
 pub(super) struct Connection {
     /// Those that say what has moved: any of them does.
     clients: Vec<Client>,
     link: Link,
+    /// For changes that wait for replicas: each of some of the partitions. Empty if none does.
+    waiting: Vec<Link>,
+    /// How many replicas must have a change before it is acknowledged.
+    replicas: usize,
+    relaxed: bool,
+    pub(super) runs: Runs,
     /// The queue that was created with the store.
     pub(super) queue: QueueId,
     pub(super) keys: Keys,
@@ -47,21 +70,24 @@ impl fmt::Debug for Connection {
 impl Connection {
     pub(super) async fn open(url: &str, options: &Options) -> Result<Arc<Self>> {
         let nodes = nodes(url, options)?;
-        let clients = nodes.iter().cloned().map(Client::open);
-        let clients: Vec<Client> = clients.collect::<Result<_, _>>().map_err(|_| wrong())?;
-        let mut link = Link::open(&nodes, is_cluster(url))
-            .await
-            .map_err(not_reached)?;
-        if !options.relaxed_durability {
-            match link.primaries(&nodes[0]).await.map_err(not_reached)? {
-                None => durability::check(&mut link).await?,
-                Some(primaries) => {
-                    for primary in primaries {
-                        let mut alone = Link::open(&[primary], false).await.map_err(not_reached)?;
-                        durability::check(&mut alone).await?;
-                    }
-                }
-            }
+        let certificates = tls::certificates(url, options)?;
+        let clients = nodes.iter().cloned();
+        let clients = clients.map(|node| tls::client(node, certificates.as_ref()));
+        let clients: Vec<Client> = clients.collect::<RedisResult<_>>().map_err(tls::refused)?;
+        let open = async || match is_cluster(url) {
+            true => Link::cluster(&nodes, certificates.as_ref()).await,
+            false => Link::one(&clients[0], options.relaxed_durability).await,
+        };
+        let mut link = open().await.map_err(not_opened)?;
+        let met = look_at_all(&mut link, options).await?;
+        let links = if options.wait_replicas > 0 {
+            WAITING_LINKS
+        } else {
+            0
+        };
+        let mut waiting = Vec::with_capacity(links);
+        for _ in 0..links {
+            waiting.push(open().await.map_err(not_opened)?);
         }
         let scripts = Scripts::new();
         let meta = Keys::meta(&options.prefix);
@@ -92,7 +118,17 @@ impl Connection {
         }
         let partitions = PartitionCount::new(partitions)?;
         let keys = Keys::new(&options.prefix, partitions);
+        let runs = Runs::new(partitions);
+        if let (Link::One(_), [run]) = (&link, &met[..]) {
+            for (partition, link) in partitions.iter().zip(links_of(&link, &waiting)) {
+                runs.meet(partition, Arc::clone(run), link.connections());
+            }
+        }
         Ok(Arc::new(Self {
+            waiting,
+            replicas: options.wait_replicas,
+            relaxed: options.relaxed_durability,
+            runs,
             wake: Wake::new(clients.clone(), keys.channel(), partitions),
             clients,
             queue: queue.parse()?,
@@ -164,6 +200,115 @@ impl Connection {
             .map_err(|error| not_changed(what, error))
     }
 
+    /// Runs a script that gives out numbers, on a server that was looked at since it started. `waits`: until the replicas that are
+    /// wanted have the change, too.
+    pub(super) async fn number<T: FromRedisValue>(
+        &self,
+        what: &str,
+        partition: Partition,
+        call: &Call,
+        waits: bool,
+    ) -> Result<T> {
+        let mut pause = MEETING_PAUSE;
+        for meeting in 0..MEETINGS_MAX {
+            self.check_open()?;
+            if meeting > 1 {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            let mut link = self.link_of(partition);
+            let run = match self.runs.met(partition, link.connections()) {
+                Some(run) => run,
+                None => self.meet(partition, &mut link, None).await?,
+            };
+            let replicas = if waits { self.replicas } else { 0 };
+            let sent = send(&mut link, self.keys.slot(partition), &run, call, replicas).await;
+            match sent {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    self.meet(partition, &mut link, Some(&run)).await?;
+                }
+                Err(error) if error.code() == Some("ENTER") => {
+                    self.enter(partition, &mut link, &run).await?;
+                }
+                Err(error) => return Err(not_changed(what, error)),
+                Ok((_, count)) if count < replicas => {
+                    return Err(Error::Unknown {
+                        what: format!(
+                            "{what}: {count} replicas have it, and wait_replicas is {replicas}"
+                        ),
+                        source: None,
+                    });
+                }
+                Ok((answer, _)) => {
+                    return redis::from_redis_value(answer)
+                        .map_err(|error| not_changed(what, error.into()));
+                }
+            }
+        }
+        Err(Error::unavailable(
+            "the Redis server that the partition is on: it moves from one to another, so it",
+        ))
+    }
+
+    /// The connection for changes of a partition that give out numbers.
+    fn link_of(&self, partition: Partition) -> Link {
+        let mut links = links_of(&self.link, &self.waiting);
+        let place = usize::from(partition.0) % self.waiting.len().max(1);
+        links.nth(place).unwrap_or(&self.link).clone()
+    }
+
+    /// Looks at the partition's server. One that does not know the scripts that are bound to its run (`unknown`) is given them.
+    async fn meet(
+        &self,
+        partition: Partition,
+        link: &mut Link,
+        unknown: Option<&Run>,
+    ) -> Result<Arc<Run>> {
+        let (slot, connections) = (self.keys.slot(partition), link.connections());
+        let look = Look::at(link, slot).await.map_err(not_reached)?;
+        if !self.relaxed && !look.problems.is_empty() {
+            return Err(Error::Unavailable {
+                what: look.refusal(),
+                source: None,
+            });
+        }
+        let run = self.runs.named(look.run.as_deref());
+        if unknown.is_some_and(|unknown| unknown.name == run.name) {
+            load(link, slot, &run).await.map_err(not_reached)?;
+        }
+        if self.runs.meet(partition, Arc::clone(&run), connections) {
+            self.enter(partition, link, &run).await?;
+        }
+        Ok(run)
+    }
+
+    /// Opens the partition to a run of its server, and finds out whether an earlier one has lost what it acknowledged.
+    async fn enter(&self, partition: Partition, link: &mut Link, run: &Run) -> Result<()> {
+        let acknowledged = self.runs.acknowledged(partition);
+        let mut call = Call::new(Numbering::Enter);
+        call.key(self.keys.of(partition, "state"))
+            .key(self.keys.of(partition, "queue"))
+            .arg(acknowledged.major);
+        let sent = send(link, self.keys.slot(partition), run, &call, 0).await;
+        let ended: String = match sent {
+            // It will be looked at again.
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                return Ok(());
+            }
+            sent => sent
+                .and_then(|(answer, _)| Ok(redis::from_redis_value(answer)?))
+                .map_err(not_reached)?,
+        };
+        if let Ok(minor) = ended.parse() {
+            let end = Position {
+                minor,
+                ..acknowledged
+            };
+            self.runs.ended(partition, end);
+        }
+        Ok(())
+    }
+
     /// # Errors
     /// [`Error::Invalid`] if there is no such partition.
     pub(super) fn check_partition(&self, partition: Partition) -> Result<()> {
@@ -204,11 +349,14 @@ fn nodes(url: &str, options: &Options) -> Result<Vec<ConnectionInfo>> {
     Ok(nodes)
 }
 
-/// What stands before the servers of a cluster.
-const CLUSTER: &str = "redis+cluster://";
+/// What stands before the servers of a cluster, and before one of them alone.
+const CLUSTERS: [(&str, &str); 2] = [
+    ("redis+cluster://", "redis://"),
+    ("rediss+cluster://", "rediss://"),
+];
 
 fn is_cluster(url: &str) -> bool {
-    url.starts_with(CLUSTER)
+    CLUSTERS.iter().any(|(cluster, _)| url.starts_with(cluster))
 }
 
 /// # Errors
@@ -216,9 +364,12 @@ fn is_cluster(url: &str) -> bool {
 pub(super) fn parse(url: &str) -> Result<Vec<ConnectionInfo>> {
     // The reason is not handed on: it may hold the URL, and that a password.
     let parse = |url: &str| url.into_connection_info().map_err(|_| wrong());
-    let Some(rest) = url.strip_prefix(CLUSTER) else {
+    let of_cluster = |(cluster, one)| Some((url.strip_prefix(cluster)?, one));
+    let Some((rest, scheme)) = CLUSTERS.into_iter().find_map(of_cluster) else {
+        tls::check(url)?;
         return Ok(vec![parse(url)?]);
     };
+    tls::check(scheme)?;
     // All of them have the same login, and a password may hold any character but these two.
     let (login, hosts) = match rest.rsplit_once('@') {
         Some((login, hosts)) => (format!("{login}@"), hosts),
@@ -229,16 +380,100 @@ pub(super) fn parse(url: &str) -> Result<Vec<ConnectionInfo>> {
     }
     let hosts = hosts
         .split(',')
-        .map(|host| parse(&format!("redis://{login}{host}")));
+        .map(|host| parse(&format!("{scheme}{login}{host}")));
     hosts.collect()
 }
 
 fn wrong() -> Error {
     Error::Config(
         "it is not of the form redis://[:password@]host[:port][/database], redis+unix:///path or \
-         redis+cluster://[:password@]host[:port],host[:port]"
+         redis+cluster://[:password@]host[:port],host[:port]; rediss in place of redis is TLS"
             .to_owned(),
     )
+}
+
+/// The links that partitions have in turn.
+fn links_of<'l>(link: &'l Link, waiting: &'l [Link]) -> impl Iterator<Item = &'l Link> {
+    let links = if waiting.is_empty() {
+        std::slice::from_ref(link)
+    } else {
+        waiting
+    };
+    links.iter().cycle()
+}
+
+/// Looks at each server, and gives it the scripts that are bound to its run.
+async fn look_at_all(link: &mut Link, options: &Options) -> Result<Vec<Arc<Run>>> {
+    let mut runs = Vec::new();
+    for slot in link.slots().await.map_err(not_reached)? {
+        let look = Look::at(link, slot).await.map_err(not_reached)?;
+        if !options.relaxed_durability && !look.problems.is_empty() {
+            return Err(Error::Config(look.refusal()));
+        }
+        if look.replicas < options.wait_replicas {
+            tracing::warn!(
+                connected = look.replicas,
+                wanted = options.wait_replicas,
+                "the Redis server has too few replicas: until they connect, no write is acknowledged (wait_replicas)"
+            );
+        }
+        let run = Arc::new(Run::new(look.run.as_deref()));
+        load(link, slot, &run).await.map_err(not_reached)?;
+        runs.push(run);
+    }
+    Ok(runs)
+}
+
+/// Gives the server that has `slot` the scripts that are bound to a run. The slot may have moved since its server was asked for its
+/// run, and then another one has them: it is made to forget them.
+async fn load(link: &mut Link, slot: u16, run: &Run) -> RedisResult<()> {
+    let answers = link.ask(slot, &run.load()).await?;
+    for answer in answers {
+        answer.extract_error()?;
+    }
+    let look = Look::at(link, slot).await?;
+    if look.run.is_some_and(|there| there != run.name) {
+        let mut flush = Pipeline::new();
+        flush.cmd("SCRIPT").arg("FLUSH");
+        link.ask(slot, &flush).await?;
+    }
+    Ok(())
+}
+
+/// What a call answers, and how many replicas have what it changed.
+async fn send(
+    link: &mut Link,
+    slot: u16,
+    run: &Run,
+    call: &Call,
+    replicas: usize,
+) -> RedisResult<(Value, usize)> {
+    let command = run.command(call);
+    if replicas == 0 {
+        return Ok((command.query_async(link).await?, 0));
+    }
+    let mut pipeline = Pipeline::new();
+    pipeline.add_command(command);
+    pipeline
+        .cmd("WAIT")
+        .arg(replicas)
+        .arg(REPLICAS_WAIT.as_millis() as u64);
+    let mut answers = link.ask(slot, &pipeline).await?.into_iter();
+    let mut next = || answers.next().unwrap_or(Value::Nil).extract_error();
+    Ok((next()?, redis::from_redis_value(next()?)?))
+}
+
+/// Why the first connection is not there.
+fn not_opened(error: RedisError) -> Error {
+    if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+        return Error::Config(format!(
+            "the Redis server refuses writes: {}",
+            error
+                .detail()
+                .unwrap_or("it is a replica, give the address of its primary")
+        ));
+    }
+    not_reached(error)
 }
 
 /// For what changes nothing, and for answers that say that nothing has changed.

@@ -1,10 +1,8 @@
-//! Does the server keep what it acknowledges? Its settings say so, or it is refused.
+//! Does a server keep what it acknowledges? Its settings say so.
 
-use redis::{RedisResult, Value};
+use redis::{Pipeline, RedisResult, Value};
 
-use super::connection::not_reached;
 use super::link::Link;
-use crate::error::{Error, Result};
 
 /// What each setting has to be, and what happens otherwise.
 const NEEDED: [(&str, &str, &str); 4] = [
@@ -30,41 +28,91 @@ const NEEDED: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// # Errors
-/// [`Error::Config`] with every setting that has to be another.
-pub(super) async fn check(server: &mut Link) -> Result<()> {
-    let mut problems = Vec::new();
-    for (name, needed, otherwise) in NEEDED {
-        let answer: RedisResult<Vec<String>> = redis::cmd("CONFIG")
-            .arg("GET")
-            .arg(name)
-            .query_async(server)
-            .await;
-        match answer {
-            Ok(pair) if pair.get(1).is_some_and(|value| value == needed) => {}
-            Ok(pair) => problems.push(format!(
-                "{name} is {}, set it to {needed} (otherwise {otherwise})",
-                pair.get(1).map_or("hidden", String::as_str)
-            )),
-            Err(error) if error.code().is_some() => problems.push(format!(
-                "it does not show its setting {name}, which has to be {needed}"
-            )),
-            Err(error) => return Err(not_reached(error)),
+/// What a server says of itself.
+pub(super) struct Look {
+    /// Its run: another one each time it starts. `None` if it does not tell.
+    pub(super) run: Option<String>,
+    /// How many replicas are connected to it.
+    pub(super) replicas: usize,
+    /// Why it may lose what it acknowledges; empty if it keeps it.
+    pub(super) problems: Vec<String>,
+}
+
+impl Look {
+    /// Of the server that has `slot`.
+    pub(super) async fn at(link: &mut Link, slot: u16) -> RedisResult<Self> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("INFO").arg("server");
+        pipeline.cmd("INFO").arg("replication");
+        for (name, ..) in NEEDED {
+            pipeline.cmd("CONFIG").arg("GET").arg(name);
+        }
+        let answers = link.ask(slot, &pipeline).await?;
+        let [server, replication, settings @ ..] = &answers[..] else {
+            return Ok(Self::default());
+        };
+        let run = info(server, "run_id").filter(|run| is_name(run));
+        let replicas = info(replication, "connected_slaves");
+        let mut problems = Vec::new();
+        if run.is_none() {
+            problems.push("it does not show its run_id (INFO server)".to_owned());
+        }
+        for ((name, needed, otherwise), answer) in NEEDED.into_iter().zip(settings) {
+            match setting(answer) {
+                Some(value) if value == needed => {}
+                Some(value) => problems.push(format!(
+                    "{name} is {value}, set it to {needed} (otherwise {otherwise})"
+                )),
+                None => problems.push(format!(
+                    "it does not show its setting {name}, which has to be {needed}"
+                )),
+            }
+        }
+        Ok(Self {
+            run: run.map(str::to_owned),
+            replicas: replicas.and_then(|count| count.parse().ok()).unwrap_or(0),
+            problems,
+        })
+    }
+
+    /// All of its problems, in words.
+    pub(super) fn refusal(&self) -> String {
+        format!(
+            "the Redis server may lose what it acknowledges: {}; or take it as it is, with durability=relaxed",
+            self.problems.join("; ")
+        )
+    }
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self {
+            run: None,
+            replicas: 0,
+            problems: vec!["it does not answer as Redis does".to_owned()],
         }
     }
-    let role: Vec<Value> = redis::cmd("ROLE")
-        .query_async(server)
-        .await
-        .map_err(not_reached)?;
-    let is_primary = matches!(role.first(), Some(Value::BulkString(role)) if role == b"master");
-    if !is_primary {
-        problems.push("it is a replica, give the address of its primary".to_owned());
-    }
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Config(format!(
-        "the Redis server may lose what it acknowledges: {}; or take it as it is, with durability=relaxed",
-        problems.join("; ")
-    )))
+}
+
+/// A field of what INFO answers.
+fn info<'a>(answer: &'a Value, name: &str) -> Option<&'a str> {
+    let text = match answer {
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?,
+        Value::VerbatimString { text, .. } => text,
+        _ => return None,
+    };
+    let fields = text.lines().filter_map(|line| line.split_once(':'));
+    let mut values = fields.filter(|(field, _)| *field == name);
+    values.next().map(|(_, value)| value)
+}
+
+/// What CONFIG GET answers.
+fn setting(answer: &Value) -> Option<String> {
+    let pair: Vec<String> = redis::from_redis_value(answer.clone()).ok()?;
+    pair.into_iter().nth(1)
+}
+
+/// It becomes a part of scripts.
+fn is_name(run: &str) -> bool {
+    !run.is_empty() && run.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::pack;
 use super::queue::Inner;
 use super::resend::{REMEMBERED, Senders, Tries};
+use super::run::{Call, Numbering};
 use super::store_commit::{number, position, unexpected};
 use crate::error::{Error, Result};
 use crate::job::{NewJob, Partition, Position};
@@ -113,7 +114,7 @@ impl Lane {
 async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec<Waiting>) {
     let connection = &queue.connection;
     let sent_as = senders.next();
-    let mut script = connection.scripts.enqueue.prepare_invoke();
+    let mut script = Call::new(Numbering::Enqueue);
     for name in ["queue", "jobs", "requests", "request-deadlines"] {
         script.key(queue.key(partition, name));
     }
@@ -170,7 +171,9 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
     }
     let mut tries = Tries::default();
     let answered = loop {
-        let answer = queue.change("the job was accepted", &script).await;
+        let answer = connection
+            .number("the job was accepted", partition, &script, true)
+            .await;
         if let Some(answer) = tries.settled(answer).await {
             break answer;
         }
@@ -178,6 +181,13 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
     match answered.and_then(|words: Vec<String>| answers(queue, partition, sent.len(), &words)) {
         Ok(answers) if answers.len() == sent.len() => {
             queue.accepted(partition);
+            let last = answers
+                .iter()
+                .flatten()
+                .map(|accepted| accepted.id.position);
+            connection
+                .runs
+                .acknowledge(partition, last.max().unwrap_or_default());
             for (waiting, answer) in sent.into_iter().zip(answers) {
                 waiting.answer(answer);
             }

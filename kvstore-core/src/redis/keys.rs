@@ -44,6 +44,12 @@ impl Keys {
         format!("{}:workers", self.prefix)
     }
 
+    /// The slot of a cluster that all keys of a partition are in.
+    pub(super) fn slot(&self, partition: Partition) -> u16 {
+        let count = self.starts.len() as u32;
+        u16::try_from(first_slot(u32::from(partition.0), count)).unwrap_or(0)
+    }
+
     pub(super) fn of(&self, partition: Partition, name: &str) -> String {
         format!("{}{name}", self.starts[usize::from(partition.0)])
     }
@@ -61,10 +67,14 @@ impl Keys {
     }
 }
 
+/// Where a partition's even share of the slots begins.
+fn first_slot(partition: u32, count: u32) -> u32 {
+    partition * SLOTS / count
+}
+
 /// For each partition the smallest number whose slot is the first of the partition's even share of the slots.
 fn tags(count: PartitionCount) -> Vec<String> {
     let count = u32::from(count.get());
-    let wanted = |index: u32| index * SLOTS / count;
     let mut tags: Vec<Option<String>> = vec![None; count as usize];
     let mut missing = count;
     for number in 0_u32.. {
@@ -74,7 +84,7 @@ fn tags(count: PartitionCount) -> Vec<String> {
         let tag = number.to_string();
         let slot = u32::from(crc16(tag.as_bytes())) % SLOTS;
         let index = (slot * count).div_ceil(SLOTS);
-        if index < count && wanted(index) == slot && tags[index as usize].is_none() {
+        if index < count && first_slot(index, count) == slot && tags[index as usize].is_none() {
             tags[index as usize] = Some(tag);
             missing -= 1;
         }

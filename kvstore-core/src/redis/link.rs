@@ -1,15 +1,18 @@
 //! The way to the data: one server, or the primaries of a cluster, each with the slots of some partitions.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::aio::ConnectionLike;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
 use redis::{
-    Client, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, RedisConnectionInfo, RedisFuture,
-    RedisResult, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, RedisFuture, RedisResult, Value,
 };
+
+use super::server::Server;
+use super::tls::{self, Certificates};
 
 /// How long a server may take to answer. A batch that waits for a slow disk takes its time; past this nobody knows.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -27,66 +30,75 @@ const TRIES: u32 = 3;
 /// Cheap to clone; all clones share their connections.
 #[derive(Clone)]
 pub(super) enum Link {
-    One(ConnectionManager),
+    One(Server),
     Cluster(ClusterConnection),
 }
 
 impl Link {
-    /// Connects to the one server in `nodes`, or to the cluster that some of them are in.
-    pub(super) async fn open(nodes: &[ConnectionInfo], is_cluster: bool) -> RedisResult<Self> {
-        if is_cluster {
-            let client = ClusterClient::builder(nodes.to_vec())
-                .connection_timeout(CONNECT_MAX)
-                .response_timeout(ANSWER_MAX)
-                .retries(TRIES)
-                .build()?;
-            return client.get_async_connection().await.map(Self::Cluster);
-        }
-        let first = nodes.first().cloned();
-        let client = Client::open(first.expect("a URL has an address"))?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_MAX))
-            .set_response_timeout(Some(ANSWER_MAX))
-            .set_number_of_retries(1)
-            .set_max_delay(Duration::from_secs(1))
-            .set_pipeline_buffer_size(REQUESTS_WAITING);
-        let manager = ConnectionManager::new_with_config(client, config).await?;
-        Ok(Self::One(manager))
+    /// Connects to the cluster that `nodes` are in.
+    pub(super) async fn cluster(
+        nodes: &[ConnectionInfo],
+        certificates: Option<&Certificates>,
+    ) -> RedisResult<Self> {
+        let client = ClusterClient::builder(nodes.to_vec())
+            .connection_timeout(CONNECT_MAX)
+            .response_timeout(ANSWER_MAX)
+            .retries(TRIES);
+        let client = tls::cluster(client, certificates).build()?;
+        client.get_async_connection().await.map(Self::Cluster)
     }
 
-    /// Where the primaries of the cluster are, to be asked one by one; `None` if it is one server.
-    pub(super) async fn primaries(
-        &mut self,
-        like: &ConnectionInfo,
-    ) -> RedisResult<Option<Vec<ConnectionInfo>>> {
+    /// Connects to a server.
+    pub(super) async fn one(client: &Client, replica_taken: bool) -> RedisResult<Self> {
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_MAX))
+            .set_response_timeout(Some(ANSWER_MAX))
+            .set_pipeline_buffer_size(REQUESTS_WAITING);
+        let server = Server::new(client.clone(), settings, replica_taken);
+        server.connect().await?;
+        Ok(Self::One(server))
+    }
+
+    /// A slot of each primary: where to ask, to have asked all of them.
+    pub(super) async fn slots(&mut self) -> RedisResult<Vec<u16>> {
         let Self::Cluster(cluster) = self else {
-            return Ok(None);
+            return Ok(vec![0]);
         };
         let ranges: Vec<Vec<Value>> = redis::cmd("CLUSTER")
             .arg("SLOTS")
             .query_async(cluster)
             .await?;
-        let place = |range: &Vec<Value>| {
-            // Behind the two ends stands the primary, and then its replicas.
-            let Value::Array(primary) = range.get(2)? else {
+        let first = |range: &Vec<Value>| {
+            // The two ends, the primary (address, port, …), its replicas.
+            let [Value::Int(first), _, primary, ..] = &range[..] else {
                 return None;
             };
-            let host: String = redis::from_redis_value(primary.first()?.clone()).ok()?;
-            let port: u16 = redis::from_redis_value(primary.get(1)?.clone()).ok()?;
-            Some((host, port))
+            Some((format!("{primary:?}"), u16::try_from(*first).ok()?))
         };
-        let places: BTreeSet<(String, u16)> = ranges.iter().filter_map(place).collect();
-        let login: &RedisConnectionInfo = like.redis_settings();
-        let info = |(host, port)| {
-            let address = ConnectionAddr::Tcp(host, port);
-            let info = redis::IntoConnectionInfo::into_connection_info(address)?;
-            Ok(info.set_redis_settings(login.clone()))
-        };
-        places
-            .into_iter()
-            .map(info)
-            .collect::<RedisResult<_>>()
-            .map(Some)
+        let slots: BTreeMap<String, u16> = ranges.iter().filter_map(first).collect();
+        Ok(slots.into_values().collect())
+    }
+
+    /// Has the commands of `pipeline` answered by one server, over one connection: that which has `slot`. An answer may be an error.
+    pub(super) async fn ask(&mut self, slot: u16, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        let count = pipeline.len();
+        match self {
+            Self::One(server) => server.req_packed_commands(pipeline, 0, count).await,
+            Self::Cluster(cluster) => {
+                let route = SingleNodeRoutingInfo::SpecificNode(Route::new(slot, SlotAddr::Master));
+                cluster
+                    .route_pipeline(pipeline.clone(), 0, count, route)
+                    .await
+            }
+        }
+    }
+
+    /// Changes whenever there may be another server at the end of the connection. Where a cluster has its slots, only they tell.
+    pub(super) fn connections(&self) -> u64 {
+        match self {
+            Self::One(server) => server.connections(),
+            Self::Cluster(_) => 0,
+        }
     }
 }
 

@@ -7,14 +7,16 @@
 //! kv:meta                  hash    format, partitions, id of the queue, and whose jobs it holds (`here`, or a folder's id);
 //!                                  active queue, and how often one was adopted
 //! kv:{t}:v:KEY             string  "VERSION DEADLINE JSON", deadline in ms or 0; no time to live of Redis' own
-//! kv:{t}:state             hash    version, time, queue; applied:QUEUE, pruned:QUEUE, lost:QUEUE
+//! kv:{t}:state             hash    version, time, queue; applied:QUEUE, pruned:QUEUE, lost:QUEUE; the run of the server that changed it
+//!                                  last, and the gap in the versions that it began with
 //! kv:{t}:keys              zset    the keys, all with score 0, so in byte order
 //! kv:{t}:deadlines         zset    the keys that expire, by deadline
 //! kv:{t}:changes           stream  what watchers hear; an entry's id is the last version in it
 //! kv:{t}:outcomes:QUEUE    stream  outcomes that a position can't tell; an entry's id is the job's position
 //! kv:{t}:letters           hash    dead letters, kv:{t}:letter-index zset their order
 //! kv:{t}:jobs              stream  the log of jobs, those that came together in one entry; its id is the position of the last
-//! kv:{t}:queue             hash    the last position, what was ever accepted and completed, attempts of the head
+//! kv:{t}:queue             hash    the last position, what was ever accepted and completed, attempts of the head; the
+//!                                  run, too, and where earlier numberings ended
 //! kv:{t}:requests          hash    idempotency keys, kv:{t}:request-deadlines zset when they end
 //! kv:{t}:sender:NAME       string  the last change that a server or program sent, by number, and the answer to it; for ten minutes
 //! kv:{t}:claim             hash    the worker on it, and until when
@@ -33,78 +35,32 @@ mod enqueue;
 mod keys;
 mod link;
 mod list;
+mod options;
 mod pack;
 mod queue;
 mod resend;
+mod run;
 mod scripts;
+mod server;
 mod share;
 mod store;
 mod store_apply;
 mod store_commit;
+mod tls;
 mod wake;
 mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
-use std::time::Duration;
 
 use crate::error::Result;
-use crate::job::PartitionCount;
-use crate::limits::{CLAIM_PERIOD, IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 use crate::queue::JobQueue;
 use crate::store::Store;
 
 pub(crate) use alone::QueueAlone;
 use connection::Connection;
+pub use options::{ClientCertificate, Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
 use queue::RedisQueue;
 use store::RedisStore;
-
-/// Partitions of a store that is created without a word on it: enough for some dozens of workers.
-pub const PARTITIONS_DEFAULT: u16 = 64;
-
-/// Most partitions: each costs a few keys and a little work when nothing happens.
-pub const PARTITIONS_MAX: u16 = 4096;
-
-/// How a store on Redis is opened.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// What all keys start with, so that several stores share a server.
-    pub prefix: String,
-    /// How many partitions it must have; `None`: as it was created, [`PARTITIONS_DEFAULT`] if it is created now.
-    pub partitions: Option<PartitionCount>,
-    /// In place of a password in the URL, which process lists and logs may show.
-    pub password: Option<String>,
-    /// Most jobs that wait in one partition of the queue.
-    pub jobs_max: usize,
-    /// Most bytes (keys and values) of those.
-    pub bytes_max: usize,
-    /// Most idempotency keys remembered in one partition.
-    pub idempotency_keys_max: usize,
-    /// How long a worker keeps its claims unless it renews them.
-    pub claim_period: Duration,
-    /// Take a server as it is, though it may lose what it has acknowledged.
-    pub relaxed_durability: bool,
-    /// Milliseconds by which the store's clock is ahead of the server's, for tests.
-    #[doc(hidden)]
-    pub skew_ms: Arc<AtomicI64>,
-}
-
-impl Default for Options {
-    /// The prefix `kv`, any number of partitions, and a server that keeps what it acknowledges.
-    fn default() -> Self {
-        Self {
-            prefix: "kv".to_owned(),
-            partitions: None,
-            password: None,
-            jobs_max: QUEUE_JOBS_DEFAULT,
-            bytes_max: QUEUE_BYTES_DEFAULT,
-            idempotency_keys_max: IDEMPOTENCY_KEYS_MAX,
-            claim_period: CLAIM_PERIOD,
-            relaxed_durability: false,
-            skew_ms: Arc::default(),
-        }
-    }
-}
 
 /// Whether `url` can be a server's, without connecting to it.
 ///
@@ -123,8 +79,8 @@ pub struct Redis {
 
 impl Redis {
     /// Connects to `url` (`redis://[:password@]host[:port][/database]`, `redis+unix:///path`, or
-    /// `redis+cluster://[:password@]host[:port],host[:port]` with some of the servers of a cluster), creates the store if it is not
-    /// there, and checks that the server keeps what it acknowledges.
+    /// `redis+cluster://[:password@]host[:port],host[:port]` with some of the servers of a cluster; `rediss` in place of `redis` for TLS),
+    /// creates the store if it is not there, and checks that the server keeps what it acknowledges.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for a URL of another form, another number of partitions than the store has, or a

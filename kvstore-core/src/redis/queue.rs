@@ -406,10 +406,11 @@ impl JobQueue for RedisQueue {
         if !known {
             return Ok(Found::Unknown);
         }
-        let (last, trimmed, attempts, entry): (
+        let (last, trimmed, attempts, ended, entry): (
             String,
             String,
             String,
+            Option<String>,
             Option<(String, Vec<String>)>,
         ) = self
             .inner
@@ -419,9 +420,16 @@ impl JobQueue for RedisQueue {
                     .find
                     .key(self.inner.key(id.partition, "queue"))
                     .key(self.inner.key(id.partition, "jobs"))
-                    .arg(stream_id(id.position)),
+                    .arg(stream_id(id.position))
+                    .arg(id.position.major),
             )
             .await?;
+        if let Some(ended) = ended
+            && id.position.minor > number(&ended)?
+        {
+            // A server has lost it, or never gave it out.
+            return Ok(Found::Unknown);
+        }
         let packed = match &entry {
             Some(entry) if id.position > position(&trimmed)? => {
                 unpack(entry, self.inner.id, id.partition, Position::START)?
@@ -454,7 +462,10 @@ impl JobQueue for RedisQueue {
                 .await?;
             Ok::<_, Error>(depth)
         });
-        let mut depth = Depth::default();
+        let mut depth = Depth {
+            lost: self.connection().runs.lost(),
+            ..Depth::default()
+        };
         for (jobs, bytes, age) in futures_util::future::try_join_all(asked).await? {
             depth.jobs += jobs;
             depth.bytes += bytes;

@@ -120,7 +120,12 @@ impl Tries {
     pub(super) async fn settled<T>(&mut self, answer: Result<T>) -> Option<Result<T>> {
         match answer {
             Err(error @ Error::Unknown { .. }) => self.unknown = Some(error),
-            Err(Error::Unavailable { .. }) if self.unknown.is_some() => {}
+            Err(refusal @ Error::Unavailable { .. }) if self.unknown.is_some() => {
+                // Why nobody can tell.
+                if let Some(Error::Unknown { source, .. }) = &mut self.unknown {
+                    *source = Some(Box::new(refusal));
+                }
+            }
             answer => return Some(answer),
         }
         if self.begun.elapsed() + self.pause > RESEND_MAX {

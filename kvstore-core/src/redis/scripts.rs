@@ -1,4 +1,4 @@
-//! The scripts: one operation each. Loaded when a server does not know them yet.
+//! The scripts: one operation each. Loaded when a server does not know them yet; those that give out numbers only by `run.rs`.
 
 use redis::Script;
 
@@ -6,12 +6,9 @@ use redis::Script;
 pub(super) struct Scripts {
     pub(super) activate: Script,
     pub(super) adopt: Script,
-    pub(super) apply: Script,
     pub(super) bind: Script,
     pub(super) changes: Script,
-    pub(super) commit: Script,
     pub(super) due: Script,
-    pub(super) expire: Script,
     pub(super) forget: Script,
     pub(super) get: Script,
     pub(super) letters: Script,
@@ -22,7 +19,6 @@ pub(super) struct Scripts {
     pub(super) claim: Script,
     pub(super) complete: Script,
     pub(super) depth: Script,
-    pub(super) enqueue: Script,
     pub(super) find: Script,
     pub(super) read: Script,
     pub(super) start_after: Script,
@@ -48,12 +44,9 @@ impl Scripts {
         Self {
             activate: script!("allow-oom", "activate.lua"),
             adopt: script!("allow-oom", "adopt.lua"),
-            apply: script!("allow-oom", "apply.lua"),
             bind: script!("allow-oom", "bind.lua"),
             changes: script!("no-writes", "changes.lua"),
-            commit: script!("allow-oom", "commit.lua"),
             due: script!("no-writes", "due.lua"),
-            expire: script!("allow-oom", "expire.lua"),
             forget: script!("allow-oom", "forget.lua"),
             get: script!("no-writes", "get.lua"),
             letters: script!("no-writes", "letters.lua"),
@@ -64,8 +57,6 @@ impl Scripts {
             claim: script!("allow-oom", "claim.lua"),
             complete: script!("allow-oom", "complete.lua"),
             depth: script!("no-writes", "depth.lua"),
-            // Not on a full server: what waits in it has to drain first.
-            enqueue: script!("", "enqueue.lua"),
             find: script!("no-writes", "find.lua"),
             read: script!("no-writes", "read.lua"),
             start_after: script!("allow-oom", "start_after.lua"),

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::connection::{Connection, not_reached};
+use super::run::{Call, Numbering};
 use super::store_commit::{Memory, activate, adopt, commit, number, position, unexpected};
 use super::wake::{ASK_AFTER, woken};
 use super::{list, watch};
@@ -358,7 +359,7 @@ impl Store for RedisStore {
         if names.is_empty() {
             return Ok(0);
         }
-        let mut script = connection.scripts.expire.prepare_invoke();
+        let mut script = Call::new(Numbering::Expire);
         script
             .key(self.state(partition))
             .key(connection.keys.of(partition, "keys"))
@@ -373,7 +374,9 @@ impl Store for RedisStore {
                 .key(connection.keys.entry(partition, &Key::new(name)?))
                 .arg(name);
         }
-        connection.change("entries were removed", &script).await
+        connection
+            .number("entries were removed", partition, &script, false)
+            .await
     }
 
     async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {

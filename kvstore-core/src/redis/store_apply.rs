@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::connection::Connection;
+use super::run::{Call, Numbering};
 use super::store::stream_id;
 use super::store_commit::{number, unexpected, verdict_text};
 use crate::commit::{Advance, Change, Commit, Condition, Verdict};
@@ -35,7 +36,9 @@ pub(super) async fn apply(
     for _ in 0..TRIES_MAX {
         let before = latest.load(Ordering::Relaxed);
         let script = invocation(connection, before, &sets, partition)?;
-        let mut answer: Vec<String> = connection.change("the commit took effect", &script).await?;
+        let mut answer: Vec<String> = connection
+            .number("the commit took effect", partition, &script, false)
+            .await?;
         match &mut answer[..] {
             [word, version] if word == "version" => {
                 latest.store(number(version)?, Ordering::Relaxed);
@@ -119,14 +122,14 @@ impl<'c> Sets<'c> {
     }
 }
 
-fn invocation<'a>(
-    connection: &'a Connection,
+fn invocation(
+    connection: &Connection,
     before: u64,
     sets: &Sets<'_>,
     partition: Partition,
-) -> Result<redis::ScriptInvocation<'a>> {
+) -> Result<Call> {
     let (keys, advance) = (&connection.keys, sets.advance);
-    let mut script = connection.scripts.apply.prepare_invoke();
+    let mut script = Call::new(Numbering::Apply);
     for name in ["state", "keys", "deadlines", "changes"] {
         script.key(keys.of(partition, name));
     }

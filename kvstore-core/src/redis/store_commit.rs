@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 
-use redis::ScriptInvocation;
-
 use super::connection::Connection;
 use super::resend::{Numbered, REMEMBERED, Senders, Tries};
+use super::run::{Call, Numbering};
 use super::store::{letter_name, stream_id};
 use super::store_apply::apply;
 use crate::commit::{Advance, Change, Commit, Committed, Condition, Verdict};
@@ -110,7 +109,14 @@ async fn send(
     let script = invocation(connection, commit, partition, sent_as)?;
     let mut tries = Tries::default();
     loop {
-        let answer = connection.change("the commit took effect", &script).await;
+        let answer = connection
+            .number(
+                "the commit took effect",
+                partition,
+                &script,
+                sent_as.is_some(),
+            )
+            .await;
         if sent_as.is_none() {
             return answer;
         }
@@ -215,12 +221,12 @@ fn check_advance(
 }
 
 /// The script with its keys and arguments, in the order in which `commit.lua` takes them.
-fn invocation<'a>(
-    connection: &'a Connection,
+fn invocation(
+    connection: &Connection,
     commit: &Commit,
     partition: Partition,
     sent_as: Option<&Numbered<'_>>,
-) -> Result<ScriptInvocation<'a>> {
+) -> Result<Call> {
     let keys = &connection.keys;
     let mut names: Vec<&Key> = Vec::new();
     let mut places: HashMap<&Key, usize> = HashMap::new();
@@ -232,7 +238,7 @@ fn invocation<'a>(
         });
     }
 
-    let mut script = connection.scripts.commit.prepare_invoke();
+    let mut script = Call::new(Numbering::Commit);
     for name in ["state", "keys", "deadlines", "changes"] {
         script.key(keys.of(partition, name));
     }
@@ -291,11 +297,7 @@ fn invocation<'a>(
     Ok(script)
 }
 
-fn add_advance(
-    script: &mut ScriptInvocation<'_>,
-    advance: &Advance,
-    partition: Partition,
-) -> Result<()> {
+fn add_advance(script: &mut Call, advance: &Advance, partition: Partition) -> Result<()> {
     script
         .arg(advance.queue.to_string())
         .arg(stream_id(advance.from))

@@ -26,14 +26,11 @@ pub(super) async fn watch(connection: &Arc<Connection>, from: WatchFrom) -> Resu
     connection.check_open()?;
     let latest = latest(connection).await?;
     let heard = match from {
-        WatchFrom::Now => latest,
+        WatchFrom::Now => latest.iter().map(|history| history.latest).collect(),
         WatchFrom::After(id) => {
             let heard = parse(&id, latest.len())?;
-            for (heard, latest) in heard.iter().zip(&latest) {
-                // Dropped already, or never there: before a rollback, or of another store.
-                if heard.saturating_add(CHANGES_MAX as u64) < *latest || heard > latest {
-                    return Err(Error::Compacted);
-                }
+            for (heard, history) in heard.iter().zip(&latest) {
+                history.check(*heard)?;
             }
             heard
         }
@@ -59,16 +56,50 @@ pub(super) async fn watch(connection: &Arc<Connection>, from: WatchFrom) -> Resu
     })
 }
 
-/// The latest version of each partition.
-async fn latest(connection: &Connection) -> Result<Vec<u64>> {
+/// How far the versions of a partition go.
+struct History {
+    latest: u64,
+    /// The last version before the gap that a run of the server began with, and the one behind the gap.
+    gap: Option<(u64, u64)>,
+}
+
+impl History {
+    fn new(latest: Option<u64>, from: Option<u64>, to: Option<u64>) -> Self {
+        Self {
+            latest: latest.unwrap_or(0),
+            gap: from.zip(to),
+        }
+    }
+
+    /// Whether all that came after version `heard` is still there.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] if some of it was dropped already, or that version was never there: it was lost, or is another store's.
+    fn check(&self, heard: u64) -> Result<()> {
+        let since = match self.gap {
+            Some((from, to)) if heard <= from => {
+                Some(from - heard + self.latest.saturating_sub(to))
+            }
+            Some((_, to)) if heard < to => None,
+            _ => self.latest.checked_sub(heard),
+        };
+        match since {
+            Some(since) if since <= CHANGES_MAX as u64 => Ok(()),
+            _ => Err(Error::Compacted),
+        }
+    }
+}
+
+/// How far each partition is.
+async fn latest(connection: &Connection) -> Result<Vec<History>> {
     let reads = connection.partitions.iter().map(async |partition| {
-        let version: Option<u64> = redis::cmd("HGET")
+        let (latest, from, to) = redis::cmd("HMGET")
             .arg(connection.keys.of(partition, "state"))
-            .arg("version")
+            .arg(&["version", "raised from", "raised to"])
             .query_async(&mut connection.link())
             .await
             .map_err(not_reached)?;
-        Ok::<_, Error>(version.unwrap_or(0))
+        Ok::<_, Error>(History::new(latest, from, to))
     });
     futures_util::future::try_join_all(reads).await
 }
@@ -171,13 +202,16 @@ impl Watcher {
 
 type Change = (Key, u64, ChangeKind);
 
+/// The latest version, the ends of the gap, entries of the history.
+type Found = (u64, Option<u64>, Option<u64>, Vec<(String, Vec<String>)>);
+
 /// The changes behind version `after`, and the version up to which they are all that happened.
 async fn read_partition(
     connection: &Connection,
     partition: Partition,
     after: u64,
 ) -> Result<(u64, Vec<Change>)> {
-    let (latest, entries): (String, Vec<(String, Vec<String>)>) = connection
+    let (latest, from, to, entries): Found = connection
         .read(
             connection
                 .scripts
@@ -188,10 +222,7 @@ async fn read_partition(
                 .arg(ENTRIES_READ),
         )
         .await?;
-    let latest = number(&latest)?;
-    if after.saturating_add(CHANGES_MAX as u64) < latest || after > latest {
-        return Err(Error::Compacted);
-    }
+    History::new(Some(latest), from, to).check(after)?;
     let is_all = entries.len() < ENTRIES_READ;
     let mut found = Vec::new();
     for (_, fields) in entries {

@@ -25,6 +25,15 @@ struct Node {
     port: u16,
     bus: u16,
     folder: PathBuf,
+    tls: Option<Tls>,
+}
+
+/// Who vouches for the servers, and what they show: files in PEM.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub(crate) authority: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Cluster {
@@ -40,8 +49,13 @@ impl Cluster {
     }
 
     pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// With TLS everywhere, if there are certificates.
+    pub(crate) fn start_with(tls: Option<&Tls>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let nodes = (0..3).map(|number| Node::start(&folder, number));
+        let nodes = (0..3).map(|number| Node::start(&folder, number, tls));
         let nodes: Vec<Node> = nodes.collect();
         let cluster = Self {
             nodes,
@@ -76,7 +90,11 @@ impl Cluster {
             .nodes
             .iter()
             .map(|node| format!("127.0.0.1:{}", node.port));
-        format!("redis+cluster://{}", nodes.collect::<Vec<_>>().join(","))
+        let nodes = nodes.collect::<Vec<_>>().join(",");
+        match self.nodes[0].tls {
+            None => format!("redis+cluster://{nodes}"),
+            Some(_) => format!("rediss+cluster://{nodes}"),
+        }
     }
 
     /// Kills one of its servers at once, and starts it again on what it has left.
@@ -84,7 +102,7 @@ impl Cluster {
         let node = &mut self.nodes[number];
         node.process.kill().unwrap();
         node.process.wait().unwrap();
-        node.process = spawn(node.port, node.bus, &node.folder);
+        node.process = spawn(node.port, node.bus, &node.folder, node.tls.as_ref());
         assert!(node.comes_up(), "it does not start again");
     }
 
@@ -139,17 +157,18 @@ impl Drop for Cluster {
 }
 
 impl Node {
-    fn start(folder: &tempfile::TempDir, number: usize) -> Self {
+    fn start(folder: &tempfile::TempDir, number: usize, tls: Option<&Tls>) -> Self {
         // Somebody else may take a port before it does.
         for _ in 0..10 {
             let [port, bus] = free_ports();
             let own = folder.path().join(format!("{number}-{port}"));
             std::fs::create_dir(&own).unwrap();
             let mut node = Self {
-                process: spawn(port, bus, &own),
+                process: spawn(port, bus, &own, tls),
                 port,
                 bus,
                 folder: own,
+                tls: tls.cloned(),
             };
             if node.comes_up() {
                 return node;
@@ -187,7 +206,11 @@ impl Node {
     }
 
     fn try_ask(&self, command: &[&str]) -> Option<String> {
-        let output = Command::new("redis-cli")
+        let mut cli = Command::new("redis-cli");
+        if let Some(tls) = &self.tls {
+            cli.args(["--tls", "--cacert", &tls.authority]);
+        }
+        let output = cli
             .args(["-e", "-p", &self.port.to_string()])
             .args(command)
             .output()
@@ -197,9 +220,19 @@ impl Node {
     }
 }
 
-fn spawn(port: u16, bus: u16, folder: &Path) -> Child {
-    Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+fn spawn(port: u16, bus: u16, folder: &Path, tls: Option<&Tls>) -> Child {
+    let mut server = Command::new("redis-server");
+    match tls {
+        None => server.args(["--port", &port.to_string()]),
+        Some(tls) => server
+            .args(["--port", "0", "--tls-port", &port.to_string()])
+            .args(["--tls-ca-cert-file", &tls.authority])
+            .args(["--tls-cert-file", &tls.certificate])
+            .args(["--tls-key-file", &tls.key])
+            .args(["--tls-cluster", "yes", "--tls-auth-clients", "no"]),
+    };
+    server
+        .args(["--bind", "127.0.0.1"])
         .args([
             "--cluster-enabled",
             "yes",

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::any::Any;
+use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -34,13 +36,45 @@ impl Server {
 
     /// Kills it at once, and starts it again on what it has left.
     pub(crate) fn kill_and_start(&mut self) {
+        self.kill_and_start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    }
+
+    pub(crate) fn kill_and_start_with(&mut self, settings: &[&str]) {
+        self.kill();
+        self.process = spawn(&self.folder, settings);
+        self.wait();
+    }
+
+    fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// A copy of what it keeps, made while nothing changes.
+    pub(crate) fn copy(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_log(self.folder.path(), copy.path());
+        copy
+    }
+
+    /// Kills it at once, and starts it again on a copy of what it had once.
+    pub(crate) fn kill_and_start_from(&mut self, copy: &tempfile::TempDir) {
+        self.kill();
+        std::fs::remove_dir_all(self.folder.path().join(LOG)).unwrap();
+        copy_log(copy.path(), self.folder.path());
         self.process = spawn(
             &self.folder,
             &["--appendonly", "yes", "--appendfsync", "always"],
         );
         self.wait();
+    }
+
+    /// Stops it where it is, or lets it go on.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        let signal = if is_paused { "-STOP" } else { "-CONT" };
+        let id = self.process.id().to_string();
+        let kill = Command::new("kill").args([signal, &id]).status();
+        assert!(kill.expect("apt-get install procps").success());
     }
 
     pub(crate) fn url(&self) -> String {
@@ -91,6 +125,23 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// A port that nobody has now.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Where it keeps its log.
+const LOG: &str = "appendonlydir";
+
+fn copy_log(from: &Path, to: &Path) {
+    std::fs::create_dir(to.join(LOG)).unwrap();
+    for file in std::fs::read_dir(from.join(LOG)).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(LOG).join(file.file_name())).unwrap();
     }
 }
 

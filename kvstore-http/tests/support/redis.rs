@@ -1,7 +1,7 @@
 //! A Redis server of a test's own, on a socket in a folder of its own, ended by its id.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,14 @@ impl Redis {
     /// Kills it at once, and starts it again on what it has left.
     pub(crate) fn kill_and_start(&mut self) {
         self.kill();
+        self.restart();
+    }
+
+    /// Kills it at once, and starts it again on a copy of its log from before.
+    pub(crate) fn kill_and_start_from(&mut self, copy: &Path) {
+        self.kill();
+        std::fs::remove_dir_all(self.log_folder()).unwrap();
+        copy_folder(copy, &self.log_folder());
         self.restart();
     }
 
@@ -96,6 +104,15 @@ impl Redis {
             let value = value.trim().trim_start_matches("count=");
             value.parse().expect("a number")
         })
+    }
+}
+
+/// Copies the files of a folder that is flat.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }
 }
 

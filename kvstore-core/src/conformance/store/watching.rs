@@ -245,12 +245,14 @@ pub async fn watchers_see_what_concurrent_writers_do(harness: &dyn StoreHarness)
 /// Pushes everything before out of the history that is kept.
 async fn fill_history(store: &dyn Store) {
     let key = key("filler");
+    let mut last = Version(0);
     for _ in 0..2 * CHANGES_MAX / 1000 + 1 {
-        store
-            .commit(writes(vec![set(&key, "1"); 1000]))
-            .await
-            .unwrap();
+        let commit = writes(vec![set(&key, "1"); 1000]);
+        last = store.commit(commit).await.unwrap().first_version;
     }
+    // Whoever follows what another writes has it by now, too, and not a little at a time while a watch looks on.
+    let entry = store.get(&key).await.unwrap().unwrap();
+    assert_eq!(entry.version.0, last.0 + 999);
 }
 
 pub async fn a_point_out_of_the_history_is_compacted(harness: &dyn StoreHarness) {

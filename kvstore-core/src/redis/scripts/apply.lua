@@ -16,7 +16,10 @@ local entries, sets, verdicts = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber
 local texts, members, announced = 15, 15 + 2 * entries, 15 + 4 * entries
 local judged = announced + 2 * sets
 
-local known = redis.call('HMGET', state, 'version', 'time', 'queue', 'applied:' .. queue)
+local known = redis.call('HMGET', state, 'version', 'time', 'queue', 'applied:' .. queue, 'run', 'raised from', 'raised to')
+if known[5] ~= RUN then
+  return another_run()
+end
 local now, active, applied = store_time(ARGV[1], known[2]), known[3], known[4] or '0-0'
 if active and active ~= queue then
   return { 'queue', active }
@@ -64,10 +67,7 @@ if dated then
   redis.call('ZREM', deadlines, unpack(names))
 end
 redis.call('XADD', changes, after .. '-0', unpack(ARGV, announced, announced + 2 * sets - 1))
-local trimmed = tonumber(after) - tonumber(ARGV[7])
-if trimmed > 0 then
-  redis.call('XTRIM', changes, 'MINID', int(trimmed + 1))
-end
+trim(changes, tonumber(after), ARGV[7], known[6], known[7])
 for verdict = 0, verdicts - 1 do
   local place = judged + 5 * verdict
   local first, count = tonumber(ARGV[place + 3]), tonumber(ARGV[place + 4])

@@ -17,7 +17,7 @@ local state, index, deadlines, changes, outcomes, letters, letter_index, record 
 local skew, entries, checks, writes, changes_kept, channel, partition, advances =
   ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
 local number, kept = ARGV[9], ARGV[10]
-local answered = number ~= '' and answer_before(record, number)
+local answered = number ~= '' and answer_before(record, number, kept)
 if answered then
   return answered
 end
@@ -30,7 +30,10 @@ local function take()
   return ARGV[next - 1]
 end
 
-local known = redis.call('HMGET', state, 'version', 'time', 'queue')
+local known = redis.call('HMGET', state, 'version', 'time', 'queue', 'run', 'raised from', 'raised to')
+if known[4] ~= RUN then
+  return another_run()
+end
 local version, now, active = tonumber(known[1] or '0'), store_time(skew, known[2]), known[3]
 redis.call('ZCARD', index)
 redis.call('ZCARD', deadlines)
@@ -139,7 +142,7 @@ call_in_parts('ZADD', deadlines, dated)
 call_in_parts('DEL', nil, removed)
 call_in_parts('ZREM', index, unindexed)
 call_in_parts('ZREM', deadlines, undated)
-announce(changes, announced, version, changes_kept)
+announce(changes, announced, version, changes_kept, known[5], known[6])
 
 local fields = { 'version', int(version), 'time', int(now) }
 existed = table.concat(existed)

@@ -10,11 +10,14 @@
 local queue, jobs, requests, deadlines, record = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local jobs_max, bytes_max, keys_max = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local asked, size_all, with_key = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local answered = answer_before(record, ARGV[7])
+local answered = answer_before(record, ARGV[7], ARGV[8])
 if answered then
   return answered
 end
-local known = redis.call('HMGET', queue, 'major', 'minor', 'jobs', 'bytes', 'jobs done', 'bytes done', 'time')
+local known = redis.call('HMGET', queue, 'major', 'minor', 'jobs', 'bytes', 'jobs done', 'bytes done', 'time', 'run')
+if known[8] ~= RUN then
+  return another_run()
+end
 local major, minor = known[1] or '0', tonumber(known[2] or '0')
 local count, bytes = tonumber(known[3] or '0'), tonumber(known[4] or '0')
 local count_done, bytes_done = tonumber(known[5] or '0'), tonumber(known[6] or '0')

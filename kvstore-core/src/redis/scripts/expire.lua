@@ -4,7 +4,10 @@
 -- KEYS  1 state, 2 index, 3 deadlines, 4 changes, then the entries
 -- ARGV  1 skew (ms), 2 changes kept, 3 channel, 4 partition, then for each entry its name
 local state, index, deadlines, changes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local known = redis.call('HMGET', state, 'version', 'time')
+local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to')
+if known[3] ~= RUN then
+  return another_run()
+end
 local version, now = tonumber(known[1] or '0'), store_time(ARGV[1], known[2])
 redis.call('ZCARD', index)
 redis.call('ZCARD', deadlines)
@@ -26,7 +29,7 @@ end
 call_in_parts('DEL', nil, keys)
 call_in_parts('ZREM', index, names)
 call_in_parts('ZREM', deadlines, names)
-announce(changes, announced, version, ARGV[2])
+announce(changes, announced, version, ARGV[2], known[4], known[5])
 redis.call('HSET', state, 'version', int(version), 'time', int(now))
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return #keys

@@ -1,0 +1,215 @@
+//! Runs of a server, each from its start to its end: numbers are given out only by one that was looked at.
+//!
+//! A server can come back with less than it had: restored from a copy, or another one in its place that lagged behind. Versions and
+//! places of jobs that it gave out before must not be given out again. And it can come back with other settings, which lose data.
+//!
+//! So the scripts that give out numbers are bound to a run: its name stands in their text. A server forgets all scripts when it ends,
+//! so one that does not know these was not looked at, by whatever way requests come to another one: a restart, a failover, a slot that
+//! moves. Its settings are read then, and only if it keeps what it acknowledges does it get scripts with its own name. Each partition
+//! keeps the name of the run that it was changed by last; where that is another one, its numbers are raised first (`enter.lua`).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use redis::{Cmd, Pipeline, Script, ToRedisArgs};
+
+use crate::job::{Partition, PartitionCount, Position};
+
+/// What stands for the run of a server that does not tell, and is taken as it is: its numbers are never raised.
+const HIDDEN: &str = "hidden";
+
+/// The scripts that give out numbers.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Numbering {
+    Apply,
+    Commit,
+    Enqueue,
+    Enter,
+    Expire,
+}
+
+impl Numbering {
+    const ALL: [Self; 5] = [
+        Self::Apply,
+        Self::Commit,
+        Self::Enqueue,
+        Self::Enter,
+        Self::Expire,
+    ];
+
+    /// What Redis may let it do, and its text: see `scripts.rs`.
+    fn source(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Apply => ("allow-oom", include_str!("scripts/apply.lua")),
+            Self::Commit => ("allow-oom", include_str!("scripts/commit.lua")),
+            // Not on a full server: what waits in it has to drain first.
+            Self::Enqueue => ("", include_str!("scripts/enqueue.lua")),
+            Self::Enter => ("allow-oom", include_str!("scripts/enter.lua")),
+            Self::Expire => ("allow-oom", include_str!("scripts/expire.lua")),
+        }
+    }
+}
+
+/// A run of a server that was looked at, with the scripts that are bound to it.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) name: String,
+    /// Texts and their hashes, in the order of [`Numbering::ALL`].
+    scripts: Vec<(String, String)>,
+}
+
+impl Run {
+    pub(super) fn new(name: Option<&str>) -> Self {
+        let name = name.unwrap_or(HIDDEN);
+        let script = |script: Numbering| {
+            let (flags, own) = script.source();
+            let shared = include_str!("scripts/shared.lua");
+            let text = format!("#!lua flags={flags}\nlocal RUN = '{name}'\n{shared}{own}");
+            let hash = Script::new(&text).get_hash().to_owned();
+            (text, hash)
+        };
+        Self {
+            name: name.to_owned(),
+            scripts: Numbering::ALL.into_iter().map(script).collect(),
+        }
+    }
+
+    /// Gives a server all of the scripts.
+    pub(super) fn load(&self) -> Pipeline {
+        let mut pipeline = Pipeline::new();
+        for (text, _) in &self.scripts {
+            pipeline.cmd("SCRIPT").arg("LOAD").arg(text);
+        }
+        pipeline
+    }
+
+    pub(super) fn command(&self, call: &Call) -> Cmd {
+        let (_, hash) = &self.scripts[call.script as usize];
+        let mut command = redis::cmd("EVALSHA");
+        command
+            .arg(hash)
+            .arg(call.keys.len())
+            .arg(&call.keys)
+            .arg(&call.arguments);
+        command
+    }
+}
+
+/// A script that gives out numbers, with what it is called with. Which run's it is, is seen when it is sent.
+#[derive(Debug)]
+pub(super) struct Call {
+    script: Numbering,
+    keys: Vec<Vec<u8>>,
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Call {
+    pub(super) fn new(script: Numbering) -> Self {
+        Self {
+            script,
+            keys: Vec::new(),
+            arguments: Vec::new(),
+        }
+    }
+
+    pub(super) fn key(&mut self, key: impl ToRedisArgs) -> &mut Self {
+        key.write_redis_args(&mut self.keys);
+        self
+    }
+
+    pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+        argument.write_redis_args(&mut self.arguments);
+        self
+    }
+}
+
+/// What a process knows of the servers of each partition.
+#[derive(Debug)]
+pub(super) struct Runs {
+    places: Vec<Mutex<Place>>,
+    /// Those that some partition has, so that all of them share one.
+    known: Mutex<BTreeMap<String, Weak<Run>>>,
+    lost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    /// The run that was looked at last, and over which connection.
+    met: Option<(Arc<Run>, u64)>,
+    /// The last job that this process was told is accepted.
+    acknowledged: Position,
+}
+
+impl Runs {
+    pub(super) fn new(partitions: PartitionCount) -> Self {
+        Self {
+            places: partitions.iter().map(|_| Mutex::default()).collect(),
+            known: Mutex::default(),
+            lost: AtomicU64::new(0),
+        }
+    }
+
+    fn place(&self, partition: Partition) -> MutexGuard<'_, Place> {
+        let place = &self.places[usize::from(partition.0)];
+        place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The run of the partition's server, unless there may be another one at the end of the connection by now.
+    pub(super) fn met(&self, partition: Partition, connections: u64) -> Option<Arc<Run>> {
+        let place = self.place(partition);
+        let (run, over) = place.met.as_ref()?;
+        (*over == connections).then(|| Arc::clone(run))
+    }
+
+    /// The run of that name; `None` for a server that does not tell.
+    pub(super) fn named(&self, name: Option<&str>) -> Arc<Run> {
+        let name = name.unwrap_or(HIDDEN);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
+            known.retain(|_, run| run.strong_count() > 0);
+            let run = Arc::new(Run::new(Some(name)));
+            known.insert(name.to_owned(), Arc::downgrade(&run));
+            run
+        })
+    }
+
+    /// Whether another one was met before.
+    pub(super) fn meet(&self, partition: Partition, run: Arc<Run>, connections: u64) -> bool {
+        let mut place = self.place(partition);
+        let is_other = |(before, _): &(Arc<Run>, u64)| before.name != run.name;
+        let changes = place.met.as_ref().is_some_and(is_other);
+        place.met = Some((run, connections));
+        changes
+    }
+
+    /// Job `position` was accepted, as far as this process was told.
+    pub(super) fn acknowledge(&self, partition: Partition, position: Position) {
+        let mut place = self.place(partition);
+        place.acknowledged = place.acknowledged.max(position);
+    }
+
+    pub(super) fn acknowledged(&self, partition: Partition) -> Position {
+        self.place(partition).acknowledged
+    }
+
+    /// The numbering of the last job that was acknowledged has ended with `end`: what lies behind it is gone.
+    pub(super) fn ended(&self, partition: Partition, end: Position) {
+        let acknowledged = std::mem::take(&mut self.place(partition).acknowledged);
+        if acknowledged.major != end.major || acknowledged.minor <= end.minor {
+            return;
+        }
+        self.lost
+            .fetch_add(acknowledged.minor - end.minor, Ordering::Relaxed);
+        tracing::error!(
+            %partition, after = %end, up_to = %acknowledged,
+            "the Redis server has lost the jobs between these positions, which it had acknowledged: it came back from an older copy, or \
+             another one that lagged took its place"
+        );
+    }
+
+    /// How many jobs that this process was told are accepted have been seen to be gone.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,163 @@
+//! One server: its connection, made when it is needed, and anew after it broke.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult,
+    ServerErrorKind, Value,
+};
+
+/// Cheap to clone; all clones share the connection.
+#[derive(Clone)]
+pub(super) struct Server(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    settings: AsyncConnectionConfig,
+    /// A server that follows another one is taken, too, though it shows what was and refuses writes.
+    replica_taken: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    current: Option<Connecting>,
+    made: u64,
+}
+
+/// A connection that is there, or is being made by whoever waits for it.
+type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
+
+impl Server {
+    pub(super) fn new(
+        client: Client,
+        settings: AsyncConnectionConfig,
+        replica_taken: bool,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            client,
+            settings,
+            replica_taken,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// How often a connection was begun. Behind another number there may be another server.
+    pub(super) fn connections(&self) -> u64 {
+        self.state().made
+    }
+
+    /// Makes the connection, if there is none.
+    pub(super) async fn connect(&self) -> RedisResult<()> {
+        self.connection().await.map(drop)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connection(&self) -> RedisResult<(MultiplexedConnection, Connecting)> {
+        let connecting = {
+            let mut state = self.state();
+            match &state.current {
+                Some(current) => current.clone(),
+                None => {
+                    let inner = Arc::clone(&self.0);
+                    let new = async move { inner.connect().await }.boxed().shared();
+                    state.made += 1;
+                    state.current.insert(new).clone()
+                }
+            }
+        };
+        match connecting.clone().await {
+            Ok(connection) => Ok((connection, connecting)),
+            Err(error) => {
+                self.forget(&connecting);
+                Err(error)
+            }
+        }
+    }
+
+    /// The next request makes another one.
+    fn forget(&self, broken: &Connecting) {
+        let mut state = self.state();
+        if state
+            .current
+            .as_ref()
+            .is_some_and(|current| current.ptr_eq(broken))
+        {
+            state.current = None;
+        }
+    }
+}
+
+impl Inner {
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        let mut connection = self
+            .client
+            .get_multiplexed_async_connection_with_config(&self.settings)
+            .await?;
+        if !self.replica_taken && is_replica(&mut connection).await? {
+            return Err(RedisError::from((
+                ErrorKind::Server(ServerErrorKind::ReadOnly),
+                "it is a replica, give the address of its primary",
+            )));
+        }
+        Ok(connection)
+    }
+}
+
+async fn is_replica(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+    let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await?;
+    Ok(matches!(role.first(), Some(Value::BulkString(role)) if role != b"master"))
+}
+
+/// Whether a server became a replica, and the address may lead to another one now.
+fn is_read_only(value: &Value) -> bool {
+    matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly))
+}
+
+fn is_over(error: &RedisError) -> bool {
+    error.is_unrecoverable_error() || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+impl ConnectionLike for Server {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        async move {
+            let (mut connection, which) = self.connection().await?;
+            let answer = connection.req_packed_command(command).await;
+            if answer.as_ref().is_ok_and(is_read_only) || answer.as_ref().is_err_and(is_over) {
+                self.forget(&which);
+            }
+            answer
+        }
+        .boxed()
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        async move {
+            let (mut connection, which) = self.connection().await?;
+            let answers = connection
+                .req_packed_commands(pipeline, offset, count)
+                .await;
+            let read_only = |answers: &Vec<Value>| answers.iter().any(is_read_only);
+            if answers.as_ref().is_ok_and(read_only) || answers.as_ref().is_err_and(is_over) {
+                self.forget(&which);
+            }
+            answers
+        }
+        .boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.client.get_connection_info().redis_settings().db()
+    }
+}

@@ -1,0 +1,114 @@
+//! TLS to the servers, where the feature `redis-tls` is on.
+
+#[cfg(feature = "redis-tls")]
+pub(super) use on::{certificates, check, client, cluster};
+#[cfg(feature = "redis-tls")]
+pub(super) use redis::TlsCertificates as Certificates;
+
+#[cfg(not(feature = "redis-tls"))]
+pub(super) use off::{Certificates, certificates, check, client, cluster};
+
+use redis::RedisError;
+
+use crate::error::Error;
+
+/// What is wrong with a certificate or a key.
+pub(super) fn refused(error: RedisError) -> Error {
+    Error::Config(format!(
+        "the certificates of its parameters (ca_file, cert_file, key_file) can't be used: {error}"
+    ))
+}
+
+#[cfg(feature = "redis-tls")]
+mod on {
+    use redis::cluster::ClusterClientBuilder;
+    use redis::{Client, ClientTlsConfig, ConnectionInfo, RedisResult, TlsCertificates};
+    use rustls::crypto::{CryptoProvider, ring};
+
+    use super::super::Options;
+    use crate::error::Result;
+
+    pub(in super::super) fn check(_: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// `None`: no TLS is asked for.
+    pub(in super::super) fn certificates(
+        url: &str,
+        options: &Options,
+    ) -> Result<Option<TlsCertificates>> {
+        if !url.starts_with("rediss") {
+            return Ok(None);
+        }
+        if CryptoProvider::get_default().is_none() {
+            // Another thread may be faster, and then that one counts.
+            let _ = ring::default_provider().install_default();
+        }
+        let client = options.client_certificate.as_ref();
+        Ok(Some(TlsCertificates {
+            client_tls: client.map(|client| ClientTlsConfig {
+                client_cert: client.chain.clone(),
+                client_key: client.key.clone(),
+            }),
+            root_cert: options.ca.clone(),
+        }))
+    }
+
+    pub(in super::super) fn client(
+        node: ConnectionInfo,
+        certificates: Option<&TlsCertificates>,
+    ) -> RedisResult<Client> {
+        match certificates {
+            Some(certificates) => Client::build_with_tls(node, certificates.clone()),
+            None => Client::open(node),
+        }
+    }
+
+    pub(in super::super) fn cluster(
+        builder: ClusterClientBuilder,
+        certificates: Option<&TlsCertificates>,
+    ) -> ClusterClientBuilder {
+        match certificates {
+            Some(certificates) => builder.certs(certificates.clone()),
+            None => builder,
+        }
+    }
+}
+
+#[cfg(not(feature = "redis-tls"))]
+mod off {
+    use redis::cluster::ClusterClientBuilder;
+    use redis::{Client, ConnectionInfo, RedisResult};
+
+    use super::super::Options;
+    use crate::error::{Error, Result};
+
+    pub(in super::super) enum Certificates {}
+
+    pub(in super::super) fn check(url: &str) -> Result<()> {
+        if url.starts_with("rediss") {
+            return Err(Error::Config(
+                "this program was built without TLS to Redis: build it with the feature redis-tls of kvstore-core".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(in super::super) fn certificates(_: &str, _: &Options) -> Result<Option<Certificates>> {
+        Ok(None)
+    }
+
+    pub(in super::super) fn client(
+        node: ConnectionInfo,
+        _: Option<&Certificates>,
+    ) -> RedisResult<Client> {
+        Client::open(node)
+    }
+
+    pub(in super::super) fn cluster(
+        builder: ClusterClientBuilder,
+        _: Option<&Certificates>,
+    ) -> ClusterClientBuilder {
+        builder
+    }
+}

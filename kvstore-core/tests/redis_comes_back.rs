@@ -1,0 +1,201 @@
+//! A Redis server comes back with less than it had, with other settings, or as a replica of another one: is anything given out twice,
+//! taken for done, or acknowledged that it may lose?
+
+#[path = "support/redis.rs"]
+mod redis_server;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kvstore_core::redis::{Options, Redis};
+use kvstore_core::{
+    Command, Error, Found, JobId, JobQueue, Key, NewJob, Operation, PartitionCount, Position,
+    Store, StoreExt, Value, Version, WatchFrom, WorkerId, evaluate,
+};
+use redis_server::Server;
+
+async fn open(server: &Server) -> Redis {
+    let options = Options {
+        partitions: Some(PartitionCount::new(1).unwrap()),
+        ..Options::default()
+    };
+    Redis::open(&server.url(), options).await.unwrap()
+}
+
+async fn enqueue(queue: &dyn JobQueue) -> JobId {
+    let (key, value) = (Key::new("job").unwrap(), Value::parse("1").unwrap());
+    let job = NewJob::new(Command::One(Operation::set(key, value)));
+    queue.enqueue(vec![job]).await.remove(0).unwrap().id
+}
+
+/// Applies what waits, as a worker does.
+async fn apply(redis: &Redis, worker: &WorkerId) {
+    let (store, queue) = (redis.store(), redis.queue());
+    let claim = queue.claim(worker).await.unwrap().remove(0);
+    let applied = store.applied(queue.id(), claim.partition).await.unwrap();
+    let jobs = queue.read(&claim, applied, 100, Duration::ZERO).await;
+    let commit = evaluate(applied, &jobs.unwrap(), &HashMap::new()).commit;
+    store.commit(commit).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_lost_is_not_given_out_again() {
+    let mut server = Server::start();
+    let redis = open(&server).await;
+    let other = open(&server).await;
+    let (store, queue) = (redis.store(), redis.queue());
+    let kept = store.set("kept", &1).await.unwrap();
+    let kept_job = enqueue(&*queue).await;
+    let old = server.copy();
+    let lost = store.set("lost", &1).await.unwrap();
+    let lost_jobs = [enqueue(&*queue).await, enqueue(&*queue).await];
+    let heard = store.watch(WatchFrom::Now).await.unwrap().start;
+
+    server.kill_and_start_from(&old);
+    // Through the connection that was broken. Another process is there first.
+    let version = other.store().set("lost", &2).await.unwrap();
+    assert!(version > lost, "{version} after {lost}");
+    let job = enqueue(&*other.queue()).await;
+    assert!(job.position > lost_jobs[1].position, "{job}");
+    assert_eq!(other.queue().depth().await.unwrap().lost, 0);
+    let job = enqueue(&*queue).await;
+    assert!(job.position > lost_jobs[1].position, "{job}");
+    assert_eq!(store.get_as::<i32>("lost").await.unwrap(), Some(2));
+
+    // Who was told of them hears of it.
+    let depth = queue.depth().await.unwrap();
+    assert_eq!((depth.jobs, depth.lost), (3, 2));
+    for lost in lost_jobs {
+        assert_eq!(queue.find(&lost).await.unwrap(), Found::Unknown);
+    }
+    for held in [kept_job, job] {
+        let found = queue.find(&held).await.unwrap();
+        assert!(matches!(found, Found::Held { .. }), "{held}: {found:?}");
+    }
+    let watch = store.watch(WatchFrom::After(heard)).await;
+    assert!(matches!(watch, Err(Error::Compacted)), "{watch:?}");
+    // What was not lost is as it was.
+    let entry = store.get(&Key::new("kept").unwrap()).await.unwrap();
+    assert_eq!(entry.unwrap().version, kept);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_alone_loses_nothing_and_ends_no_watch() {
+    let mut server = Server::start();
+    let redis = open(&server).await;
+    let (store, queue) = (redis.store(), redis.queue());
+    let worker = WorkerId::new("test");
+    let mut before = store.watch(WatchFrom::Now).await.unwrap().start;
+    let mut versions = Vec::new();
+    let mut jobs = Vec::new();
+    for round in 0..4 {
+        versions.push(store.set("a", &round).await.unwrap());
+        before = store.watch(WatchFrom::Now).await.unwrap().start;
+        jobs.push(enqueue(&*queue).await);
+        apply(&redis, &worker).await;
+        server.kill_and_start();
+    }
+    versions.push(store.set("a", &4).await.unwrap());
+    assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+    assert!(
+        jobs.is_sorted_by(|a, b| a.position < b.position),
+        "{jobs:?}"
+    );
+    assert_eq!(queue.depth().await.unwrap().lost, 0);
+    for job in jobs {
+        let found = queue.find(&job).await.unwrap();
+        assert_ne!(found, Found::Unknown, "{job}");
+    }
+    // From before the last restart: the job's set, and the one after it.
+    let mut watch = store.watch(WatchFrom::After(before)).await.unwrap();
+    let mut heard: Vec<Version> = Vec::new();
+    while heard.len() < 2 {
+        heard.push(watch.changes.next().await.unwrap().unwrap().version);
+    }
+    assert!(heard.is_sorted_by(|a, b| a < b), "{heard:?}");
+    assert!(versions[3] < heard[0]);
+    assert_eq!(heard[1], versions[4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_other_settings_it_is_given_nothing_until_they_are_right() {
+    let mut server = Server::start();
+    let redis = open(&server).await;
+    let (store, queue) = (redis.store(), redis.queue());
+    let first = store.set("a", &1).await.unwrap();
+
+    server.kill_and_start_with(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    let needed = "appendfsync is everysec, set it to always";
+    // It went out on the connection that was broken, and nobody could tell what became of it.
+    let unknown = store.set("a", &2).await.unwrap_err();
+    assert!(matches!(unknown, Error::Unknown { .. }), "{unknown}");
+    let reason = std::error::Error::source(&unknown).unwrap().to_string();
+    assert!(reason.contains(needed), "{reason}");
+    let refused = store.set("a", &2).await;
+    assert!(
+        matches!(&refused, Err(Error::Unavailable { what, .. }) if what.contains(needed)),
+        "{refused:?}"
+    );
+    let (key, value) = (Key::new("a").unwrap(), Value::parse("2").unwrap());
+    let job = NewJob::new(Command::One(Operation::set(key, value)));
+    let refused = queue.enqueue(vec![job]).await.remove(0);
+    assert!(
+        matches!(&refused, Err(Error::Unavailable { what, .. }) if what.contains(needed)),
+        "{refused:?}"
+    );
+    // What is there can be read.
+    assert_eq!(store.get_as::<i32>("a").await.unwrap(), Some(1));
+    assert_eq!(queue.depth().await.unwrap().jobs, 0);
+
+    server.cli(&["config", "set", "appendfsync", "always"]);
+    assert!(store.set("a", &2).await.unwrap() > first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_a_replica_it_is_not_even_read() {
+    let server = Server::start();
+    let redis = open(&server).await;
+    let store = redis.store();
+    store.set("a", &1).await.unwrap();
+
+    server.cli(&["replicaof", "127.0.0.1", "1"]);
+    let refused = store.set("a", &2).await;
+    assert!(
+        matches!(refused, Err(Error::Unavailable { .. })),
+        "{refused:?}"
+    );
+    let refused = store.get_as::<i32>("a").await.unwrap_err();
+    let source = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(source.contains("it is a replica"), "{source}");
+    let options = Options::default();
+    let refused = Redis::open(&server.url(), options).await;
+    assert!(
+        matches!(&refused, Err(Error::Config(message)) if message.contains("give the address of its primary")),
+        "{refused:?}"
+    );
+
+    server.cli(&["replicaof", "no", "one"]);
+    assert_eq!(store.get_as::<i32>("a").await.unwrap(), Some(1));
+    store.set("a", &2).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_change_no_numbers() {
+    let server = Server::start();
+    let redis = open(&server).await;
+    let (store, queue) = (redis.store(), redis.queue());
+    let mut last = (Version(0), Position::START);
+    for round in 0..5 {
+        let version = store.set("a", &round).await.unwrap();
+        let job = enqueue(&*queue).await;
+        if round > 0 {
+            assert_eq!(version.0, last.0.0 + 1);
+            assert_eq!(job.position.major, last.1.major);
+            assert_eq!(job.position.minor, last.1.minor + 1);
+        }
+        last = (version, job.position);
+        let killed = server.ask(&["client", "kill", "type", "normal", "skipme", "yes"]);
+        assert_ne!(killed.trim(), "0");
+    }
+}

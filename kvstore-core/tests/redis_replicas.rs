@@ -1,0 +1,133 @@
+//! Do the replicas of a Redis server have what is acknowledged, where that is asked for?
+
+#[path = "support/cluster.rs"]
+mod cluster;
+#[path = "support/redis.rs"]
+mod redis_server;
+
+use std::time::{Duration, Instant};
+
+use cluster::Cluster;
+use kvstore_core::redis::{Options, Redis};
+use kvstore_core::{Command, Error, Key, NewJob, Operation, PartitionCount, StoreExt, Value};
+use redis_server::{Server, free_port};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server, and one that follows it.
+fn pair() -> (Server, Server) {
+    let port = free_port().to_string();
+    let kept = ["--appendonly", "yes", "--appendfsync", "always"];
+    let primary = Server::start_with(
+        &[
+            &kept[..],
+            &["--port", &port, "--repl-diskless-sync-delay", "0"],
+        ]
+        .concat(),
+    );
+    let replica = Server::start_with(&[&kept[..], &["--replicaof", "127.0.0.1", &port]].concat());
+    let begun = Instant::now();
+    while !primary
+        .ask(&["info", "replication"])
+        .contains("state=online")
+    {
+        assert!(begun.elapsed() < PATIENCE, "the replica does not connect");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (primary, replica)
+}
+
+async fn open(url: &str, wait_replicas: usize) -> Redis {
+    let options = Options {
+        partitions: Some(PartitionCount::new(2).unwrap()),
+        wait_replicas,
+        ..Options::default()
+    };
+    Redis::open(url, options).await.unwrap()
+}
+
+fn job(key: &str) -> NewJob {
+    let (key, value) = (Key::new(key).unwrap(), Value::parse("1").unwrap());
+    NewJob::new(Command::One(Operation::set(key, value)))
+}
+
+/// How many jobs a server holds.
+fn jobs_on(server: &Server) -> usize {
+    let count = "local sum = 0 for _, key in ipairs(redis.call('KEYS', 'kv:{*:queue')) do \
+                 sum = sum + (redis.call('HGET', key, 'jobs') or 0) end return sum";
+    let answer = server.ask(&["eval_ro", count, "0"]);
+    answer.trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_is_on_the_replica() {
+    let (primary, replica) = pair();
+    let redis = open(&primary.url(), 1).await;
+    let (store, queue) = (redis.store(), redis.queue());
+    for number in 1..=20 {
+        queue
+            .enqueue(vec![job(&format!("{number}"))])
+            .await
+            .remove(0)
+            .unwrap();
+        assert_eq!(jobs_on(&replica), number);
+        let version = store.set("{a}", &number).await.unwrap();
+        let versions = replica.ask(&[
+            "eval_ro",
+            "return redis.call('GET', redis.call('KEYS', 'kv:{*}:v:{a}')[1])",
+            "0",
+        ]);
+        assert!(
+            versions.starts_with(&format!("{version} 0 {number}")),
+            "{versions}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_acknowledged_while_the_replica_hangs() {
+    let (primary, replica) = pair();
+    let redis = open(&primary.url(), 1).await;
+    let (store, queue) = (redis.store(), redis.queue());
+    store.set("{a}", &0).await.unwrap();
+
+    replica.pause(true);
+    let waiting = tokio::spawn({
+        let queue = redis.queue();
+        async move { queue.enqueue(vec![job("a")]).await.remove(0) }
+    });
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(jobs_on(&primary), 1, "the server itself has it");
+    assert!(!waiting.is_finished());
+    // Nor does reading wait for it.
+    assert_eq!(store.get_as::<i32>("{a}").await.unwrap(), Some(0));
+    replica.pause(false);
+    waiting.await.unwrap().unwrap();
+    assert_eq!(jobs_on(&replica), 1);
+    assert_eq!(jobs_on(&primary), 1, "it was sent again, and is there once");
+
+    replica.pause(true);
+    let (set, enqueued) = tokio::join!(store.set("{a}", &1), queue.enqueue(vec![job("b")]));
+    let unknown = set.unwrap_err().to_string();
+    assert!(
+        unknown.contains("0 replicas have it, and wait_replicas is 1"),
+        "{unknown}"
+    );
+    assert!(
+        matches!(enqueued[0], Err(Error::Unknown { .. })),
+        "{enqueued:?}"
+    );
+    replica.pause(false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_without_replicas_acknowledges_nothing_to_who_waits_for_them() {
+    let cluster = Cluster::shared();
+    let redis = open(&cluster.url(), 1).await;
+    let begun = Instant::now();
+    let refused = redis.store().set("a", &1).await;
+    assert!(matches!(refused, Err(Error::Unknown { .. })), "{refused:?}");
+    assert!(begun.elapsed() > Duration::from_secs(1));
+    let alone = open(&cluster.url(), 0).await;
+    assert_eq!(alone.store().get_as::<i32>("a").await.unwrap(), Some(1));
+}

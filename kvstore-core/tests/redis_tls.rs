@@ -1,0 +1,187 @@
+//! Is a Redis server reached by TLS, and only if the right one answers, by whom it expects?
+
+#[path = "support/cluster.rs"]
+mod cluster;
+#[path = "support/redis.rs"]
+mod redis_server;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use cluster::{Cluster, Tls};
+use kvstore_core::{
+    Command as Write, Error, Key, NewJob, Opened, Operation, StoreExt, Value, open,
+};
+use redis_server::{Server, free_port};
+
+/// Makes an authority, and a certificate of it for each of `names`, in a folder.
+fn certificates(names: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let openssl = |arguments: &str| {
+        let ended = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(folder.path())
+            .output()
+            .expect("this test needs openssl: apt-get install -y openssl");
+        assert!(ended.status.success(), "{ended:?}");
+    };
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!(
+        "req -x509 {new} -keyout ca.key -out ca.crt -subj /CN=authority -days 2"
+    ));
+    for (name, alternative) in names {
+        let extension = folder.path().join("extension");
+        std::fs::write(extension, format!("subjectAltName={alternative}\n")).unwrap();
+        openssl(&format!(
+            "req {new} -keyout {name}.key -out {name}.csr -subj /CN={name}"
+        ));
+        openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out {name}.crt -days 2 -extfile extension"
+        ));
+    }
+    folder
+}
+
+/// A server that speaks TLS, on a port; `asks`: clients have to show a certificate.
+fn start(folder: &Path, asks: bool) -> (Server, u16) {
+    let port = free_port();
+    let file = |name: &str| folder.join(name).display().to_string();
+    let [certificate, key, authority] = ["server.crt", "server.key", "ca.crt"].map(file);
+    let server = Server::start_with(&[
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "always",
+        "--bind",
+        "127.0.0.1 127.0.0.2",
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &authority,
+        "--tls-auth-clients",
+        if asks { "yes" } else { "no" },
+    ]);
+    (server, port)
+}
+
+async fn write_and_read(opened: &Opened) {
+    opened.store.set("a", &1).await.unwrap();
+    assert_eq!(opened.store.get_as::<i32>("a").await.unwrap(), Some(1));
+    let operation = Operation::set(Key::new("b").unwrap(), Value::parse("1").unwrap());
+    let job = NewJob::new(Write::One(operation));
+    let accepted = opened.queue.enqueue(vec![job]).await.remove(0).unwrap();
+    let state = opened
+        .store
+        .outcome(&accepted.id, Duration::from_millis(10))
+        .await;
+    state.unwrap();
+}
+
+fn source(error: &Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map(ToString::to_string).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_reached_by_tls_if_who_is_trusted_vouches_for_it() {
+    let folder = certificates(&[("server", "DNS:localhost,IP:127.0.0.1")]);
+    let (_server, port) = start(folder.path(), false);
+    let ca = folder.path().join("ca.crt");
+    let ca = ca.display();
+    let opened = open(&format!("rediss://127.0.0.1:{port}?ca_file={ca}"), None).await;
+    write_and_read(&opened.unwrap()).await;
+
+    for (url, reason) in [
+        // The system knows nothing of that authority.
+        (format!("rediss://127.0.0.1:{port}"), "UnknownIssuer"),
+        // Another name than the one that is vouched for.
+        (
+            format!("rediss://127.0.0.2:{port}?ca_file={ca}"),
+            "NotValidForName",
+        ),
+    ] {
+        let error = open(&url, None).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{url}: {error}");
+        let said = source(&error);
+        assert!(
+            said.contains(reason) || said.contains("not valid for name"),
+            "{url}: {said}"
+        );
+    }
+    // Without TLS nobody is understood, and that does not take for ever.
+    let error = open(&format!("redis://127.0.0.1:{port}"), None)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_is_told_who_is_there() {
+    let folder = certificates(&[("server", "IP:127.0.0.1"), ("client", "DNS:client")]);
+    let (_server, port) = start(folder.path(), true);
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let [ca, certificate, key] = ["ca.crt", "client.crt", "client.key"].map(file);
+    let url = format!("rediss://127.0.0.1:{port}?ca_file={ca}");
+    let error = open(&url, None).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    let url = format!("{url}&cert_file={certificate}&key_file={key}");
+    write_and_read(&open(&url, None).await.unwrap()).await;
+
+    let refused = |error: Error, part: &str| {
+        let is_told = matches!(&error, Error::Config(message) if message.contains(part));
+        assert!(is_told, "{error}");
+    };
+    let exchanged = url
+        .replace("cert_file", "x")
+        .replace("key_file", "cert_file")
+        .replace("x=", "key_file=");
+    refused(open(&exchanged, None).await.unwrap_err(), "can't be used");
+    let half = format!("rediss://127.0.0.1:{port}?cert_file={certificate}");
+    refused(
+        open(&half, None).await.unwrap_err(),
+        "cert_file and key_file go together",
+    );
+    let plain = format!("redis://127.0.0.1:{port}?ca_file={ca}");
+    refused(
+        open(&plain, None).await.unwrap_err(),
+        "let the URL begin with rediss:",
+    );
+    let missing = format!("rediss://127.0.0.1:{port}?ca_file=/nowhere/ca.crt");
+    refused(
+        open(&missing, None).await.unwrap_err(),
+        "ca_file /nowhere/ca.crt can't be read",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_reached_by_tls_each_of_its_servers() {
+    let folder = certificates(&[("server", "IP:127.0.0.1")]);
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let tls = Tls {
+        authority: file("ca.crt"),
+        certificate: file("server.crt"),
+        key: file("server.key"),
+    };
+    let cluster = Cluster::start_with(Some(&tls));
+    let url = format!("{}?partitions=6&ca_file={}", cluster.url(), tls.authority);
+    let opened = open(&url, None).await.unwrap();
+    write_and_read(&opened).await;
+    // So that some are on each.
+    for number in 0..20 {
+        opened
+            .store
+            .set(&format!("key {number}"), &number)
+            .await
+            .unwrap();
+    }
+    for server in 0..3 {
+        assert_ne!(cluster.ask(server, &["DBSIZE"]), "0");
+    }
+    let error = open(&cluster.url(), None).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+}
