@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use redis::{
-    Client, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
-    RedisResult, ScriptInvocation, ServerErrorKind, Value,
+    Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
+    RedisError, RedisResult, ScriptInvocation, ServerErrorKind, Value,
 };
 
 use super::durability::Look;
@@ -176,13 +176,24 @@ impl Connection {
         self.wake.close();
     }
 
+    /// Runs a command that reads, or does no harm when it is done twice.
+    pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
+        self.check_open()?;
+        let mut answer = command.query_async(&mut self.link()).await;
+        if is_broken(&answer) {
+            answer = command.query_async(&mut self.link()).await;
+        }
+        answer.map_err(not_reached)
+    }
+
     /// Runs a script that only reads.
     pub(super) async fn read<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
         self.check_open()?;
-        script
-            .invoke_async(&mut self.link())
-            .await
-            .map_err(not_reached)
+        let mut answer = script.invoke_async(&mut self.link()).await;
+        if is_broken(&answer) {
+            answer = script.invoke_async(&mut self.link()).await;
+        }
+        answer.map_err(not_reached)
     }
 
     /// Runs a script that changes something: `what` says what, for when nobody knows whether it has.
@@ -458,6 +469,13 @@ fn not_opened(error: RedisError) -> Error {
         ));
     }
     not_reached(error)
+}
+
+/// Whether the connection turned out to be broken, which it may have been for long: the next one may do.
+fn is_broken<T>(answer: &RedisResult<T>) -> bool {
+    answer
+        .as_ref()
+        .is_err_and(|error| error.is_connection_dropped() && !error.is_connection_refusal())
 }
 
 /// For what changes nothing, and for answers that say that nothing has changed.

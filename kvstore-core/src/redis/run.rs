@@ -65,7 +65,9 @@ impl Run {
         let script = |script: Numbering| {
             let (flags, own) = script.source();
             let shared = include_str!("scripts/shared.lua");
-            let text = format!("#!lua flags={flags}\nlocal RUN = '{name}'\n{shared}{own}");
+            let numbering = include_str!("scripts/numbering.lua");
+            let text =
+                format!("#!lua flags={flags}\nlocal RUN = '{name}'\n{shared}{numbering}{own}");
             let hash = Script::new(&text).get_hash().to_owned();
             (text, hash)
         };
