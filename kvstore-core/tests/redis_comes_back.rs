@@ -41,6 +41,15 @@ async fn apply(redis: &Redis, worker: &WorkerId) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_it_lost_is_not_given_out_again() {
+    come_back_with_less(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_if_it_forgets_its_scripts_meanwhile() {
+    come_back_with_less(true).await;
+}
+
+async fn come_back_with_less(forgets_scripts: bool) {
     let mut server = Server::start();
     let redis = open(&server).await;
     let other = open(&server).await;
@@ -59,6 +68,9 @@ async fn what_it_lost_is_not_given_out_again() {
     let job = enqueue(&*other.queue()).await;
     assert!(job.position > lost_jobs[1].position, "{job}");
     assert_eq!(other.queue().depth().await.unwrap().lost, 0);
+    if forgets_scripts {
+        server.cli(&["script", "flush"]);
+    }
     let job = enqueue(&*queue).await;
     assert!(job.position > lost_jobs[1].position, "{job}");
     assert_eq!(store.get_as::<i32>("lost").await.unwrap(), Some(2));
@@ -150,6 +162,25 @@ async fn with_other_settings_it_is_given_nothing_until_they_are_right() {
 
     server.cli(&["config", "set", "appendfsync", "always"]);
     assert!(store.set("a", &2).await.unwrap() > first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_read_again_with_each_connection() {
+    let server = Server::start();
+    let redis = open(&server).await;
+    let store = redis.store();
+    store.set("a", &1).await.unwrap();
+    server.cli(&["config", "set", "appendfsync", "everysec"]);
+    let killed = server.ask(&["client", "kill", "type", "normal", "skipme", "yes"]);
+    assert_ne!(killed.trim(), "0");
+    // The first to find it broken is a read, which is answered all the same; what comes next is a write.
+    assert_eq!(store.get_as::<i32>("a").await.unwrap(), Some(1));
+    let refused = store.set("a", &2).await;
+    assert!(
+        matches!(&refused, Err(Error::Unavailable { what, .. }) if what.contains("appendfsync is everysec")),
+        "{refused:?}"
+    );
+    assert_eq!(store.get_as::<i32>("a").await.unwrap(), Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

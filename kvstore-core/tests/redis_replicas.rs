@@ -5,18 +5,24 @@ mod cluster;
 #[path = "support/redis.rs"]
 mod redis_server;
 
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::{Command, Error, Key, NewJob, Operation, PartitionCount, StoreExt, Value};
+use kvstore_core::{
+    Command, Error, Found, JobId, Key, NewJob, Operation, PartitionCount, StoreExt, Value,
+};
 use redis_server::{Server, free_port};
+use tokio::net::{TcpListener, TcpStream};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server, and one that follows it.
-fn pair() -> (Server, Server) {
-    let port = free_port().to_string();
+/// A server on a port, and one that follows it.
+fn pair() -> (Server, Server, u16) {
+    let number = free_port();
+    let port = number.to_string();
     let kept = ["--appendonly", "yes", "--appendfsync", "always"];
     let primary = Server::start_with(
         &[
@@ -34,7 +40,7 @@ fn pair() -> (Server, Server) {
         assert!(begun.elapsed() < PATIENCE, "the replica does not connect");
         std::thread::sleep(Duration::from_millis(20));
     }
-    (primary, replica)
+    (primary, replica, number)
 }
 
 async fn open(url: &str, wait_replicas: usize) -> Redis {
@@ -61,7 +67,7 @@ fn jobs_on(server: &Server) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_is_on_the_replica() {
-    let (primary, replica) = pair();
+    let (primary, replica, _) = pair();
     let redis = open(&primary.url(), 1).await;
     let (store, queue) = (redis.store(), redis.queue());
     for number in 1..=20 {
@@ -86,7 +92,7 @@ async fn what_is_acknowledged_is_on_the_replica() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_acknowledged_while_the_replica_hangs() {
-    let (primary, replica) = pair();
+    let (primary, replica, _) = pair();
     let redis = open(&primary.url(), 1).await;
     let (store, queue) = (redis.store(), redis.queue());
     store.set("{a}", &0).await.unwrap();
@@ -130,4 +136,88 @@ async fn a_cluster_without_replicas_acknowledges_nothing_to_who_waits_for_them()
     assert!(begun.elapsed() > Duration::from_secs(1));
     let alone = open(&cluster.url(), 0).await;
     assert_eq!(alone.store().get_as::<i32>("a").await.unwrap(), Some(1));
+}
+
+/// Passes connections on to the server that is the primary at the time.
+async fn forwarder(primary: Arc<AtomicU16>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let to = ("127.0.0.1", primary.load(Ordering::SeqCst));
+            tokio::spawn(async move {
+                if let Ok(mut server) = TcpStream::connect(to).await {
+                    // It ends with either of the two.
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_takes_over_has_all_that_was_acknowledged() {
+    const ACKNOWLEDGED_MIN: usize = 200;
+    let (mut primary, replica, port) = pair();
+    let target = Arc::new(AtomicU16::new(port));
+    let url = format!("redis://127.0.0.1:{}", forwarder(Arc::clone(&target)).await);
+    let redis = open(&url, 1).await;
+    let acknowledged: Arc<Mutex<Vec<JobId>>> = Arc::default();
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let (queue, acknowledged) = (redis.queue(), Arc::clone(&acknowledged));
+            tokio::spawn(async move {
+                for number in 0.. {
+                    match queue
+                        .enqueue(vec![job(&format!("{writer}:{number}"))])
+                        .await
+                        .remove(0)
+                    {
+                        Ok(accepted) => acknowledged.lock().unwrap().push(accepted.id),
+                        Err(_) => return number,
+                    }
+                }
+                unreachable!("it ends with an error")
+            })
+        })
+        .collect();
+    let count = || acknowledged.lock().unwrap().len();
+    let begun = Instant::now();
+    while count() < ACKNOWLEDGED_MIN {
+        assert!(begun.elapsed() < PATIENCE, "too slow: {}", count());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    primary.kill();
+    for writer in writers {
+        let under_way = writer.await.unwrap();
+        assert!(under_way > 0, "each was at it");
+    }
+
+    // On the address of the old one; it has never seen a replica, so nothing waits for one any more.
+    replica.cli(&["replicaof", "no", "one"]);
+    let new_port = free_port();
+    replica.cli(&["config", "set", "port", &new_port.to_string()]);
+    target.store(new_port, Ordering::SeqCst);
+    drop(redis);
+    let redis = open(&url, 0).await;
+    for id in acknowledged.lock().unwrap().iter() {
+        let found = redis.queue().find(id).await.unwrap();
+        assert!(matches!(found, Found::Held { .. }), "{id}: {found:?}");
+    }
+    // Its numbers go on above all that were ever given out, by whichever of the two.
+    let next = redis
+        .queue()
+        .enqueue(vec![job("next")])
+        .await
+        .remove(0)
+        .unwrap()
+        .id;
+    let highest = acknowledged
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|id| id.position.major)
+        .max();
+    assert!(next.position.major > highest.unwrap(), "{next}");
 }

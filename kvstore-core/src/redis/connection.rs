@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use redis::{
-    Client, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
-    RedisResult, ScriptInvocation, ServerErrorKind, Value,
+    Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
+    RedisError, RedisResult, ScriptInvocation, ServerErrorKind, Value,
 };
 
 use super::durability::Look;
@@ -23,7 +23,7 @@ use crate::job::{Partition, PartitionCount, Position, QueueId};
 /// What the layout of the keys is called. Another one is another store.
 const FORMAT: &str = "1";
 
-/// Connections for changes that wait for replicas, which holds up what is sent behind them.
+/// Connections for changes that wait for replicas, since that holds up what is sent behind them.
 const WAITING_LINKS: usize = 8;
 
 /// How long the replicas have to tell that they have a change, each time it is sent.
@@ -41,8 +41,8 @@ pub(super) struct Connection {
     /// Those that say what has moved: any of them does.
     clients: Vec<Client>,
     link: Link,
-    /// For changes that wait for replicas: each of some of the partitions. Empty if none does.
-    waiting: Vec<Link>,
+    /// For changes that give out numbers, each of some of the partitions: more than one where they wait for replicas.
+    numbering: Vec<Link>,
     /// How many replicas must have a change before it is acknowledged.
     replicas: usize,
     relaxed: bool,
@@ -80,14 +80,12 @@ impl Connection {
         };
         let mut link = open().await.map_err(not_opened)?;
         let met = look_at_all(&mut link, options).await?;
-        let links = if options.wait_replicas > 0 {
-            WAITING_LINKS
-        } else {
-            0
-        };
-        let mut waiting = Vec::with_capacity(links);
-        for _ in 0..links {
-            waiting.push(open().await.map_err(not_opened)?);
+        let mut numbering = Vec::new();
+        if options.wait_replicas == 0 {
+            numbering.push(link.clone());
+        }
+        while options.wait_replicas > 0 && numbering.len() < WAITING_LINKS {
+            numbering.push(open().await.map_err(not_opened)?);
         }
         let scripts = Scripts::new();
         let meta = Keys::meta(&options.prefix);
@@ -120,12 +118,12 @@ impl Connection {
         let keys = Keys::new(&options.prefix, partitions);
         let runs = Runs::new(partitions);
         if let (Link::One(_), [run]) = (&link, &met[..]) {
-            for (partition, link) in partitions.iter().zip(links_of(&link, &waiting)) {
-                runs.meet(partition, Arc::clone(run), link.connections());
+            for (partition, link) in partitions.iter().zip(numbering.iter().cycle()) {
+                runs.meet(partition, Arc::clone(run), link.breaks());
             }
         }
         Ok(Arc::new(Self {
-            waiting,
+            numbering,
             replicas: options.wait_replicas,
             relaxed: options.relaxed_durability,
             runs,
@@ -178,13 +176,24 @@ impl Connection {
         self.wake.close();
     }
 
+    /// Runs a command that reads, or does no harm when it is done twice.
+    pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
+        self.check_open()?;
+        let mut answer = command.query_async(&mut self.link()).await;
+        if is_broken(&answer) {
+            answer = command.query_async(&mut self.link()).await;
+        }
+        answer.map_err(not_reached)
+    }
+
     /// Runs a script that only reads.
     pub(super) async fn read<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
         self.check_open()?;
-        script
-            .invoke_async(&mut self.link())
-            .await
-            .map_err(not_reached)
+        let mut answer = script.invoke_async(&mut self.link()).await;
+        if is_broken(&answer) {
+            answer = script.invoke_async(&mut self.link()).await;
+        }
+        answer.map_err(not_reached)
     }
 
     /// Runs a script that changes something: `what` says what, for when nobody knows whether it has.
@@ -217,7 +226,7 @@ impl Connection {
                 pause *= 2;
             }
             let mut link = self.link_of(partition);
-            let run = match self.runs.met(partition, link.connections()) {
+            let run = match self.runs.met(partition, link.breaks()) {
                 Some(run) => run,
                 None => self.meet(partition, &mut link, None).await?,
             };
@@ -252,19 +261,18 @@ impl Connection {
 
     /// The connection for changes of a partition that give out numbers.
     fn link_of(&self, partition: Partition) -> Link {
-        let mut links = links_of(&self.link, &self.waiting);
-        let place = usize::from(partition.0) % self.waiting.len().max(1);
-        links.nth(place).unwrap_or(&self.link).clone()
+        self.numbering[usize::from(partition.0) % self.numbering.len()].clone()
     }
 
-    /// Looks at the partition's server. One that does not know the scripts that are bound to its run (`unknown`) is given them.
+    /// Looks at the partition's server. If it is in another run than before, or does not know the scripts that are bound to its run
+    /// (`unknown`), it is given them.
     async fn meet(
         &self,
         partition: Partition,
         link: &mut Link,
         unknown: Option<&Run>,
     ) -> Result<Arc<Run>> {
-        let (slot, connections) = (self.keys.slot(partition), link.connections());
+        let (slot, breaks) = (self.keys.slot(partition), link.breaks());
         let look = Look::at(link, slot).await.map_err(not_reached)?;
         if !self.relaxed && !look.problems.is_empty() {
             return Err(Error::Unavailable {
@@ -273,12 +281,15 @@ impl Connection {
             });
         }
         let run = self.runs.named(look.run.as_deref());
-        if unknown.is_some_and(|unknown| unknown.name == run.name) {
+        let is_other = self.runs.is_other(partition, &run);
+        if is_other || unknown.is_some_and(|unknown| unknown.name == run.name) {
             load(link, slot, &run).await.map_err(not_reached)?;
         }
-        if self.runs.meet(partition, Arc::clone(&run), connections) {
+        if is_other {
+            // Another process may have done so before, and then this one would not be told that it has to.
             self.enter(partition, link, &run).await?;
         }
+        self.runs.meet(partition, Arc::clone(&run), breaks);
         Ok(run)
     }
 
@@ -289,16 +300,10 @@ impl Connection {
         call.key(self.keys.of(partition, "state"))
             .key(self.keys.of(partition, "queue"))
             .arg(acknowledged.major);
-        let sent = send(link, self.keys.slot(partition), run, &call, 0).await;
-        let ended: String = match sent {
-            // It will be looked at again.
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                return Ok(());
-            }
-            sent => sent
-                .and_then(|(answer, _)| Ok(redis::from_redis_value(answer)?))
-                .map_err(not_reached)?,
-        };
+        let ended: String = send(link, self.keys.slot(partition), run, &call, 0)
+            .await
+            .and_then(|(answer, _)| Ok(redis::from_redis_value(answer)?))
+            .map_err(not_reached)?;
         if let Ok(minor) = ended.parse() {
             let end = Position {
                 minor,
@@ -392,16 +397,6 @@ fn wrong() -> Error {
     )
 }
 
-/// The links that partitions have in turn.
-fn links_of<'l>(link: &'l Link, waiting: &'l [Link]) -> impl Iterator<Item = &'l Link> {
-    let links = if waiting.is_empty() {
-        std::slice::from_ref(link)
-    } else {
-        waiting
-    };
-    links.iter().cycle()
-}
-
 /// Looks at each server, and gives it the scripts that are bound to its run.
 async fn look_at_all(link: &mut Link, options: &Options) -> Result<Vec<Arc<Run>>> {
     let mut runs = Vec::new();
@@ -474,6 +469,13 @@ fn not_opened(error: RedisError) -> Error {
         ));
     }
     not_reached(error)
+}
+
+/// Whether the connection turned out to be broken, which it may have been for long: the next one may do.
+fn is_broken<T>(answer: &RedisResult<T>) -> bool {
+    answer
+        .as_ref()
+        .is_err_and(|error| error.is_connection_dropped() && !error.is_connection_refusal())
 }
 
 /// For what changes nothing, and for answers that say that nothing has changed.

@@ -93,10 +93,10 @@ impl Link {
         }
     }
 
-    /// Changes whenever there may be another server at the end of the connection. Where a cluster has its slots, only they tell.
-    pub(super) fn connections(&self) -> u64 {
+    /// Grows whenever there may be another server at the end of the connection. In a cluster only the servers tell.
+    pub(super) fn breaks(&self) -> u64 {
         match self {
-            Self::One(server) => server.connections(),
+            Self::One(server) => server.breaks(),
             Self::Cluster(_) => 0,
         }
     }

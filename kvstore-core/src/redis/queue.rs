@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use redis::{FromRedisValue, ScriptInvocation};
 
 use super::Options;
-use super::connection::{Connection, not_reached};
+use super::connection::Connection;
 use super::enqueue::{Lane, Waiting};
 use super::pack::unpack;
 use super::share::share;
@@ -294,12 +294,11 @@ impl JobQueue for RedisQueue {
         connection.check_partition(claim.partition)?;
         self.inner.check_open()?;
         // Whoever gives something back is leaving, so the others' shares have room for it.
-        let _: u64 = redis::cmd("ZREM")
+        let mut command = redis::cmd("ZREM");
+        command
             .arg(connection.keys.workers())
-            .arg(claim.worker.as_str())
-            .query_async(&mut connection.link())
-            .await
-            .map_err(not_reached)?;
+            .arg(claim.worker.as_str());
+        let _: u64 = connection.ask(&command).await?;
         self.hold(&claim.worker, claim.partition, Duration::ZERO)
             .await?;
         let mut claimed = self.claimed();
@@ -477,10 +476,7 @@ impl JobQueue for RedisQueue {
 
     async fn ping(&self) -> Result<()> {
         self.inner.check_open()?;
-        redis::cmd("PING")
-            .query_async(&mut self.connection().link())
-            .await
-            .map_err(not_reached)
+        self.connection().ask(&redis::cmd("PING")).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -65,7 +65,9 @@ impl Run {
         let script = |script: Numbering| {
             let (flags, own) = script.source();
             let shared = include_str!("scripts/shared.lua");
-            let text = format!("#!lua flags={flags}\nlocal RUN = '{name}'\n{shared}{own}");
+            let numbering = include_str!("scripts/numbering.lua");
+            let text =
+                format!("#!lua flags={flags}\nlocal RUN = '{name}'\n{shared}{numbering}{own}");
             let hash = Script::new(&text).get_hash().to_owned();
             (text, hash)
         };
@@ -135,7 +137,7 @@ pub(super) struct Runs {
 
 #[derive(Debug, Default)]
 struct Place {
-    /// The run that was looked at last, and over which connection.
+    /// The run that was looked at last, and how many connections had broken by then.
     met: Option<(Arc<Run>, u64)>,
     /// The last job that this process was told is accepted.
     acknowledged: Position,
@@ -156,10 +158,10 @@ impl Runs {
     }
 
     /// The run of the partition's server, unless there may be another one at the end of the connection by now.
-    pub(super) fn met(&self, partition: Partition, connections: u64) -> Option<Arc<Run>> {
+    pub(super) fn met(&self, partition: Partition, breaks: u64) -> Option<Arc<Run>> {
         let place = self.place(partition);
-        let (run, over) = place.met.as_ref()?;
-        (*over == connections).then(|| Arc::clone(run))
+        let (run, at) = place.met.as_ref()?;
+        (*at == breaks).then(|| Arc::clone(run))
     }
 
     /// The run of that name; `None` for a server that does not tell.
@@ -174,13 +176,15 @@ impl Runs {
         })
     }
 
-    /// Whether another one was met before.
-    pub(super) fn meet(&self, partition: Partition, run: Arc<Run>, connections: u64) -> bool {
-        let mut place = self.place(partition);
-        let is_other = |(before, _): &(Arc<Run>, u64)| before.name != run.name;
-        let changes = place.met.as_ref().is_some_and(is_other);
-        place.met = Some((run, connections));
-        changes
+    /// Whether the partition's server was in another run when it was looked at last.
+    pub(super) fn is_other(&self, partition: Partition, run: &Run) -> bool {
+        let place = self.place(partition);
+        let met = place.met.as_ref();
+        met.is_some_and(|(before, _)| before.name != run.name)
+    }
+
+    pub(super) fn meet(&self, partition: Partition, run: Arc<Run>, breaks: u64) {
+        self.place(partition).met = Some((run, breaks));
     }
 
     /// Job `position` was accepted, as far as this process was told.

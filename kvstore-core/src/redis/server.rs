@@ -25,7 +25,8 @@ struct Inner {
 #[derive(Default)]
 struct State {
     current: Option<Connecting>,
-    made: u64,
+    /// How many before that broke.
+    broken: u64,
 }
 
 /// A connection that is there, or is being made by whoever waits for it.
@@ -45,9 +46,9 @@ impl Server {
         }))
     }
 
-    /// How often a connection was begun. Behind another number there may be another server.
-    pub(super) fn connections(&self) -> u64 {
-        self.state().made
+    /// How many connections broke. Once there is one more, the next may lead to another server, or one that started again.
+    pub(super) fn breaks(&self) -> u64 {
+        self.state().broken
     }
 
     /// Makes the connection, if there is none.
@@ -67,7 +68,6 @@ impl Server {
                 None => {
                     let inner = Arc::clone(&self.0);
                     let new = async move { inner.connect().await }.boxed().shared();
-                    state.made += 1;
                     state.current.insert(new).clone()
                 }
             }
@@ -90,6 +90,7 @@ impl Server {
             .is_some_and(|current| current.ptr_eq(broken))
         {
             state.current = None;
+            state.broken += 1;
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::connection::{Connection, not_reached};
+use super::connection::Connection;
 use super::run::{Call, Numbering};
 use super::store_commit::{Memory, activate, adopt, commit, number, position, unexpected};
 use super::wake::{ASK_AFTER, woken};
@@ -235,11 +235,9 @@ impl Store for RedisStore {
         let connection = &self.connection;
         connection.check_open()?;
         let partition = connection.partitions.partition_of(key);
-        let text: Option<Vec<u8>> = redis::cmd("GET")
-            .arg(connection.keys.entry(partition, key))
-            .query_async(&mut connection.link())
-            .await
-            .map_err(not_reached)?;
+        let text: Option<Vec<u8>> = connection
+            .ask(redis::cmd("GET").arg(connection.keys.entry(partition, key)))
+            .await?;
         match text.map(entry).transpose()? {
             // Only the server can tell whether the deadline has passed.
             Some(Entry {
@@ -294,24 +292,20 @@ impl Store for RedisStore {
         let connection = &self.connection;
         connection.check_open()?;
         connection.check_partition(partition)?;
-        let applied: Option<String> = redis::cmd("HGET")
+        let mut command = redis::cmd("HGET");
+        command
             .arg(self.state(partition))
-            .arg(format!("applied:{queue}"))
-            .query_async(&mut connection.link())
-            .await
-            .map_err(not_reached)?;
+            .arg(format!("applied:{queue}"));
+        let applied: Option<String> = connection.ask(&command).await?;
         applied.map_or(Ok(Position::START), |applied| position(&applied))
     }
 
     async fn active_queue(&self) -> Result<Option<QueueId>> {
         let connection = &self.connection;
         connection.check_open()?;
-        let active: Option<String> = redis::cmd("HGET")
-            .arg(connection.meta())
-            .arg("active")
-            .query_async(&mut connection.link())
-            .await
-            .map_err(not_reached)?;
+        let mut command = redis::cmd("HGET");
+        command.arg(connection.meta()).arg("active");
+        let active: Option<String> = connection.ask(&command).await?;
         active.map(|active| active.parse()).transpose()
     }
 
@@ -441,11 +435,7 @@ impl Store for RedisStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.connection.check_open()?;
-        redis::cmd("PING")
-            .query_async(&mut self.connection.link())
-            .await
-            .map_err(not_reached)
+        self.connection.ask(&redis::cmd("PING")).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use tokio::sync::watch::Receiver;
 
-use super::connection::{Connection, not_reached};
+use super::connection::Connection;
 use super::store::entries;
 use super::store_commit::{number, unexpected};
 use super::wake::woken;
@@ -93,12 +93,13 @@ impl History {
 /// How far each partition is.
 async fn latest(connection: &Connection) -> Result<Vec<History>> {
     let reads = connection.partitions.iter().map(async |partition| {
-        let (latest, from, to) = redis::cmd("HMGET")
-            .arg(connection.keys.of(partition, "state"))
-            .arg(&["version", "raised from", "raised to"])
-            .query_async(&mut connection.link())
-            .await
-            .map_err(not_reached)?;
+        let mut command = redis::cmd("HMGET");
+        command.arg(connection.keys.of(partition, "state")).arg(&[
+            "version",
+            "raised from",
+            "raised to",
+        ]);
+        let (latest, from, to) = connection.ask(&command).await?;
         Ok::<_, Error>(History::new(latest, from, to))
     });
     futures_util::future::try_join_all(reads).await
