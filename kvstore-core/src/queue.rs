@@ -48,6 +48,10 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// in the answer it must stop working on. Call it every third of [`CLAIM_PERIOD`](crate::limits::CLAIM_PERIOD).
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>>;
 
+    /// Returns once another worker has come, gone or given something up since [`JobQueue::claim`] was called last, which may say something
+    /// else now. It is a hint, for what would wait for the next renewal otherwise; where there is nothing to hear of, it does not return.
+    async fn claims_changed(&self);
+
     /// Gives a claim back, so that another worker can have the partition at once. No error if it is no longer held.
     async fn release(&self, claim: Claim) -> Result<()>;
 
@@ -174,6 +178,9 @@ impl<Q: JobQueue + ?Sized> JobQueue for Arc<Q> {
     }
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
         (**self).claim(worker).await
+    }
+    async fn claims_changed(&self) {
+        (**self).claims_changed().await;
     }
     async fn release(&self, claim: Claim) -> Result<()> {
         (**self).release(claim).await

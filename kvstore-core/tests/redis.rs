@@ -6,12 +6,13 @@ mod redis_server;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvstore_core::redis::{Options, Redis};
 use kvstore_core::{
-    Command, Error, JobState, Key, NewJob, Opened, Operation, PartitionCount, StoreExt, Value,
-    WorkerId, evaluate,
+    Command, Error, JobQueue, JobState, Key, NewJob, Opened, Operation, PartitionCount, StoreExt,
+    Value, WorkerId, evaluate,
 };
 use redis_server::Server;
 
@@ -461,4 +462,54 @@ async fn jobs_of_one_entry_are_dropped_one_by_one_by_whoever_has_read_them_or_no
         assert_eq!(rest.unwrap().len(), left.len(), "{id}");
     }
     assert_eq!(server.ask(&["xlen", "kv:{3560}:jobs"]).trim(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_hear_of_each_other_at_once() {
+    const PARTITIONS: u16 = 12;
+    let server = Server::start();
+    let options = Options {
+        partitions: Some(PartitionCount::new(PARTITIONS).unwrap()),
+        ..Options::default()
+    };
+    let mut workers = Vec::new();
+    for name in ["first", "second"] {
+        let redis = open(&server, options.clone()).await.unwrap();
+        workers.push((redis.queue(), WorkerId::new(name)));
+    }
+    let [(first, first_id), (second, second_id)] = &workers[..] else {
+        unreachable!("there are two")
+    };
+    // It would not return at all without being told.
+    let told = async |queue: &Arc<dyn JobQueue>| {
+        let changed = tokio::time::timeout(Duration::from_secs(30), queue.claims_changed());
+        changed.await.expect("it is told");
+    };
+    // The listeners say so when they begin to listen.
+    told(first).await;
+    let all = first.claim(first_id).await.unwrap();
+    assert_eq!(all.len(), usize::from(PARTITIONS));
+
+    assert!(second.claim(second_id).await.unwrap().is_empty());
+    told(first).await;
+    let half = first.claim(first_id).await.unwrap();
+    assert_eq!(half.len(), usize::from(PARTITIONS / 2));
+    // As a worker does whose tasks have ended. It stays nevertheless.
+    for claim in all.into_iter().filter(|claim| !half.contains(claim)) {
+        first.release(claim).await.unwrap();
+    }
+    told(second).await;
+    let other_half = second.claim(second_id).await.unwrap();
+    assert_eq!(other_half.len(), usize::from(PARTITIONS / 2));
+    assert_eq!(first.claim(first_id).await.unwrap(), half);
+
+    // It leaves.
+    for claim in half {
+        first.release(claim).await.unwrap();
+    }
+    told(second).await;
+    let mut held = 0;
+    while held < usize::from(PARTITIONS) {
+        held = second.claim(second_id).await.unwrap().len();
+    }
 }

@@ -201,7 +201,8 @@ async fn a_replica_that_takes_over_has_all_that_was_acknowledged() {
     target.store(new_port, Ordering::SeqCst);
     drop(redis);
     let redis = open(&url, 0).await;
-    for id in acknowledged.lock().unwrap().iter() {
+    let acknowledged = acknowledged.lock().unwrap().clone();
+    for id in &acknowledged {
         let found = redis.queue().find(id).await.unwrap();
         assert!(matches!(found, Found::Held { .. }), "{id}: {found:?}");
     }
@@ -213,11 +214,6 @@ async fn a_replica_that_takes_over_has_all_that_was_acknowledged() {
         .remove(0)
         .unwrap()
         .id;
-    let highest = acknowledged
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|id| id.position.major)
-        .max();
+    let highest = acknowledged.iter().map(|id| id.position.major).max();
     assert!(next.position.major > highest.unwrap(), "{next}");
 }

@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use kvstore_core::limits::CLAIM_PERIOD;
 use kvstore_core::process::in_one_line;
@@ -17,6 +18,9 @@ use kvstore_core::{Claim, JobQueue, Partition, Result, Store, WorkerId, join};
 
 use crate::metrics::Metrics;
 use crate::partition::PartitionTask;
+
+/// How long to wait for more of it when other workers come or go, before claiming anew.
+const CLAIMS_SETTLE: Duration = Duration::from_millis(10);
 
 /// How a worker decides what an operator may want to decide.
 #[derive(Clone, Debug)]
@@ -78,6 +82,12 @@ pub async fn run(
     };
     tracing::info!(worker = %worker.id, queue = %worker.queue.id(), "working");
     let mut shutdown = pin!(shutdown);
+    let queue = Arc::clone(&worker.queue);
+    let claims_changed = async || {
+        queue.claims_changed().await;
+        // Who comes or goes changes many at once.
+        sleep(CLAIMS_SETTLE).await;
+    };
     let mut renewal = interval(CLAIM_PERIOD / 3);
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ended = loop {
@@ -90,6 +100,7 @@ pub async fn run(
                 }
             }
             _ = renewal.tick() => worker.claim().await,
+            () = claims_changed() => worker.claim().await,
         }
     };
     ended.and(worker.finish().await)

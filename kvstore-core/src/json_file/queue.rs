@@ -194,6 +194,11 @@ impl JobQueue for JsonQueue {
         Ok(self.claims().claim(worker, self.shared.clock.now()))
     }
 
+    async fn claims_changed(&self) {
+        // Its workers are in one process, and learn of each other with each renewal.
+        std::future::pending().await
+    }
+
     async fn release(&self, claim: Claim) -> Result<()> {
         self.check_open()?;
         self.claims().release(&claim);

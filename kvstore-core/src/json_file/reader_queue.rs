@@ -57,6 +57,11 @@ impl JobQueue for JsonReaderQueue {
         self.refuse()
     }
 
+    async fn claims_changed(&self) {
+        // Nobody works here.
+        std::future::pending().await
+    }
+
     async fn release(&self, _: Claim) -> Result<()> {
         self.refuse()
     }

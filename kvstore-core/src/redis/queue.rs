@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ pub(super) struct RedisQueue {
     claim_period: Duration,
     /// What each worker of this process may hold: the rest it need not give up. One that was not told of ends by itself.
     claimed: Mutex<BTreeMap<WorkerId, BTreeSet<Partition>>>,
+    /// How often the claims had changed when they were asked for last.
+    claims_seen: AtomicU64,
     /// For each partition the jobs read last, with the jobs and bytes ever accepted up to each: what the server need not look up when
     /// they are applied.
     read: Vec<Mutex<Vec<(Position, u64, u64)>>>,
@@ -121,6 +123,7 @@ impl RedisQueue {
             inner: Arc::new(inner),
             claim_period: options.claim_period,
             claimed: Mutex::default(),
+            claims_seen: AtomicU64::new(0),
         }
     }
 
@@ -173,7 +176,8 @@ impl RedisQueue {
                     .key(self.inner.key(partition, "claim"))
                     .arg(self.connection().skew())
                     .arg(worker.as_str())
-                    .arg(period.as_millis() as u64),
+                    .arg(period.as_millis() as u64)
+                    .arg(self.inner.channel()),
             )
             .await
     }
@@ -255,6 +259,8 @@ impl JobQueue for RedisQueue {
     }
 
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
+        let changes = *self.inner.wake.claims().borrow();
+        self.claims_seen.store(changes, Ordering::Relaxed);
         let workers: Vec<String> = self
             .inner
             .change(
@@ -265,7 +271,8 @@ impl JobQueue for RedisQueue {
                     .key(self.connection().keys.workers())
                     .arg(self.connection().skew())
                     .arg(worker.as_str())
-                    .arg(self.claim_period.as_millis() as u64),
+                    .arg(self.claim_period.as_millis() as u64)
+                    .arg(self.inner.channel()),
             )
             .await?;
         let mine = share(&workers, worker.as_str(), self.partitions());
@@ -289,16 +296,28 @@ impl JobQueue for RedisQueue {
         Ok(held.into_iter().flatten().collect())
     }
 
+    async fn claims_changed(&self) {
+        let seen = self.claims_seen.load(Ordering::Relaxed);
+        let mut changes = self.inner.wake.claims();
+        if changes.wait_for(|count| *count != seen).await.is_err() {
+            // The queue is gone, and whoever asks it anything is told so.
+            std::future::pending().await
+        }
+    }
+
     async fn release(&self, claim: Claim) -> Result<()> {
         let connection = self.connection();
         connection.check_partition(claim.partition)?;
         self.inner.check_open()?;
-        // Whoever gives something back is leaving, so the others' shares have room for it.
-        let mut command = redis::cmd("ZREM");
-        command
-            .arg(connection.keys.workers())
-            .arg(claim.worker.as_str());
-        let _: u64 = connection.ask(&command).await?;
+        let held = self.claimed().get(&claim.worker).cloned();
+        if held.is_some_and(|held| held.contains(&claim.partition)) {
+            // Whoever gives back a part of its share is leaving, so the others' shares have room for it.
+            let mut command = redis::cmd("ZREM");
+            command
+                .arg(connection.keys.workers())
+                .arg(claim.worker.as_str());
+            let _: u64 = connection.ask(&command).await?;
+        }
         self.hold(&claim.worker, claim.partition, Duration::ZERO)
             .await?;
         let mut claimed = self.claimed();

@@ -21,17 +21,24 @@ pub(super) const ASK_FOR_JOBS_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Wake {
     any: watch::Sender<u64>,
     each: Vec<watch::Sender<u64>>,
+    claims: watch::Sender<u64>,
     listener: AbortHandle,
 }
+
+/// The message that somebody may claim something that another worker had. Any other one is the number of a partition.
+const CLAIMS: &str = "claims";
 
 impl Wake {
     pub(super) fn new(clients: Vec<Client>, channel: String, partitions: PartitionCount) -> Self {
         let any = watch::Sender::new(0);
         let each: Vec<_> = partitions.iter().map(|_| watch::Sender::new(0)).collect();
-        let listener = tokio::spawn(listen(clients, channel, any.clone(), each.clone()));
+        let claims = watch::Sender::new(0);
+        let senders = (any.clone(), each.clone(), claims.clone());
+        let listener = tokio::spawn(listen(clients, channel, senders));
         Self {
             any,
             each,
+            claims,
             listener: listener.abort_handle(),
         }
     }
@@ -44,6 +51,11 @@ impl Wake {
     /// Changes whenever `partition` moves, or the store is closed.
     pub(super) fn of(&self, partition: Partition) -> watch::Receiver<u64> {
         self.each[usize::from(partition.0)].subscribe()
+    }
+
+    /// Changes whenever a worker comes, goes or gives something up.
+    pub(super) fn claims(&self) -> watch::Receiver<u64> {
+        self.claims.subscribe()
     }
 
     /// `partition` has moved by this process' own doing.
@@ -72,8 +84,11 @@ pub(super) async fn woken(receiver: &mut watch::Receiver<u64>, most: Duration) {
 async fn listen(
     clients: Vec<Client>,
     channel: String,
-    any: watch::Sender<u64>,
-    each: Vec<watch::Sender<u64>>,
+    (any, each, claims): (
+        watch::Sender<u64>,
+        Vec<watch::Sender<u64>>,
+        watch::Sender<u64>,
+    ),
 ) {
     // In a cluster any of its servers hears of everything, so the next one is tried when one is gone.
     for client in clients.iter().cycle() {
@@ -82,13 +97,15 @@ async fn listen(
         {
             // Whatever was said before may have been missed.
             wake(&any, &each, None);
+            claims.send_modify(|count| *count += 1);
             let mut messages = messages.into_on_message();
             while let Some(message) = messages.next().await {
-                let partition = message
-                    .get_payload::<String>()
-                    .ok()
-                    .and_then(|text| text.parse().ok());
-                wake(&any, &each, partition);
+                let text = message.get_payload::<String>().unwrap_or_default();
+                if text == CLAIMS {
+                    claims.send_modify(|count| *count += 1);
+                } else {
+                    wake(&any, &each, text.parse().ok());
+                }
             }
         }
         tokio::time::sleep(ASK_AFTER).await;

@@ -151,6 +151,9 @@ impl<Q: JobQueue> JobQueue for Faulty<Q> {
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
         self.inner.claim(worker).await
     }
+    async fn claims_changed(&self) {
+        self.inner.claims_changed().await;
+    }
     async fn release(&self, claim: Claim) -> Result<()> {
         self.inner.release(claim).await
     }
