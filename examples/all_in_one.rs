@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use kvstore_core::{Key, Service, ServiceOptions, open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -24,22 +24,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("serving {} on {address}", folder.path().display());
 
     // Server and worker each take the end of the world as an argument. Here it is the drop of a sender; SIGTERM would do as well.
-    let (stop, stopped) = watch::channel(());
-    let until = || {
-        let mut stopped = stopped.clone();
-        async move { while stopped.changed().await.is_ok() {} }
-    };
+    let (stop_server, server_stopped) = oneshot::channel::<()>();
+    let (stop_worker, worker_stopped) = oneshot::channel::<()>();
     let server = kvstore_http::serve(
         listener,
         service.clone(),
         kvstore_http::Options::default(),
-        until(),
+        async { drop(server_stopped.await) },
     );
     let worker = kvstore_worker::run(
         opened.store.clone(),
         opened.queue.clone(),
         kvstore_worker::Options::default(),
-        until(),
+        async { drop(worker_stopped.await) },
     );
     let (server, worker) = (tokio::spawn(server), tokio::spawn(worker));
 
@@ -61,9 +58,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let entry = service.get(&Key::new("user:1")?, None).await?;
     println!("user:1 is {}", entry.expect("it was just set").value);
 
-    // First the server, so that nothing more is accepted, and the worker finishes what is in its hands; then the files.
-    drop((stop, stopped));
+    // First the server, so that nothing more is accepted; then the worker, which applies what waits; then the files.
+    drop(stop_server);
     server.await??;
+    drop(stop_worker);
     worker.await??;
     opened.close().await?;
     let data = std::fs::read_to_string(folder.path().join("data.json"))?;

@@ -123,6 +123,10 @@ impl JobQueue for FolderQueue {
         self.queue().partitions()
     }
 
+    fn is_shared(&self) -> bool {
+        self.queue().is_shared()
+    }
+
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
         self.bind().await?;
         self.queue().start_after(partition, position).await

@@ -28,6 +28,10 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// How many partitions it has.
     fn partitions(&self) -> PartitionCount;
 
+    /// Whether other processes may have workers on it, that go on where one of this process ends. If not, a worker that is told to end
+    /// first applies what waits, since nobody else will before the next start.
+    fn is_shared(&self) -> bool;
+
     /// Makes the next job of `partition` come after `position`, if it would not anyway: for a queue that is behind its
     /// store, since its files were lost or an old copy was restored. Called before it accepts the first job.
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()>;
@@ -169,6 +173,9 @@ impl<Q: JobQueue + ?Sized> JobQueue for Arc<Q> {
     }
     fn partitions(&self) -> PartitionCount {
         (**self).partitions()
+    }
+    fn is_shared(&self) -> bool {
+        (**self).is_shared()
     }
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
         (**self).start_after(partition, position).await

@@ -32,20 +32,31 @@ use kvstore_core::{
 use crate::backoff::Backoff;
 use crate::worker::Options;
 
+/// How long to go on. It is told once, and the batch in hand is always finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Until told otherwise.
+    Told,
+    /// Until nothing waits, a try fails, or this moment has come.
+    Idle(Instant),
+    /// No longer: another worker goes on.
+    Now,
+}
+
 /// How often expired entries are removed. They are absent without that; it frees their memory and tells those who watch.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a partition that stopped at a gap looks again: the queue may have been restored, too.
 const GAP_RECHECK: Duration = Duration::from_secs(10);
 
-/// Works on one partition until it is told to stop.
+/// Works on one partition until it is told to end.
 #[derive(Debug)]
 pub(crate) struct PartitionTask {
     store: Arc<dyn Store>,
     queue: Arc<dyn JobQueue>,
     options: Arc<Options>,
     claim: Claim,
-    stop: watch::Receiver<()>,
+    until: watch::Receiver<Until>,
     /// The store's position; `None` when it has to be asked for.
     position: Option<Position>,
     /// Up to where the queue knows of it.
@@ -115,14 +126,14 @@ impl PartitionTask {
         queue: Arc<dyn JobQueue>,
         options: Arc<Options>,
         claim: Claim,
-        stop: watch::Receiver<()>,
+        until: watch::Receiver<Until>,
     ) -> Self {
         Self {
             store,
             queue,
             options,
             claim,
-            stop,
+            until,
             position: None,
             completed: Position::START,
             ahead: Vec::new(),
@@ -135,15 +146,23 @@ impl PartitionTask {
         }
     }
 
-    /// Works until the stop's sender is dropped, and always finishes the batch in hand.
+    /// Works until it is told to end.
     ///
     /// # Errors
     /// [`Error::Config`]: the store applies another queue by now.
     pub(crate) async fn run(mut self) -> Result<()> {
-        while !self.is_stopped() {
+        loop {
+            let ending = match self.until() {
+                Until::Told => false,
+                Until::Idle(until) if Instant::now() < until => true,
+                Until::Idle(_) | Until::Now => break,
+            };
             // After a panic everything is read again, so nothing half-changed is relied on.
             let wait = match AssertUnwindSafe(self.turn()).catch_unwind().await {
-                Ok(Ok(())) => {
+                Ok(Ok(worked)) => {
+                    if ending && !worked {
+                        break;
+                    }
                     self.backoff.reset();
                     // A store that answers at once would let this task keep its thread for ever.
                     tokio::task::yield_now().await;
@@ -155,9 +174,12 @@ impl PartitionTask {
                     format!("the worker panicked: {}", panic_message(&*panic)),
                 ),
             };
+            if ending && !wait.is_zero() {
+                break;
+            }
             tokio::select! {
                 () = sleep(wait) => {}
-                () = stopped(&mut self.stop) => {}
+                () = told(&mut self.until), if !ending => {}
             }
         }
         if let Err(error) = self.settle().await {
@@ -167,12 +189,12 @@ impl PartitionTask {
         Ok(())
     }
 
-    fn is_stopped(&self) -> bool {
-        self.stop.has_changed().is_err()
+    fn until(&self) -> Until {
+        *self.until.borrow()
     }
 
-    /// One batch, from the position to the commit; or a wait for jobs that ends without any.
-    async fn turn(&mut self) -> Result<()> {
+    /// One batch, from the position to the commit; or a wait for jobs that ends without any. Says whether it got on.
+    async fn turn(&mut self) -> Result<bool> {
         self.expire().await;
         let position = self.position().await?;
         self.settle().await?;
@@ -184,14 +206,14 @@ impl PartitionTask {
         }
         let jobs = std::mem::take(&mut self.ahead);
         match jobs.first() {
-            None => Ok(()),
+            None => return Ok(false),
             Some(head)
                 if self
                     .burial
                     .as_ref()
                     .is_some_and(|burial| burial.head == head.id.position) =>
             {
-                self.bury(position, &jobs).await
+                self.bury(position, &jobs).await?;
             }
             Some(head) if head.id.position.major > position.major => {
                 let behind = Position {
@@ -199,10 +221,11 @@ impl PartitionTask {
                     ..head.id.position
                 };
                 self.ahead = jobs;
-                self.pass_over(position, behind).await
+                self.pass_over(position, behind).await?;
             }
-            Some(_) => self.apply(position, jobs).await,
+            Some(_) => self.apply(position, jobs).await?,
         }
+        Ok(true)
     }
 
     /// The store's position. The queue's numbering is moved past it each time it is asked for, that is after every failure: the
@@ -232,12 +255,20 @@ impl PartitionTask {
         Ok(())
     }
 
-    /// Reads what follows `position`, and waits for it until it is time to expire again. Nothing is lost if a stop cuts it off.
+    /// Reads what follows `position`, and waits for it until it is time to expire again, unless told to end. Nothing is lost if that
+    /// cuts it off.
     async fn read(&mut self, position: Position) -> Result<Vec<Job>> {
+        let read = async |wait| {
+            let (queue, claim) = (&self.queue, &self.claim);
+            queue.read(claim, position, WORK_BATCH_JOBS, wait).await
+        };
+        if self.until() != Until::Told {
+            return read(Duration::ZERO).await;
+        }
         let wait = self.expire_at.saturating_duration_since(Instant::now());
         tokio::select! {
-            jobs = self.queue.read(&self.claim, position, WORK_BATCH_JOBS, wait) => jobs,
-            () = stopped(&mut self.stop) => Ok(Vec::new()),
+            jobs = read(wait) => jobs,
+            () = told(&mut self.until) => Ok(Vec::new()),
         }
     }
 
@@ -352,12 +383,12 @@ impl PartitionTask {
     }
 
     /// The jobs between `position` and `trimmed` are gone, and the store has not applied them; unless it has, by another
-    /// worker while this one was paused.
-    async fn at_gap(&mut self, position: Position, trimmed: Position) -> Result<()> {
+    /// worker while this one was paused. Says whether work can go on.
+    async fn at_gap(&mut self, position: Position, trimmed: Position) -> Result<bool> {
         let partition = self.claim.partition;
         if self.store.applied(self.queue.id(), partition).await? != position {
             self.start_over();
-            return Ok(());
+            return Ok(true);
         }
         if self.options.accept_gap {
             let advance = self.advance(position, trimmed, Vec::new(), true);
@@ -372,7 +403,7 @@ impl PartitionTask {
                 "the loss of the jobs between these positions is accepted; work goes on behind them"
             );
             self.position = Some(trimmed);
-            return Ok(());
+            return Ok(true);
         }
         tracing::error!(
             %partition, after = %position, %trimmed,
@@ -381,10 +412,10 @@ impl PartitionTask {
         );
         tokio::select! {
             () = sleep(GAP_RECHECK) => {}
-            () = stopped(&mut self.stop) => {}
+            () = told(&mut self.until) => {}
         }
         self.position = None;
-        Ok(())
+        Ok(false)
     }
 
     fn advance(
@@ -498,9 +529,10 @@ impl PartitionTask {
     }
 }
 
-/// Returns when the stop's sender is dropped.
-async fn stopped(stop: &mut watch::Receiver<()>) {
-    while stop.changed().await.is_ok() {}
+/// Returns when the task is told to end.
+async fn told(until: &mut watch::Receiver<Until>) {
+    // Whoever could tell is gone only together with the task.
+    let _ = until.wait_for(|until| *until != Until::Told).await;
 }
 
 fn failed_positions(commit: &Commit) -> Vec<Position> {
@@ -554,13 +586,13 @@ mod tests {
             .await
             .unwrap()
             .remove(0);
-        let (_go_on, stop) = watch::channel(());
+        let (_go_on, until) = watch::channel(Until::Told);
         let mut task = PartitionTask::new(
             store.clone(),
             queue.clone(),
             Arc::default(),
             claim.clone(),
-            stop,
+            until,
         );
         assert_eq!(task.position().await.unwrap(), Position::START);
 

@@ -10,17 +10,20 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use kvstore_core::limits::CLAIM_PERIOD;
 use kvstore_core::process::in_one_line;
 use kvstore_core::{Claim, JobQueue, Partition, Result, Store, WorkerId, join};
 
 use crate::metrics::Metrics;
-use crate::partition::PartitionTask;
+use crate::partition::{PartitionTask, Until};
 
 /// How long to wait for more of it when other workers come or go, before claiming anew.
 const CLAIMS_SETTLE: Duration = Duration::from_millis(10);
+
+/// How long a worker that is told to end goes on with what waits, where no other process can.
+const IDLE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How a worker decides what an operator may want to decide.
 #[derive(Clone, Debug)]
@@ -52,7 +55,8 @@ impl Default for Options {
 }
 
 /// Applies what waits in `queue` to `store`, until `shutdown`; then it finishes the batches in hand, gives its claims back, and
-/// returns.
+/// returns. On a queue of this process alone ([`JobQueue::is_shared`]) it first applies all that waits, but ends after ten seconds or
+/// a failure, and leaves the rest to the next start.
 ///
 /// Any number of workers may run on the same queue and store, in any number of processes. Dropping the future is like
 /// killing the process: safe, but its claims stay taken until they run out. Neither store nor queue is closed.
@@ -77,7 +81,7 @@ pub async fn run(
         store,
         queue,
         options: Arc::new(options),
-        stops: HashMap::new(),
+        working: HashMap::new(),
         tasks: JoinSet::new(),
     };
     tracing::info!(worker = %worker.id, queue = %worker.queue.id(), "working");
@@ -111,8 +115,8 @@ struct Worker {
     store: Arc<dyn Store>,
     queue: Arc<dyn JobQueue>,
     options: Arc<Options>,
-    /// A partition stands here as long as its task runs. Dropping the sender asks the task to stop after the batch in hand.
-    stops: HashMap<Partition, Option<watch::Sender<()>>>,
+    /// A partition stands here as long as its task runs, which is told until when.
+    working: HashMap<Partition, watch::Sender<Until>>,
     tasks: JoinSet<(Claim, Result<()>)>,
 }
 
@@ -127,25 +131,27 @@ impl Worker {
                 return;
             }
         };
-        for (partition, stop) in &mut self.stops {
-            if !claims.iter().any(|claim| claim.partition == *partition) && stop.take().is_some() {
+        for (partition, until) in &self.working {
+            if !claims.iter().any(|claim| claim.partition == *partition)
+                && until.send_replace(Until::Now) != Until::Now
+            {
                 tracing::info!(worker = %self.id, %partition, "the claim is gone");
             }
         }
         for claim in claims {
             // A task that is still stopping keeps its place: the next renewal starts the partition again.
-            if self.stops.contains_key(&claim.partition) {
+            if self.working.contains_key(&claim.partition) {
                 continue;
             }
             tracing::info!(worker = %self.id, partition = %claim.partition, "claimed");
-            let (stop, stopped) = watch::channel(());
-            self.stops.insert(claim.partition, Some(stop));
+            let (tell, until) = watch::channel(Until::Told);
+            self.working.insert(claim.partition, tell);
             let task = PartitionTask::new(
                 Arc::clone(&self.store),
                 Arc::clone(&self.queue),
                 Arc::clone(&self.options),
                 claim.clone(),
-                stopped,
+                until,
             );
             self.tasks.spawn(async move { (claim, task.run().await) });
         }
@@ -159,7 +165,7 @@ impl Worker {
             // stands still.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        self.stops.remove(&claim.partition);
+        self.working.remove(&claim.partition);
         let partition = claim.partition;
         if let Err(error) = self.queue.release(claim).await {
             tracing::warn!(worker = %self.id, %partition, error = %in_one_line(&error), "can't give the claim back; it runs out by itself");
@@ -167,10 +173,18 @@ impl Worker {
         result
     }
 
-    /// Stops all tasks and waits for them. The first failure of any is the answer.
+    /// Tells all tasks to end and waits for them. The first failure of any is the answer.
     async fn finish(mut self) -> Result<()> {
-        for stop in self.stops.values_mut() {
-            *stop = None;
+        let end = if self.queue.is_shared() {
+            Until::Now
+        } else {
+            Until::Idle(Instant::now() + IDLE_WITHIN)
+        };
+        for until in self.working.values() {
+            // One that has lost its claim has no more to do.
+            if *until.borrow() == Until::Told {
+                until.send_replace(end);
+            }
         }
         let mut result = Ok(());
         while let Some(ended) = self.tasks.join_next().await {

@@ -533,6 +533,48 @@ async fn shutdown_finishes_the_batch_and_the_next_worker_takes_over_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn shutdown_applies_what_waits_where_no_other_process_will() {
+    const TAKES: Duration = Duration::from_secs(1);
+    let key = key("k");
+    let store = FaultyStore::new(|_| Some(Fault::Late(TAKES)));
+    let queue = single();
+    enqueue(&*queue, set(&key, 1)).await;
+    let start = Instant::now();
+    let worker = Running::start(&store, &queue, Options::default());
+    sleep(TAKES / 2).await;
+    // The first one is in hand, so this waits.
+    enqueue(&*queue, set(&key, 2)).await;
+    worker.stop().await.unwrap();
+    assert_eq!(store.history(&key), [1, 2]);
+    assert_eq!(start.elapsed(), 2 * TAKES);
+    assert_eq!(queue.depth().await.unwrap().jobs, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_comes_to_an_end_while_jobs_go_on_to_come() {
+    const TAKES: Duration = Duration::from_secs(1);
+    let store = FaultyStore::new(|_| Some(Fault::Late(TAKES)));
+    let queue = single();
+    let feeder = tokio::spawn({
+        let queue = Arc::clone(&queue);
+        async move {
+            loop {
+                enqueue(&*queue, set(&key("k"), 1)).await;
+                sleep(TAKES / 10).await;
+            }
+        }
+    });
+    let worker = Running::start(&store, &queue, Options::default());
+    sleep(TAKES / 2).await;
+    let start = Instant::now();
+    worker.stop().await.unwrap();
+    feeder.abort();
+    let took = start.elapsed();
+    assert!((9..=12).contains(&took.as_secs()), "{took:?}");
+    assert!(queue.depth().await.unwrap().jobs > 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn shutdown_does_not_wait_for_a_store_that_is_down() {
     let store = FaultyStore::new(|_| Some(Fault::Before(unavailable)));
     let queue = single();

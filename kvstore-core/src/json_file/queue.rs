@@ -163,6 +163,10 @@ impl JobQueue for JsonQueue {
         PartitionCount::ONE
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     async fn start_after(&self, _: Partition, position: Position) -> Result<()> {
         // The usual case, which workers ask for often.
         self.check_open()?;

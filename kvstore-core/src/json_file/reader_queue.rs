@@ -45,6 +45,10 @@ impl JobQueue for JsonReaderQueue {
         PartitionCount::ONE
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn start_after(&self, _: Partition, _: Position) -> Result<()> {
         self.refuse()
     }

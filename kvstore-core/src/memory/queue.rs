@@ -143,6 +143,10 @@ impl JobQueue for MemoryQueue {
         self.partitions
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
         self.open_log(partition)?.lock().start_after(position)
     }

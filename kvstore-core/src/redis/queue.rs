@@ -193,6 +193,10 @@ impl JobQueue for RedisQueue {
         self.connection().partitions
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
         self.connection().check_partition(partition)?;
         let (major, minor) = match position {

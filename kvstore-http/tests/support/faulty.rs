@@ -139,6 +139,10 @@ impl<Q: JobQueue> JobQueue for Faulty<Q> {
     fn partitions(&self) -> PartitionCount {
         self.inner.partitions()
     }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
         self.inner.start_after(partition, position).await
     }
