@@ -3,7 +3,7 @@
 #[path = "support/redis.rs"]
 mod redis_server;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,9 +13,9 @@ use kvstore_core::{
     Change, Command, Commit, Condition, Error, Key, NewJob, Operation, PartitionCount, Position,
     StoreExt, Value, WorkerId, Write,
 };
-use redis_server::Server;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use redis_server::{Server, free_port};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
 /// What happens to the next request that holds some text.
@@ -38,6 +38,7 @@ struct Shared {
     next: Mutex<Option<(Cut, &'static str)>>,
     cuts: AtomicUsize,
     late: Mutex<Vec<oneshot::Sender<oneshot::Sender<()>>>>,
+    before_cut: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Proxy {
@@ -83,13 +84,14 @@ impl Proxy {
 async fn accept(listener: UnixListener, to: PathBuf, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
         let (to, shared) = (to.clone(), Arc::clone(&shared));
-        tokio::spawn(async move { carry(client, &to, &shared).await });
+        tokio::spawn(async move {
+            carry(client, UnixStream::connect(to).await.unwrap(), &shared).await
+        });
     }
 }
 
 /// Carries bytes both ways until one side ends, or the connection is cut.
-async fn carry(mut client: UnixStream, to: &Path, shared: &Shared) {
-    let mut server = UnixStream::connect(to).await.unwrap();
+async fn carry<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, mut server: S, shared: &Shared) {
     let (mut asked, mut answered) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     loop {
         tokio::select! {
@@ -101,6 +103,9 @@ async fn carry(mut client: UnixStream, to: &Path, shared: &Shared) {
                     Some(Cut::Answer) => {
                         server.write_all(request).await.unwrap();
                         assert_ne!(server.read(&mut answered).await.unwrap(), 0);
+                        if let Some(before) = shared.before_cut.lock().unwrap().take() {
+                            before();
+                        }
                         shared.cuts.fetch_add(1, Ordering::SeqCst);
                         return;
                     }
@@ -263,4 +268,54 @@ async fn commits_at_the_same_time_are_each_made_once_when_their_answers_are_lost
     versions.sort_unstable();
     let expected: Vec<u64> = (before.0 + 1..=before.0 + 50).collect();
     assert_eq!(versions, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_refuses_a_change_the_second_time_has_not_refused_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front = listener.local_addr().unwrap().port();
+    let [port, bus] = [free_port(), free_port()];
+    let settings = format!(
+        "--appendonly yes --appendfsync always --port {port} --cluster-enabled yes --cluster-port {bus} \
+         --cluster-announce-ip 127.0.0.1 --cluster-announce-port {front}"
+    );
+    let server = Arc::new(Server::start_with(&settings.split(' ').collect::<Vec<_>>()));
+    server.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    while !server
+        .ask(&["CLUSTER", "INFO"])
+        .contains("cluster_state:ok")
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let shared = Arc::<Shared>::default();
+    let proxy = tokio::spawn({
+        let shared = Arc::clone(&shared);
+        async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move { carry(client, server, &shared).await });
+            }
+        }
+    });
+    let url = format!("redis+cluster://127.0.0.1:{front}");
+    let redis = Redis::open(&url, Options::default()).await.unwrap();
+    let send = async |job| redis.queue().enqueue(vec![job]).await.remove(0);
+    send(set("a", "1")).await.unwrap();
+
+    // It is full by the time that the change comes again, so it does not come to say that this was made before.
+    let filled = Arc::clone(&server);
+    let fill = move || filled.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    *shared.before_cut.lock().unwrap() = Some(Box::new(fill));
+    *shared.next.lock().unwrap() = Some((Cut::Answer, "marked"));
+    let answer = send(set("b", r#""marked""#)).await;
+    assert_eq!(shared.cuts.load(Ordering::SeqCst), 1);
+    assert!(matches!(answer, Err(Error::Unknown { .. })), "{answer:?}");
+    // Refused it is only if that was all that was said of it.
+    let answer = send(set("c", "1")).await;
+    assert!(
+        matches!(answer, Err(Error::Unavailable { .. })),
+        "{answer:?}"
+    );
+    proxy.abort();
 }

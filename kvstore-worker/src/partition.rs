@@ -262,13 +262,14 @@ impl PartitionTask {
             let (queue, claim) = (&self.queue, &self.claim);
             queue.read(claim, position, WORK_BATCH_JOBS, wait).await
         };
-        if self.until() != Until::Told {
-            return read(Duration::ZERO).await;
-        }
         let wait = self.expire_at.saturating_duration_since(Instant::now());
-        tokio::select! {
-            jobs = read(wait) => jobs,
-            () = told(&mut self.until) => Ok(Vec::new()),
+        match self.until() {
+            Until::Told => tokio::select! {
+                jobs = read(wait) => jobs,
+                () = told(&mut self.until) => Ok(Vec::new()),
+            },
+            Until::Idle(_) => read(Duration::ZERO).await,
+            Until::Now => Ok(Vec::new()),
         }
     }
 

@@ -12,7 +12,7 @@ use redis::{
 
 use super::durability::Look;
 use super::keys::Keys;
-use super::link::Link;
+use super::link::{Link, Resend};
 use super::run::{Call, Numbering, Run, Runs};
 use super::scripts::Scripts;
 use super::wake::Wake;
@@ -29,8 +29,8 @@ const WAITING_LINKS: usize = 8;
 /// How long the replicas have to tell that they have a change, each time it is sent.
 const REPLICAS_WAIT: Duration = Duration::from_secs(1);
 
-/// How often a change is sent again because a server does not know its script, or the partition not the server's run. Twice does, but
-/// for a slot on its way to another server, which answers for it before it is asked for it.
+/// How often a change is sent that is not made because a server does not know its script, the partition not the server's run, or the
+/// cluster is not in order. Three times do, but for a slot on its way to another server.
 const MEETINGS_MAX: u32 = 8;
 
 /// The pause before the third time; it doubles with each.
@@ -41,7 +41,8 @@ pub(super) struct Connection {
     /// Those that say what has moved: any of them does.
     clients: Vec<Client>,
     link: Link,
-    /// For changes that give out numbers, each of some of the partitions: more than one where they wait for replicas.
+    /// For changes that give out numbers, each of some of the partitions: more than one where they wait for replicas. Each change is
+    /// sent over it once.
     numbering: Vec<Link>,
     /// How many replicas must have a change before it is acknowledged.
     replicas: usize,
@@ -74,18 +75,23 @@ impl Connection {
         let clients = nodes.iter().cloned();
         let clients = clients.map(|node| tls::client(node, certificates.as_ref()));
         let clients: Vec<Client> = clients.collect::<RedisResult<_>>().map_err(tls::refused)?;
-        let open = async || match is_cluster(url) {
-            true => Link::cluster(&nodes, certificates.as_ref()).await,
+        let open = async |resend| match is_cluster(url) {
+            true => Link::cluster(&nodes, certificates.as_ref(), resend).await,
             false => Link::one(&clients[0], options.relaxed_durability).await,
         };
-        let mut link = open().await.map_err(not_opened)?;
+        let mut link = open(Resend::Some).await.map_err(not_opened)?;
         let met = look_at_all(&mut link, options).await?;
         let mut numbering = Vec::new();
-        if options.wait_replicas == 0 {
-            numbering.push(link.clone());
-        }
-        while options.wait_replicas > 0 && numbering.len() < WAITING_LINKS {
-            numbering.push(open().await.map_err(not_opened)?);
+        let links = match (&link, options.wait_replicas) {
+            (Link::One(_), 0) => {
+                numbering.push(link.clone());
+                1
+            }
+            (Link::Cluster(_), 0) => 1,
+            _ => WAITING_LINKS,
+        };
+        while numbering.len() < links {
+            numbering.push(open(Resend::Never).await.map_err(not_opened)?);
         }
         let scripts = Scripts::new();
         let meta = Keys::meta(&options.prefix);
@@ -228,17 +234,18 @@ impl Connection {
             let mut link = self.link_of(partition);
             let run = match self.runs.met(partition, link.breaks()) {
                 Some(run) => run,
-                None => self.meet(partition, &mut link, None).await?,
+                None => self.meet(partition, &link, None).await?,
             };
             let replicas = if waits { self.replicas } else { 0 };
             let sent = send(&mut link, self.keys.slot(partition), &run, call, replicas).await;
             match sent {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    self.meet(partition, &mut link, Some(&run)).await?;
+                    self.meet(partition, &link, Some(&run)).await?;
                 }
                 Err(error) if error.code() == Some("ENTER") => {
-                    self.enter(partition, &mut link, &run).await?;
+                    self.enter(partition, &link, &run).await?;
                 }
+                Err(error) if is_passing(&error) && meeting + 1 < MEETINGS_MAX => {}
                 Err(error) => return Err(not_changed(what, error)),
                 Ok((_, count)) if count < replicas => {
                     return Err(Error::Unknown {
@@ -259,6 +266,15 @@ impl Connection {
         ))
     }
 
+    /// Over which to look at the server at the other end of `link`, and to do there what does no harm when it is done twice.
+    fn to_look_over(&self, link: &Link) -> Link {
+        match link {
+            // The connection itself, since it is its breaks that count.
+            Link::One(_) => link.clone(),
+            Link::Cluster(_) => self.link(),
+        }
+    }
+
     /// The connection for changes of a partition that give out numbers.
     fn link_of(&self, partition: Partition) -> Link {
         self.numbering[usize::from(partition.0) % self.numbering.len()].clone()
@@ -269,10 +285,11 @@ impl Connection {
     async fn meet(
         &self,
         partition: Partition,
-        link: &mut Link,
+        link: &Link,
         unknown: Option<&Run>,
     ) -> Result<Arc<Run>> {
         let (slot, breaks) = (self.keys.slot(partition), link.breaks());
+        let link = &mut self.to_look_over(link);
         let look = Look::at(link, slot).await.map_err(not_reached)?;
         if !self.relaxed && !look.problems.is_empty() {
             return Err(Error::Unavailable {
@@ -294,8 +311,9 @@ impl Connection {
     }
 
     /// Opens the partition to a run of its server, and finds out whether an earlier one has lost what it acknowledged.
-    async fn enter(&self, partition: Partition, link: &mut Link, run: &Run) -> Result<()> {
+    async fn enter(&self, partition: Partition, link: &Link, run: &Run) -> Result<()> {
         let acknowledged = self.runs.acknowledged(partition);
+        let link = &mut self.to_look_over(link);
         let mut call = Call::new(Numbering::Enter);
         call.key(self.keys.of(partition, "state"))
             .key(self.keys.of(partition, "queue"))
@@ -478,6 +496,16 @@ fn is_broken<T>(answer: &RedisResult<T>) -> bool {
         .is_err_and(|error| error.is_connection_dropped() && !error.is_connection_refusal())
 }
 
+/// Whether a change was not made, and may be if it is sent once more: a cluster is about to be in order.
+fn is_passing(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, TryAgain};
+    matches!(
+        error.kind(),
+        ErrorKind::ClusterConnectionNotFound
+            | ErrorKind::Server(Ask | BusyLoading | ClusterDown | MasterDown | Moved | TryAgain)
+    )
+}
+
 /// For what changes nothing, and for answers that say that nothing has changed.
 pub(super) fn not_reached(error: RedisError) -> Error {
     Error::Unavailable {
@@ -489,7 +517,7 @@ pub(super) fn not_reached(error: RedisError) -> Error {
 /// An answer is a refusal: scripts judge before they write. Without one, nobody knows.
 fn not_changed(what: &str, error: RedisError) -> Error {
     let answered = error.code().is_some();
-    if answered || error.is_connection_refusal() {
+    if answered || error.is_connection_refusal() || is_passing(&error) {
         not_reached(error)
     } else {
         Error::Unknown {

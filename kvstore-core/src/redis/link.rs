@@ -23,9 +23,15 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Requests that wait for the socket, in front of it.
 const REQUESTS_WAITING: usize = 1024;
 
-/// How often a cluster's client asks again where a slot is, or connects again, for one command. Whoever sends a change sees to it
-/// that it is made once, however often it is sent.
-const TRIES: u32 = 3;
+/// How often a cluster's client sends a command again that was not answered, or was by a server that does not have its slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Resend {
+    /// For what does no harm when it is done twice.
+    Some = 3,
+    /// For changes. Their answers have to be of the one time they were sent: that the last of several was refused does not say that
+    /// none before it was made.
+    Never = 0,
+}
 
 /// Cheap to clone; all clones share their connections.
 #[derive(Clone)]
@@ -39,11 +45,12 @@ impl Link {
     pub(super) async fn cluster(
         nodes: &[ConnectionInfo],
         certificates: Option<&Certificates>,
+        resend: Resend,
     ) -> RedisResult<Self> {
         let client = ClusterClient::builder(nodes.to_vec())
             .connection_timeout(CONNECT_MAX)
             .response_timeout(ANSWER_MAX)
-            .retries(TRIES);
+            .retries(resend as u32);
         let client = tls::cluster(client, certificates).build()?;
         client.get_async_connection().await.map(Self::Cluster)
     }
