@@ -20,7 +20,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kvstore_core::json_file::{JsonFile, Options};
-use kvstore_core::{JobQueue, Key, QueueOptions, Service, ServiceOptions};
+use kvstore_core::queue::QueueOptions;
+use kvstore_core::service::ServiceOptions;
+use kvstore_core::{JobQueue, Key, Service};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -325,8 +327,8 @@ async fn kvstore(folder: &Path) {
     };
     let file = JsonFile::open(folder, options).await.expect("it opens");
     let (store, queue) = (file.store(), file.queue());
-    let options = kvstore_worker::Options::default();
-    tokio::spawn(kvstore_worker::run(store, queue, options, pending()));
+    let options = kvstore_core::worker::Options::default();
+    tokio::spawn(kvstore_core::worker::run(store, queue, options, pending()));
     let service = Service::open(file.store(), file.queue(), ServiceOptions::default());
     let service = service.await.expect("they belong together");
     let (listener, port) = listen().await;

@@ -7,12 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvstore_core::clock::SystemClock;
 use kvstore_core::json_file::{JsonFile, Options};
 use kvstore_core::memory::{MemoryQueue, MemoryStore};
-use kvstore_core::{
-    Command, JobQueue, JobState, NewJob, Opened, Operation, QueueOptions, Request, Service,
-    ServiceOptions, SystemClock,
-};
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::job::{JobState, NewJob};
+use kvstore_core::open::Opened;
+use kvstore_core::queue::QueueOptions;
+use kvstore_core::service::{Request, ServiceOptions};
+use kvstore_core::{JobQueue, Service};
 use tokio::sync::oneshot;
 
 use crate::journal::syncs;
@@ -130,8 +133,8 @@ async fn with_worker(opened: &Opened, tasks: usize) -> Rates {
     .await
     .expect("they belong together");
     let until = async { drop(stopped.await) };
-    let options = kvstore_worker::Options::default();
-    let worker = tokio::spawn(kvstore_worker::run(store, queue, options, until));
+    let options = kvstore_core::worker::Options::default();
+    let worker = tokio::spawn(kvstore_core::worker::run(store, queue, options, until));
     let rates = drive(tasks, SPAN, |_, mut laps| {
         let service = service.clone();
         async move {

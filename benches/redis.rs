@@ -13,9 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use kvstore_core::{
-    Command, JobQueue, NewJob, Opened, Operation, Service, ServiceOptions, StoreExt,
-};
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::job::NewJob;
+use kvstore_core::open::Opened;
+use kvstore_core::service::ServiceOptions;
+use kvstore_core::{JobQueue, Service, StoreExt};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -126,8 +128,8 @@ async fn apply(server: &Server, partitions: u16, tasks: usize) -> (f64, Duration
     let url = server.url(partitions);
     // A server and a worker are two processes, and have a connection each.
     let (ours, workers) = (open(&url).await, open(&url).await);
-    let options = kvstore_worker::Options::default();
-    let running = kvstore_worker::run(workers.store, workers.queue, options, pending());
+    let options = kvstore_core::worker::Options::default();
+    let running = kvstore_core::worker::run(workers.store, workers.queue, options, pending());
     let running = tokio::spawn(running);
     // Its claims, and all scripts.
     applied(&ours.queue, 1000, 100).await;
@@ -272,8 +274,8 @@ fn idle() {
 /// A worker in a process of its own.
 async fn worker(url: &str) {
     let opened = open(url).await;
-    let options = kvstore_worker::Options::default();
-    let running = kvstore_worker::run(opened.store, opened.queue, options, pending());
+    let options = kvstore_core::worker::Options::default();
+    let running = kvstore_core::worker::run(opened.store, opened.queue, options, pending());
     tokio::spawn(running);
     child::answer(async |_| vec![1.0]).await;
 }

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use kvstore_core::json_file::{JsonFile, JsonStore, Options};
 use kvstore_core::memory::MemoryStore;
-use kvstore_core::{Change, Commit, Key, ListRequest, Store, Write};
+use kvstore_core::model::commit::Commit;
+use kvstore_core::model::write::{Change, Write};
+use kvstore_core::store::ListRequest;
+use kvstore_core::{Key, Store};
 use tempfile::TempDir;
 
 use crate::child::Child;

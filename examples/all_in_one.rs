@@ -4,7 +4,8 @@
 use std::error::Error;
 use std::net::SocketAddr;
 
-use kvstore_core::{Key, Service, ServiceOptions, open};
+use kvstore_core::service::ServiceOptions;
+use kvstore_core::{Key, Service, open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -32,10 +33,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         kvstore_http::Options::default(),
         async { drop(server_stopped.await) },
     );
-    let worker = kvstore_worker::run(
+    let worker = kvstore_core::worker::run(
         opened.store.clone(),
         opened.queue.clone(),
-        kvstore_worker::Options::default(),
+        kvstore_core::worker::Options::default(),
         async { drop(worker_stopped.await) },
     );
     let (server, worker) = (tokio::spawn(server), tokio::spawn(worker));

@@ -3,8 +3,16 @@
 
 use std::sync::Arc;
 
+use kvstore_core::clock::{Clock, ManualClock};
 use kvstore_core::conformance::StoreHarness;
-use kvstore_core::{memory::MemoryStore, *};
+use kvstore_core::memory::MemoryStore;
+use kvstore_core::model::commit::{Commit, Committed};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use kvstore_core::model::job::JobState;
+use kvstore_core::model::write::{Change, Write};
+use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchFrom};
+use kvstore_core::{Entry, Key, Result, Store, StoreExt};
 
 #[derive(Debug)]
 struct Checked<S>(S);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::Timestamp;
+use crate::model::entry::Timestamp;
 
 /// Tells the time of day.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {

@@ -2,9 +2,12 @@
 //!
 //! Absence is not an error (`Ok(None)`). A backend keeps its own private errors and converts them here, in one place.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
-use crate::{JobId, Key, Partition, Position, Version};
+use crate::model::entry::Version;
+use crate::model::id::{JobId, Partition, Position};
+use crate::model::key::Key;
 
 /// What every fallible call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -228,4 +231,16 @@ fn display_holder(pid: Option<u32>) -> String {
 
 fn display_line(line: Option<u64>) -> String {
     line.map_or_else(String::new, |line| format!(", line {line},"))
+}
+
+/// The error and its sources, separated by colons, on one line whatever they hold.
+pub fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Writing to a String does not fail.
+        let _ = write!(line, ": {cause}");
+        source = cause.source();
+    }
+    line.replace(['\r', '\n'], " ")
 }

@@ -13,19 +13,19 @@ pub use crate::json_file::fuzz::{journal, snapshot};
 /// The check of JSON text: it accepts what another strict reader accepts, drops white space alone, and names a place in the text.
 pub fn json(bytes: &[u8]) {
     let strict = serde_json::from_slice::<serde_json::Value>(bytes);
-    match crate::json::compact(bytes) {
+    match crate::model::json::compact(bytes) {
         Ok(compacted) => {
             let text = compacted.as_deref().unwrap_or(bytes);
             assert!(text.len() <= bytes.len());
             assert_eq!(
-                crate::json::compact(text),
+                crate::model::json::compact(text),
                 Ok(None),
                 "compact text is left as it is"
             );
             // A reader that keeps numbers as text: one that does not refuses 1e400.
             let raw = serde_json::from_slice::<&serde_json::value::RawValue>(text);
             assert_eq!(raw.map(|raw| raw.get().as_bytes()).ok(), Some(text));
-            let value = crate::Value::parse(bytes).expect("it was accepted");
+            let value = crate::model::value::Value::parse(bytes).expect("it was accepted");
             assert_eq!(value.as_bytes(), text);
             if let Ok(strict) = strict {
                 let again: serde_json::Value = value.to().expect("it was read before");

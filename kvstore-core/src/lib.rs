@@ -25,77 +25,58 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # The modules
-//! * What is stored: [`Key`], [`Value`], [`Entry`] with its [`Version`]. What a store does at once: [`Commit`]. Every
-//!   bound: [`limits`].
-//! * What a client asks for: [`Command`]; [`evaluate`] turns jobs into a commit, in one place and without asking anybody.
-//! * What became of it: [`JobId`], which is also the token of a read that waits for its write; [`JobState`], [`Outcome`].
-//! * Store and queue as one thing: [`Service`] accepts, waits and reads. Convenience for all stores: [`StoreExt`].
-//! * Backends: [`json_file`], a folder with a `data.json`; [`memory`], for tests and caches; and `redis` (a feature), a store and its
-//!   queue on a Redis server. [`open`] takes a URL and alone knows them all.
+//! # Modules
+//! * The words: [`model`]. What is stored: [`Key`], [`Value`], [`Entry`] with its [`Version`]; what a client asks for:
+//!   [`Command`](model::command::Command); what a store does at once: [`Commit`](model::commit::Commit);
+//!   [`evaluate`](model::evaluate::evaluate) turns jobs into a commit. Every bound: [`limits`].
+//! * The contracts: [`store`], [`queue`]. What builds on both: [`service`] accepts, waits and reads, [`worker`] applies,
+//!   [`store_ext`] adds convenience for all stores.
+//! * Backends: [`json_file`], a folder with a `data.json`; [`memory`], for tests and caches; and `redis` (a feature), a store
+//!   and its queue on a Redis server. [`open`](mod@open) takes a URL and alone names them all.
 //! * In and out of any store as text: [`portable`].
 //! * `conformance` (a feature): the suite that every backend has to pass, yours too.
 //! * `redis-tls` (a feature): TLS to that server.
 //! * `process` (a feature): what a binary needs around the library.
 //!
-//! What is not here: applying jobs, which is `kvstore-worker`, and HTTP, which is `kvstore-http`.
+//! What is not here: HTTP, which is `kvstore-http`, and processes, which are `kvstore-http` and `kvstore-worker`.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
 
-mod clock;
-mod codec;
-mod command;
-mod commit;
-mod config;
+pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod entry;
-mod error;
-mod folder_queue;
+pub mod error;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod fuzz;
-mod job;
-mod json;
+mod in_memory;
 pub mod json_file;
-mod key;
 pub mod limits;
-mod log;
 pub mod memory;
+pub mod model;
+pub mod open;
 pub mod portable;
 #[cfg(feature = "process")]
 pub mod process;
-mod queue;
+pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(not(feature = "redis"))]
 #[path = "redis/absent.rs"]
 mod redis;
-mod service;
-mod state;
-mod store;
-mod store_ext;
-mod value;
+pub mod service;
+pub mod store;
+pub mod store_ext;
+pub mod worker;
 
-pub use clock::{Clock, ManualClock, SystemClock};
-pub use command::{Action, Command, Evaluation, Expiry, Operation, evaluate, keys_needed};
-pub use commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
-pub use config::{Opened, check_store, file_folder, follow, open, stand_by};
-pub use entry::{Entry, EntryRef, Timestamp, Version};
-pub use error::{Error, Result, Source};
-pub use job::{
-    Applied, Dead, DeadLetter, Failed, Fingerprint, Idempotency, Job, JobId, JobState, NewJob,
-    Outcome, Partition, PartitionCount, Position, QueueId, Succeeded, Summary,
-};
-pub use key::Key;
-pub use log::QueueOptions;
-pub use queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
-pub use service::{JobReport, Request, Service, ServiceOptions, Submitted, join};
-pub use store::{
-    ChangeId, ChangeKind, Changed, DeadPage, DeadRequest, ListRequest, Listed, Page, Store, Watch,
-    WatchFrom,
-};
+pub use error::{Error, Result};
+pub use model::entry::{Entry, Version};
+pub use model::key::Key;
+pub use model::value::Value;
+pub use open::open;
+pub use queue::JobQueue;
+pub use service::Service;
+pub use store::Store;
 pub use store_ext::StoreExt;
-pub use value::Value;
 
 /// The README's example.
 #[cfg(doctest)]

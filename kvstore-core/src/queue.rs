@@ -11,14 +11,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::Result;
-use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId};
+use crate::limits::{CLAIM_PERIOD, IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::{Job, NewJob};
 
 /// A partitioned log of jobs.
 ///
 /// # What holds for every queue
 /// * A key's jobs stand in one partition ([`PartitionCount::partition_of`]), in the order in which they were accepted.
 /// * An accepted job survives whatever the backend names, and keeps its id for ever; ids are never reused.
-/// * Every bound, in jobs, bytes and idempotency keys, is answered with [`Error::Full`](crate::Error::Full), never by growth.
+/// * Every bound, in jobs, bytes and idempotency keys, is answered with [`Error::Full`](crate::error::Error::Full), never by growth.
 /// * Dropping a future does not take a call back.
 #[async_trait]
 pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
@@ -42,14 +44,14 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// is not accepted again: the first one's id is answered, `replayed`.
     ///
     /// # Errors
-    /// For each job: those of [`Command::check`](crate::Command::check), [`Error::Full`](crate::Error::Full),
-    /// [`Error::KeyReused`](crate::Error::KeyReused), [`Error::Unavailable`](crate::Error::Unavailable),
-    /// [`Error::Unknown`](crate::Error::Unknown): it may have been accepted; the same request under the same idempotency
+    /// For each job: those of [`Command::check`](crate::model::command::Command::check), [`Error::Full`](crate::error::Error::Full),
+    /// [`Error::KeyReused`](crate::error::Error::KeyReused), [`Error::Unavailable`](crate::error::Error::Unavailable),
+    /// [`Error::Unknown`](crate::error::Error::Unknown): it may have been accepted; the same request under the same idempotency
     /// key finds out.
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>>;
 
     /// Renews what `worker` holds, takes its fair share of the partitions, and says what it holds now. What it had and is not
-    /// in the answer it must stop working on. Call it every third of [`CLAIM_PERIOD`](crate::limits::CLAIM_PERIOD).
+    /// in the answer it must stop working on. Call it every third of [`CLAIM_PERIOD`].
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>>;
 
     /// Returns once another worker has come, gone or given something up since [`JobQueue::claim`] was called last, which may say something
@@ -62,7 +64,7 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// The jobs of the claimed partition that follow `after`, at least one unless none comes within `wait`, at most `max`.
     ///
     /// # Errors
-    /// [`Error::Gap`](crate::Error::Gap) if jobs after `after` have been dropped already: the store is older than the queue.
+    /// [`Error::Gap`](crate::error::Error::Gap) if jobs after `after` have been dropped already: the store is older than the queue.
     async fn read(
         &self,
         claim: &Claim,
@@ -91,7 +93,7 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     async fn ping(&self) -> Result<()>;
 
     /// Finishes what is in flight and lets go of what the process holds. Calls after it fail with
-    /// [`Error::Unavailable`](crate::Error::Unavailable). Closing twice is no error.
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable). Closing twice is no error.
     async fn close(&self) -> Result<()>;
 }
 
@@ -163,6 +165,46 @@ pub struct Depth {
     pub oldest_age: Option<Duration>,
     /// How many jobs this process was told are accepted and has seen to be gone since: their server had lost them. Only grows.
     pub lost: u64,
+}
+
+/// The shape and the bounds of a queue that is opened in this process.
+///
+/// ```
+/// use kvstore_core::model::id::PartitionCount;
+/// use kvstore_core::queue::QueueOptions;
+///
+/// let options = QueueOptions {
+///     partitions: PartitionCount::new(8)?,
+///     ..QueueOptions::default()
+/// };
+/// assert_eq!(options.jobs_max, kvstore_core::limits::QUEUE_JOBS_DEFAULT);
+/// # Ok::<(), kvstore_core::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueOptions {
+    /// How many logs it has: the most workers that can be busy at once.
+    pub partitions: PartitionCount,
+    /// Most jobs that wait in one partition.
+    pub jobs_max: usize,
+    /// Most bytes (keys and values) of the jobs that wait in one partition.
+    pub bytes_max: usize,
+    /// Most idempotency keys remembered in one partition.
+    pub idempotency_keys_max: usize,
+    /// How long a worker keeps its claims unless it renews them.
+    pub claim_period: Duration,
+}
+
+impl Default for QueueOptions {
+    /// One partition, and the bounds of [`crate::limits`].
+    fn default() -> Self {
+        Self {
+            partitions: PartitionCount::ONE,
+            jobs_max: QUEUE_JOBS_DEFAULT,
+            bytes_max: QUEUE_BYTES_DEFAULT,
+            idempotency_keys_max: IDEMPOTENCY_KEYS_MAX,
+            claim_period: CLAIM_PERIOD,
+        }
+    }
 }
 
 /// A shared queue is a queue.

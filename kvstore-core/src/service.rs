@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::{Action, Command};
-use crate::entry::Entry;
 use crate::error::{Error, Result};
-use crate::job::{Dead, Idempotency, JobId, JobState, NewJob, Outcome, Summary};
-use crate::key::Key;
 use crate::limits::{IDEMPOTENCY_WINDOW_DEFAULT, PAGE_VALUE_BYTES_MAX, VALUE_BYTES_DEFAULT};
+use crate::model::command::{Action, Command};
+use crate::model::entry::Entry;
+use crate::model::id::JobId;
+use crate::model::job::{Dead, Idempotency, JobState, NewJob, Outcome, Summary};
+use crate::model::key::Key;
 use crate::queue::{Accepted, Found, JobQueue};
 use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page, Store};
 
@@ -146,7 +147,7 @@ impl Service {
     }
 
     /// A service that only reads, of a store that another process writes and the queue that goes with it (see
-    /// [`follow`](crate::follow)). They are not joined, since that process did it.
+    /// [`follow`](crate::open::follow)). They are not joined, since that process did it.
     pub fn reading(
         store: Arc<dyn Store>,
         queue: Arc<dyn JobQueue>,

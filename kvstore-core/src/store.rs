@@ -1,7 +1,7 @@
 //! The contract of a store: what every backend promises to whoever reads, commits and follows.
 //!
 //! What is deliberately not here: commands and their conditions (`command.rs` turns them into a [`Commit`]), queues
-//! (`queue.rs`), and convenience, which is [`crate::StoreExt`] and the same for all stores. There are no default methods:
+//! (`queue.rs`), and convenience, which is [`crate::store_ext::StoreExt`] and the same for all stores. There are no default methods:
 //! what one backend can't do is not in the trait. The suite in [`crate::conformance`] (feature `conformance`) checks each
 //! sentence below.
 
@@ -12,12 +12,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 
-use crate::commit::{Commit, Committed};
-use crate::entry::{Entry, Timestamp, Version};
 use crate::error::Result;
-use crate::job::{DeadLetter, JobId, JobState, Partition, PartitionCount, Position, QueueId};
-use crate::key::Key;
-use crate::value::Value;
+use crate::model::commit::{Commit, Committed};
+use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::{DeadLetter, JobState};
+use crate::model::key::Key;
+use crate::model::value::Value;
 
 /// Entries under keys, changed by atomic commits, which also remember how far a queue has been applied.
 ///
@@ -32,9 +33,9 @@ use crate::value::Value;
 /// * **Dropping a future** does not take a call back: it may still take effect.
 ///
 /// # Errors
-/// Besides those that a method names, any may fail with [`Error::Unavailable`](crate::Error::Unavailable) (nothing happened),
-/// [`Error::Unknown`](crate::Error::Unknown) (for those that change something: it may have happened) and
-/// [`Error::Poisoned`](crate::Error::Poisoned) (an earlier write failed; reads go on).
+/// Besides those that a method names, any may fail with [`Error::Unavailable`](crate::error::Error::Unavailable) (nothing happened),
+/// [`Error::Unknown`](crate::error::Error::Unknown) (for those that change something: it may have happened) and
+/// [`Error::Poisoned`](crate::error::Error::Poisoned) (an earlier write failed; reads go on).
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The number of partitions that a queue must have to be used with this store; `None` if any will do.
@@ -55,7 +56,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// a whole iteration over pages appears in it exactly once.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for a limit outside 1 to [`PAGE_ENTRIES_MAX`](crate::limits::PAGE_ENTRIES_MAX)
+    /// [`Error::Invalid`](crate::error::Error::Invalid) for a limit outside 1 to [`PAGE_ENTRIES_MAX`](crate::limits::PAGE_ENTRIES_MAX)
     /// or an empty delimiter.
     async fn list(&self, request: &ListRequest) -> Result<Page>;
 
@@ -68,13 +69,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// A delete of an absent key uses up a version and changes nothing else: nobody who watches hears of it.
     ///
     /// # Errors
-    /// * [`Error::Conflict`](crate::Error::Conflict) names the first check that failed.
-    /// * [`Error::Stale`](crate::Error::Stale) if the partition is not at `advance.from`.
-    /// * [`Error::Config`](crate::Error::Config) if `advance` is of another queue than the store's active one.
-    /// * [`Error::Invalid`](crate::Error::Invalid) if `advance` does not go forward, or its outcomes are out of order, of
+    /// * [`Error::Conflict`](crate::error::Error::Conflict) names the first check that failed.
+    /// * [`Error::Stale`](crate::error::Error::Stale) if the partition is not at `advance.from`.
+    /// * [`Error::Config`](crate::error::Error::Config) if `advance` is of another queue than the store's active one.
+    /// * [`Error::Invalid`](crate::error::Error::Invalid) if `advance` does not go forward, or its outcomes are out of order, of
     ///   jobs that it does not pass, or name writes that are not there.
-    /// * [`Error::Full`](crate::Error::Full) if it holds a dead letter and there is no room for one more.
-    /// * [`Error::StorageFull`](crate::Error::StorageFull).
+    /// * [`Error::Full`](crate::error::Error::Full) if it holds a dead letter and there is no room for one more.
+    /// * [`Error::StorageFull`](crate::error::Error::StorageFull).
     ///
     /// # Cost
     /// JSON file: one appended line and a share of one `fdatasync`, whatever the size of the data. Redis: one round trip.
@@ -94,7 +95,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// It wakes as soon as the position passes the job, in whatever process it was applied. Outcomes are kept for a bounded
     /// time and in bounded number: what is older is [`JobState::Forgotten`], what is of another queue or lost
-    /// [`JobState::Unknown`]. A store can't know where a queue ends: ask [`JobQueue::find`](crate::JobQueue::find) about a
+    /// [`JobState::Unknown`]. A store can't know where a queue ends: ask [`JobQueue::find`](crate::queue::JobQueue::find) about a
     /// job that it calls queued.
     async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState>;
 
@@ -110,11 +111,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// The changes from a point on, in the order in which they became visible for each key.
     ///
-    /// The stream ends with [`Error::Compacted`](crate::Error::Compacted) if the reader falls behind the history that is kept.
+    /// The stream ends with [`Error::Compacted`](crate::error::Error::Compacted) if the reader falls behind the history that is kept.
     ///
     /// # Errors
-    /// [`Error::Compacted`](crate::Error::Compacted) if that point is no longer in the history, or was never in it;
-    /// [`Error::Invalid`](crate::Error::Invalid) for an id that no store of this kind hands out.
+    /// [`Error::Compacted`](crate::error::Error::Compacted) if that point is no longer in the history, or was never in it;
+    /// [`Error::Invalid`](crate::error::Error::Invalid) for an id that no store of this kind hands out.
     async fn watch(&self, from: WatchFrom) -> Result<Watch>;
 
     /// How long ago a store that another process writes had everything that was acknowledged, as far as it knows; `None` for one
@@ -127,7 +128,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn ping(&self) -> Result<()>;
 
     /// Finishes what is in flight, brings files up to date and lets go of what the process holds (locks, connections). Calls
-    /// after it fail with [`Error::Unavailable`](crate::Error::Unavailable). Closing twice is no error.
+    /// after it fail with [`Error::Unavailable`](crate::error::Error::Unavailable). Closing twice is no error.
     async fn close(&self) -> Result<()>;
 }
 

@@ -11,13 +11,14 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::commit::{Change, Commit, Condition, Write};
-use crate::entry::{Entry, Timestamp, Version};
 use crate::error::{Error, Result};
-use crate::key::Key;
 use crate::limits::PAGE_ENTRIES_MAX;
+use crate::model::commit::Commit;
+use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::model::write::{Change, Condition, Write};
 use crate::store::{ListRequest, Listed, Store};
-use crate::value::Value;
 
 /// What every [`Store`] can do besides: import it and call it on a store, an `Arc` of one or an `Arc<dyn Store>`.
 ///

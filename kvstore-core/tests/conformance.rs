@@ -67,7 +67,9 @@ mod redis_cluster {
 #[tokio::test]
 async fn partitions_are_on_all_servers_of_a_cluster() {
     use kvstore_core::conformance::StoreHarness as _;
-    use kvstore_core::{Change, Commit, Key, Value, Write};
+    use kvstore_core::model::commit::Commit;
+    use kvstore_core::model::write::{Change, Write};
+    use kvstore_core::{Key, Value};
 
     let cluster = std::sync::Arc::new(Cluster::start());
     let harness = OnRedis::at(cluster.url(), std::sync::Arc::clone(&cluster), 12);

@@ -14,12 +14,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvstore_core::clock::ManualClock;
 use kvstore_core::json_file::{JsonFile, Options};
-use kvstore_core::{
-    Advance, Change, Command, Commit, Condition, Dead, DeadRequest, Error, Idempotency, JobId,
-    JobQueue, JobState, Key, ListRequest, ManualClock, NewJob, Operation, Outcome, Partition,
-    Position, Store, Summary, Timestamp, Value, Verdict, Version, WorkerId, Write,
-};
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::commit::{Advance, Commit, Verdict};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::model::id::{JobId, Partition, Position};
+use kvstore_core::model::job::{Dead, Idempotency, JobState, NewJob, Outcome, Summary};
+use kvstore_core::model::write::{Change, Condition, Write};
+use kvstore_core::queue::WorkerId;
+use kvstore_core::store::{DeadRequest, ListRequest};
+use kvstore_core::{Error, JobQueue, Key, Store, Value, Version};
 
 /// The format of the present version, which the names of the folders carry.
 const FORMAT: &str = "format-1";

@@ -17,10 +17,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use kvstore_core::{
-    Change, Clock, Commit, Condition, Entry, Error as StoreError, Key, ListRequest, Store,
-    SystemClock, Value, Version, Write, open,
-};
+use kvstore_core::clock::{Clock, SystemClock};
+use kvstore_core::model::commit::Commit;
+use kvstore_core::model::write::{Change, Condition, Write};
+use kvstore_core::store::ListRequest;
+use kvstore_core::{Entry, Error as StoreError, Key, Store, Value, Version, open};
 use object_store::path::Path;
 use object_store::{
     CopyMode, CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult,

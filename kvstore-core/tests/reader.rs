@@ -7,12 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
+use kvstore_core::clock::SystemClock;
 use kvstore_core::json_file::{JsonFile, JsonReader, JsonStore, Options};
-use kvstore_core::{
-    Advance, Change, Command, Commit, Error, JobId, JobQueue, JobState, Key, ListRequest,
-    Operation, Partition, Position, QueueId, Request, Service, ServiceOptions, Store, StoreExt,
-    SystemClock, Value, Version, WatchFrom, Write,
-};
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::commit::{Advance, Commit};
+use kvstore_core::model::id::{JobId, Partition, Position, QueueId};
+use kvstore_core::model::job::JobState;
+use kvstore_core::model::write::{Change, Write};
+use kvstore_core::service::{Request, ServiceOptions};
+use kvstore_core::store::{ListRequest, WatchFrom};
+use kvstore_core::{Error, JobQueue, Key, Service, Store, StoreExt, Value, Version};
 
 /// Longer than anything takes that comes at all.
 const SOON: Duration = Duration::from_secs(60);
@@ -58,7 +62,7 @@ async fn all(store: &impl Store) -> BTreeMap<String, String> {
         ..ListRequest::default()
     };
     let page = store.list(&request).await.unwrap();
-    let pair = |entry: kvstore_core::Listed| {
+    let pair = |entry: kvstore_core::store::Listed| {
         (
             entry.key.to_string(),
             entry.value.unwrap().as_str().to_owned(),
@@ -390,7 +394,7 @@ async fn service_that_only_reads_knows_the_jobs_of_the_one_that_writes() {
         ..ServiceOptions::default()
     };
     let url = format!("file:{}", folder.path().display());
-    let opened = kvstore_core::follow(&url, None).await.unwrap();
+    let opened = kvstore_core::open::follow(&url, None).await.unwrap();
     let reading = Service::reading(opened.store, opened.queue, options());
     let file = write_to(folder.path(), 1 << 20).await;
     let set = |text: &str| {

@@ -9,11 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::evaluate::evaluate;
+use kvstore_core::model::id::PartitionCount;
+use kvstore_core::model::job::{JobState, NewJob};
+use kvstore_core::open::Opened;
+use kvstore_core::queue::WorkerId;
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::{
-    Command, Error, JobQueue, JobState, Key, NewJob, Opened, Operation, PartitionCount, StoreExt,
-    Value, WorkerId, evaluate,
-};
+use kvstore_core::{Error, JobQueue, Key, StoreExt, Value};
 use redis_server::Server;
 
 async fn open(server: &Server, options: Options) -> Result<Redis, Error> {
@@ -218,7 +221,9 @@ async fn a_queue_that_comes_back_older_than_its_folder_gives_no_number_again() {
     let store = format!("file:{}", folder.path().display());
     let queue = format!("{}?partitions=2", server.url());
     let writer = kvstore_core::open(&store, Some(&queue)).await.unwrap();
-    let reader = kvstore_core::follow(&store, Some(&queue)).await.unwrap();
+    let reader = kvstore_core::open::follow(&store, Some(&queue))
+        .await
+        .unwrap();
     let mut last = None;
     for _ in 0..3 {
         last = reader.queue.enqueue(vec![set("a")]).await.pop();
@@ -259,17 +264,17 @@ async fn a_queue_is_of_one_folder_or_of_the_store_beside_it() {
         .map(|folder| format!("file:{}", folder.path().display()));
     let queue = server.url();
     let first = kvstore_core::open(&stores[0], Some(&queue)).await.unwrap();
-    kvstore_core::join(&first.store, &first.queue)
+    kvstore_core::service::join(&first.store, &first.queue)
         .await
         .unwrap();
     let second = kvstore_core::open(&stores[1], Some(&queue)).await.unwrap();
-    let told = kvstore_core::join(&second.store, &second.queue)
+    let told = kvstore_core::service::join(&second.store, &second.queue)
         .await
         .unwrap_err()
         .to_string();
     assert!(told.contains("redis-cli HDEL kv:meta store"), "{told}");
     // Nor does whoever follows the wrong folder accept anything.
-    let reader = kvstore_core::follow(&stores[1], Some(&queue))
+    let reader = kvstore_core::open::follow(&stores[1], Some(&queue))
         .await
         .unwrap();
     let refused = reader.queue.enqueue(vec![set("a")]).await.remove(0);
@@ -291,7 +296,7 @@ async fn a_queue_is_of_one_folder_or_of_the_store_beside_it() {
     assert!(matches!(third, Err(Error::Locked { .. })), "{third:?}");
     second.close().await.unwrap();
     let third = kvstore_core::open(&stores[1], Some(&other)).await.unwrap();
-    let told = kvstore_core::join(&third.store, &third.queue)
+    let told = kvstore_core::service::join(&third.store, &third.queue)
         .await
         .unwrap_err()
         .to_string();
@@ -310,7 +315,7 @@ async fn whoever_stands_by_has_the_folder_when_its_holder_lets_go() {
         let (store, queue) = (store.clone(), queue.clone());
         async move {
             let locked = |error: &Error| drop(told.send(error.to_string()));
-            kvstore_core::stand_by(&store, Some(&queue), locked).await
+            kvstore_core::open::stand_by(&store, Some(&queue), locked).await
         }
     });
     let holder = hears.recv().await.unwrap();
@@ -322,7 +327,7 @@ async fn whoever_stands_by_has_the_folder_when_its_holder_lets_go() {
 
     // A folder with a queue of its own has nobody who stands by.
     let first = kvstore_core::open(&store, None).await.unwrap();
-    let refused = kvstore_core::stand_by(&store, None, |_| unreachable!()).await;
+    let refused = kvstore_core::open::stand_by(&store, None, |_| unreachable!()).await;
     assert!(matches!(refused, Err(Error::Locked { .. })), "{refused:?}");
     first.close().await.unwrap();
 }
@@ -330,12 +335,15 @@ async fn whoever_stands_by_has_the_folder_when_its_holder_lets_go() {
 /// What one store says of `commit`, and what is there afterwards.
 async fn made(
     store: &std::sync::Arc<dyn kvstore_core::Store>,
-    commit: kvstore_core::Commit,
-) -> (kvstore_core::Committed, Vec<(String, u64, String)>) {
+    commit: kvstore_core::model::commit::Commit,
+) -> (
+    kvstore_core::model::commit::Committed,
+    Vec<(String, u64, String)>,
+) {
     let committed = store.commit(commit).await.unwrap();
-    let request = kvstore_core::ListRequest {
+    let request = kvstore_core::store::ListRequest {
         include_values: true,
-        ..kvstore_core::ListRequest::default()
+        ..kvstore_core::store::ListRequest::default()
     };
     let page = store.list(&request).await.unwrap();
     let entries = page.entries.into_iter().map(|listed| {
@@ -347,9 +355,10 @@ async fn made(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_script_for_plain_commits_does_what_the_general_one_does() {
-    use kvstore_core::{
-        Advance, Change, Commit, Condition, Partition, Position, QueueId, Timestamp, Write,
-    };
+    use kvstore_core::model::commit::{Advance, Commit};
+    use kvstore_core::model::entry::Timestamp;
+    use kvstore_core::model::id::{Partition, Position, QueueId};
+    use kvstore_core::model::write::{Change, Condition, Write};
     let key = |text: &str| Key::new(text).unwrap();
     let servers = [Server::start(), Server::start()];
     let options = || Options {
@@ -445,7 +454,7 @@ async fn jobs_of_one_entry_are_dropped_one_by_one_by_whoever_has_read_them_or_no
         .await
         .unwrap()
         .remove(0);
-    let start = kvstore_core::Position::START;
+    let start = kvstore_core::model::id::Position::START;
     let jobs = reader.read(&claim, start, 100, Duration::ZERO).await;
     assert_eq!(jobs.unwrap().len(), keys.len());
     for (place, id) in ids.iter().enumerate() {

@@ -8,11 +8,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::evaluate::evaluate;
+use kvstore_core::model::id::{JobId, PartitionCount, Position};
+use kvstore_core::model::job::NewJob;
+use kvstore_core::queue::{Found, WorkerId};
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::{
-    Command, Error, Found, JobId, JobQueue, Key, NewJob, Operation, PartitionCount, Position,
-    Store, StoreExt, Value, Version, WatchFrom, WorkerId, evaluate,
-};
+use kvstore_core::store::WatchFrom;
+use kvstore_core::{Error, JobQueue, Key, Store, StoreExt, Value, Version};
 use redis_server::Server;
 
 async fn open(server: &Server) -> Redis {

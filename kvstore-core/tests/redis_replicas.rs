@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cluster::Cluster;
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::id::{JobId, PartitionCount};
+use kvstore_core::model::job::NewJob;
+use kvstore_core::queue::Found;
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::{
-    Command, Error, Found, JobId, Key, NewJob, Operation, PartitionCount, StoreExt, Value,
-};
+use kvstore_core::{Error, Key, StoreExt, Value};
 use redis_server::{Server, free_port};
 use tokio::net::{TcpListener, TcpStream};
 

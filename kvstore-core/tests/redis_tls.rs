@@ -10,9 +10,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use cluster::{Cluster, Tls};
-use kvstore_core::{
-    Command as Write, Error, Key, NewJob, Opened, Operation, StoreExt, Value, open,
-};
+use kvstore_core::model::command::{Command as Write, Operation};
+use kvstore_core::model::job::NewJob;
+use kvstore_core::open::Opened;
+use kvstore_core::{Error, Key, StoreExt, Value, open};
 use redis_server::{Server, free_port};
 
 /// Makes an authority, and a certificate of it for each of `names`, in a folder.

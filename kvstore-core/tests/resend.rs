@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::commit::Commit;
+use kvstore_core::model::id::{PartitionCount, Position};
+use kvstore_core::model::job::NewJob;
+use kvstore_core::model::write::{Change, Condition, Write};
+use kvstore_core::queue::WorkerId;
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::{
-    Change, Command, Commit, Condition, Error, Key, NewJob, Operation, PartitionCount, Position,
-    StoreExt, Value, WorkerId, Write,
-};
+use kvstore_core::{Error, Key, StoreExt, Value};
 use redis_server::{Server, free_port};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};

@@ -7,7 +7,8 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use kvstore_core::{Key, Summary};
+use kvstore_core::Key;
+use kvstore_core::model::job::Summary;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 

@@ -1,7 +1,8 @@
 //! Conditions on the version of an entry: entity tags, `If-Match` and `If-None-Match` (RFC 9110 §13).
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
-use kvstore_core::{Condition, Version};
+use kvstore_core::Version;
+use kvstore_core::model::write::Condition;
 
 use crate::error::{Problem, Result};
 use crate::reply::header_value;

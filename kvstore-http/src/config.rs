@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::access::Tokens;
 use crate::cors::Cors;
 
-/// Limits and defaults of the server. [`ServiceOptions`](kvstore_core::ServiceOptions) has those that hold without HTTP too.
+/// Limits and defaults of the server. [`ServiceOptions`](kvstore_core::service::ServiceOptions) has those that hold without HTTP too.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How long `PUT` and `DELETE` on `/v1` wait for the write, if the client does not say.

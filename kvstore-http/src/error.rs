@@ -10,8 +10,9 @@ use hyper::header::{
     WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
-use kvstore_core::process::in_one_line;
-use kvstore_core::{Entry, Error, JobId, Key, Version};
+use kvstore_core::error::in_one_line;
+use kvstore_core::model::id::JobId;
+use kvstore_core::{Entry, Error, Key, Version};
 use serde::Serialize;
 
 use crate::conditions::etag_text;
@@ -372,7 +373,7 @@ impl From<Error> for Box<Problem> {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
-    use kvstore_core::{Partition, Position, QueueId};
+    use kvstore_core::model::id::{Partition, Position, QueueId};
 
     use super::*;
 

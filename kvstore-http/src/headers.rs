@@ -1,7 +1,7 @@
 //! What else requests say in their headers: their own id, sync tokens, idempotency keys, traces.
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use kvstore_core::JobId;
+use kvstore_core::model::id::JobId;
 
 use crate::error::{Problem, Result};
 use crate::reply::{SYNC_TOKEN, X_REQUEST_ID};

@@ -7,8 +7,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use kvstore_core::Service;
+use kvstore_core::open::Opened;
 use kvstore_core::process::{self, Failure, Shared, Shutdown, hide_secrets};
-use kvstore_core::{Opened, Service};
+use kvstore_core::worker;
 use kvstore_http::{Tokens, serve_with_health};
 use kvstore_worker::admin::{self, Health};
 use tokio::net::TcpListener;
@@ -76,14 +78,14 @@ async fn serve_and_work(
     }
     let worker = has_worker.then(|| {
         let metrics = health.register(kvstore_worker::Metrics::new);
-        let options = kvstore_worker::Options {
-            metrics,
-            ..kvstore_worker::Options::default()
+        let options = worker::Options {
+            on_event: Some(metrics.listener()),
+            ..worker::Options::default()
         };
         tokio::spawn(async move {
             let _alive = alive;
             let until = async { drop(stopped.await) };
-            kvstore_worker::run(store, queue, options, until).await
+            worker::run(store, queue, options, until).await
         })
     });
     let until = async {

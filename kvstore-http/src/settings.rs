@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvstore_core::ServiceOptions;
 use kvstore_core::process::{
     Fallback, Program, Setting, Settings, Shared, bytes, duration, within,
 };
+use kvstore_core::service::ServiceOptions;
 use kvstore_http::{Cors, Options, Tokens};
 
 use crate::tools;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use kvstore_core::Expiry;
 use kvstore_core::limits::{TTL_MAX, TTL_MIN};
+use kvstore_core::model::command::Expiry;
 use serde_json::value::RawValue;
 
 use crate::field::{Field, Place, raw};

@@ -232,7 +232,7 @@ async fn connection_for_which_there_is_no_room_is_counted() {
 }
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-const LOG: &str = "info,kvstore_worker=debug";
+const LOG: &str = "info,kvstore_core::worker=debug";
 
 async fn put_with_trace(server: &Process) -> String {
     let put = request("PUT", "/v1/kv/traced")

@@ -8,7 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kvstore_core::{Command, JobId, JobState, Key, NewJob, Opened, Operation, Value};
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::id::JobId;
+use kvstore_core::model::job::{JobState, NewJob};
+use kvstore_core::open::Opened;
+use kvstore_core::{Key, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
@@ -158,9 +162,9 @@ impl Worker {
     fn start(opened: &Opened) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let until = async { drop(stopped.await) };
-        let options = kvstore_worker::Options::default();
+        let options = kvstore_core::worker::Options::default();
         let (store, queue) = (opened.store.clone(), opened.queue.clone());
-        let running = tokio::spawn(kvstore_worker::run(store, queue, options, until));
+        let running = tokio::spawn(kvstore_core::worker::run(store, queue, options, until));
         Self { stop, running }
     }
 

@@ -404,8 +404,9 @@ async fn what_a_folder_had_accepted_itself_is_not_forgotten() {
     let opened = kvstore_core::open(&pair.plain_store(), None).await.unwrap();
     let key = kvstore_core::Key::new("a").unwrap();
     let value = kvstore_core::Value::parse("1").unwrap();
-    let set = kvstore_core::Operation::set(key, value);
-    let job = kvstore_core::NewJob::new(kvstore_core::Command::One(set));
+    let set = kvstore_core::model::command::Operation::set(key, value);
+    let job =
+        kvstore_core::model::job::NewJob::new(kvstore_core::model::command::Command::One(set));
     opened.queue.enqueue(vec![job]).await.remove(0).unwrap();
     opened.close().await.unwrap();
 

@@ -21,8 +21,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use kvstore_core::process::in_one_line;
-use kvstore_core::{JobQueue, Opened, Store};
+use kvstore_core::error::in_one_line;
+use kvstore_core::open::Opened;
+use kvstore_core::{JobQueue, Store};
 
 use crate::figures::{self, Figures, ProcessMetrics};
 

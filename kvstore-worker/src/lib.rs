@@ -1,25 +1,10 @@
-//! The worker: it claims partitions of a queue and applies what waits in them to a store, exactly once in effect.
+//! The process around the worker of [`kvstore_core::worker`]: what a supervisor asks of it, and what it counts.
 //!
-//! [`run`] is all of it, for this crate's binary, for the server that has a worker inside, and for a program that embeds both.
-//! [`admin`] answers what a supervisor asks: probes and metrics.
-//!
-//! ```no_run
-//! # async fn example() -> kvstore_core::Result<()> {
-//! let opened = kvstore_core::open("file:database", None).await?;
-//! let until_ctrl_c = async {
-//!     let _ = tokio::signal::ctrl_c().await;
-//! };
-//! kvstore_worker::run(opened.store, opened.queue, kvstore_worker::Options::default(), until_ctrl_c).await
-//! # }
-//! ```
+//! [`admin`] answers probes and metrics, for the worker's process and for a server; [`Metrics`] counts what a worker reports.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
 
 pub mod admin;
-mod backoff;
 mod figures;
 mod metrics;
-mod partition;
-mod worker;
 
 pub use metrics::Metrics;
-pub use worker::{Options, run};

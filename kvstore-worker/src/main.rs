@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use kvstore_core::Opened;
+use kvstore_core::open::Opened;
 use kvstore_core::process::{
     self, Failure, Fallback, Program, STORE, Setting, Settings, Shared, Shutdown, within,
 };
+use kvstore_core::worker::{self, Options};
+use kvstore_worker::Metrics;
 use kvstore_worker::admin::{self, Health};
-use kvstore_worker::{Metrics, Options};
 
 const ATTEMPTS_MAX: Setting = Setting {
     flag: "attempts-max",
@@ -89,7 +90,7 @@ async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(),
         tokio::spawn(admin::serve(listener, health.clone()));
     }
     let options = Options {
-        metrics: health.register(Metrics::new),
+        on_event: Some(health.register(Metrics::new).listener()),
         ..options
     };
     let opened = tokio::select! {
@@ -104,8 +105,7 @@ async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(),
         shutdown.requested().await;
         health.drain();
     };
-    let ended =
-        kvstore_worker::run(opened.store.clone(), opened.queue.clone(), options, until).await;
+    let ended = worker::run(opened.store.clone(), opened.queue.clone(), options, until).await;
     let closed = opened.close().await;
     Ok(ended.and(closed)?)
 }

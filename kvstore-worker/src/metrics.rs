@@ -1,7 +1,6 @@
 //! What a worker counts of itself. The names stay; the README lists them.
 
-use std::time::Duration;
-
+use kvstore_core::worker::{Event, EventListener};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -57,16 +56,22 @@ impl Metrics {
         new
     }
 
-    /// A batch has been committed.
-    pub(crate) fn committed(&self, succeeded: usize, failed: usize, took: Duration) {
-        self.commits.observe(took.as_secs_f64());
-        self.count("succeeded", succeeded);
-        self.count("failed", failed);
-    }
-
-    /// A job has become a dead letter.
-    pub(crate) fn buried(&self) {
-        self.count("dead", 1);
+    /// Returns a listener for [`Options::on_event`](kvstore_core::worker::Options::on_event) that counts here.
+    pub fn listener(&self) -> EventListener {
+        let metrics = self.clone();
+        EventListener::new(move |event| match event {
+            Event::Committed {
+                succeeded,
+                failed,
+                took,
+            } => {
+                metrics.commits.observe(took.as_secs_f64());
+                metrics.count("succeeded", succeeded);
+                metrics.count("failed", failed);
+            }
+            Event::DeadLettered => metrics.count("dead", 1),
+            _ => {}
+        })
     }
 
     fn count(&self, outcome: &'static str, jobs: usize) {

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use kvstore_core::{Key, NewJob, Operation, StoreExt, Value, open};
+use kvstore_core::model::command::Operation;
+use kvstore_core::model::job::NewJob;
+use kvstore_core::{Key, StoreExt, Value, open};
 use tempfile::TempDir;
 
 fn worker(folder: &Path) -> Command {
@@ -195,7 +197,9 @@ async fn what_waits_is_applied_until_sigterm() {
     let key = Key::new("k").unwrap();
     let opened = open(&url, None).await.unwrap();
     let value = Value::parse("[1.0]").unwrap();
-    let job = NewJob::new(kvstore_core::Command::One(Operation::set(key, value)));
+    let job = NewJob::new(kvstore_core::model::command::Command::One(Operation::set(
+        key, value,
+    )));
     opened
         .queue
         .enqueue(vec![job])
@@ -206,7 +210,7 @@ async fn what_waits_is_applied_until_sigterm() {
     opened.close().await.unwrap();
 
     let child = worker(folder.path())
-        .env("KVSTORE_LOG", "kvstore_worker=debug")
+        .env("KVSTORE_LOG", "kvstore_core::worker=debug")
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

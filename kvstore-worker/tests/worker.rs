@@ -10,12 +10,16 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kvstore_core::limits::CLAIM_PERIOD;
 use kvstore_core::memory::MemoryStore;
-use kvstore_core::{
-    Action, ChangeKind, Command, Commit, Condition, DeadLetter, DeadRequest, Error, Expiry, Found,
-    JobId, JobQueue, JobState, Key, NewJob, Operation, Outcome, Position, QueueId, Result, Store,
-    StoreExt, Timestamp, Value, Verdict, WatchFrom, WorkerId, Write,
-};
-use kvstore_worker::{Options, run};
+use kvstore_core::model::command::{Action, Command, Expiry, Operation};
+use kvstore_core::model::commit::{Commit, Verdict};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::model::id::{JobId, Position, QueueId};
+use kvstore_core::model::job::{DeadLetter, JobState, NewJob, Outcome};
+use kvstore_core::model::write::{Condition, Write};
+use kvstore_core::queue::{Found, WorkerId};
+use kvstore_core::store::{ChangeKind, DeadRequest, WatchFrom};
+use kvstore_core::worker::{Options, run};
+use kvstore_core::{Error, JobQueue, Key, Result, Store, StoreExt, Value};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -402,7 +406,7 @@ async fn direct_commit_in_between_makes_it_judge_again() {
                 Fault::Direct(Commit {
                     writes: vec![Write {
                         key: key.clone(),
-                        change: kvstore_core::Change::Set {
+                        change: kvstore_core::model::write::Change::Set {
                             value: Value::from_serialize(&number).unwrap(),
                             expires_at,
                         },
@@ -679,7 +683,8 @@ async fn job_applied_by_a_worker_that_could_not_say_so_is_completed_by_the_next(
         .read(&claims[0], Position::START, 10, Duration::ZERO)
         .await
         .unwrap();
-    let evaluation = kvstore_core::evaluate(Position::START, &jobs, &HashMap::new());
+    let evaluation =
+        kvstore_core::model::evaluate::evaluate(Position::START, &jobs, &HashMap::new());
     store.commit(evaluation.commit).await.unwrap();
     assert_eq!(queue.depth().await.unwrap().jobs, 1);
 

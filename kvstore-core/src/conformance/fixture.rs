@@ -6,14 +6,16 @@ use std::time::Duration;
 use futures_util::StreamExt;
 
 use super::StoreHarness;
-use crate::command::{Action, Command, Operation};
-use crate::commit::{Advance, Change, Commit, Committed, Condition, Verdict, Write};
-use crate::entry::{Entry, Timestamp, Version};
-use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId, Summary};
-use crate::key::Key;
+use crate::model::command::{Action, Command, Operation};
+use crate::model::commit::{Advance, Commit, Committed, Verdict};
+use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::{Job, NewJob, Summary};
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::model::write::{Change, Condition, Write};
 use crate::queue::{Claim, JobQueue, WorkerId};
 use crate::store::{Changed, ListRequest, Listed, Store, Watch};
-use crate::value::Value;
 
 /// Longer than anything takes that is not waiting for something which never comes.
 pub(super) const SOON: Duration = Duration::from_secs(30);

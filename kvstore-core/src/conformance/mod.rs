@@ -27,8 +27,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::entry::Timestamp;
 use crate::limits::{IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
+use crate::model::entry::Timestamp;
 use crate::queue::JobQueue;
 use crate::store::Store;
 

@@ -8,13 +8,14 @@ use futures_util::StreamExt;
 use super::fixture::*;
 use super::worker::Worker;
 use super::{QueueBounds, QueueHarness};
-use crate::command::{Action, Command, Expiry, Operation};
-use crate::commit::Condition;
-use crate::entry::Version;
 use crate::error::Error;
-use crate::job::{Idempotency, JobId, JobState, NewJob, Outcome, Position, Succeeded};
-use crate::key::Key;
 use crate::limits::{CLAIM_PERIOD, WORK_BATCH_JOBS};
+use crate::model::command::{Action, Command, Expiry, Operation};
+use crate::model::entry::Version;
+use crate::model::id::{JobId, Position};
+use crate::model::job::{Idempotency, JobState, NewJob, Outcome, Succeeded};
+use crate::model::key::Key;
+use crate::model::write::Condition;
 use crate::queue::JobQueue;
 use crate::store::{Store, Watch, WatchFrom};
 
@@ -318,7 +319,7 @@ pub async fn order_holds_beside_direct_commits(harness: &dyn QueueHarness) {
     assert_eq!((entry.version, as_number(&entry.value)), (latest, JOBS - 1));
 }
 
-fn number_value(value: u64) -> crate::value::Value {
+fn number_value(value: u64) -> crate::model::value::Value {
     super::fixture::number(value)
 }
 
@@ -538,7 +539,7 @@ pub async fn a_store_older_than_its_queue_meets_a_gap(harness: &dyn QueueHarness
                 partition: claim.partition,
             };
             let mut lost = named.step(0, 0);
-            lost.advance = lost.advance.map(|advance| crate::commit::Advance {
+            lost.advance = lost.advance.map(|advance| crate::model::commit::Advance {
                 to: trimmed,
                 lost: true,
                 ..advance

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::{Evaluation, evaluate, keys_needed};
 use crate::error::{Error, Result};
-use crate::job::Position;
 use crate::limits::WORK_BATCH_JOBS;
+use crate::model::evaluate::{Evaluation, evaluate, keys_needed};
+use crate::model::id::Position;
 use crate::queue::{Claim, JobQueue, WorkerId};
 use crate::store::Store;
 

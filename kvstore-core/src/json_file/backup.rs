@@ -16,11 +16,12 @@ use super::crash::{Seen, block_on, contents, job, options, work};
 use super::disk::Disk;
 use super::salvage::{Beside, Salvage};
 use super::simulated::SimulatedDisk;
-use crate::commit::{Change, Commit, Write};
-use crate::key::Key;
+use crate::model::commit::Commit;
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::model::write::{Change, Write};
 use crate::queue::JobQueue;
 use crate::store::Store;
-use crate::value::Value;
 
 const KEYS: u64 = 7;
 

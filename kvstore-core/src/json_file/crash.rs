@@ -13,16 +13,19 @@ use super::roll::Calls;
 use super::simulated::{Fault, SimulatedDisk};
 use super::snapshot::{DATA_NEW, Fingerprint, META, META_NEW, parse_meta};
 use super::{Holder, JsonFile, JsonStore, Options, Room, start_store};
-use crate::commit::{Change, Commit, Write};
-use crate::entry::{Timestamp, Version};
+use crate::clock::{Clock, ManualClock};
 use crate::error::{Error, Result};
-use crate::key::Key;
+use crate::model::command::{Command, Operation};
+use crate::model::commit::Commit;
+use crate::model::entry::{Timestamp, Version};
+use crate::model::evaluate::evaluate;
+use crate::model::id::{Partition, Position};
+use crate::model::job::NewJob;
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::model::write::{Change, Write};
+use crate::queue::{Accepted, Claim, JobQueue, WorkerId};
 use crate::store::{ListRequest, Store};
-use crate::value::Value;
-use crate::{
-    Accepted, Claim, Clock, Command, JobQueue, ManualClock, NewJob, Operation, Partition, Position,
-    WorkerId, evaluate,
-};
 
 const COMMITS: u64 = 24;
 

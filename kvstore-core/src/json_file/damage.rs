@@ -12,14 +12,15 @@ use super::repair::repair_disk;
 use super::salvage::{Beside, Problem, Salvage};
 use super::simulated::{Fault, SimulatedDisk};
 use super::{JsonFile, PARTITION};
-use crate::commit::{Change, Commit, Write};
-use crate::entry::{Timestamp, Version};
 use crate::error::Result;
-use crate::job::Position;
-use crate::key::Key;
+use crate::model::commit::Commit;
+use crate::model::entry::{Timestamp, Version};
+use crate::model::id::Position;
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::model::write::{Change, Write};
 use crate::queue::JobQueue;
 use crate::store::Store;
-use crate::value::Value;
 
 const KEYS: u64 = 10;
 const COMMITS: u64 = 40;
@@ -253,7 +254,7 @@ fn what_repair_calls_lost_is_unknown_and_positions_are_not_used_again() {
         // Threads of the opening before may still be about to end.
         let disk = copy(&disk);
         let file = start(&disk).unwrap();
-        let id = |position| crate::job::JobId {
+        let id = |position| crate::model::id::JobId {
             queue: file.queue().id(),
             partition: PARTITION,
             position,
@@ -267,7 +268,7 @@ fn what_repair_calls_lost_is_unknown_and_positions_are_not_used_again() {
             .outcome(&last, std::time::Duration::ZERO)
             .await
             .unwrap();
-        assert_eq!(state, crate::job::JobState::Unknown);
+        assert_eq!(state, crate::model::job::JobState::Unknown);
     });
 }
 

@@ -14,13 +14,14 @@ use super::disk::Disk;
 use super::simulated::SimulatedDisk;
 use super::snapshot::DATA;
 use super::{JsonFile, Options, PARTITION};
-use crate::commit::{Change, Commit, Write};
-use crate::entry::{Entry, Timestamp, Version};
 use crate::error::{Error, Result};
-use crate::key::Key;
+use crate::model::commit::Commit;
+use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::model::write::{Change, Write};
 use crate::queue::JobQueue;
 use crate::store::{ListRequest, Store};
-use crate::value::Value;
 
 const LATER: Timestamp = Timestamp(1 << 50);
 

@@ -250,7 +250,7 @@ impl Files {
         file: &File,
         line: u64,
         detail: impl Into<String>,
-    ) -> crate::Error {
+    ) -> crate::error::Error {
         corrupt(disk, &self.kind.name(file.number), Some(line), detail)
     }
 

@@ -22,9 +22,9 @@ use super::journal::{self, End, mark_at_end, marked};
 use super::recovery::StoreHeader;
 use super::snapshot::{DATA, DATA_NEW, Fingerprint, META, Meta, parse_meta};
 use super::{check_format, corrupt, disk_error, line, record};
-use crate::entry::Version;
 use crate::error::{Error, Result};
-use crate::state::{Record, State};
+use crate::in_memory::state::{Record, State};
+use crate::model::entry::Version;
 
 /// What is read of a journal at a time.
 const CHUNK_BYTES: usize = 16 << 10;

@@ -7,10 +7,10 @@ use super::queue_lines::LineText;
 use super::record;
 use super::simulated::SimulatedDisk;
 use super::snapshot::{DATA, META, Meta, Pair, load, write};
-use crate::entry::{Timestamp, Version};
 use crate::error::Error;
-use crate::job::QueueId;
-use crate::state::{Row, Table};
+use crate::in_memory::state::{Row, Table};
+use crate::model::entry::{Timestamp, Version};
+use crate::model::id::QueueId;
 
 /// The journal reader: bytes as a file, their lines sealed as they are written, and those cut off or with a bit flipped.
 pub fn journal(bytes: &[u8]) {

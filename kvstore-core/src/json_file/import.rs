@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::disk::Disk;
 use super::snapshot::{DATA, entry_fingerprint};
-use crate::entry::{Entry, Timestamp, Version};
 use crate::error::{Error, Result};
-use crate::json::{JsonError, Place, Scanner};
-use crate::key::Key;
-use crate::value::Value;
+use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::json::{JsonError, Place, Scanner};
+use crate::model::key::Key;
+use crate::model::value::Value;
 
 /// Most problems that are listed before the import stops.
 const PROBLEMS_MAX: usize = 20;

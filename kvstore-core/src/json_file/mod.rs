@@ -89,10 +89,10 @@ pub use self::verify::{Inspection, Summary};
 use self::writer::Unstated;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
-use crate::job::Partition;
-use crate::log::QueueOptions;
+use crate::in_memory::state::Shared;
+use crate::model::id::Partition;
 use crate::queue::JobQueue;
-use crate::state::Shared;
+use crate::queue::QueueOptions;
 use crate::store::Store;
 
 /// The only partition of the queue.

@@ -18,10 +18,12 @@ use super::queue_writer::{Request, Shared, WAITING_MAX, Writer, rotate_above};
 use super::roll::Calls;
 use super::room::Room;
 use super::{Holder, Options, PARTITION, disk_error};
-use crate::entry::Timestamp;
 use crate::error::{Error, Result};
-use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId};
-use crate::log::{Claims, PartitionLog, QueueOptions};
+use crate::in_memory::log::{Claims, PartitionLog};
+use crate::model::entry::Timestamp;
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::{Job, NewJob};
+use crate::queue::QueueOptions;
 use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
 
 /// The queue of a folder. Made by [`JsonFile::open`](super::JsonFile::open).

@@ -10,11 +10,12 @@ use super::disk::Disk;
 use super::files::{Files, Kind};
 use super::journal::End;
 use super::record::push_json;
-use crate::command::Command;
-use crate::entry::Timestamp;
 use crate::error::Result;
-use crate::job::{Job, JobId, Position, QueueId};
-use crate::log::{PartitionLog, Remembered};
+use crate::in_memory::log::{PartitionLog, Remembered};
+use crate::model::command::Command;
+use crate::model::entry::Timestamp;
+use crate::model::id::{JobId, Position, QueueId};
+use crate::model::job::Job;
 
 /// What the header of a file says besides.
 #[derive(Debug, Serialize, Deserialize)]

@@ -14,11 +14,12 @@ use super::queue_lines::{first_lines, job_line, member_line};
 use super::roll::Calls;
 use super::room::Room;
 use crate::clock::Clock;
-use crate::command::Action;
-use crate::entry::Timestamp;
 use crate::error::{Error, Result};
-use crate::job::{NewJob, PartitionCount, Position, QueueId};
-use crate::log::{Admission, PartitionLog};
+use crate::in_memory::log::{Admission, PartitionLog};
+use crate::model::command::Action;
+use crate::model::entry::Timestamp;
+use crate::model::id::{PartitionCount, Position, QueueId};
+use crate::model::job::NewJob;
 use crate::queue::Accepted;
 
 /// A new file is begun once one is larger than this, and than four times what it started with.

@@ -13,12 +13,13 @@ use super::follower::{Follower, Step};
 use super::reader_queue::JsonReaderQueue;
 use super::{io_error, lock};
 use crate::clock::Clock;
-use crate::commit::{Commit, Committed};
-use crate::entry::Entry;
 use crate::error::{Error, Result};
-use crate::job::{JobId, JobState, Partition, PartitionCount, Position, QueueId};
-use crate::key::Key;
-use crate::state::{Shared, State};
+use crate::in_memory::state::{Shared, State};
+use crate::model::commit::{Commit, Committed};
+use crate::model::entry::Entry;
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::JobState;
+use crate::model::key::Key;
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
 
 /// How often the folder is looked at while nobody reads, for those who wait for a change.
@@ -45,7 +46,8 @@ const LOADS_MAX: u32 = 20;
 /// use std::sync::Arc;
 ///
 /// use kvstore_core::json_file::{JsonFile, JsonReader, Options};
-/// use kvstore_core::{StoreExt, SystemClock};
+/// use kvstore_core::StoreExt;
+/// use kvstore_core::clock::SystemClock;
 ///
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let folder = folder.path();

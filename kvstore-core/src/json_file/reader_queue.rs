@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use super::PARTITION;
 use super::reader::JsonReader;
 use crate::error::{Error, Result};
-use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId};
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
 
 /// The queue of a folder that another process writes. Made by [`JsonReader::queue`].

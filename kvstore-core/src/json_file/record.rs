@@ -10,12 +10,12 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::commit::{Change, Write};
-use crate::entry::{Timestamp, Version};
-use crate::job::{JobId, QueueId};
-use crate::key::Key;
-use crate::state::{Advanced, Record};
-use crate::value::Value;
+use crate::in_memory::state::{Advanced, Record};
+use crate::model::entry::{Timestamp, Version};
+use crate::model::id::{JobId, QueueId};
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::model::write::{Change, Write};
 
 /// The line of `record`, without its closing brace and its CRC.
 pub(super) fn encode(record: &Record) -> Vec<u8> {
@@ -130,7 +130,8 @@ impl<'de> Deserialize<'de> for WriteText {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Applied, Outcome, Partition, Position, Succeeded, Summary};
+    use crate::model::id::{Partition, Position};
+    use crate::model::job::{Applied, Outcome, Succeeded, Summary};
 
     #[test]
     fn a_record_comes_back_as_it_was() {

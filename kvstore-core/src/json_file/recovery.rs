@@ -10,11 +10,11 @@ use super::journal::{BEGUN, End, Journal};
 use super::roll::Roll;
 use super::snapshot::{self, DATA, Fingerprint, Meta, Pair, SNAPSHOT_PIECE};
 use super::{corrupt, disk_error, record};
-use crate::entry::{Timestamp, Version};
 use crate::error::{Error, Result};
-use crate::job::QueueId;
+use crate::in_memory::state::{Row, State, Table};
 use crate::limits::RENUMBER_GAP;
-use crate::state::{Row, State, Table};
+use crate::model::entry::{Timestamp, Version};
+use crate::model::id::QueueId;
 
 /// A store that is ready to go on.
 #[derive(Debug)]

@@ -18,10 +18,10 @@ use super::salvage::{Beside, Problem, Salvage, has_anything};
 use super::snapshot::{self, DATA, DATA_NEW, DATA_OLD, Fingerprint, SNAPSHOT_PIECE};
 use super::{disk_error, io_error};
 use crate::clock::{Clock, SystemClock};
-use crate::entry::{Timestamp, Version};
 use crate::error::{Error, Result};
-use crate::job::Position;
 use crate::limits::RENUMBER_GAP;
+use crate::model::entry::{Timestamp, Version};
+use crate::model::id::Position;
 
 /// Repairs `folder`, which nobody may have open. What was wrong with it; empty if nothing was, and then nothing was done.
 ///

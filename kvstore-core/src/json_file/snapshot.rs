@@ -15,12 +15,13 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Disk, DiskFile};
 use super::line;
 use super::{corrupt, disk_error};
-use crate::entry::{Timestamp, Version};
 use crate::error::Result;
-use crate::job::{Dead, Outcome, Partition, Position, QueueId};
-use crate::key::Key;
-use crate::state::{Lost, Progress, QueueProgress, Row, Sorted, Table};
-use crate::value::Value;
+use crate::in_memory::state::{Lost, Progress, QueueProgress, Row, Sorted, Table};
+use crate::model::entry::{Timestamp, Version};
+use crate::model::id::{Partition, Position, QueueId};
+use crate::model::job::{Dead, Outcome};
+use crate::model::key::Key;
+use crate::model::value::Value;
 
 pub(super) const DATA: &str = "data.json";
 pub(super) const META: &str = "data.meta.json";

@@ -8,12 +8,13 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::writer::{Answer, Request, Requests};
-use crate::commit::{Commit, Committed};
-use crate::entry::{Entry, EntryRef};
 use crate::error::{Error, Result};
-use crate::job::{JobId, JobState, Partition, PartitionCount, Position, QueueId};
-use crate::key::Key;
-use crate::state::Shared;
+use crate::in_memory::state::Shared;
+use crate::model::commit::{Commit, Committed};
+use crate::model::entry::{Entry, EntryRef};
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::JobState;
+use crate::model::key::Key;
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
 
 /// The store of a folder. Made by [`JsonFile::open`](super::JsonFile::open).

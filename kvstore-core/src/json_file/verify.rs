@@ -7,9 +7,9 @@ use super::disk::{Disk, Folder};
 use super::salvage::{Beside, Problem, Salvage, has_anything};
 use super::{disk_error, lock};
 use crate::clock::{Clock, SystemClock};
-use crate::entry::{Entry, Timestamp, Version};
 use crate::error::{Error, Result};
-use crate::key::Key;
+use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::key::Key;
 use crate::queue::Depth;
 
 /// How often a folder is read again that changes while it is read.

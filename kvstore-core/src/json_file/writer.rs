@@ -16,10 +16,10 @@ use super::recovery::{Recovered, header_line};
 use super::roll::Calls;
 use super::room::Room;
 use super::snapshot::{self, Fingerprint, Meta, SNAPSHOT_PIECE};
-use crate::commit::{Commit, Committed};
 use crate::error::{Error, Result};
-use crate::job::{JobId, QueueId};
-use crate::state::{Record, Shared, Staging};
+use crate::in_memory::state::{Record, Shared, Staging};
+use crate::model::commit::{Commit, Committed};
+use crate::model::id::{JobId, QueueId};
 
 /// Most changes that wait for the thread; who comes then waits to be let in.
 const WAITING_MAX: usize = 4096;
@@ -88,7 +88,7 @@ pub(super) struct Unstated {
 }
 
 impl Unstated {
-    pub(super) fn split(recovered: Recovered) -> (crate::state::State, Self) {
+    pub(super) fn split(recovered: Recovered) -> (crate::in_memory::state::State, Self) {
         let Recovered {
             state,
             meta,
@@ -265,7 +265,7 @@ impl Writer {
             {
                 let (record, reply) = self.judge(&mut staging, change, bytes);
                 if let Some(record) = record {
-                    bytes += crate::state::bytes_added(&record.writes);
+                    bytes += crate::in_memory::state::bytes_added(&record.writes);
                     records.push(record);
                 }
                 replies.push(reply);
@@ -315,7 +315,7 @@ impl Writer {
     fn check_room(&self, commit: &Commit, ahead: u64) -> Result<()> {
         match commit.advance {
             Some(_) => Ok(()),
-            None => match crate::state::bytes_added(&commit.writes) {
+            None => match crate::in_memory::state::bytes_added(&commit.writes) {
                 0 => Ok(()),
                 bytes => self.room.check(ahead + bytes),
             },

@@ -11,8 +11,10 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId};
-use crate::log::{Admission, Claims, PartitionLog, QueueOptions};
+use crate::in_memory::log::{Admission, Claims, PartitionLog};
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::{Job, NewJob};
+use crate::queue::QueueOptions;
 use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
 
 /// A queue in memory, with any number of partitions. Its jobs are gone with it, and so are the claims on it.
@@ -271,11 +273,11 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::command::{Command, Operation};
-    use crate::entry::Timestamp;
-    use crate::job::Idempotency;
-    use crate::key::Key;
-    use crate::value::Value;
+    use crate::model::command::{Command, Operation};
+    use crate::model::entry::Timestamp;
+    use crate::model::job::Idempotency;
+    use crate::model::key::Key;
+    use crate::model::value::Value;
 
     fn clock() -> ManualClock {
         ManualClock::new(Timestamp(1_000_000))
@@ -393,7 +395,8 @@ mod tests {
             let mut by_key: HashMap<Key, Vec<u64>> = HashMap::new();
             for reader in readers {
                 for job in reader.await.unwrap() {
-                    let crate::Action::Set { value, .. } = &job.command.operations()[0].action
+                    let crate::model::command::Action::Set { value, .. } =
+                        &job.command.operations()[0].action
                     else {
                         panic!("it was a set");
                     };

@@ -7,12 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::{Clock, SystemClock};
-use crate::commit::{Commit, Committed};
-use crate::entry::Entry;
 use crate::error::{Error, Result};
-use crate::job::{JobId, JobState, Partition, PartitionCount, Position, QueueId};
-use crate::key::Key;
-use crate::state::{Record, Shared, Staging, State};
+use crate::in_memory::state::{Record, Shared, Staging, State};
+use crate::model::commit::{Commit, Committed};
+use crate::model::entry::Entry;
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::JobState;
+use crate::model::key::Key;
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
 
 /// A store in memory: for tests and caches. It keeps every promise but one: what "durable" survives is nothing.

@@ -3,9 +3,9 @@
 use std::io::{self, BufRead, Read as _};
 
 use super::{PortableEntry, Refused, Wrong, read_key};
-use crate::entry::{Timestamp, Version};
-use crate::json::Scanner;
-use crate::value::Value;
+use crate::model::entry::{Timestamp, Version};
+use crate::model::json::Scanner;
+use crate::model::value::Value;
 
 /// Longest line, in bytes: what is read line by line shall need little memory, whatever it is.
 pub const LINE_BYTES_MAX: usize = 64 << 20;

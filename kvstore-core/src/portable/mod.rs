@@ -27,10 +27,10 @@ mod writer;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::entry::{Entry, Timestamp, Version};
-use crate::json::{JsonError, Place};
-use crate::key::Key;
-use crate::value::Value;
+use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::json::{JsonError, Place};
+use crate::model::key::Key;
+use crate::model::value::Value;
 pub use lines::{LINE_BYTES_MAX, Lines};
 pub use object::Object;
 pub use writer::Writer;

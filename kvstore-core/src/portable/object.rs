@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use super::{PortableEntry, Refused, Wrong, read_key};
-use crate::json::{JsonError, Scanner};
-use crate::key::Key;
-use crate::value::Value;
+use crate::model::json::{JsonError, Scanner};
+use crate::model::key::Key;
+use crate::model::value::Value;
 
 /// Reads the members of a JSON object as entries, one after the other.
 ///

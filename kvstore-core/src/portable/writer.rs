@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{Form, PortableEntry};
-use crate::entry::{Timestamp, Version};
+use crate::model::entry::{Timestamp, Version};
 
 /// Writes entries in one of the forms. What it has written is whole only after [`Writer::finish`].
 #[derive(Debug)]
@@ -18,8 +18,8 @@ pub struct Writer<W> {
 /// A line of NDJSON.
 #[derive(Serialize)]
 struct Line<'a> {
-    key: &'a crate::Key,
-    value: &'a crate::Value,
+    key: &'a crate::model::key::Key,
+    value: &'a crate::model::value::Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<Version>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@
 //!
 //! ```no_run
 //! use std::net::SocketAddr;
-//! use kvstore_core::process::{self, Fallback, Program, Setting, Settings, Shared, Shutdown};
+//! use kvstore_core::process::{Fallback, Program, Setting, Settings, Shared, Shutdown, self};
 //!
 //! const LISTEN: Setting = Setting {
 //!     flag: "listen", // and KVSTORE_LISTEN
@@ -64,7 +64,6 @@
 mod settings;
 mod shared;
 
-use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -75,6 +74,7 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::Error;
+use crate::error::in_one_line;
 pub use settings::{Fallback, Program, Setting, Settings, bytes, duration, hide_secrets, within};
 pub use shared::{LogFormat, STORE, Shared};
 
@@ -259,18 +259,6 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
         _ = terminate.recv() => SignalKind::terminate(),
         _ = interrupt.recv() => SignalKind::interrupt(),
     }
-}
-
-/// The error and its sources, separated by colons, on one line whatever they hold.
-pub fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Writing to a String does not fail.
-        let _ = write!(line, ": {cause}");
-        source = cause.source();
-    }
-    line.replace(['\r', '\n'], " ")
 }
 
 /// One line on standard error, which may be closed.

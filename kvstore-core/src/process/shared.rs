@@ -7,8 +7,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::settings::{Fallback, Setting, Settings, hide_secrets};
-use crate::config::{self, Opened};
 use crate::error::{Error, Result};
+use crate::open::{self, Opened};
 
 /// `--store`, for a program that can refuse some stores.
 pub const STORE: Setting = Setting {
@@ -31,7 +31,7 @@ const LOG: Setting = Setting {
     flag: "log",
     value: "LEVEL",
     default: Fallback::Value("info"),
-    allowed: "error, warn, info, debug, trace or off, also by module, as in info,kvstore_worker=debug",
+    allowed: "error, warn, info, debug, trace or off, also by module, as in info,kvstore_core::worker=debug",
     help: "What to log",
 };
 
@@ -57,9 +57,9 @@ pub(super) const SETTINGS: &[Setting] = &[STORE, QUEUE, LOG, LOG_FORMAT, ADMIN_L
 /// The settings that every binary has, checked.
 #[derive(Clone)]
 pub struct Shared {
-    /// `--store`: a URL for [`open`](crate::open).
+    /// `--store`: a URL for [`open`](fn@crate::open).
     pub store: String,
-    /// `--queue`: a URL for [`open`](crate::open); `None` for the store's own queue.
+    /// `--queue`: a URL for [`open`](fn@crate::open); `None` for the store's own queue.
     pub queue: Option<String>,
     /// `--log`: a filter as `tracing-subscriber` reads it.
     pub log: String,
@@ -82,41 +82,41 @@ impl Shared {
     /// Opens the store and the queue.
     ///
     /// # Errors
-    /// Those of [`open`](crate::open).
+    /// Those of [`open`](fn@crate::open).
     pub async fn open(&self) -> Result<Opened> {
-        config::open(&self.store, self.queue.as_deref()).await
+        open::open(&self.store, self.queue.as_deref()).await
     }
 
     /// Opens them for a worker: behind another one on the same folder, it waits its turn.
     ///
     /// # Errors
-    /// Those of [`stand_by`](crate::stand_by).
+    /// Those of [`stand_by`](crate::open::stand_by).
     pub async fn stand_by(&self, locked: impl FnMut(&Error) + Send) -> Result<Opened> {
-        config::stand_by(&self.store, self.queue.as_deref(), locked).await
+        open::stand_by(&self.store, self.queue.as_deref(), locked).await
     }
 
     /// Opens the store for reading, while another process writes there.
     ///
     /// # Errors
-    /// Those of [`follow`](crate::follow).
+    /// Those of [`follow`](crate::open::follow).
     pub async fn follow(&self) -> Result<Opened> {
-        config::follow(&self.store, self.queue.as_deref()).await
+        open::follow(&self.store, self.queue.as_deref()).await
     }
 
     /// Whether [`Shared::follow`] takes the store.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) that says why not.
+    /// [`Error::Config`](crate::error::Error::Config) that says why not.
     pub fn check_follow(&self) -> Result<()> {
-        config::check_follow(&self.store, self.queue.as_deref())
+        open::check_follow(&self.store, self.queue.as_deref())
     }
 
     pub(super) fn read(settings: &mut Settings) -> Option<Self> {
         let store = settings.get(&STORE, |url| {
-            config::check_store(url).map(|()| url.to_owned())
+            open::check_store(url).map(|()| url.to_owned())
         });
         let queue = settings.get_optional(&QUEUE, |url| match &store {
-            Some(store) => config::check_queue(store, url).map(|()| url.to_owned()),
+            Some(store) => open::check_queue(store, url).map(|()| url.to_owned()),
             // What it has to be is not known; the store's own problem is noted already.
             None => Ok(url.to_owned()),
         });
@@ -245,13 +245,13 @@ mod tests {
             "info",
             "WARN",
             "off",
-            "info,kvstore_worker=debug",
+            "info,kvstore_core::worker=debug",
             "warn,hyper=off",
             "[{job}]=trace",
         ] {
             assert!(log_filter(good).is_ok(), "{good}");
         }
-        for bad in ["inof", "kvstore_worker=loud", "info;debug"] {
+        for bad in ["inof", "kvstore_core=loud", "info;debug"] {
             assert!(log_filter(bad).is_err(), "{bad}");
         }
     }

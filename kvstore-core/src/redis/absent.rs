@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub(crate) use options::{ClientCertificate, Options};
 
 use crate::error::{Error, Result};
-use crate::job::QueueId;
+use crate::model::id::QueueId;
 use crate::queue::JobQueue;
 use crate::store::Store;
 

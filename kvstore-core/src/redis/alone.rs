@@ -6,7 +6,7 @@ use super::Options;
 use super::connection::Connection;
 use super::queue::RedisQueue;
 use crate::error::{Error, Result};
-use crate::job::QueueId;
+use crate::model::id::QueueId;
 use crate::queue::JobQueue;
 
 /// What stands in place of a folder's id where the store is on Redis, too.

@@ -18,7 +18,7 @@ use super::scripts::Scripts;
 use super::wake::Wake;
 use super::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX, tls};
 use crate::error::{Error, Result};
-use crate::job::{Partition, PartitionCount, Position, QueueId};
+use crate::model::id::{Partition, PartitionCount, Position, QueueId};
 
 /// What the layout of the keys is called. Another one is another store.
 const FORMAT: &str = "1";

@@ -13,9 +13,10 @@ use super::resend::{REMEMBERED, Senders, Tries};
 use super::run::{Call, Numbering};
 use super::store_commit::{number, position, unexpected};
 use crate::error::{Error, Result};
-use crate::job::{NewJob, Partition, Position};
+use crate::in_memory::log::Remembered;
 use crate::limits::WORK_BATCH_JOBS;
-use crate::log::Remembered;
+use crate::model::id::{Partition, Position};
+use crate::model::job::NewJob;
 use crate::queue::Accepted;
 
 /// Most jobs that wait for the batch before them, in each partition of each process. Past it they are refused.

@@ -1,7 +1,7 @@
 //! The names of the keys, and the hash tags that spread the partitions evenly over the slots of a cluster.
 
-use crate::job::{Partition, PartitionCount, QueueId};
-use crate::key::Key;
+use crate::model::id::{Partition, PartitionCount, QueueId};
+use crate::model::key::Key;
 
 /// Slots of a Redis Cluster.
 const SLOTS: u32 = 16384;

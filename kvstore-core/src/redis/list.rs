@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use super::connection::Connection;
 use super::store_commit::{number, unexpected};
-use crate::entry::{Timestamp, Version};
 use crate::error::{Error, Result};
-use crate::job::Partition;
-use crate::key::Key;
 use crate::limits::PAGE_ENTRIES_MAX;
+use crate::model::entry::{Timestamp, Version};
+use crate::model::id::Partition;
+use crate::model::key::Key;
+use crate::model::value::Value;
 use crate::store::{ListRequest, Listed, Page};
-use crate::value::Value;
 
 /// One item of a page: an entry, or a common prefix, which several partitions may have.
 enum Item {

@@ -65,7 +65,7 @@ use store::RedisStore;
 /// Whether `url` can be a server's, without connecting to it.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) that says what it should be.
+/// [`Error::Config`](crate::error::Error::Config) that says what it should be.
 pub(crate) fn check_url(url: &str) -> Result<()> {
     connection::parse(url).map(drop)
 }
@@ -83,9 +83,9 @@ impl Redis {
     /// creates the store if it is not there, and checks that the server keeps what it acknowledges.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a URL of another form, another number of partitions than the store has, or a
+    /// [`Error::Config`](crate::error::Error::Config) for a URL of another form, another number of partitions than the store has, or a
     /// server whose settings lose data: it says which setting to change, and to what.
-    /// [`Error::Unavailable`](crate::Error::Unavailable) if the server can't be reached.
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if the server can't be reached.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
         let connection = Connection::open(url, &options).await?;
         alone::bind_here(&connection).await?;
@@ -105,7 +105,7 @@ impl Redis {
         self.queue.clone()
     }
 
-    /// Lets go of the connection. Calls after it fail with [`Error::Unavailable`](crate::Error::Unavailable).
+    /// Lets go of the connection. Calls after it fail with [`Error::Unavailable`](crate::error::Error::Unavailable).
     pub fn close(&self) {
         self.queue.stop();
         self.store.connection().close();

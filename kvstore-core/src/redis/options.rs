@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use crate::job::PartitionCount;
 use crate::limits::{CLAIM_PERIOD, IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
+use crate::model::id::PartitionCount;
 
 /// Partitions of a store that is created without a word on it: enough for some dozens of workers.
 pub const PARTITIONS_DEFAULT: u16 = 64;

@@ -4,10 +4,11 @@
 //! is the position of the last; those before it have the numbers before that.
 
 use super::store_commit::{number, position, unexpected};
-use crate::command::Command;
-use crate::entry::Timestamp;
 use crate::error::Result;
-use crate::job::{Job, JobId, NewJob, Partition, Position, QueueId};
+use crate::model::command::Command;
+use crate::model::entry::Timestamp;
+use crate::model::id::{JobId, Partition, Position, QueueId};
+use crate::model::job::{Job, NewJob};
 
 /// A job's text.
 pub(super) fn text(job: &NewJob) -> serde_json::Result<String> {

@@ -18,8 +18,9 @@ use super::store::stream_id;
 use super::store_commit::{number, position};
 use super::wake::{ASK_FOR_JOBS_AFTER, Wake, woken};
 use crate::error::{Error, Result};
-use crate::job::{Job, JobId, NewJob, Partition, PartitionCount, Position, QueueId};
 use crate::limits::WORK_BATCH_BYTES;
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
 
 /// A part of a position up to which Lua counts exactly, with room for more jobs than there will ever be.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Result};
-use crate::job::QueueId;
+use crate::model::id::QueueId;
 
 /// How long a server remembers the last answer to a sender: far longer than anybody asks again.
 pub(super) const REMEMBERED: Duration = Duration::from_secs(10 * 60);

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use redis::{Cmd, Pipeline, Script, ToRedisArgs};
 
-use crate::job::{Partition, PartitionCount, Position};
+use crate::model::id::{Partition, PartitionCount, Position};
 
 /// What stands for the run of a server that does not tell, and is taken as it is: its numbers are never raised.
 const HIDDEN: &str = "hidden";

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use crate::job::{Fingerprint, Partition, PartitionCount};
+use crate::model::id::{Fingerprint, Partition, PartitionCount};
 
 /// The share of `worker` among `workers`: rendezvous hashing, with as many for each as is even. So shares differ by one at most,
 /// and few partitions move when a worker comes or goes.

@@ -11,17 +11,15 @@ use super::run::{Call, Numbering};
 use super::store_commit::{Memory, activate, adopt, commit, number, position, unexpected};
 use super::wake::{ASK_AFTER, woken};
 use super::{list, watch};
-use crate::commit::{Commit, Committed};
-use crate::entry::{Entry, Timestamp, Version};
 use crate::error::Result;
-use crate::job::{
-    Applied, Dead, DeadLetter, JobId, JobState, Outcome, Partition, PartitionCount, Position,
-    QueueId,
-};
-use crate::key::Key;
 use crate::limits::{CHANGES_MAX, EXPIRE_BATCH};
+use crate::model::commit::{Commit, Committed};
+use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::{Applied, Dead, DeadLetter, JobState, Outcome};
+use crate::model::key::Key;
+use crate::model::value::Value;
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
-use crate::value::Value;
 
 /// A store on a Redis server.
 #[derive(Debug)]
@@ -269,7 +267,7 @@ impl Store for RedisStore {
             .map(async |(partition, places)| {
                 let keys = places.iter().map(|place| &keys[*place]);
                 let found = entries(connection, partition, keys).await?;
-                Ok::<_, crate::Error>((places, found))
+                Ok::<_, crate::error::Error>((places, found))
             });
         let mut all = vec![None; keys.len()];
         for (places, found) in futures_util::future::try_join_all(reads).await? {

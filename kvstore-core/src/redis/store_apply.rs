@@ -10,12 +10,13 @@ use super::connection::Connection;
 use super::run::{Call, Numbering};
 use super::store::stream_id;
 use super::store_commit::{number, unexpected, verdict_text};
-use crate::commit::{Advance, Change, Commit, Condition, Verdict};
 use crate::error::Result;
-use crate::job::Partition;
-use crate::key::Key;
 use crate::limits::{CHANGES_MAX, OUTCOME_RETENTION, OUTCOMES_MAX};
-use crate::value::Value;
+use crate::model::commit::{Advance, Commit, Verdict};
+use crate::model::id::Partition;
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::model::write::{Change, Condition};
 
 /// Most sets: `unpack` takes twice as many values, and no more than 7,999.
 const SETS_MAX: usize = 1000;

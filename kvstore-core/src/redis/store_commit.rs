@@ -8,12 +8,14 @@ use super::resend::{Numbered, REMEMBERED, Senders, Tries};
 use super::run::{Call, Numbering};
 use super::store::{letter_name, stream_id};
 use super::store_apply::apply;
-use crate::commit::{Advance, Change, Commit, Committed, Condition, Verdict};
-use crate::entry::Version;
 use crate::error::{Error, Result};
-use crate::job::{Failed, Outcome, Partition, Position, QueueId, Succeeded};
-use crate::key::Key;
 use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_MAX};
+use crate::model::commit::{Advance, Commit, Committed, Verdict};
+use crate::model::entry::Version;
+use crate::model::id::{Partition, Position, QueueId};
+use crate::model::job::{Failed, Outcome, Succeeded};
+use crate::model::key::Key;
+use crate::model::write::{Change, Condition};
 
 /// How often a commit is tried again after it told its partition which queue is active. Once does; more is a race with
 /// somebody who adopts another.
@@ -308,7 +310,7 @@ fn add_advance(script: &mut Call, advance: &Advance, partition: Partition) -> Re
         .arg(OUTCOME_RETENTION.as_millis() as u64)
         .arg(advance.outcomes.len());
     for (at, verdict) in &advance.outcomes {
-        let job = crate::job::JobId {
+        let job = crate::model::id::JobId {
             queue: advance.queue,
             partition,
             position: *at,

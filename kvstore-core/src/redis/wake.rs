@@ -8,7 +8,7 @@ use redis::Client;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::job::{Partition, PartitionCount};
+use crate::model::id::{Partition, PartitionCount};
 
 /// How long to wait before asking without having been woken.
 pub(super) const ASK_AFTER: Duration = Duration::from_millis(250);

@@ -12,11 +12,11 @@ use super::connection::Connection;
 use super::store::entries;
 use super::store_commit::{number, unexpected};
 use super::wake::woken;
-use crate::entry::Version;
 use crate::error::{Error, Result};
-use crate::job::Partition;
-use crate::key::Key;
 use crate::limits::CHANGES_MAX;
+use crate::model::entry::Version;
+use crate::model::id::Partition;
+use crate::model::key::Key;
 use crate::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom};
 
 /// Most entries of a partition's history read at once; each holds the changes of one commit, or a part of them.
@@ -183,7 +183,7 @@ impl Watcher {
         &self,
         partition: Partition,
         found: &[Change],
-    ) -> Result<Vec<Option<crate::Value>>> {
+    ) -> Result<Vec<Option<crate::model::value::Value>>> {
         if found.is_empty() {
             return Ok(Vec::new());
         }

@@ -7,10 +7,13 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kvstore_core::conformance::{QueueBounds, QueueHarness, Worker};
 use kvstore_core::limits::CLAIM_PERIOD;
-use kvstore_core::{
-    Change, Command, Commit, Condition, Error, JobId, JobQueue, JobState, Key, NewJob, Operation,
-    Outcome, Store, Value, Version, Watch, WatchFrom, Write,
-};
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::commit::Commit;
+use kvstore_core::model::id::JobId;
+use kvstore_core::model::job::{JobState, NewJob, Outcome};
+use kvstore_core::model::write::{Change, Condition, Write};
+use kvstore_core::store::{Watch, WatchFrom};
+use kvstore_core::{Error, JobQueue, Key, Store, Value, Version};
 use proptest::prelude::*;
 
 use crate::steps::{KEYS, key};

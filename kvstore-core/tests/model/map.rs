@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use kvstore_core::{
-    Action, Applied, Change, Command, Condition, Expiry, JobId, Key, NewJob, Operation, Outcome,
-    Partition, Timestamp, Value, Version, Write,
-};
+use kvstore_core::model::command::{Action, Command, Expiry, Operation};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::model::id::{JobId, Partition};
+use kvstore_core::model::job::{Applied, NewJob, Outcome};
+use kvstore_core::model::write::{Change, Condition, Write};
+use kvstore_core::{Key, Value, Version};
 
 use crate::steps::{Guess, Put, Request, key};
 

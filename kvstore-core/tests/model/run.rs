@@ -7,10 +7,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kvstore_core::conformance::{QueueBounds, QueueHarness, Worker};
 use kvstore_core::limits::CLAIM_PERIOD;
-use kvstore_core::{
-    Applied, Change, ChangeId, ChangeKind, Commit, Condition, Error, Idempotency, JobQueue,
-    JobState, Key, ListRequest, NewJob, Partition, Store, Value, Version, Watch, WatchFrom, Write,
-};
+use kvstore_core::model::commit::Commit;
+use kvstore_core::model::id::Partition;
+use kvstore_core::model::job::{Applied, Idempotency, JobState, NewJob};
+use kvstore_core::model::write::{Change, Condition, Write};
+use kvstore_core::store::{ChangeId, ChangeKind, ListRequest, Watch, WatchFrom};
+use kvstore_core::{Error, JobQueue, Key, Store, Value, Version};
 
 use crate::map::{Held, Model};
 use crate::steps::{Ending, Guess, KEYS, Put, Request, Step, key};
@@ -241,7 +243,9 @@ impl<H: QueueHarness> Run<H> {
         self.harness.restart().await;
         self.store = self.harness.store().await;
         self.queue = self.harness.queue(QueueBounds::default()).await;
-        kvstore_core::join(&self.store, &self.queue).await.unwrap();
+        kvstore_core::service::join(&self.store, &self.queue)
+            .await
+            .unwrap();
         self.watch = match self.store.watch(WatchFrom::After(self.seen.clone())).await {
             Ok(watch) => watch,
             // The history ends here, so the mirror begins again with what is there.

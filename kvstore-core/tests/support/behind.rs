@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
-use kvstore_core::{JobQueue, Store, Timestamp};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::{JobQueue, Store};
 use tokio::sync::OnceCell;
 
 use crate::redis_server::OnRedis;

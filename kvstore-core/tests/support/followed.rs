@@ -6,10 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kvstore_core::conformance::StoreHarness;
 use kvstore_core::json_file::{JsonReader, JsonStore};
-use kvstore_core::{
-    Commit, Committed, DeadPage, DeadRequest, Entry, JobId, JobState, Key, ListRequest, Page,
-    Partition, PartitionCount, Position, QueueId, Result, Store, Timestamp, Watch, WatchFrom,
-};
+use kvstore_core::model::commit::{Commit, Committed};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use kvstore_core::model::job::JobState;
+use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchFrom};
+use kvstore_core::{Entry, Key, Result, Store};
 
 use crate::support::Folder;
 

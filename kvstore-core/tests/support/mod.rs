@@ -3,10 +3,14 @@
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use kvstore_core::clock::{Clock, ManualClock};
 use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
 use kvstore_core::json_file::{JsonFile, Options};
 use kvstore_core::memory::{MemoryQueue, MemoryStore};
-use kvstore_core::{Clock, JobQueue, ManualClock, PartitionCount, QueueOptions, Store, Timestamp};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::model::id::PartitionCount;
+use kvstore_core::queue::QueueOptions;
+use kvstore_core::{JobQueue, Store};
 
 /// The time at which each test starts: any will do.
 const START: Timestamp = Timestamp(1_763_000_000_000);

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::model::id::{PartitionCount, QueueId};
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::{JobQueue, PartitionCount, QueueId, Store, Timestamp};
+use kvstore_core::{JobQueue, Store};
 
 /// A server that runs until it is dropped.
 pub(crate) struct Server {

@@ -7,11 +7,11 @@ mod answers;
 mod paths;
 mod schemas;
 
-use kvstore_core::ServiceOptions;
 use kvstore_core::limits::{
     BATCH_OPERATIONS_MAX, CHANGES_MAX, KEY_CHARS_MAX, PAGE_ENTRIES_MAX, PAGE_VALUE_BYTES_MAX,
     TTL_MAX, VALUE_DEPTH_MAX,
 };
+use kvstore_core::service::ServiceOptions;
 use serde_json::{Value, json};
 
 use crate::config::{ENVELOPE_BYTES, Options};

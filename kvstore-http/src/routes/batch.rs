@@ -6,7 +6,10 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{IF_MATCH, IF_NONE_MATCH};
 use hyper::http::request::Parts;
-use kvstore_core::{Action, Applied, Command, Condition, Expiry, Key, Operation, Value};
+use kvstore_core::model::command::{Action, Command, Expiry, Operation};
+use kvstore_core::model::job::Applied;
+use kvstore_core::model::write::Condition;
+use kvstore_core::{Key, Value};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 

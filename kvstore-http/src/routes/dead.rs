@@ -3,9 +3,11 @@
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, LOCATION};
 use hyper::http::request::Parts;
-use kvstore_core::{
-    Command, DeadLetter, DeadRequest, JobId, JobReport, JobState, Outcome, Summary,
-};
+use kvstore_core::model::command::Command;
+use kvstore_core::model::id::JobId;
+use kvstore_core::model::job::{DeadLetter, JobState, Outcome, Summary};
+use kvstore_core::service::JobReport;
+use kvstore_core::store::DeadRequest;
 
 use super::Context;
 use super::jobs::describe;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, RETRY_AFTER};
 use hyper::http::request::Parts;
-use kvstore_core::{JobId, JobReport, JobState, Outcome, Succeeded};
+use kvstore_core::model::id::JobId;
+use kvstore_core::model::job::{JobState, Outcome, Succeeded};
+use kvstore_core::service::JobReport;
 
 use super::Context;
 use crate::conditions::etag_text;

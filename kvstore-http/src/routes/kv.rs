@@ -7,7 +7,9 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::ETAG;
 use hyper::http::request::Parts;
-use kvstore_core::{Action, Entry, Expiry, Key, Timestamp, Value};
+use kvstore_core::model::command::{Action, Expiry};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::{Entry, Key, Value};
 
 use super::write::{Progress, Written, submit};
 use super::{Context, read};

@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use hyper::header::CACHE_CONTROL;
 use hyper::http::request::Parts;
 use kvstore_core::limits::PAGE_ENTRIES_MAX;
-use kvstore_core::{ListRequest, Listed, Page};
+use kvstore_core::store::{ListRequest, Listed, Page};
 
 use super::Context;
 use super::kv::rfc3339;

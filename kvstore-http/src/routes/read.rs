@@ -7,7 +7,10 @@ use futures_util::StreamExt;
 use hyper::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
-use kvstore_core::{Clock, Entry, Key, SystemClock, Timestamp, Version, Watch, WatchFrom};
+use kvstore_core::clock::{Clock, SystemClock};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::store::{Watch, WatchFrom};
+use kvstore_core::{Entry, Key, Version};
 use tokio::time::{Instant, sleep_until};
 
 use super::Context;

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use kvstore_core::{Expiry, Key, Value};
+use kvstore_core::model::command::Expiry;
+use kvstore_core::{Key, Value};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 

@@ -5,7 +5,8 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::ETAG;
 use hyper::http::request::Parts;
-use kvstore_core::{Action, Entry};
+use kvstore_core::Entry;
+use kvstore_core::model::command::Action;
 
 use super::set_request::SetRequest;
 use super::write::{Progress, submit};

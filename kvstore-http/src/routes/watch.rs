@@ -13,9 +13,8 @@ use futures_util::stream::{self, StreamExt};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response};
-use kvstore_core::{
-    ChangeId, ChangeKind, Changed, Error, ListRequest, Listed, Service, Watch, WatchFrom,
-};
+use kvstore_core::store::{ChangeId, ChangeKind, Changed, ListRequest, Listed, Watch, WatchFrom};
+use kvstore_core::{Error, Service};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Context;

@@ -5,7 +5,11 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::http::request::Parts;
-use kvstore_core::{Action, Applied, Command, JobId, JobState, Key, Operation, Outcome, Request};
+use kvstore_core::Key;
+use kvstore_core::model::command::{Action, Command, Operation};
+use kvstore_core::model::id::JobId;
+use kvstore_core::model::job::{Applied, JobState, Outcome};
+use kvstore_core::service::Request;
 
 use super::Context;
 use crate::conditions::write_condition;

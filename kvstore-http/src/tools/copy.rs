@@ -7,10 +7,14 @@ use std::fmt;
 use futures_util::future::join_all;
 use futures_util::stream::StreamExt;
 use indicatif::ProgressBar;
+use kvstore_core::clock::{Clock, SystemClock};
 use kvstore_core::limits::{WORK_BATCH_BYTES, WORK_BATCH_WRITES};
+use kvstore_core::model::commit::Commit;
+use kvstore_core::model::id::PartitionCount;
+use kvstore_core::model::write::{Change, Write};
 use kvstore_core::portable::PortableEntry;
 use kvstore_core::process::Failure;
-use kvstore_core::{Change, Clock, Commit, Entry, Key, PartitionCount, Store, SystemClock, Write};
+use kvstore_core::{Entry, Key, Store};
 
 use super::place::Entries;
 
@@ -158,7 +162,9 @@ mod tests {
 
     use futures_util::stream;
     use kvstore_core::memory::MemoryStore;
-    use kvstore_core::{ListRequest, StoreExt, Timestamp, Value, Version};
+    use kvstore_core::model::entry::Timestamp;
+    use kvstore_core::store::ListRequest;
+    use kvstore_core::{StoreExt, Value, Version};
 
     use super::*;
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use futures_util::stream::TryStreamExt;
 use indicatif::ProgressBar;
-use kvstore_core::check_store;
+use kvstore_core::open::check_store;
 use kvstore_core::portable::{Form, Writer};
 use kvstore_core::process::{self, Failure, Fallback, Program, Setting, Settings};
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use futures_util::stream::{self, StreamExt};
 use indicatif::ProgressBar;
-use kvstore_core::check_store;
+use kvstore_core::open::check_store;
 use kvstore_core::portable::{Form, Lines, Object, PortableEntry, Refused};
 use kvstore_core::process::{self, Failure, Fallback, Program, Setting, Settings};
 
@@ -175,7 +175,7 @@ async fn bring(entries: Entries<'_>, total: Option<u64>, to: &str) -> Result<Exi
         _ => Ok(()),
     });
     if let Err(error) = copied {
-        let error = process::in_one_line(&*error);
+        let error = kvstore_core::error::in_one_line(&*error);
         return Err(
             format!("{error}; {totals} until then; the same command goes on from there").into(),
         );

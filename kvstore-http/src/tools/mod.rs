@@ -18,7 +18,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use kvstore_core::file_folder;
+use kvstore_core::open::file_folder;
 use kvstore_core::process::{Fallback, Program, STORE, Setting, Settings};
 
 /// All of them.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, LocalBoxStream, StreamExt, TryStreamExt};
 use kvstore_core::json_file::Inspection;
+use kvstore_core::open::{check_store, file_folder};
 use kvstore_core::portable::{Form, PortableEntry};
 use kvstore_core::process::{Failure, Fallback, Setting, Settings, hide_secrets};
-use kvstore_core::{Store, StoreExt, check_store, file_folder};
+use kvstore_core::{Store, StoreExt};
 
 /// Entries, one after the other.
 pub(super) type Entries<'a> = LocalBoxStream<'a, Result<PortableEntry, Failure>>;

@@ -253,9 +253,9 @@ async fn batch_is_bounded_in_operations_and_bytes() {
 #[tokio::test]
 async fn keys_of_a_batch_share_a_partition() {
     let setup = Setup {
-        queue: kvstore_core::QueueOptions {
-            partitions: kvstore_core::PartitionCount::new(64).unwrap(),
-            ..kvstore_core::QueueOptions::default()
+        queue: kvstore_core::queue::QueueOptions {
+            partitions: kvstore_core::model::id::PartitionCount::new(64).unwrap(),
+            ..kvstore_core::queue::QueueOptions::default()
         },
         ..Setup::default()
     };

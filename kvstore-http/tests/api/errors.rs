@@ -1,6 +1,6 @@
 //! §8: the shapes of errors.
 
-use kvstore_core::QueueOptions;
+use kvstore_core::queue::QueueOptions;
 use serde_json::json;
 
 use crate::support::client::request;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvstore_core::ServiceOptions;
+use kvstore_core::service::ServiceOptions;
 use kvstore_http::Options;
 use serde_json::json;
 

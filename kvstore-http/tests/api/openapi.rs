@@ -220,7 +220,7 @@ async fn what_is_answered_stands_in_the_document() {
 #[tokio::test]
 async fn answers_of_a_service_that_is_down_stand_in_the_document() {
     let server = Server::start_idle(Setup {
-        queue: kvstore_core::QueueOptions {
+        queue: kvstore_core::queue::QueueOptions {
             jobs_max: 1,
             ..Default::default()
         },

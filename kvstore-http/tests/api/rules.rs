@@ -203,7 +203,8 @@ async fn request_id_is_echoed_or_made() {
 
 #[tokio::test]
 async fn trace_travels_with_the_job() {
-    use kvstore_core::{JobId, JobQueue};
+    use kvstore_core::JobQueue;
+    use kvstore_core::model::id::JobId;
 
     let server = Server::start_idle(Setup::default()).await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -217,7 +218,7 @@ async fn trace_travels_with_the_job() {
             .unwrap()
             .parse()
             .unwrap();
-        let kvstore_core::Found::Held { job, .. } =
+        let kvstore_core::queue::Found::Held { job, .. } =
             server.service.queue().find(&job).await.unwrap()
         else {
             panic!("the queue does not hold {job}");

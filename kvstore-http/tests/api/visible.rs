@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvstore_core::ServiceOptions;
+use kvstore_core::service::ServiceOptions;
 
 use crate::support::client::{Request, request};
 use crate::support::server::{Server, Setup};

@@ -1,6 +1,6 @@
 //! Does the checker find what is wrong, and nothing where nothing is?
 
-use kvstore_core::{JobId, Partition, Position, QueueId};
+use kvstore_core::model::id::{JobId, Partition, Position, QueueId};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

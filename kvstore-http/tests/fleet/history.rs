@@ -1,6 +1,6 @@
 //! What the clients of a fleet asked and were answered: one operation for each request, with all of its attempts.
 
-use kvstore_core::JobId;
+use kvstore_core::model::id::JobId;
 
 /// Nanoseconds since the run began, by this process' own monotonic clock.
 pub(crate) type Moment = u64;

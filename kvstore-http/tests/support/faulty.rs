@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kvstore_core::{
-    Accepted, Claim, Commit, Committed, DeadPage, DeadRequest, Depth, Entry, Error, Found, Job,
-    JobId, JobQueue, JobState, Key, ListRequest, NewJob, Page, Partition, PartitionCount, Position,
-    QueueId, Result, Store, Watch, WatchFrom, WorkerId,
-};
+use kvstore_core::model::commit::{Commit, Committed};
+use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use kvstore_core::model::job::{Job, JobState, NewJob};
+use kvstore_core::queue::{Accepted, Claim, Depth, Found, WorkerId};
+use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchFrom};
+use kvstore_core::{Entry, Error, JobQueue, Key, Result, Store};
 
 /// What happens to reads of the store, to writes into the queue, and to pings of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

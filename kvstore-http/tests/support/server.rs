@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvstore_core::clock::{Clock, ManualClock, SystemClock};
 use kvstore_core::memory::{MemoryQueue, MemoryStore};
-use kvstore_core::{
-    Advance, Clock, Commit, Condition, Dead, JobId, JobQueue, Key, ManualClock, Position,
-    QueueOptions, Service, ServiceOptions, Store, SystemClock, Value, Verdict, Write,
-};
+use kvstore_core::model::commit::{Advance, Commit, Verdict};
+use kvstore_core::model::id::{JobId, Position};
+use kvstore_core::model::job::Dead;
+use kvstore_core::model::write::{Condition, Write};
+use kvstore_core::queue::QueueOptions;
+use kvstore_core::service::ServiceOptions;
+use kvstore_core::{JobQueue, Key, Service, Store, Value};
 use kvstore_http::{Options, serve};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -103,9 +107,9 @@ impl Server {
             Arc::clone(self.service.store()),
             Arc::clone(self.service.queue()),
         );
-        let options = kvstore_worker::Options::default();
+        let options = kvstore_core::worker::Options::default();
         self.worker = Some(tokio::spawn(async move {
-            kvstore_worker::run(store, queue, options, std::future::pending())
+            kvstore_core::worker::run(store, queue, options, std::future::pending())
                 .await
                 .expect("a worker that goes on");
         }));
@@ -125,7 +129,7 @@ impl Server {
     pub(crate) async fn put(&self, key: &str, value: &str) {
         let write = Write {
             key: Key::new(key).expect("a key"),
-            change: kvstore_core::Change::Set {
+            change: kvstore_core::model::write::Change::Set {
                 value: Value::parse(value).expect("a value"),
                 expires_at: None,
             },
@@ -144,11 +148,13 @@ impl Server {
         let dead = Dead {
             reason: "it was refused".to_owned(),
             attempts: 3,
-            command: kvstore_core::Command::One(kvstore_core::Operation {
-                key,
-                condition: Condition::Any,
-                action: kvstore_core::Action::Delete,
-            }),
+            command: kvstore_core::model::command::Command::One(
+                kvstore_core::model::command::Operation {
+                    key,
+                    condition: Condition::Any,
+                    action: kvstore_core::model::command::Action::Delete,
+                },
+            ),
         };
         let advance = Advance {
             queue: id.queue,

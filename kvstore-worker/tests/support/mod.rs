@@ -8,12 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use kvstore_core::clock::Clock;
 use kvstore_core::memory::{MemoryQueue, MemoryStore};
-use kvstore_core::{
-    Clock, Command, Commit, Committed, DeadPage, DeadRequest, Entry, Error, JobId, JobQueue,
-    JobState, Key, ListRequest, NewJob, Operation, Page, Partition, PartitionCount, Position,
-    QueueId, QueueOptions, Result, Store, Timestamp, Value, Version, Watch, WatchFrom,
-};
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::commit::{Commit, Committed};
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use kvstore_core::model::job::{JobState, NewJob};
+use kvstore_core::queue::QueueOptions;
+use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchFrom};
+use kvstore_core::{Entry, Error, JobQueue, Key, Result, Store, Value, Version};
 use tokio::time::Instant;
 
 /// What becomes of a commit.
@@ -96,8 +100,10 @@ impl FaultyStore {
         let noted = writes.into_iter().enumerate().filter_map(|(index, write)| {
             let version = Version(committed.first_version.0 + index as u64);
             match write.change {
-                kvstore_core::Change::Set { value, .. } => Some((version, write.key, value)),
-                kvstore_core::Change::Delete => None,
+                kvstore_core::model::write::Change::Set { value, .. } => {
+                    Some((version, write.key, value))
+                }
+                kvstore_core::model::write::Change::Delete => None,
             }
         });
         self.applied.lock().unwrap().extend(noted);

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
-use crate::command::{Action, Command, Expiry, Operation};
-use crate::commit::Condition;
-use crate::entry::Version;
 use crate::error::Error;
-use crate::job::{JobId, NewJob, Partition, Position, QueueId};
+use crate::model::command::{Action, Command, Expiry, Operation};
+use crate::model::entry::Version;
+use crate::model::id::{JobId, Partition, Position, QueueId};
+use crate::model::job::NewJob;
+use crate::model::write::Condition;
 use crate::queue::{Depth, Found, JobQueue};
 
 pub async fn a_new_queue_is_empty(harness: &dyn QueueHarness) {

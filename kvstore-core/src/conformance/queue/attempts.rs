@@ -2,8 +2,8 @@
 
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
-use crate::job::JobId;
 use crate::limits::CLAIM_PERIOD;
+use crate::model::id::JobId;
 use crate::queue::{Found, JobQueue};
 
 async fn attempts(queue: &dyn JobQueue, id: &JobId) -> u32 {

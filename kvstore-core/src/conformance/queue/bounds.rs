@@ -3,7 +3,7 @@
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
 use crate::error::Error;
-use crate::job::NewJob;
+use crate::model::job::NewJob;
 use crate::queue::JobQueue;
 
 async fn refused(queue: &dyn JobQueue, job: NewJob) {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
-use crate::job::Partition;
 use crate::limits::CLAIM_PERIOD;
+use crate::model::id::Partition;
 use crate::queue::{JobQueue, WorkerId};
 
 async fn held(queue: &dyn JobQueue, worker: &WorkerId) -> BTreeSet<Partition> {

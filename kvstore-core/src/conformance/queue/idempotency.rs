@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
-use crate::command::{Action, Command, Expiry, Operation};
-use crate::commit::Condition;
 use crate::error::{Error, Result};
-use crate::job::{Idempotency, JobId, NewJob};
+use crate::model::command::{Action, Command, Expiry, Operation};
+use crate::model::id::JobId;
+use crate::model::job::{Idempotency, NewJob};
+use crate::model::write::Condition;
 use crate::queue::{Accepted, JobQueue};
 
 const WINDOW: Duration = Duration::from_secs(60);

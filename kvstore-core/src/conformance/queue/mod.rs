@@ -1,4 +1,4 @@
-//! The cases of [`JobQueue`](crate::JobQueue), each a statement that holds for every queue.
+//! The cases of [`JobQueue`](crate::queue::JobQueue), each a statement that holds for every queue.
 
 mod accepting;
 mod attempts;
@@ -14,7 +14,7 @@ pub use claims::*;
 pub use idempotency::*;
 pub use reading::*;
 
-/// One test for each thing that a [`JobQueue`](crate::JobQueue) promises, in a module `queue`, and for each that it
+/// One test for each thing that a [`JobQueue`](crate::queue::JobQueue) promises, in a module `queue`, and for each that it
 /// promises together with the store that applies it, in a module `together`.
 ///
 /// The argument makes a [`QueueHarness`](crate::conformance::QueueHarness); it is evaluated once for each test, in an async

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
 use crate::error::Error;
-use crate::job::{Job, JobId, Position};
+use crate::model::id::{JobId, Position};
+use crate::model::job::Job;
 use crate::queue::{Found, JobQueue};
 
 async fn ten_jobs(queue: &dyn JobQueue) -> Vec<JobId> {

@@ -2,9 +2,9 @@
 
 use super::super::StoreHarness;
 use super::super::fixture::*;
-use crate::commit::Commit;
 use crate::error::Error;
-use crate::job::{Partition, Position};
+use crate::model::commit::Commit;
+use crate::model::id::{Partition, Position};
 
 pub async fn a_partition_advances_with_the_writes(harness: &dyn StoreHarness) {
     let store = harness.store().await;
@@ -37,7 +37,7 @@ pub async fn positions_have_two_parts(harness: &dyn StoreHarness) {
     ] {
         let to = Position { major, minor };
         let mut commit = named.step(0, 0);
-        commit.advance = commit.advance.map(|advance| crate::commit::Advance {
+        commit.advance = commit.advance.map(|advance| crate::model::commit::Advance {
             from,
             to,
             ..advance
@@ -113,7 +113,7 @@ pub async fn partitions_advance_each_on_its_own(harness: &dyn StoreHarness) {
     let named = Named::new(&store);
     let count = store
         .partitions()
-        .map_or(3, crate::job::PartitionCount::get);
+        .map_or(3, crate::model::id::PartitionCount::get);
     let each = |number| Named {
         partition: Partition(number),
         ..named

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::StoreHarness;
 use super::super::fixture::*;
-use crate::commit::{Commit, Condition};
-use crate::entry::Version;
 use crate::error::Error;
+use crate::model::commit::Commit;
+use crate::model::entry::Version;
+use crate::model::write::Condition;
 use crate::store::{ListRequest, Store};
 
 pub async fn every_write_gets_the_next_version(harness: &dyn StoreHarness) {
@@ -277,7 +278,7 @@ pub async fn a_commit_is_seen_whole(harness: &dyn StoreHarness) {
     join_all(readers).await;
 }
 
-async fn many(store: &dyn Store, keys: &[crate::key::Key]) -> Vec<(u64, Version)> {
+async fn many(store: &dyn Store, keys: &[crate::model::key::Key]) -> Vec<(u64, Version)> {
     let entries = store.get_many(keys).await.unwrap().into_iter().flatten();
     entries
         .map(|entry| (as_number(&entry.value), entry.version))

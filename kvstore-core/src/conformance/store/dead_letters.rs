@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::super::StoreHarness;
 use super::super::fixture::*;
-use crate::commit::{Commit, Verdict};
 use crate::error::Error;
-use crate::job::{Dead, JobState, Outcome};
 use crate::limits::{DEAD_LETTERS_MAX, OUTCOME_RETENTION};
+use crate::model::commit::{Commit, Verdict};
+use crate::model::job::{Dead, JobState, Outcome};
 use crate::store::{DeadPage, DeadRequest, Store};
 
 fn dead(number: u64) -> Dead {
@@ -18,11 +18,11 @@ fn dead(number: u64) -> Dead {
     }
 }
 
-fn verdict(number: u64) -> (crate::job::Position, Verdict) {
+fn verdict(number: u64) -> (crate::model::id::Position, Verdict) {
     (at(number), Verdict::Dead(dead(number)))
 }
 
-async fn page(store: &dyn Store, after: Option<crate::job::JobId>, limit: usize) -> DeadPage {
+async fn page(store: &dyn Store, after: Option<crate::model::id::JobId>, limit: usize) -> DeadPage {
     store.dead(&DeadRequest { after, limit }).await.unwrap()
 }
 

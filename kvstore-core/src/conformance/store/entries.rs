@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::super::StoreHarness;
 use super::super::fixture::*;
-use crate::entry::Entry;
-use crate::job::{Position, QueueId};
-use crate::key::Key;
 use crate::limits::{VALUE_BYTES_DEFAULT, VALUE_DEPTH_MAX};
+use crate::model::entry::Entry;
+use crate::model::id::{Position, QueueId};
+use crate::model::key::Key;
+use crate::model::value::Value;
 use crate::store::{DeadRequest, ListRequest, Page, Store};
-use crate::value::Value;
 
 pub async fn a_new_store_is_empty(harness: &dyn StoreHarness) {
     let store = harness.store().await;

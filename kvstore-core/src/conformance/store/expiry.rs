@@ -2,9 +2,10 @@
 
 use super::super::StoreHarness;
 use super::super::fixture::*;
-use crate::commit::{Commit, Condition};
 use crate::error::Error;
 use crate::limits::EXPIRE_BATCH;
+use crate::model::commit::Commit;
+use crate::model::write::Condition;
 use crate::store::{ChangeKind, ListRequest, WatchFrom};
 
 pub async fn an_entry_lives_until_its_deadline(harness: &dyn StoreHarness) {

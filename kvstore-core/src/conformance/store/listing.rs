@@ -8,10 +8,10 @@ use rand::{Rng, SeedableRng};
 
 use super::super::StoreHarness;
 use super::super::fixture::*;
-use crate::entry::Version;
 use crate::error::Error;
-use crate::key::Key;
 use crate::limits::PAGE_ENTRIES_MAX;
+use crate::model::entry::Version;
+use crate::model::key::Key;
 use crate::store::{ListRequest, Page, Store};
 
 fn prefixed(prefix: &str) -> ListRequest {

@@ -1,4 +1,4 @@
-//! The cases of [`Store`](crate::Store), each a statement that holds for every store.
+//! The cases of [`Store`](crate::store::Store), each a statement that holds for every store.
 
 mod advances;
 mod commits;
@@ -18,7 +18,7 @@ pub use listing::*;
 pub use outcomes::*;
 pub use watching::*;
 
-/// One test for each thing that a [`Store`](crate::Store) promises, in a module `store`.
+/// One test for each thing that a [`Store`](crate::store::Store) promises, in a module `store`.
 ///
 /// The argument makes a [`StoreHarness`](crate::conformance::StoreHarness); it is evaluated once for each test, in an async
 /// context.

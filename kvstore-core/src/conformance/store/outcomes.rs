@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::super::StoreHarness;
 use super::super::fixture::*;
-use crate::commit::{Advance, Commit, Verdict};
-use crate::entry::Version;
-use crate::job::{Applied, Dead, Failed, JobState, Outcome, Succeeded};
 use crate::limits::{OUTCOME_RETENTION, OUTCOMES_MAX};
+use crate::model::commit::{Advance, Commit, Verdict};
+use crate::model::entry::Version;
+use crate::model::job::{Applied, Dead, Failed, JobState, Outcome, Succeeded};
 use crate::store::Store;
 
 async fn state(store: &dyn Store, named: Named, number: u64) -> JobState {

@@ -8,10 +8,10 @@ use rand::{Rng, SeedableRng};
 
 use super::super::StoreHarness;
 use super::super::fixture::*;
-use crate::entry::Version;
 use crate::error::Error;
-use crate::key::Key;
 use crate::limits::CHANGES_MAX;
+use crate::model::entry::Version;
+use crate::model::key::Key;
 use crate::store::{ChangeId, ChangeKind, Store, WatchFrom};
 
 pub async fn watch_shows_every_change_in_order(harness: &dyn StoreHarness) {
@@ -22,8 +22,8 @@ pub async fn watch_shows_every_change_in_order(harness: &dyn StoreHarness) {
     let mut expected = Vec::new();
     for write in [set(&key, "1"), set(&key, "2"), delete(&key), set(&key, "3")] {
         let kind = match write.change {
-            crate::commit::Change::Set { .. } => ChangeKind::Set,
-            crate::commit::Change::Delete => ChangeKind::Delete,
+            crate::model::write::Change::Set { .. } => ChangeKind::Set,
+            crate::model::write::Change::Delete => ChangeKind::Delete,
         };
         expected.push((commit_one(&store, write).await.0, kind));
     }

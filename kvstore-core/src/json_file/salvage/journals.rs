@@ -6,9 +6,9 @@ use super::super::record;
 use super::super::recovery::StoreHeader;
 use super::pieces::{Damaged, Piece, pieces};
 use super::{Beside, Reading, list_keys};
-use crate::entry::Version;
 use crate::error::Result;
-use crate::state::State;
+use crate::in_memory::state::State;
+use crate::model::entry::Version;
 
 const MISSING: &str = "it is missing; if this is a copy that was made while a server ran, a snapshot came between: copy again";
 

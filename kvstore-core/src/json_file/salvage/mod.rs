@@ -21,8 +21,8 @@ use super::journal::End;
 use super::roll::{ROLL, Roll};
 use super::snapshot::{DATA, META, Meta};
 use crate::error::{Error, Result};
-use crate::log::PartitionLog;
-use crate::state::State;
+use crate::in_memory::log::PartitionLog;
+use crate::in_memory::state::State;
 
 /// Something wrong in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]

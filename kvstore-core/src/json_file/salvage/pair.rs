@@ -7,12 +7,12 @@ use super::super::snapshot::{
     DATA, DATA_NEW, DATA_OLD, Fingerprint, META, Meta, entry_fingerprint, split_entry,
 };
 use super::{Reading, list_keys};
-use crate::entry::{Entry, Version};
 use crate::error::{Error, Result};
-use crate::job::QueueId;
-use crate::key::Key;
-use crate::state::{State, Table};
-use crate::value::Value;
+use crate::in_memory::state::{State, Table};
+use crate::model::entry::{Entry, Version};
+use crate::model::id::QueueId;
+use crate::model::key::Key;
+use crate::model::value::Value;
 
 /// What the pair holds.
 pub(super) struct Pair {

@@ -7,11 +7,13 @@ use super::super::files::Kind;
 use super::super::queue_lines::{LineText, QueueHeader};
 use super::pieces::{Piece, pieces};
 use super::{Raw, Reading};
-use crate::entry::Timestamp;
 use crate::error::Result;
-use crate::job::{Job, JobId, Position, QueueId};
-use crate::log::{PartitionLog, QueueOptions, Remembered};
-use crate::state::{Lost, State};
+use crate::in_memory::log::{PartitionLog, Remembered};
+use crate::in_memory::state::{Lost, State};
+use crate::model::entry::Timestamp;
+use crate::model::id::{JobId, Position, QueueId};
+use crate::model::job::Job;
+use crate::queue::QueueOptions;
 
 const MISSING: &str =
     "it is missing; if this is a copy that was made while a server ran, copy again";

@@ -1,0 +1,190 @@
+//! Which requests a partition remembers by their idempotency keys, each until its window ends: beyond the life of the job in the
+//! queue, and with a bound on their number.
+//!
+//! A key is kept as its hash, so a remembered request costs the same whatever text its caller chose, and the bound in number is
+//! a bound in bytes too.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::model::entry::Timestamp;
+use crate::model::id::{Fingerprint, Position};
+use crate::model::job::Idempotency;
+
+/// Expired keys dropped by one look-up at most: more than one look-up can add, so they never pile up, and few enough that no
+/// caller pays for a whole table that expired at once.
+const SWEEP_MAX: usize = 16;
+
+/// A request that is remembered. It is what a queue in a file writes down with the job, and again into the header of the
+/// next file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Remembered {
+    /// The hash of the idempotency key.
+    pub(crate) key: Fingerprint,
+    /// The job that the request became, in the partition of this table.
+    pub(crate) job: Position,
+    /// The [`Command::fingerprint`](crate::model::command::Command::fingerprint) of the request.
+    pub(crate) request: Fingerprint,
+    /// When it is forgotten.
+    pub(crate) expires_at: Timestamp,
+}
+
+impl Remembered {
+    /// The hash under which the caller's `idempotency` key is remembered.
+    pub(crate) fn hash(idempotency: &Idempotency) -> Fingerprint {
+        Fingerprint::of(&[idempotency.key.as_bytes()])
+    }
+}
+
+/// The remembered requests of one partition.
+#[derive(Debug)]
+pub(super) struct IdempotencyTable {
+    by_key: HashMap<Fingerprint, Remembered>,
+    /// The same, by deadline. Windows differ from request to request, so this is not the order in which they came.
+    by_deadline: BTreeSet<(Timestamp, Fingerprint)>,
+    keys_max: usize,
+}
+
+impl IdempotencyTable {
+    pub(super) fn new(keys_max: usize) -> Self {
+        Self {
+            by_key: HashMap::new(),
+            by_deadline: BTreeSet::new(),
+            keys_max,
+        }
+    }
+
+    /// The job that `request` became when it came under `key` before; `None` if `key` is new, and there is room for it.
+    pub(super) fn look_up(
+        &mut self,
+        key: Fingerprint,
+        request: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Option<Position>> {
+        self.sweep(now);
+        match self.by_key.get(&key) {
+            Some(known) if known.expires_at <= now => Ok(None),
+            Some(known) if known.request == request => Ok(Some(known.job)),
+            Some(_) => Err(Error::KeyReused),
+            // The sweep has just made room if anything had expired, so these are all live.
+            None if self.by_key.len() >= self.keys_max => Err(Error::Full {
+                what: "the queue (idempotency keys)",
+                limit: self.keys_max as u64,
+            }),
+            None => Ok(None),
+        }
+    }
+
+    /// Remembers it, in place of an expired one under the same key.
+    pub(super) fn insert(&mut self, remembered: Remembered) {
+        self.remove(remembered.key);
+        self.by_deadline
+            .insert((remembered.expires_at, remembered.key));
+        self.by_key.insert(remembered.key, remembered);
+    }
+
+    pub(super) fn remove(&mut self, key: Fingerprint) {
+        if let Some(known) = self.by_key.remove(&key) {
+            self.by_deadline.remove(&(known.expires_at, key));
+        }
+    }
+
+    /// Those not expired, by deadline.
+    pub(super) fn live(&self, now: Timestamp) -> impl Iterator<Item = &Remembered> {
+        self.by_deadline
+            .iter()
+            .filter(move |(expires_at, _)| *expires_at > now)
+            .filter_map(|(_, key)| self.by_key.get(key))
+    }
+
+    fn sweep(&mut self, now: Timestamp) {
+        for _ in 0..SWEEP_MAX {
+            match self.by_deadline.first() {
+                Some(&(expires_at, key)) if expires_at <= now => self.remove(key),
+                _ => break,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(number: usize) -> Fingerprint {
+        Fingerprint::of(&[&number.to_be_bytes()])
+    }
+
+    fn remembered(number: usize, expires_at: u64) -> Remembered {
+        Remembered {
+            key: hash(number),
+            job: Position::counted(number as u64),
+            request: hash(1000 + number),
+            expires_at: Timestamp(expires_at),
+        }
+    }
+
+    #[test]
+    fn a_full_table_has_room_as_soon_as_one_key_expires() {
+        let mut table = IdempotencyTable::new(2);
+        table.insert(remembered(1, 100));
+        table.insert(remembered(2, 50));
+        let mut new_key_at = |now| table.look_up(hash(3), hash(3), Timestamp(now));
+        assert!(matches!(new_key_at(49), Err(Error::Full { limit: 2, .. })));
+        assert_eq!(new_key_at(50).unwrap(), None);
+        assert_eq!(table.by_key.len(), 1);
+    }
+
+    #[test]
+    fn a_known_key_is_answered_even_when_the_table_is_full() {
+        let mut table = IdempotencyTable::new(1);
+        table.insert(remembered(1, 100));
+        let known = table.look_up(hash(1), hash(1001), Timestamp(0));
+        assert_eq!(known.unwrap(), Some(Position::counted(1)));
+        let other_request = table.look_up(hash(1), hash(7), Timestamp(0));
+        assert!(matches!(other_request, Err(Error::KeyReused)));
+    }
+
+    #[test]
+    fn an_expired_key_is_new_even_before_it_is_swept() {
+        let mut table = IdempotencyTable::new(1000);
+        for number in 0..100 {
+            table.insert(remembered(number, 10));
+        }
+        // Key 99 may be beyond this sweep: it must be judged by its deadline all the same.
+        for number in (0..100).rev() {
+            let answer = table.look_up(hash(number), hash(0), Timestamp(10));
+            assert_eq!(answer.unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn one_look_up_sweeps_a_bounded_number_and_many_sweep_all() {
+        let mut table = IdempotencyTable::new(1000);
+        for number in 0..100 {
+            table.insert(remembered(number, 10));
+        }
+        let mut sweep = || {
+            table.look_up(hash(500), hash(0), Timestamp(10)).unwrap();
+            (table.by_key.len(), table.by_deadline.len())
+        };
+        assert_eq!(sweep(), (100 - SWEEP_MAX, 100 - SWEEP_MAX));
+        for _ in 0..100 / SWEEP_MAX {
+            sweep();
+        }
+        assert_eq!(sweep(), (0, 0));
+    }
+
+    #[test]
+    fn a_key_used_again_keeps_one_deadline() {
+        let mut table = IdempotencyTable::new(10);
+        table.insert(remembered(1, 10));
+        table.insert(remembered(1, 90));
+        table.look_up(hash(2), hash(2), Timestamp(50)).unwrap();
+        let live: Vec<_> = table.live(Timestamp(50)).copied().collect();
+        assert_eq!(live, [remembered(1, 90)]);
+        assert_eq!(table.live(Timestamp(90)).count(), 0);
+    }
+}

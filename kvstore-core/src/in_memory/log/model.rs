@@ -1,0 +1,472 @@
+//! Does a partition do what a naive list of jobs does, whatever the order of calls, and does it survive being written down and
+//! built again?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Admission, PartitionLog, Remembered};
+use crate::error::{Error, Result};
+use crate::model::command::{Command, Operation};
+use crate::model::entry::Timestamp;
+use crate::model::id::{JobId, Partition, Position, QueueId};
+use crate::model::job::{Idempotency, Job, NewJob};
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::queue::Found;
+use crate::queue::QueueOptions;
+
+const JOBS_MAX: usize = 5;
+const BYTES_MAX: usize = 60;
+const KEYS_MAX: usize = 4;
+
+fn options() -> QueueOptions {
+    QueueOptions {
+        jobs_max: JOBS_MAX,
+        bytes_max: BYTES_MAX,
+        idempotency_keys_max: KEYS_MAX,
+        ..QueueOptions::default()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A request for the value number `value`, as long as that says, maybe under an idempotency key with a window.
+    Admit {
+        value: u8,
+        idempotency: Option<(u8, u64)>,
+    },
+    Publish,
+    Withdraw,
+    Read {
+        after: u64,
+        max: usize,
+    },
+    Complete(u64),
+    BeginAttempt(u64),
+    WithdrawAttempt(u64),
+    StartAfter(u64),
+    /// The clock shows this much more, or less.
+    Clock(i64),
+    /// Everything is written down and built again.
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let position = || 0..30_u64;
+    prop_oneof![
+        6 => (0..70_u8, proptest::option::of((0..7_u8, 0..40_u64)))
+            .prop_map(|(value, idempotency)| Step::Admit { value, idempotency }),
+        4 => Just(Step::Publish),
+        1 => Just(Step::Withdraw),
+        3 => (position(), 0..4_usize).prop_map(|(after, max)| Step::Read { after, max }),
+        3 => position().prop_map(Step::Complete),
+        2 => position().prop_map(Step::BeginAttempt),
+        1 => position().prop_map(Step::WithdrawAttempt),
+        1 => position().prop_map(Step::StartAfter),
+        2 => (-10..30_i64).prop_map(Step::Clock),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn request(value: u8, idempotency: Option<(u8, u64)>) -> NewJob {
+    // A text of `value` bytes with its quotes, from 2 on, so equal numbers are equal requests and no others are.
+    let text = format!("\"{}\"", "x".repeat(usize::from(value)));
+    let set = Operation::set(Key::new("k").unwrap(), Value::parse(text).unwrap());
+    NewJob {
+        idempotency: idempotency.map(|(key, window)| Idempotency {
+            key: format!("key {key}"),
+            window: Duration::from_millis(window),
+        }),
+        ..NewJob::new(Command::One(set))
+    }
+}
+
+/// What a partition is, said as plainly as possible.
+#[derive(Debug, Default)]
+struct Model {
+    jobs: Vec<ModelJob>,
+    last: u64,
+    trimmed: u64,
+    now: u64,
+    attempts: Option<(u64, u32)>,
+    /// Key, value of the request, job, deadline.
+    keys: Vec<(u8, u8, u64, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct ModelJob {
+    number: u64,
+    value: u8,
+    accepted_at: u64,
+    published: bool,
+}
+
+#[derive(Debug, PartialEq)]
+enum Answer {
+    New(u64),
+    Replayed { number: u64, published: bool },
+    KeyReused,
+    Full(&'static str),
+    TooLarge,
+}
+
+impl Model {
+    fn size(value: u8) -> usize {
+        usize::from(value) + 3
+    }
+
+    fn bytes(&self) -> usize {
+        self.jobs.iter().map(|job| Self::size(job.value)).sum()
+    }
+
+    fn admit(&mut self, value: u8, idempotency: Option<(u8, u64)>) -> Answer {
+        let now = self.now;
+        self.keys.retain(|(_, _, _, deadline)| *deadline > now);
+        if let Some((key, _)) = idempotency {
+            if let Some((_, request, number, _)) = self.keys.iter().find(|known| known.0 == key) {
+                let number = *number;
+                let published = self
+                    .jobs
+                    .iter()
+                    .all(|job| job.number != number || job.published);
+                return if *request == value {
+                    Answer::Replayed { number, published }
+                } else {
+                    Answer::KeyReused
+                };
+            }
+            if self.keys.len() == KEYS_MAX {
+                return Answer::Full("the queue (idempotency keys)");
+            }
+        }
+        if Self::size(value) > BYTES_MAX {
+            return Answer::TooLarge;
+        }
+        if self.jobs.len() == JOBS_MAX {
+            return Answer::Full("the queue (jobs)");
+        }
+        if self.bytes() + Self::size(value) > BYTES_MAX {
+            return Answer::Full("the queue (bytes)");
+        }
+        self.last += 1;
+        self.jobs.push(ModelJob {
+            number: self.last,
+            value,
+            accepted_at: now,
+            published: false,
+        });
+        if let Some((key, window)) = idempotency {
+            self.keys.push((key, value, self.last, now + window));
+        }
+        Answer::New(self.last)
+    }
+
+    fn withdraw(&mut self) {
+        let taken_back = |number: u64, jobs: &[ModelJob]| {
+            jobs.iter()
+                .any(|job| job.number == number && !job.published)
+        };
+        self.keys
+            .retain(|(_, _, number, _)| !taken_back(*number, &self.jobs));
+        self.jobs.retain(|job| job.published);
+    }
+
+    fn complete(&mut self, up_to: u64) {
+        for job in &self.jobs {
+            if job.published && job.number <= up_to {
+                self.trimmed = job.number;
+            }
+        }
+        let trimmed = self.trimmed;
+        self.jobs.retain(|job| job.number > trimmed);
+        self.attempts = self.attempts.filter(|(head, _)| *head > trimmed);
+    }
+}
+
+fn answer(result: Result<Admission>) -> Answer {
+    match result {
+        Ok(Admission::New { job, remembered }) => {
+            assert_eq!(job.keep_outcome, remembered.is_some());
+            Answer::New(job.id.position.minor)
+        }
+        Ok(Admission::Replayed { id, published }) => Answer::Replayed {
+            number: id.position.minor,
+            published,
+        },
+        Err(Error::KeyReused) => Answer::KeyReused,
+        Err(Error::Full { what, .. }) => Answer::Full(what),
+        Err(Error::TooLarge { .. }) => Answer::TooLarge,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+fn new_log(queue: QueueId) -> PartitionLog {
+    PartitionLog::new(queue, Partition(0), &options())
+}
+
+/// As a queue in a file does it: numbering and keys from a header, then the jobs.
+fn rebuilt(log: &PartitionLog, queue: QueueId) -> PartitionLog {
+    let mut new = new_log(queue);
+    new.restore_time(log.latest());
+    new.restore_numbering(log.last(), log.trimmed()).unwrap();
+    for remembered in log.remembered(log.latest()) {
+        new.restore_idempotency(*remembered);
+    }
+    for job in &log.jobs {
+        new.restore_job(Job::clone(job), None).unwrap();
+    }
+    if let Some((head, count)) = log.attempts() {
+        new.restore_attempts(head, count);
+    }
+    new
+}
+
+fn check(log: &PartitionLog, model: &Model, queue: QueueId, clock: Timestamp) {
+    let now = clock.0.max(model.now);
+    let depth = log.depth(clock);
+    assert_eq!(depth.jobs, model.jobs.len() as u64);
+    assert_eq!(depth.bytes, model.bytes() as u64);
+    let oldest = model.jobs.first().map(|job| now - job.accepted_at);
+    assert_eq!(depth.oldest_age, oldest.map(Duration::from_millis));
+    assert_eq!(log.last(), Position::counted(model.last));
+    assert_eq!(log.trimmed(), Position::counted(model.trimmed));
+    let live = model.keys.iter().filter(|known| known.3 > now);
+    assert_eq!(log.remembered(clock).count(), live.count());
+
+    for number in 0..=model.last + 1 {
+        let held = model.jobs.iter().find(|job| job.number == number);
+        match log.find(Position::counted(number)) {
+            Found::Held { job, attempts } => {
+                let held = held.filter(|held| held.published).expect("it is readable");
+                let partition = Partition(0);
+                let position = Position::counted(number);
+                assert_eq!(
+                    job.id,
+                    JobId {
+                        queue,
+                        partition,
+                        position
+                    }
+                );
+                assert_eq!(job.command, request(held.value, None).command);
+                assert_eq!(job.accepted_at, Timestamp(held.accepted_at));
+                let tried = model.attempts.filter(|(head, _)| *head == number);
+                assert_eq!(attempts, tried.map_or(0, |(_, count)| count));
+            }
+            Found::Dropped => assert!((1..=model.trimmed).contains(&number)),
+            Found::Unknown => {
+                assert!(number == 0 || number > model.trimmed);
+                assert!(held.is_none_or(|held| !held.published));
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_partition_does_what_the_model_does(steps in proptest::collection::vec(step(), 0..80)) {
+        let queue = QueueId::random();
+        let mut log = new_log(queue);
+        let mut model = Model::default();
+        // What the clock shows; it may go back, and the model's time does not.
+        let mut clock = 100_i64;
+        for step in steps {
+            match step {
+                Step::Admit { value, idempotency } => {
+                    model.now = model.now.max(clock as u64);
+                    let admission = log.admit(request(value, idempotency), Timestamp(clock as u64));
+                    prop_assert_eq!(answer(admission), model.admit(value, idempotency));
+                }
+                Step::Publish => {
+                    log.publish();
+                    model.jobs.iter_mut().for_each(|job| job.published = true);
+                }
+                Step::Withdraw => {
+                    log.withdraw();
+                    model.withdraw();
+                }
+                Step::Read { after, max } => match log.read(Position::counted(after), max) {
+                    Err(Error::Gap { trimmed, .. }) => {
+                        prop_assert!(after < model.trimmed);
+                        prop_assert_eq!(trimmed, Position::counted(model.trimmed));
+                    }
+                    jobs => {
+                        prop_assert!(after >= model.trimmed);
+                        let read: Vec<u64> = jobs.unwrap().iter().map(|job| job.id.position.minor).collect();
+                        let expected: Vec<u64> = model.jobs.iter()
+                            .filter(|job| job.published && job.number > after)
+                            .map(|job| job.number).take(max).collect();
+                        prop_assert_eq!(read, expected);
+                    }
+                },
+                Step::Complete(up_to) => {
+                    log.complete(Position::counted(up_to));
+                    model.complete(up_to);
+                }
+                Step::BeginAttempt(head) => {
+                    let before = model.attempts.filter(|(tried, _)| *tried == head);
+                    let count = before.map_or(0, |(_, count)| count) + 1;
+                    if model.jobs.iter().any(|job| job.published && job.number == head) {
+                        model.attempts = Some((head, count));
+                    }
+                    prop_assert_eq!(log.begin_attempt(Position::counted(head)), count);
+                }
+                Step::WithdrawAttempt(head) => {
+                    log.withdraw_attempt(Position::counted(head));
+                    model.attempts = model.attempts
+                        .map(|(tried, count)| if tried == head { (tried, count - 1) } else { (tried, count) })
+                        .filter(|(_, count)| *count > 0);
+                }
+                Step::StartAfter(position) => {
+                    log.publish();
+                    model.jobs.iter_mut().for_each(|job| job.published = true);
+                    log.start_after(Position::counted(position)).unwrap();
+                    if position > model.last {
+                        model.complete(position);
+                        model.last = position;
+                        model.trimmed = position;
+                    }
+                }
+                Step::Clock(by) => clock = (clock + by).max(0),
+                Step::Restart => {
+                    log.publish();
+                    model.jobs.iter_mut().for_each(|job| job.published = true);
+                    log = rebuilt(&log, queue);
+                }
+            }
+            check(&log, &model, queue, Timestamp(clock as u64));
+        }
+    }
+}
+
+fn admit_new(log: &mut PartitionLog, new: NewJob) -> (Arc<Job>, Option<Remembered>) {
+    match log.admit(new, Timestamp(0)).unwrap() {
+        Admission::New { job, remembered } => (job, remembered),
+        Admission::Replayed { id, .. } => panic!("{id} is replayed"),
+    }
+}
+
+#[test]
+fn a_replay_of_an_unpublished_job_is_told_apart_and_goes_with_it() {
+    let mut log = new_log(QueueId::random());
+    let again = || request(5, Some((1, 1000)));
+    let (first, _) = admit_new(&mut log, again());
+    let replay = log.admit(again(), Timestamp(0)).unwrap();
+    let (id, published) = (first.id, false);
+    assert_eq!(replay, Admission::Replayed { id, published });
+    assert_eq!(log.read(Position::START, 10).unwrap(), []);
+    assert_eq!(log.find(id.position), Found::Unknown);
+
+    log.withdraw();
+    // The key is free again, and the number is not given out a second time.
+    let (second, _) = admit_new(&mut log, again());
+    assert!(second.id.position > id.position);
+    log.publish();
+    let replay = log.admit(again(), Timestamp(0)).unwrap();
+    let (id, published) = (second.id, true);
+    assert_eq!(replay, Admission::Replayed { id, published });
+}
+
+#[test]
+fn a_replay_is_answered_after_the_job_is_gone_and_until_the_window_ends() {
+    let mut log = new_log(QueueId::random());
+    let again = || request(5, Some((1, 1000)));
+    let (job, _) = admit_new(&mut log, again());
+    log.publish();
+    log.complete(job.id.position);
+    assert_eq!(log.find(job.id.position), Found::Dropped);
+    let (id, published) = (job.id, true);
+    let replay = Admission::Replayed { id, published };
+    assert_eq!(log.admit(again(), Timestamp(999)).unwrap(), replay);
+    assert!(matches!(
+        log.admit(request(6, Some((1, 1000))), Timestamp(999)),
+        Err(Error::KeyReused)
+    ));
+    let after = log.admit(request(6, Some((1, 1000))), Timestamp(1000));
+    assert!(matches!(after, Ok(Admission::New { .. })));
+}
+
+#[test]
+fn a_clock_that_goes_back_does_not_bring_an_expired_key_to_life() {
+    let mut log = new_log(QueueId::random());
+    admit_new(&mut log, request(5, Some((1, 1000))));
+    log.admit(request(1, None), Timestamp(1000)).unwrap();
+    let other = log.admit(request(6, Some((1, 1000))), Timestamp(500));
+    match other {
+        Ok(Admission::New { job, .. }) => assert_eq!(job.accepted_at, Timestamp(1000)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_job_over_the_bound_on_bytes_can_never_fit_and_is_told_so() {
+    let mut log = new_log(QueueId::random());
+    let too_large = log.admit(request(BYTES_MAX as u8, None), Timestamp(0));
+    assert!(matches!(too_large, Err(Error::TooLarge { .. })));
+}
+
+#[test]
+fn numbers_end_with_an_answer_and_not_with_an_overflow() {
+    let mut log = new_log(QueueId::random());
+    log.start_after(Position::counted(u64::MAX)).unwrap();
+    let full = log.admit(request(1, None), Timestamp(0));
+    assert!(matches!(full, Err(Error::Full { .. })));
+    let of_redis = Position { major: 1, minor: 0 };
+    assert!(matches!(
+        log.start_after(of_redis),
+        Err(Error::Invalid { .. })
+    ));
+}
+
+#[test]
+fn what_is_restored_must_be_in_order_and_of_this_queue() {
+    let queue = QueueId::random();
+    let mut source = new_log(queue);
+    let (first, remembered) = admit_new(&mut source, request(1, Some((1, 1000))));
+    let (second, _) = admit_new(&mut source, request(2, None));
+
+    let mut log = new_log(queue);
+    log.restore_job(Job::clone(&first), remembered).unwrap();
+    assert!(log.restore_job(Job::clone(&first), None).is_err());
+    log.restore_job(Job::clone(&second), None).unwrap();
+    assert!(
+        log.restore_numbering(first.id.position, Position::START)
+            .is_err()
+    );
+    assert_eq!(log.read(Position::START, 10).unwrap().len(), 2);
+    let (id, published) = (first.id, true);
+    let replay = log.admit(request(1, Some((1, 1000))), Timestamp(1));
+    assert_eq!(replay.unwrap(), Admission::Replayed { id, published });
+
+    let mut of_another_queue = new_log(QueueId::random());
+    assert!(
+        of_another_queue
+            .restore_job(Job::clone(&first), None)
+            .is_err()
+    );
+}
+
+#[test]
+fn a_restored_job_that_was_trimmed_counts_and_is_not_held() {
+    let queue = QueueId::random();
+    let mut source = new_log(queue);
+    let (first, _) = admit_new(&mut source, request(1, None));
+    let (second, _) = admit_new(&mut source, request(2, None));
+
+    let mut log = new_log(queue);
+    log.restore_numbering(first.id.position, first.id.position)
+        .unwrap();
+    log.restore_job(Job::clone(&first), None).unwrap();
+    log.restore_job(Job::clone(&second), None).unwrap();
+    assert_eq!(log.find(first.id.position), Found::Dropped);
+    assert_eq!(
+        log.read(first.id.position, 10).unwrap(),
+        [Job::clone(&second)]
+    );
+    assert!(matches!(
+        log.read(Position::START, 10),
+        Err(Error::Gap { .. })
+    ));
+}

@@ -1,0 +1,100 @@
+//! What a queue in a file needs to write a partition down and to build it again from what it reads.
+//!
+//! Bounds are not applied here: what was accepted once is held, even if the bound has been lowered since.
+
+use std::sync::Arc;
+
+use super::idempotency::Remembered;
+use super::partition::PartitionLog;
+use crate::error::{Error, Result};
+use crate::model::entry::Timestamp;
+use crate::model::id::Position;
+use crate::model::job::Job;
+
+impl PartitionLog {
+    /// Continues the numbering behind `last`, with the jobs up to `trimmed` dropped. It comes first.
+    pub(crate) fn restore_numbering(&mut self, last: Position, trimmed: Position) -> Result<()> {
+        if last.major != 0 || trimmed > last || !self.jobs.is_empty() {
+            return Err(Error::invalid("position", "the numbering is out of order"));
+        }
+        self.last = last.minor;
+        self.trimmed = trimmed;
+        Ok(())
+    }
+
+    /// Adds a job that was published before, and what was remembered of its request. Jobs come in order; one at or before the
+    /// trimmed position is counted, but not held.
+    pub(crate) fn restore_job(&mut self, job: Job, remembered: Option<Remembered>) -> Result<()> {
+        let position = job.id.position;
+        if job.id.queue != self.queue || job.id.partition != self.partition {
+            return Err(Error::invalid("job", "it is of another queue or partition"));
+        }
+        let follows = self
+            .jobs
+            .back()
+            .is_none_or(|before| before.id.position < position);
+        if position.major != 0 || position.minor == 0 || !follows {
+            return Err(Error::invalid("job", "its position is out of order"));
+        }
+        self.last = self.last.max(position.minor);
+        self.latest = self.latest.max(job.accepted_at);
+        if let Some(remembered) = remembered {
+            self.restore_idempotency(remembered);
+        }
+        if position > self.trimmed {
+            self.bytes += job.command.size_bytes();
+            self.jobs.push_back(Arc::new(job));
+        }
+        Ok(())
+    }
+
+    /// Remembers a request of which the job may be gone. A later one under the same key takes its place.
+    pub(crate) fn restore_idempotency(&mut self, remembered: Remembered) {
+        self.idempotency.insert(remembered);
+    }
+
+    /// The tries of the job at `head`, as they were last counted. It comes after the jobs.
+    pub(crate) fn restore_attempts(&mut self, head: Position, count: u32) {
+        self.attempts = (count > 0 && self.held(head).is_some()).then_some((head, count));
+    }
+
+    /// Goes on behind `last`, and keeps what is held.
+    pub(crate) fn start_numbering_after(&mut self, last: Position) {
+        self.last = self.last.max(last.minor);
+    }
+
+    /// The jobs that are held, in order.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.iter().map(|job| &**job)
+    }
+
+    /// Time goes on from `latest`, whatever the clock shows.
+    pub(crate) fn restore_time(&mut self, latest: Timestamp) {
+        self.latest = self.latest.max(latest);
+    }
+
+    /// The latest time seen.
+    pub(crate) fn latest(&self) -> Timestamp {
+        self.latest
+    }
+
+    /// The last position given out.
+    pub(crate) fn last(&self) -> Position {
+        Position::counted(self.last)
+    }
+
+    /// The last job that was dropped.
+    pub(crate) fn trimmed(&self) -> Position {
+        self.trimmed
+    }
+
+    /// The job that was tried last, and how often.
+    pub(crate) fn attempts(&self) -> Option<(Position, u32)> {
+        self.attempts
+    }
+
+    /// The requests still remembered.
+    pub(crate) fn remembered(&self, now: Timestamp) -> impl Iterator<Item = &Remembered> {
+        self.idempotency.live(self.latest.max(now))
+    }
+}

@@ -1,0 +1,103 @@
+//! What a store holds in memory, for the backends that hold everything there: entries, how far queues are applied, how jobs
+//! ended, and the latest changes.
+//!
+//! Two steps make a change. A [`Staging`] judges commits, one after the other, against the state and what was staged
+//! before, and makes a [`Record`] of each: that is what a file keeps. [`State::apply`] then makes a record true, and can't
+//! fail. So what is replayed from a file goes the very way that it went the first time.
+
+mod changes;
+mod index;
+mod order;
+mod progress;
+mod record;
+mod row;
+mod shared;
+mod sorted;
+mod staging;
+mod table;
+
+pub(crate) use progress::{Lost, Progress, QueueProgress};
+pub(crate) use record::{Advanced, Record};
+pub(crate) use row::Row;
+pub(crate) use shared::Shared;
+pub(crate) use sorted::Sorted;
+pub(crate) use staging::{Staging, bytes_added};
+pub(crate) use table::Table;
+
+use self::changes::Changes;
+use crate::model::entry::{Timestamp, Version};
+use crate::model::write::Change;
+use crate::store::ChangeKind;
+
+/// Everything that a store knows.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// The entries.
+    pub(crate) table: Table,
+    /// How far queues are applied, and how their jobs ended.
+    pub(crate) progress: Progress,
+    /// The version of the latest write.
+    pub(crate) version: Version,
+    /// The time of the latest record.
+    pub(crate) time: Timestamp,
+    changes: Changes,
+}
+
+impl State {
+    /// A state whose history starts here: nothing before it can be watched.
+    pub(crate) fn new(table: Table, progress: Progress, version: Version, time: Timestamp) -> Self {
+        Self {
+            table,
+            progress,
+            version,
+            time,
+            changes: Changes::starting_after(version),
+        }
+    }
+
+    /// Makes `record` true.
+    pub(crate) fn apply(&mut self, record: Record) {
+        let mut version = record.before;
+        for write in record.writes {
+            version = Version(version.0 + 1);
+            let change = match write.change {
+                // A deadline that has passed leaves the key absent.
+                Change::Set { value, expires_at }
+                    if expires_at.is_none_or(|deadline| deadline > record.at) =>
+                {
+                    self.table
+                        .set(&write.key, value.as_bytes(), version, expires_at);
+                    Some(ChangeKind::Set)
+                }
+                // What had expired and was not removed yet is announced here: nobody else will.
+                Change::Set { .. } => self.table.remove(&write.key).map(|_| ChangeKind::Expire),
+                Change::Delete => self.table.remove(&write.key).map(|row| {
+                    if row.is_live(record.at) {
+                        ChangeKind::Delete
+                    } else {
+                        ChangeKind::Expire
+                    }
+                }),
+            };
+            if let Some(kind) = change {
+                self.changes.push(version, write.key, kind);
+            }
+        }
+        for key in record.expired {
+            version = Version(version.0 + 1);
+            self.table.remove(&key);
+            self.changes.push(version, key, ChangeKind::Expire);
+        }
+        if let Some(queue) = record.adopt {
+            self.progress.active = Some(queue);
+        }
+        if let Some(advanced) = record.advance {
+            self.progress.advance(advanced, record.at);
+        }
+        if let Some(job) = record.forget {
+            self.progress.forget(&job, record.at);
+        }
+        self.version = version;
+        self.time = self.time.max(record.at);
+    }
+}

@@ -1,0 +1,193 @@
+//! How far queues are applied, and how their jobs ended: for as long, and as many, as [`crate::limits`] says.
+
+use std::collections::BTreeMap;
+
+use super::record::Advanced;
+use crate::limits::{OUTCOME_RETENTION, OUTCOMES_MAX};
+use crate::model::entry::Timestamp;
+use crate::model::id::{JobId, Partition, Position, QueueId};
+use crate::model::job::{Dead, DeadLetter, JobState, Outcome};
+
+/// Positions and outcomes of all queues that were ever applied; one of them is the active one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) active: Option<QueueId>,
+    pub(crate) queues: BTreeMap<(QueueId, Partition), QueueProgress>,
+}
+
+/// One partition of one queue.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct QueueProgress {
+    /// Everything up to here is applied.
+    pub(crate) applied: Position,
+    /// Outcomes up to here may have been dropped.
+    pub(crate) pruned: Position,
+    /// Jobs that no one will ever apply.
+    pub(crate) lost: Vec<Lost>,
+    /// What can't be told from `applied` alone, and since when it is known. `None`: a dead letter that was dropped.
+    pub(crate) outcomes: BTreeMap<Position, (Timestamp, Option<Outcome>)>,
+    pub(crate) dead: BTreeMap<Position, (Timestamp, Dead)>,
+}
+
+/// The jobs behind `after`, up to and with `up_to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) after: Position,
+    pub(crate) up_to: Position,
+}
+
+/// Most lost intervals told apart; past that the two oldest become one.
+const LOST_INTERVALS_MAX: usize = 100;
+
+impl Progress {
+    pub(crate) fn applied(&self, queue: QueueId, partition: Partition) -> Position {
+        self.queues
+            .get(&(queue, partition))
+            .map_or(Position::START, |queue| queue.applied)
+    }
+
+    /// How many dead letters the partition has.
+    pub(crate) fn dead_count(&self, queue: QueueId, partition: Partition) -> usize {
+        self.queues
+            .get(&(queue, partition))
+            .map_or(0, |queue| queue.dead.len())
+    }
+
+    pub(super) fn advance(&mut self, advanced: Advanced, at: Timestamp) {
+        self.active = Some(advanced.queue);
+        let queue = self
+            .queues
+            .entry((advanced.queue, advanced.partition))
+            .or_default();
+        queue.applied = advanced.to;
+        if advanced.lost {
+            queue.lose(advanced.from, advanced.to);
+        }
+        for (position, outcome) in advanced.outcomes {
+            match outcome {
+                Outcome::Dead(dead) => drop(queue.dead.insert(position, (at, dead))),
+                other => drop(queue.outcomes.insert(position, (at, Some(other)))),
+            }
+        }
+        queue.prune(at);
+    }
+
+    /// The jobs behind `after`, up to and with `up_to`, are gone: nobody will ever apply them, and where they come next, the
+    /// partition is past them.
+    pub(crate) fn lose(
+        &mut self,
+        queue: QueueId,
+        partition: Partition,
+        after: Position,
+        up_to: Position,
+    ) {
+        let queue = self.queues.entry((queue, partition)).or_default();
+        let is_known = |lost: &Lost| lost.after <= after && lost.up_to >= up_to;
+        if !queue.lost.iter().any(is_known) {
+            queue.lose(after, up_to);
+        }
+        if queue.applied >= after {
+            queue.applied = queue.applied.max(up_to);
+        }
+    }
+
+    pub(super) fn forget(&mut self, job: &JobId, at: Timestamp) {
+        let Some(queue) = self.queues.get_mut(&(job.queue, job.partition)) else {
+            return;
+        };
+        // Without a trace it would look like a success.
+        if queue.dead.remove(&job.position).is_some() && job.position > queue.pruned {
+            queue.outcomes.insert(job.position, (at, None));
+        }
+    }
+
+    pub(crate) fn has_dead(&self, job: &JobId) -> bool {
+        self.queues
+            .get(&(job.queue, job.partition))
+            .is_some_and(|queue| queue.dead.contains_key(&job.position))
+    }
+
+    /// The dead letters behind `after`, in ascending order.
+    pub(crate) fn dead_after(&self, after: Option<JobId>) -> impl Iterator<Item = DeadLetter> {
+        self.queues
+            .iter()
+            .flat_map(|((queue, partition), progress)| {
+                progress.dead.iter().map(|(position, (at, dead))| {
+                    (
+                        JobId {
+                            queue: *queue,
+                            partition: *partition,
+                            position: *position,
+                        },
+                        *at,
+                        dead,
+                    )
+                })
+            })
+            .filter(move |(id, ..)| after.is_none_or(|after| *id > after))
+            .map(|(id, at, dead)| DeadLetter {
+                id,
+                at,
+                dead: dead.clone(),
+            })
+    }
+
+    pub(crate) fn state_of(&self, job: &JobId) -> JobState {
+        let Some(queue) = self.queues.get(&(job.queue, job.partition)) else {
+            // Before the first commit that advances it, any queue may become the active one.
+            let may_come = self.active.is_none_or(|active| active == job.queue);
+            return if may_come {
+                JobState::Queued
+            } else {
+                JobState::Unknown
+            };
+        };
+        if let Some((_, dead)) = queue.dead.get(&job.position) {
+            return JobState::Finished(Outcome::Dead(dead.clone()));
+        }
+        if self.active != Some(job.queue) {
+            return JobState::Unknown;
+        }
+        queue.state_of(job.position)
+    }
+}
+
+impl QueueProgress {
+    fn lose(&mut self, after: Position, up_to: Position) {
+        self.lost.push(Lost { after, up_to });
+        if self.lost.len() > LOST_INTERVALS_MAX {
+            let oldest = self.lost.remove(0);
+            self.lost[0].after = oldest.after;
+        }
+    }
+
+    fn state_of(&self, position: Position) -> JobState {
+        if position > self.applied {
+            return JobState::Queued;
+        }
+        if self
+            .lost
+            .iter()
+            .any(|lost| position > lost.after && position <= lost.up_to)
+        {
+            return JobState::Unknown;
+        }
+        match self.outcomes.get(&position) {
+            Some((_, Some(outcome))) => JobState::Finished(outcome.clone()),
+            Some((_, None)) => JobState::Forgotten,
+            None if position <= self.pruned => JobState::Forgotten,
+            None => JobState::Finished(Outcome::Succeeded(None)),
+        }
+    }
+
+    /// Drops what is too old or too many. It goes by the time of the records, so a replay drops the same.
+    fn prune(&mut self, now: Timestamp) {
+        let oldest = now.before(OUTCOME_RETENTION);
+        while let Some((position, (at, _))) = self.outcomes.first_key_value()
+            && (*at < oldest || self.outcomes.len() > OUTCOMES_MAX)
+        {
+            self.pruned = *position;
+            self.outcomes.pop_first();
+        }
+    }
+}

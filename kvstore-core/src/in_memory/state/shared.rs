@@ -1,0 +1,556 @@
+//! A state that several tasks share: everything that a store answers from memory, and the waking of those who wait.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Range;
+use std::ops::{Bound, ControlFlow};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio::sync::{oneshot, watch};
+
+use super::row::Row;
+use super::{Record, Staging, State};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::limits::PAGE_ENTRIES_MAX;
+use crate::model::entry::{Entry, EntryRef, Timestamp, Version};
+use crate::model::id::{JobId, Position};
+use crate::model::job::JobState;
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::store::{
+    ChangeId, ChangeKind, Changed, DeadPage, DeadRequest, ListRequest, Listed, Page, Watch,
+    WatchFrom,
+};
+
+/// Most changes that a watcher takes at a time, so that it holds the lock for a bounded time.
+const WATCH_BATCH: usize = 256;
+
+/// A state, the time by which it is read, and who waits for it to change.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// A lock that each reader takes at a place of its own: one for all would be a place that all cores write to.
+    state: ShardedLock<State>,
+    clock: Arc<dyn Clock>,
+    /// The latest time seen, in milliseconds: the store's time never goes back.
+    latest: AtomicU64,
+    waiting: Mutex<Waiting>,
+    /// Why nothing can be changed any more, if so.
+    poisoned: OnceLock<String>,
+    /// The latest version that is visible, or `None` once the store is closed.
+    visible: watch::Sender<Option<Version>>,
+    /// How often the whole state was replaced; changed only while the lock is held.
+    replaced: AtomicU64,
+}
+
+/// Who waits for which job.
+#[derive(Debug, Default)]
+struct Waiting {
+    tickets: u64,
+    jobs: BTreeMap<(JobId, u64), oneshot::Sender<()>>,
+}
+
+impl Shared {
+    pub(crate) fn new(state: State, clock: Arc<dyn Clock>) -> Self {
+        let latest = AtomicU64::new(state.time.0);
+        let visible = watch::Sender::new(Some(state.version));
+        Self {
+            state: ShardedLock::new(state),
+            clock,
+            latest,
+            waiting: Mutex::default(),
+            poisoned: OnceLock::new(),
+            visible,
+            replaced: AtomicU64::new(0),
+        }
+    }
+
+    /// Puts another state in the place of this one. How one became the other is not known, so watches end with
+    /// [`Error::Compacted`]; who waits for a job is woken.
+    pub(crate) fn replace(&self, state: State) {
+        let version = state.version;
+        self.latest.fetch_max(state.time.0, Ordering::SeqCst);
+        let applied = state.progress.queues.iter();
+        let applied: Vec<JobId> = applied
+            .map(|((queue, partition), progress)| JobId {
+                queue: *queue,
+                partition: *partition,
+                position: progress.applied,
+            })
+            .collect();
+        let mut now = self.write();
+        let old = std::mem::replace(&mut *now, state);
+        self.replaced.fetch_add(1, Ordering::SeqCst);
+        drop(now);
+        // Large as it may be, nobody waits for it to go.
+        drop(old);
+        self.visible.send_if_modified(|visible| match visible {
+            Some(visible) => {
+                *visible = version;
+                true
+            }
+            None => false,
+        });
+        let mut waiting = self.waiting();
+        for up_to in applied {
+            waiting.wake(up_to);
+        }
+    }
+
+    /// The store's time. It never goes back.
+    pub(crate) fn now(&self) -> Timestamp {
+        let now = self.clock.now();
+        Timestamp(self.latest.fetch_max(now.0, Ordering::SeqCst).max(now.0))
+    }
+
+    // A panic while the lock is held leaves a state that is as good as before: records are checked before they are applied.
+    pub(crate) fn read(&self) -> ShardedLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> ShardedLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes records visible, all at once, and wakes who waits for them.
+    pub(crate) fn publish(&self, records: Vec<Record>) {
+        self.apply(self.write(), records);
+    }
+
+    /// Judges a change and makes it visible before anybody else's is judged.
+    pub(crate) fn change<T>(
+        &self,
+        stage: impl FnOnce(&mut Staging<'_>) -> Result<(Option<Record>, T)>,
+    ) -> Result<T> {
+        let state = self.write();
+        // Asked for under the lock, so that no change is judged by an earlier time than the one before it.
+        let now = self.now();
+        let (record, answer) = stage(&mut Staging::new(&state, now))?;
+        self.apply(state, record.into_iter().collect());
+        Ok(answer)
+    }
+
+    fn apply(&self, mut state: ShardedLockWriteGuard<'_, State>, records: Vec<Record>) {
+        let advanced: Vec<JobId> = records
+            .iter()
+            .filter_map(|record| record.advance.as_ref())
+            .map(|advanced| JobId {
+                queue: advanced.queue,
+                partition: advanced.partition,
+                position: advanced.to,
+            })
+            .collect();
+        for record in records {
+            state.apply(record);
+        }
+        let version = state.version;
+        drop(state);
+
+        self.visible.send_if_modified(|visible| match visible {
+            Some(visible) if *visible < version => {
+                *visible = version;
+                true
+            }
+            _ => false,
+        });
+        if !advanced.is_empty() {
+            let mut waiting = self.waiting();
+            for up_to in advanced {
+                waiting.wake(up_to);
+            }
+        }
+    }
+
+    /// A write failed: reads go on, and nothing else.
+    pub(crate) fn poison(&self, reason: &str) {
+        // The first reason is the one to be told.
+        let _ = self.poisoned.set(reason.to_owned());
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<String> {
+        self.poisoned.get().cloned()
+    }
+
+    /// Whether [`Staging::expire`] would find something.
+    pub(crate) fn has_expired(&self) -> bool {
+        let now = self.now();
+        !self.read().table.expired(now, 1).is_empty()
+    }
+
+    /// Ends all watches and waits.
+    pub(crate) fn close(&self) {
+        self.visible.send_replace(None);
+        self.waiting().jobs.clear();
+    }
+
+    /// The entry under `key`. `read` gets it where it stands, without a copy, while the lock is held.
+    pub(crate) fn with_entry<T>(
+        &self,
+        key: &Key,
+        read: impl FnOnce(EntryRef<'_>) -> T,
+    ) -> Option<T> {
+        self.with_row(key, |row| read(row.entry_ref()))
+    }
+
+    fn with_row<T>(&self, key: &Key, read: impl FnOnce(&Row) -> T) -> Option<T> {
+        let state = self.read();
+        let row = state.table.get(key)?;
+        // The time is asked for only where it matters.
+        (row.expires_at().is_none() || row.is_live(self.now())).then(|| read(row))
+    }
+
+    /// Hands out the entries whose keys start with `prefix`, in order, where they stand, while the lock is held.
+    pub(crate) fn with_entries(
+        &self,
+        prefix: &str,
+        mut visit: impl FnMut(&str, EntryRef<'_>) -> ControlFlow<()>,
+    ) {
+        let now = self.now();
+        let state = self.read();
+        let rows = state.table.range_from(Bound::Included(prefix));
+        let _ = rows
+            .take_while(|row| row.starts_with(prefix))
+            .filter(|row| row.is_live(now))
+            .try_for_each(|row| visit(row.key_str(), row.entry_ref()));
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Entry> {
+        self.with_row(key, Row::entry)
+    }
+
+    pub(crate) fn get_many(&self, keys: &[Key]) -> Vec<Option<Entry>> {
+        let now = self.now();
+        let state = self.read();
+        let live = |key| {
+            state
+                .table
+                .get(key)
+                .filter(|row| row.is_live(now))
+                .map(Row::entry)
+        };
+        keys.iter().map(live).collect()
+    }
+
+    pub(crate) fn list(&self, request: &ListRequest) -> Result<Page> {
+        if !(1..=PAGE_ENTRIES_MAX).contains(&request.limit) {
+            return Err(Error::invalid(
+                "limit",
+                format!("it must be from 1 to {PAGE_ENTRIES_MAX}"),
+            ));
+        }
+        if request.delimiter.as_deref() == Some("") {
+            return Err(Error::invalid("delimiter", "it must not be empty"));
+        }
+        let now = self.now();
+        let state = self.read();
+        Ok(list(&state, now, request))
+    }
+
+    pub(crate) async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
+        let state = self.read().progress.state_of(job);
+        if state != JobState::Queued || wait.is_zero() {
+            return Ok(state);
+        }
+        // Registered first and asked again then, so that nothing can come in between.
+        let ticket = Ticket::new(self, *job);
+        let state = self.read().progress.state_of(job);
+        if state != JobState::Queued {
+            return Ok(state);
+        }
+        match tokio::time::timeout(wait, ticket.woken()).await {
+            Ok(()) | Err(_) => Ok(self.read().progress.state_of(job)),
+        }
+    }
+
+    pub(crate) fn dead(&self, request: &DeadRequest) -> DeadPage {
+        let state = self.read();
+        let mut letters: Vec<_> = state
+            .progress
+            .dead_after(request.after)
+            .take(request.limit.saturating_add(1))
+            .collect();
+        let more = letters.len() > request.limit;
+        letters.truncate(request.limit);
+        DeadPage { letters, more }
+    }
+
+    /// Changes from a point on, as they become visible.
+    pub(crate) fn watch(self: &Arc<Self>, from: WatchFrom) -> Result<Watch> {
+        let state = self.read();
+        let start = match from {
+            WatchFrom::Now => state.version,
+            WatchFrom::After(id) => {
+                let version = id.as_str().parse().map(Version);
+                version.map_err(|_| {
+                    Error::invalid("change id", "it is not one that this store handed out")
+                })?
+            }
+        };
+        if start > state.version {
+            return Err(Error::Compacted);
+        }
+        drop(state.changes.after(start)?);
+        let follower = Follower {
+            shared: Arc::clone(self),
+            visible: self.visible.subscribe(),
+            seen: start,
+            replaced: self.replaced.load(Ordering::SeqCst),
+        };
+        drop(state);
+        let changes = stream::unfold(Some(follower), |follower| async move {
+            let mut follower = follower?;
+            match follower.next().await? {
+                Ok(changes) => Some((changes.into_iter().map(Ok).collect(), Some(follower))),
+                Err(error) => Some((vec![Err(error)], None)),
+            }
+        });
+        Ok(Watch {
+            start: id_of(start),
+            changes: changes.flat_map(stream::iter::<Vec<_>>).boxed(),
+        })
+    }
+}
+
+fn id_of(version: Version) -> ChangeId {
+    ChangeId::new(version.to_string())
+}
+
+/// One reader of the changes.
+struct Follower {
+    shared: Arc<Shared>,
+    visible: watch::Receiver<Option<Version>>,
+    seen: Version,
+    /// It watches this state, and none that is put in its place.
+    replaced: u64,
+}
+
+impl Follower {
+    /// The next changes, at least one; `None` once the store is closed.
+    async fn next(&mut self) -> Option<Result<Vec<Changed>>> {
+        loop {
+            // Marked as seen before the state is read: what comes after that wakes us again.
+            (*self.visible.borrow_and_update())?;
+            let changes = self.take();
+            if changes.as_ref().is_err()
+                || changes.as_ref().is_ok_and(|changes| !changes.is_empty())
+            {
+                return Some(changes);
+            }
+            self.visible.changed().await.ok()?;
+        }
+    }
+
+    fn take(&mut self) -> Result<Vec<Changed>> {
+        let state = self.shared.read();
+        if self.shared.replaced.load(Ordering::SeqCst) != self.replaced {
+            return Err(Error::Compacted);
+        }
+        let now = self.shared.now();
+        let changes: Vec<Changed> = state
+            .changes
+            .after(self.seen)?
+            .take(WATCH_BATCH)
+            .map(|(version, key, kind)| Changed {
+                id: id_of(*version),
+                key: key.clone(),
+                version: *version,
+                kind: *kind,
+                value: (*kind == ChangeKind::Set)
+                    .then(|| value_of(&state, key, *version, now))
+                    .flatten(),
+            })
+            .collect();
+        self.seen = changes.last().map_or(state.version, |last| last.version);
+        Ok(changes)
+    }
+}
+
+fn value_of(state: &State, key: &Key, version: Version, now: Timestamp) -> Option<Value> {
+    state
+        .table
+        .get(key)
+        .filter(|row| row.version() == version && row.is_live(now))
+        .map(Row::value)
+}
+
+impl Waiting {
+    fn wake(&mut self, up_to: JobId) {
+        let first = JobId {
+            position: Position::START,
+            ..up_to
+        };
+        let range: Range<'_, _, _> = self.jobs.range((first, 0)..=(up_to, u64::MAX));
+        let woken: Vec<(JobId, u64)> = range.map(|(ticket, _)| *ticket).collect();
+        for ticket in woken {
+            if let Some(sender) = self.jobs.remove(&ticket) {
+                // Whoever gave up waiting is not there any more.
+                let _ = sender.send(());
+            }
+        }
+    }
+}
+
+/// A place among those who wait, given back when it is dropped.
+struct Ticket<'a> {
+    shared: &'a Shared,
+    id: (JobId, u64),
+    receiver: oneshot::Receiver<()>,
+}
+
+impl<'a> Ticket<'a> {
+    fn new(shared: &'a Shared, job: JobId) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = shared.waiting();
+        waiting.tickets += 1;
+        let id = (job, waiting.tickets);
+        waiting.jobs.insert(id, sender);
+        drop(waiting);
+        Self {
+            shared,
+            id,
+            receiver,
+        }
+    }
+
+    /// Returns when the job's position is passed, or the store is closed.
+    async fn woken(mut self) {
+        let _ = (&mut self.receiver).await;
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.shared.waiting().jobs.remove(&self.id);
+    }
+}
+
+fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
+    let prefix = request.prefix.as_str();
+    let mut page = Page {
+        entries: Vec::with_capacity(request.limit),
+        ..Page::default()
+    };
+    let mut start: (Bound<String>, Option<String>) = match &request.after {
+        Some(after) if after.as_str() >= prefix => {
+            (Bound::Excluded(after.clone()), folded(after, request))
+        }
+        _ => (Bound::Included(prefix.to_owned()), None),
+    };
+    // The folded prefix that came last, if that was later than the last key.
+    let mut last = None;
+
+    // Each turn walks from one folded prefix to the next, so its cost does not grow with what is folded.
+    'folds: loop {
+        let (bound, fold) = &start;
+        let bound = match fold.as_deref().and_then(behind_prefix) {
+            Some(behind) => Bound::Included(behind),
+            None if fold.is_some() => break,
+            None => bound.clone(),
+        };
+        for row in state.table.range_from(bound.as_ref().map(String::as_str)) {
+            if !row.starts_with(prefix) {
+                break 'folds;
+            }
+            if !row.is_live(now) {
+                continue;
+            }
+            let key = row.key();
+            if page.entries.len() + page.prefixes.len() == request.limit {
+                page.next = last.or_else(|| Some(page.entries.last()?.key.to_string()));
+                break 'folds;
+            }
+            if let Some(fold) = folded(key.as_str(), request) {
+                last = Some(fold.clone());
+                page.prefixes.push(fold.clone());
+                start = (Bound::Unbounded, Some(fold));
+                continue 'folds;
+            }
+            last = None;
+            page.entries.push(Listed {
+                key,
+                version: row.version(),
+                size: row.value_bytes().len(),
+                expires_at: row.expires_at(),
+                value: request.include_values.then(|| row.value()),
+            });
+        }
+        break;
+    }
+    page.count = request.count.then(|| {
+        let rows = state.table.range_from(Bound::Included(prefix));
+        let rows = rows.take_while(|row| row.starts_with(prefix));
+        rows.filter(|row| row.is_live(now)).count() as u64
+    });
+    page
+}
+
+/// The common prefix that `name` (a key, or such a prefix) is folded into.
+fn folded(name: &str, request: &ListRequest) -> Option<String> {
+    let delimiter = request.delimiter.as_deref()?;
+    let rest = name.strip_prefix(request.prefix.as_str())?;
+    let end = request.prefix.len() + rest.find(delimiter)? + delimiter.len();
+    Some(name[..end].to_owned())
+}
+
+/// The first text behind all that start with `prefix`, in byte order; `None` if there is none.
+fn behind_prefix(prefix: &str) -> Option<String> {
+    let mut text = prefix.to_owned();
+    while let Some(last) = text.pop() {
+        // The next character also has the next bytes, since UTF-8 keeps the order; surrogates are no characters.
+        let next = match last {
+            '\u{d7ff}' => Some('\u{e000}'),
+            _ => char::from_u32(u32::from(last) + 1),
+        };
+        if let Some(next) = next {
+            text.push(next);
+            return Some(text);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn scan_hands_out_what_is_live_below_the_prefix_until_it_breaks_off() {
+        let mut state = State::default();
+        let past = Some(Timestamp(1));
+        for (key, deadline) in [
+            ("a", None),
+            ("b:1", None),
+            ("b:2", past),
+            ("b:3", None),
+            ("c", None),
+        ] {
+            let key = Key::new(key).unwrap();
+            state.table.set(&key, b"1", Version(1), deadline);
+        }
+        let shared = Shared::new(state, Arc::new(SystemClock));
+        let scan = |most: usize| {
+            let mut seen = Vec::new();
+            shared.with_entries("b", |key, entry| {
+                assert_eq!(entry.value, b"1");
+                seen.push(key.to_owned());
+                if seen.len() == most {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            seen
+        };
+        assert_eq!(scan(usize::MAX), ["b:1", "b:3"]);
+        assert_eq!(scan(1), ["b:1"]);
+    }
+}

@@ -1,0 +1,287 @@
+//! Commits on their way in: judged in order, each against the state and what was staged before it, and not yet true.
+
+use std::collections::HashMap;
+
+use super::State;
+use super::record::{Advanced, Record};
+use super::row::Row;
+use crate::error::{Error, Result};
+use crate::limits::{DEAD_LETTERS_MAX, EXPIRE_BATCH};
+use crate::model::commit::{Advance, Commit, Committed, Verdict};
+use crate::model::entry::{Timestamp, Version};
+use crate::model::id::{JobId, Partition, Position, QueueId};
+use crate::model::job::{Applied, Failed, Outcome, Succeeded};
+use crate::model::key::Key;
+use crate::model::write::{Change, Condition, Write};
+
+/// Judges commits against a state that does not change meanwhile. What it hands out must be applied in order, all or from
+/// the first on.
+#[derive(Debug)]
+pub(crate) struct Staging<'a> {
+    state: &'a State,
+    now: Timestamp,
+    version: Version,
+    /// The versions that staged writes leave their keys with.
+    entries: HashMap<Key, Option<Version>>,
+    active: Option<QueueId>,
+    positions: HashMap<(QueueId, Partition), Position>,
+    dead: HashMap<(QueueId, Partition), usize>,
+}
+
+impl<'a> Staging<'a> {
+    /// Nothing is staged; it is `now`.
+    pub(crate) fn new(state: &'a State, now: Timestamp) -> Self {
+        Self {
+            state,
+            now,
+            version: state.version,
+            entries: HashMap::new(),
+            active: state.progress.active,
+            positions: HashMap::new(),
+            dead: HashMap::new(),
+        }
+    }
+
+    fn record(&self) -> Record {
+        Record::empty(self.version, self.now)
+    }
+
+    /// The version of a live entry, staged writes included.
+    fn current(&self, key: &Key) -> Option<Version> {
+        match self.entries.get(key) {
+            Some(staged) => *staged,
+            None => self
+                .state
+                .table
+                .get(key)
+                .filter(|row| row.is_live(self.now))
+                .map(Row::version),
+        }
+    }
+
+    /// Judges one commit.
+    pub(crate) fn commit(&mut self, commit: Commit) -> Result<(Record, Committed)> {
+        self.check(&commit.checks)?;
+        if let Some(advance) = &commit.advance {
+            self.check_advance(advance, commit.writes.len())?;
+        }
+        let mut record = self.record();
+        let existed: Vec<bool> = commit
+            .writes
+            .iter()
+            .map(|write| self.stage(write))
+            .collect();
+        let first_version = match existed.len() {
+            0 => record.before,
+            _ => Version(record.before.0 + 1),
+        };
+        record.writes = commit.writes;
+        record.advance = commit
+            .advance
+            .map(|advance| self.stage_advance(advance, first_version, &existed));
+        Ok((
+            record,
+            Committed {
+                first_version,
+                existed,
+            },
+        ))
+    }
+
+    fn check(&self, checks: &[(Key, Condition)]) -> Result<()> {
+        for (index, (key, condition)) in checks.iter().enumerate() {
+            let current = self.current(key);
+            if !condition.holds(current) {
+                return Err(Error::Conflict {
+                    key: key.clone(),
+                    check: index,
+                    current,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_advance(&self, advance: &Advance, writes: usize) -> Result<()> {
+        if let Some(active) = self.active.filter(|active| *active != advance.queue) {
+            return Err(wrong_queue(active, advance.queue));
+        }
+        let id = (advance.queue, advance.partition);
+        let applied = self.applied(id);
+        if advance.from != applied {
+            return Err(Error::Stale {
+                partition: advance.partition,
+                applied,
+            });
+        }
+        if advance.to <= advance.from {
+            return Err(Error::invalid("commit", "it must advance the partition"));
+        }
+        let mut last = advance.from;
+        for (position, verdict) in &advance.outcomes {
+            let in_order = *position > last && *position <= advance.to;
+            let has_writes = match verdict {
+                Verdict::Succeeded { first, count, .. } => {
+                    first.checked_add(*count).is_some_and(|end| end <= writes)
+                }
+                Verdict::Failed { .. } | Verdict::Dead(_) => true,
+            };
+            if !in_order || !has_writes {
+                return Err(Error::invalid(
+                    "commit",
+                    "its outcomes must be in order, and of writes that it holds",
+                ));
+            }
+            last = *position;
+        }
+        let letters = advance
+            .outcomes
+            .iter()
+            .filter(|(_, verdict)| matches!(verdict, Verdict::Dead(_)))
+            .count();
+        if letters > 0 && self.dead_count(id) + letters > DEAD_LETTERS_MAX {
+            return Err(Error::Full {
+                what: "the table of dead letters",
+                limit: DEAD_LETTERS_MAX as u64,
+            });
+        }
+        Ok(())
+    }
+
+    fn applied(&self, id: (QueueId, Partition)) -> Position {
+        self.positions
+            .get(&id)
+            .copied()
+            .unwrap_or_else(|| self.state.progress.applied(id.0, id.1))
+    }
+
+    fn dead_count(&self, id: (QueueId, Partition)) -> usize {
+        self.dead
+            .get(&id)
+            .copied()
+            .unwrap_or_else(|| self.state.progress.dead_count(id.0, id.1))
+    }
+
+    /// Gives a write its version; says whether its key existed before it.
+    fn stage(&mut self, write: &Write) -> bool {
+        let existed = self.current(&write.key).is_some();
+        self.version = Version(self.version.0 + 1);
+        let is_there = match write.change {
+            Change::Set { expires_at, .. } => expires_at.is_none_or(|deadline| deadline > self.now),
+            Change::Delete => false,
+        };
+        self.entries
+            .insert(write.key.clone(), is_there.then_some(self.version));
+        existed
+    }
+
+    fn stage_advance(
+        &mut self,
+        advance: Advance,
+        first_version: Version,
+        existed: &[bool],
+    ) -> Advanced {
+        let id = (advance.queue, advance.partition);
+        let outcome = |verdict| match verdict {
+            Verdict::Succeeded {
+                summary,
+                first,
+                count,
+            } => {
+                let applied = |index| Applied {
+                    version: Version(first_version.0 + index as u64),
+                    existed: existed[index],
+                };
+                Outcome::Succeeded(Some(Succeeded {
+                    summary,
+                    writes: (first..first + count).map(applied).collect(),
+                }))
+            }
+            Verdict::Failed {
+                summary,
+                operation,
+                current,
+            } => Outcome::Failed(Failed {
+                summary,
+                operation,
+                current,
+            }),
+            Verdict::Dead(dead) => Outcome::Dead(dead),
+        };
+        let outcomes: Vec<_> = advance
+            .outcomes
+            .into_iter()
+            .map(|(position, verdict)| (position, outcome(verdict)))
+            .collect();
+        let letters = outcomes
+            .iter()
+            .filter(|(_, outcome)| matches!(outcome, Outcome::Dead(_)))
+            .count();
+        self.dead.insert(id, self.dead_count(id) + letters);
+        self.positions.insert(id, advance.to);
+        self.active = Some(advance.queue);
+        let Advance {
+            queue,
+            partition,
+            from,
+            to,
+            lost,
+            ..
+        } = advance;
+        Advanced {
+            queue,
+            partition,
+            from,
+            to,
+            outcomes,
+            lost,
+        }
+    }
+
+    /// Removes what has expired, up to [`EXPIRE_BATCH`] entries; `None` if nothing has.
+    pub(crate) fn expire(&mut self) -> Option<Record> {
+        let mut record = self.record();
+        // An entry that was written since is no longer the one that expired.
+        let mut expired = self.state.table.expired(self.now, EXPIRE_BATCH);
+        expired.retain(|key| !self.entries.contains_key(key));
+        record.expired = expired;
+        for key in &record.expired {
+            self.version = Version(self.version.0 + 1);
+            self.entries.insert(key.clone(), None);
+        }
+        (!record.expired.is_empty()).then_some(record)
+    }
+
+    /// Makes `queue` the active one; `None` if it is already.
+    pub(crate) fn adopt(&mut self, queue: QueueId) -> Option<Record> {
+        if self.active == Some(queue) {
+            return None;
+        }
+        self.active = Some(queue);
+        Some(Record {
+            adopt: Some(queue),
+            ..self.record()
+        })
+    }
+
+    /// Drops a dead letter; `None` if it is not there.
+    pub(crate) fn forget(&mut self, job: JobId) -> Option<Record> {
+        self.state.progress.has_dead(&job).then(|| Record {
+            forget: Some(job),
+            ..self.record()
+        })
+    }
+}
+
+fn wrong_queue(active: QueueId, other: QueueId) -> Error {
+    Error::Config(format!("the store applies queue {active}, not {other}"))
+}
+
+/// Room for what an entry takes: keys and values, in bytes.
+pub(crate) fn bytes_added(writes: &[Write]) -> u64 {
+    let added = writes.iter().map(|write| match &write.change {
+        Change::Set { value, .. } => (write.key.as_str().len() + value.len()) as u64,
+        Change::Delete => 0,
+    });
+    added.sum()
+}

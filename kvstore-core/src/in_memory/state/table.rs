@@ -1,0 +1,400 @@
+//! The entries: found by the hash of their keys, walked in the byte order of their keys, and which of them end when.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use super::index::{Id, Index};
+use super::order::Order;
+use super::row::Row;
+use super::sorted::Sorted;
+use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::key::Key;
+
+/// Rows by key. It knows no time: what has expired stays until it is removed, and whoever reads has to look.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// By number. A row keeps its number when its entry is overwritten, so that only the row has to change.
+    rows: Vec<Option<Row>>,
+    /// Numbers that no row has.
+    free: Vec<Id>,
+    index: Index,
+    order: Order,
+    deadlines: BTreeSet<(Timestamp, Id)>,
+    bytes: u64,
+    cut: Option<Cut>,
+    scratch: Vec<u8>,
+}
+
+/// A view of the table at one moment, walked while the table changes: what changes ahead of the walk is kept as it was.
+#[derive(Debug)]
+struct Cut {
+    /// The walk has passed all keys up to this one.
+    passed: Option<Vec<u8>>,
+    /// How keys that changed ahead of the walk were at the moment of the cut.
+    before: BTreeMap<Vec<u8>, Option<Row>>,
+}
+
+/// The key of a row that is there.
+fn key_of<'a>(rows: &'a [Option<Row>]) -> impl Fn(Id) -> &'a [u8] {
+    move |id| rows[id as usize].as_ref().map_or(&[], Row::key_bytes)
+}
+
+impl Table {
+    /// A table of the rows of `parts`; `None` if they are not in ascending order of key. Several threads build it.
+    pub(crate) fn from_sorted(parts: Vec<Sorted>) -> Option<Self> {
+        if !Sorted::are_in_order(&parts) {
+            return None;
+        }
+        let hasher = parts.first().map(|part| part.hasher.clone());
+        let hashes: Vec<_> = parts.iter().map(|part| part.hashes.as_slice()).collect();
+        let index = Index::of(hasher.unwrap_or_default(), &hashes, parts.len().max(1));
+        let mut rows = Vec::with_capacity(parts.iter().map(Sorted::len).sum());
+        let mut deadlines = Vec::new();
+        let mut bytes = 0;
+        for mut part in parts {
+            let numbered = |(deadline, number)| (deadline, (rows.len() + number) as Id);
+            deadlines.extend(part.deadlines.into_iter().map(numbered));
+            bytes += part.bytes;
+            rows.append(&mut part.rows);
+        }
+        Some(Self {
+            index,
+            order: Order::of(rows.len(), key_of(&rows)),
+            rows,
+            deadlines: deadlines.into_iter().collect(),
+            bytes,
+            ..Self::default()
+        })
+    }
+
+    pub(crate) fn of(entries: BTreeMap<Key, Entry>) -> Self {
+        let mut rows = Sorted::default();
+        for (key, entry) in entries {
+            let (value, expires_at) = (entry.value.as_bytes(), entry.expires_at);
+            rows.push(key.as_str(), value, entry.version, expires_at);
+        }
+        Self::from_sorted(vec![rows]).expect("a map is in order")
+    }
+
+    /// Keys and values, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn find(&self, key: &[u8]) -> Option<Id> {
+        let key_of = key_of(&self.rows);
+        self.index
+            .find(self.index.hash(key), |id| key_of(id) == key)
+    }
+
+    /// Gives the versions after `version` to the entries that have none (0), in order of key. The last one given.
+    pub(crate) fn give_versions(&mut self, mut version: Version) -> Version {
+        let without = self
+            .range_from(Bound::Unbounded)
+            .filter(|row| row.version() == Version(0));
+        let without: Vec<Row> = without.cloned().collect();
+        for row in without {
+            version = Version(version.0 + 1);
+            self.set(&row.key(), row.value_bytes(), version, row.expires_at());
+        }
+        version
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<&Row> {
+        let id = self.find(key.as_str().as_bytes())?;
+        self.rows[id as usize].as_ref()
+    }
+
+    /// The rows whose keys are `start` or behind it.
+    pub(crate) fn range_from(&self, start: Bound<&str>) -> impl Iterator<Item = &Row> {
+        self.rows_from(start.map(str::as_bytes))
+    }
+
+    fn rows_from(&self, start: Bound<&[u8]>) -> impl Iterator<Item = &Row> {
+        let ids = self.order.from(start, key_of(&self.rows));
+        ids.filter_map(|id| self.rows[id as usize].as_ref())
+    }
+
+    pub(crate) fn set(
+        &mut self,
+        key: &Key,
+        value: &[u8],
+        version: Version,
+        expires_at: Option<Timestamp>,
+    ) {
+        let row = Row::new(&mut self.scratch, key.as_str(), value, version, expires_at);
+        let key = key.as_str().as_bytes();
+        self.bytes += row.size();
+        let (id, old) = match self.find(key) {
+            Some(id) => (id, self.rows[id as usize].replace(row)),
+            None => (self.add(key, row), None),
+        };
+        if let Some(old) = &old {
+            self.forget(id, old);
+        }
+        if let Some(deadline) = expires_at {
+            self.deadlines.insert((deadline, id));
+        }
+        self.keep_for_cut(key, old);
+    }
+
+    /// A number for the row of `key`, which has none.
+    fn add(&mut self, key: &[u8], row: Row) -> Id {
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.rows.push(None);
+            Id::try_from(self.rows.len() - 1).expect("so many rows are in no memory")
+        });
+        self.rows[id as usize] = Some(row);
+        self.index.insert(self.index.hash(key), id);
+        self.order.insert(id, key, key_of(&self.rows));
+        id
+    }
+
+    pub(crate) fn remove(&mut self, key: &Key) -> Option<Row> {
+        let key = key.as_str().as_bytes();
+        let id = self.find(key)?;
+        self.index.remove(self.index.hash(key), id);
+        self.order.remove(key, key_of(&self.rows));
+        let old = self.rows[id as usize].take()?;
+        self.free.push(id);
+        self.forget(id, &old);
+        self.keep_for_cut(key, Some(old.clone()));
+        Some(old)
+    }
+
+    /// Takes `old` out of the sums and the deadlines.
+    fn forget(&mut self, id: Id, old: &Row) {
+        self.bytes -= old.size();
+        if let Some(deadline) = old.expires_at() {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    /// The keys whose deadline is `now` or earlier, at most `max`, the longest past first.
+    pub(crate) fn expired(&self, now: Timestamp, max: usize) -> Vec<Key> {
+        let past = self
+            .deadlines
+            .iter()
+            .take_while(|(deadline, _)| *deadline <= now);
+        let rows = past.filter_map(|(_, id)| self.rows[*id as usize].as_ref());
+        rows.take(max).map(Row::key).collect()
+    }
+
+    /// Starts a walk over the table as it is now; it goes on by [`Table::next_of_cut`]. One that was not finished is dropped.
+    pub(crate) fn start_cut(&mut self) {
+        self.cut = Some(Cut {
+            passed: None,
+            before: BTreeMap::new(),
+        });
+    }
+
+    /// Ends the walk before its end.
+    pub(crate) fn drop_cut(&mut self) {
+        self.cut = None;
+    }
+
+    fn keep_for_cut(&mut self, key: &[u8], old: Option<Row>) {
+        if let Some(cut) = &mut self.cut
+            && cut.passed.as_deref().is_none_or(|passed| key > passed)
+            && !cut.before.contains_key(key)
+        {
+            cut.before.insert(key.to_vec(), old);
+        }
+    }
+
+    /// The next rows of the walk, about `max`; none at its end, and then the walk is over.
+    pub(crate) fn next_of_cut(&mut self, max: usize) -> Vec<Row> {
+        let Some(mut cut) = self.cut.take() else {
+            return Vec::new();
+        };
+        loop {
+            let start = cut
+                .passed
+                .as_deref()
+                .map_or(Bound::Unbounded, Bound::Excluded);
+            let now: Vec<&Row> = self.rows_from(start).take(max).collect();
+            // A full step ends at its last key; the last step takes all that was kept.
+            let end = (now.len() == max).then(|| now[max - 1].key_bytes().to_vec());
+            let ahead = end.as_ref().map_or_else(BTreeMap::new, |end| {
+                let mut ahead = cut.before.split_off(end);
+                cut.before.extend(ahead.remove_entry(end));
+                ahead
+            });
+            let before = std::mem::replace(&mut cut.before, ahead);
+            let mut step: Vec<Row> = now
+                .into_iter()
+                .filter(|row| !before.contains_key(row.key_bytes()))
+                .cloned()
+                .collect();
+            if !before.is_empty() {
+                step.extend(before.into_values().flatten());
+                step.sort_unstable_by(|one, other| one.key_bytes().cmp(other.key_bytes()));
+            }
+
+            let is_last = end.is_none();
+            cut.passed = end;
+            if is_last {
+                return step;
+            }
+            // A step over nothing but keys that were created since the cut is empty, and not the end.
+            if !step.is_empty() {
+                self.cut = Some(cut);
+                return step;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is known of an entry: value, version, deadline.
+    type Known = (Vec<u8>, Version, Option<Timestamp>);
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Set {
+            key: u16,
+            size: usize,
+            deadline: Option<u64>,
+        },
+        Remove(u16),
+        StartCut,
+        NextOfCut(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let key = || 0..700_u16;
+        prop_oneof![
+            6 => (key(), 1..40_usize, proptest::option::of(0..9_u64))
+                .prop_map(|(key, size, deadline)| Step::Set { key, size, deadline }),
+            4 => key().prop_map(Step::Remove),
+            1 => Just(Step::StartCut),
+            2 => (1..200_usize).prop_map(Step::NextOfCut),
+        ]
+    }
+
+    fn key(number: u16) -> Key {
+        // Of different lengths, so that their order is not that of the numbers.
+        Key::new(&format!("k{number}")).unwrap()
+    }
+
+    fn known(row: &Row) -> (String, Known) {
+        let entry = (row.value_bytes().to_vec(), row.version(), row.expires_at());
+        (row.key().to_string(), entry)
+    }
+
+    /// Compares everything that can be asked.
+    fn check(
+        table: &Table,
+        model: &BTreeMap<String, Known>,
+        start: &str,
+    ) -> Result<(), TestCaseError> {
+        let all: Vec<_> = table.range_from(Bound::Unbounded).map(known).collect();
+        prop_assert_eq!(&all, &model.clone().into_iter().collect::<Vec<_>>());
+        for bound in [Bound::Included(start), Bound::Excluded(start)] {
+            let range: Vec<_> = table.range_from(bound).map(|row| known(row).0).collect();
+            let expected = model.range::<str, _>((bound, Bound::Unbounded));
+            prop_assert_eq!(
+                range,
+                expected.map(|(key, _)| key.clone()).collect::<Vec<_>>()
+            );
+        }
+        for number in 0..700 {
+            let key = key(number);
+            let found = table.get(&key).map(|row| known(row).1);
+            prop_assert_eq!(found.as_ref(), model.get(key.as_str()));
+        }
+        let size = |(key, entry): (&String, &Known)| (key.len() + entry.0.len()) as u64;
+        prop_assert_eq!(table.bytes(), model.iter().map(size).sum::<u64>());
+        for now in 0..9 {
+            let mut expired = table.expired(Timestamp(now), usize::MAX);
+            expired.sort_unstable();
+            let past = |entry: &Known| entry.2.is_some_and(|deadline| deadline.0 <= now);
+            let expected = model
+                .iter()
+                .filter(|(_, entry)| past(entry))
+                .map(|(key, _)| key.as_str());
+            prop_assert_eq!(
+                expired.iter().map(Key::as_str).collect::<Vec<_>>(),
+                expected.collect::<Vec<_>>()
+            );
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn table_is_a_map_whose_cut_stands_still(
+            loaded in 0..1500_u16,
+            steps in proptest::collection::vec(step(), 1..900),
+        ) {
+            // What is loaded at once and what comes by one has to be the same.
+            let mut model: BTreeMap<String, Known> = (0..loaded.min(700))
+                .map(|number| (key(number).to_string(), (b"0".to_vec(), Version(1), (number % 5 == 0).then_some(Timestamp(8)))))
+                .collect();
+            let mut parts = Sorted::parts(3);
+            for (number, (key, (value, version, deadline))) in model.iter().enumerate() {
+                parts[number * 3 / model.len()].push(key, value, *version, *deadline);
+            }
+            let mut table = Table::from_sorted(parts).unwrap();
+            let mut cut: Option<(BTreeMap<String, Known>, BTreeMap<String, Known>)> = None;
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Set { key: number_of_key, size, deadline } => {
+                        let (value, version) = (vec![b'1'; size], Version(number as u64 + 2));
+                        let deadline = deadline.map(Timestamp);
+                        table.set(&key(number_of_key), &value, version, deadline);
+                        model.insert(key(number_of_key).to_string(), (value, version, deadline));
+                    }
+                    Step::Remove(number) => {
+                        let removed = table.remove(&key(number)).map(|row| known(&row).1);
+                        prop_assert_eq!(removed, model.remove(key(number).as_str()));
+                    }
+                    Step::StartCut => {
+                        table.start_cut();
+                        cut = Some((model.clone(), BTreeMap::new()));
+                    }
+                    Step::NextOfCut(max) => {
+                        let rows: Vec<_> = table.next_of_cut(max).iter().map(known).collect();
+                        prop_assert!(rows.is_sorted_by(|one, next| one.0 < next.0));
+                        match &mut cut {
+                            None => prop_assert!(rows.is_empty()),
+                            Some((_, seen)) => {
+                                let last = seen.last_key_value().map(|(key, _)| key.clone());
+                                prop_assert!(rows.first().is_none_or(|row| last.is_none_or(|last| row.0 > last)));
+                                seen.extend(rows.clone());
+                            }
+                        }
+                        if table.cut.is_none() && let Some((then, seen)) = cut.take() {
+                            prop_assert_eq!(then, seen);
+                        }
+                    }
+                }
+            }
+            check(&table, &model, key(350).as_str())?;
+        }
+    }
+
+    #[test]
+    fn rows_out_of_order_are_no_table() {
+        let table = |parts: [&[&str]; 3]| {
+            let mut sorted = Sorted::parts(parts.len());
+            for (part, keys) in sorted.iter_mut().zip(parts) {
+                keys.iter()
+                    .for_each(|key| part.push(key, b"1", Version(1), None));
+            }
+            Table::from_sorted(sorted)
+        };
+        assert!(table([&["a", "b"], &[], &["c"]]).is_some());
+        assert!(table([&["b", "a"], &[], &["c"]]).is_none());
+        assert!(table([&["a", "a"], &[], &["c"]]).is_none());
+        assert!(table([&["a", "b"], &[], &["b"]]).is_none());
+        assert!(table([&["b"], &[], &["a"]]).is_none());
+    }
+}

@@ -1,0 +1,254 @@
+//! Names and places: partitions, positions, and the ids of queues and jobs.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// One of the logs of a queue. Every key stands in exactly one, so its writes have one order.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Partition(pub u16);
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How many partitions a queue has: at least one, fixed when it is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PartitionCount(std::num::NonZeroU16);
+
+impl PartitionCount {
+    /// One partition, what a queue in a file has.
+    pub const ONE: Self = Self(std::num::NonZeroU16::MIN);
+
+    /// `count` partitions.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `count` is 0.
+    pub fn new(count: u16) -> Result<Self> {
+        std::num::NonZeroU16::new(count)
+            .map(Self)
+            .ok_or_else(|| Error::invalid("partition count", "it must be at least 1"))
+    }
+
+    /// The number.
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+
+    /// All of them, in order.
+    pub fn iter(self) -> impl Iterator<Item = Partition> {
+        (0..self.get()).map(Partition)
+    }
+}
+
+impl fmt::Display for PartitionCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A place in a partition's log. Larger is later; what lies between two positions is unspecified.
+///
+/// It has the two parts of a Redis stream id; a queue that counts leaves the first at 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The part that decides first.
+    pub major: u64,
+    /// The part that decides among equals.
+    pub minor: u64,
+}
+
+impl Position {
+    /// Before the first job.
+    pub const START: Self = Self { major: 0, minor: 0 };
+
+    /// The position of a queue that counts.
+    pub fn counted(number: u64) -> Self {
+        Self {
+            major: 0,
+            minor: number,
+        }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.major == 0 {
+            self.minor.fmt(f)
+        } else {
+            write!(f, "{}-{}", self.major, self.minor)
+        }
+    }
+}
+
+impl FromStr for Position {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (major, minor) = text.split_once('-').unwrap_or(("0", text));
+        let position = Self {
+            major: digits(major)?,
+            minor: digits(minor)?,
+        };
+        if position.to_string() == text {
+            Ok(position)
+        } else {
+            Err(malformed("position"))
+        }
+    }
+}
+
+/// Digits only: `u64::from_str` would also take a sign.
+fn digits(text: &str) -> Result<u64> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(malformed("position"));
+    }
+    text.parse().map_err(|_| malformed("position"))
+}
+
+fn malformed(subject: &'static str) -> Error {
+    Error::invalid(subject, "it is not of the form that this service hands out")
+}
+
+/// The random name that a queue gets when it is created. A store keeps its positions by it, so numbers of different queues
+/// are never compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueId(u64);
+
+impl QueueId {
+    /// A new one, never used before (64 random bits).
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl fmt::Display for QueueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for QueueId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text.len() != 16
+            || !text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        {
+            return Err(malformed("queue id"));
+        }
+        u64::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| malformed("queue id"))
+    }
+}
+
+/// The name of a job, and with that its place in the order: also the *sync token* that a later read can wait for.
+///
+/// Clients see it as short opaque text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId {
+    /// The queue that accepted it.
+    pub queue: QueueId,
+    /// The log it stands in.
+    pub partition: Partition,
+    /// Its place there.
+    pub position: Position,
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.queue, self.partition, self.position)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut parts = text.split('.');
+        let (Some(queue), Some(partition), Some(position), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(malformed("job id"));
+        };
+        let id = Self {
+            queue: queue.parse().map_err(|_| malformed("job id"))?,
+            partition: Partition(partition.parse().map_err(|_| malformed("job id"))?),
+            position: position.parse().map_err(|_| malformed("job id"))?,
+        };
+        // One text for each id: "+1" and "01" also parse as numbers.
+        if id.to_string() == text {
+            Ok(id)
+        } else {
+            Err(malformed("job id"))
+        }
+    }
+}
+
+/// Serialises through `Display` and `FromStr`: ids are text wherever bytes leave the process.
+macro_rules! serde_as_text {
+    ($($type:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+serde_as_text!(Position, QueueId, JobId);
+
+/// The first half of a SHA-256: equal for equal requests, different for all others that anybody can find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint([u8; 16]);
+
+impl Fingerprint {
+    /// The hash of `parts`, each with its length, so that no two lists look alike.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        use sha2::Digest;
+        let mut hasher = sha2::Sha256::new();
+        for part in parts {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        let mut half = [0; 16];
+        half.copy_from_slice(&hasher.finalize()[..16]);
+        Self(half)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text.len() != 32 {
+            return Err(malformed("fingerprint"));
+        }
+        let number = u128::from_str_radix(text, 16).map_err(|_| malformed("fingerprint"))?;
+        Ok(Self(number.to_be_bytes()))
+    }
+}
+serde_as_text!(Fingerprint);

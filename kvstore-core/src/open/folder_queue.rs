@@ -1,0 +1,221 @@
+//! A queue on Redis in front of a folder: servers put jobs into it, and the one worker that holds the folder applies them.
+//!
+//! Store and queue can't change in one step here, and they come back from a loss each on its own. So before a job is accepted,
+//! this process has seen that the folder applies this queue and no other, and that its numbers go on behind what is applied.
+//!
+//! What is not here: claims. Whoever holds the folder's lock is the only one who can apply anything, and so works on all partitions
+//! at once; a worker that takes over waits for no claim to run out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use crate::error::{Error, Result};
+use crate::json_file::JsonReader;
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::{Job, NewJob};
+use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+use crate::redis::QueueAlone;
+use crate::service::join;
+use crate::store::Store;
+
+/// What this process is to the folder.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// It holds the folder with this id.
+    Writer(QueueId),
+    /// It follows what another one writes.
+    Reader(JsonReader),
+}
+
+/// The queue of a folder, on Redis.
+#[derive(Debug)]
+pub(crate) struct FolderQueue {
+    redis: QueueAlone,
+    store: Arc<dyn Store>,
+    role: Role,
+    bound: OnceCell<()>,
+    joined: OnceCell<()>,
+}
+
+impl FolderQueue {
+    pub(crate) fn new(redis: QueueAlone, store: Arc<dyn Store>, role: Role) -> Self {
+        Self {
+            redis,
+            store,
+            role,
+            bound: OnceCell::new(),
+            joined: OnceCell::new(),
+        }
+    }
+
+    fn queue(&self) -> &dyn JobQueue {
+        self.redis.queue()
+    }
+
+    /// Takes the queue for this folder, unless it is another's.
+    async fn bind(&self) -> Result<()> {
+        let bind = async || {
+            let folder = match &self.role {
+                Role::Writer(folder) => *folder,
+                Role::Reader(reader) => reader.folder_id().await?,
+            };
+            self.redis.bind(folder).await
+        };
+        self.bound.get_or_try_init(bind).await.copied()
+    }
+
+    /// Whether a job could be accepted: the folder can be read, and applies this queue.
+    async fn check(&self) -> Result<()> {
+        self.joined
+            .get_or_try_init(|| join(&*self.store, self))
+            .await?;
+        // It may have gone over to another one since.
+        match self.store.active_queue().await? {
+            Some(active) if active != self.id() => Err(Error::Config(format!(
+                "the folder applies queue {active} now, and this is queue {}",
+                self.id()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// How far the partition of each of `jobs` is applied.
+    async fn applied(&self, jobs: &[NewJob]) -> Result<Vec<Position>> {
+        self.check().await?;
+        let mut applied = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            applied.push(match job.command.check(self.partitions()) {
+                Ok(()) => {
+                    let partition = self.partitions().partition_of(job.command.first_key());
+                    self.store.applied(self.id(), partition).await?
+                }
+                // It is refused with that reason.
+                Err(_) => Position::START,
+            });
+        }
+        Ok(applied)
+    }
+
+    /// A new job whose place was applied before it came will never be looked at: the queue has lost its end, as a server does that
+    /// is not set up to keep it. Nothing happened then, and the next one gets a number further on.
+    async fn number_on(&self, job: JobId, applied: Position) -> Error {
+        tracing::error!(
+            partition = %job.partition, position = %job.position, %applied,
+            "the queue has come back older than its folder: what it had accepted last is lost unless it was applied; it numbers on behind the folder"
+        );
+        let moved = self.queue().start_after(job.partition, applied).await;
+        Error::Unavailable {
+            what: "the queue was older than its folder".to_owned(),
+            source: moved.err().map(Into::into),
+        }
+    }
+}
+
+#[async_trait]
+impl JobQueue for FolderQueue {
+    fn id(&self) -> QueueId {
+        self.queue().id()
+    }
+
+    fn partitions(&self) -> PartitionCount {
+        self.queue().partitions()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.queue().is_shared()
+    }
+
+    async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
+        self.bind().await?;
+        self.queue().start_after(partition, position).await
+    }
+
+    async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
+        let applied = match self.applied(&jobs).await {
+            Ok(applied) => applied,
+            Err(error) => return jobs.iter().map(|_| Err(refused(&error))).collect(),
+        };
+        let mut answers = self.queue().enqueue(jobs).await;
+        for (answer, applied) in answers.iter_mut().zip(applied) {
+            if let Ok(accepted) = answer
+                && !accepted.replayed
+                && accepted.id.position <= applied
+            {
+                *answer = Err(self.number_on(accepted.id, applied).await);
+            }
+        }
+        answers
+    }
+
+    async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
+        if let Role::Reader(reader) = &self.role {
+            return Err(reader.refusal());
+        }
+        let claim = |partition| Claim {
+            worker: worker.clone(),
+            partition,
+        };
+        Ok(self.partitions().iter().map(claim).collect())
+    }
+
+    async fn claims_changed(&self) {
+        // Whoever holds the folder has everything.
+        std::future::pending().await
+    }
+
+    async fn release(&self, _: Claim) -> Result<()> {
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        claim: &Claim,
+        after: Position,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Job>> {
+        self.queue().read(claim, after, max, wait).await
+    }
+
+    async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
+        self.queue().begin_attempt(claim, head).await
+    }
+
+    async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()> {
+        self.queue().withdraw_attempt(claim, head).await
+    }
+
+    async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
+        self.queue().complete(claim, up_to).await
+    }
+
+    async fn find(&self, job: &JobId) -> Result<Found> {
+        self.queue().find(job).await
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        self.queue().depth().await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.queue().ping().await?;
+        self.check().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.redis.close();
+        Ok(())
+    }
+}
+
+/// The same for one more: one error answers many, and can't be cloned. Whoever asks can do nothing about a setting.
+fn refused(error: &Error) -> Error {
+    let source = std::error::Error::source(error);
+    Error::Unavailable {
+        what: error.to_string(),
+        source: source.map(|source| source.to_string().into()),
+    }
+}

@@ -1,0 +1,261 @@
+//! The worker: it claims partitions of a queue and applies what waits in them to a store, exactly once in effect.
+//!
+//! [`run`] is all of it, for the worker's process, for a server with a worker inside, and for a program that embeds both.
+//!
+//! ```no_run
+//! # async fn example() -> kvstore_core::Result<()> {
+//! use kvstore_core::worker;
+//!
+//! let opened = kvstore_core::open("file:database", None).await?;
+//! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+//! let until_stopped = async {
+//!     let _ = stopped.await;
+//! };
+//! worker::run(opened.store, opened.queue, worker::Options::default(), until_stopped).await
+//! # }
+//! ```
+//!
+//! A claim only keeps workers from doing the same work. If two workers work on one partition, because one was paused or cut off,
+//! the store takes the commit of one and answers the other that its position is stale.
+//!
+//! What is not here: processes, signals, probes and metrics. A worker reports what it does as [`Event`]s.
+
+mod backoff;
+mod partition;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use crate::error::in_one_line;
+use crate::limits::CLAIM_PERIOD;
+use crate::model::id::Partition;
+use crate::queue::{Claim, WorkerId};
+use crate::service::join;
+use crate::{JobQueue, Result, Store};
+
+use crate::worker::partition::{PartitionTask, Until};
+
+/// How long to wait for more of it when other workers come or go, before claiming anew.
+const CLAIMS_SETTLE: Duration = Duration::from_millis(10);
+
+/// How long a worker that is told to end goes on with what waits, where no other process can.
+const IDLE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Something that a worker did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A batch of jobs was committed.
+    Committed {
+        /// Jobs that were applied.
+        succeeded: usize,
+        /// Jobs whose own condition failed.
+        failed: usize,
+        /// How long the store took to make the batch durable.
+        took: Duration,
+    },
+    /// A job became a dead letter.
+    DeadLettered,
+}
+
+/// A function that receives [`Event`]s.
+#[derive(Clone)]
+pub struct EventListener(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl EventListener {
+    /// Calls `listen` for each event.
+    pub fn new(listen: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(listen))
+    }
+}
+
+impl fmt::Debug for EventListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EventListener")
+    }
+}
+
+/// How a worker decides what an operator may want to decide.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What its id starts with, for people who read logs.
+    pub name: String,
+    /// How often a job is tried before it becomes a dead letter, at least 2 (less counts as 2): the first try may be in the
+    /// company of other jobs, and only one that is tried alone is to blame.
+    pub attempts_max: u32,
+    /// Whether to go over to this queue, for good, if the store applies another one: jobs that still wait there are skipped.
+    pub adopt_queue: bool,
+    /// Whether to go on behind a gap, for good: jobs that the queue has dropped and the store has never applied (it was
+    /// restored from an older copy) are lost.
+    pub accept_gap: bool,
+    /// Receives an [`Event`] for each thing that is worth counting; called from the worker's tasks, so it must not block.
+    pub on_event: Option<EventListener>,
+}
+
+impl Options {
+    fn report(&self, event: Event) {
+        if let Some(EventListener(listen)) = &self.on_event {
+            listen(event);
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "worker".to_owned(),
+            attempts_max: 12,
+            adopt_queue: false,
+            accept_gap: false,
+            on_event: None,
+        }
+    }
+}
+
+/// Applies what waits in `queue` to `store`, until `shutdown`; then it finishes the batches in hand, gives its claims back, and
+/// returns. On a queue of this process alone ([`JobQueue::is_shared`]) it first applies all that waits, but ends after ten seconds or
+/// a failure, and leaves the rest to the next start.
+///
+/// Any number of workers may run on the same queue and store, in any number of processes. Dropping the future is like
+/// killing the process: safe, but its claims stay taken until they run out. Neither store nor queue is closed.
+///
+/// # Errors
+/// Those of [`join`], at once. Later only [`Error::Config`](crate::Error::Config): the store has gone over to another
+/// queue. A store or queue that is down is waited for.
+pub async fn run(
+    store: Arc<dyn Store>,
+    queue: Arc<dyn JobQueue>,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    if options.adopt_queue {
+        tracing::warn!(queue = %queue.id(), "the store goes over to this queue; what waits in another one is skipped");
+        store.adopt_queue(queue.id()).await?;
+    }
+    join(&store, &queue).await?;
+
+    let mut worker = Worker {
+        id: WorkerId::new(&options.name),
+        store,
+        queue,
+        options: Arc::new(options),
+        working: HashMap::new(),
+        tasks: JoinSet::new(),
+    };
+    tracing::info!(worker = %worker.id, queue = %worker.queue.id(), "working");
+    let mut shutdown = pin!(shutdown);
+    let queue = Arc::clone(&worker.queue);
+    let claims_changed = async || {
+        queue.claims_changed().await;
+        // Who comes or goes changes many at once.
+        sleep(CLAIMS_SETTLE).await;
+    };
+    let mut renewal = interval(CLAIM_PERIOD / 3);
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break Ok(()),
+            Some(ended) = worker.tasks.join_next() => {
+                if let Err(error) = worker.clear_away(ended).await {
+                    break Err(error);
+                }
+            }
+            _ = renewal.tick() => worker.claim().await,
+            () = claims_changed() => worker.claim().await,
+        }
+    };
+    ended.and(worker.finish().await)
+}
+
+struct Worker {
+    id: WorkerId,
+    store: Arc<dyn Store>,
+    queue: Arc<dyn JobQueue>,
+    options: Arc<Options>,
+    /// A partition stands here as long as its task runs, which is told until when.
+    working: HashMap<Partition, watch::Sender<Until>>,
+    tasks: JoinSet<(Claim, Result<()>)>,
+}
+
+impl Worker {
+    /// Renews the claims, starts what is new and stops what is gone.
+    async fn claim(&mut self) {
+        let claims = match self.queue.claim(&self.id).await {
+            Ok(claims) => claims,
+            Err(error) => {
+                // What runs goes on: should another worker have taken over, the store will say so.
+                tracing::warn!(worker = %self.id, error = %in_one_line(&error), "can't renew the claims");
+                return;
+            }
+        };
+        for (partition, until) in &self.working {
+            if !claims.iter().any(|claim| claim.partition == *partition)
+                && until.send_replace(Until::Now) != Until::Now
+            {
+                tracing::info!(worker = %self.id, %partition, "the claim is gone");
+            }
+        }
+        for claim in claims {
+            // A task that is still stopping keeps its place: the next renewal starts the partition again.
+            if self.working.contains_key(&claim.partition) {
+                continue;
+            }
+            tracing::info!(worker = %self.id, partition = %claim.partition, "claimed");
+            let (tell, until) = watch::channel(Until::Told);
+            self.working.insert(claim.partition, tell);
+            let task = PartitionTask::new(
+                Arc::clone(&self.store),
+                Arc::clone(&self.queue),
+                Arc::clone(&self.options),
+                claim.clone(),
+                until,
+            );
+            self.tasks.spawn(async move { (claim, task.run().await) });
+        }
+    }
+
+    /// A task has ended: its claim is given back. No error there if it was lost anyway.
+    async fn clear_away(&mut self, ended: Result<(Claim, Result<()>), JoinError>) -> Result<()> {
+        let (claim, result) = match ended {
+            Ok(ended) => ended,
+            // Panics of a try are caught within the task, so this is our own mistake: better loud than a partition that
+            // stands still.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.working.remove(&claim.partition);
+        let partition = claim.partition;
+        if let Err(error) = self.queue.release(claim).await {
+            tracing::warn!(worker = %self.id, %partition, error = %in_one_line(&error), "can't give the claim back; it runs out by itself");
+        }
+        result
+    }
+
+    /// Tells all tasks to end and waits for them. The first failure of any is the answer.
+    async fn finish(mut self) -> Result<()> {
+        let end = if self.queue.is_shared() {
+            Until::Now
+        } else {
+            Until::Idle(Instant::now() + IDLE_WITHIN)
+        };
+        for until in self.working.values() {
+            // One that has lost its claim has no more to do.
+            if *until.borrow() == Until::Told {
+                until.send_replace(end);
+            }
+        }
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            result = result.and(self.clear_away(ended).await);
+        }
+        tracing::info!(worker = %self.id, "stopped");
+        result
+    }
+}

@@ -1,0 +1,627 @@
+//! One claimed partition: read after the store's position, evaluate, commit, and what to do when that goes wrong.
+//!
+//! There is one rule for failures: *the position is read again, and everything starts over from there*. It is what makes an
+//! unknown commit, a second worker and a restored store the same case. What differs is who is to blame, and so whether the
+//! attempt counts:
+//!
+//! | the commit was answered | then |
+//! |---|---|
+//! | `Conflict`: a direct commit came between | evaluate again at once, without limit; no attempt |
+//! | `Stale`: another worker was faster | go on from its position; no attempt |
+//! | `Unavailable`, `Unknown`, …: the store is down | wait, the whole partition, so nothing is overtaken; no attempt |
+//! | anything else, or a panic: the job is refused | an attempt. In a batch of several: again, each alone. Alone: for good, or after too many attempts, a dead letter; otherwise wait |
+//! | `Config`: the store applies another queue | the worker ends |
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::error::in_one_line;
+use crate::limits::{EXPIRE_BATCH, WORK_BATCH_JOBS};
+use crate::model::commit::{Advance, Commit, Verdict};
+use crate::model::evaluate::{Evaluation, evaluate, keys_needed};
+use crate::model::id::{Partition, Position};
+use crate::model::job::{Dead, Job};
+use crate::queue::Claim;
+use crate::{Entry, Error, JobQueue, Key, Result, Store};
+
+use crate::worker::backoff::Backoff;
+use crate::worker::{Event, Options};
+
+/// How long to go on. It is told once, and the batch in hand is always finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Until told otherwise.
+    Told,
+    /// Until nothing waits, a try fails, or this moment has come.
+    Idle(Instant),
+    /// No longer: another worker goes on.
+    Now,
+}
+
+/// How often expired entries are removed. They are absent without that; it frees their memory and tells those who watch.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a partition that stopped at a gap looks again: the queue may have been restored, too.
+const GAP_RECHECK: Duration = Duration::from_secs(10);
+
+/// Works on one partition until it is told to end.
+#[derive(Debug)]
+pub(crate) struct PartitionTask {
+    store: Arc<dyn Store>,
+    queue: Arc<dyn JobQueue>,
+    options: Arc<Options>,
+    claim: Claim,
+    until: watch::Receiver<Until>,
+    /// The store's position; `None` when it has to be asked for.
+    position: Option<Position>,
+    /// Up to where the queue knows of it.
+    completed: Position,
+    /// Jobs that were read and wait for those before them.
+    ahead: Vec<Job>,
+    /// Up to here each job is tried alone, since a batch that reached so far was refused.
+    alone_up_to: Position,
+    /// The try that is under way.
+    attempt: Option<Attempt>,
+    /// The head whose last attempt does not count, as long as the queue does not know that.
+    to_withdraw: Option<Position>,
+    /// The head that becomes a dead letter next.
+    burial: Option<Burial>,
+    expire_at: Instant,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    head: Position,
+    number: u32,
+    /// The last job of the batch: the head, if it is tried alone.
+    last: Position,
+}
+
+#[derive(Debug)]
+struct Burial {
+    head: Position,
+    attempts: u32,
+    reason: String,
+}
+
+/// Who is to blame for a failure.
+enum Blame {
+    /// Nobody: another worker was faster.
+    Nobody,
+    /// The store or the queue is down, full or damaged.
+    Backend,
+    /// The store refuses what the job asks for; `for_good` if trying again can't help.
+    Job { for_good: bool },
+    /// The operator: store and queue do not belong together any more.
+    Settings,
+}
+
+impl Blame {
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::Stale { .. } => Self::Nobody,
+            Error::Unavailable { .. }
+            | Error::Unknown { .. }
+            | Error::Poisoned { .. }
+            | Error::StorageFull { .. }
+            | Error::Full { .. }
+            | Error::Locked { .. }
+            | Error::Corrupt { .. } => Self::Backend,
+            Error::Config(_) => Self::Settings,
+            Error::Invalid { .. } | Error::TooLarge { .. } => Self::Job { for_good: true },
+            _ => Self::Job { for_good: false },
+        }
+    }
+}
+
+impl PartitionTask {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        queue: Arc<dyn JobQueue>,
+        options: Arc<Options>,
+        claim: Claim,
+        until: watch::Receiver<Until>,
+    ) -> Self {
+        Self {
+            store,
+            queue,
+            options,
+            claim,
+            until,
+            position: None,
+            completed: Position::START,
+            ahead: Vec::new(),
+            alone_up_to: Position::START,
+            attempt: None,
+            to_withdraw: None,
+            burial: None,
+            expire_at: Instant::now(),
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// Works until it is told to end.
+    ///
+    /// # Errors
+    /// [`Error::Config`]: the store applies another queue by now.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        loop {
+            let ending = match self.until() {
+                Until::Told => false,
+                Until::Idle(until) if Instant::now() < until => true,
+                Until::Idle(_) | Until::Now => break,
+            };
+            // After a panic everything is read again, so nothing half-changed is relied on.
+            let wait = match AssertUnwindSafe(self.turn()).catch_unwind().await {
+                Ok(Ok(worked)) => {
+                    if ending && !worked {
+                        break;
+                    }
+                    self.backoff.reset();
+                    // A store that answers at once would let this task keep its thread for ever.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Ok(Err(error)) => self.after_failure(error)?,
+                Err(panic) => self.after_refusal(
+                    false,
+                    format!("the worker panicked: {}", panic_message(&*panic)),
+                ),
+            };
+            if ending && !wait.is_zero() {
+                break;
+            }
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = told(&mut self.until), if !ending => {}
+            }
+        }
+        if let Err(error) = self.settle().await {
+            // The next worker settles the rest; one attempt too many costs a job its company, no more.
+            tracing::debug!(partition = %self.claim.partition, error = %in_one_line(&error), "left for the next worker");
+        }
+        Ok(())
+    }
+
+    fn until(&self) -> Until {
+        *self.until.borrow()
+    }
+
+    /// One batch, from the position to the commit; or a wait for jobs that ends without any. Says whether it got on.
+    async fn turn(&mut self) -> Result<bool> {
+        self.expire().await;
+        let position = self.position().await?;
+        self.settle().await?;
+        if self.ahead.is_empty() {
+            self.ahead = match self.read(position).await {
+                Err(Error::Gap { trimmed, .. }) => return self.at_gap(position, trimmed).await,
+                read => read?,
+            };
+        }
+        let jobs = std::mem::take(&mut self.ahead);
+        match jobs.first() {
+            None => return Ok(false),
+            Some(head)
+                if self
+                    .burial
+                    .as_ref()
+                    .is_some_and(|burial| burial.head == head.id.position) =>
+            {
+                self.bury(position, &jobs).await?;
+            }
+            Some(head) if head.id.position.major > position.major => {
+                let behind = Position {
+                    minor: 0,
+                    ..head.id.position
+                };
+                self.ahead = jobs;
+                self.pass_over(position, behind).await?;
+            }
+            Some(_) => self.apply(position, jobs).await?,
+        }
+        Ok(true)
+    }
+
+    /// The store's position. The queue's numbering is moved past it each time it is asked for, that is after every failure: the
+    /// queue may be the one that came back older.
+    async fn position(&mut self) -> Result<Position> {
+        if let Some(position) = self.position {
+            return Ok(position);
+        }
+        let partition = self.claim.partition;
+        let position = self.store.applied(self.queue.id(), partition).await?;
+        self.queue.start_after(partition, position).await?;
+        self.position = Some(position);
+        Ok(position)
+    }
+
+    /// Tells the queue what it has to know before the next try: an attempt that does not count, and what is applied, also by
+    /// a worker that ended before it could say so.
+    async fn settle(&mut self) -> Result<()> {
+        if let Some(head) = self.to_withdraw {
+            self.queue.withdraw_attempt(&self.claim, head).await?;
+            self.to_withdraw = None;
+        }
+        if let Some(position) = self.position.filter(|position| *position > self.completed) {
+            self.queue.complete(&self.claim, position).await?;
+            self.completed = position;
+        }
+        Ok(())
+    }
+
+    /// Reads what follows `position`, and waits for it until it is time to expire again, unless told to end. Nothing is lost if that
+    /// cuts it off.
+    async fn read(&mut self, position: Position) -> Result<Vec<Job>> {
+        let read = async |wait| {
+            let (queue, claim) = (&self.queue, &self.claim);
+            queue.read(claim, position, WORK_BATCH_JOBS, wait).await
+        };
+        let wait = self.expire_at.saturating_duration_since(Instant::now());
+        match self.until() {
+            Until::Told => tokio::select! {
+                jobs = read(wait) => jobs,
+                () = told(&mut self.until) => Ok(Vec::new()),
+            },
+            Until::Idle(_) => read(Duration::ZERO).await,
+            Until::Now => Ok(Vec::new()),
+        }
+    }
+
+    /// Tries a batch of `jobs`, the ones that follow `position`.
+    async fn apply(&mut self, position: Position, mut jobs: Vec<Job>) -> Result<()> {
+        let head = jobs[0].id.position;
+        let number = self.queue.begin_attempt(&self.claim, head).await?;
+        if number > self.attempts_max() {
+            // Every try so far ended its worker, or this one would have judged it. The attempt just begun is none.
+            self.to_withdraw = Some(head);
+            self.burial = Some(Burial {
+                head,
+                attempts: number - 1,
+                reason: "each attempt ended before the store had answered".to_owned(),
+            });
+            self.ahead = jobs;
+            return Ok(());
+        }
+        let alone = number > 1 || position < self.alone_up_to;
+        let batch = if alone { &jobs[..1] } else { &jobs[..] };
+        self.attempt = Some(Attempt {
+            head,
+            number,
+            last: batch[batch.len() - 1].id.position,
+        });
+        let (taken, failed) = loop {
+            let entries = self.entries(batch).await?;
+            let Evaluation { commit, taken } = evaluate(position, batch, &entries);
+            let failed = failed_positions(&commit);
+            let begun = Instant::now();
+            match self.store.commit(commit).await {
+                Ok(_) => {
+                    self.options.report(Event::Committed {
+                        succeeded: taken - failed.len(),
+                        failed: failed.len(),
+                        took: begun.elapsed(),
+                    });
+                    break (taken, failed);
+                }
+                // Whoever committed in between made progress, so this ends; but they need the thread to do so.
+                Err(Error::Conflict { .. }) => tokio::task::yield_now().await,
+                Err(error) => return Err(error),
+            }
+        };
+        self.attempt = None;
+        log_applied(&jobs[..taken], &failed);
+        self.position = Some(jobs[taken - 1].id.position);
+        self.ahead = jobs.split_off(taken);
+        Ok(())
+    }
+
+    /// What the verdicts on `jobs` rest on.
+    async fn entries(&self, jobs: &[Job]) -> Result<HashMap<Key, Entry>> {
+        let keys = keys_needed(jobs);
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let found = self.store.get_many(&keys).await?;
+        Ok(keys
+            .into_iter()
+            .zip(found)
+            .filter_map(|(key, entry)| Some((key, entry?)))
+            .collect())
+    }
+
+    /// Commits the head of `jobs` as a dead letter. Until that is possible, because there is room for one, the partition waits.
+    async fn bury(&mut self, position: Position, jobs: &[Job]) -> Result<()> {
+        let (Some(head), Some(burial)) = (jobs.first(), &self.burial) else {
+            return Ok(());
+        };
+        let verdict = Verdict::Dead(Dead {
+            reason: burial.reason.clone(),
+            attempts: burial.attempts,
+            command: head.command.clone(),
+        });
+        let advance = self.advance(position, burial.head, vec![(burial.head, verdict)], false);
+        self.store
+            .commit(Commit {
+                advance: Some(advance),
+                ..Commit::default()
+            })
+            .await?;
+        self.options.report(Event::DeadLettered);
+        tracing::error!(
+            job = %head.id,
+            traceparent = head.traceparent,
+            attempts = burial.attempts,
+            reason = burial.reason,
+            "the job is a dead letter"
+        );
+        self.position = Some(burial.head);
+        self.burial = None;
+        Ok(())
+    }
+
+    /// The queue numbers on under a higher major number, since its server started again or another one took its place. What it
+    /// still holds under the lower one is applied, so a job there whose id somebody has is lost.
+    async fn pass_over(&mut self, position: Position, behind: Position) -> Result<()> {
+        let advance = self.advance(position, behind, Vec::new(), true);
+        self.store
+            .commit(Commit {
+                advance: Some(advance),
+                ..Commit::default()
+            })
+            .await?;
+        tracing::debug!(
+            partition = %self.claim.partition, after = %position, %behind,
+            "the queue numbers on behind a gap"
+        );
+        self.position = Some(behind);
+        Ok(())
+    }
+
+    /// The jobs between `position` and `trimmed` are gone, and the store has not applied them; unless it has, by another
+    /// worker while this one was paused. Says whether work can go on.
+    async fn at_gap(&mut self, position: Position, trimmed: Position) -> Result<bool> {
+        let partition = self.claim.partition;
+        if self.store.applied(self.queue.id(), partition).await? != position {
+            self.start_over();
+            return Ok(true);
+        }
+        if self.options.accept_gap {
+            let advance = self.advance(position, trimmed, Vec::new(), true);
+            self.store
+                .commit(Commit {
+                    advance: Some(advance),
+                    ..Commit::default()
+                })
+                .await?;
+            tracing::error!(
+                %partition, after = %position, %trimmed,
+                "the loss of the jobs between these positions is accepted; work goes on behind them"
+            );
+            self.position = Some(trimmed);
+            return Ok(true);
+        }
+        tracing::error!(
+            %partition, after = %position, %trimmed,
+            "stopped: the jobs after the store's position and up to the queue's are gone, so the store is older than the queue; \
+             restore a newer copy of the store, or start a worker with --accept-gap to go on without them"
+        );
+        tokio::select! {
+            () = sleep(GAP_RECHECK) => {}
+            () = told(&mut self.until) => {}
+        }
+        self.position = None;
+        Ok(false)
+    }
+
+    fn advance(
+        &self,
+        from: Position,
+        to: Position,
+        outcomes: Vec<(Position, Verdict)>,
+        lost: bool,
+    ) -> Advance {
+        Advance {
+            queue: self.queue.id(),
+            partition: self.claim.partition,
+            from,
+            to,
+            outcomes,
+            lost,
+        }
+    }
+
+    /// One round of expiry, if it is time. A full round is followed by the next one after the next batch of jobs.
+    async fn expire(&mut self) {
+        let now = Instant::now();
+        if now < self.expire_at {
+            return;
+        }
+        self.expire_at = now + EXPIRE_EVERY;
+        // A store without partitions expires everything at once, so one of the tasks is enough.
+        let partition = self.claim.partition;
+        if self.store.partitions().is_none() && partition != Partition(0) {
+            return;
+        }
+        match self.store.expire(partition).await {
+            Ok(removed) if removed >= EXPIRE_BATCH => self.expire_at = now,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%partition, error = %in_one_line(&error), "can't expire");
+            }
+        }
+    }
+
+    /// Makes everything start over from the store's position, and says how long to wait before that.
+    fn after_failure(&mut self, error: Error) -> Result<Duration> {
+        let partition = self.claim.partition;
+        match Blame::of(&error) {
+            Blame::Settings => Err(error),
+            Blame::Job { for_good } => Ok(self.after_refusal(for_good, in_one_line(&error))),
+            Blame::Nobody => {
+                tracing::debug!(%partition, %error, "another worker was faster");
+                self.start_over();
+                self.burial = None;
+                Ok(Duration::ZERO)
+            }
+            Blame::Backend => {
+                self.start_over();
+                let wait = self.backoff.next();
+                if self.burial.is_some() && matches!(error, Error::Full { .. }) {
+                    tracing::error!(%partition, %error, "the partition waits until dead letters are retried or dropped");
+                } else {
+                    tracing::warn!(%partition, error = %in_one_line(&error), ?wait, "the partition waits");
+                }
+                Ok(wait)
+            }
+        }
+    }
+
+    /// Forgets what was read; a try that is under way does not count.
+    fn start_over(&mut self) {
+        self.position = None;
+        self.ahead.clear();
+        if let Some(attempt) = self.attempt.take() {
+            self.to_withdraw = Some(attempt.head);
+        }
+    }
+
+    /// The try under way counts. Says how long to wait before the next.
+    fn after_refusal(&mut self, for_good: bool, reason: String) -> Duration {
+        let partition = self.claim.partition;
+        let attempt = self.attempt.take();
+        self.start_over();
+        match attempt {
+            None => {
+                tracing::error!(%partition, reason, "the partition waits");
+                self.backoff.next()
+            }
+            Some(attempt) if attempt.last != attempt.head => {
+                tracing::warn!(%partition, reason, "a batch was refused: its jobs are tried alone");
+                self.alone_up_to = attempt.last;
+                Duration::ZERO
+            }
+            Some(attempt) if for_good || attempt.number >= self.attempts_max() => {
+                self.burial = Some(Burial {
+                    head: attempt.head,
+                    attempts: attempt.number,
+                    reason,
+                });
+                Duration::ZERO
+            }
+            Some(attempt) => {
+                let wait = self.backoff.next();
+                tracing::warn!(
+                    %partition, position = %attempt.head, attempt = attempt.number, reason, ?wait,
+                    "the job was refused"
+                );
+                wait
+            }
+        }
+    }
+
+    fn attempts_max(&self) -> u32 {
+        self.options.attempts_max.max(2)
+    }
+}
+
+/// Returns when the task is told to end.
+async fn told(until: &mut watch::Receiver<Until>) {
+    // Whoever could tell is gone only together with the task.
+    let _ = until.wait_for(|until| *until != Until::Told).await;
+}
+
+fn failed_positions(commit: &Commit) -> Vec<Position> {
+    commit
+        .advance
+        .iter()
+        .flat_map(|advance| &advance.outcomes)
+        .filter(|(_, verdict)| matches!(verdict, Verdict::Failed { .. }))
+        .map(|(position, _)| *position)
+        .collect()
+}
+
+fn log_applied(jobs: &[Job], failed: &[Position]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    for job in jobs {
+        let outcome = if failed.contains(&job.id.position) {
+            "failed"
+        } else {
+            "succeeded"
+        };
+        tracing::debug!(job = %job.id, traceparent = job.traceparent, outcome, "applied");
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("it gave no reason")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Value;
+    use crate::clock::SystemClock;
+    use crate::memory::{MemoryQueue, MemoryStore};
+    use crate::model::command::{Command, Operation};
+    use crate::model::job::NewJob;
+    use crate::queue::{QueueOptions, WorkerId};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_was_paused_takes_the_position_of_the_faster_one_for_no_gap() {
+        let store = Arc::new(MemoryStore::default());
+        let queue = Arc::new(MemoryQueue::new(
+            QueueOptions::default(),
+            Arc::new(SystemClock),
+        ));
+        let claim = queue
+            .claim(&WorkerId::new("paused"))
+            .await
+            .unwrap()
+            .remove(0);
+        let (_go_on, until) = watch::channel(Until::Told);
+        let mut task = PartitionTask::new(
+            store.clone(),
+            queue.clone(),
+            Arc::default(),
+            claim.clone(),
+            until,
+        );
+        assert_eq!(task.position().await.unwrap(), Position::START);
+
+        // Another worker applies a job meanwhile, and the queue drops it.
+        let set = Operation::set(Key::new("a").unwrap(), Value::parse("1").unwrap());
+        let job = NewJob::new(Command::One(set));
+        let id = queue.enqueue(vec![job]).await.remove(0).unwrap().id;
+        let jobs = queue
+            .read(&claim, Position::START, 1, Duration::ZERO)
+            .await
+            .unwrap();
+        let commit = evaluate(Position::START, &jobs, &HashMap::new()).commit;
+        store.commit(commit).await.unwrap();
+        queue.complete(&claim, id.position).await.unwrap();
+
+        let start = Instant::now();
+        task.turn().await.unwrap();
+        assert_eq!(task.position().await.unwrap(), id.position);
+        assert_eq!(
+            start.elapsed(),
+            Duration::ZERO,
+            "it did not wait for an operator"
+        );
+    }
+}
