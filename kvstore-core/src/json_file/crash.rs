@@ -77,11 +77,10 @@ fn writes(number: u64) -> Vec<Write> {
 fn model(commits: u64) -> BTreeMap<String, u64> {
     let mut entries = BTreeMap::new();
     for write in (1..=commits).flat_map(writes) {
-        match write.change {
-            Change::Set { value, .. } => {
-                _ = entries.insert(write.key.to_string(), value.to().unwrap())
-            }
-            Change::Delete => _ = entries.remove(write.key.as_str()),
+        let key = write.key.to_string();
+        match write.change.value_at(Timestamp(0)) {
+            Some((value, _)) => _ = entries.insert(key, value.to().unwrap()),
+            None => _ = entries.remove(&key),
         }
     }
     entries

@@ -26,7 +26,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
             line.extend_from_slice(if index == 0 { b"[" } else { b",[" });
             push_json(&mut line, &write.key);
             // The value is copied as it is: no writer of JSON could be trusted with its bytes.
-            if let Change::Set { value, expires_at } = &write.change {
+            if let Some((value, expires_at)) = write.change.value_at(record.at) {
                 line.push(b',');
                 line.extend_from_slice(value.as_bytes());
                 if let Some(deadline) = expires_at {

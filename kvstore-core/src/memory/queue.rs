@@ -24,10 +24,13 @@ use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
 /// use std::sync::Arc;
 /// use std::time::Duration;
 ///
+/// use kvstore_core::clock::SystemClock;
 /// use kvstore_core::memory::MemoryQueue;
-/// use kvstore_core::{
-///     Command, JobQueue, Key, NewJob, Operation, Position, QueueOptions, SystemClock, Value, WorkerId,
-/// };
+/// use kvstore_core::model::command::{Command, Operation};
+/// use kvstore_core::model::id::Position;
+/// use kvstore_core::model::job::NewJob;
+/// use kvstore_core::queue::{QueueOptions, WorkerId};
+/// use kvstore_core::{JobQueue, Key, Value};
 ///
 /// let queue = MemoryQueue::new(QueueOptions::default(), Arc::new(SystemClock));
 /// let set = Operation::set(Key::new("user:1")?, Value::parse(r#"{"name":"Ada"}"#)?);

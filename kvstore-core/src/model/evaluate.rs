@@ -285,10 +285,8 @@ mod tests {
                 );
             }
             let write = |write: &Write| {
-                let new = match &write.change {
-                    Change::Delete => None,
-                    Change::Set { value, expires_at } => Some((value.clone(), *expires_at)),
-                };
+                let new = write.change.value_at(Timestamp(0));
+                let new = new.map(|(value, expires_at)| (value.clone(), expires_at));
                 self.write(&write.key, new)
             };
             commit.writes.iter().map(write).collect()

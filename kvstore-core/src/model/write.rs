@@ -1,5 +1,7 @@
 //! One change of one key, and the condition it may depend on.
 
+use std::time::Duration;
+
 use crate::model::entry::{Timestamp, Version};
 use crate::model::key::Key;
 use crate::model::value::Value;
@@ -54,6 +56,24 @@ pub enum Change {
         /// When it ends; `None` if never.
         expires_at: Option<Timestamp>,
     },
+    /// It has this value for this long, counted by the store's clock from the commit.
+    SetFor {
+        /// The new value.
+        value: Value,
+        /// How long it lives.
+        ttl: Duration,
+    },
     /// It is absent.
     Delete,
+}
+
+impl Change {
+    /// Returns the value that a key has after this change, made at `now`, and when that ends; `None` for a delete.
+    pub fn value_at(&self, now: Timestamp) -> Option<(&Value, Option<Timestamp>)> {
+        match self {
+            Self::Set { value, expires_at } => Some((value, *expires_at)),
+            Self::SetFor { value, ttl } => Some((value, Some(now.after(*ttl)))),
+            Self::Delete => None,
+        }
+    }
 }

@@ -290,6 +290,10 @@ fn invocation(
                 .arg("s")
                 .arg(expires_at.map_or(0, |deadline| deadline.0.max(1)))
                 .arg(value.as_bytes()),
+            Change::SetFor { value, ttl } => script
+                .arg("t")
+                .arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+                .arg(value.as_bytes()),
             Change::Delete => script.arg("d").arg(0).arg(""),
         };
     }

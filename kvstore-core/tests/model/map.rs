@@ -83,16 +83,16 @@ impl Model {
             "{:?}: {version} after {before:?}",
             write.key
         );
-        match &write.change {
-            Change::Set { value, expires_at } => {
+        match write.change.value_at(self.now) {
+            Some((value, expires_at)) => {
                 let held = Held {
                     value: value.clone(),
                     version,
-                    expires_at: *expires_at,
+                    expires_at,
                 };
                 self.entries.insert(write.key.clone(), held);
             }
-            Change::Delete => {
+            None => {
                 self.entries.remove(&write.key);
             }
         }

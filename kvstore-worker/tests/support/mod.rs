@@ -99,12 +99,8 @@ impl FaultyStore {
         let committed = self.inner.commit(commit).await?;
         let noted = writes.into_iter().enumerate().filter_map(|(index, write)| {
             let version = Version(committed.first_version.0 + index as u64);
-            match write.change {
-                kvstore_core::model::write::Change::Set { value, .. } => {
-                    Some((version, write.key, value))
-                }
-                kvstore_core::model::write::Change::Delete => None,
-            }
+            let value = write.change.value_at(Timestamp(0))?.0.clone();
+            Some((version, write.key, value))
         });
         self.applied.lock().unwrap().extend(noted);
         Ok(committed)

@@ -5,7 +5,7 @@ use super::super::fixture::*;
 use crate::error::Error;
 use crate::limits::EXPIRE_BATCH;
 use crate::model::commit::Commit;
-use crate::model::write::Condition;
+use crate::model::write::{Change, Condition, Write};
 use crate::store::{ChangeKind, ListRequest, WatchFrom};
 
 pub async fn an_entry_lives_until_its_deadline(harness: &dyn StoreHarness) {
@@ -16,6 +16,26 @@ pub async fn an_entry_lives_until_its_deadline(harness: &dyn StoreHarness) {
     assert!(get(&store, &key).await.is_some());
     harness.set_clock(deadline.before(SHORT / 2)).await;
     assert_eq!(get(&store, &key).await.unwrap().expires_at, Some(deadline));
+    harness.set_clock(deadline).await;
+    assert_eq!(get(&store, &key).await, None);
+}
+
+pub async fn a_time_to_live_counts_from_the_commit(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let (key, ttl) = (key("a"), 2 * SHORT);
+    let change = Change::SetFor {
+        value: value("1"),
+        ttl,
+    };
+    let begun = harness.now().await;
+    let write = Write {
+        key: key.clone(),
+        change,
+    };
+    commit_one(&store, write).await;
+    let ended = harness.now().await;
+    let deadline = get(&store, &key).await.unwrap().expires_at.unwrap();
+    assert!((begun.after(ttl)..=ended.after(ttl)).contains(&deadline));
     harness.set_clock(deadline).await;
     assert_eq!(get(&store, &key).await, None);
 }

@@ -22,7 +22,8 @@ pub async fn watch_shows_every_change_in_order(harness: &dyn StoreHarness) {
     let mut expected = Vec::new();
     for write in [set(&key, "1"), set(&key, "2"), delete(&key), set(&key, "3")] {
         let kind = match write.change {
-            crate::model::write::Change::Set { .. } => ChangeKind::Set,
+            crate::model::write::Change::Set { .. }
+            | crate::model::write::Change::SetFor { .. } => ChangeKind::Set,
             crate::model::write::Change::Delete => ChangeKind::Delete,
         };
         expected.push((commit_one(&store, write).await.0, kind));

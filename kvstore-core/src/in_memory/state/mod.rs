@@ -26,7 +26,6 @@ pub(crate) use table::Table;
 
 use self::changes::Changes;
 use crate::model::entry::{Timestamp, Version};
-use crate::model::write::Change;
 use crate::store::ChangeKind;
 
 /// Everything that a store knows.
@@ -60,18 +59,18 @@ impl State {
         let mut version = record.before;
         for write in record.writes {
             version = Version(version.0 + 1);
-            let change = match write.change {
-                // A deadline that has passed leaves the key absent.
-                Change::Set { value, expires_at }
+            let change = match write.change.value_at(record.at) {
+                Some((value, expires_at))
                     if expires_at.is_none_or(|deadline| deadline > record.at) =>
                 {
                     self.table
                         .set(&write.key, value.as_bytes(), version, expires_at);
                     Some(ChangeKind::Set)
                 }
-                // What had expired and was not removed yet is announced here: nobody else will.
-                Change::Set { .. } => self.table.remove(&write.key).map(|_| ChangeKind::Expire),
-                Change::Delete => self.table.remove(&write.key).map(|row| {
+                // A deadline that has passed leaves the key absent. An entry that had expired and was
+                // not removed yet is announced here, since nothing else will.
+                Some(_) => self.table.remove(&write.key).map(|_| ChangeKind::Expire),
+                None => self.table.remove(&write.key).map(|row| {
                     if row.is_live(record.at) {
                         ChangeKind::Delete
                     } else {

@@ -166,10 +166,8 @@ impl<'a> Staging<'a> {
     fn stage(&mut self, write: &Write) -> bool {
         let existed = self.current(&write.key).is_some();
         self.version = Version(self.version.0 + 1);
-        let is_there = match write.change {
-            Change::Set { expires_at, .. } => expires_at.is_none_or(|deadline| deadline > self.now),
-            Change::Delete => false,
-        };
+        let is_there = (write.change.value_at(self.now))
+            .is_some_and(|(_, expires_at)| expires_at.is_none_or(|deadline| deadline > self.now));
         self.entries
             .insert(write.key.clone(), is_there.then_some(self.version));
         existed
@@ -280,7 +278,9 @@ fn wrong_queue(active: QueueId, other: QueueId) -> Error {
 /// Room for what an entry takes: keys and values, in bytes.
 pub(crate) fn bytes_added(writes: &[Write]) -> u64 {
     let added = writes.iter().map(|write| match &write.change {
-        Change::Set { value, .. } => (write.key.as_str().len() + value.len()) as u64,
+        Change::Set { value, .. } | Change::SetFor { value, .. } => {
+            (write.key.as_str().len() + value.len()) as u64
+        }
         Change::Delete => 0,
     });
     added.sum()

@@ -5,7 +5,7 @@
 -- ARGV  1 skew (ms), 2 entries, 3 checks, 4 writes, 5 changes kept, 6 channel, 7 partition, 8 whether it advances (1, 0),
 --       9 its number or '' (one that advances is made once anyway), 10 how long the answer is remembered (ms),
 --       then for each entry its name; for each check: entry, kind (a absent, p present, v version), version;
---       for each write: entry, kind (s, d), deadline (ms, 0 never), value;
+--       for each write: entry, kind (s set, t set for a time, d delete), deadline (s: ms, 0 never; t: ms from now), value;
 --       and if it advances: queue, from, to, lost (1, 0), most letters, most outcomes, their age (ms), number of outcomes,
 --       and for each: position, kind (s succeeded, f failed, d dead), text, first write, writes, letter
 -- Says  {'ok', first version, a digit for each write: whether the key existed}; nothing has happened after
@@ -98,6 +98,9 @@ local existed, final, announced = {}, {}, {}
 next = first_write
 for write = 1, writes do
   local entry, kind, deadline, value = tonumber(take()), take(), take(), take()
+  if kind == 't' then
+    kind, deadline = 's', int(now + tonumber(deadline))
+  end
   version = version + 1
   existed[write] = current[entry] and '1' or '0'
   if kind == 's' and (deadline == '0' or tonumber(deadline) > now) then
