@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::Tokens;
-use crate::cors::Cors;
+use crate::access::cors::Cors;
+use crate::access::token::Tokens;
 
 /// Limits and defaults of the server. [`ServiceOptions`](kvstore_core::service::ServiceOptions) has those that hold without HTTP too.
 #[derive(Clone, Debug)]

@@ -16,27 +16,15 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
 
 mod access;
-mod body;
-mod conditions;
+mod answer;
 mod config;
-mod connection;
-mod cors;
-mod error;
-mod field;
-mod headers;
-mod json;
 mod metrics;
 mod openapi;
-mod prefer;
-mod problems;
-mod reply;
+mod request;
 mod routes;
 mod server;
-mod target;
-mod timer;
-mod ttl;
 
-pub use access::{Tokens, token_line};
+pub use access::cors::Cors;
+pub use access::token::{Tokens, token_line};
 pub use config::{ENVELOPE_BYTES, Options};
-pub use cors::Cors;
 pub use server::{serve, serve_with_health};

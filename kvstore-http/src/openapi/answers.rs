@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::schemas::{VERSION_PATTERN, schema};
-use crate::error::Face;
-use crate::problems;
+use crate::answer::error::Face;
+use crate::answer::problems;
 
 /// One answer of an operation.
 pub(super) struct Answer {

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::answers::{Answer, problem, without_bodies};
 use super::schemas::schema;
+use crate::answer::error::Face;
 use crate::config::Options;
-use crate::error::Face;
 
 /// What may go wrong with every route that touches data.
 const ALWAYS: [u16; 5] = [400, 401, 422, 500, 503];

@@ -15,12 +15,12 @@ use serde_json::value::RawValue;
 
 use super::Context;
 use super::write::{Progress, send};
-use crate::conditions::{etag_text, write_condition_of};
-use crate::error::{Problem, Result};
-use crate::field::{Field, Place};
-use crate::json::{Object, array};
-use crate::reply::Reply;
-use crate::{body, ttl};
+use crate::answer::error::{Problem, Result};
+use crate::answer::field::{Field, Place};
+use crate::answer::json::{Object, array};
+use crate::answer::reply::Reply;
+use crate::request::conditions::{etag_text, write_condition_of};
+use crate::request::{body, ttl};
 
 /// Largest body, in bytes, unless a single value may be larger.
 pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;

@@ -13,12 +13,12 @@ use super::Context;
 use super::jobs::describe;
 use super::kv::rfc3339;
 use super::list::limit;
-use crate::body::check_content_type;
-use crate::error::{Problem, Result};
-use crate::field::{Field, Place, raw};
-use crate::json::{Object, array};
-use crate::reply::{self, NO_STORE, Reply, SYNC_TOKEN, header_value};
-use crate::target::Query;
+use crate::answer::error::{Problem, Result};
+use crate::answer::field::{Field, Place, raw};
+use crate::answer::json::{Object, array};
+use crate::answer::reply::{self, NO_STORE, Reply, SYNC_TOKEN, header_value};
+use crate::request::body::check_content_type;
+use crate::request::target::Query;
 
 /// `GET` and `HEAD`
 pub(super) async fn list(context: &Context<'_>, parts: &Parts) -> Result<Reply> {

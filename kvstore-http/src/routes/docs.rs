@@ -6,7 +6,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 use super::Context;
-use crate::reply::{self, Body, NO_CACHE, Reply};
+use crate::answer::reply::{self, Body, NO_CACHE, Reply};
 
 /// Swagger UI as it is shipped, compressed by `build.rs`: every browser takes that.
 const SWAGGER_UI_JS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.js.gz"));

@@ -10,12 +10,12 @@ use kvstore_core::model::job::{JobState, Outcome, Succeeded};
 use kvstore_core::service::JobReport;
 
 use super::Context;
-use crate::conditions::etag_text;
-use crate::error::{Problem, RETRY_SOON, Result};
-use crate::json::Object;
-use crate::problems::Kind;
-use crate::reply::{self, NO_STORE, Reply};
-use crate::target::Query;
+use crate::answer::error::{Problem, RETRY_SOON, Result};
+use crate::answer::json::Object;
+use crate::answer::problems::Kind;
+use crate::answer::reply::{self, NO_STORE, Reply};
+use crate::request::conditions::etag_text;
+use crate::request::target::Query;
 
 /// `GET` and `HEAD`
 pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {

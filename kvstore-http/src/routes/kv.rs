@@ -13,13 +13,13 @@ use kvstore_core::{Entry, Key, Value};
 
 use super::write::{Progress, Written, submit};
 use super::{Context, read};
-use crate::conditions::{etag, etag_text};
-use crate::error::{Problem, Result};
-use crate::field::{Field, Place};
-use crate::json::Object;
-use crate::reply::Reply;
-use crate::target::{self, Query};
-use crate::{body, ttl};
+use crate::answer::error::{Problem, Result};
+use crate::answer::field::{Field, Place};
+use crate::answer::json::Object;
+use crate::answer::reply::Reply;
+use crate::request::conditions::{etag, etag_text};
+use crate::request::target::{self, Query};
+use crate::request::{body, ttl};
 
 /// `GET` and `HEAD`
 pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {

@@ -10,13 +10,13 @@ use kvstore_core::store::{ListRequest, Listed, Page};
 
 use super::Context;
 use super::kv::rfc3339;
-use crate::conditions::etag_text;
-use crate::error::{Problem, Result};
-use crate::field::{Field, Place, raw};
-use crate::headers::sync_tokens;
-use crate::json::{Object, array};
-use crate::reply::{self, NO_CACHE, Reply};
-use crate::target::Query;
+use crate::answer::error::{Problem, Result};
+use crate::answer::field::{Field, Place, raw};
+use crate::answer::json::{Object, array};
+use crate::answer::reply::{self, NO_CACHE, Reply};
+use crate::request::conditions::etag_text;
+use crate::request::headers::sync_tokens;
+use crate::request::target::Query;
 
 /// `GET` and `HEAD`
 pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {

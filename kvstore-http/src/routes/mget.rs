@@ -8,14 +8,14 @@ use kvstore_core::{Entry, Key};
 use serde::Deserialize;
 
 use super::Context;
-use crate::body;
-use crate::conditions::etag_text;
-use crate::error::{Problem, Result};
-use crate::field::{Field, Place, raw};
-use crate::headers::sync_tokens;
-use crate::json::{Object, array};
-use crate::reply::{self, NO_STORE, Reply};
-use crate::target::Query;
+use crate::answer::error::{Problem, Result};
+use crate::answer::field::{Field, Place, raw};
+use crate::answer::json::{Object, array};
+use crate::answer::reply::{self, NO_STORE, Reply};
+use crate::request::body;
+use crate::request::conditions::etag_text;
+use crate::request::headers::sync_tokens;
+use crate::request::target::Query;
 
 /// Most keys of one request.
 pub(crate) const KEYS_MAX: usize = 1000;

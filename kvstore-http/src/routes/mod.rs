@@ -32,15 +32,15 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use self::watch::Watchers;
-use crate::access::Access;
+use crate::access::token::Access;
+use crate::answer::error::{Face, Problem, Result};
+use crate::answer::problems::{self, Kind};
+use crate::answer::reply::{Reply, X_REQUEST_ID};
 use crate::config::{ENVELOPE_BYTES, Options};
-use crate::error::{Face, Problem, Result};
-use crate::headers::request_id;
 use crate::metrics::Metrics;
 use crate::openapi;
-use crate::problems::{self, Kind};
-use crate::reply::{Reply, X_REQUEST_ID};
-use crate::target::Query;
+use crate::request::headers::request_id;
+use crate::request::target::Query;
 
 pub(crate) use self::batch::BODY_BYTES_MAX as BATCH_BODY_BYTES_MAX;
 pub(crate) use self::mget::KEYS_MAX as MGET_KEYS_MAX;

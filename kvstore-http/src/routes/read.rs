@@ -14,12 +14,12 @@ use kvstore_core::{Entry, Key, Version};
 use tokio::time::{Instant, sleep_until};
 
 use super::Context;
-use crate::conditions::{ReadCondition, etag};
-use crate::error::{Problem, Result};
-use crate::headers::sync_tokens;
-use crate::prefer::Prefer;
-use crate::reply::{self, NO_CACHE, PREFERENCE_APPLIED, Reply, X_TTL};
-use crate::target::Query;
+use crate::answer::error::{Problem, Result};
+use crate::answer::reply::{self, NO_CACHE, PREFERENCE_APPLIED, Reply, X_TTL};
+use crate::request::conditions::{ReadCondition, etag};
+use crate::request::headers::sync_tokens;
+use crate::request::prefer::Prefer;
+use crate::request::target::Query;
 
 /// The answer to a read of `key`, with what `body` makes of the entry.
 pub(super) async fn reply(

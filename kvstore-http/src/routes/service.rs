@@ -5,9 +5,9 @@ use hyper::{Method, StatusCode};
 use serde_json::json;
 
 use super::Context;
-use crate::error::{Problem, Result};
-use crate::json::Object;
-use crate::reply::{self, Body, Reply};
+use crate::answer::error::{Problem, Result};
+use crate::answer::json::Object;
+use crate::answer::reply::{self, Body, Reply};
 
 /// `GET /`
 pub(super) fn root(context: &Context<'_>) -> Reply {

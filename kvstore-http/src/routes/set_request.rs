@@ -9,9 +9,9 @@ use kvstore_core::{Key, Value};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::error::{Problem, Result};
-use crate::field::{Field, Place, raw};
-use crate::ttl;
+use crate::answer::error::{Problem, Result};
+use crate::answer::field::{Field, Place, raw};
+use crate::request::ttl;
 
 /// What the body of `POST /set` asks for.
 #[derive(Debug)]

@@ -11,12 +11,12 @@ use kvstore_core::model::command::Action;
 use super::set_request::SetRequest;
 use super::write::{Progress, submit};
 use super::{Context, read};
-use crate::body;
-use crate::conditions::{etag, etag_text};
-use crate::error::Result;
-use crate::json::Object;
-use crate::reply::Reply;
-use crate::target::{self, Query};
+use crate::answer::error::Result;
+use crate::answer::json::Object;
+use crate::answer::reply::Reply;
+use crate::request::body;
+use crate::request::conditions::{etag, etag_text};
+use crate::request::target::{self, Query};
 
 /// `POST /set`
 pub(super) async fn set(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {

@@ -19,14 +19,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Context;
 use super::list::include_values;
-use crate::conditions::etag_text;
-use crate::error::{Problem, Result};
-use crate::field::{Field, Place, raw};
-use crate::headers::sync_tokens;
-use crate::json::Object;
-use crate::problems::Kind;
-use crate::reply::{Body, NO_STORE, Reply};
-use crate::target::Query;
+use crate::answer::error::{Problem, Result};
+use crate::answer::field::{Field, Place, raw};
+use crate::answer::json::Object;
+use crate::answer::problems::Kind;
+use crate::answer::reply::{Body, NO_STORE, Reply};
+use crate::request::conditions::etag_text;
+use crate::request::headers::sync_tokens;
+use crate::request::target::Query;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");

@@ -12,15 +12,15 @@ use kvstore_core::model::job::{Applied, JobState, Outcome};
 use kvstore_core::service::Request;
 
 use super::Context;
-use crate::conditions::write_condition;
-use crate::error::{Problem, RETRY_SOON, Result};
-use crate::field::{Field, Place};
-use crate::headers::{idempotency_key, traceparent};
-use crate::json::Object;
-use crate::prefer::Prefer;
-use crate::reply::{
+use crate::answer::error::{Problem, RETRY_SOON, Result};
+use crate::answer::field::{Field, Place};
+use crate::answer::json::Object;
+use crate::answer::reply::{
     self, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Reply, SYNC_TOKEN, header_value,
 };
+use crate::request::conditions::write_condition;
+use crate::request::headers::{idempotency_key, traceparent};
+use crate::request::prefer::Prefer;
 
 /// A write that is in the queue, and may be applied already.
 #[derive(Debug)]

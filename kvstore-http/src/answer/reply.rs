@@ -12,7 +12,7 @@ use hyper::body::{Frame, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use crate::json::Object;
+use crate::answer::json::Object;
 
 /// An answer on its way to the client.
 pub(crate) type Reply = Response<Body>;

@@ -3,9 +3,9 @@
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use kvstore_core::model::id::JobId;
 
-use crate::error::{Problem, Result};
-use crate::reply::{SYNC_TOKEN, X_REQUEST_ID};
-use crate::target::Query;
+use crate::answer::error::{Problem, Result};
+use crate::answer::reply::{SYNC_TOKEN, X_REQUEST_ID};
+use crate::request::target::Query;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

@@ -6,7 +6,7 @@ use kvstore_core::limits::{TTL_MAX, TTL_MIN};
 use kvstore_core::model::command::Expiry;
 use serde_json::value::RawValue;
 
-use crate::field::{Field, Place, raw};
+use crate::answer::field::{Field, Place, raw};
 
 /// The time to live in a query.
 pub(crate) fn from_text(text: &str) -> Result<Expiry, Field> {

@@ -15,11 +15,11 @@ use kvstore_core::model::id::JobId;
 use kvstore_core::{Entry, Error, Key, Version};
 use serde::Serialize;
 
-use crate::conditions::etag_text;
-use crate::field::{Field, Place};
-use crate::json::Object;
-use crate::problems::Kind;
-use crate::reply::{Body, JSON, NO_STORE, Reply};
+use crate::answer::field::{Field, Place};
+use crate::answer::json::Object;
+use crate::answer::problems::Kind;
+use crate::answer::reply::{Body, JSON, NO_STORE, Reply};
+use crate::request::conditions::etag_text;
 
 /// What a handler returns. Boxed, so that the way of success stays small.
 pub(crate) type Result<T, E = Box<Problem>> = std::result::Result<T, E>;

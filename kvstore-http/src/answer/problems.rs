@@ -3,7 +3,7 @@
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use crate::reply::{Body, NO_CACHE, Reply};
+use crate::answer::reply::{Body, NO_CACHE, Reply};
 
 /// What can be wrong with a request, or with us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use kvstore_core::model::job::Summary;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::error::{Problem, Result};
+use crate::answer::error::{Problem, Result};
 
 /// Most characters of a token's name.
 const NAME_CHARS_MAX: usize = 64;

@@ -1,5 +1,8 @@
 //! From a listening socket to requests: accepts connections within their limit, serves HTTP/1.1 on each, and ends in order.
 
+mod connection;
+mod timer;
+
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -18,10 +21,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::connection::{Guarded, Patience, Phase};
+use self::timer::ConnectionTimer;
 use crate::config::{HEADERS_ON_STACK, Options};
-use crate::connection::{Guarded, Patience, Phase};
 use crate::routes::{App, handle};
-use crate::timer::ConnectionTimer;
 
 /// Serves `service` on `listener` until `shutdown` is ready, and then ends in order: [`Options::drain_delay`] as before but not
 /// ready, no new connections, requests under way get [`Options::drain_timeout`] to finish, what is left is dropped.

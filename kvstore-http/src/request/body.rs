@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
 
-use crate::error::{Problem, Result};
+use crate::answer::error::{Problem, Result};
 
 /// The whole body, in memory of its own: what is stored must not keep a connection's read buffer alive.
 ///

@@ -4,8 +4,8 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH}
 use kvstore_core::Version;
 use kvstore_core::model::write::Condition;
 
-use crate::error::{Problem, Result};
-use crate::reply::header_value;
+use crate::answer::error::{Problem, Result};
+use crate::answer::reply::header_value;
 
 /// A version as it stands in `ETag`.
 pub(crate) fn etag(version: Version) -> HeaderValue {

@@ -11,7 +11,7 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
-use crate::reply::{Body, Reply};
+use crate::answer::reply::{Body, Reply};
 
 /// The origins whose pages may use the service; none unless they are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

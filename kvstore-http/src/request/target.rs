@@ -6,9 +6,9 @@ use std::time::Duration;
 use kvstore_core::Key;
 use percent_encoding::percent_decode_str;
 
-use crate::error::{Problem, Result};
-use crate::field::{Field, Place, raw};
-use crate::prefer::whole_seconds;
+use crate::answer::error::{Problem, Result};
+use crate::answer::field::{Field, Place, raw};
+use crate::request::prefer::whole_seconds;
 
 /// The key in the rest of a path: percent-decoded once, so `/` and `%2F` are the same character of it.
 pub(crate) fn key(text: &str) -> Result<Key> {
