@@ -13,7 +13,7 @@ use kvstore_core::{Key, Value};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::Context;
+use super::context::Context;
 use super::write::{Progress, send};
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place};

@@ -9,7 +9,7 @@ use kvstore_core::model::job::{DeadLetter, JobState, Outcome, Summary};
 use kvstore_core::service::JobReport;
 use kvstore_core::store::DeadRequest;
 
-use super::Context;
+use super::context::Context;
 use super::jobs::describe;
 use super::kv::rfc3339;
 use super::list::limit;

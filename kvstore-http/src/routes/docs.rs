@@ -5,7 +5,7 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode};
 
-use super::Context;
+use super::context::Context;
 use crate::answer::reply::{self, Body, NO_CACHE, Reply};
 
 /// Swagger UI as it is shipped, compressed by `build.rs`: every browser takes that.

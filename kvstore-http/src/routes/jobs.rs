@@ -9,7 +9,7 @@ use kvstore_core::model::id::JobId;
 use kvstore_core::model::job::{JobState, Outcome, Succeeded};
 use kvstore_core::service::JobReport;
 
-use super::Context;
+use super::context::Context;
 use crate::answer::error::{Problem, RETRY_SOON, Result};
 use crate::answer::json::Object;
 use crate::answer::problems::Kind;

@@ -11,8 +11,9 @@ use kvstore_core::model::command::{Action, Expiry};
 use kvstore_core::model::entry::Timestamp;
 use kvstore_core::{Entry, Key, Value};
 
+use super::context::Context;
+use super::read;
 use super::write::{Progress, Written, submit};
-use super::{Context, read};
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place};
 use crate::answer::json::Object;

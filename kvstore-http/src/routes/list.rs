@@ -8,7 +8,7 @@ use hyper::http::request::Parts;
 use kvstore_core::limits::PAGE_ENTRIES_MAX;
 use kvstore_core::store::{ListRequest, Listed, Page};
 
-use super::Context;
+use super::context::Context;
 use super::kv::rfc3339;
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place, raw};

@@ -7,7 +7,7 @@ use hyper::http::request::Parts;
 use kvstore_core::{Entry, Key};
 use serde::Deserialize;
 
-use super::Context;
+use super::context::Context;
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place, raw};
 use crate::answer::json::{Object, array};

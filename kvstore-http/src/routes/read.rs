@@ -13,7 +13,7 @@ use kvstore_core::store::{Watch, WatchFrom};
 use kvstore_core::{Entry, Key, Version};
 use tokio::time::{Instant, sleep_until};
 
-use super::Context;
+use super::context::Context;
 use crate::answer::error::{Problem, Result};
 use crate::answer::reply::{self, NO_CACHE, PREFERENCE_APPLIED, Reply, X_TTL};
 use crate::request::conditions::{ReadCondition, etag};

@@ -4,7 +4,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use crate::answer::error::{Problem, Result};
 use crate::answer::json::Object;
 use crate::answer::reply::{self, Body, Reply};

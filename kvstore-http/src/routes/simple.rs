@@ -8,9 +8,10 @@ use hyper::http::request::Parts;
 use kvstore_core::Entry;
 use kvstore_core::model::command::Action;
 
+use super::context::Context;
+use super::read;
 use super::set_request::SetRequest;
 use super::write::{Progress, submit};
-use super::{Context, read};
 use crate::answer::error::Result;
 use crate::answer::json::Object;
 use crate::answer::reply::Reply;

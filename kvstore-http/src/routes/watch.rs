@@ -17,7 +17,7 @@ use kvstore_core::store::{ChangeId, ChangeKind, Changed, ListRequest, Listed, Wa
 use kvstore_core::{Error, Service};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::Context;
+use super::context::Context;
 use super::list::include_values;
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place, raw};

@@ -11,7 +11,7 @@ use kvstore_core::model::id::JobId;
 use kvstore_core::model::job::{Applied, JobState, Outcome};
 use kvstore_core::service::Request;
 
-use super::Context;
+use super::context::Context;
 use crate::answer::error::{Problem, RETRY_SOON, Result};
 use crate::answer::field::{Field, Place};
 use crate::answer::json::Object;

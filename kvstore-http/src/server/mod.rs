@@ -24,7 +24,8 @@ use tokio::time::timeout;
 use self::connection::{Guarded, Patience, Phase};
 use self::timer::ConnectionTimer;
 use crate::config::{HEADERS_ON_STACK, Options};
-use crate::routes::{App, handle};
+use crate::routes::context::App;
+use crate::routes::dispatch::handle;
 
 /// Serves `service` on `listener` until `shutdown` is ready, and then ends in order: [`Options::drain_delay`] as before but not
 /// ready, no new connections, requests under way get [`Options::drain_timeout`] to finish, what is left is dropped.

@@ -1,0 +1,164 @@
+//! Leads a request to the handler of its route, with what holds for every request whichever it takes: an id, a bound on its time,
+//! and an answer even if a handler panics.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::poll_immediate;
+use hyper::body::{Body, Incoming};
+use hyper::header::{HOST, TRANSFER_ENCODING};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Version};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+
+use super::context::{App, Context};
+use super::{Route, batch, dead, docs, jobs, kv, list, mget, service, simple, watch};
+use crate::access::token::Access;
+use crate::answer::error::{Face, Problem, Result};
+use crate::answer::problems::{self, Kind};
+use crate::answer::reply::{Reply, X_REQUEST_ID};
+use crate::request::headers::request_id;
+use crate::request::target::Query;
+
+/// What the metrics call everything that is no route.
+const NO_ROUTE: &str = "none";
+
+async fn dispatch(
+    app: &App,
+    route: Option<Route<'_>>,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Reply> {
+    check_host(parts)?;
+    check_framing(parts)?;
+    let route = route.ok_or_else(Problem::no_route)?;
+    if let Some(answer) = app.options.cors.preflight(parts, route.allow()) {
+        return Ok(answer);
+    }
+    let access = match &app.options.tokens {
+        _ if route.is_public() => Access::Nothing,
+        None => Access::Everything,
+        Some(tokens) => match route {
+            // No header can be given to a browser's EventSource.
+            Route::Watch => {
+                let query = Query::new(parts.uri.query());
+                tokens.admit_by(&parts.headers, query.get("access_token")?.as_deref())?
+            }
+            _ => tokens.admit(&parts.headers)?,
+        },
+    };
+    let context = &Context::new(app, access);
+    // hyper sends the head of an answer to HEAD, and keeps the body to itself.
+    let method = match &parts.method {
+        &Method::HEAD => &Method::GET,
+        method => method,
+    };
+    match (route, method) {
+        (Route::Root, &Method::GET) => Ok(service::root(context)),
+        (Route::Probe | Route::Metrics, _) if !context.options.admin_routes => {
+            Err(Problem::no_route())
+        }
+        (Route::Probe | Route::Metrics, &Method::GET) => service::admin(context, parts).await,
+        (Route::Problems, &Method::GET) => Ok(problems::index()),
+        (Route::Problem(name), &Method::GET) => problems::page(name).ok_or_else(Problem::no_route),
+        (Route::OpenApi, &Method::GET) => Ok(docs::openapi(context)),
+        (Route::Docs, &Method::GET) => Ok(docs::page()),
+        (Route::DocsFile(name), &Method::GET) => docs::file(name).ok_or_else(Problem::no_route),
+        (Route::Set, &Method::POST) => simple::set(context, parts, body).await,
+        (Route::Get(key), &Method::GET) => simple::get(context, parts, key).await,
+        (Route::Delete(key), &Method::DELETE) => simple::delete(context, parts, key).await,
+        (Route::Entry(key), &Method::GET) => kv::get(context, parts, key).await,
+        (Route::Entry(key), &Method::PUT) => kv::put(context, parts, body, key).await,
+        (Route::Entry(key), &Method::DELETE) => kv::delete(context, parts, key).await,
+        (Route::List, &Method::GET) => list::get(context, parts).await,
+        (Route::Mget, &Method::POST) => mget::post(context, parts, body).await,
+        (Route::Batch, &Method::POST) => batch::post(context, parts, body).await,
+        (Route::Watch, &Method::GET) => watch::get(context, parts).await,
+        (Route::Jobs, &Method::GET) => dead::list(context, parts).await,
+        (Route::Retry(id), &Method::POST) => dead::retry(context, parts, id).await,
+        (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
+        (route, _) => Err(Problem::method_not_allowed(route.allow())),
+    }
+}
+
+/// A request of HTTP/1.1 names its host exactly once (RFC 9112 §3.2).
+fn check_host(parts: &Parts) -> Result<()> {
+    let hosts = parts.headers.get_all(HOST).iter().count();
+    if hosts == 1 || (hosts == 0 && parts.version < Version::HTTP_11) {
+        Ok(())
+    } else {
+        Err(Problem::malformed("a request must have one Host header"))
+    }
+}
+
+/// A body has no encoding but `chunked`, once (RFC 9112 §6.1). hyper takes others before that one, and where something between client
+/// and server takes them otherwise, what one of them reads as the end of a body is to the other a request that nobody has sent.
+/// Where there is a length, too, hyper drops that and closes the connection after its answer, as the RFC has it.
+fn check_framing(parts: &Parts) -> Result<()> {
+    let mut encodings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(encoding) = encodings.next() else {
+        return Ok(());
+    };
+    let is_chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if is_chunked && encodings.next().is_none() {
+        Ok(())
+    } else {
+        Err(Problem::ambiguous_body())
+    }
+}
+
+/// The answer to `request`, and whether some of its body may still be under way.
+pub(crate) async fn handle(app: &App, request: Request<Incoming>) -> (Reply, bool) {
+    let begun = Instant::now();
+    let (parts, body) = request.into_parts();
+    let has_body = !body.is_end_stream();
+    let id = request_id(&parts.headers);
+    let route = Route::of(parts.uri.path());
+    let handling = AssertUnwindSafe(dispatch(app, route, &parts, body)).catch_unwind();
+    let result = match within(app.options.request_timeout, handling).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_panic)) => {
+            app.metrics.panics.inc();
+            Err(Problem::internal())
+        }
+        Err(_elapsed) => Err(out_of_time(&parts.method)),
+    };
+    let is_refused = result.is_err();
+    let mut reply =
+        result.unwrap_or_else(|problem| problem.into_reply(Face::of(parts.uri.path()), &id));
+    tracing::debug!(
+        request_id = ?id, method = %parts.method, path = parts.uri.path(), status = reply.status().as_u16(), "answered"
+    );
+    app.metrics.request(
+        route.map_or(NO_ROUTE, Route::pattern),
+        &parts.method,
+        reply.status(),
+        begun.elapsed(),
+    );
+    reply.headers_mut().insert(X_REQUEST_ID, id);
+    app.options.cors.mark(&parts.headers, reply.headers_mut());
+    (reply, has_body && is_refused)
+}
+
+/// What `future` comes to, unless that takes longer than `limit`. Most answers are ready at once, and need no timer.
+async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    match poll_immediate(&mut future).await {
+        Some(output) => Ok(output),
+        None => timeout(limit, future).await,
+    }
+}
+
+fn out_of_time(method: &Method) -> Box<Problem> {
+    if method.is_safe() {
+        Problem::unavailable(Kind::Unavailable, "the service did not answer in time")
+    } else {
+        Problem::unknown(
+            "the service did not answer in time, so it is not known whether this took effect: \
+             repeat it with the same Idempotency-Key, or read before repeating",
+        )
+    }
+}
