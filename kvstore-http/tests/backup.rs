@@ -1,6 +1,6 @@
 //! Is a copy of the folder that `cp` makes while the real server is written to ever silently incomplete?
 //!
-//! The core asks the same of every order in which files can be copied (`json_file/backup.rs`); here `cp`, `verify`, the file
+//! The core asks the same of every order in which files can be copied (`json_file/tests/backup.rs`); here `cp`, `verify`, the file
 //! system and the server are the real ones, and the timing is whatever it is.
 
 mod support;

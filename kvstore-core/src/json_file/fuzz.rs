@@ -1,14 +1,14 @@
 //! The bodies of [`crate::fuzz`] that need to see the format.
 
-use super::disk::Disk;
-use super::import::{Known, import};
-use super::journal::{self, Journal};
-use super::queue_lines::LineText;
-use super::record;
-use super::simulated::SimulatedDisk;
-use super::snapshot::{DATA, META, Meta, Pair, load, write};
 use crate::error::Error;
 use crate::in_memory::state::{Row, Table};
+use crate::json_file::disk::Disk;
+use crate::json_file::disk::simulated::SimulatedDisk;
+use crate::json_file::journal::jobs::LineText;
+use crate::json_file::journal::record;
+use crate::json_file::journal::{self, Journal};
+use crate::json_file::snapshot::import::{Known, import};
+use crate::json_file::snapshot::{DATA, META, Meta, Pair, load, write};
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::QueueId;
 

@@ -20,7 +20,7 @@
 //!
 //! # How it holds what it promises
 //! * One thread owns each journal. It takes all that waits, writes once, syncs once, makes it visible, answers all
-//!   (`writer.rs`): a durable write costs a line and a share of one `fdatasync`, whatever the size of the data.
+//!   (`writer/`): a durable write costs a line and a share of one `fdatasync`, whatever the size of the data.
 //! * Every line carries a CRC chained to the line before, and marks say how far the file had been synced: so a torn tail, which
 //!   is cut, is told from damage, which is refused with its place.
 //! * A snapshot goes on in a new journal, writes the pair in the background as it was at that moment, and removes the old
@@ -30,63 +30,42 @@
 //!
 //! Everything is in memory; the folder must be on a local file system. Network file systems may lose locks and syncs.
 
-#[cfg(test)]
-mod backup;
-#[cfg(test)]
-mod crash;
-#[cfg(test)]
-mod damage;
 mod disk;
-#[cfg(test)]
-mod edits;
-mod files;
+mod error;
 mod follower;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
-mod import;
+mod inspect;
 mod journal;
-mod line;
-mod lock;
-#[cfg(test)]
-mod opening;
 mod queue;
-mod queue_lines;
-mod queue_writer;
-mod reader;
-mod reader_queue;
-mod record;
 mod recovery;
 mod repair;
-mod roll;
-mod room;
-mod salvage;
-#[cfg(any(test, feature = "fuzz"))]
-#[cfg_attr(not(test), expect(dead_code, reason = "a fuzzer needs no faults"))]
-mod simulated;
 mod snapshot;
 mod store;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod writer;
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::disk::Disk;
-use self::files::{Files, Kind};
-use self::lock::Lock;
+use self::disk::lock::Lock;
+use self::error::{disk_error, io_error};
+pub use self::follower::JsonReader;
+pub use self::follower::JsonReaderQueue;
+pub use self::inspect::Problem;
+use self::journal::chain::{Files, Kind};
+use self::journal::manifest::Calls;
 pub use self::queue::JsonQueue;
-pub use self::reader::JsonReader;
-pub use self::reader_queue::JsonReaderQueue;
 use self::recovery::Recovered;
 pub use self::repair::repair;
-use self::roll::Calls;
-use self::room::Room;
-pub use self::salvage::Problem;
 pub use self::store::JsonStore;
 pub use self::verify::{Inspection, Summary};
 use self::writer::Unstated;
+use self::writer::quota::Room;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::in_memory::state::Shared;
@@ -274,7 +253,7 @@ fn start_store(
 fn roll_error(disk: &dyn Disk, error: journal::AppendError) -> Error {
     match error {
         journal::AppendError::Full(error) | journal::AppendError::Broken(error) => {
-            disk_error(disk, "can't write", roll::ROLL, error)
+            disk_error(disk, "can't write", journal::manifest::ROLL, error)
         }
     }
 }
@@ -296,40 +275,5 @@ impl Holder {
         {
             lock.release();
         }
-    }
-}
-
-fn corrupt(disk: &dyn Disk, name: &str, line: Option<u64>, detail: impl Into<String>) -> Error {
-    Error::Corrupt {
-        path: disk.path().join(name),
-        line,
-        detail: detail.into(),
-    }
-}
-
-fn check_format(disk: &dyn Disk, name: &str, format: u32) -> Result<()> {
-    if format == journal::FORMAT {
-        return Ok(());
-    }
-    Err(corrupt(
-        disk,
-        name,
-        Some(1),
-        format!(
-            "it has format {format}, and this version knows format {}",
-            journal::FORMAT
-        ),
-    ))
-}
-
-fn disk_error(disk: &dyn Disk, what: &str, name: &str, error: io::Error) -> Error {
-    io_error(&disk.path().join(name), what, error)
-}
-
-/// What the machine says about a file, for people.
-fn io_error(path: &Path, what: &str, error: io::Error) -> Error {
-    Error::Unavailable {
-        what: format!("{what} {}", path.display()),
-        source: Some(error.into()),
     }
 }

@@ -10,23 +10,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::disk::Disk;
-use super::files::{Files, Kind};
-use super::journal::Journal;
-use super::queue_lines::{Restored, first_lines, restore};
-use super::queue_writer::{Request, Shared, WAITING_MAX, Writer, rotate_above};
-use super::roll::Calls;
-use super::room::Room;
-use super::{Holder, Options, PARTITION, disk_error};
 use crate::error::{Error, Result};
 use crate::in_memory::log::{Claims, PartitionLog};
+use crate::json_file::disk::Disk;
+use crate::json_file::error::disk_error;
+use crate::json_file::journal::Journal;
+use crate::json_file::journal::chain::{Files, Kind};
+use crate::json_file::journal::jobs::{Restored, first_lines, restore};
+use crate::json_file::journal::manifest::Calls;
+use crate::json_file::writer::queue::{Request, Shared, WAITING_MAX, Writer, rotate_above};
+use crate::json_file::writer::quota::Room;
+use crate::json_file::{Holder, Options, PARTITION};
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
 use crate::queue::QueueOptions;
 use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
 
-/// The queue of a folder. Made by [`JsonFile::open`](super::JsonFile::open).
+/// The queue of a folder. Made by [`JsonFile::open`](crate::json_file::JsonFile::open).
 #[derive(Debug)]
 pub struct JsonQueue {
     id: QueueId,
@@ -74,7 +75,7 @@ pub(super) fn start(
         .map_err(|error| disk_error(&*disk, "can't write", &name, error))?;
     let first = files.iter().next().map_or(number, |file| file.number);
     roll.call_queue(&*disk, first, number)
-        .map_err(|error| super::roll_error(&*disk, error))?;
+        .map_err(|error| crate::json_file::roll_error(&*disk, error))?;
 
     room.set_queued(log.depth(Timestamp(0)).bytes);
     let shared = Arc::new(Shared {

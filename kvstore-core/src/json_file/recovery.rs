@@ -3,15 +3,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::disk::Disk;
-use super::files::{Files, Kind};
-use super::import::import;
-use super::journal::{BEGUN, End, Journal};
-use super::roll::Roll;
-use super::snapshot::{self, DATA, Fingerprint, Meta, Pair, SNAPSHOT_PIECE};
-use super::{corrupt, disk_error, record};
 use crate::error::{Error, Result};
 use crate::in_memory::state::{Row, State, Table};
+use crate::json_file::disk::Disk;
+use crate::json_file::error::{corrupt, disk_error};
+use crate::json_file::journal::chain::{Files, Kind};
+use crate::json_file::journal::manifest::Roll;
+use crate::json_file::journal::record;
+use crate::json_file::journal::{BEGUN, End, Journal};
+use crate::json_file::snapshot::import::import;
+use crate::json_file::snapshot::{self, DATA, Fingerprint, Meta, Pair, SNAPSHOT_PIECE};
 use crate::limits::RENUMBER_GAP;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::QueueId;

@@ -7,18 +7,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::PARTITION;
-use super::disk::{Disk, Folder};
-use super::files::Kind;
-use super::journal::Journal;
-use super::lock::Lock;
-use super::queue_lines::{first_lines, job_line};
-use super::roll::ROLL;
-use super::salvage::{Beside, Problem, Salvage, has_anything};
-use super::snapshot::{self, DATA, DATA_NEW, DATA_OLD, Fingerprint, SNAPSHOT_PIECE};
-use super::{disk_error, io_error};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
+use crate::json_file::PARTITION;
+use crate::json_file::disk::lock::Lock;
+use crate::json_file::disk::{Disk, Folder};
+use crate::json_file::error::{disk_error, io_error};
+use crate::json_file::inspect::{Beside, Problem, Salvage, has_anything};
+use crate::json_file::journal::Journal;
+use crate::json_file::journal::chain::Kind;
+use crate::json_file::journal::jobs::{first_lines, job_line};
+use crate::json_file::journal::manifest::ROLL;
+use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD, Fingerprint, SNAPSHOT_PIECE};
 use crate::limits::RENUMBER_GAP;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::Position;
@@ -26,7 +26,7 @@ use crate::model::id::Position;
 /// Repairs `folder`, which nobody may have open. What was wrong with it; empty if nothing was, and then nothing was done.
 ///
 /// Every line and entry that is provably as it was written stays; what that leaves out is what
-/// [`Inspection::problems`](super::Inspection::problems) says beforehand. Damaged files are kept beside as `<file>.removed-N`.
+/// [`Inspection::problems`](crate::json_file::Inspection::problems) says beforehand. Damaged files are kept beside as `<file>.removed-N`.
 /// Versions go on 2^32 further, and if the queue was damaged, so do its positions, so none is used twice; jobs that are gone are
 /// unknown from then on, and never "succeeded".
 ///

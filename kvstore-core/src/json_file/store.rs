@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use super::writer::{Answer, Request, Requests};
 use crate::error::{Error, Result};
 use crate::in_memory::state::Shared;
+use crate::json_file::writer::{Answer, Request, Requests};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::{Entry, EntryRef};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
@@ -17,12 +17,12 @@ use crate::model::job::JobState;
 use crate::model::key::Key;
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
 
-/// The store of a folder. Made by [`JsonFile::open`](super::JsonFile::open).
+/// The store of a folder. Made by [`JsonFile::open`](crate::json_file::JsonFile::open).
 #[derive(Debug)]
 pub struct JsonStore {
     pub(super) shared: Arc<Shared>,
     pub(super) requests: Requests,
-    pub(super) holder: super::Holder,
+    pub(super) holder: crate::json_file::Holder,
 }
 
 impl JsonStore {

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::disk::{Disk, Folder};
-use super::salvage::{Beside, Problem, Salvage, has_anything};
-use super::{disk_error, lock};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
+use crate::json_file::disk::lock;
+use crate::json_file::disk::{Disk, Folder};
+use crate::json_file::error::disk_error;
+use crate::json_file::inspect::{Beside, Problem, Salvage, has_anything};
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::key::Key;
 use crate::queue::Depth;
@@ -110,12 +111,17 @@ impl Inspection {
     }
 
     fn new(disk: &dyn Disk, salvage: Salvage, writer: Option<Option<u32>>) -> Result<Self> {
-        let path = disk.path().join(super::snapshot::DATA);
+        let path = disk.path().join(crate::json_file::snapshot::DATA);
         let metadata = match std::fs::metadata(&path) {
             Ok(metadata) => Some(metadata),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => {
-                return Err(disk_error(disk, "can't read", super::snapshot::DATA, error));
+                return Err(disk_error(
+                    disk,
+                    "can't read",
+                    crate::json_file::snapshot::DATA,
+                    error,
+                ));
             }
         };
         Ok(Self {

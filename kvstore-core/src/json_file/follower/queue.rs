@@ -1,0 +1,116 @@
+//! The queue of a folder, for a process that only reads: it knows whose jobs these are, so that their ids and sync tokens can be
+//! asked for, and accepts none.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::{Error, Result};
+use crate::json_file::PARTITION;
+use crate::json_file::follower::store::JsonReader;
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::{Job, NewJob};
+use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+
+/// The queue of a folder that another process writes. Made by [`JsonReader::queue`].
+///
+/// Which jobs wait is known to the writer alone: [`JobQueue::find`] takes every id of this queue for a job, and a read under the
+/// sync token of one that was never accepted waits in vain instead of being refused.
+#[derive(Debug)]
+pub struct JsonReaderQueue {
+    reader: JsonReader,
+    /// The id as long as the folder's own can't be read: one that nothing else has.
+    unknown: QueueId,
+}
+
+impl JsonReaderQueue {
+    pub(crate) fn new(reader: JsonReader) -> Self {
+        Self {
+            reader,
+            unknown: QueueId::random(),
+        }
+    }
+
+    fn refuse<T>(&self) -> Result<T> {
+        Err(self.reader.refusal())
+    }
+}
+
+#[async_trait]
+impl JobQueue for JsonReaderQueue {
+    fn id(&self) -> QueueId {
+        self.reader.queue_id().unwrap_or(self.unknown)
+    }
+
+    fn partitions(&self) -> PartitionCount {
+        PartitionCount::ONE
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn start_after(&self, _: Partition, _: Position) -> Result<()> {
+        self.refuse()
+    }
+
+    async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
+        jobs.iter().map(|_| self.refuse()).collect()
+    }
+
+    async fn claim(&self, _: &WorkerId) -> Result<Vec<Claim>> {
+        self.refuse()
+    }
+
+    async fn claims_changed(&self) {
+        // Nobody works here.
+        std::future::pending().await
+    }
+
+    async fn release(&self, _: Claim) -> Result<()> {
+        self.refuse()
+    }
+
+    async fn read(&self, _: &Claim, _: Position, _: usize, _: Duration) -> Result<Vec<Job>> {
+        self.refuse()
+    }
+
+    async fn begin_attempt(&self, _: &Claim, _: Position) -> Result<u32> {
+        self.refuse()
+    }
+
+    async fn withdraw_attempt(&self, _: &Claim, _: Position) -> Result<()> {
+        self.refuse()
+    }
+
+    async fn complete(&self, _: &Claim, _: Position) -> Result<()> {
+        self.refuse()
+    }
+
+    async fn find(&self, job: &JobId) -> Result<Found> {
+        self.ping().await?;
+        let is_ours = job.queue == self.id() && job.partition == PARTITION;
+        Ok(if is_ours {
+            Found::Dropped
+        } else {
+            Found::Unknown
+        })
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        self.refuse()
+    }
+
+    /// Whether the folder's queue is known.
+    async fn ping(&self) -> Result<()> {
+        self.reader.check_open()?;
+        match self.reader.queue_id() {
+            Some(_) => Ok(()),
+            None => Err(Error::unavailable("the queue")),
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,438 @@
+//! The store of a folder that another process writes: every read first takes in what that process has acknowledged.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::in_memory::state::{Shared, State};
+use crate::json_file::disk::lock;
+use crate::json_file::error::io_error;
+use crate::json_file::follower::queue::JsonReaderQueue;
+use crate::json_file::follower::tail::{Follower, Step};
+use crate::model::commit::{Commit, Committed};
+use crate::model::entry::Entry;
+use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use crate::model::job::JobState;
+use crate::model::key::Key;
+use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
+
+/// How often the folder is looked at while nobody reads, for those who wait for a change.
+const LOOK_PERIOD: Duration = Duration::from_millis(5);
+
+/// The same while it can't be followed.
+const RETRY_PERIOD: Duration = Duration::from_millis(250);
+
+/// How often loading starts again because the writer was faster.
+const LOADS_MAX: u32 = 20;
+
+/// A folder that another process writes, for reading. It takes no lock and changes nothing, so a read-only mount will do.
+///
+/// A write that the writer has acknowledged is in every read that begins afterwards, here as there; [`Store::watch`] and waits
+/// for outcomes hear of it within milliseconds. Whatever changes something is refused with [`Error::ReadOnly`] that names the
+/// process to ask.
+///
+/// While the folder can't be followed, since it is not there yet, or damaged, or older than what was shown already, reads are
+/// refused, too, with the reason; they go on when it can be. When the writer is started again, or this process falls far
+/// behind, the data is loaded anew, and watches end with [`Error::Compacted`].
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// use std::sync::Arc;
+///
+/// use kvstore_core::json_file::{JsonFile, JsonReader, Options};
+/// use kvstore_core::StoreExt;
+/// use kvstore_core::clock::SystemClock;
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path();
+/// let file = JsonFile::open(folder, Options::default()).await?; // in one process
+/// let reader = JsonReader::open(folder, Arc::new(SystemClock)).await?; // in others
+/// file.store().set("user:1", &"Ada").await?;
+/// assert_eq!(reader.get_as::<String>("user:1").await?.as_deref(), Some("Ada"));
+/// # Ok::<(), kvstore_core::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct JsonReader(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    folder: PathBuf,
+    shared: Arc<Shared>,
+    following: Arc<Mutex<Following>>,
+    /// How many looks have begun, each while `following` was held.
+    looks: AtomicU64,
+    /// When it was last known that nothing is missing, in milliseconds after `opened`.
+    current_at: AtomicU64,
+    opened: Instant,
+    reloads: AtomicU64,
+    rotations: AtomicU64,
+    queue: OnceLock<QueueId>,
+    is_closed: AtomicBool,
+}
+
+/// Where the files were left.
+#[derive(Debug)]
+struct Following {
+    /// `None` until the folder could be loaded.
+    follower: Option<Follower>,
+    /// Why it can't be followed just now, if so.
+    trouble: Option<Error>,
+}
+
+impl JsonReader {
+    /// Follows `folder`, from now on or from when there is a store in it: [`Store::ping`] says whether it can be read.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if there is no thread for it.
+    ///
+    /// # Cost
+    /// The data is loaded, as by opening it; a read costs three system calls more than the writer's.
+    pub async fn open(folder: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self> {
+        let inner = Arc::new(Inner {
+            folder: folder.as_ref().to_owned(),
+            shared: Arc::new(Shared::new(State::default(), clock)),
+            following: Arc::new(Mutex::new(Following {
+                follower: None,
+                trouble: None,
+            })),
+            looks: AtomicU64::new(0),
+            current_at: AtomicU64::new(0),
+            opened: Instant::now(),
+            reloads: AtomicU64::new(0),
+            rotations: AtomicU64::new(0),
+            queue: OnceLock::new(),
+            is_closed: AtomicBool::new(false),
+        });
+        let following = Arc::clone(&inner.following).lock_owned().await;
+        // Whatever comes of it is told to whoever reads.
+        let _ = look_aside(&inner, following).await;
+        let weak = Arc::downgrade(&inner);
+        thread::Builder::new()
+            .name("kvstore-follower".into())
+            .spawn(move || follow(&weak))
+            .map_err(|error| io_error(&inner.folder, "can't start a thread for", error))?;
+        Ok(Self(inner))
+    }
+
+    /// The queue of the folder, as far as a reader has one: it knows whose jobs these are and accepts none.
+    pub fn queue(&self) -> Arc<JsonReaderQueue> {
+        Arc::new(JsonReaderQueue::new(self.clone()))
+    }
+
+    /// How often the data was loaded, the first time included.
+    pub fn reloads(&self) -> u64 {
+        self.0.reloads.load(Ordering::SeqCst)
+    }
+
+    /// How many journals were followed to their end and into the next.
+    pub fn rotations(&self) -> u64 {
+        self.0.rotations.load(Ordering::SeqCst)
+    }
+
+    /// The id of the folder's queue, once that could be read.
+    pub(crate) fn queue_id(&self) -> Option<QueueId> {
+        self.0.queue.get().copied()
+    }
+
+    /// What the folder is known by, for as long as it is: the id of its own queue, which was made with it.
+    pub(crate) async fn folder_id(&self) -> Result<QueueId> {
+        self.catch_up().await?;
+        self.queue_id()
+            .ok_or_else(|| Error::unavailable("the store"))
+    }
+
+    /// What is answered to whoever wants to change something.
+    pub(crate) fn refusal(&self) -> Error {
+        let folder = &self.0.folder;
+        let writer = match lock::holder(folder) {
+            Some(Some(pid)) => format!(
+                "process {pid}, which holds {}",
+                folder.join("LOCK").display()
+            ),
+            Some(None) => format!("the process that holds {}", folder.join("LOCK").display()),
+            None => format!(
+                "one that is started with a worker on {}: there is none now",
+                folder.display()
+            ),
+        };
+        Error::ReadOnly { writer }
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.0.is_closed.load(Ordering::SeqCst) {
+            return Err(Error::unavailable("the store"));
+        }
+        Ok(())
+    }
+
+    /// Takes in everything that was acknowledged before this call.
+    pub(crate) async fn catch_up(&self) -> Result<()> {
+        self.check_open()?;
+        let before = self.0.looks.load(Ordering::SeqCst);
+        let following = Arc::clone(&self.0.following).lock_owned().await;
+        // One that began after this call has done it for us.
+        let is_done = self.0.looks.load(Ordering::SeqCst) > before;
+        if let Some(trouble) = &following.trouble {
+            return Err(again(trouble));
+        }
+        let is_current = || {
+            let follower = following.follower.as_ref();
+            follower.is_some_and(|follower| follower.is_current().unwrap_or(false))
+        };
+        if is_done || is_current() {
+            return Ok(());
+        }
+        look_aside(&self.0, following).await
+    }
+}
+
+/// Looks from a thread that may block.
+async fn look_aside(inner: &Arc<Inner>, following: OwnedMutexGuard<Following>) -> Result<()> {
+    let inner = Arc::clone(inner);
+    let look = move || {
+        let mut following = following;
+        inner.look(&mut following)
+    };
+    tokio::task::spawn_blocking(look)
+        .await
+        .unwrap_or_else(|panic| {
+            Err(Error::Unavailable {
+                what: "following the folder failed".into(),
+                source: Some(panic.into()),
+            })
+        })
+}
+
+/// The thread that looks when nobody reads. It ends when the store is closed or dropped.
+fn follow(inner: &Weak<Inner>) {
+    while let Some(inner) = inner.upgrade() {
+        if inner.is_closed.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut following = inner.following.blocking_lock();
+        let looked = inner.look(&mut following);
+        drop(following);
+        drop(inner);
+        thread::sleep(if looked.is_ok() {
+            LOOK_PERIOD
+        } else {
+            RETRY_PERIOD
+        });
+    }
+}
+
+impl Inner {
+    fn look(&self, following: &mut Following) -> Result<()> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        let began = self.opened.elapsed();
+        match self.follow(following) {
+            Ok(()) => {
+                if following.trouble.take().is_some() {
+                    tracing::info!(folder = %self.folder.display(), "the folder can be followed");
+                }
+                let began = u64::try_from(began.as_millis()).unwrap_or(u64::MAX);
+                self.current_at.store(began, Ordering::SeqCst);
+                Ok(())
+            }
+            Err(error) => {
+                let is_told = following
+                    .trouble
+                    .as_ref()
+                    .is_some_and(|told| told.to_string() == error.to_string());
+                const CANT: &str =
+                    "the folder can't be followed, and reads are refused until it can be";
+                let folder = self.folder.display();
+                match error {
+                    _ if is_told => {}
+                    // It will not pass by itself.
+                    Error::Corrupt { .. } => tracing::error!(%folder, %error, "{CANT}"),
+                    _ => tracing::warn!(%folder, %error, "{CANT}"),
+                }
+                // The place in the files may be wrong by now.
+                following.follower = None;
+                following.trouble = Some(again(&error));
+                Err(error)
+            }
+        }
+    }
+
+    fn follow(&self, following: &mut Following) -> Result<()> {
+        let Some(follower) = &mut following.follower else {
+            following.follower = Some(self.load()?);
+            return Ok(());
+        };
+        loop {
+            let before = follower.rotations;
+            let step = follower.step()?;
+            self.rotations
+                .fetch_add(follower.rotations - before, Ordering::SeqCst);
+            match step {
+                Step::Records(records) if records.is_empty() => {}
+                Step::Records(records) => self.shared.publish(records),
+                Step::Current => return Ok(()),
+                Step::Lost => {
+                    *follower = self.load()?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Loads what there is, and shows it if it is no older than what was shown.
+    fn load(&self) -> Result<Follower> {
+        for _ in 0..LOADS_MAX {
+            let (mut follower, mut state) = Follower::load(&self.folder)?;
+            loop {
+                match follower.step()? {
+                    Step::Records(records) => {
+                        records.into_iter().for_each(|record| state.apply(record));
+                    }
+                    Step::Current => {
+                        self.check_newer(&follower, &state)?;
+                        self.shared.replace(state);
+                        self.reloads.fetch_add(1, Ordering::SeqCst);
+                        return Ok(follower);
+                    }
+                    Step::Lost => break,
+                }
+            }
+        }
+        Err(Error::Unavailable {
+            what: format!(
+                "{} changes faster than it can be loaded",
+                self.folder.display()
+            ),
+            source: None,
+        })
+    }
+
+    fn check_newer(&self, follower: &Follower, state: &State) -> Result<()> {
+        let queue = self.queue.get_or_init(|| follower.meta.queue);
+        let (shown, new) = (self.shared.read(), &state.progress);
+        let is_behind = shown
+            .progress
+            .queues
+            .iter()
+            .any(|((queue, partition), old)| new.applied(*queue, *partition) < old.applied);
+        if *queue == follower.meta.queue && state.version >= shown.version && !is_behind {
+            return Ok(());
+        }
+        Err(Error::Unavailable {
+            what: format!(
+                "{} holds another store or an older copy: it is at version {}, and {} was shown already; start this process \
+                 again to show it all the same",
+                self.folder.display(),
+                state.version,
+                shown.version
+            ),
+            source: None,
+        })
+    }
+}
+
+/// The same error once more.
+fn again(error: &Error) -> Error {
+    match error {
+        Error::Corrupt { path, line, detail } => Error::Corrupt {
+            path: path.clone(),
+            line: *line,
+            detail: detail.clone(),
+        },
+        error => {
+            let source = std::error::Error::source(error);
+            Error::Unavailable {
+                what: error.to_string(),
+                source: source.map(|source| source.to_string().into()),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for JsonReader {
+    fn partitions(&self) -> Option<PartitionCount> {
+        None
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.catch_up().await?;
+        Ok(self.0.shared.get(key))
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        self.catch_up().await?;
+        Ok(self.0.shared.get_many(keys))
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<Page> {
+        self.catch_up().await?;
+        self.0.shared.list(request)
+    }
+
+    async fn commit(&self, _: Commit) -> Result<Committed> {
+        Err(self.refusal())
+    }
+
+    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
+        self.catch_up().await?;
+        Ok(self.0.shared.read().progress.applied(queue, partition))
+    }
+
+    async fn active_queue(&self) -> Result<Option<QueueId>> {
+        self.catch_up().await?;
+        Ok(self.0.shared.read().progress.active)
+    }
+
+    async fn adopt_queue(&self, _: QueueId) -> Result<()> {
+        Err(self.refusal())
+    }
+
+    async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
+        self.catch_up().await?;
+        self.0.shared.outcome(job, wait).await
+    }
+
+    async fn expire(&self, _: Partition) -> Result<usize> {
+        Err(self.refusal())
+    }
+
+    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
+        self.catch_up().await?;
+        Ok(self.0.shared.dead(request))
+    }
+
+    async fn forget(&self, _: &JobId) -> Result<bool> {
+        Err(self.refusal())
+    }
+
+    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+        self.catch_up().await?;
+        self.0.shared.watch(from)
+    }
+
+    /// Some milliseconds, or the time since the folder could be followed no more.
+    fn lag(&self) -> Option<Duration> {
+        let current_at = Duration::from_millis(self.0.current_at.load(Ordering::SeqCst));
+        Some(self.0.opened.elapsed().saturating_sub(current_at))
+    }
+
+    /// Whether reads are possible.
+    async fn ping(&self) -> Result<()> {
+        self.catch_up().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        if !self.0.is_closed.swap(true, Ordering::SeqCst) {
+            self.0.shared.close();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,436 @@
+//! A folder that another process writes, followed: the pair is loaded, and the journals are read on as they grow.
+//!
+//! Nothing here changes the folder, makes anything in it, or takes its lock. Only lines that a mark covers count: the writer
+//! puts the mark there before it tells anybody, so what was acknowledged is always covered, and what a loss of power could
+//! take back never is.
+//!
+//! # How nothing is missed
+//! What was acknowledged before a look began is found by it, in three questions, asked in this order. Does the file that is
+//! followed go on? Is there a file with the next number? Has the file that is followed lost its name? Journals are begun and
+//! removed in the order of their numbers; so three times no means that there was nothing when the look began.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::in_memory::state::{Record, State};
+use crate::json_file::disk::{Disk, Folder};
+use crate::json_file::error::{check_format, corrupt, disk_error};
+use crate::json_file::journal::chain::{Header, Kind};
+use crate::json_file::journal::{self, End, mark_at_end, marked};
+use crate::json_file::journal::{line, record};
+use crate::json_file::recovery::StoreHeader;
+use crate::json_file::snapshot::{DATA, DATA_NEW, Fingerprint, META, Meta, parse_meta};
+use crate::model::entry::Version;
+
+/// What is read of a journal at a time.
+const CHUNK_BYTES: usize = 16 << 10;
+
+/// Records are handed out when about this much has been read.
+const STEP_BYTES: usize = 4 << 20;
+
+/// How often the folder is read again when files are exchanged under our hands, and how long it gets to settle in between.
+const TRIES_MAX: u32 = 50;
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
+
+/// What one step of following brought.
+pub(crate) enum Step {
+    /// Commits that are durable, in order.
+    Records(Vec<Record>),
+    /// Everything acknowledged before the step is known.
+    Current,
+    /// The thread is lost: files are gone, or a chain begins that does not follow from ours. The pair must be loaded.
+    Lost,
+}
+
+/// A place in the files of a folder, from which it can be read on.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    disk: Folder,
+    pub(crate) meta: Meta,
+    /// Kept open, so that another file in its place is told by the name that this one has lost.
+    meta_file: File,
+    /// The journal that is followed; `None` as long as there is none.
+    journal: Option<Tail>,
+    /// How many journals were followed to their end.
+    pub(crate) rotations: u64,
+}
+
+impl Follower {
+    /// Loads the pair of `folder`. What stands in journals comes with the first steps.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if there is no store there yet, or none that can be read just now; [`Error::Corrupt`].
+    pub(crate) fn load(folder: &Path) -> Result<(Self, State)> {
+        let disk = Folder::unlocked(folder);
+        let mut tries = 1;
+        loop {
+            match Self::try_load(&disk) {
+                Ok(Some((meta, meta_file, journal, text))) => {
+                    let table = meta.table(&disk, &text)?;
+                    let state = State::new(table, meta.progress(), meta.version, meta.time);
+                    let follower = Self {
+                        meta: meta.without_entries(),
+                        disk,
+                        meta_file,
+                        journal,
+                        rotations: 0,
+                    };
+                    return Ok((follower, state));
+                }
+                // Files are being exchanged, as at the end of each snapshot.
+                Ok(None) if tries < TRIES_MAX => thread::sleep(BETWEEN_TRIES),
+                Ok(None) => {
+                    let detail = "it is not the file that data.meta.json belongs to: it was edited, or parts of the folder \
+                                  are missing; the process that writes there says more when it starts, and until its next \
+                                  snapshot nobody else can load the data";
+                    return Err(corrupt(&disk, DATA, None, detail));
+                }
+                Err(error) => return Err(error),
+            }
+            tries += 1;
+        }
+    }
+
+    /// The pair, if its files belong together at this moment.
+    #[expect(
+        clippy::type_complexity,
+        reason = "it is taken apart at once, in one place"
+    )]
+    fn try_load(disk: &Folder) -> Result<Option<(Meta, File, Option<Tail>, Vec<u8>)>> {
+        let read = |name: &str| {
+            disk.read(name)
+                .map_err(|error| disk_error(disk, "can't read", name, error))
+        };
+        let meta_file = match File::open(disk.path().join(META)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(nothing_there(disk)),
+            Err(error) => return Err(disk_error(disk, "can't read", META, error)),
+        };
+        let failed = |error| disk_error(disk, "can't read", META, error);
+        let length = meta_file.metadata().map_err(failed)?.len();
+        let text = read_at(&meta_file, 0, usize::try_from(length).unwrap_or(usize::MAX));
+        let meta = parse_meta(disk, &text.map_err(failed)?)?;
+        let data = read(DATA)?.map(|text| (Fingerprint::of(&text), text));
+        let text = match data {
+            Some((is, text)) if is == meta.data => text,
+            // The writer is about to exchange the two, or was stopped before it could.
+            other if other.as_ref().map(|(is, _)| *is) == meta.previous => {
+                match read(DATA_NEW)?.filter(|text| Fingerprint::of(text) == meta.data) {
+                    Some(text) => text,
+                    None => return Ok(None),
+                }
+            }
+            _ => return Ok(None),
+        };
+        let journal = Tail::open(disk, meta.journal, meta.version)?;
+        // A newer pair may have come, and the journal of this one gone.
+        let is_replaced = is_gone(&meta_file).map_err(failed)?;
+        Ok((journal.is_some() || !is_replaced).then_some((meta, meta_file, journal, text)))
+    }
+
+    /// Whether there is nothing that [`Follower::step`] would find: three system calls.
+    pub(crate) fn is_current(&self) -> io::Result<bool> {
+        let goes_on = match &self.journal {
+            Some(journal) => journal.goes_on()?,
+            None => false,
+        };
+        let held = self
+            .journal
+            .as_ref()
+            .map_or(&self.meta_file, |journal| &journal.file);
+        Ok(!goes_on && !self.has_next()? && !is_gone(held)?)
+    }
+
+    /// Reads on.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with file and line if what the writer had on the disk is not there any more.
+    pub(crate) fn step(&mut self) -> Result<Step> {
+        let Some(journal) = &mut self.journal else {
+            let is_lost = self
+                .has_next()
+                .and_then(|has_next| Ok(has_next || is_gone(&self.meta_file)?));
+            let is_lost =
+                is_lost.map_err(|error| disk_error(&self.disk, "can't read", META, error))?;
+            return Ok(if is_lost { Step::Lost } else { Step::Current });
+        };
+        let (records, has_more) = journal.read(&self.disk)?;
+        if !records.is_empty() || has_more {
+            return Ok(Step::Records(records));
+        }
+        let next = Tail::open(&self.disk, journal.number + 1, journal.covered)?;
+        let Some(mut next) = next else {
+            let name = Kind::Store.name(journal.number);
+            let is_gone = is_gone(&journal.file)
+                .map_err(|error| disk_error(&self.disk, "can't read", &name, error))?;
+            return Ok(if is_gone { Step::Lost } else { Step::Current });
+        };
+        // It gets nothing more from here on. What it got since it was read is read now.
+        let (records, has_more) = journal.read(&self.disk)?;
+        if !records.is_empty() || has_more {
+            return Ok(Step::Records(records));
+        }
+        // Lines that no mark covers stand in it again, or were cut off.
+        next.version = journal.covered;
+        let header = next.header(&self.disk)?;
+        match header.previous {
+            Some(end) if end == journal.durable => {
+                self.journal = Some(next);
+                self.rotations += 1;
+                // Whatever it has is for the next step.
+                Ok(Step::Records(Vec::new()))
+            }
+            Some(end) if end.length > journal.durable.length => Err(corrupt(
+                &self.disk,
+                &Kind::Store.name(journal.number),
+                Some(journal.line),
+                format!(
+                    "it can be read up to byte {}, and the journal after it says that {} had been on the disk; run verify",
+                    journal.durable.length, end.length
+                ),
+            )),
+            // An older copy of the folder, or a chain that begins anew because data.json was edited.
+            _ => Ok(Step::Lost),
+        }
+    }
+
+    fn has_next(&self) -> io::Result<bool> {
+        let number = self
+            .journal
+            .as_ref()
+            .map_or(self.meta.journal, |journal| journal.number + 1);
+        match std::fs::symlink_metadata(self.disk.path().join(Kind::Store.name(number))) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn nothing_there(disk: &Folder) -> Error {
+    let folder = disk.path();
+    let what = if folder.is_dir() {
+        format!(
+            "{} holds no store yet: start the process that writes there",
+            folder.display()
+        )
+    } else {
+        format!(
+            "there is no folder {} yet: start the process that writes there",
+            folder.display()
+        )
+    };
+    Error::Unavailable { what, source: None }
+}
+
+/// Whether a file that is open has lost its name: it was removed, or another one is in its place.
+fn is_gone(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.nlink() == 0)
+}
+
+/// Up to `length` bytes from `offset` on; fewer only at the end of the file.
+fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut text = vec![0; length];
+    let mut filled = 0;
+    while filled < length {
+        match file.read_at(&mut text[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    text.truncate(filled);
+    Ok(text)
+}
+
+/// A journal, read on from where it was left.
+#[derive(Debug)]
+struct Tail {
+    file: File,
+    number: u64,
+    /// Up to here lines were read and found sound.
+    read: End,
+    /// The number of the line that comes then, from 1.
+    line: u64,
+    /// Up to here a mark covers them.
+    durable: End,
+    /// The latest version in the lines that were read.
+    version: Version,
+    /// The latest version in those that a mark covers.
+    covered: Version,
+    /// What the others say.
+    uncovered: Vec<Record>,
+}
+
+impl Tail {
+    /// Journal `number`, which follows `version`; `None` if it is not there.
+    fn open(disk: &Folder, number: u64, version: Version) -> Result<Option<Self>> {
+        let name = Kind::Store.name(number);
+        match File::open(disk.path().join(&name)) {
+            Ok(file) => Ok(Some(Self {
+                file,
+                number,
+                read: End::default(),
+                line: 1,
+                durable: End::default(),
+                version,
+                covered: version,
+                uncovered: Vec::new(),
+            })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(disk_error(disk, "can't read", &name, error)),
+        }
+    }
+
+    fn goes_on(&self) -> io::Result<bool> {
+        let mut first = [b'\n'];
+        self.file.read_at(&mut first, self.read.length)?;
+        Ok(first[0] != b'\n')
+    }
+
+    /// The first line, of a journal that was not read yet. It was there before the journal got its name.
+    fn header(&self, disk: &Folder) -> Result<Header<'static>> {
+        let text = self.fetch(disk)?;
+        let line = journal::next_line(&text, 0);
+        line.filter(|line| line::check(line, 0).is_some())
+            .and_then(|line| self.parse_header(line))
+            .ok_or_else(|| self.damaged(disk, "it has not the header of this journal"))
+    }
+
+    fn parse_header(&self, line: &[u8]) -> Option<Header<'static>> {
+        let header: Header<'_> = serde_json::from_slice(line).ok()?;
+        let is_ours = header.number == self.number && header.journal == Kind::Store.word();
+        is_ours.then_some(Header {
+            journal: Kind::Store.word(),
+            format: header.format,
+            number: header.number,
+            previous: header.previous,
+        })
+    }
+
+    /// What the file has behind the lines that were read, up to what is filled ahead or about [`STEP_BYTES`], and one whole
+    /// line at least.
+    fn fetch(&self, disk: &Folder) -> Result<Vec<u8>> {
+        let mut text = Vec::new();
+        loop {
+            let offset = self.read.length + text.len() as u64;
+            let length = CHUNK_BYTES.max(text.len());
+            let more = read_at(&self.file, offset, length).map_err(|error| {
+                disk_error(disk, "can't read", &Kind::Store.name(self.number), error)
+            })?;
+            let is_last = more.len() < length || more.ends_with(b"\n\n");
+            let has_line = more.contains(&b'\n');
+            text.extend(more);
+            if is_last || (has_line && text.len() >= STEP_BYTES) {
+                return Ok(text);
+            }
+        }
+    }
+
+    /// The records that marks cover by now and did not before, and whether it stopped before the end.
+    fn read(&mut self, disk: &Folder) -> Result<(Vec<Record>, bool)> {
+        let mut covered = Vec::new();
+        let mut is_doubted = false;
+        loop {
+            let text = self.fetch(disk)?;
+            let taken = self.take(disk, &text, &mut covered)?;
+            let end = text
+                .iter()
+                .rposition(|&byte| byte != b'\n')
+                .map_or(0, |last| last + 1);
+            let rest = text.get(taken..end).unwrap_or_default();
+            let had_been_whole = rest.split(|&byte| byte == b'\n').any(|line| {
+                mark_at_end(line).is_some_and(|durable| durable.length > self.read.length)
+            });
+            if !had_been_whole {
+                return Ok((covered, taken > 0 && text.len() >= STEP_BYTES));
+            }
+            // The mark was written after what it covers, and perhaps between two pieces of our reading.
+            if is_doubted && taken == 0 {
+                return Err(self.damaged(
+                    disk,
+                    "its checksum does not match, and it had been on the disk whole; nothing more is read from this folder \
+                     until the process that writes there is started again, which says what to do",
+                ));
+            }
+            is_doubted = true;
+        }
+    }
+
+    /// Takes the sound lines at the start of `text`; how long they are.
+    fn take(&mut self, disk: &Folder, text: &[u8], covered: &mut Vec<Record>) -> Result<usize> {
+        let mut taken = 0;
+        while let Some(line) = journal::next_line(text, taken) {
+            let Some(crc) = line::check(line, self.read.crc) else {
+                break;
+            };
+            let is_header = self.line == 1;
+            if is_header {
+                self.take_header(disk, line)?;
+            } else if let Some(durable) = marked(line) {
+                if durable != self.read {
+                    return Err(self.damaged(disk, "this mark does not cover the lines before it"));
+                }
+                self.durable = durable;
+                self.covered = self.version;
+                covered.append(&mut self.uncovered);
+            } else {
+                self.take_record(disk, line)?;
+            }
+            taken += line.len() + 1;
+            self.read = End {
+                length: self.read.length + line.len() as u64 + 1,
+                crc,
+            };
+            self.line += 1;
+            if is_header {
+                self.durable = self.read;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn take_header(&self, disk: &Folder, line: &[u8]) -> Result<()> {
+        let damaged = || self.damaged(disk, "it has not the header of this journal");
+        let header = self.parse_header(line).ok_or_else(damaged)?;
+        check_format(disk, &Kind::Store.name(self.number), header.format)?;
+        let own: StoreHeader = serde_json::from_slice(line).map_err(|_| damaged())?;
+        self.check_version(disk, own.version)
+    }
+
+    fn take_record(&mut self, disk: &Folder, line: &[u8]) -> Result<()> {
+        let record =
+            record::decode(line).map_err(|error| self.damaged(disk, &error.to_string()))?;
+        self.check_version(disk, record.before)?;
+        let changes = record.writes.len() + record.expired.len();
+        self.version = Version(record.before.0 + changes as u64);
+        self.uncovered.push(record);
+        Ok(())
+    }
+
+    fn check_version(&self, disk: &Folder, before: Version) -> Result<()> {
+        if before == self.version {
+            return Ok(());
+        }
+        let detail = format!(
+            "it follows version {before}, and should follow {}",
+            self.version
+        );
+        Err(self.damaged(disk, &detail))
+    }
+
+    fn damaged(&self, disk: &Folder, detail: &str) -> Error {
+        corrupt(
+            disk,
+            &Kind::Store.name(self.number),
+            Some(self.line),
+            detail,
+        )
+    }
+}

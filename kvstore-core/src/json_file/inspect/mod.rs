@@ -1,0 +1,327 @@
+//! Everything in a folder that can still be read, and everything that is wrong with it: what `verify` reports, and what
+//! `repair` writes down anew. It changes nothing.
+//!
+//! Where opening stops at the first damage, this steps over it: a line of a journal counts if its checksum holds from the line
+//! before it, an entry of a damaged `data.json` if it is the one that `data.meta.json` knows. So what comes out is never
+//! something that nobody wrote; what is missing is said, with its versions, positions and keys as far as they can be known.
+
+mod journals;
+mod pair;
+pub(crate) mod pieces;
+mod queue;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use self::pieces::Damaged;
+use crate::error::{Error, Result};
+use crate::in_memory::log::PartitionLog;
+use crate::in_memory::state::State;
+use crate::json_file::disk::Disk;
+use crate::json_file::error::disk_error;
+use crate::json_file::journal::End;
+use crate::json_file::journal::chain::{Header, Kind};
+use crate::json_file::journal::manifest::{ROLL, Roll};
+use crate::json_file::snapshot::{DATA, META, Meta};
+
+/// Something wrong in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub path: PathBuf,
+    /// The line, from 1, where one can be named.
+    pub line: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+    /// What a repair would lose; `None` if no repair can help and somebody has to look.
+    pub loses: Option<String>,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some(line) = self.line {
+            write!(f, ", line {line}")?;
+        }
+        write!(f, ": {}; ", self.what)?;
+        match &self.loses {
+            Some(loses) => write!(f, "a repair loses {loses}"),
+            None => f.write_str("no repair can help"),
+        }
+    }
+}
+
+/// Most keys that are listed in one message.
+const KEYS_MAX: usize = 20;
+
+/// What could be read of a folder.
+#[derive(Debug)]
+pub(crate) struct Salvage {
+    pub(crate) state: State,
+    /// What `data.meta.json` said, but for the entries, or what can be said in its place.
+    pub(crate) meta: Meta,
+    /// The jobs that wait, and what is remembered of requests.
+    pub(crate) log: PartitionLog,
+    /// Jobs that are gone, each interval with the position before it.
+    pub(crate) lost_jobs: Vec<(u64, u64)>,
+    pub(crate) has_queue_problem: bool,
+    pub(crate) problems: Vec<Problem>,
+    /// What is no damage and good to know.
+    pub(crate) notes: Vec<String>,
+    /// The files that hold damage.
+    pub(crate) damaged: BTreeSet<String>,
+    /// A file that is what `data.json` should be.
+    pub(crate) data_from: Option<&'static str>,
+    /// Entries whose versions are gone stand here with version 0.
+    pub(crate) has_unversioned: bool,
+    pub(crate) journal_bytes: u64,
+    pub(crate) queue_bytes: u64,
+    roll: Roll,
+}
+
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// Nobody writes.
+    Nobody,
+    /// Somebody does: what no mark covers yet may never come to be.
+    Writer,
+}
+
+impl Salvage {
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if a file can't be read, [`Error::Corrupt`] for a format of another version.
+    pub(crate) fn read(disk: &dyn Disk, beside: Beside) -> Result<Self> {
+        let mut reading = Reading {
+            disk,
+            beside,
+            problems: Vec::new(),
+            notes: Vec::new(),
+            damaged: BTreeSet::new(),
+            roll: Roll::default(),
+        };
+        // Before the files are listed: beside a writer there may be later ones, and none less.
+        let has_roll = reading.roll()?;
+        let has_logs = has_roll
+            || !Kind::Store.numbers(disk)?.is_empty()
+            || !Kind::Queue.numbers(disk)?.is_empty();
+        let pair = reading.pair(has_logs)?;
+        let (mut state, mut meta, first) = (pair.state, pair.meta, pair.first_journal);
+        let journal_bytes = reading.journals(first, &mut state)?;
+        let problems_before = reading.problems.len();
+        let has_store = pair.has_meta || first.is_none() && has_logs;
+        let queue = reading.queue(has_store, pair.has_meta.then_some(meta.queue), &mut state)?;
+        meta.queue = queue.id;
+        Ok(Self {
+            meta,
+            state,
+            log: queue.log,
+            lost_jobs: queue.lost,
+            has_queue_problem: reading.problems.len() > problems_before,
+            problems: reading.problems,
+            notes: reading.notes,
+            damaged: reading.damaged,
+            data_from: pair.data_from,
+            has_unversioned: pair.has_unversioned,
+            journal_bytes,
+            queue_bytes: queue.bytes,
+            roll: reading.roll,
+        })
+    }
+
+    /// A number that no file of `kind` has had.
+    pub(crate) fn next_number(&self, disk: &dyn Disk, kind: Kind) -> Result<u64> {
+        let latest = kind.numbers(disk)?.last().copied().unwrap_or_default();
+        Ok(latest.max(self.roll.latest(kind)) + 1)
+    }
+}
+
+/// The reading of a folder, and what it has noticed so far.
+struct Reading<'a> {
+    disk: &'a dyn Disk,
+    beside: Beside,
+    problems: Vec<Problem>,
+    notes: Vec<String>,
+    damaged: BTreeSet<String>,
+    roll: Roll,
+}
+
+/// A journal or queue file, read.
+struct Raw {
+    name: String,
+    number: u64,
+    text: Vec<u8>,
+    /// Where it ends, as the file after it says.
+    end: Option<End>,
+    is_last: bool,
+}
+
+impl Reading<'_> {
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.disk
+            .read(name)
+            .map_err(|error| disk_error(self.disk, "can't read", name, error))
+    }
+
+    /// Notes a problem; its number, so that what it loses can be said when that is known.
+    fn problem(&mut self, name: &str, line: Option<u64>, what: impl Into<String>) -> usize {
+        self.problems.push(Problem {
+            path: self.disk.path().join(name),
+            line,
+            what: what.into(),
+            loses: None,
+        });
+        self.problems.len() - 1
+    }
+
+    fn damaged(&mut self, name: &str, damaged: &Damaged<'_>) -> usize {
+        self.damaged.insert(name.to_owned());
+        let lines = damaged.text.split(|&byte| byte == b'\n').count();
+        let what = match (damaged.text.is_empty(), lines) {
+            (true, _) => "something is missing here that had been on the disk".to_owned(),
+            (false, 1) => "its checksum does not match".to_owned(),
+            (false, lines) => format!("the checksums of {lines} lines do not match"),
+        };
+        self.problem(name, Some(damaged.line), what)
+    }
+
+    fn torn(&mut self, name: &str, damaged: &Damaged<'_>) {
+        // Beside somebody who writes it is what is being written.
+        if self.beside == Beside::Nobody {
+            let path = self.disk.path().join(name);
+            self.notes.push(format!(
+                "{}, line {}: the end of a write that was cut off and never acknowledged; opening keeps it aside",
+                path.display(),
+                damaged.line
+            ));
+        }
+    }
+
+    /// Reads the files of a kind, from `first` on or all that are there, and says which numbers are missing.
+    fn files(&self, kind: Kind, first: Option<u64>) -> Result<(Vec<Raw>, Vec<u64>)> {
+        let mut numbers = kind.numbers(self.disk)?;
+        numbers.retain(|number| first.is_none_or(|first| *number >= first));
+        let latest = numbers.last().copied().max(Some(self.roll.latest(kind)));
+        let latest = latest.filter(|latest| *latest > 0);
+        let from = match kind {
+            Kind::Store => None,
+            Kind::Queue => self.roll.first_of_queue(),
+        };
+        let begin = from.into_iter().chain(numbers.first().copied()).min();
+        let begin = first.or(begin).or(latest);
+        let missing = match (begin, latest) {
+            (Some(begin), Some(latest)) => (begin..=latest)
+                .filter(|number| numbers.binary_search(number).is_err())
+                .take(1000)
+                .collect(),
+            _ => Vec::new(),
+        };
+        let mut files: Vec<Raw> = Vec::new();
+        let mut stated = None;
+        for number in numbers.into_iter().rev() {
+            let name = kind.name(number);
+            let text = self.read(&name)?.unwrap_or_default();
+            let end = stated.filter(|(of, _)| *of == number).map(|(_, end)| end);
+            let previous = self.header(kind, number, &text)?;
+            stated = previous
+                .flatten()
+                .and_then(|previous| Some((number.checked_sub(1)?, previous)));
+            files.push(Raw {
+                name,
+                number,
+                text,
+                end,
+                is_last: files.is_empty(),
+            });
+            // It begins a chain; what stands before it is left over.
+            if previous == Some(None) {
+                break;
+            }
+        }
+        files.reverse();
+        Ok((files, missing))
+    }
+
+    /// Where the header of a file, if it can be read, says that the file before it ends.
+    fn header(&self, kind: Kind, number: u64, text: &[u8]) -> Result<Option<Option<End>>> {
+        let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        if crate::json_file::journal::line::check(line, 0).is_none() {
+            return Ok(None);
+        }
+        match serde_json::from_slice::<Header<'_>>(line) {
+            Ok(header) if header.journal == kind.word() && header.number == number => {
+                crate::json_file::error::check_format(
+                    self.disk,
+                    &kind.name(number),
+                    header.format,
+                )?;
+                Ok(Some(header.previous))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads the roll; whether there is one.
+    fn roll(&mut self) -> Result<bool> {
+        match Roll::read(self.disk) {
+            Ok(roll) => {
+                self.roll = roll.unwrap_or_default();
+                Ok(roll.is_some())
+            }
+            Err(Error::Corrupt { line, detail, .. }) if !self.is_of_other_format()? => {
+                let number = self.problem(ROLL, line, detail);
+                self.problems[number].loses =
+                    Some("the knowledge of which journal and queue file is the latest".into());
+                self.damaged.insert(ROLL.to_owned());
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the roll is as it was written, by another version.
+    fn is_of_other_format(&self) -> Result<bool> {
+        let text = self.read(ROLL)?.unwrap_or_default();
+        Ok(crate::json_file::snapshot::is_sealed(&text))
+    }
+
+    /// `data.meta.json`, if it is as it was written.
+    fn meta(&mut self) -> Result<Option<Option<Meta>>> {
+        let Some(text) = self.read(META)? else {
+            return Ok(None);
+        };
+        match crate::json_file::snapshot::parse_meta(self.disk, &text) {
+            Ok(meta) => Ok(Some(Some(meta))),
+            // It is as it was written, by another version.
+            Err(error) if crate::json_file::snapshot::is_sealed(&text) => Err(error),
+            Err(Error::Corrupt { .. }) => Ok(Some(None)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Some of `keys`, for a message.
+fn list_keys<'a>(keys: impl IntoIterator<Item = &'a str>) -> String {
+    let keys: Vec<&str> = keys.into_iter().collect();
+    let mut list: Vec<String> = keys
+        .iter()
+        .take(KEYS_MAX)
+        .map(|key| format!("{key:?}"))
+        .collect();
+    if keys.len() > KEYS_MAX {
+        list.push(format!("and {} more", keys.len() - KEYS_MAX));
+    }
+    list.join(", ")
+}
+
+/// Whether a file is one that this program has written or takes as its own.
+pub(crate) fn has_anything(disk: &dyn Disk) -> Result<bool> {
+    let names = disk
+        .names()
+        .map_err(|error| disk_error(disk, "can't read", "", error))?;
+    Ok(names.iter().any(|name| name == DATA || name == META)
+        || !Kind::Store.numbers(disk)?.is_empty()
+        || !Kind::Queue.numbers(disk)?.is_empty())
+}

@@ -1,0 +1,286 @@
+//! The pair, as far as it can be read: `data.json` when it is not what `data.meta.json` says, and either without the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Reading, list_keys};
+use crate::error::{Error, Result};
+use crate::in_memory::state::{State, Table};
+use crate::json_file::snapshot::import::{Known, import};
+use crate::json_file::snapshot::{
+    DATA, DATA_NEW, DATA_OLD, Fingerprint, META, Meta, entry_fingerprint, split_entry,
+};
+use crate::model::entry::{Entry, Version};
+use crate::model::id::QueueId;
+use crate::model::key::Key;
+use crate::model::value::Value;
+
+/// What the pair holds.
+pub(crate) struct Pair {
+    pub(crate) state: State,
+    pub(crate) meta: Meta,
+    pub(crate) has_meta: bool,
+    /// The first journal that is not in it; `None`: all that are there.
+    pub(crate) first_journal: Option<u64>,
+    pub(crate) data_from: Option<&'static str>,
+    pub(crate) has_unversioned: bool,
+}
+
+type Entries = BTreeMap<Key, Entry>;
+
+impl Reading<'_> {
+    pub(crate) fn pair(&mut self, has_logs: bool) -> Result<Pair> {
+        let data = self.read(DATA)?;
+        match self.meta()? {
+            Some(Some(meta)) => self.with_meta(meta, data),
+            found => self.without_meta(found.is_some(), has_logs, data),
+        }
+    }
+
+    fn with_meta(&mut self, meta: Meta, data: Option<Vec<u8>>) -> Result<Pair> {
+        let is_whole = |text: &Vec<u8>| Fingerprint::of(text) == meta.data;
+        let mut data_from = None;
+        let table = if let Some(text) = data.as_ref().filter(|text| is_whole(text)) {
+            meta.table(self.disk, text)?
+        } else if let Some((name, text)) = self.other_whole(&is_whole)? {
+            let is_previous = data.as_deref().map(Fingerprint::of) == meta.previous;
+            if name == DATA_NEW && is_previous {
+                self.notes.push(format!(
+                    "{}: a snapshot was being finished; opening goes on with it",
+                    self.disk.path().join(name).display()
+                ));
+            } else {
+                data_from = Some(name);
+                let what = format!("it is not what data.meta.json says, and {name} is");
+                let number = self.problem(DATA, None, what);
+                self.problems[number].loses =
+                    Some(format!("nothing of what was written here: {name} has it"));
+                self.damaged.insert(DATA.to_owned());
+            }
+            meta.table(self.disk, &text)?
+        } else {
+            Table::of(self.recognise(&meta, data.as_deref()))
+        };
+        let state = State::new(table, meta.progress(), meta.version, meta.time);
+        Ok(Pair {
+            state,
+            first_journal: Some(meta.journal),
+            meta: meta.without_entries(),
+            has_meta: true,
+            data_from,
+            has_unversioned: false,
+        })
+    }
+
+    /// Another file that is what `data.json` should be.
+    fn other_whole(
+        &self,
+        is_whole: &impl Fn(&Vec<u8>) -> bool,
+    ) -> Result<Option<(&'static str, Vec<u8>)>> {
+        for name in [DATA_NEW, DATA_OLD] {
+            if let Some(text) = self.read(name)?.filter(is_whole) {
+                return Ok(Some((name, text)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entries of `data` that are as `meta` knows them.
+    fn recognise(&mut self, meta: &Meta, data: Option<&[u8]>) -> Entries {
+        let Some(text) = data else {
+            let number = self.problem(DATA, None, "it is missing beside its data.meta.json");
+            self.problems[number].loses = Some(format!(
+                "all {} entries, but for those that journals have",
+                meta.entry_count()
+            ));
+            return Entries::new();
+        };
+        let known = meta.known_entries();
+        let mut read = self.members(text, Some(&known), meta.version);
+        let entries: Entries = std::mem::take(&mut read.entries)
+            .into_iter()
+            .filter(|(_, entry)| entry.version <= meta.version)
+            .collect();
+        let changed: Vec<&str> = read.unknown.iter().map(Key::as_str).collect();
+        let gone = meta.entry_count().saturating_sub(entries.len());
+        let when = if meta.previous == Some(Fingerprint::of(text)) {
+            "it is the file from before the last snapshot, and data.json.new, which holds the rest, is missing"
+        } else {
+            "it is not the file that data.meta.json belongs to"
+        };
+        let what = format!(
+            "{when}: {gone} of its {} entries are not in it as they were ({}). If it was edited, opening takes the edit, or says \
+             what stands against it; if this is a copy that was made while a server ran, a snapshot came between: copy again",
+            meta.entry_count(),
+            read.places(&changed),
+        );
+        let number = self.problem(DATA, None, what);
+        self.problems[number].loses =
+            Some("those entries, but for what journals have of them".into());
+        self.damaged.insert(DATA.to_owned());
+        entries
+    }
+
+    fn without_meta(
+        &mut self,
+        is_there: bool,
+        has_logs: bool,
+        data: Option<Vec<u8>>,
+    ) -> Result<Pair> {
+        let meta = Meta::of_new_folder(QueueId::random());
+        let mut entries = Entries::new();
+        let is_ours = is_there || has_logs;
+        if is_ours {
+            let what = if is_there {
+                "its checksum does not match"
+            } else {
+                "it is missing, and there are journals or queue files beside it"
+            };
+            let number = self.problem(META, None, what);
+            self.damaged.extend(is_there.then(|| META.to_owned()));
+            self.problems[number].loses = Some(
+                "the versions and deadlines of the entries in data.json, the outcomes of jobs up to its snapshot, and with \
+                 them the certainty that data.json is what was written: its entries stay as they stand there, without an end"
+                    .into(),
+            );
+        }
+        match data {
+            Some(text) if is_ours => {
+                let read = self.members(&text, None, Version(0));
+                if let Some(first) = read.lines.first() {
+                    let what =
+                        format!("it is not JSON ({} lines are no entries)", read.lines.len());
+                    let number = self.problem(DATA, Some(*first), what);
+                    self.problems[number].loses = Some("what stands in those lines".into());
+                    self.damaged.insert(DATA.to_owned());
+                }
+                entries = read.entries;
+            }
+            Some(text) => match import(self.disk, &text, &Known::new(), &mut Version(0)) {
+                Ok(found) => {
+                    self.notes.push(format!(
+                        "{}: a JSON object of {} entries that was not written here; opening takes it as the data",
+                        self.disk.path().join(DATA).display(),
+                        found.len()
+                    ));
+                    entries = found;
+                }
+                Err(Error::Corrupt { line, detail, .. }) => {
+                    let number = self.problem(DATA, line, detail);
+                    debug_assert!(self.problems[number].loses.is_none());
+                }
+                Err(error) => return Err(error),
+            },
+            None if is_ours => {
+                let number = self.problem(DATA, None, "it is missing");
+                self.problems[number].loses =
+                    Some("all its entries, but for those that journals have".into());
+            }
+            None => {}
+        }
+        if is_ours {
+            for entry in entries.values_mut() {
+                entry.version = Version(0);
+            }
+        }
+        let table = Table::of(entries);
+        let progress = meta.progress();
+        Ok(Pair {
+            state: State::new(table, progress, meta.version, meta.time),
+            meta,
+            has_meta: false,
+            first_journal: None,
+            data_from: None,
+            has_unversioned: is_ours,
+        })
+    }
+
+    /// Reads `text` as any JSON object, or, if it is none, line by line as it is written here.
+    fn members(&self, text: &[u8], known: Option<&Known>, mut version: Version) -> Members {
+        let before = version;
+        let none = Known::new();
+        if let Ok(entries) = import(self.disk, text, known.unwrap_or(&none), &mut version) {
+            let unknown = entries
+                .iter()
+                .filter(|(_, entry)| entry.version > before)
+                .map(|(key, _)| key.clone())
+                .collect();
+            return Members {
+                entries,
+                unknown,
+                lines: Vec::new(),
+            };
+        }
+        let mut members = Members {
+            entries: Entries::new(),
+            unknown: BTreeSet::new(),
+            lines: Vec::new(),
+        };
+        for (line, number) in text.split(|&byte| byte == b'\n').zip(1..) {
+            let line = line.strip_suffix(b",").unwrap_or(line);
+            if matches!(line, b"" | b"{" | b"}") {
+                continue;
+            }
+            let Some((key, value)) = entry(line) else {
+                members.lines.push(number);
+                continue;
+            };
+            // Where nothing is known, what stands there has to do.
+            let found = match known {
+                None => Some((Version(0), None)),
+                Some(known) => known.get(&entry_fingerprint(&key, &value)).copied(),
+            };
+            let Some((version, expires_at)) = found else {
+                members.unknown.insert(key);
+                continue;
+            };
+            let entry = Entry {
+                value,
+                version,
+                expires_at,
+            };
+            members.entries.entry(key).or_insert(entry);
+        }
+        members
+    }
+}
+
+/// What a `data.json` holds.
+struct Members {
+    entries: Entries,
+    /// The keys of entries that are not known as they stand there.
+    unknown: BTreeSet<Key>,
+    /// Lines that are no entries.
+    lines: Vec<u64>,
+}
+
+impl Members {
+    /// Where the difference is, for a message.
+    fn places(&self, changed: &[&str]) -> String {
+        let mut places = Vec::new();
+        if !changed.is_empty() {
+            places.push(format!(
+                "changed or new: {}",
+                list_keys(changed.iter().copied())
+            ));
+        }
+        if let Some(first) = self.lines.first() {
+            places.push(format!(
+                "{} lines are no entries, first line {first}",
+                self.lines.len()
+            ));
+        }
+        if places.is_empty() {
+            places.push("the others are as they were".to_owned());
+        }
+        places.join("; ")
+    }
+}
+
+/// An entry as a line has it, if it is one.
+fn entry(line: &[u8]) -> Option<(Key, Value)> {
+    if !line.starts_with(b"\"") {
+        return None;
+    }
+    let (key, text) = split_entry(line)?;
+    Some((Key::new(&key).ok()?, Value::parse(text).ok()?))
+}

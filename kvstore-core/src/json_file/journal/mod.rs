@@ -1,0 +1,387 @@
+//! An append-only file of chained lines: how it is written, and how it is read back after whatever happened.
+//!
+//! The first line is a header; it states where the journal before it ends. After each sync a *mark* line `{"durable":N,…}`
+//! says that the first N bytes are on the disk; the mark itself goes out with the next sync. So when a line is damaged, a
+//! mark beyond it tells that it had been durable, and the damage is corruption; no mark beyond it, and it is the torn tail
+//! of a write that was cut off. Ahead of its end the file is filled with newlines, so that a sync moves no file size; JSON
+//! Lines readers skip blank lines.
+//!
+//! What the lines mean is not known here: see `record.rs` and `jobs.rs`.
+
+pub(crate) mod chain;
+pub(crate) mod jobs;
+pub(crate) mod line;
+pub(crate) mod manifest;
+pub(crate) mod record;
+
+use std::io;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use self::line::Chain;
+use crate::json_file::disk::{Disk, DiskFile, is_full};
+
+/// The file is filled ahead in pieces of this size. One larger write would make each later sync dearer.
+const FILL_BYTES: u64 = 256 << 10;
+
+/// The version of all formats here.
+pub(crate) const FORMAT: u32 = 1;
+
+/// How a file's name ends until all that it starts with is on the disk.
+pub(crate) const BEGUN: &str = ".jsonl.begun";
+
+/// Where a journal ends, or ended when it was last synced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct End {
+    pub(crate) length: u64,
+    /// The CRC of the line that ends there.
+    pub(crate) crc: Chain,
+}
+
+/// A journal that is being written.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    file: Box<dyn DiskFile>,
+    /// Where the next line goes.
+    end: End,
+    /// What is known to be on the disk.
+    durable: End,
+    /// The file has newlines up to here.
+    filled: u64,
+}
+
+/// Why an append did not succeed.
+#[derive(Debug)]
+pub(crate) enum AppendError {
+    /// There was no room. The file has been cut back and synced: nothing happened.
+    Full(io::Error),
+    /// It may be on the disk or not, and nothing more can be written.
+    Broken(io::Error),
+}
+
+impl AppendError {
+    /// What the machine said.
+    pub(crate) fn into_io(self) -> io::Error {
+        match self {
+            Self::Full(error) | Self::Broken(error) => error,
+        }
+    }
+}
+
+impl Journal {
+    /// Starts a new file with `lines`, the first of which is its header. It gets its name when all of them are synced, so
+    /// a file of that name is never half begun.
+    pub(crate) fn create(disk: &dyn Disk, name: &str, lines: &[Vec<u8>]) -> io::Result<Self> {
+        let begun = name.replace(".jsonl", BEGUN);
+        let mut file = disk.create(&begun)?;
+        let mut text = Vec::new();
+        let mut chain = 0;
+        for body in lines {
+            push_line(&mut text, body, &mut chain);
+        }
+        let durable = End {
+            length: text.len() as u64,
+            crc: chain,
+        };
+        // Without it, damage in those lines would look like the torn tail of a write. A header needs none to be missed.
+        if lines.len() > 1 {
+            push_line(&mut text, &mark_body(durable), &mut chain);
+        }
+        file.write_at(0, &text)?;
+        file.sync()?;
+        disk.rename(&begun, name)?;
+        disk.sync_folder()?;
+        let end = End {
+            length: text.len() as u64,
+            crc: chain,
+        };
+        Ok(Self {
+            file,
+            end,
+            durable,
+            filled: end.length,
+        })
+    }
+
+    /// What is known to be on the disk.
+    pub(crate) fn durable(&self) -> End {
+        self.durable
+    }
+
+    /// The bytes written so far.
+    pub(crate) fn len(&self) -> u64 {
+        self.end.length
+    }
+
+    /// Appends `lines` (each an object without its closing brace) and makes them durable, with one write and one sync for all.
+    /// When it returns, whoever reads the file beside us finds them covered by a mark.
+    pub(crate) fn append(&mut self, lines: &[Vec<u8>]) -> Result<(), AppendError> {
+        let before = (self.end, self.durable);
+        self.write(lines)?;
+        self.file.sync().map_err(AppendError::Broken)?;
+        self.durable = self.end;
+        match self.mark() {
+            // Nobody was told of the lines yet, and who reads beside us would not see them.
+            Err(AppendError::Full(full)) => {
+                (self.end, self.durable) = before;
+                self.cut_back(full)
+            }
+            marked => marked,
+        }
+    }
+
+    /// Says what is durable. Not synced itself: if it is lost, a torn tail can't be told from damage there, and recovery says so.
+    fn mark(&mut self) -> Result<(), AppendError> {
+        self.write(&[mark_body(self.durable)])
+    }
+
+    /// Appends `lines` for the next sync to make durable. They survive the end of the process at once.
+    pub(crate) fn write(&mut self, lines: &[Vec<u8>]) -> Result<(), AppendError> {
+        let mut text = Vec::with_capacity(lines.iter().map(|line| line.len() + 32).sum());
+        let mut chain = self.end.crc;
+        for body in lines {
+            push_line(&mut text, body, &mut chain);
+        }
+        let length = self.end.length + text.len() as u64;
+        self.fill(length);
+        match self.file.write_at(self.end.length, &text) {
+            Ok(()) => {
+                self.end = End { length, crc: chain };
+                self.filled = self.filled.max(length);
+                Ok(())
+            }
+            Err(error) if is_full(&error) => self.cut_back(error),
+            Err(error) => Err(AppendError::Broken(error)),
+        }
+    }
+
+    /// Fills ahead if `length` bytes would pass what is filled. A disk without room for that may still have room for the lines.
+    fn fill(&mut self, length: u64) {
+        if length <= self.filled {
+            return;
+        }
+        let fill_end = length
+            .next_multiple_of(FILL_BYTES)
+            .max(length + FILL_BYTES / 2);
+        let start = length.max(self.filled);
+        let newlines = vec![b'\n'; usize::try_from(fill_end - start).unwrap_or(0)];
+        if self.file.write_at(start, &newlines).is_ok() {
+            self.filled = fill_end;
+        }
+    }
+
+    fn cut_back(&mut self, full: io::Error) -> Result<(), AppendError> {
+        self.file
+            .set_len(self.end.length)
+            .map_err(AppendError::Broken)?;
+        self.filled = self.end.length;
+        self.file.sync().map_err(AppendError::Broken)?;
+        Err(AppendError::Full(full))
+    }
+
+    /// Cuts off what was filled ahead, for a file that is complete.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        self.file.set_len(self.end.length)?;
+        self.file.sync()
+    }
+}
+
+fn push_line(text: &mut Vec<u8>, body: &[u8], chain: &mut Chain) {
+    let start = text.len();
+    text.extend_from_slice(body);
+    line::seal(text, start, chain);
+}
+
+/// A mark line without its closing brace.
+fn mark_body(durable: End) -> Vec<u8> {
+    let End { length, crc } = durable;
+    format!("{MARK}{{\"length\":{length},\"crc\":{crc}}}").into_bytes()
+}
+
+/// How a mark line begins.
+const MARK: &str = "{\"durable\":";
+
+/// A mark line. It names the CRC that its own starts from, so that it can be checked where the lines before it are damaged.
+#[derive(Deserialize)]
+struct Mark {
+    durable: End,
+}
+
+impl Mark {
+    fn parse(line: &[u8]) -> Option<End> {
+        let mark: Self = serde_json::from_slice(line).ok()?;
+        line::check(line, mark.durable.crc).map(|_| mark.durable)
+    }
+}
+
+/// What the mark at the end of `text` says is on the disk, wherever it starts: the newline before it may be what is damaged.
+pub(crate) fn mark_at_end(text: &[u8]) -> Option<End> {
+    let start = text
+        .windows(MARK.len())
+        .rposition(|window| window == MARK.as_bytes())?;
+    Mark::parse(&text[start..])
+}
+
+/// What a mark says is on the disk, if `line` is one; it proves itself, whatever stands before it.
+pub(crate) fn marked(line: &[u8]) -> Option<End> {
+    line.starts_with(MARK.as_bytes())
+        .then(|| Mark::parse(line))
+        .flatten()
+}
+
+/// A line as it was read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadLine<'a> {
+    /// From 1.
+    pub(crate) number: u64,
+    /// The whole object.
+    pub(crate) text: &'a [u8],
+    /// Where it starts.
+    pub(crate) offset: u64,
+}
+
+impl ReadLine<'_> {
+    /// The object without its closing brace and its CRC, as [`Journal::append`] takes it.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        line::body(self.text).to_vec()
+    }
+}
+
+/// What a file holds, as far as it can be read.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    text: Vec<u8>,
+    /// Number and place of each line; marks are left out.
+    lines: Vec<(u64, Range<usize>)>,
+    /// What the last mark says is on the disk; the header if there is none.
+    pub(crate) durable: End,
+    /// What is wrong with the rest.
+    pub(crate) damage: Option<Damage>,
+}
+
+/// Bytes that are not what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// The line, from 1.
+    pub(crate) line: u64,
+    /// Whether they are known to have been on the disk: this is corruption. If not, it is the torn tail of a write.
+    pub(crate) was_durable: bool,
+    /// Whether whole lines stand behind it: they may have been acknowledged.
+    pub(crate) has_whole_lines: bool,
+    /// Everything from the damage on, fill left out.
+    tail: Range<usize>,
+}
+
+impl Contents {
+    /// The lines, header first, marks left out.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = ReadLine<'_>> {
+        self.lines.iter().map(|(number, range)| ReadLine {
+            number: *number,
+            text: &self.text[range.clone()],
+            offset: range.start as u64,
+        })
+    }
+
+    /// The length of the file.
+    pub(crate) fn len(&self) -> u64 {
+        self.text.len() as u64
+    }
+
+    /// The bytes from the damage on.
+    pub(crate) fn tail(&self) -> &[u8] {
+        self.damage
+            .as_ref()
+            .map_or(&[], |damage| &self.text[damage.tail.clone()])
+    }
+}
+
+/// Reads a whole file. Where the file after it states `end`, only what is before that counts, and all of it was durable.
+pub(crate) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
+    if let Some(end) = end {
+        text.truncate(usize::try_from(end.length).unwrap_or(usize::MAX));
+    }
+    let mut lines = Vec::new();
+    let mut durable = End::default();
+    let mut chain = 0;
+    let mut at = 0;
+    let mut number = 1;
+    while let Some(line) = next_line(&text, at) {
+        let Some(after) = line::check(line, chain) else {
+            break;
+        };
+        if line.starts_with(MARK.as_bytes()) {
+            durable = End {
+                length: at as u64,
+                crc: chain,
+            };
+        } else {
+            lines.push((number, at..at + line.len()));
+        }
+        chain = after;
+        at += line.len() + 1;
+        if number == 1 {
+            durable = End {
+                length: at as u64,
+                crc: chain,
+            };
+        }
+        number += 1;
+    }
+    let used = text
+        .iter()
+        .rposition(|&byte| byte != b'\n')
+        .map_or(0, |last| last + 1)
+        .max(at);
+    let damage = match end {
+        Some(end)
+            if (End {
+                length: at as u64,
+                crc: chain,
+            }) == end =>
+        {
+            None
+        }
+        Some(_) => Some(Damage {
+            line: number,
+            was_durable: true,
+            has_whole_lines: true,
+            tail: at..used,
+        }),
+        None if used == at => None,
+        None => Some(examine(&text, at..used, number)),
+    };
+    Contents {
+        text,
+        lines,
+        durable: end.unwrap_or(durable),
+        damage,
+    }
+}
+
+/// The line that starts at `at`, without its newline; `None` if it is blank, or not whole.
+pub(crate) fn next_line(text: &[u8], at: usize) -> Option<&[u8]> {
+    let rest = text.get(at..)?;
+    let length = rest.iter().position(|&byte| byte == b'\n')?;
+    (length > 0).then(|| &rest[..length])
+}
+
+/// Looks at what stands behind damage. A line there is checked against the CRC that the one before it claims; a mark by itself.
+fn examine(text: &[u8], tail: Range<usize>, line: u64) -> Damage {
+    let mut damage = Damage {
+        line,
+        was_durable: false,
+        has_whole_lines: false,
+        tail: tail.clone(),
+    };
+    let mut before = None;
+    for text in text[tail.clone()].split(|&byte| byte == b'\n') {
+        if let Some(durable) = mark_at_end(text) {
+            damage.was_durable |= durable.length > tail.start as u64;
+        } else if before.is_some_and(|chain| line::check(text, chain).is_some()) {
+            damage.has_whole_lines = true;
+        }
+        before = line::claimed(text);
+    }
+    damage
+}

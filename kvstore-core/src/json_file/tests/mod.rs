@@ -1,0 +1,11 @@
+//! Tests that need to see inside: the simulated disk, the format, and folders that are damaged.
+
+mod backup;
+mod crash;
+mod damage;
+mod edits;
+mod journal;
+mod line;
+mod opening;
+mod pieces;
+mod record;

@@ -1,0 +1,344 @@
+//! What does opening make of a folder in which something is not as it was written? (In the crate, for the disk in memory.)
+//!
+//! Never a wrong value and never a silent loss: it opens with all that was in it, or it is refused with the file and the line,
+//! and then nothing was changed. The one thing that is cut is a last line that was never acknowledged.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::json_file::disk::Disk;
+use crate::json_file::disk::simulated::SimulatedDisk;
+use crate::json_file::journal::manifest::ROLL;
+use crate::json_file::snapshot::DATA;
+use crate::json_file::tests::crash::{Seen, block_on, contents, job, work};
+use crate::json_file::tests::damage::{commit, complete, copy, folder, open_and_work, start};
+use crate::queue::JobQueue;
+use crate::store::Store;
+
+/// Every file, but for those that are left over.
+fn files(disk: &SimulatedDisk) -> BTreeMap<String, Vec<u8>> {
+    let names = disk.names().unwrap().into_iter();
+    names
+        .filter(|name| !name.ends_with(".old"))
+        .map(|name| (name.clone(), disk.read(&name).unwrap().unwrap()))
+        .collect()
+}
+
+/// The file and the line that opening names; `None` if it opens with everything in it.
+fn refusal(disk: &SimulatedDisk, context: &str) -> Option<(String, Option<u64>)> {
+    let before = files(disk);
+    match start(disk) {
+        Ok(_) => {
+            // Threads of this opening may still be about to end.
+            let found = block_on(open_and_work(&copy(disk), context));
+            assert_eq!(found, complete(), "{context}");
+            None
+        }
+        Err(Error::Corrupt { path, line, .. }) => {
+            assert!(
+                files(disk) == before,
+                "{context}: something was changed: {:?}",
+                disk.names()
+            );
+            let name = path.file_name().unwrap().to_str().unwrap();
+            Some((name.to_owned(), line))
+        }
+        Err(error) => panic!("{context}: {error:?}"),
+    }
+}
+
+/// A folder of a killed process with everything in it, and the same folder after a clean stop.
+static FOLDERS: LazyLock<[SimulatedDisk; 2]> = LazyLock::new(|| {
+    block_on(async {
+        let killed = folder().await;
+        let closed = copy(&killed);
+        let file = start(&closed).unwrap();
+        file.close().await.unwrap();
+        [killed, copy(&closed)].map(|disk| unfilled(&disk))
+    })
+});
+
+/// With little of what is filled ahead.
+fn unfilled(disk: &SimulatedDisk) -> SimulatedDisk {
+    let less = SimulatedDisk::new();
+    for (name, text) in files(disk) {
+        let used = text.iter().rposition(|&byte| byte != b'\n').unwrap() + 1;
+        less.put(&name, &text[..text.len().min(used + 8)]);
+    }
+    less
+}
+
+/// Where a byte becomes another one: which file, and where in it, modulo what is there.
+#[derive(Clone, Copy, Debug)]
+struct Flip {
+    is_closed: bool,
+    file: usize,
+    place: usize,
+    xor: u8,
+}
+
+prop_compose! {
+    fn flip()(
+        is_closed in proptest::bool::weighted(0.2),
+        file in any::<usize>(),
+        place in any::<usize>(),
+        xor in prop_oneof![3 => (0u32..8).prop_map(|bit| 1 << bit), 1 => 1..=u8::MAX],
+    ) -> Flip {
+        Flip { is_closed, file, place, xor }
+    }
+}
+
+/// What became of it.
+fn try_flip(flip: Flip) -> Option<String> {
+    let whole = &FOLDERS[usize::from(flip.is_closed)];
+    let files = files(whole);
+    let (name, text) = files.iter().nth(flip.file % files.len()).unwrap();
+    let place = flip.place % text.len();
+    let context = format!("{name}, byte {place} of {}, {flip:?}", text.len());
+    let mut flipped = text.clone();
+    flipped[place] ^= flip.xor;
+    let disk = copy(whole);
+    disk.put(name, &flipped);
+    if flip.is_closed && name == DATA {
+        // Nothing tells it from an edit.
+        return match start(&disk) {
+            Err(Error::Corrupt { path, line, .. }) if path.ends_with(DATA) && line.is_some() => {
+                Some(DATA.to_owned())
+            }
+            Err(error) => panic!("{context}: {error:?}"),
+            Ok(_) => None,
+        };
+    }
+    let (named, line) = refusal(&disk, &context)?;
+    assert_eq!(named, *name, "{context}");
+    if name.ends_with(".jsonl") {
+        let before = |text: &[u8]| text.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        assert_eq!(line, Some(before(&text[..place]) + 1), "{context}");
+    }
+    Some(named)
+}
+
+proptest! {
+    #[test]
+    fn flipped_bit_in_any_file_is_refused_with_its_place_or_changes_nothing(
+        flips in proptest::collection::vec(flip(), 8),
+    ) {
+        for flip in flips {
+            try_flip(flip);
+        }
+    }
+}
+
+#[test]
+fn flipped_bit_in_each_file_is_refused_somewhere() {
+    for (is_closed, whole) in FOLDERS.iter().enumerate() {
+        let files = files(whole);
+        assert!(files.len() >= 4, "{:?}", files.keys());
+        for (index, name) in files.keys().enumerate() {
+            let refused = (0..40).filter(|place| {
+                let flip = Flip {
+                    is_closed: is_closed == 1,
+                    file: index,
+                    place: place * 7,
+                    xor: 1,
+                };
+                try_flip(flip).is_some()
+            });
+            assert!(refused.count() > 5, "{name}");
+        }
+    }
+}
+
+/// Where the line starts that ends at `end`.
+fn line_start(text: &[u8], end: usize) -> usize {
+    let newline = text[..end - 1].iter().rposition(|&byte| byte == b'\n');
+    newline.map_or(0, |newline| newline + 1)
+}
+
+#[test]
+fn torn_tail_at_every_byte_of_the_last_line_costs_that_line_alone() {
+    let disk = copy(&FOLDERS[0]);
+    block_on(async {
+        let file = start(&disk).unwrap();
+        for number in 1..=3 {
+            file.store().commit(commit(100 + number)).await.unwrap();
+            for accepted in file.queue().enqueue(vec![job(100 + number)]).await {
+                accepted.unwrap();
+            }
+        }
+        let whole = disk.after_kill();
+        drop(file);
+        let expected = |without: Option<&str>, is_queue: bool| {
+            let mut expected = complete();
+            for number in 101..=103 {
+                expected.insert(format!("k{}", number % 10), number);
+                expected.insert(format!("j{number}"), number);
+            }
+            if without.is_some() {
+                match is_queue {
+                    true => drop(expected.remove("j103")),
+                    false => drop(expected.insert("k3".into(), 33)),
+                }
+            }
+            expected
+        };
+        let mut cuts = 0;
+        for kind in ["journal-", "queue-"] {
+            let files = files(&whole);
+            let (name, text) = files
+                .iter()
+                .rfind(|(name, _)| name.starts_with(kind))
+                .unwrap();
+            let end = text.iter().rposition(|&byte| byte != b'\n').unwrap() + 2;
+            let mark = line_start(text, end);
+            assert!(text[mark..].starts_with(b"{\"durable\""), "{name}");
+            let line = line_start(text, mark);
+            for cut in line..=end {
+                for fill in [&b""[..], b"\n\n\n", b"\0\0\0\0"] {
+                    let context =
+                        format!("{name}, cut at {cut}, {line} to {mark} to {end}, {fill:?}");
+                    let disk = copy(&whole);
+                    disk.put(name, &[&text[..cut], fill].concat());
+                    // The line is there from its last byte on, which is the newline.
+                    let is_there = cut >= mark || cut + 1 == mark && fill.starts_with(b"\n");
+                    let without = (!is_there).then_some("the last line");
+                    let found = open_and_work(&disk, &context).await;
+                    assert_eq!(found, expected(without, kind == "queue-"), "{context}");
+                    // What was cut off is kept.
+                    let torn = disk.read(&format!("{name}.torn-1")).unwrap();
+                    let tail = match is_there {
+                        true if cut == end => end,
+                        true => mark.min(cut),
+                        false => line,
+                    };
+                    let tail = [&text[tail..cut], fill].concat();
+                    match torn {
+                        Some(torn) => assert!(tail.starts_with(&torn), "{context}"),
+                        None => assert!(cut == line || is_there, "{context}"),
+                    }
+                    cuts += usize::from(!is_there);
+                }
+            }
+        }
+        assert!(cuts > 200, "{cuts}");
+    });
+}
+
+/// Folders in which each kind of file is the only one, or the last of several.
+async fn stages() -> Result<Vec<(&'static str, SimulatedDisk, BTreeMap<String, u64>)>> {
+    let mut stages = Vec::new();
+    let disk = SimulatedDisk::new();
+    let file = start(&disk)?;
+    let mut expected = BTreeMap::new();
+    let mut stage = |name, disk: &SimulatedDisk, expected: &BTreeMap<String, u64>| {
+        stages.push((name, disk.after_kill(), expected.clone()));
+    };
+    file.store().commit(commit(1)).await?;
+    expected.insert("k1".into(), 1);
+    stage("one journal", &disk, &expected);
+    for accepted in file.queue().enqueue(vec![job(1)]).await {
+        accepted?;
+    }
+    expected.insert("j1".into(), 1);
+    stage("and one job", &disk, &expected);
+    file.store().compact().await?;
+    file.store().commit(commit(2)).await?;
+    expected.insert("k2".into(), 2);
+    stage("after a snapshot", &disk, &expected);
+    let again = disk.after_kill();
+    drop(file);
+    let file = start(&again)?;
+    stage("opened again", &again, &expected);
+    file.store().commit(commit(3)).await?;
+    expected.insert("k3".into(), 3);
+    for accepted in file.queue().enqueue(vec![job(2)]).await {
+        accepted?;
+    }
+    expected.insert("j2".into(), 2);
+    stage("and used", &again, &expected);
+    work(&file, &mut Seen::default()).await?;
+    file.close().await?;
+    stage("closed", &again, &expected);
+    let closed = again.after_kill();
+    let file = start(&closed)?;
+    stage("opened after that", &closed, &expected);
+    file.store().commit(commit(4)).await?;
+    expected.insert("k4".into(), 4);
+    stage("and used after that", &closed, &expected);
+    Ok(stages)
+}
+
+#[test]
+fn file_that_is_removed_whole_is_missed_by_its_name() {
+    let stages = block_on(stages()).unwrap();
+    let mut refused = BTreeMap::new();
+    for (stage, whole, expected) in &stages {
+        for name in files(whole).into_keys() {
+            let context = format!("{stage}: without {name}");
+            let disk = copy(whole);
+            disk.remove(&name).unwrap();
+            let before = files(&disk);
+            match start(&disk) {
+                Err(Error::Corrupt { path, .. }) => {
+                    assert!(path.ends_with(&name), "{context}: {path:?}");
+                    assert!(files(&disk) == before, "{context}: something was changed");
+                    *refused.entry(name).or_insert(0) += 1;
+                }
+                Err(error) => panic!("{context}: {error:?}"),
+                Ok(_) => {
+                    // Only if nothing that was in it counts any more.
+                    let found = block_on(open_and_work(&copy(&disk), &context));
+                    assert_eq!(found, *expected, "{context}");
+                }
+            }
+        }
+    }
+    for name in [
+        "journal-1.jsonl",
+        "queue-1.jsonl",
+        "queue-2.jsonl",
+        "data.json",
+        "data.meta.json",
+    ] {
+        assert!(refused.contains_key(name), "{name}: {refused:?}");
+    }
+    assert!(!refused.contains_key(ROLL), "{refused:?}");
+}
+
+#[test]
+fn the_only_journal_and_the_only_queue_file_are_missed() {
+    for (stage, whole, _) in &block_on(stages()).unwrap() {
+        for kind in ["journal-", "queue-"] {
+            let all: Vec<String> = files(whole)
+                .into_keys()
+                .filter(|name| name.starts_with(kind))
+                .collect();
+            let disk = copy(whole);
+            all.iter().for_each(|name| disk.remove(name).unwrap());
+            match start(&disk) {
+                Err(Error::Corrupt { path, .. }) => assert!(
+                    all.iter().any(|name| path.ends_with(name)),
+                    "{stage}, {kind}: {path:?}"
+                ),
+                Ok(_) => assert_eq!(all, [""; 0], "{stage}, {kind}"),
+                Err(error) => panic!("{stage}, {kind}: {error:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn data_json_alone_is_an_import() {
+    for (stage, whole, _) in &block_on(stages()).unwrap() {
+        let disk = SimulatedDisk::new();
+        let text = whole.read(DATA).unwrap().unwrap();
+        disk.put(DATA, &text);
+        let file = start(&disk).unwrap_or_else(|error| panic!("{stage}: {error:?}"));
+        let found = block_on(contents(&file.store()));
+        let expected: BTreeMap<String, u64> = serde_json::from_slice(&text).unwrap();
+        assert_eq!(found, expected, "{stage}");
+    }
+}

@@ -1,0 +1,537 @@
+//! The thread that owns the journal of the store: it takes every change that waits, judges and numbers them in order,
+//! writes once, syncs once, makes them visible, and answers all. While it syncs, the next group gathers; there is no other
+//! delay.
+
+pub(crate) mod queue;
+pub(crate) mod quota;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Error, Result};
+use crate::in_memory::state::{Record, Shared, Staging};
+use crate::json_file::disk::Disk;
+use crate::json_file::journal::chain::Kind;
+use crate::json_file::journal::manifest::Calls;
+use crate::json_file::journal::record;
+use crate::json_file::journal::{AppendError, Journal};
+use crate::json_file::recovery::{Recovered, header_line};
+use crate::json_file::snapshot::{self, Fingerprint, Meta, SNAPSHOT_PIECE};
+use crate::json_file::writer::quota::Room;
+use crate::model::commit::{Commit, Committed};
+use crate::model::id::{JobId, QueueId};
+
+/// Most changes that wait for the thread; who comes then waits to be let in.
+const WAITING_MAX: usize = 4096;
+
+/// Most changes in one group.
+const GROUP_MAX: usize = 1024;
+
+/// A group takes no further change once it has this many bytes.
+const GROUP_BYTES: u64 = 4 << 20;
+
+/// Whoever asked, and what for.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Commit(Commit, Answer<Committed>),
+    Expire(Answer<usize>),
+    Adopt(QueueId, Answer<()>),
+    Forget(JobId, Answer<bool>),
+    /// Bring `data.json` up to date.
+    Snapshot(Answer<()>),
+    /// Look whether the snapshot in the background has ended.
+    SnapshotEnded,
+    /// Bring `data.json` up to date, remove the journals and stop.
+    Close(Answer<()>),
+}
+
+impl Request {
+    /// Answers one that came after the end.
+    fn refuse(self) {
+        let closed = || Error::unavailable("the store");
+        match self {
+            Self::Commit(_, answer) => _ = answer.send(Err(closed())),
+            Self::Expire(answer) => _ = answer.send(Err(closed())),
+            Self::Adopt(_, answer) | Self::Snapshot(answer) => _ = answer.send(Err(closed())),
+            Self::Forget(_, answer) => _ = answer.send(Err(closed())),
+            Self::Close(answer) => _ = answer.send(Ok(())),
+            Self::SnapshotEnded => {}
+        }
+    }
+}
+
+pub(crate) type Answer<T> = oneshot::Sender<Result<T>>;
+
+/// Where requests go.
+pub(crate) type Requests = mpsc::Sender<Request>;
+
+/// What the thread starts with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) room: Arc<Room>,
+    pub(crate) recovered: Unstated,
+    /// Journals may have this many bytes more than `data.json` before a snapshot is taken.
+    pub(crate) snapshot_bytes_min: u64,
+    pub(crate) roll: Arc<Calls>,
+}
+
+/// What was recovered, without the state, which is shared by now.
+#[derive(Debug)]
+pub(crate) struct Unstated {
+    pub(crate) meta: Meta,
+    pub(crate) data: Fingerprint,
+    pub(crate) journal: Journal,
+    pub(crate) number: u64,
+    pub(crate) journal_bytes: u64,
+}
+
+impl Unstated {
+    pub(crate) fn split(recovered: Recovered) -> (crate::in_memory::state::State, Self) {
+        let Recovered {
+            state,
+            meta,
+            data,
+            journal,
+            number,
+            journal_bytes,
+            roll: _,
+        } = recovered;
+        (
+            state,
+            Self {
+                meta,
+                data,
+                journal,
+                number,
+                journal_bytes,
+            },
+        )
+    }
+}
+
+/// Starts the thread. It ends after [`Request::Close`], or when all senders are gone.
+pub(crate) fn start(start: Start) -> io::Result<Requests> {
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    let Start {
+        disk,
+        shared,
+        room,
+        recovered,
+        snapshot_bytes_min,
+        roll,
+    } = start;
+    let mut writer = Writer {
+        disk,
+        shared,
+        room,
+        meta: recovered.meta,
+        data: recovered.data,
+        journal: recovered.journal,
+        number: recovered.number,
+        older_bytes: recovered.journal_bytes,
+        snapshot_bytes_min,
+        retry_above: 0,
+        unsettled: false,
+        snapshot: None,
+        snapshot_result: Arc::default(),
+        snapshot_waiters: Vec::new(),
+        snapshot_again: false,
+        sender: sender.downgrade(),
+        poisoned: None,
+        roll,
+    };
+    std::thread::Builder::new()
+        .name("kvstore-journal".into())
+        .spawn(move || writer.run(receiver))?;
+    Ok(sender)
+}
+
+struct Writer {
+    disk: Arc<dyn Disk>,
+    shared: Arc<Shared>,
+    room: Arc<Room>,
+    meta: Meta,
+    /// What `data.json` was when we last wrote it.
+    data: Fingerprint,
+    journal: Journal,
+    number: u64,
+    /// Bytes of the journals before this one that are not in `data.json` yet.
+    older_bytes: u64,
+    snapshot_bytes_min: u64,
+    /// After a snapshot that failed: only with more journal than this is the next one tried.
+    retry_above: u64,
+    /// The last snapshot failed, and may have left the pair half exchanged.
+    unsettled: bool,
+    snapshot: Option<JoinHandle<()>>,
+    /// Where the snapshot's thread leaves what came of it.
+    snapshot_result: Arc<Mutex<Option<io::Result<Fingerprint>>>>,
+    snapshot_waiters: Vec<Answer<()>>,
+    /// Somebody asked for a snapshot of what came after the running one began.
+    snapshot_again: bool,
+    sender: mpsc::WeakSender<Request>,
+    /// Why nothing is written any more.
+    poisoned: Option<String>,
+    roll: Arc<Calls>,
+}
+
+/// A change that was judged and waits to be answered.
+type Reply = Box<dyn FnOnce(Result<(), &GroupError>) + Send>;
+
+/// What became of a group.
+enum GroupError {
+    Full(String),
+    Broken(String),
+    /// It was not even tried.
+    Poisoned(String),
+}
+
+impl GroupError {
+    /// As an answer to one of the group. After a broken write or sync it may be on the disk all the same.
+    fn to_error(&self) -> Error {
+        match self {
+            Self::Full(detail) => Error::StorageFull {
+                detail: detail.clone(),
+            },
+            Self::Broken(detail) => Error::Unknown {
+                what: "the write is on the disk".to_owned(),
+                source: Some(detail.clone().into()),
+            },
+            Self::Poisoned(reason) => Error::Poisoned {
+                reason: reason.clone(),
+            },
+        }
+    }
+}
+
+impl Writer {
+    fn run(&mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(first) = requests.blocking_recv() {
+            let mut group = vec![first];
+            while group.len() < GROUP_MAX
+                && !matches!(group.last(), Some(Request::Close(_)))
+                && let Ok(next) = requests.try_recv()
+            {
+                group.push(next);
+            }
+            if let Some(close) = self.take(group) {
+                let result = self.close();
+                requests.close();
+                while let Ok(late) = requests.try_recv() {
+                    late.refuse();
+                }
+                let _ = close.send(result);
+                return;
+            }
+        }
+    }
+
+    /// Does all that `group` asks for; the answer to a request to close is left to the caller.
+    fn take(&mut self, group: Vec<Request>) -> Option<Answer<()>> {
+        let mut close = None;
+        let mut changes = Vec::new();
+        for request in group {
+            match request {
+                Request::Snapshot(answer) => {
+                    self.snapshot_again |= self.snapshot.is_some();
+                    self.snapshot_waiters.push(answer);
+                }
+                Request::SnapshotEnded => {}
+                Request::Close(answer) => close = Some(answer),
+                change => changes.push(change),
+            }
+        }
+        if !changes.is_empty() {
+            self.change(changes);
+        }
+        self.look_after_snapshot();
+        self.snapshot_if_due();
+        close
+    }
+
+    /// Judges the changes, writes them as one group (or several, if they are large), and answers.
+    fn change(&mut self, changes: Vec<Request>) {
+        let mut changes = changes.into_iter().peekable();
+        while changes.peek().is_some() {
+            let shared = Arc::clone(&self.shared);
+            let state = shared.read();
+            let mut staging = Staging::new(&state, shared.now());
+            let mut records = Vec::new();
+            let mut replies: Vec<Reply> = Vec::new();
+            let mut bytes = 0;
+            while bytes < GROUP_BYTES
+                && let Some(change) = changes.next()
+            {
+                let (record, reply) = self.judge(&mut staging, change, bytes);
+                if let Some(record) = record {
+                    bytes += crate::in_memory::state::bytes_added(&record.writes);
+                    records.push(record);
+                }
+                replies.push(reply);
+            }
+            drop(state);
+            let result = self.write(records);
+            for reply in replies {
+                reply(result.as_ref().copied());
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        staging: &mut Staging<'_>,
+        change: Request,
+        ahead: u64,
+    ) -> (Option<Record>, Reply) {
+        match change {
+            Request::Commit(commit, answer) => {
+                let judged = self
+                    .check_room(&commit, ahead)
+                    .and_then(|()| staging.commit(commit));
+                reply(
+                    answer,
+                    judged.map(|(record, committed)| (Some(record), committed)),
+                )
+            }
+            Request::Expire(answer) => {
+                let record = staging.expire();
+                let count = record.as_ref().map_or(0, |record| record.expired.len());
+                reply(answer, Ok((record, count)))
+            }
+            Request::Adopt(queue, answer) => reply(answer, Ok((staging.adopt(queue), ()))),
+            Request::Forget(job, answer) => {
+                let record = staging.forget(job);
+                let was_there = record.is_some();
+                reply(answer, Ok((record, was_there)))
+            }
+            Request::Snapshot(answer) | Request::Close(answer) => reply(answer, Ok((None, ()))),
+            Request::SnapshotEnded => (None, Box::new(|_| ())),
+        }
+    }
+
+    /// Room for jobs was reserved when they were accepted; a direct commit asks for its own, behind the `ahead` bytes of
+    /// its group.
+    fn check_room(&self, commit: &Commit, ahead: u64) -> Result<()> {
+        match commit.advance {
+            Some(_) => Ok(()),
+            None => match crate::in_memory::state::bytes_added(&commit.writes) {
+                0 => Ok(()),
+                bytes => self.room.check(ahead + bytes),
+            },
+        }
+    }
+
+    fn write(&mut self, records: Vec<Record>) -> Result<(), GroupError> {
+        if let Some(reason) = &self.poisoned {
+            return Err(GroupError::Poisoned(reason.clone()));
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<Vec<u8>> = records.iter().map(record::encode).collect();
+        match self.journal.append(&lines) {
+            Ok(()) => {
+                self.shared.publish(records);
+                self.room.set_data(self.shared.read().table.bytes());
+                Ok(())
+            }
+            Err(AppendError::Full(error)) => Err(GroupError::Full(format!(
+                "{}: {error}",
+                self.disk.path().display()
+            ))),
+            Err(AppendError::Broken(error)) => Err(GroupError::Broken(self.poison(&error))),
+        }
+    }
+
+    fn poison(&mut self, error: &io::Error) -> String {
+        let file = self.disk.path().join(Kind::Store.name(self.number));
+        let reason = format!("writing {} failed: {error}", file.display());
+        tracing::error!(file = %file.display(), %error, "a write or sync failed: nothing more is accepted until the folder is opened again");
+        self.shared.poison(&reason);
+        self.poisoned = Some(reason.clone());
+        reason
+    }
+
+    fn snapshot_if_due(&mut self) {
+        if self.poisoned.is_some() {
+            for waiter in self.snapshot_waiters.drain(..) {
+                let _ = waiter.send(Err(Error::Poisoned {
+                    reason: self.poisoned.clone().unwrap_or_default(),
+                }));
+            }
+            return;
+        }
+        let bytes = self.older_bytes + self.journal.len();
+        let due =
+            bytes > self.data.length().max(self.snapshot_bytes_min) && bytes > self.retry_above;
+        let wanted = due || !self.snapshot_waiters.is_empty();
+        if self.snapshot.is_some() || !wanted {
+            return;
+        }
+        if let Err(error) = self.start_snapshot() {
+            self.snapshot_failed(&error);
+        }
+    }
+
+    /// Goes on in a new journal, and writes what was true at its start from another thread.
+    fn start_snapshot(&mut self) -> io::Result<()> {
+        let version = self.shared.read().version;
+        let number = self.number + 1;
+        let header = header_line(number, Some(self.journal.durable()), version);
+        let journal = match Kind::Store.go_on(&*self.disk, number, &[header], &self.roll) {
+            Ok(journal) => journal,
+            Err(AppendError::Full(error)) => return Err(error),
+            Err(AppendError::Broken(error)) => {
+                self.poison(&error);
+                return Err(error);
+            }
+        };
+        self.older_bytes += self.journal.len();
+        self.journal = journal;
+        self.number = number;
+
+        let meta = self.cut();
+        let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
+        let replaces = self.replaces();
+        let (sender, ended) = (self.sender.clone(), Arc::clone(&self.snapshot_result));
+        let thread = std::thread::Builder::new()
+            .name("kvstore-snapshot".into())
+            .spawn(move || {
+                let next = || shared.write().table.next_of_cut(SNAPSHOT_PIECE);
+                let result = replaces(&*disk)
+                    .and_then(|data| snapshot::write(&*disk, &meta, Some(data), next));
+                if result.is_ok() {
+                    Kind::Store.remove_before(&*disk, meta.journal);
+                }
+                *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                // Where there is no room for this, other requests wake the thread as well.
+                if let Some(sender) = sender.upgrade() {
+                    let _ = sender.try_send(Request::SnapshotEnded);
+                }
+            })?;
+        self.snapshot = Some(thread);
+        self.snapshot_again = false;
+        Ok(())
+    }
+
+    /// How to find out which `data.json` a snapshot is going to replace.
+    fn replaces(&self) -> impl FnOnce(&dyn Disk) -> io::Result<Fingerprint> + Send + use<> {
+        let (unsettled, data) = (self.unsettled, self.data);
+        move |disk| match unsettled {
+            true => snapshot::settle(disk),
+            false => Ok(data),
+        }
+    }
+
+    /// Starts the walk over the entries as they are, and says all else that was true then.
+    fn cut(&mut self) -> Meta {
+        let mut state = self.shared.write();
+        state.table.start_cut();
+        self.meta.set_progress(&state.progress);
+        self.meta.version = state.version;
+        self.meta.time = state.time;
+        self.meta.journal = self.number;
+        self.meta.clone()
+    }
+
+    fn look_after_snapshot(&mut self) {
+        let ended = self
+            .snapshot_result
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(result) = ended else { return };
+        self.snapshot = None;
+        match result {
+            Ok(data) => {
+                self.data = data;
+                self.older_bytes = 0;
+                self.retry_above = 0;
+                self.unsettled = false;
+                if !std::mem::take(&mut self.snapshot_again) {
+                    for waiter in self.snapshot_waiters.drain(..) {
+                        let _ = waiter.send(Ok(()));
+                    }
+                }
+            }
+            Err(error) => self.snapshot_failed(&error),
+        }
+    }
+
+    /// The journals have everything, so nothing is lost; another try waits until there is twice as much.
+    fn snapshot_failed(&mut self, error: &io::Error) {
+        tracing::error!(folder = %self.disk.path().display(), %error, "data.json could not be brought up to date: the journal grows on");
+        self.shared.write().table.drop_cut();
+        self.retry_above = (self.older_bytes + self.journal.len()) * 2;
+        self.unsettled = true;
+        for waiter in self.snapshot_waiters.drain(..) {
+            let what = "can't bring data.json up to date".to_owned();
+            let _ = waiter.send(Err(Error::Unavailable {
+                what,
+                source: Some(error.to_string().into()),
+            }));
+        }
+    }
+
+    /// Leaves a plain `data.json` that holds everything, and no journal.
+    fn close(&mut self) -> Result<()> {
+        if let Some(thread) = self.snapshot.take() {
+            let _ = thread.join();
+            self.look_after_snapshot();
+        }
+        if let Some(reason) = &self.poisoned {
+            return Err(Error::Poisoned {
+                reason: reason.clone(),
+            });
+        }
+        self.expire_all()?;
+        let failed = |error: io::Error| Error::Unavailable {
+            what: "can't bring data.json up to date; the journal has everything".to_owned(),
+            source: Some(error.into()),
+        };
+        self.journal.finish().map_err(failed)?;
+        self.number += 1;
+        let meta = self.cut();
+        let shared = Arc::clone(&self.shared);
+        let next = || shared.write().table.next_of_cut(SNAPSHOT_PIECE);
+        self.replaces()(&*self.disk)
+            .and_then(|data| snapshot::write(&*self.disk, &meta, Some(data), next))
+            .map_err(failed)?;
+        Kind::Store.remove_before(&*self.disk, meta.journal);
+        self.disk.sync_folder().map_err(failed)
+    }
+
+    /// Whoever opens the file must not find what has ended.
+    fn expire_all(&mut self) -> Result<()> {
+        loop {
+            let record = {
+                let state = self.shared.read();
+                Staging::new(&state, self.shared.now()).expire()
+            };
+            match record {
+                None => return Ok(()),
+                Some(record) => self.write(vec![record]).map_err(|error| error.to_error())?,
+            }
+        }
+    }
+}
+
+/// The answer to one change, to be given when its group is on the disk or not. Refusals wait too: they may rest on what the
+/// group writes.
+fn reply<T: Send + 'static>(
+    answer: Answer<T>,
+    judged: Result<(Option<Record>, T)>,
+) -> (Option<Record>, Reply) {
+    let (record, judged) = match judged {
+        Ok((record, value)) => (record, Ok(value)),
+        Err(error) => (None, Err(error)),
+    };
+    let reply = move |result: Result<(), &GroupError>| {
+        let _ = answer.send(result.map_err(GroupError::to_error).and(judged));
+    };
+    (record, Box::new(reply))
+}
