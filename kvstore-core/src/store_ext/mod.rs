@@ -1,10 +1,14 @@
-//! Convenience for whoever embeds a store: typed values, text keys, compare-and-set, streams over pages.
+//! Convenience for programs that embed a store: typed values, text keys, times to live, counters, batches,
+//! compare-and-set, typed collections, streams over pages.
 //!
-//! Everything here is a few calls of [`Store`] and the same for all stores, so no backend implements or overrides it. What
-//! is deliberately not here: a time to live, since a deadline is a moment of the store's clock, which only a queue or the
-//! caller knows (write [`Change::Set`] with `expires_at`).
+//! Everything here is a few calls of [`Store`] and the same for all stores, so no backend implements or
+//! overrides it. What is not here: queued writes, which [`Service`](crate::Service) has with the same verbs.
+
+mod batch;
+mod collection;
 
 use std::future::Future;
+use std::time::Duration;
 
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -19,6 +23,9 @@ use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Condition, Write};
 use crate::store::{ListRequest, Listed, Store};
+
+pub use batch::Batch;
+pub use collection::Collection;
 
 /// What every [`Store`] can do besides: import it and call it on a store, an `Arc` of one or an `Arc<dyn Store>`.
 ///
@@ -73,6 +80,33 @@ pub trait StoreExt: Store {
         async move { Ok(self.commit(commit?).await?.first_version) }
     }
 
+    /// Gives `key` the `value` for `ttl`, counted by the store's clock from the commit, and returns its version.
+    fn set_for<T: Serialize + ?Sized>(
+        &self,
+        key: &str,
+        value: &T,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Version>> + Send {
+        let commit = self.batch().set_for(key, value, ttl).commit();
+        async move { Ok(commit.await?.first_version) }
+    }
+
+    /// Adds `by` to the 64-bit integer under `key` (0 if it is absent), and returns the sum. A deadline of the entry stays.
+    ///
+    /// A caller that retries after [`Error::Unknown`] may count twice;
+    /// [`Service::add`](crate::Service::add) with an idempotency key does not.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the value is no 64-bit integer, or the sum would not be one.
+    fn add(&self, key: &str, by: i64) -> impl Future<Output = Result<i64>> + Send {
+        let sum = move |old: Option<i64>| {
+            old.unwrap_or(0)
+                .checked_add(by)
+                .ok_or_else(|| Error::invalid("value", "the sum is beyond a 64-bit integer"))
+        };
+        try_update(self, Key::new(key), sum)
+    }
+
     /// Makes `key` absent; whether it was there.
     fn delete(&self, key: &str) -> impl Future<Output = Result<bool>> + Send {
         let key = Key::new(key);
@@ -120,30 +154,40 @@ pub trait StoreExt: Store {
     ///
     /// Nobody's write is lost: if somebody else changed the key meanwhile, `change` is called again with the newer value, as
     /// often as that happens, since each time somebody got ahead. A deadline of the entry stays.
-    fn update<T, F>(&self, key: &str, mut change: F) -> impl Future<Output = Result<T>> + Send
+    fn update<T, F>(&self, key: &str, change: F) -> impl Future<Output = Result<T>> + Send
     where
         T: Serialize + DeserializeOwned + Send,
         F: FnMut(Option<T>) -> T + Send,
     {
-        let key = Key::new(key);
+        let mut change = change;
+        try_update(self, Key::new(key), move |old| Ok(change(old)))
+    }
+
+    /// Returns the values under `keys`, in their order, each read as a `T`, or `None` where it is absent.
+    fn get_many_as<T: DeserializeOwned>(
+        &self,
+        keys: &[impl AsRef<str>],
+    ) -> impl Future<Output = Result<Vec<Option<T>>>> + Send {
+        let keys: Result<Vec<Key>> = keys.iter().map(|key| Key::new(key.as_ref())).collect();
         async move {
-            let key = key?;
-            loop {
-                let entry = self.get(&key).await?;
-                let condition = Condition::unchanged(entry.as_ref().map(|entry| entry.version));
-                let expires_at = entry.as_ref().and_then(|entry| entry.expires_at);
-                let old = entry.map(|entry| entry.value.to()).transpose()?;
-                let new = change(old);
-                match self
-                    .commit(set_if(key.as_str(), condition, &new, expires_at)?)
-                    .await
-                {
-                    Ok(_) => return Ok(new),
-                    Err(Error::Conflict { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let entries = self.get_many(&keys?).await?.into_iter();
+            let value = |entry: Option<Entry>| entry.map(|entry| entry.value.to()).transpose();
+            entries.map(value).collect()
         }
+    }
+
+    /// Begins a batch: changes that take effect together or not at all.
+    fn batch(&self) -> Batch<'_, Self> {
+        Batch::new(self)
+    }
+
+    /// Returns the collection of `T`s whose keys start with `prefix`. It holds a clone of the store, so call this on an `Arc`.
+    fn collection<T>(&self, prefix: &str) -> Collection<Self, T>
+    where
+        Self: Clone,
+        T: Serialize + DeserializeOwned + Send + 'static,
+    {
+        Collection::new(self.clone(), prefix)
     }
 
     /// The keys that start with `prefix`, in byte order, read page by page as the stream is.
@@ -184,6 +228,30 @@ pub trait StoreExt: Store {
 }
 
 impl<S: Store + ?Sized> StoreExt for S {}
+
+/// Replaces the value under `key` by the result of `change`, which is called again with the newer value
+/// whenever another commit came between.
+async fn try_update<S, T, F>(store: &S, key: Result<Key>, mut change: F) -> Result<T>
+where
+    S: Store + ?Sized,
+    T: Serialize + DeserializeOwned + Send,
+    F: FnMut(Option<T>) -> Result<T> + Send,
+{
+    let key = key?;
+    loop {
+        let entry = store.get(&key).await?;
+        let condition = Condition::unchanged(entry.as_ref().map(|entry| entry.version));
+        let expires_at = entry.as_ref().and_then(|entry| entry.expires_at);
+        let old = entry.map(|entry| entry.value.to()).transpose()?;
+        let new = change(old)?;
+        let commit = set_if(key.as_str(), condition, &new, expires_at)?;
+        match store.commit(commit).await {
+            Ok(_) => return Ok(new),
+            Err(Error::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
 
 fn set_if<T: Serialize + ?Sized>(
     key: &str,
@@ -234,6 +302,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::clock::ManualClock;
     use crate::memory::MemoryStore;
 
     fn store() -> Arc<dyn Store> {
@@ -327,6 +396,102 @@ mod tests {
         );
         let entry = store.get(&Key::new("a").unwrap()).await.unwrap().unwrap();
         assert_eq!(entry.expires_at, expires_at);
+    }
+
+    #[tokio::test]
+    async fn a_value_with_a_time_to_live_ends() {
+        let clock = Arc::new(ManualClock::new(Timestamp(1_000)));
+        let store = MemoryStore::new(clock.clone());
+        store
+            .set_for("a", &1, Duration::from_secs(2))
+            .await
+            .unwrap();
+        clock.advance(Duration::from_millis(1_999));
+        assert_eq!(store.get_as::<u8>("a").await.unwrap(), Some(1));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(store.get_as::<u8>("a").await.unwrap(), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn concurrent_additions_all_count() {
+        let store = store();
+        let add = |store: Arc<dyn Store>| async move {
+            for _ in 0..50 {
+                store.add("counter", 2).await.unwrap();
+            }
+        };
+        let tasks: Vec<_> = (0..8).map(|_| tokio::spawn(add(store.clone()))).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(store.add("counter", -1).await.unwrap(), 799);
+    }
+
+    #[tokio::test]
+    async fn an_addition_that_makes_no_integer_changes_nothing() {
+        let store = store();
+        store.set("most", &i64::MAX).await.unwrap();
+        store.set("text", "7").await.unwrap();
+        for key in ["most", "text"] {
+            let before = store.get(&Key::new(key).unwrap()).await.unwrap();
+            let error = store.add(key, 1).await.unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{error}");
+            assert_eq!(store.get(&Key::new(key).unwrap()).await.unwrap(), before);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_made_whole_or_not_at_all() {
+        let store = store();
+        let first = store.set("a", &1).await.unwrap();
+        let late = store
+            .batch()
+            .set("b", &2)
+            .check("a", Condition::Absent)
+            .delete("a");
+        assert!(matches!(
+            late.commit().await,
+            Err(Error::Conflict { current: Some(version), .. }) if version == first
+        ));
+        let bad = store.batch().set("b", &2).delete("a//b").delete("a");
+        assert!(matches!(bad.commit().await, Err(Error::Invalid { .. })));
+        assert_eq!(
+            store.get_many_as::<u8>(&["a", "b"]).await.unwrap(),
+            [Some(1), None]
+        );
+        let good = store.batch().set("b", &2).delete("a");
+        assert_eq!(good.commit().await.unwrap().existed, [false, true]);
+        assert_eq!(
+            store.get_many_as::<u8>(&["a", "b"]).await.unwrap(),
+            [None, Some(2)]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_collection_holds_what_is_under_its_prefix() {
+        let store = store();
+        let numbers = store.collection::<u64>("n/");
+        store.set("n", &0).await.unwrap();
+        store.set("o", &9).await.unwrap();
+        numbers.set("one", &1).await.unwrap();
+        numbers.create("two", &2).await.unwrap();
+        assert!(numbers.create("two", &3).await.is_err());
+        assert_eq!(
+            numbers
+                .update("two", |old| old.unwrap_or(0) + 2)
+                .await
+                .unwrap(),
+            4
+        );
+        assert_eq!(
+            numbers.get_many(&["two", "three"]).await.unwrap(),
+            [Some(4), None]
+        );
+        assert_eq!(numbers.count().await.unwrap(), 2);
+        let all: Vec<(String, u64)> = numbers.entries().try_collect().await.unwrap();
+        assert_eq!(all, [("one".to_owned(), 1), ("two".to_owned(), 4)]);
+        assert!(numbers.delete("one").await.unwrap());
+        assert_eq!(numbers.get("one").await.unwrap(), None);
     }
 
     #[tokio::test]
