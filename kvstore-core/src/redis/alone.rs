@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::Options;
-use super::connection::Connection;
-use super::queue::RedisQueue;
 use crate::error::{Error, Result};
 use crate::model::id::QueueId;
 use crate::queue::JobQueue;
+use crate::redis::options::Options;
+use crate::redis::queue::RedisQueue;
+use crate::redis::session::Session;
 
 /// What stands in place of a folder's id where the store is on Redis, too.
 const HERE: &str = "here";
@@ -15,17 +15,17 @@ const HERE: &str = "here";
 /// A queue in front of a folder, open.
 #[derive(Debug)]
 pub(crate) struct QueueAlone {
-    connection: Arc<Connection>,
+    session: Arc<Session>,
     queue: RedisQueue,
 }
 
 impl QueueAlone {
     /// As [`Redis::open`](super::Redis::open), but for the store.
     pub(crate) async fn open(url: &str, options: &Options) -> Result<Self> {
-        let connection = Connection::open(url, options).await?;
+        let session = Session::open(url, options).await?;
         Ok(Self {
-            queue: RedisQueue::new(Arc::clone(&connection), options),
-            connection,
+            queue: RedisQueue::new(Arc::clone(&session), options),
+            session,
         })
     }
 
@@ -56,16 +56,16 @@ impl QueueAlone {
     }
 
     fn meta(&self) -> &str {
-        self.connection.meta()
+        self.session.meta()
     }
 
     async fn whose(&self, owner: &str) -> Result<String> {
-        whose(&self.connection, owner).await
+        whose(&self.session, owner).await
     }
 
     pub(crate) fn close(&self) {
         self.queue.stop();
-        self.connection.close();
+        self.session.close();
     }
 }
 
@@ -73,24 +73,24 @@ impl QueueAlone {
 ///
 /// # Errors
 /// [`Error::Config`] if it is a folder's.
-pub(super) async fn bind_here(connection: &Connection) -> Result<()> {
-    let owner = whose(connection, HERE).await?;
+pub(crate) async fn bind_here(session: &Session) -> Result<()> {
+    let owner = whose(session, HERE).await?;
     if owner == HERE {
         return Ok(());
     }
-    let meta = connection.meta();
+    let meta = session.meta();
     Err(Error::Config(format!(
         "under {meta} there is no store, only a queue in front of the folder with id {owner}: name that folder as the store and this \
          as the queue, or use another prefix"
     )))
 }
 
-async fn whose(connection: &Connection, owner: &str) -> Result<String> {
-    let script = &connection.scripts.bind;
-    connection
+async fn whose(session: &Session, owner: &str) -> Result<String> {
+    let script = &session.scripts.bind;
+    session
         .change(
             "the queue was taken for its store",
-            script.key(connection.meta()).arg(owner),
+            script.key(session.meta()).arg(owner),
         )
         .await
 }

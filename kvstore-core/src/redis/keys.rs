@@ -8,14 +8,14 @@ const SLOTS: u32 = 16384;
 
 /// The names of a store's keys.
 #[derive(Clone, Debug)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     prefix: String,
     /// For each partition what its keys start with: `kv:{tag}:`.
     starts: Vec<String>,
 }
 
 impl Keys {
-    pub(super) fn new(prefix: &str, count: PartitionCount) -> Self {
+    pub(crate) fn new(prefix: &str, count: PartitionCount) -> Self {
         let starts = tags(count)
             .into_iter()
             .map(|tag| format!("{prefix}:{{{tag}}}:"))
@@ -26,43 +26,43 @@ impl Keys {
         }
     }
 
-    pub(super) fn meta(prefix: &str) -> String {
+    pub(crate) fn meta(prefix: &str) -> String {
         format!("{prefix}:meta")
     }
 
     /// The channel that says which partition moved on.
-    pub(super) fn channel(&self) -> String {
+    pub(crate) fn channel(&self) -> String {
         format!("{}:moved", self.prefix)
     }
 
     /// The channel that says in which partition jobs have come.
-    pub(super) fn jobs_channel(&self) -> String {
+    pub(crate) fn jobs_channel(&self) -> String {
         format!("{}:accepted", self.prefix)
     }
 
-    pub(super) fn workers(&self) -> String {
+    pub(crate) fn workers(&self) -> String {
         format!("{}:workers", self.prefix)
     }
 
     /// The slot of a cluster that all keys of a partition are in.
-    pub(super) fn slot(&self, partition: Partition) -> u16 {
+    pub(crate) fn slot(&self, partition: Partition) -> u16 {
         let count = self.starts.len() as u32;
         u16::try_from(first_slot(u32::from(partition.0), count)).unwrap_or(0)
     }
 
-    pub(super) fn of(&self, partition: Partition, name: &str) -> String {
+    pub(crate) fn of(&self, partition: Partition, name: &str) -> String {
         format!("{}{name}", self.starts[usize::from(partition.0)])
     }
 
-    pub(super) fn entries(&self, partition: Partition) -> String {
+    pub(crate) fn entries(&self, partition: Partition) -> String {
         self.of(partition, "v:")
     }
 
-    pub(super) fn entry(&self, partition: Partition, key: &Key) -> String {
+    pub(crate) fn entry(&self, partition: Partition, key: &Key) -> String {
         self.of(partition, &format!("v:{}", key.as_str()))
     }
 
-    pub(super) fn outcomes(&self, partition: Partition, queue: QueueId) -> String {
+    pub(crate) fn outcomes(&self, partition: Partition, queue: QueueId) -> String {
         self.of(partition, &format!("outcomes:{queue}"))
     }
 }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn partitions_are_spread_evenly_over_the_slots() {
-        for count in [1, 2, 3, 64, 100, 256, super::super::PARTITIONS_MAX] {
+        for count in [1, 2, 3, 64, 100, 256, crate::redis::options::PARTITIONS_MAX] {
             let tags = tags(PartitionCount::new(count).unwrap());
             let slots: Vec<u32> = tags
                 .iter()

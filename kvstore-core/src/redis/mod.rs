@@ -26,29 +26,18 @@
 //! Time is the server's, and a partition's never goes back. Each operation is a script in `scripts/`, which judges everything
 //! before it writes, since Redis undoes nothing.
 //!
-//! What is not here: durability. It is the server's; `durability.rs` refuses one that is not set up for it.
+//! What is not here: durability. It is the server's; `run/durability.rs` refuses one that is not set up for it.
 
 mod alone;
-mod connection;
-mod durability;
-mod enqueue;
 mod keys;
 mod link;
-mod list;
 mod options;
-mod pack;
 mod queue;
-mod resend;
 mod run;
 mod scripts;
-mod server;
-mod share;
+mod session;
 mod store;
-mod store_apply;
-mod store_commit;
-mod tls;
-mod wake;
-mod watch;
+mod text;
 
 use std::sync::Arc;
 
@@ -57,9 +46,9 @@ use crate::queue::JobQueue;
 use crate::store::Store;
 
 pub(crate) use alone::QueueAlone;
-use connection::Connection;
 pub use options::{ClientCertificate, Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
 use queue::RedisQueue;
+use session::Session;
 use store::RedisStore;
 
 /// Whether `url` can be a server's, without connecting to it.
@@ -67,7 +56,7 @@ use store::RedisStore;
 /// # Errors
 /// [`Error::Config`](crate::error::Error::Config) that says what it should be.
 pub(crate) fn check_url(url: &str) -> Result<()> {
-    connection::parse(url).map(drop)
+    session::parse(url).map(drop)
 }
 
 /// A store and its queue on a Redis server, open.
@@ -87,11 +76,11 @@ impl Redis {
     /// server whose settings lose data: it says which setting to change, and to what.
     /// [`Error::Unavailable`](crate::error::Error::Unavailable) if the server can't be reached.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
-        let connection = Connection::open(url, &options).await?;
-        alone::bind_here(&connection).await?;
+        let session = Session::open(url, &options).await?;
+        alone::bind_here(&session).await?;
         Ok(Self {
-            queue: Arc::new(RedisQueue::new(Arc::clone(&connection), &options)),
-            store: Arc::new(RedisStore::new(connection)),
+            queue: Arc::new(RedisQueue::new(Arc::clone(&session), &options)),
+            store: Arc::new(RedisStore::new(session)),
         })
     }
 
@@ -108,6 +97,6 @@ impl Redis {
     /// Lets go of the connection. Calls after it fail with [`Error::Unavailable`](crate::error::Error::Unavailable).
     pub fn close(&self) {
         self.queue.stop();
-        self.store.connection().close();
+        self.store.session().close();
     }
 }

@@ -8,6 +8,9 @@
 //! moves. Its settings are read then, and only if it keeps what it acknowledges does it get scripts with its own name. Each partition
 //! keeps the name of the run that it was changed by last; where that is another one, its numbers are raised first (`enter.lua`).
 
+pub(crate) mod durability;
+pub(crate) mod resend;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,7 +24,7 @@ const HIDDEN: &str = "hidden";
 
 /// The scripts that give out numbers.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Numbering {
+pub(crate) enum Numbering {
     Apply,
     Commit,
     Enqueue,
@@ -41,31 +44,31 @@ impl Numbering {
     /// What Redis may let it do, and its text: see `scripts.rs`.
     fn source(self) -> (&'static str, &'static str) {
         match self {
-            Self::Apply => ("allow-oom", include_str!("scripts/apply.lua")),
-            Self::Commit => ("allow-oom", include_str!("scripts/commit.lua")),
+            Self::Apply => ("allow-oom", include_str!("../scripts/apply.lua")),
+            Self::Commit => ("allow-oom", include_str!("../scripts/commit.lua")),
             // Not on a full server: what waits in it has to drain first.
-            Self::Enqueue => ("", include_str!("scripts/enqueue.lua")),
-            Self::Enter => ("allow-oom", include_str!("scripts/enter.lua")),
-            Self::Expire => ("allow-oom", include_str!("scripts/expire.lua")),
+            Self::Enqueue => ("", include_str!("../scripts/enqueue.lua")),
+            Self::Enter => ("allow-oom", include_str!("../scripts/enter.lua")),
+            Self::Expire => ("allow-oom", include_str!("../scripts/expire.lua")),
         }
     }
 }
 
 /// A run of a server that was looked at, with the scripts that are bound to it.
 #[derive(Debug)]
-pub(super) struct Run {
-    pub(super) name: String,
+pub(crate) struct Run {
+    pub(crate) name: String,
     /// Texts and their hashes, in the order of [`Numbering::ALL`].
     scripts: Vec<(String, String)>,
 }
 
 impl Run {
-    pub(super) fn new(name: Option<&str>) -> Self {
+    pub(crate) fn new(name: Option<&str>) -> Self {
         let name = name.unwrap_or(HIDDEN);
         let script = |script: Numbering| {
             let (flags, own) = script.source();
-            let shared = include_str!("scripts/shared.lua");
-            let numbering = include_str!("scripts/numbering.lua");
+            let shared = include_str!("../scripts/shared.lua");
+            let numbering = include_str!("../scripts/numbering.lua");
             let text =
                 format!("#!lua flags={flags}\nlocal RUN = '{name}'\n{shared}{numbering}{own}");
             let hash = Script::new(&text).get_hash().to_owned();
@@ -78,7 +81,7 @@ impl Run {
     }
 
     /// Gives a server all of the scripts.
-    pub(super) fn load(&self) -> Pipeline {
+    pub(crate) fn load(&self) -> Pipeline {
         let mut pipeline = Pipeline::new();
         for (text, _) in &self.scripts {
             pipeline.cmd("SCRIPT").arg("LOAD").arg(text);
@@ -86,7 +89,7 @@ impl Run {
         pipeline
     }
 
-    pub(super) fn command(&self, call: &Call) -> Cmd {
+    pub(crate) fn command(&self, call: &Call) -> Cmd {
         let (_, hash) = &self.scripts[call.script as usize];
         let mut command = redis::cmd("EVALSHA");
         command
@@ -100,14 +103,14 @@ impl Run {
 
 /// A script that gives out numbers, with what it is called with. Which run's it is, is seen when it is sent.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(crate) struct Call {
     script: Numbering,
     keys: Vec<Vec<u8>>,
     arguments: Vec<Vec<u8>>,
 }
 
 impl Call {
-    pub(super) fn new(script: Numbering) -> Self {
+    pub(crate) fn new(script: Numbering) -> Self {
         Self {
             script,
             keys: Vec::new(),
@@ -115,12 +118,12 @@ impl Call {
         }
     }
 
-    pub(super) fn key(&mut self, key: impl ToRedisArgs) -> &mut Self {
+    pub(crate) fn key(&mut self, key: impl ToRedisArgs) -> &mut Self {
         key.write_redis_args(&mut self.keys);
         self
     }
 
-    pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+    pub(crate) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
         argument.write_redis_args(&mut self.arguments);
         self
     }
@@ -128,7 +131,7 @@ impl Call {
 
 /// What a process knows of the servers of each partition.
 #[derive(Debug)]
-pub(super) struct Runs {
+pub(crate) struct Runs {
     places: Vec<Mutex<Place>>,
     /// Those that some partition has, so that all of them share one.
     known: Mutex<BTreeMap<String, Weak<Run>>>,
@@ -144,7 +147,7 @@ struct Place {
 }
 
 impl Runs {
-    pub(super) fn new(partitions: PartitionCount) -> Self {
+    pub(crate) fn new(partitions: PartitionCount) -> Self {
         Self {
             places: partitions.iter().map(|_| Mutex::default()).collect(),
             known: Mutex::default(),
@@ -158,14 +161,14 @@ impl Runs {
     }
 
     /// The run of the partition's server, unless there may be another one at the end of the connection by now.
-    pub(super) fn met(&self, partition: Partition, breaks: u64) -> Option<Arc<Run>> {
+    pub(crate) fn met(&self, partition: Partition, breaks: u64) -> Option<Arc<Run>> {
         let place = self.place(partition);
         let (run, at) = place.met.as_ref()?;
         (*at == breaks).then(|| Arc::clone(run))
     }
 
     /// The run of that name; `None` for a server that does not tell.
-    pub(super) fn named(&self, name: Option<&str>) -> Arc<Run> {
+    pub(crate) fn named(&self, name: Option<&str>) -> Arc<Run> {
         let name = name.unwrap_or(HIDDEN);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
@@ -177,28 +180,28 @@ impl Runs {
     }
 
     /// Whether the partition's server was in another run when it was looked at last.
-    pub(super) fn is_other(&self, partition: Partition, run: &Run) -> bool {
+    pub(crate) fn is_other(&self, partition: Partition, run: &Run) -> bool {
         let place = self.place(partition);
         let met = place.met.as_ref();
         met.is_some_and(|(before, _)| before.name != run.name)
     }
 
-    pub(super) fn meet(&self, partition: Partition, run: Arc<Run>, breaks: u64) {
+    pub(crate) fn meet(&self, partition: Partition, run: Arc<Run>, breaks: u64) {
         self.place(partition).met = Some((run, breaks));
     }
 
     /// Job `position` was accepted, as far as this process was told.
-    pub(super) fn acknowledge(&self, partition: Partition, position: Position) {
+    pub(crate) fn acknowledge(&self, partition: Partition, position: Position) {
         let mut place = self.place(partition);
         place.acknowledged = place.acknowledged.max(position);
     }
 
-    pub(super) fn acknowledged(&self, partition: Partition) -> Position {
+    pub(crate) fn acknowledged(&self, partition: Partition) -> Position {
         self.place(partition).acknowledged
     }
 
     /// The numbering of the last job that was acknowledged has ended with `end`: what lies behind it is gone.
-    pub(super) fn ended(&self, partition: Partition, end: Position) {
+    pub(crate) fn ended(&self, partition: Partition, end: Position) {
         let acknowledged = std::mem::take(&mut self.place(partition).acknowledged);
         if acknowledged.major != end.major || acknowledged.minor <= end.minor {
             return;
@@ -213,7 +216,7 @@ impl Runs {
     }
 
     /// How many jobs that this process was told are accepted have been seen to be gone.
-    pub(super) fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 }

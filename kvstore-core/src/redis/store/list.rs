@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::connection::Connection;
-use super::store_commit::{number, unexpected};
 use crate::error::{Error, Result};
 use crate::limits::PAGE_ENTRIES_MAX;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::Partition;
 use crate::model::key::Key;
 use crate::model::value::Value;
+use crate::redis::session::Session;
+use crate::redis::text::{number, unexpected};
 use crate::store::{ListRequest, Listed, Page};
 
 /// One item of a page: an entry, or a common prefix, which several partitions may have.
@@ -18,7 +18,7 @@ enum Item {
     Prefix,
 }
 
-pub(super) async fn page(connection: &Connection, request: &ListRequest) -> Result<Page> {
+pub(crate) async fn page(session: &Session, request: &ListRequest) -> Result<Page> {
     if request.limit == 0 || request.limit > PAGE_ENTRIES_MAX {
         return Err(Error::invalid(
             "limit",
@@ -30,10 +30,10 @@ pub(super) async fn page(connection: &Connection, request: &ListRequest) -> Resu
     }
     let range = Range::new(request);
     // One more than the page holds, from each: so what is cut off anywhere lies behind the page.
-    let parts = connection
+    let parts = session
         .partitions
         .iter()
-        .map(|partition| part(connection, request, &range, partition));
+        .map(|partition| part(session, request, &range, partition));
     let mut items = BTreeMap::new();
     let mut count = request.count.then_some(0);
     for (counted, part) in futures_util::future::try_join_all(parts).await? {
@@ -113,21 +113,21 @@ fn behind(text: &[u8]) -> Vec<u8> {
 
 /// What one partition has: how many keys start with the prefix, and its first items.
 async fn part(
-    connection: &Connection,
+    session: &Session,
     request: &ListRequest,
     range: &Range,
     partition: Partition,
 ) -> Result<(u64, Vec<(String, Item)>)> {
-    let keys = &connection.keys;
-    let (count, rows): (i64, Vec<Vec<Vec<u8>>>) = connection
+    let keys = &session.keys;
+    let (count, rows): (i64, Vec<Vec<Vec<u8>>>) = session
         .read(
-            connection
+            session
                 .scripts
                 .list
                 .key(keys.of(partition, "state"))
                 .key(keys.of(partition, "keys"))
                 .key(keys.of(partition, "deadlines"))
-                .arg(connection.skew())
+                .arg(session.skew())
                 .arg(keys.entries(partition))
                 .arg(&request.prefix)
                 .arg(&range.first)

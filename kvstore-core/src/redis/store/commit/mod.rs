@@ -1,21 +1,22 @@
 //! A commit on its way to its script, and the answer on its way back.
 
+mod plain;
+
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 
-use super::connection::Connection;
-use super::resend::{Numbered, REMEMBERED, Senders, Tries};
-use super::run::{Call, Numbering};
-use super::store::{letter_name, stream_id};
-use super::store_apply::apply;
 use crate::error::{Error, Result};
 use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_MAX};
 use crate::model::commit::{Advance, Commit, Committed, Verdict};
 use crate::model::entry::Version;
-use crate::model::id::{Partition, Position, QueueId};
-use crate::model::job::{Failed, Outcome, Succeeded};
+use crate::model::id::{Partition, QueueId};
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition};
+use crate::redis::run::resend::{Numbered, REMEMBERED, Senders, Tries};
+use crate::redis::run::{Call, Numbering};
+use crate::redis::session::Session;
+use crate::redis::store::commit::plain::apply;
+use crate::redis::text::{letter_name, number, position, stream_id, unexpected, verdict_text};
 
 /// How often a commit is tried again after it told its partition which queue is active. Once does; more is a race with
 /// somebody who adopts another.
@@ -23,22 +24,22 @@ const ADOPTIONS_MAX: usize = 5;
 
 /// What commits to a partition have to remember from one to the next.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     senders: Senders,
     /// The last version there, as far as is known.
     latest: AtomicU64,
 }
 
 /// `memories` has one for each partition.
-pub(super) async fn commit(
-    connection: &Connection,
+pub(crate) async fn commit(
+    session: &Session,
     memories: &[Memory],
     commit: Commit,
 ) -> Result<Committed> {
-    let partition = partition_of(connection, &commit)?;
+    let partition = partition_of(session, &commit)?;
     let memory = &memories[usize::from(partition.0)];
     if let Some(advance) = &commit.advance {
-        check_advance(connection, advance, partition, commit.writes.len())?;
+        check_advance(session, advance, partition, commit.writes.len())?;
     }
     // One that advances is made once, however often it is sent: the position sees to that. Whoever sends it reads that first.
     let sent_as = match &commit.advance {
@@ -46,13 +47,13 @@ pub(super) async fn commit(
         None => Some(memory.senders.next()),
     };
     for _ in 0..ADOPTIONS_MAX {
-        let answer = match apply(connection, &memory.latest, &commit, partition).await? {
+        let answer = match apply(session, &memory.latest, &commit, partition).await? {
             Some(answer) => answer,
-            None => send(connection, &commit, partition, sent_as.as_ref()).await?,
+            None => send(session, &commit, partition, sent_as.as_ref()).await?,
         };
         match (&answer[..], &commit.advance) {
             ([word, first, existed], _) if word == "ok" => {
-                connection.wake.moved(partition);
+                session.wake.moved(partition);
                 return Ok(Committed {
                     first_version: Version(number(first)?),
                     existed: existed.bytes().map(|digit| digit == b'1').collect(),
@@ -84,14 +85,14 @@ pub(super) async fn commit(
                 });
             }
             ([word, ..], Some(advance)) if word == "queue" || word == "unset" => {
-                let (active, decision) = adopt(connection, advance.queue, true).await?;
+                let (active, decision) = adopt(session, advance.queue, true).await?;
                 if active != advance.queue {
                     return Err(Error::Config(format!(
                         "the store applies queue {active}, not {}",
                         advance.queue
                     )));
                 }
-                activate(connection, partition, active, decision).await?;
+                activate(session, partition, active, decision).await?;
             }
             _ => return Err(unexpected()),
         }
@@ -103,15 +104,15 @@ pub(super) async fn commit(
 
 /// What the general script says, by whichever try.
 async fn send(
-    connection: &Connection,
+    session: &Session,
     commit: &Commit,
     partition: Partition,
     sent_as: Option<&Numbered<'_>>,
 ) -> Result<Vec<String>> {
-    let script = invocation(connection, commit, partition, sent_as)?;
+    let script = invocation(session, commit, partition, sent_as)?;
     let mut tries = Tries::default();
     loop {
-        let answer = connection
+        let answer = session
             .number(
                 "the commit took effect",
                 partition,
@@ -129,18 +130,18 @@ async fn send(
 }
 
 /// Makes `queue` the active one, or only if there is none; says which is, and the number of that decision.
-pub(super) async fn adopt(
-    connection: &Connection,
+pub(crate) async fn adopt(
+    session: &Session,
     queue: QueueId,
     only_first: bool,
 ) -> Result<(QueueId, u64)> {
-    let scripts = &connection.scripts;
-    let (active, decision): (String, u64) = connection
+    let scripts = &session.scripts;
+    let (active, decision): (String, u64) = session
         .change(
             "the queue was adopted",
             scripts
                 .adopt
-                .key(connection.meta())
+                .key(session.meta())
                 .arg(queue.to_string())
                 .arg(u8::from(only_first)),
         )
@@ -148,19 +149,19 @@ pub(super) async fn adopt(
     Ok((active.parse()?, decision))
 }
 
-pub(super) async fn activate(
-    connection: &Connection,
+pub(crate) async fn activate(
+    session: &Session,
     partition: Partition,
     queue: QueueId,
     decision: u64,
 ) -> Result<()> {
-    let scripts = &connection.scripts;
-    connection
+    let scripts = &session.scripts;
+    session
         .change(
             "the queue was adopted",
             scripts
                 .activate
-                .key(connection.keys.of(partition, "state"))
+                .key(session.keys.of(partition, "state"))
                 .arg(queue.to_string())
                 .arg(decision),
         )
@@ -168,7 +169,7 @@ pub(super) async fn activate(
 }
 
 /// The one partition that a commit is for.
-fn partition_of(connection: &Connection, commit: &Commit) -> Result<Partition> {
+fn partition_of(session: &Session, commit: &Commit) -> Result<Partition> {
     let checked = commit.checks.iter().map(|(key, _)| key);
     let written = commit.writes.iter().map(|write| &write.key);
     let mut keys = checked.chain(written);
@@ -176,8 +177,8 @@ fn partition_of(connection: &Connection, commit: &Commit) -> Result<Partition> {
         let advanced = commit.advance.as_ref().map(|advance| advance.partition);
         return Ok(advanced.unwrap_or_default());
     };
-    let partition = connection.partitions.partition_of(first);
-    match keys.find(|key| connection.partitions.partition_of(key) != partition) {
+    let partition = session.partitions.partition_of(first);
+    match keys.find(|key| session.partitions.partition_of(key) != partition) {
         None => Ok(partition),
         Some(other) => Err(Error::CrossPartition {
             first: first.clone(),
@@ -187,12 +188,12 @@ fn partition_of(connection: &Connection, commit: &Commit) -> Result<Partition> {
 }
 
 fn check_advance(
-    connection: &Connection,
+    session: &Session,
     advance: &Advance,
     partition: Partition,
     writes: usize,
 ) -> Result<()> {
-    connection.check_partition(advance.partition)?;
+    session.check_partition(advance.partition)?;
     if advance.partition != partition {
         return Err(Error::invalid(
             "commit",
@@ -224,12 +225,12 @@ fn check_advance(
 
 /// The script with its keys and arguments, in the order in which `commit.lua` takes them.
 fn invocation(
-    connection: &Connection,
+    session: &Session,
     commit: &Commit,
     partition: Partition,
     sent_as: Option<&Numbered<'_>>,
 ) -> Result<Call> {
-    let keys = &connection.keys;
+    let keys = &session.keys;
     let mut names: Vec<&Key> = Vec::new();
     let mut places: HashMap<&Key, usize> = HashMap::new();
     let checked = commit.checks.iter().map(|(key, _)| key);
@@ -260,7 +261,7 @@ fn invocation(
     }
 
     script
-        .arg(connection.skew())
+        .arg(session.skew())
         .arg(names.len())
         .arg(commit.checks.len())
         .arg(commit.writes.len())
@@ -329,61 +330,4 @@ fn add_advance(script: &mut Call, advance: &Advance, partition: Partition) -> Re
             .arg(letter_name(&job));
     }
     Ok(())
-}
-
-/// Its kind as the scripts know it, what they keep of it, and its first write and how many are its own.
-pub(super) fn verdict_text(verdict: &Verdict) -> Result<(&'static str, String, usize, usize)> {
-    Ok(match verdict {
-        // The script fills in what the writes did.
-        Verdict::Succeeded {
-            summary,
-            first,
-            count,
-        } => {
-            let outcome = Outcome::Succeeded(Some(Succeeded {
-                summary: summary.clone(),
-                writes: Vec::new(),
-            }));
-            ("s", text(&outcome)?, *first, *count)
-        }
-        Verdict::Failed {
-            summary,
-            operation,
-            current,
-        } => {
-            let outcome = Outcome::Failed(Failed {
-                summary: summary.clone(),
-                operation: *operation,
-                current: *current,
-            });
-            ("f", text(&outcome)?, 0, 0)
-        }
-        Verdict::Dead(dead) => ("d", text(dead)?, 0, 0),
-    })
-}
-
-fn text<T: serde::Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Error::invalid("commit", error.to_string()))
-}
-
-pub(super) fn number(text: &str) -> Result<u64> {
-    text.parse().map_err(|_| unexpected())
-}
-
-/// A position as it stands in Redis: both parts, always.
-pub(super) fn position(text: &str) -> Result<Position> {
-    let (major, minor) = text.split_once('-').ok_or_else(unexpected)?;
-    Ok(Position {
-        major: number(major)?,
-        minor: number(minor)?,
-    })
-}
-
-/// What stands under the store's keys was not written by this program.
-pub(super) fn unexpected() -> Error {
-    Error::Unavailable {
-        what: "the Redis server holds under the store's keys what this program did not write: use another prefix, or restore the data"
-            .to_owned(),
-        source: None,
-    }
 }

@@ -11,14 +11,14 @@ use tokio::task::AbortHandle;
 use crate::model::id::{Partition, PartitionCount};
 
 /// How long to wait before asking without having been woken.
-pub(super) const ASK_AFTER: Duration = Duration::from_millis(250);
+pub(crate) const ASK_AFTER: Duration = Duration::from_millis(250);
 
 /// The same for a worker that waits for jobs, of which there is one for each partition however little there is to do. Whoever listens
 /// is woken when a connection that broke is back, so this is for one that breaks without a word.
-pub(super) const ASK_FOR_JOBS_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const ASK_FOR_JOBS_AFTER: Duration = Duration::from_secs(1);
 
 /// What has moved, counted, for all partitions together and each.
-pub(super) struct Wake {
+pub(crate) struct Wake {
     any: watch::Sender<u64>,
     each: Vec<watch::Sender<u64>>,
     claims: watch::Sender<u64>,
@@ -29,7 +29,7 @@ pub(super) struct Wake {
 const CLAIMS: &str = "claims";
 
 impl Wake {
-    pub(super) fn new(clients: Vec<Client>, channel: String, partitions: PartitionCount) -> Self {
+    pub(crate) fn new(clients: Vec<Client>, channel: String, partitions: PartitionCount) -> Self {
         let any = watch::Sender::new(0);
         let each: Vec<_> = partitions.iter().map(|_| watch::Sender::new(0)).collect();
         let claims = watch::Sender::new(0);
@@ -44,26 +44,26 @@ impl Wake {
     }
 
     /// Changes whenever some partition moves, or the store is closed.
-    pub(super) fn any(&self) -> watch::Receiver<u64> {
+    pub(crate) fn any(&self) -> watch::Receiver<u64> {
         self.any.subscribe()
     }
 
     /// Changes whenever `partition` moves, or the store is closed.
-    pub(super) fn of(&self, partition: Partition) -> watch::Receiver<u64> {
+    pub(crate) fn of(&self, partition: Partition) -> watch::Receiver<u64> {
         self.each[usize::from(partition.0)].subscribe()
     }
 
     /// Changes whenever a worker comes, goes or gives something up.
-    pub(super) fn claims(&self) -> watch::Receiver<u64> {
+    pub(crate) fn claims(&self) -> watch::Receiver<u64> {
         self.claims.subscribe()
     }
 
     /// `partition` has moved by this process' own doing.
-    pub(super) fn moved(&self, partition: Partition) {
+    pub(crate) fn moved(&self, partition: Partition) {
         wake(&self.any, &self.each, Some(partition.0));
     }
 
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.listener.abort();
         wake(&self.any, &self.each, None);
     }
@@ -76,7 +76,7 @@ impl Drop for Wake {
 }
 
 /// Waits for a message, but no longer than `most`.
-pub(super) async fn woken(receiver: &mut watch::Receiver<u64>, most: Duration) {
+pub(crate) async fn woken(receiver: &mut watch::Receiver<u64>, most: Duration) {
     // An end is told by the store being closed, and a time that has passed by the caller's next look.
     let _ = tokio::time::timeout(most, receiver.changed()).await;
 }

@@ -3,26 +3,26 @@
 use redis::Script;
 
 /// The scripts of a store and its queue.
-pub(super) struct Scripts {
-    pub(super) activate: Script,
-    pub(super) adopt: Script,
-    pub(super) bind: Script,
-    pub(super) changes: Script,
-    pub(super) due: Script,
-    pub(super) forget: Script,
-    pub(super) get: Script,
-    pub(super) letters: Script,
-    pub(super) list: Script,
-    pub(super) meta: Script,
-    pub(super) outcome: Script,
-    pub(super) attempt: Script,
-    pub(super) claim: Script,
-    pub(super) complete: Script,
-    pub(super) depth: Script,
-    pub(super) find: Script,
-    pub(super) read: Script,
-    pub(super) start_after: Script,
-    pub(super) workers: Script,
+pub(crate) struct Scripts {
+    pub(crate) activate: Script,
+    pub(crate) adopt: Script,
+    pub(crate) bind: Script,
+    pub(crate) changes: Script,
+    pub(crate) due: Script,
+    pub(crate) forget: Script,
+    pub(crate) get: Script,
+    pub(crate) letters: Script,
+    pub(crate) list: Script,
+    pub(crate) meta: Script,
+    pub(crate) outcome: Script,
+    pub(crate) attempt: Script,
+    pub(crate) claim: Script,
+    pub(crate) complete: Script,
+    pub(crate) depth: Script,
+    pub(crate) find: Script,
+    pub(crate) read: Script,
+    pub(crate) start_after: Script,
+    pub(crate) workers: Script,
 }
 
 /// A script with what all share before it. The flags say what Redis may let it do: `no-writes` also on a server that refuses
@@ -33,14 +33,14 @@ macro_rules! script {
             "#!lua flags=",
             $flags,
             "\n",
-            include_str!("scripts/shared.lua"),
-            include_str!(concat!("scripts/", $file))
+            include_str!("shared.lua"),
+            include_str!($file)
         ))
     };
 }
 
 impl Scripts {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             activate: script!("allow-oom", "activate.lua"),
             adopt: script!("allow-oom", "adopt.lua"),

@@ -2,7 +2,7 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::link::Link;
+use crate::redis::link::Servers;
 
 /// What each setting has to be, and what happens otherwise.
 const NEEDED: [(&str, &str, &str); 4] = [
@@ -29,18 +29,18 @@ const NEEDED: [(&str, &str, &str); 4] = [
 ];
 
 /// What a server says of itself.
-pub(super) struct Look {
+pub(crate) struct Look {
     /// Its run: another one each time it starts. `None` if it does not tell.
-    pub(super) run: Option<String>,
+    pub(crate) run: Option<String>,
     /// How many replicas are connected to it.
-    pub(super) replicas: usize,
+    pub(crate) replicas: usize,
     /// Why it may lose what it acknowledges; empty if it keeps it.
-    pub(super) problems: Vec<String>,
+    pub(crate) problems: Vec<String>,
 }
 
 impl Look {
     /// Of the server that has `slot`.
-    pub(super) async fn at(link: &mut Link, slot: u16) -> RedisResult<Self> {
+    pub(crate) async fn at(link: &mut Servers, slot: u16) -> RedisResult<Self> {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("INFO").arg("server");
         pipeline.cmd("INFO").arg("replication");
@@ -76,7 +76,7 @@ impl Look {
     }
 
     /// All of its problems, in words.
-    pub(super) fn refusal(&self) -> String {
+    pub(crate) fn refusal(&self) -> String {
         format!(
             "the Redis server may lose what it acknowledges: {}; or take it as it is, with durability=relaxed",
             self.problems.join("; ")

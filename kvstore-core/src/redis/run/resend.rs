@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::id::QueueId;
 
 /// How long a server remembers the last answer to a sender: far longer than anybody asks again.
-pub(super) const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+pub(crate) const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
 /// How long a change whose answer was lost is sent again. Past it nobody knows whether it was made.
 const RESEND_MAX: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(
 
 /// Those who send changes to one partition.
 #[derive(Debug)]
-pub(super) struct Senders {
+pub(crate) struct Senders {
     /// In all of the world nobody else has this name.
     name: String,
     state: Mutex<State>,
@@ -53,7 +53,7 @@ impl Default for Senders {
 
 impl Senders {
     /// A sender for one more change, with its next number.
-    pub(super) fn next(&self) -> Numbered<'_> {
+    pub(crate) fn next(&self) -> Numbered<'_> {
         let mut state = self.state();
         let mut sender = state.free.pop().unwrap_or_else(|| {
             state.made += 1;
@@ -79,11 +79,11 @@ impl Senders {
 
 /// One change's sender and number. Dropped, also before an answer has come, it frees the sender for the next.
 #[derive(Debug)]
-pub(super) struct Numbered<'s> {
+pub(crate) struct Numbered<'s> {
     senders: &'s Senders,
     /// The name of the partition's key that holds the last answer to it.
-    pub(super) record: String,
-    pub(super) number: u64,
+    pub(crate) record: String,
+    pub(crate) number: u64,
     sender: Option<Sender>,
 }
 
@@ -96,7 +96,7 @@ impl Drop for Numbered<'_> {
 
 /// The tries to send one numbered change.
 #[derive(Debug)]
-pub(super) struct Tries {
+pub(crate) struct Tries {
     begun: Instant,
     pause: Duration,
     unknown: Option<Error>,
@@ -117,7 +117,7 @@ impl Tries {
     ///
     /// Once it was sent and is unknown, only its own answer says more: a refusal may come before a copy that is still on its
     /// way. It stays [`Error::Unknown`] if no answer comes within [`RESEND_MAX`].
-    pub(super) async fn settled<T>(&mut self, answer: Result<T>) -> Option<Result<T>> {
+    pub(crate) async fn settled<T>(&mut self, answer: Result<T>) -> Option<Result<T>> {
         match answer {
             Err(error @ Error::Unknown { .. }) => self.unknown = Some(error),
             Err(refusal @ Error::Unavailable { .. }) if self.unknown.is_some() => {

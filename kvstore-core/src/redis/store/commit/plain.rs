@@ -6,10 +6,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::connection::Connection;
-use super::run::{Call, Numbering};
-use super::store::stream_id;
-use super::store_commit::{number, unexpected, verdict_text};
 use crate::error::Result;
 use crate::limits::{CHANGES_MAX, OUTCOME_RETENTION, OUTCOMES_MAX};
 use crate::model::commit::{Advance, Commit, Verdict};
@@ -17,6 +13,9 @@ use crate::model::id::Partition;
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Condition};
+use crate::redis::run::{Call, Numbering};
+use crate::redis::session::Session;
+use crate::redis::text::{number, stream_id, unexpected, verdict_text};
 
 /// Most sets: `unpack` takes twice as many values, and no more than 7,999.
 const SETS_MAX: usize = 1000;
@@ -25,8 +24,8 @@ const SETS_MAX: usize = 1000;
 const TRIES_MAX: usize = 3;
 
 /// Makes `commit`, if it is of that kind, and says what the script said; `None` if the general one has to.
-pub(super) async fn apply(
-    connection: &Connection,
+pub(crate) async fn apply(
+    session: &Session,
     latest: &AtomicU64,
     commit: &Commit,
     partition: Partition,
@@ -36,8 +35,8 @@ pub(super) async fn apply(
     };
     for _ in 0..TRIES_MAX {
         let before = latest.load(Ordering::Relaxed);
-        let script = invocation(connection, before, &sets, partition)?;
-        let mut answer: Vec<String> = connection
+        let script = invocation(session, before, &sets, partition)?;
+        let mut answer: Vec<String> = session
             .number("the commit took effect", partition, &script, false)
             .await?;
         match &mut answer[..] {
@@ -124,19 +123,19 @@ impl<'c> Sets<'c> {
 }
 
 fn invocation(
-    connection: &Connection,
+    session: &Session,
     before: u64,
     sets: &Sets<'_>,
     partition: Partition,
 ) -> Result<Call> {
-    let (keys, advance) = (&connection.keys, sets.advance);
+    let (keys, advance) = (&session.keys, sets.advance);
     let mut script = Call::new(Numbering::Apply);
     for name in ["state", "keys", "deadlines", "changes"] {
         script.key(keys.of(partition, name));
     }
     script.key(keys.outcomes(partition, advance.queue));
     script
-        .arg(connection.skew())
+        .arg(session.skew())
         .arg(advance.queue.to_string())
         .arg(stream_id(advance.from))
         .arg(stream_id(advance.to))

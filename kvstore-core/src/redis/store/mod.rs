@@ -1,65 +1,69 @@
 //! The store: each call a script, and what its answer means.
 
+mod commit;
+mod list;
+mod watch;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
-use super::connection::Connection;
-use super::run::{Call, Numbering};
-use super::store_commit::{Memory, activate, adopt, commit, number, position, unexpected};
-use super::wake::{ASK_AFTER, woken};
-use super::{list, watch};
 use crate::error::Result;
 use crate::limits::{CHANGES_MAX, EXPIRE_BATCH};
 use crate::model::commit::{Commit, Committed};
-use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::entry::Entry;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
-use crate::model::job::{Applied, Dead, DeadLetter, JobState, Outcome};
+use crate::model::job::{DeadLetter, JobState, Outcome};
 use crate::model::key::Key;
-use crate::model::value::Value;
+use crate::redis::link::wake::{ASK_AFTER, woken};
+use crate::redis::run::{Call, Numbering};
+use crate::redis::session::Session;
+use crate::redis::store::commit::{Memory, activate, adopt};
+use crate::redis::text::{
+    dead, entry, finished, letter_id, letter_name, position, stream_id, unexpected,
+};
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
 
 /// A store on a Redis server.
 #[derive(Debug)]
-pub(super) struct RedisStore {
-    connection: Arc<Connection>,
+pub(crate) struct RedisStore {
+    session: Arc<Session>,
     /// For each partition what commits there have to remember.
     memories: Vec<Memory>,
 }
 
 impl RedisStore {
-    pub(super) fn new(connection: Arc<Connection>) -> Self {
-        let partitions = connection.partitions.iter();
+    pub(crate) fn new(session: Arc<Session>) -> Self {
+        let partitions = session.partitions.iter();
         Self {
             memories: partitions.map(|_| Memory::default()).collect(),
-            connection,
+            session,
         }
     }
 
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 
     fn state(&self, partition: Partition) -> String {
-        self.connection.keys.of(partition, "state")
+        self.session.keys.of(partition, "state")
     }
 
     /// Where a job stands now.
     async fn state_of(&self, job: &JobId) -> Result<JobState> {
-        let connection = &self.connection;
-        if connection.check_partition(job.partition).is_err() {
+        let session = &self.session;
+        if session.check_partition(job.partition).is_err() {
             return Ok(JobState::Unknown);
         }
-        let found: Found = connection
+        let found: Found = session
             .read(
-                connection
+                session
                     .scripts
                     .outcome
                     .key(self.state(job.partition))
-                    .key(connection.keys.outcomes(job.partition, job.queue))
-                    .key(connection.keys.of(job.partition, "letters"))
+                    .key(session.keys.outcomes(job.partition, job.queue))
+                    .key(session.keys.of(job.partition, "letters"))
                     .arg(job.queue.to_string())
                     .arg(stream_id(job.position))
                     .arg(letter_name(job)),
@@ -121,102 +125,19 @@ impl Mark for Option<String> {
     }
 }
 
-/// What a kept outcome says.
-fn finished(fields: &[String]) -> Result<JobState> {
-    let field = |name: &str| {
-        let place = fields.iter().step_by(2).position(|field| field == name);
-        place
-            .and_then(|place| fields.get(2 * place + 1))
-            .ok_or_else(unexpected)
-    };
-    if field("kind")? == "d" {
-        // Its letter was dropped.
-        return Ok(JobState::Forgotten);
-    }
-    let mut outcome: Outcome = serde_json::from_str(field("text")?).map_err(|_| unexpected())?;
-    if let Outcome::Succeeded(Some(succeeded)) = &mut outcome {
-        let first = number(field("first")?)?;
-        succeeded.writes = (first..)
-            .zip(field("existed")?.bytes())
-            .map(|(version, digit)| Applied {
-                version: Version(version),
-                existed: digit == b'1',
-            })
-            .collect();
-    }
-    Ok(JobState::Finished(outcome))
-}
-
-fn dead(text: &str) -> Result<(Timestamp, Dead)> {
-    let (at, dead) = text.split_once(' ').ok_or_else(unexpected)?;
-    let dead = serde_json::from_str(dead).map_err(|_| unexpected())?;
-    Ok((Timestamp(number(at)?), dead))
-}
-
-/// A position as the id of a stream's entry.
-pub(super) fn stream_id(position: Position) -> String {
-    format!("{}-{}", position.major, position.minor)
-}
-
-/// The name of a dead letter in its partition: names are in the order of the ids.
-pub(super) fn letter_name(job: &JobId) -> String {
-    format!(
-        "{}.{:020}-{:020}",
-        job.queue, job.position.major, job.position.minor
-    )
-}
-
-fn letter_id(name: &str, partition: Partition) -> Result<JobId> {
-    let (queue, place) = name.split_once('.').ok_or_else(unexpected)?;
-    Ok(JobId {
-        queue: queue.parse()?,
-        partition,
-        position: position(place)?,
-    })
-}
-
-/// An entry from its text: `VERSION DEADLINE JSON`.
-pub(super) fn entry(text: Vec<u8>) -> Result<Entry> {
-    let text = Bytes::from(text);
-    let mut spaces = spaces_in(&text);
-    let (Some(first), Some(second)) = (spaces.next(), spaces.next()) else {
-        return Err(unexpected());
-    };
-    let digits = |range: std::ops::Range<usize>| {
-        let text = std::str::from_utf8(&text[range]).map_err(|_| unexpected())?;
-        number(text)
-    };
-    let version = Version(digits(0..first)?);
-    let deadline = digits(first + 1..second)?;
-    // Checked again: whoever has the server's password can write there.
-    let value = Value::parse(&text[second + 1..]).map_err(|_| unexpected())?;
-    Ok(Entry {
-        value,
-        version,
-        expires_at: (deadline != 0).then_some(Timestamp(deadline)),
-    })
-}
-
-fn spaces_in(text: &[u8]) -> impl Iterator<Item = usize> {
-    text.iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == b' ')
-        .map(|(place, _)| place)
-}
-
 /// The entries under `keys`, all of `partition`, at one moment.
-pub(super) async fn entries<'k>(
-    connection: &Connection,
+pub(crate) async fn entries<'k>(
+    session: &Session,
     partition: Partition,
     keys: impl IntoIterator<Item = &'k Key>,
 ) -> Result<Vec<Option<Entry>>> {
-    let mut script = connection.scripts.get.prepare_invoke();
-    script.key(connection.keys.of(partition, "state"));
+    let mut script = session.scripts.get.prepare_invoke();
+    script.key(session.keys.of(partition, "state"));
     for key in keys {
-        script.key(connection.keys.entry(partition, key));
+        script.key(session.keys.entry(partition, key));
     }
-    script.arg(connection.skew());
-    let texts: Vec<Option<Vec<u8>>> = connection.read(&script).await?;
+    script.arg(session.skew());
+    let texts: Vec<Option<Vec<u8>>> = session.read(&script).await?;
     texts
         .into_iter()
         .map(|text| text.map(entry).transpose())
@@ -226,22 +147,22 @@ pub(super) async fn entries<'k>(
 #[async_trait]
 impl Store for RedisStore {
     fn partitions(&self) -> Option<PartitionCount> {
-        Some(self.connection.partitions)
+        Some(self.session.partitions)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        let connection = &self.connection;
-        connection.check_open()?;
-        let partition = connection.partitions.partition_of(key);
-        let text: Option<Vec<u8>> = connection
-            .ask(redis::cmd("GET").arg(connection.keys.entry(partition, key)))
+        let session = &self.session;
+        session.check_open()?;
+        let partition = session.partitions.partition_of(key);
+        let text: Option<Vec<u8>> = session
+            .ask(redis::cmd("GET").arg(session.keys.entry(partition, key)))
             .await?;
         match text.map(entry).transpose()? {
             // Only the server can tell whether the deadline has passed.
             Some(Entry {
                 expires_at: Some(_),
                 ..
-            }) => Ok(entries(connection, partition, [key])
+            }) => Ok(entries(session, partition, [key])
                 .await?
                 .into_iter()
                 .next()
@@ -251,22 +172,21 @@ impl Store for RedisStore {
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
-        let connection = &self.connection;
-        connection.check_open()?;
-        let mut places: Vec<Vec<usize>> =
-            vec![Vec::new(); usize::from(connection.partitions.get())];
+        let session = &self.session;
+        session.check_open()?;
+        let mut places: Vec<Vec<usize>> = vec![Vec::new(); usize::from(session.partitions.get())];
         for (place, key) in keys.iter().enumerate() {
-            let partition = connection.partitions.partition_of(key);
+            let partition = session.partitions.partition_of(key);
             places[usize::from(partition.0)].push(place);
         }
-        let reads = connection
+        let reads = session
             .partitions
             .iter()
             .zip(&places)
             .filter(|(_, places)| !places.is_empty())
             .map(async |(partition, places)| {
                 let keys = places.iter().map(|place| &keys[*place]);
-                let found = entries(connection, partition, keys).await?;
+                let found = entries(session, partition, keys).await?;
                 Ok::<_, crate::error::Error>((places, found))
             });
         let mut all = vec![None; keys.len()];
@@ -279,49 +199,49 @@ impl Store for RedisStore {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<Page> {
-        list::page(&self.connection, request).await
+        list::page(&self.session, request).await
     }
 
-    async fn commit(&self, commit_: Commit) -> Result<Committed> {
-        commit(&self.connection, &self.memories, commit_).await
+    async fn commit(&self, commit: Commit) -> Result<Committed> {
+        commit::commit(&self.session, &self.memories, commit).await
     }
 
     async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
-        let connection = &self.connection;
-        connection.check_open()?;
-        connection.check_partition(partition)?;
+        let session = &self.session;
+        session.check_open()?;
+        session.check_partition(partition)?;
         let mut command = redis::cmd("HGET");
         command
             .arg(self.state(partition))
             .arg(format!("applied:{queue}"));
-        let applied: Option<String> = connection.ask(&command).await?;
+        let applied: Option<String> = session.ask(&command).await?;
         applied.map_or(Ok(Position::START), |applied| position(&applied))
     }
 
     async fn active_queue(&self) -> Result<Option<QueueId>> {
-        let connection = &self.connection;
-        connection.check_open()?;
+        let session = &self.session;
+        session.check_open()?;
         let mut command = redis::cmd("HGET");
-        command.arg(connection.meta()).arg("active");
-        let active: Option<String> = connection.ask(&command).await?;
+        command.arg(session.meta()).arg("active");
+        let active: Option<String> = session.ask(&command).await?;
         active.map(|active| active.parse()).transpose()
     }
 
     async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
-        let connection = &self.connection;
-        let (active, decision) = adopt(connection, queue, false).await?;
-        let partitions = connection.partitions.iter();
-        let tell = partitions.map(|partition| activate(connection, partition, active, decision));
+        let session = &self.session;
+        let (active, decision) = adopt(session, queue, false).await?;
+        let partitions = session.partitions.iter();
+        let tell = partitions.map(|partition| activate(session, partition, active, decision));
         futures_util::future::try_join_all(tell).await?;
         Ok(())
     }
 
     async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
         let start = Instant::now();
-        if self.connection.check_partition(job.partition).is_err() {
+        if self.session.check_partition(job.partition).is_err() {
             return Ok(JobState::Unknown);
         }
-        let mut moved = self.connection.wake.of(job.partition);
+        let mut moved = self.session.wake.of(job.partition);
         loop {
             moved.mark_unchanged();
             let state = self.state_of(job).await?;
@@ -334,17 +254,17 @@ impl Store for RedisStore {
     }
 
     async fn expire(&self, partition: Partition) -> Result<usize> {
-        let connection = &self.connection;
-        connection.check_partition(partition)?;
-        let deadlines = connection.keys.of(partition, "deadlines");
-        let names: Vec<String> = connection
+        let session = &self.session;
+        session.check_partition(partition)?;
+        let deadlines = session.keys.of(partition, "deadlines");
+        let names: Vec<String> = session
             .read(
-                connection
+                session
                     .scripts
                     .due
                     .key(self.state(partition))
                     .key(&deadlines)
-                    .arg(connection.skew())
+                    .arg(session.skew())
                     .arg(EXPIRE_BATCH),
             )
             .await?;
@@ -354,27 +274,27 @@ impl Store for RedisStore {
         let mut script = Call::new(Numbering::Expire);
         script
             .key(self.state(partition))
-            .key(connection.keys.of(partition, "keys"))
+            .key(session.keys.of(partition, "keys"))
             .key(deadlines)
-            .key(connection.keys.of(partition, "changes"))
-            .arg(connection.skew())
+            .key(session.keys.of(partition, "changes"))
+            .arg(session.skew())
             .arg(CHANGES_MAX)
-            .arg(connection.keys.channel())
+            .arg(session.keys.channel())
             .arg(partition.0);
         for name in &names {
             script
-                .key(connection.keys.entry(partition, &Key::new(name)?))
+                .key(session.keys.entry(partition, &Key::new(name)?))
                 .arg(name);
         }
-        connection
+        session
             .number("entries were removed", partition, &script, false)
             .await
     }
 
     async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
-        let connection = &self.connection;
+        let session = &self.session;
         let most = request.limit.saturating_add(1);
-        let pages = connection.partitions.iter().map(async |partition| {
+        let pages = session.partitions.iter().map(async |partition| {
             // Ids are in order of queue, partition and position, names in order of queue and position.
             let first = match &request.after {
                 None => "-".to_owned(),
@@ -382,13 +302,13 @@ impl Store for RedisStore {
                 Some(after) if partition > after.partition => format!("[{}.", after.queue),
                 Some(after) => format!("({}", letter_name(after)),
             };
-            let letters: Vec<(String, String)> = connection
+            let letters: Vec<(String, String)> = session
                 .read(
-                    connection
+                    session
                         .scripts
                         .letters
-                        .key(connection.keys.of(partition, "letters"))
-                        .key(connection.keys.of(partition, "letter-index"))
+                        .key(session.keys.of(partition, "letters"))
+                        .key(session.keys.of(partition, "letter-index"))
                         .arg(first)
                         .arg(most),
                 )
@@ -411,33 +331,33 @@ impl Store for RedisStore {
     }
 
     async fn forget(&self, job: &JobId) -> Result<bool> {
-        let connection = &self.connection;
-        if connection.check_partition(job.partition).is_err() {
+        let session = &self.session;
+        if session.check_partition(job.partition).is_err() {
             return Ok(false);
         }
-        connection
+        session
             .change(
                 "the dead letter was dropped",
-                connection
+                session
                     .scripts
                     .forget
-                    .key(connection.keys.of(job.partition, "letters"))
-                    .key(connection.keys.of(job.partition, "letter-index"))
+                    .key(session.keys.of(job.partition, "letters"))
+                    .key(session.keys.of(job.partition, "letter-index"))
                     .arg(letter_name(job)),
             )
             .await
     }
 
     async fn watch(&self, from: WatchFrom) -> Result<Watch> {
-        watch::watch(&self.connection, from).await
+        watch::watch(&self.session, from).await
     }
 
     async fn ping(&self) -> Result<()> {
-        self.connection.ask(&redis::cmd("PING")).await
+        self.session.ask(&redis::cmd("PING")).await
     }
 
     async fn close(&self) -> Result<()> {
-        self.connection.close();
+        self.session.close();
         Ok(())
     }
 }

@@ -3,29 +3,29 @@
 //! Its fields are when it was accepted, how many jobs and bytes ever were with it, and then for each job its size and its text. Its id
 //! is the position of the last; those before it have the numbers before that.
 
-use super::store_commit::{number, position, unexpected};
 use crate::error::Result;
 use crate::model::command::Command;
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::{Job, NewJob};
+use crate::redis::text::{number, position, unexpected};
 
 /// A job's text.
-pub(super) fn text(job: &NewJob) -> serde_json::Result<String> {
+pub(crate) fn text(job: &NewJob) -> serde_json::Result<String> {
     let keep_outcome = job.keep_outcome || job.idempotency.is_some();
     serde_json::to_string(&(keep_outcome, &job.traceparent, &job.command))
 }
 
 /// A job, and what was ever accepted with it and before.
 #[derive(Debug)]
-pub(super) struct Counted {
-    pub(super) job: Job,
-    pub(super) jobs: u64,
-    pub(super) bytes: u64,
+pub(crate) struct Counted {
+    pub(crate) job: Job,
+    pub(crate) jobs: u64,
+    pub(crate) bytes: u64,
 }
 
 /// The jobs of an entry behind a position, in order.
-pub(super) fn unpack(
+pub(crate) fn unpack(
     (id, fields): &(String, Vec<String>),
     queue: QueueId,
     partition: Partition,

@@ -1,4 +1,5 @@
-//! One server: its connection, made when it is needed, and anew after it broke.
+//! One server behind one address: the connection is made when it is needed, and made again after it
+//! broke. It counts the breaks, since behind each there may be another server.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +13,7 @@ use redis::{
 
 /// Cheap to clone; all clones share the connection.
 #[derive(Clone)]
-pub(super) struct Server(Arc<Inner>);
+pub(crate) struct ReconnectingServer(Arc<Inner>);
 
 struct Inner {
     client: Client,
@@ -32,8 +33,8 @@ struct State {
 /// A connection that is there, or is being made by whoever waits for it.
 type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
 
-impl Server {
-    pub(super) fn new(
+impl ReconnectingServer {
+    pub(crate) fn new(
         client: Client,
         settings: AsyncConnectionConfig,
         replica_taken: bool,
@@ -47,12 +48,12 @@ impl Server {
     }
 
     /// How many connections broke. Once there is one more, the next may lead to another server, or one that started again.
-    pub(super) fn breaks(&self) -> u64 {
+    pub(crate) fn breaks(&self) -> u64 {
         self.state().broken
     }
 
     /// Makes the connection, if there is none.
-    pub(super) async fn connect(&self) -> RedisResult<()> {
+    pub(crate) async fn connect(&self) -> RedisResult<()> {
         self.connection().await.map(drop)
     }
 
@@ -125,7 +126,7 @@ fn is_over(error: &RedisError) -> bool {
     error.is_unrecoverable_error() || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
-impl ConnectionLike for Server {
+impl ConnectionLike for ReconnectingServer {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
             let (mut connection, which) = self.connection().await?;

@@ -1,4 +1,5 @@
-//! The connection, what the store is on the other side of it, and what its errors mean to a caller.
+//! [`Session`]: what the store and the queue of one process share. It runs their scripts on servers that
+//! were looked at first, and says what an error means to a caller.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,15 +11,16 @@ use redis::{
     RedisError, RedisResult, ScriptInvocation, ServerErrorKind, Value,
 };
 
-use super::durability::Look;
-use super::keys::Keys;
-use super::link::{Link, Resend};
-use super::run::{Call, Numbering, Run, Runs};
-use super::scripts::Scripts;
-use super::wake::Wake;
-use super::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX, tls};
 use crate::error::{Error, Result};
 use crate::model::id::{Partition, PartitionCount, Position, QueueId};
+use crate::redis::keys::Keys;
+use crate::redis::link::tls;
+use crate::redis::link::wake::Wake;
+use crate::redis::link::{Resend, Servers};
+use crate::redis::options::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
+use crate::redis::run::durability::Look;
+use crate::redis::run::{Call, Numbering, Run, Runs};
+use crate::redis::scripts::Scripts;
 
 /// What the layout of the keys is called. Another one is another store.
 const FORMAT: &str = "1";
@@ -37,57 +39,57 @@ const MEETINGS_MAX: u32 = 8;
 const MEETING_PAUSE: Duration = Duration::from_millis(10);
 
 /// A store's server, and what all of its parts share.
-pub(super) struct Connection {
+pub(crate) struct Session {
     /// Those that say what has moved: any of them does.
     clients: Vec<Client>,
-    link: Link,
+    link: Servers,
     /// For changes that give out numbers, each of some of the partitions: more than one where they wait for replicas. Each change is
     /// sent over it once.
-    numbering: Vec<Link>,
+    numbering: Vec<Servers>,
     /// How many replicas must have a change before it is acknowledged.
     replicas: usize,
     relaxed: bool,
-    pub(super) runs: Runs,
+    pub(crate) runs: Runs,
     /// The queue that was created with the store.
-    pub(super) queue: QueueId,
-    pub(super) keys: Keys,
-    pub(super) partitions: PartitionCount,
-    pub(super) scripts: Scripts,
-    pub(super) wake: Wake,
+    pub(crate) queue: QueueId,
+    pub(crate) keys: Keys,
+    pub(crate) partitions: PartitionCount,
+    pub(crate) scripts: Scripts,
+    pub(crate) wake: Wake,
     meta: String,
     skew_ms: Arc<AtomicI64>,
     closed: AtomicBool,
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
+        f.debug_struct("Session")
             .field("meta", &self.meta)
             .field("partitions", &self.partitions)
             .finish_non_exhaustive()
     }
 }
 
-impl Connection {
-    pub(super) async fn open(url: &str, options: &Options) -> Result<Arc<Self>> {
+impl Session {
+    pub(crate) async fn open(url: &str, options: &Options) -> Result<Arc<Self>> {
         let nodes = nodes(url, options)?;
         let certificates = tls::certificates(url, options)?;
         let clients = nodes.iter().cloned();
         let clients = clients.map(|node| tls::client(node, certificates.as_ref()));
         let clients: Vec<Client> = clients.collect::<RedisResult<_>>().map_err(tls::refused)?;
         let open = async |resend| match is_cluster(url) {
-            true => Link::cluster(&nodes, certificates.as_ref(), resend).await,
-            false => Link::one(&clients[0], options.relaxed_durability).await,
+            true => Servers::cluster(&nodes, certificates.as_ref(), resend).await,
+            false => Servers::one(&clients[0], options.relaxed_durability).await,
         };
         let mut link = open(Resend::Some).await.map_err(not_opened)?;
         let met = look_at_all(&mut link, options).await?;
         let mut numbering = Vec::new();
         let links = match (&link, options.wait_replicas) {
-            (Link::One(_), 0) => {
+            (Servers::One(_), 0) => {
                 numbering.push(link.clone());
                 1
             }
-            (Link::Cluster(_), 0) => 1,
+            (Servers::Cluster(_), 0) => 1,
             _ => WAITING_LINKS,
         };
         while numbering.len() < links {
@@ -123,7 +125,7 @@ impl Connection {
         let partitions = PartitionCount::new(partitions)?;
         let keys = Keys::new(&options.prefix, partitions);
         let runs = Runs::new(partitions);
-        if let (Link::One(_), [run]) = (&link, &met[..]) {
+        if let (Servers::One(_), [run]) = (&link, &met[..]) {
             for (partition, link) in partitions.iter().zip(numbering.iter().cycle()) {
                 runs.meet(partition, Arc::clone(run), link.breaks());
             }
@@ -146,25 +148,25 @@ impl Connection {
         }))
     }
 
-    pub(super) fn meta(&self) -> &str {
+    pub(crate) fn meta(&self) -> &str {
         &self.meta
     }
 
-    pub(super) fn link(&self) -> Link {
+    pub(crate) fn link(&self) -> Servers {
         self.link.clone()
     }
 
     /// Wakes who waits for something else than the store.
-    pub(super) fn another_wake(&self, channel: String) -> Wake {
+    pub(crate) fn another_wake(&self, channel: String) -> Wake {
         Wake::new(self.clients.clone(), channel, self.partitions)
     }
 
     /// What a script adds to the server's time.
-    pub(super) fn skew(&self) -> i64 {
+    pub(crate) fn skew(&self) -> i64 {
         self.skew_ms.load(Ordering::Relaxed)
     }
 
-    pub(super) fn check_open(&self) -> Result<()> {
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             Err(Error::unavailable("the Redis store"))
         } else {
@@ -172,18 +174,18 @@ impl Connection {
         }
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
     /// Whoever waits is told, too.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.wake.close();
     }
 
     /// Runs a command that reads, or does no harm when it is done twice.
-    pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
+    pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
         self.check_open()?;
         let mut answer = command.query_async(&mut self.link()).await;
         if is_broken(&answer) {
@@ -193,7 +195,7 @@ impl Connection {
     }
 
     /// Runs a script that only reads.
-    pub(super) async fn read<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
+    pub(crate) async fn read<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
         self.check_open()?;
         let mut answer = script.invoke_async(&mut self.link()).await;
         if is_broken(&answer) {
@@ -203,7 +205,7 @@ impl Connection {
     }
 
     /// Runs a script that changes something: `what` says what, for when nobody knows whether it has.
-    pub(super) async fn change<T: FromRedisValue>(
+    pub(crate) async fn change<T: FromRedisValue>(
         &self,
         what: &str,
         script: &ScriptInvocation<'_>,
@@ -217,7 +219,7 @@ impl Connection {
 
     /// Runs a script that gives out numbers, on a server that was looked at since it started. `waits`: until the replicas that are
     /// wanted have the change, too.
-    pub(super) async fn number<T: FromRedisValue>(
+    pub(crate) async fn number<T: FromRedisValue>(
         &self,
         what: &str,
         partition: Partition,
@@ -267,16 +269,16 @@ impl Connection {
     }
 
     /// Over which to look at the server at the other end of `link`, and to do there what does no harm when it is done twice.
-    fn to_look_over(&self, link: &Link) -> Link {
+    fn to_look_over(&self, link: &Servers) -> Servers {
         match link {
             // The connection itself, since it is its breaks that count.
-            Link::One(_) => link.clone(),
-            Link::Cluster(_) => self.link(),
+            Servers::One(_) => link.clone(),
+            Servers::Cluster(_) => self.link(),
         }
     }
 
     /// The connection for changes of a partition that give out numbers.
-    fn link_of(&self, partition: Partition) -> Link {
+    fn link_of(&self, partition: Partition) -> Servers {
         self.numbering[usize::from(partition.0) % self.numbering.len()].clone()
     }
 
@@ -285,7 +287,7 @@ impl Connection {
     async fn meet(
         &self,
         partition: Partition,
-        link: &Link,
+        link: &Servers,
         unknown: Option<&Run>,
     ) -> Result<Arc<Run>> {
         let (slot, breaks) = (self.keys.slot(partition), link.breaks());
@@ -311,7 +313,7 @@ impl Connection {
     }
 
     /// Opens the partition to a run of its server, and finds out whether an earlier one has lost what it acknowledged.
-    async fn enter(&self, partition: Partition, link: &Link, run: &Run) -> Result<()> {
+    async fn enter(&self, partition: Partition, link: &Servers, run: &Run) -> Result<()> {
         let acknowledged = self.runs.acknowledged(partition);
         let link = &mut self.to_look_over(link);
         let mut call = Call::new(Numbering::Enter);
@@ -334,7 +336,7 @@ impl Connection {
 
     /// # Errors
     /// [`Error::Invalid`] if there is no such partition.
-    pub(super) fn check_partition(&self, partition: Partition) -> Result<()> {
+    pub(crate) fn check_partition(&self, partition: Partition) -> Result<()> {
         if partition.0 < self.partitions.get() {
             Ok(())
         } else {
@@ -384,7 +386,7 @@ fn is_cluster(url: &str) -> bool {
 
 /// # Errors
 /// [`Error::Config`] if `url` is not of the form that is taken.
-pub(super) fn parse(url: &str) -> Result<Vec<ConnectionInfo>> {
+pub(crate) fn parse(url: &str) -> Result<Vec<ConnectionInfo>> {
     // The reason is not handed on: it may hold the URL, and that a password.
     let parse = |url: &str| url.into_connection_info().map_err(|_| wrong());
     let of_cluster = |(cluster, one)| Some((url.strip_prefix(cluster)?, one));
@@ -416,7 +418,7 @@ fn wrong() -> Error {
 }
 
 /// Looks at each server, and gives it the scripts that are bound to its run.
-async fn look_at_all(link: &mut Link, options: &Options) -> Result<Vec<Arc<Run>>> {
+async fn look_at_all(link: &mut Servers, options: &Options) -> Result<Vec<Arc<Run>>> {
     let mut runs = Vec::new();
     for slot in link.slots().await.map_err(not_reached)? {
         let look = Look::at(link, slot).await.map_err(not_reached)?;
@@ -439,7 +441,7 @@ async fn look_at_all(link: &mut Link, options: &Options) -> Result<Vec<Arc<Run>>
 
 /// Gives the server that has `slot` the scripts that are bound to a run. The slot may have moved since its server was asked for its
 /// run, and then another one has them: it is made to forget them.
-async fn load(link: &mut Link, slot: u16, run: &Run) -> RedisResult<()> {
+async fn load(link: &mut Servers, slot: u16, run: &Run) -> RedisResult<()> {
     let answers = link.ask(slot, &run.load()).await?;
     for answer in answers {
         answer.extract_error()?;
@@ -455,7 +457,7 @@ async fn load(link: &mut Link, slot: u16, run: &Run) -> RedisResult<()> {
 
 /// What a call answers, and how many replicas have what it changed.
 async fn send(
-    link: &mut Link,
+    link: &mut Servers,
     slot: u16,
     run: &Run,
     call: &Call,
@@ -507,7 +509,7 @@ fn is_passing(error: &RedisError) -> bool {
 }
 
 /// For what changes nothing, and for answers that say that nothing has changed.
-pub(super) fn not_reached(error: RedisError) -> Error {
+pub(crate) fn not_reached(error: RedisError) -> Error {
     Error::Unavailable {
         what: "the Redis server does not answer as it should".to_owned(),
         source: Some(Box::new(error)),

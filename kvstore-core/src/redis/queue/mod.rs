@@ -1,5 +1,9 @@
 //! The queue: a stream for each partition, with what is remembered of it beside it.
 
+mod enqueue;
+mod pack;
+mod share;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,25 +13,24 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use redis::{FromRedisValue, ScriptInvocation};
 
-use super::Options;
-use super::connection::Connection;
-use super::enqueue::{Lane, Waiting};
-use super::pack::unpack;
-use super::share::share;
-use super::store::stream_id;
-use super::store_commit::{number, position};
-use super::wake::{ASK_FOR_JOBS_AFTER, Wake, woken};
 use crate::error::{Error, Result};
 use crate::limits::WORK_BATCH_BYTES;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, Wake, woken};
+use crate::redis::options::Options;
+use crate::redis::queue::enqueue::{Lane, Waiting};
+use crate::redis::queue::pack::unpack;
+use crate::redis::queue::share::share;
+use crate::redis::session::Session;
+use crate::redis::text::{number, position, stream_id};
 
 /// A part of a position up to which Lua counts exactly, with room for more jobs than there will ever be.
 const PART_MAX: u64 = 1 << 52;
 
 /// A queue on a Redis server.
-pub(super) struct RedisQueue {
+pub(crate) struct RedisQueue {
     inner: Arc<Inner>,
     /// For each partition what waits to be sent there.
     lanes: Vec<Arc<Lane>>,
@@ -42,12 +45,12 @@ pub(super) struct RedisQueue {
 }
 
 /// What a batch on its way needs, too.
-pub(super) struct Inner {
-    pub(super) connection: Arc<Connection>,
-    pub(super) id: QueueId,
-    pub(super) jobs_max: usize,
-    pub(super) bytes_max: usize,
-    pub(super) idempotency_keys_max: usize,
+pub(crate) struct Inner {
+    pub(crate) session: Arc<Session>,
+    pub(crate) id: QueueId,
+    pub(crate) jobs_max: usize,
+    pub(crate) bytes_max: usize,
+    pub(crate) idempotency_keys_max: usize,
     wake: Wake,
     closed: AtomicBool,
 }
@@ -56,17 +59,17 @@ impl fmt::Debug for RedisQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisQueue")
             .field("id", &self.inner.id)
-            .field("connection", &self.inner.connection)
+            .field("session", &self.inner.session)
             .finish_non_exhaustive()
     }
 }
 
 impl Inner {
-    pub(super) fn key(&self, partition: Partition, name: &str) -> String {
-        self.connection.keys.of(partition, name)
+    pub(crate) fn key(&self, partition: Partition, name: &str) -> String {
+        self.session.keys.of(partition, name)
     }
 
-    pub(super) fn job_id(&self, partition: Partition, position: Position) -> JobId {
+    pub(crate) fn job_id(&self, partition: Partition, position: Position) -> JobId {
         JobId {
             queue: self.id,
             partition,
@@ -74,16 +77,16 @@ impl Inner {
         }
     }
 
-    pub(super) fn channel(&self) -> String {
-        self.connection.keys.jobs_channel()
+    pub(crate) fn channel(&self) -> String {
+        self.session.keys.jobs_channel()
     }
 
     /// Some job has come, by this process' own doing.
-    pub(super) fn accepted(&self, partition: Partition) {
+    pub(crate) fn accepted(&self, partition: Partition) {
         self.wake.moved(partition);
     }
 
-    pub(super) fn check_open(&self) -> Result<()> {
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             Err(Error::unavailable("the Redis queue"))
         } else {
@@ -93,31 +96,31 @@ impl Inner {
 
     async fn read<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
         self.check_open()?;
-        self.connection.read(script).await
+        self.session.read(script).await
     }
 
-    pub(super) async fn change<T: FromRedisValue>(
+    pub(crate) async fn change<T: FromRedisValue>(
         &self,
         what: &str,
         script: &ScriptInvocation<'_>,
     ) -> Result<T> {
         self.check_open()?;
-        self.connection.change(what, script).await
+        self.session.change(what, script).await
     }
 }
 
 impl RedisQueue {
-    pub(super) fn new(connection: Arc<Connection>, options: &Options) -> Self {
+    pub(crate) fn new(session: Arc<Session>, options: &Options) -> Self {
         let inner = Inner {
-            wake: connection.another_wake(connection.keys.jobs_channel()),
-            id: connection.queue,
+            wake: session.another_wake(session.keys.jobs_channel()),
+            id: session.queue,
             jobs_max: options.jobs_max,
             bytes_max: options.bytes_max,
             idempotency_keys_max: options.idempotency_keys_max,
             closed: AtomicBool::new(false),
-            connection,
+            session,
         };
-        let partitions = inner.connection.partitions;
+        let partitions = inner.session.partitions;
         Self {
             read: partitions.iter().map(|_| Mutex::default()).collect(),
             lanes: partitions.iter().map(|_| Arc::default()).collect(),
@@ -128,21 +131,21 @@ impl RedisQueue {
         }
     }
 
-    fn connection(&self) -> &Connection {
-        &self.inner.connection
+    fn session(&self) -> &Session {
+        &self.inner.session
     }
 
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.inner.closed.store(true, Ordering::Release);
         self.inner.wake.close();
     }
 
     async fn count_attempt(&self, claim: &Claim, head: Position, add: i8) -> Result<u32> {
-        self.connection().check_partition(claim.partition)?;
+        self.session().check_partition(claim.partition)?;
         self.inner
             .change(
                 "the attempt was recorded",
-                self.connection()
+                self.session()
                     .scripts
                     .attempt
                     .key(self.inner.key(claim.partition, "queue"))
@@ -171,11 +174,11 @@ impl RedisQueue {
         self.inner
             .change(
                 "the claim was changed",
-                self.connection()
+                self.session()
                     .scripts
                     .claim
                     .key(self.inner.key(partition, "claim"))
-                    .arg(self.connection().skew())
+                    .arg(self.session().skew())
                     .arg(worker.as_str())
                     .arg(period.as_millis() as u64)
                     .arg(self.inner.channel()),
@@ -191,7 +194,7 @@ impl JobQueue for RedisQueue {
     }
 
     fn partitions(&self) -> PartitionCount {
-        self.connection().partitions
+        self.session().partitions
     }
 
     fn is_shared(&self) -> bool {
@@ -199,7 +202,7 @@ impl JobQueue for RedisQueue {
     }
 
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
-        self.connection().check_partition(partition)?;
+        self.session().check_partition(partition)?;
         let (major, minor) = match position {
             Position { major, .. } if major >= PART_MAX => {
                 return Err(Error::invalid(
@@ -214,7 +217,7 @@ impl JobQueue for RedisQueue {
             .inner
             .change(
                 "the queue numbers on behind its store",
-                self.connection()
+                self.session()
                     .scripts
                     .start_after
                     .key(self.inner.key(partition, "queue"))
@@ -270,11 +273,11 @@ impl JobQueue for RedisQueue {
             .inner
             .change(
                 "the worker was registered",
-                self.connection()
+                self.session()
                     .scripts
                     .workers
-                    .key(self.connection().keys.workers())
-                    .arg(self.connection().skew())
+                    .key(self.session().keys.workers())
+                    .arg(self.session().skew())
                     .arg(worker.as_str())
                     .arg(self.claim_period.as_millis() as u64)
                     .arg(self.inner.channel()),
@@ -311,17 +314,17 @@ impl JobQueue for RedisQueue {
     }
 
     async fn release(&self, claim: Claim) -> Result<()> {
-        let connection = self.connection();
-        connection.check_partition(claim.partition)?;
+        let session = self.session();
+        session.check_partition(claim.partition)?;
         self.inner.check_open()?;
         let held = self.claimed().get(&claim.worker).cloned();
         if held.is_some_and(|held| held.contains(&claim.partition)) {
             // Whoever gives back a part of its share is leaving, so the others' shares have room for it.
             let mut command = redis::cmd("ZREM");
             command
-                .arg(connection.keys.workers())
+                .arg(session.keys.workers())
                 .arg(claim.worker.as_str());
-            let _: u64 = connection.ask(&command).await?;
+            let _: u64 = session.ask(&command).await?;
         }
         self.hold(&claim.worker, claim.partition, Duration::ZERO)
             .await?;
@@ -343,14 +346,14 @@ impl JobQueue for RedisQueue {
         wait: Duration,
     ) -> Result<Vec<Job>> {
         let start = Instant::now();
-        self.connection().check_partition(claim.partition)?;
+        self.session().check_partition(claim.partition)?;
         let mut moved = self.inner.wake.of(claim.partition);
         loop {
             moved.mark_unchanged();
             let (trimmed, entries): (String, Vec<(String, Vec<String>)>) = self
                 .inner
                 .read(
-                    self.connection()
+                    self.session()
                         .scripts
                         .read
                         .key(self.inner.key(claim.partition, "queue"))
@@ -394,7 +397,7 @@ impl JobQueue for RedisQueue {
     }
 
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
-        self.connection().check_partition(claim.partition)?;
+        self.session().check_partition(claim.partition)?;
         let counts = {
             let read = self.read(claim.partition);
             let place = read.binary_search_by_key(&up_to, |(at, ..)| *at);
@@ -408,7 +411,7 @@ impl JobQueue for RedisQueue {
             .inner
             .change(
                 "the applied jobs were dropped",
-                self.connection()
+                self.session()
                     .scripts
                     .complete
                     .key(self.inner.key(claim.partition, "queue"))
@@ -425,7 +428,7 @@ impl JobQueue for RedisQueue {
         self.inner.check_open()?;
         let known = id.queue == self.inner.id
             && id.position > Position::START
-            && self.connection().check_partition(id.partition).is_ok();
+            && self.session().check_partition(id.partition).is_ok();
         if !known {
             return Ok(Found::Unknown);
         }
@@ -438,7 +441,7 @@ impl JobQueue for RedisQueue {
         ) = self
             .inner
             .read(
-                self.connection()
+                self.session()
                     .scripts
                     .find
                     .key(self.inner.key(id.partition, "queue"))
@@ -475,18 +478,18 @@ impl JobQueue for RedisQueue {
             let depth: (u64, u64, i64) = self
                 .inner
                 .read(
-                    self.connection()
+                    self.session()
                         .scripts
                         .depth
                         .key(self.inner.key(partition, "queue"))
                         .key(self.inner.key(partition, "jobs"))
-                        .arg(self.connection().skew()),
+                        .arg(self.session().skew()),
                 )
                 .await?;
             Ok::<_, Error>(depth)
         });
         let mut depth = Depth {
-            lost: self.connection().runs.lost(),
+            lost: self.session().runs.lost(),
             ..Depth::default()
         };
         for (jobs, bytes, age) in futures_util::future::try_join_all(asked).await? {
@@ -500,7 +503,7 @@ impl JobQueue for RedisQueue {
 
     async fn ping(&self) -> Result<()> {
         self.inner.check_open()?;
-        self.connection().ask(&redis::cmd("PING")).await
+        self.session().ask(&redis::cmd("PING")).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,19 +1,19 @@
 //! TLS to the servers, where the feature `redis-tls` is on.
 
 #[cfg(feature = "redis-tls")]
-pub(super) use on::{certificates, check, client, cluster};
+pub(crate) use on::{certificates, check, client, cluster};
 #[cfg(feature = "redis-tls")]
-pub(super) use redis::TlsCertificates as Certificates;
+pub(crate) use redis::TlsCertificates as Certificates;
 
 #[cfg(not(feature = "redis-tls"))]
-pub(super) use off::{Certificates, certificates, check, client, cluster};
+pub(crate) use off::{Certificates, certificates, check, client, cluster};
 
 use redis::RedisError;
 
 use crate::error::Error;
 
 /// What is wrong with a certificate or a key.
-pub(super) fn refused(error: RedisError) -> Error {
+pub(crate) fn refused(error: RedisError) -> Error {
     Error::Config(format!(
         "the certificates of its parameters (ca_file, cert_file, key_file) can't be used: {error}"
     ))
@@ -25,18 +25,15 @@ mod on {
     use redis::{Client, ClientTlsConfig, ConnectionInfo, RedisResult, TlsCertificates};
     use rustls::crypto::{CryptoProvider, ring};
 
-    use super::super::Options;
     use crate::error::Result;
+    use crate::redis::options::Options;
 
-    pub(in super::super) fn check(_: &str) -> Result<()> {
+    pub(crate) fn check(_: &str) -> Result<()> {
         Ok(())
     }
 
     /// `None`: no TLS is asked for.
-    pub(in super::super) fn certificates(
-        url: &str,
-        options: &Options,
-    ) -> Result<Option<TlsCertificates>> {
+    pub(crate) fn certificates(url: &str, options: &Options) -> Result<Option<TlsCertificates>> {
         if !url.starts_with("rediss") {
             return Ok(None);
         }
@@ -54,7 +51,7 @@ mod on {
         }))
     }
 
-    pub(in super::super) fn client(
+    pub(crate) fn client(
         node: ConnectionInfo,
         certificates: Option<&TlsCertificates>,
     ) -> RedisResult<Client> {
@@ -64,7 +61,7 @@ mod on {
         }
     }
 
-    pub(in super::super) fn cluster(
+    pub(crate) fn cluster(
         builder: ClusterClientBuilder,
         certificates: Option<&TlsCertificates>,
     ) -> ClusterClientBuilder {
@@ -80,12 +77,12 @@ mod off {
     use redis::cluster::ClusterClientBuilder;
     use redis::{Client, ConnectionInfo, RedisResult};
 
-    use super::super::Options;
     use crate::error::{Error, Result};
+    use crate::redis::options::Options;
 
-    pub(in super::super) enum Certificates {}
+    pub(crate) enum Certificates {}
 
-    pub(in super::super) fn check(url: &str) -> Result<()> {
+    pub(crate) fn check(url: &str) -> Result<()> {
         if url.starts_with("rediss") {
             return Err(Error::Config(
                 "this program was built without TLS to Redis: build it with the feature redis-tls of kvstore-core".to_owned(),
@@ -94,18 +91,15 @@ mod off {
         Ok(())
     }
 
-    pub(in super::super) fn certificates(_: &str, _: &Options) -> Result<Option<Certificates>> {
+    pub(crate) fn certificates(_: &str, _: &Options) -> Result<Option<Certificates>> {
         Ok(None)
     }
 
-    pub(in super::super) fn client(
-        node: ConnectionInfo,
-        _: Option<&Certificates>,
-    ) -> RedisResult<Client> {
+    pub(crate) fn client(node: ConnectionInfo, _: Option<&Certificates>) -> RedisResult<Client> {
         Client::open(node)
     }
 
-    pub(in super::super) fn cluster(
+    pub(crate) fn cluster(
         builder: ClusterClientBuilder,
         _: Option<&Certificates>,
     ) -> ClusterClientBuilder {

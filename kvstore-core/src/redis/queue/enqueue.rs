@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::pack;
-use super::queue::Inner;
-use super::resend::{REMEMBERED, Senders, Tries};
-use super::run::{Call, Numbering};
-use super::store_commit::{number, position, unexpected};
 use crate::error::{Error, Result};
 use crate::in_memory::log::Remembered;
 use crate::limits::WORK_BATCH_JOBS;
 use crate::model::id::{Partition, Position};
 use crate::model::job::NewJob;
 use crate::queue::Accepted;
+use crate::redis::queue::Inner;
+use crate::redis::queue::pack;
+use crate::redis::run::resend::{REMEMBERED, Senders, Tries};
+use crate::redis::run::{Call, Numbering};
+use crate::redis::text::{number, position, unexpected};
 
 /// Most jobs that wait for the batch before them, in each partition of each process. Past it they are refused.
 const WAITING_MAX: usize = 10_000;
@@ -29,13 +29,13 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 const ENTRY_BYTES: usize = 256 << 10;
 
 /// A job that waits, and whom to tell.
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     job: NewJob,
     answer: oneshot::Sender<Result<Accepted>>,
 }
 
 impl Waiting {
-    pub(super) fn new(job: NewJob) -> (Self, oneshot::Receiver<Result<Accepted>>) {
+    pub(crate) fn new(job: NewJob) -> (Self, oneshot::Receiver<Result<Accepted>>) {
         let (answer, answered) = oneshot::channel();
         (Self { job, answer }, answered)
     }
@@ -48,7 +48,7 @@ impl Waiting {
 
 /// What waits for one partition.
 #[derive(Default)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     state: Mutex<State>,
     senders: Senders,
 }
@@ -63,7 +63,7 @@ struct State {
 
 impl Lane {
     /// Takes `jobs` in, and sees to it that they are sent, whether or not anybody waits for the answers.
-    pub(super) fn send(
+    pub(crate) fn send(
         self: &Arc<Self>,
         queue: &Arc<Inner>,
         partition: Partition,
@@ -113,7 +113,7 @@ impl Lane {
 
 /// Sends one batch, and answers each of its jobs.
 async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec<Waiting>) {
-    let connection = &queue.connection;
+    let session = &queue.session;
     let sent_as = senders.next();
     let mut script = Call::new(Numbering::Enqueue);
     for name in ["queue", "jobs", "requests", "request-deadlines"] {
@@ -121,7 +121,7 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
     }
     script.key(queue.key(partition, &sent_as.record));
     script
-        .arg(connection.skew())
+        .arg(session.skew())
         .arg(queue.channel())
         .arg(partition.0)
         .arg(queue.jobs_max)
@@ -172,7 +172,7 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
     }
     let mut tries = Tries::default();
     let answered = loop {
-        let answer = connection
+        let answer = session
             .number("the job was accepted", partition, &script, true)
             .await;
         if let Some(answer) = tries.settled(answer).await {
@@ -186,7 +186,7 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
                 .iter()
                 .flatten()
                 .map(|accepted| accepted.id.position);
-            connection
+            session
                 .runs
                 .acknowledge(partition, last.max().unwrap_or_default());
             for (waiting, answer) in sent.into_iter().zip(answers) {

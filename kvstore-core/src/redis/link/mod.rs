@@ -1,4 +1,9 @@
-//! The way to the data: one server, or the primaries of a cluster, each with the slots of some partitions.
+//! [`Servers`]: one server or the primaries of a cluster, behind one type that sends commands. It knows
+//! nothing of partitions, scripts or what an answer means; that is `session.rs`.
+
+mod server;
+pub(crate) mod tls;
+pub(crate) mod wake;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,8 +16,8 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, RedisFuture, RedisResult, Value,
 };
 
-use super::server::Server;
-use super::tls::{self, Certificates};
+use crate::redis::link::server::ReconnectingServer;
+use crate::redis::link::tls::Certificates;
 
 /// How long a server may take to answer. A batch that waits for a slow disk takes its time; past this nobody knows.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -25,7 +30,7 @@ const REQUESTS_WAITING: usize = 1024;
 
 /// How often a cluster's client sends a command again that was not answered, or was by a server that does not have its slot.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Resend {
+pub(crate) enum Resend {
     /// For what does no harm when it is done twice.
     Some = 3,
     /// For changes. Their answers have to be of the one time they were sent: that the last of several was refused does not say that
@@ -35,14 +40,14 @@ pub(super) enum Resend {
 
 /// Cheap to clone; all clones share their connections.
 #[derive(Clone)]
-pub(super) enum Link {
-    One(Server),
+pub(crate) enum Servers {
+    One(ReconnectingServer),
     Cluster(ClusterConnection),
 }
 
-impl Link {
+impl Servers {
     /// Connects to the cluster that `nodes` are in.
-    pub(super) async fn cluster(
+    pub(crate) async fn cluster(
         nodes: &[ConnectionInfo],
         certificates: Option<&Certificates>,
         resend: Resend,
@@ -56,18 +61,18 @@ impl Link {
     }
 
     /// Connects to a server.
-    pub(super) async fn one(client: &Client, replica_taken: bool) -> RedisResult<Self> {
+    pub(crate) async fn one(client: &Client, replica_taken: bool) -> RedisResult<Self> {
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_MAX))
             .set_response_timeout(Some(ANSWER_MAX))
             .set_pipeline_buffer_size(REQUESTS_WAITING);
-        let server = Server::new(client.clone(), settings, replica_taken);
+        let server = ReconnectingServer::new(client.clone(), settings, replica_taken);
         server.connect().await?;
         Ok(Self::One(server))
     }
 
     /// A slot of each primary: where to ask, to have asked all of them.
-    pub(super) async fn slots(&mut self) -> RedisResult<Vec<u16>> {
+    pub(crate) async fn slots(&mut self) -> RedisResult<Vec<u16>> {
         let Self::Cluster(cluster) = self else {
             return Ok(vec![0]);
         };
@@ -87,7 +92,7 @@ impl Link {
     }
 
     /// Has the commands of `pipeline` answered by one server, over one connection: that which has `slot`. An answer may be an error.
-    pub(super) async fn ask(&mut self, slot: u16, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+    pub(crate) async fn ask(&mut self, slot: u16, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         let count = pipeline.len();
         match self {
             Self::One(server) => server.req_packed_commands(pipeline, 0, count).await,
@@ -101,7 +106,7 @@ impl Link {
     }
 
     /// Grows whenever there may be another server at the end of the connection. In a cluster only the servers tell.
-    pub(super) fn breaks(&self) -> u64 {
+    pub(crate) fn breaks(&self) -> u64 {
         match self {
             Self::One(server) => server.breaks(),
             Self::Cluster(_) => 0,
@@ -109,7 +114,7 @@ impl Link {
     }
 }
 
-impl ConnectionLike for Link {
+impl ConnectionLike for Servers {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One(server) => server.req_packed_command(command),

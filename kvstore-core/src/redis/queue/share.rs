@@ -7,7 +7,7 @@ use crate::model::id::{Fingerprint, Partition, PartitionCount};
 
 /// The share of `worker` among `workers`: rendezvous hashing, with as many for each as is even. So shares differ by one at most,
 /// and few partitions move when a worker comes or goes.
-pub(super) fn share(
+pub(crate) fn share(
     workers: &[String],
     worker: &str,
     partitions: PartitionCount,

@@ -8,23 +8,23 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use tokio::sync::watch::Receiver;
 
-use super::connection::Connection;
-use super::store::entries;
-use super::store_commit::{number, unexpected};
-use super::wake::woken;
 use crate::error::{Error, Result};
 use crate::limits::CHANGES_MAX;
 use crate::model::entry::Version;
 use crate::model::id::Partition;
 use crate::model::key::Key;
+use crate::redis::link::wake::woken;
+use crate::redis::session::Session;
+use crate::redis::store::entries;
+use crate::redis::text::{number, unexpected};
 use crate::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom};
 
 /// Most entries of a partition's history read at once; each holds the changes of one commit, or a part of them.
 const ENTRIES_READ: usize = 20;
 
-pub(super) async fn watch(connection: &Arc<Connection>, from: WatchFrom) -> Result<Watch> {
-    connection.check_open()?;
-    let latest = latest(connection).await?;
+pub(crate) async fn watch(session: &Arc<Session>, from: WatchFrom) -> Result<Watch> {
+    session.check_open()?;
+    let latest = latest(session).await?;
     let heard = match from {
         WatchFrom::Now => latest.iter().map(|history| history.latest).collect(),
         WatchFrom::After(id) => {
@@ -36,10 +36,10 @@ pub(super) async fn watch(connection: &Arc<Connection>, from: WatchFrom) -> Resu
         }
     };
     let start = id(&heard);
-    let mut moved = connection.wake.any();
+    let mut moved = session.wake.any();
     moved.mark_changed();
     let watcher = Watcher {
-        connection: Arc::clone(connection),
+        session: Arc::clone(session),
         heard,
         moved,
         waiting: VecDeque::new(),
@@ -91,15 +91,15 @@ impl History {
 }
 
 /// How far each partition is.
-async fn latest(connection: &Connection) -> Result<Vec<History>> {
-    let reads = connection.partitions.iter().map(async |partition| {
+async fn latest(session: &Session) -> Result<Vec<History>> {
+    let reads = session.partitions.iter().map(async |partition| {
         let mut command = redis::cmd("HMGET");
-        command.arg(connection.keys.of(partition, "state")).arg(&[
+        command.arg(session.keys.of(partition, "state")).arg(&[
             "version",
             "raised from",
             "raised to",
         ]);
-        let (latest, from, to) = connection.ask(&command).await?;
+        let (latest, from, to) = session.ask(&command).await?;
         Ok::<_, Error>(History::new(latest, from, to))
     });
     futures_util::future::try_join_all(reads).await
@@ -129,7 +129,7 @@ fn parse(id: &ChangeId, partitions: usize) -> Result<Vec<u64>> {
 }
 
 struct Watcher {
-    connection: Arc<Connection>,
+    session: Arc<Session>,
     heard: Vec<u64>,
     moved: Receiver<u64>,
     waiting: VecDeque<Changed>,
@@ -140,7 +140,7 @@ impl Watcher {
     /// `None` once it has ended with an error, or the store is closed.
     async fn next(&mut self) -> Option<Result<Changed>> {
         loop {
-            if self.ended || self.connection.is_closed() {
+            if self.ended || self.session.is_closed() {
                 return None;
             }
             if let Some(changed) = self.waiting.pop_front() {
@@ -148,20 +148,20 @@ impl Watcher {
             }
             self.moved.mark_unchanged();
             if let Err(error) = self.read().await {
-                return (!self.connection.is_closed()).then_some(Err(error));
+                return (!self.session.is_closed()).then_some(Err(error));
             }
             if self.waiting.is_empty() {
-                woken(&mut self.moved, super::wake::ASK_AFTER).await;
+                woken(&mut self.moved, crate::redis::link::wake::ASK_AFTER).await;
             }
         }
     }
 
     /// Reads what is new in all partitions.
     async fn read(&mut self) -> Result<()> {
-        for partition in self.connection.partitions.iter() {
+        for partition in self.session.partitions.iter() {
             let place = usize::from(partition.0);
             let after = self.heard[place];
-            let (latest, found) = read_partition(&self.connection, partition, after).await?;
+            let (latest, found) = read_partition(&self.session, partition, after).await?;
             let values = self.values(partition, &found).await?;
             for ((key, version, kind), value) in found.into_iter().zip(values) {
                 self.heard[place] = version;
@@ -188,7 +188,7 @@ impl Watcher {
             return Ok(Vec::new());
         }
         let keys = found.iter().map(|(key, ..)| key);
-        let entries = entries(&self.connection, partition, keys).await?;
+        let entries = entries(&self.session, partition, keys).await?;
         Ok(found
             .iter()
             .zip(entries)
@@ -208,17 +208,17 @@ type Found = (u64, Option<u64>, Option<u64>, Vec<(String, Vec<String>)>);
 
 /// The changes behind version `after`, and the version up to which they are all that happened.
 async fn read_partition(
-    connection: &Connection,
+    session: &Session,
     partition: Partition,
     after: u64,
 ) -> Result<(u64, Vec<Change>)> {
-    let (latest, from, to, entries): Found = connection
+    let (latest, from, to, entries): Found = session
         .read(
-            connection
+            session
                 .scripts
                 .changes
-                .key(connection.keys.of(partition, "state"))
-                .key(connection.keys.of(partition, "changes"))
+                .key(session.keys.of(partition, "state"))
+                .key(session.keys.of(partition, "changes"))
                 .arg(after)
                 .arg(ENTRIES_READ),
         )
