@@ -244,7 +244,7 @@ async fn reader_changes_nothing_and_names_the_writer() {
     drop(file);
     // With journals left, which a writer would carry on, and a file that it would remove.
     drop(write_to(folder.path(), 1 << 20).await);
-    std::fs::write(folder.path().join("journal-99.jsonl.begun"), "").unwrap();
+    std::fs::write(folder.path().join(".journal-99.jsonl.begun"), "").unwrap();
     let before = files(folder.path());
     let other = read_from(folder.path()).await;
     assert_eq!(number(&other, "a").await, Some(1));

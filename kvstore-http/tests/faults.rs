@@ -31,9 +31,9 @@ const CALLS: [&str; 7] = [
     "pwrite64",
     "fdatasync",
     "fsync",
-    "rename",
+    "renameat",
     "linkat",
-    "unlink",
+    "unlinkat",
     "ftruncate",
 ];
 
@@ -116,7 +116,7 @@ async fn server_that_meets_a_fault_while_it_opens_loses_nothing() {
     }
     println!("{met} faults");
     // Two files are begun, each with a write, a sync, a rename and a sync of the folder.
-    let least = 2 * ["pwrite64", "fdatasync", "rename", "fsync"]
+    let least = 2 * ["pwrite64", "fdatasync", "renameat", "fsync"]
         .map(|call| faults(call).len())
         .iter()
         .sum::<usize>();
@@ -235,7 +235,8 @@ impl Files {
             let first = run.last_number(kind);
             (first..first + 40)
                 .flat_map(|number| {
-                    [".jsonl", ".jsonl.begun"].map(|end| format!("{kind}-{number}{end}"))
+                    let name = format!("{kind}-{number}.jsonl");
+                    [format!(".{name}.begun"), name]
                 })
                 .collect()
         };
@@ -243,13 +244,17 @@ impl Files {
             Self::Queue => numbered("queue"),
             Self::Journal => numbered("journal"),
             Self::Pair => {
-                let data = ["data.json", "data.json.new", "data.json.old"];
-                let meta = ["data.meta.json", "data.meta.json.new"];
+                let data = ["data.json", ".data.json.new", ".data.json.replaced"];
+                let meta = ["data.meta.json", ".data.meta.json.new"];
                 data.into_iter().chain(meta).map(str::to_owned).collect()
             }
             Self::Folder => return vec![run.folder.clone()],
         };
-        names.iter().map(|name| run.folder.join(name)).collect()
+        // strace compares with the path of an open file, and with the name as it is given, relative to the folder's handle.
+        let paths = names
+            .iter()
+            .flat_map(|name| [run.folder.join(name), PathBuf::from(name)]);
+        paths.collect()
     }
 }
 
@@ -259,13 +264,13 @@ const SERVING: [(Files, &str, usize); 12] = [
     (Files::Queue, "fdatasync", 4),
     (Files::Journal, "pwrite64", 8),
     (Files::Journal, "fdatasync", 4),
-    (Files::Journal, "rename", 3),
-    (Files::Journal, "unlink", 1),
+    (Files::Journal, "renameat", 3),
+    (Files::Journal, "unlinkat", 1),
     (Files::Pair, "pwrite64", 2),
     (Files::Pair, "fdatasync", 2),
-    (Files::Pair, "rename", 2),
+    (Files::Pair, "renameat", 2),
     (Files::Pair, "linkat", 1),
-    (Files::Pair, "unlink", 2),
+    (Files::Pair, "unlinkat", 2),
     // By the journal, for a new one, and twice by each snapshot.
     (Files::Folder, "fsync", 3),
 ];

@@ -94,6 +94,7 @@ pub(super) fn start(
         number,
         older,
         roll,
+        checked: None,
     };
     writer.remove_finished();
     let (requests, receiver) = mpsc::channel(WAITING_MAX);

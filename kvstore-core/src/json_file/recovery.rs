@@ -10,7 +10,7 @@ use crate::json_file::error::{corrupt, disk_error};
 use crate::json_file::journal::chain::{Files, Kind};
 use crate::json_file::journal::manifest::Roll;
 use crate::json_file::journal::record;
-use crate::json_file::journal::{BEGUN, End, Journal};
+use crate::json_file::journal::{End, Journal};
 use crate::json_file::snapshot::import::import;
 use crate::json_file::snapshot::{self, DATA, Fingerprint, Meta, Pair, SNAPSHOT_PIECE};
 use crate::limits::RENUMBER_GAP;
@@ -32,6 +32,8 @@ pub(super) struct Recovered {
     pub(super) roll: Roll,
     /// Bytes of all journals whose commits are not in `data.json`.
     pub(super) journal_bytes: u64,
+    /// The length of `data.meta.json`.
+    pub(super) meta_bytes: u64,
 }
 
 /// What the header of a journal says besides.
@@ -49,14 +51,6 @@ pub(super) fn header_line(number: u64, previous: Option<End>, version: Version) 
 /// Opens the store's part of the folder. `keep_edit`: an edited `data.json` is taken, and what journals hold beyond it is
 /// given up.
 pub(super) fn recover(disk: &dyn Disk, now: Timestamp, keep_edit: bool) -> Result<Recovered> {
-    // Files that a crash has left before they got their name.
-    let names = disk
-        .names()
-        .map_err(|error| disk_error(disk, "can't read", "", error))?;
-    for begun in names.iter().filter(|name| name.ends_with(BEGUN)) {
-        disk.remove(begun)
-            .map_err(|error| disk_error(disk, "can't remove", begun, error))?;
-    }
     let numbers = Kind::Store
         .numbers(disk)?
         .into_iter()
@@ -98,7 +92,24 @@ pub(super) fn recover(disk: &dyn Disk, now: Timestamp, keep_edit: bool) -> Resul
         }
     }?;
     recovered.roll = roll;
+    remove_begun(disk)?;
     Ok(recovered)
+}
+
+/// Removes files that a crash has left before they got their name.
+fn remove_begun(disk: &dyn Disk) -> Result<()> {
+    let names = disk
+        .names()
+        .map_err(|error| disk_error(disk, "cannot read", "", error))?;
+    let is_begun = |name: &&String| {
+        let kinds = [Kind::Store, Kind::Queue];
+        kinds.iter().any(|kind| kind.is_begun(name))
+    };
+    for begun in names.iter().filter(is_begun) {
+        disk.remove(begun)
+            .map_err(|error| disk_error(disk, "cannot remove", begun, error))?;
+    }
+    Ok(())
 }
 
 /// Takes `text` as the data, and writes the pair before anything else can happen. What `meta` knows of entries that are in
@@ -116,7 +127,7 @@ fn take_over(
     meta.time = meta.time.max(now);
     let mut table = Table::of(entries);
     table.start_cut();
-    let data = snapshot::write(disk, &meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
+    let written = snapshot::write(disk, &meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
         .map_err(|error| disk_error(disk, "can't write", DATA, error))?;
     let state = State::new(table, meta.progress(), version, meta.time);
     start_journal(
@@ -124,7 +135,8 @@ fn take_over(
         Start {
             state,
             meta: &meta,
-            data,
+            data: written.data,
+            meta_bytes: written.meta_bytes,
             number: meta.journal,
             previous: None,
             carried: Carried::default(),
@@ -235,6 +247,7 @@ fn recover_whole(disk: &dyn Disk, meta: &Meta, text: &[u8]) -> Result<Recovered>
         state,
         meta,
         data: meta.data,
+        meta_bytes: meta.bytes,
         number,
         previous,
         carried,
@@ -257,6 +270,7 @@ struct Start<'a> {
     state: State,
     meta: &'a Meta,
     data: Fingerprint,
+    meta_bytes: u64,
     number: u64,
     previous: Option<End>,
     carried: Carried,
@@ -268,6 +282,7 @@ fn start_journal(disk: &dyn Disk, start: Start<'_>) -> Result<Recovered> {
         state,
         meta,
         data,
+        meta_bytes,
         number,
         previous,
         carried,
@@ -290,5 +305,6 @@ fn start_journal(disk: &dyn Disk, start: Start<'_>) -> Result<Recovered> {
         number,
         roll: Roll::default(),
         journal_bytes: bytes,
+        meta_bytes,
     })
 }

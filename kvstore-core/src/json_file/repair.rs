@@ -39,7 +39,9 @@ use crate::model::id::Position;
 /// All data is read and written anew. It blocks.
 pub fn repair(folder: impl AsRef<Path>) -> Result<Vec<Problem>> {
     let folder = folder.as_ref();
-    if !folder.is_dir() || !has_anything(&Folder::unlocked(folder))? {
+    let unlocked =
+        || Folder::unlocked(folder).map_err(|error| io_error(folder, "cannot open", error));
+    if !folder.is_dir() || !has_anything(&unlocked()?)? {
         return Err(Error::NotFound {
             what: format!("a store in {}", folder.display()),
         });

@@ -178,10 +178,7 @@ impl Store for JsonStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.check_open()?;
-        self.shared
-            .poisoned()
-            .map_or(Ok(()), |reason| Err(Error::Poisoned { reason }))
+        self.ask(Request::Check).await
     }
 
     async fn close(&self) -> Result<()> {

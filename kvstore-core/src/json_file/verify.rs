@@ -7,7 +7,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::json_file::disk::lock;
 use crate::json_file::disk::{Disk, Folder};
-use crate::json_file::error::disk_error;
+use crate::json_file::error::{disk_error, io_error};
 use crate::json_file::inspect::{Beside, Problem, Salvage, has_anything};
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::key::Key;
@@ -85,7 +85,8 @@ impl Inspection {
                 what: format!("the folder {}", folder.display()),
             });
         }
-        let disk = Folder::unlocked(folder);
+        let disk =
+            Folder::unlocked(folder).map_err(|error| io_error(folder, "cannot open", error))?;
         if !has_anything(&disk)? {
             return Err(Error::NotFound {
                 what: format!(

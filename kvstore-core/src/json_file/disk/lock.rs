@@ -1,45 +1,61 @@
-//! One writer a folder: a lock that the kernel holds, and drops with the process, however that ends.
+//! One writer a folder: locks that the kernel holds, and drops with the process, however that ends.
+//!
+//! Two are taken. `LOCK` holds the owner's process id. The folder itself is locked as well: `LOCK` can be removed, and whoever
+//! then made a new one would be a second writer.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
 
 use crate::error::{Error, Result};
 use crate::json_file::error::io_error;
 
-/// The folder's `LOCK` file, which holds the owner's process id for whoever is refused.
+/// The name of the file that holds the owner's process id.
+pub(crate) const LOCK: &str = "LOCK";
+
+/// [`holder`] locks the folder for a moment, so a writer tries this often before it takes the folder for locked.
+const TRIES_MAX: u32 = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
+
+/// The locks on a folder.
 #[derive(Debug)]
-pub(crate) struct Lock(Mutex<Option<File>>);
+pub(crate) struct Lock {
+    folder: File,
+    file: File,
+}
 
 impl Lock {
-    /// Takes the lock, at once or not at all.
-    pub(crate) fn take(folder: &Path) -> Result<Self> {
-        let path = folder.join("LOCK");
-        let failed = |error| io_error(&path, "can't write", error);
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
+    /// Takes the locks, at once or not at all.
+    pub(crate) fn take(path: &Path) -> Result<Self> {
+        let failed = |error| io_error(&path.join(LOCK), "cannot write", error);
+        let folder = File::open(path).map_err(failed)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = openat(&folder, LOCK, flags, Mode::from_raw_mode(0o666))
+            .map_err(|error| failed(error.into()))?;
+        let mut file = File::from(file);
+        let locked = |file: &mut File| Error::Locked {
+            path: path.to_owned(),
+            pid: read_pid(file),
+        };
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let pid = file
-                    .read_to_string(&mut text)
-                    .ok()
-                    .and_then(|_| text.trim().parse().ok());
-                return Err(Error::Locked {
-                    path: folder.to_owned(),
-                    pid,
-                });
-            }
+            Err(TryLockError::WouldBlock) => return Err(locked(&mut file)),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let mut tries = 1;
+        loop {
+            match folder.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if tries < TRIES_MAX => thread::sleep(BETWEEN_TRIES),
+                Err(TryLockError::WouldBlock) => return Err(locked(&mut file)),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
+            tries += 1;
         }
         let write_pid = |file: &mut File| {
             file.set_len(0)?;
@@ -47,31 +63,75 @@ impl Lock {
             writeln!(file, "{}", std::process::id())
         };
         write_pid(&mut file).map_err(failed)?;
-        Ok(Self(Mutex::new(Some(file))))
+        Ok(Self { folder, file })
     }
 
-    /// Gives it back before this is dropped.
+    /// The folder, open.
+    pub(crate) fn folder(&self) -> &File {
+        &self.folder
+    }
+
+    /// Returns what is wrong if `path` leads to another folder by now, or `LOCK` is not the file that is locked: then another
+    /// process may write there.
+    pub(crate) fn check(&self, path: &Path) -> std::io::Result<()> {
+        let identity = |file: &File| file.metadata().map(|it| (it.dev(), it.ino()));
+        let is_at_path = match std::fs::metadata(path) {
+            Ok(there) => (there.dev(), there.ino()) == identity(&self.folder)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        if !is_at_path {
+            return Err(std::io::Error::other(
+                "the folder was moved or removed while it was open",
+            ));
+        }
+        let is_lock_there = match statat(&self.folder, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => {
+                #[expect(
+                    clippy::useless_conversion,
+                    reason = "the widths of both differ between machines"
+                )]
+                let there = (u64::from(there.st_dev), u64::from(there.st_ino));
+                there == identity(&self.file)?
+            }
+            Err(rustix::io::Errno::NOENT) => false,
+            Err(error) => return Err(error.into()),
+        };
+        if is_lock_there {
+            return Ok(());
+        }
+        Err(std::io::Error::other(
+            "the file LOCK was removed while the folder was open",
+        ))
+    }
+
+    /// Gives them back before this is dropped.
     pub(crate) fn release(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for file in [&self.file, &self.folder] {
+            if let Err(error) = file.unlock() {
+                tracing::warn!(%error, "a lock cannot be given back before the process ends");
+            }
+        }
     }
 }
 
-/// Whether a process holds the lock on `folder`, and its id if that can be read. It asks the kernel's list instead of trying the
-/// lock, so that nobody who wants it just then is refused.
-///
-/// Source: proc_locks(5): each line ends with the id, the device and the inode, and the range that is locked.
-pub(crate) fn holder(folder: &Path) -> Option<Option<u32>> {
-    let path = folder.join("LOCK");
-    let inode = std::fs::metadata(&path).ok()?.ino().to_string();
-    let text = std::fs::read_to_string(&path).ok();
-    let pid = text.and_then(|text| text.trim().parse().ok());
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let is_held = locks.lines().any(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        words.get(1) == Some(&"FLOCK")
-            && words
-                .get(5)
-                .is_some_and(|file| file.rsplit(':').next() == Some(&inode))
-    });
-    is_held.then_some(pid)
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Returns whether a process holds the lock on the folder `path`, and its id if that can be read. It tries a shared lock on the
+/// folder, so processes of other pid namespaces are seen as well; a writer that starts at this moment tries again.
+pub(crate) fn holder(path: &Path) -> Option<Option<u32>> {
+    let folder = File::open(path).ok()?;
+    match folder.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Some(
+            File::open(path.join(LOCK))
+                .ok()
+                .and_then(|mut file| read_pid(&mut file)),
+        ),
+        // Dropping the file gives the lock back.
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
 }

@@ -7,11 +7,14 @@ pub(crate) mod lock;
 pub(crate) mod simulated;
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, linkat, openat, renameat, unlinkat};
+use rustix::io::Errno;
 
 use crate::json_file::disk::lock::Lock;
 
@@ -19,6 +22,9 @@ use crate::json_file::disk::lock::Lock;
 pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Where it is, for messages.
     fn path(&self) -> &Path;
+
+    /// Fails if the path leads to another folder by now, or the lock on this one is gone: another process may write there then.
+    fn check(&self) -> io::Result<()>;
 
     /// The names of its files.
     fn names(&self) -> io::Result<Vec<String>>;
@@ -64,32 +70,42 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// A real folder. It keeps the lock for as long as anybody, a thread in the background included, can write to it.
+/// A real folder: a handle, not a path. Wherever the path leads later, everything happens in the folder that was opened. It keeps
+/// the lock for as long as any thread, also one in the background, can write to it.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
-    /// None for whoever only reads.
-    _lock: Option<Arc<Lock>>,
+    handle: Handle,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Locked(Arc<Lock>),
+    /// For reading alone.
+    Unlocked(File),
 }
 
 impl Folder {
     pub(crate) fn new(path: &Path, lock: Arc<Lock>) -> Self {
         Self {
             path: path.to_owned(),
-            _lock: Some(lock),
+            handle: Handle::Locked(lock),
         }
     }
 
-    /// For reading alone, beside whoever writes.
-    pub(crate) fn unlocked(path: &Path) -> Self {
-        Self {
+    /// For reading alone, beside a process that writes.
+    pub(crate) fn unlocked(path: &Path) -> io::Result<Self> {
+        Ok(Self {
             path: path.to_owned(),
-            _lock: None,
-        }
+            handle: Handle::Unlocked(File::open(path)?),
+        })
     }
 
-    fn at(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+    fn handle(&self) -> &File {
+        match &self.handle {
+            Handle::Locked(lock) => lock.folder(),
+            Handle::Unlocked(folder) => folder,
+        }
     }
 }
 
@@ -98,53 +114,70 @@ impl Disk for Folder {
         &self.path
     }
 
+    fn check(&self) -> io::Result<()> {
+        match &self.handle {
+            Handle::Locked(lock) => lock.check(&self.path),
+            Handle::Unlocked(_) => Ok(()),
+        }
+    }
+
     fn names(&self) -> io::Result<Vec<String>> {
-        let names =
-            std::fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
-        names.filter_map(Result::transpose).collect()
+        let mut names = Vec::new();
+        for entry in Dir::read_from(self.handle())? {
+            let entry = entry?;
+            let name = entry.file_name().to_str().unwrap_or(".");
+            if !matches!(name, "." | "..") {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         // A FIFO or a device would block or never end.
-        match std::fs::metadata(self.at(name)) {
-            Ok(metadata) if metadata.is_file() => std::fs::read(self.at(name)).map(Some),
-            Ok(_) => Err(io::Error::new(
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let mut file = match openat(self.handle(), name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(
                 ErrorKind::InvalidInput,
                 "not a regular file",
-            )),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            ));
         }
+        let mut text = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+        file.read_to_end(&mut text)?;
+        Ok(Some(text))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(self.at(name))?;
-        Ok(Box::new(RealFile(file)))
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let file = openat(self.handle(), name, flags, Mode::from_raw_mode(0o666))?;
+        Ok(Box::new(RealFile(file.into())))
     }
 
     fn link(&self, name: &str, second: &str) -> io::Result<()> {
         self.remove(second)?;
-        std::fs::hard_link(self.at(name), self.at(second))
+        let folder = self.handle();
+        Ok(linkat(folder, name, folder, second, AtFlags::empty())?)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place that renames")]
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.at(from), self.at(to))
+        Ok(renameat(self.handle(), from, self.handle(), to)?)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match std::fs::remove_file(self.at(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        match unlinkat(self.handle(), name, AtFlags::empty()) {
+            Err(error) if error != Errno::NOENT => Err(error.into()),
             _ => Ok(()),
         }
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        self.handle().sync_all()
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod queue;
 mod store;
-mod tail;
+pub(crate) mod tail;
 
 pub use self::queue::JsonReaderQueue;
 pub use self::store::JsonReader;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::in_memory::state::{Record, State};
 use crate::json_file::disk::{Disk, Folder};
-use crate::json_file::error::{check_format, corrupt, disk_error};
+use crate::json_file::error::{check_format, corrupt, disk_error, io_error};
 use crate::json_file::journal::chain::{Header, Kind};
 use crate::json_file::journal::{self, End, mark_at_end, marked};
 use crate::json_file::journal::{line, record};
@@ -66,7 +66,11 @@ impl Follower {
     /// # Errors
     /// [`Error::Unavailable`] if there is no store there yet, or none that can be read just now; [`Error::Corrupt`].
     pub(crate) fn load(folder: &Path) -> Result<(Self, State)> {
-        let disk = Folder::unlocked(folder);
+        let disk = match Folder::unlocked(folder) {
+            Ok(disk) => disk,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(nothing_there(folder)),
+            Err(error) => return Err(io_error(folder, "cannot open", error)),
+        };
         let mut tries = 1;
         loop {
             match Self::try_load(&disk) {
@@ -108,7 +112,9 @@ impl Follower {
         };
         let meta_file = match File::open(disk.path().join(META)) {
             Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(nothing_there(disk)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(nothing_there(disk.path()));
+            }
             Err(error) => return Err(disk_error(disk, "can't read", META, error)),
         };
         let failed = |error| disk_error(disk, "can't read", META, error);
@@ -129,7 +135,7 @@ impl Follower {
         };
         let journal = Tail::open(disk, meta.journal, meta.version)?;
         // A newer pair may have come, and the journal of this one gone.
-        let is_replaced = is_gone(&meta_file).map_err(failed)?;
+        let is_replaced = is_gone(disk, META, &meta_file).map_err(failed)?;
         Ok((journal.is_some() || !is_replaced).then_some((meta, meta_file, journal, text)))
     }
 
@@ -139,11 +145,11 @@ impl Follower {
             Some(journal) => journal.goes_on()?,
             None => false,
         };
-        let held = self
-            .journal
-            .as_ref()
-            .map_or(&self.meta_file, |journal| &journal.file);
-        Ok(!goes_on && !self.has_next()? && !is_gone(held)?)
+        let is_gone = || match &self.journal {
+            Some(journal) => is_gone(&self.disk, &Kind::Store.name(journal.number), &journal.file),
+            None => is_gone(&self.disk, META, &self.meta_file),
+        };
+        Ok(!goes_on && !self.has_next()? && !is_gone()?)
     }
 
     /// Reads on.
@@ -154,7 +160,7 @@ impl Follower {
         let Some(journal) = &mut self.journal else {
             let is_lost = self
                 .has_next()
-                .and_then(|has_next| Ok(has_next || is_gone(&self.meta_file)?));
+                .and_then(|has_next| Ok(has_next || is_gone(&self.disk, META, &self.meta_file)?));
             let is_lost =
                 is_lost.map_err(|error| disk_error(&self.disk, "can't read", META, error))?;
             return Ok(if is_lost { Step::Lost } else { Step::Current });
@@ -166,7 +172,7 @@ impl Follower {
         let next = Tail::open(&self.disk, journal.number + 1, journal.covered)?;
         let Some(mut next) = next else {
             let name = Kind::Store.name(journal.number);
-            let is_gone = is_gone(&journal.file)
+            let is_gone = is_gone(&self.disk, &name, &journal.file)
                 .map_err(|error| disk_error(&self.disk, "can't read", &name, error))?;
             return Ok(if is_gone { Step::Lost } else { Step::Current });
         };
@@ -212,8 +218,7 @@ impl Follower {
     }
 }
 
-fn nothing_there(disk: &Folder) -> Error {
-    let folder = disk.path();
+fn nothing_there(folder: &Path) -> Error {
     let what = if folder.is_dir() {
         format!(
             "{} holds no store yet: start the process that writes there",
@@ -228,9 +233,15 @@ fn nothing_there(disk: &Folder) -> Error {
     Error::Unavailable { what, source: None }
 }
 
-/// Whether a file that is open has lost its name: it was removed, or another one is in its place.
-fn is_gone(file: &File) -> io::Result<bool> {
-    Ok(file.metadata()?.nlink() == 0)
+/// Returns true if a file that is open has lost its name: it was removed, or another one has the name now. It goes by identity,
+/// and not by the number of names: a backup may have given the file a second one.
+fn is_gone(disk: &Folder, name: &str, file: &File) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match std::fs::metadata(disk.path().join(name)) {
+        Ok(there) => Ok((there.dev(), there.ino()) != (held.dev(), held.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Up to `length` bytes from `offset` on; fewer only at the end of the file.
@@ -260,6 +271,10 @@ struct Tail {
     line: u64,
     /// Up to here a mark covers them.
     durable: End,
+    /// Where the last mark ends, or the header, and the number of the line behind it.
+    marked: (End, u64),
+    /// The last reading ended early, so the next one continues it.
+    has_more: bool,
     /// The latest version in the lines that were read.
     version: Version,
     /// The latest version in those that a mark covers.
@@ -279,6 +294,8 @@ impl Tail {
                 read: End::default(),
                 line: 1,
                 durable: End::default(),
+                marked: (End::default(), 1),
+                has_more: false,
                 version,
                 covered: version,
                 uncovered: Vec::new(),
@@ -289,6 +306,9 @@ impl Tail {
     }
 
     fn goes_on(&self) -> io::Result<bool> {
+        if self.read != self.marked.0 {
+            return Ok(true);
+        }
         let mut first = [b'\n'];
         self.file.read_at(&mut first, self.read.length)?;
         Ok(first[0] != b'\n')
@@ -336,7 +356,11 @@ impl Tail {
     /// The records that marks cover by now and did not before, and whether it stopped before the end.
     fn read(&mut self, disk: &Folder) -> Result<(Vec<Record>, bool)> {
         let mut covered = Vec::new();
-        let mut is_doubted = false;
+        // A writer whose disk is full cuts off what no mark covers, and writes other lines there, perhaps of the same length.
+        if !std::mem::take(&mut self.has_more) {
+            self.back_to_mark();
+        }
+        let mut doubted = None;
         loop {
             let text = self.fetch(disk)?;
             let taken = self.take(disk, &text, &mut covered)?;
@@ -349,18 +373,27 @@ impl Tail {
                 mark_at_end(line).is_some_and(|durable| durable.length > self.read.length)
             });
             if !had_been_whole {
-                return Ok((covered, taken > 0 && text.len() >= STEP_BYTES));
+                self.has_more = taken > 0 && text.len() >= STEP_BYTES;
+                return Ok((covered, self.has_more));
             }
             // The mark was written after what it covers, and perhaps between two pieces of our reading.
-            if is_doubted && taken == 0 {
+            if doubted == Some(self.marked) {
                 return Err(self.damaged(
                     disk,
                     "its checksum does not match, and it had been on the disk whole; nothing more is read from this folder \
                      until the process that writes there is started again, which says what to do",
                 ));
             }
-            is_doubted = true;
+            doubted = Some(self.marked);
+            self.back_to_mark();
         }
+    }
+
+    /// Goes back to the last mark, and forgets what was read behind it.
+    fn back_to_mark(&mut self) {
+        (self.read, self.line) = self.marked;
+        self.version = self.covered;
+        self.uncovered.clear();
     }
 
     /// Takes the sound lines at the start of `text`; how long they are.
@@ -371,9 +404,11 @@ impl Tail {
                 break;
             };
             let is_header = self.line == 1;
+            let mark = marked(line).filter(|_| !is_header);
+            let is_mark = mark.is_some();
             if is_header {
                 self.take_header(disk, line)?;
-            } else if let Some(durable) = marked(line) {
+            } else if let Some(durable) = mark {
                 if durable != self.read {
                     return Err(self.damaged(disk, "this mark does not cover the lines before it"));
                 }
@@ -391,6 +426,9 @@ impl Tail {
             self.line += 1;
             if is_header {
                 self.durable = self.read;
+            }
+            if is_header || is_mark {
+                self.marked = (self.read, self.line);
             }
         }
         Ok(taken)

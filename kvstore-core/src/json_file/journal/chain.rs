@@ -57,6 +57,15 @@ impl Kind {
         format!("{}{number}.jsonl", self.prefix())
     }
 
+    /// Returns true for the name that a file has before it is complete.
+    pub(crate) fn is_begun(self, name: &str) -> bool {
+        let number = name
+            .strip_prefix('.')
+            .and_then(|name| name.strip_prefix(self.prefix()))
+            .and_then(|name| name.strip_suffix(".jsonl.begun"));
+        number.is_some_and(|number| number.parse::<u64>().is_ok())
+    }
+
     /// The numbers of the files that are there, in ascending order.
     pub(crate) fn numbers(self, disk: &dyn Disk) -> Result<Vec<u64>> {
         self.find(disk)

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::json_file::disk::{Disk, is_full};
+use crate::json_file::disk::Disk;
 use crate::json_file::error::{corrupt, disk_error};
 use crate::json_file::journal::chain::Kind;
 use crate::json_file::journal::line;
@@ -22,7 +22,7 @@ use crate::json_file::journal::record::push_json;
 use crate::json_file::journal::{AppendError, FORMAT};
 
 pub(crate) const ROLL: &str = "files.json";
-const ROLL_NEW: &str = "files.json.new";
+const ROLL_NEW: &str = ".files.json.new";
 
 /// The number of the latest file of each kind; 0 if there was none yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,13 +118,8 @@ impl Roll {
             file.write_at(0, &text)?;
             file.sync()
         };
-        begin().map_err(|error| {
-            if is_full(&error) {
-                AppendError::Full(error)
-            } else {
-                AppendError::Broken(error)
-            }
-        })?;
+        // Nothing was renamed yet, so the one that is there counts, whatever the error.
+        begin().map_err(AppendError::Full)?;
         let put = || {
             disk.rename(ROLL_NEW, ROLL)?;
             disk.sync_folder()

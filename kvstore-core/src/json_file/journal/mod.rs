@@ -28,8 +28,10 @@ const FILL_BYTES: u64 = 256 << 10;
 /// The version of all formats here.
 pub(crate) const FORMAT: u32 = 1;
 
-/// How a file's name ends until all that it starts with is on the disk.
-pub(crate) const BEGUN: &str = ".jsonl.begun";
+/// The name of a file until all that it starts with is on the disk.
+pub(crate) fn begun_name(name: &str) -> String {
+    format!(".{name}.begun")
+}
 
 /// Where a journal ends, or ended when it was last synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +75,7 @@ impl Journal {
     /// Starts a new file with `lines`, the first of which is its header. It gets its name when all of them are synced, so
     /// a file of that name is never half begun.
     pub(crate) fn create(disk: &dyn Disk, name: &str, lines: &[Vec<u8>]) -> io::Result<Self> {
-        let begun = name.replace(".jsonl", BEGUN);
+        let begun = begun_name(name);
         let mut file = disk.create(&begun)?;
         let mut text = Vec::new();
         let mut chain = 0;
@@ -194,7 +196,7 @@ fn push_line(text: &mut Vec<u8>, body: &[u8], chain: &mut Chain) {
 }
 
 /// A mark line without its closing brace.
-fn mark_body(durable: End) -> Vec<u8> {
+pub(crate) fn mark_body(durable: End) -> Vec<u8> {
     let End { length, crc } = durable;
     format!("{MARK}{{\"length\":{length},\"crc\":{crc}}}").into_bytes()
 }

@@ -27,9 +27,11 @@ use crate::model::value::Value;
 
 pub(crate) const DATA: &str = "data.json";
 pub(crate) const META: &str = "data.meta.json";
-pub(crate) const DATA_NEW: &str = "data.json.new";
-pub(crate) const META_NEW: &str = "data.meta.json.new";
-pub(crate) const DATA_OLD: &str = "data.json.old";
+
+// Temporary names are private: files that a user may have made, such as `data.json.old`, are never touched.
+pub(crate) const DATA_NEW: &str = ".data.json.new";
+pub(crate) const META_NEW: &str = ".data.meta.json.new";
+pub(crate) const DATA_OLD: &str = ".data.json.replaced";
 
 /// Files are written, and synced, in pieces of about this size.
 const PIECE_BYTES: usize = 1 << 20;
@@ -78,6 +80,9 @@ pub(crate) struct Meta {
     deadlines: Vec<(usize, Timestamp)>,
     /// For each entry 16 hexadecimal digits, by which an edit tells what it has left as it was.
     fingerprints: String,
+    /// The length of the file that it was read from.
+    #[serde(skip)]
+    pub(crate) bytes: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -110,6 +115,7 @@ impl Meta {
             versions: Vec::new(),
             deadlines: Vec::new(),
             fingerprints: String::new(),
+            bytes: 0,
         }
     }
 
@@ -344,14 +350,22 @@ fn line_fingerprint(line: &[u8]) -> u64 {
     u64::from(crc32c::crc32c(line)) << 32 | u64::from(crc32fast::hash(line))
 }
 
+/// The pair as it was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub(crate) data: Fingerprint,
+    /// The length of `data.meta.json`.
+    pub(crate) meta_bytes: u64,
+}
+
 /// Writes the pair: `meta` (whose progress, version, time and journal are set) for the entries that `next` hands out, piece
-/// by piece, none at the end. Returns what `data.json` is then.
+/// by piece, none at the end.
 pub(crate) fn write(
     disk: &dyn Disk,
     meta: &Meta,
     replaces: Option<Fingerprint>,
     next: impl FnMut() -> Vec<Row>,
-) -> io::Result<Fingerprint> {
+) -> io::Result<Written> {
     let written = write_new(disk, meta, replaces, next).inspect_err(|_| {
         // On a full disk it would take the room that commits need.
         for name in [DATA_NEW, META_NEW] {
@@ -370,7 +384,7 @@ fn write_new(
     meta: &Meta,
     replaces: Option<Fingerprint>,
     mut next: impl FnMut() -> Vec<Row>,
-) -> io::Result<Fingerprint> {
+) -> io::Result<Written> {
     let mut file = disk.create(DATA_NEW)?;
     let mut text = b"{".to_vec();
     let mut written = Fingerprint::default();
@@ -417,7 +431,10 @@ fn write_new(
     line::seal(&mut text, 0, &mut 0);
     let mut file = disk.create(META_NEW)?;
     write_synced(&mut *file, 0, &text)?;
-    Ok(written)
+    Ok(Written {
+        data: written,
+        meta_bytes: text.len() as u64,
+    })
 }
 
 /// Finishes what a failed [`write`] has left undone, as opening the folder would, and returns what `data.json` is then. Until then
@@ -605,5 +622,7 @@ pub(crate) fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
     if let Ok(format) = format {
         crate::json_file::error::check_format(disk, META, format)?;
     }
-    meta.map_err(|error| corrupt(disk, META, None, error.to_string()))
+    let mut meta = meta.map_err(|error| corrupt(disk, META, None, error.to_string()))?;
+    meta.bytes = text.len() as u64;
+    Ok(meta)
 }

@@ -4,6 +4,7 @@ mod backup;
 mod crash;
 mod damage;
 mod edits;
+mod faults;
 mod journal;
 mod line;
 mod opening;

@@ -8,6 +8,7 @@ pub(crate) mod quota;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,9 +20,10 @@ use crate::json_file::journal::manifest::Calls;
 use crate::json_file::journal::record;
 use crate::json_file::journal::{AppendError, Journal};
 use crate::json_file::recovery::{Recovered, header_line};
-use crate::json_file::snapshot::{self, Fingerprint, Meta, SNAPSHOT_PIECE};
+use crate::json_file::snapshot::{self, Fingerprint, Meta, SNAPSHOT_PIECE, Written};
 use crate::json_file::writer::quota::Room;
 use crate::model::commit::{Commit, Committed};
+use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, QueueId};
 
 /// Most changes that wait for the thread; who comes then waits to be let in.
@@ -33,6 +35,12 @@ const GROUP_MAX: usize = 1024;
 /// A group takes no further change once it has this many bytes.
 const GROUP_BYTES: u64 = 4 << 20;
 
+/// A snapshot that failed is tried again after this time.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// How often the folder is checked for having been moved or removed.
+pub(crate) const CHECK_PERIOD: Duration = Duration::from_secs(1);
+
 /// Whoever asked, and what for.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -40,6 +48,8 @@ pub(crate) enum Request {
     Expire(Answer<usize>),
     Adopt(QueueId, Answer<()>),
     Forget(JobId, Answer<bool>),
+    /// Check that the folder is still there.
+    Check(Answer<()>),
     /// Bring `data.json` up to date.
     Snapshot(Answer<()>),
     /// Look whether the snapshot in the background has ended.
@@ -55,7 +65,9 @@ impl Request {
         match self {
             Self::Commit(_, answer) => _ = answer.send(Err(closed())),
             Self::Expire(answer) => _ = answer.send(Err(closed())),
-            Self::Adopt(_, answer) | Self::Snapshot(answer) => _ = answer.send(Err(closed())),
+            Self::Adopt(_, answer) | Self::Snapshot(answer) | Self::Check(answer) => {
+                _ = answer.send(Err(closed()))
+            }
             Self::Forget(_, answer) => _ = answer.send(Err(closed())),
             Self::Close(answer) => _ = answer.send(Ok(())),
             Self::SnapshotEnded => {}
@@ -88,6 +100,7 @@ pub(crate) struct Unstated {
     pub(crate) journal: Journal,
     pub(crate) number: u64,
     pub(crate) journal_bytes: u64,
+    pub(crate) meta_bytes: u64,
 }
 
 impl Unstated {
@@ -99,6 +112,7 @@ impl Unstated {
             journal,
             number,
             journal_bytes,
+            meta_bytes,
             roll: _,
         } = recovered;
         (
@@ -109,6 +123,7 @@ impl Unstated {
                 journal,
                 number,
                 journal_bytes,
+                meta_bytes,
             },
         )
     }
@@ -135,7 +150,10 @@ pub(crate) fn start(start: Start) -> io::Result<Requests> {
         number: recovered.number,
         older_bytes: recovered.journal_bytes,
         snapshot_bytes_min,
-        retry_above: 0,
+        retry_at: None,
+        is_full: false,
+        meta_bytes: recovered.meta_bytes,
+        checked: None,
         unsettled: false,
         snapshot: None,
         snapshot_result: Arc::default(),
@@ -163,13 +181,19 @@ struct Writer {
     /// Bytes of the journals before this one that are not in `data.json` yet.
     older_bytes: u64,
     snapshot_bytes_min: u64,
-    /// After a snapshot that failed: only with more journal than this is the next one tried.
-    retry_above: u64,
+    /// After a snapshot that failed: when the next one is tried, or with how many bytes of journals, whichever comes first.
+    retry_at: Option<(Timestamp, u64)>,
+    /// The last write found no room.
+    is_full: bool,
+    /// The length of `data.meta.json`.
+    meta_bytes: u64,
+    /// When the folder was last checked.
+    checked: Option<Instant>,
     /// The last snapshot failed, and may have left the pair half exchanged.
     unsettled: bool,
     snapshot: Option<JoinHandle<()>>,
     /// Where the snapshot's thread leaves what came of it.
-    snapshot_result: Arc<Mutex<Option<io::Result<Fingerprint>>>>,
+    snapshot_result: Arc<Mutex<Option<io::Result<Written>>>>,
     snapshot_waiters: Vec<Answer<()>>,
     /// Somebody asked for a snapshot of what came after the running one began.
     snapshot_again: bool,
@@ -232,6 +256,7 @@ impl Writer {
 
     /// Does all that `group` asks for; the answer to a request to close is left to the caller.
     fn take(&mut self, group: Vec<Request>) -> Option<Answer<()>> {
+        self.check_folder(CHECK_PERIOD);
         let mut close = None;
         let mut changes = Vec::new();
         for request in group {
@@ -308,7 +333,9 @@ impl Writer {
                 let was_there = record.is_some();
                 reply(answer, Ok((record, was_there)))
             }
-            Request::Snapshot(answer) | Request::Close(answer) => reply(answer, Ok((None, ()))),
+            Request::Snapshot(answer) | Request::Close(answer) | Request::Check(answer) => {
+                reply(answer, Ok((None, ())))
+            }
             Request::SnapshotEnded => (None, Box::new(|_| ())),
         }
     }
@@ -335,15 +362,31 @@ impl Writer {
         let lines: Vec<Vec<u8>> = records.iter().map(record::encode).collect();
         match self.journal.append(&lines) {
             Ok(()) => {
+                if std::mem::take(&mut self.is_full) {
+                    self.retry_at = None;
+                }
                 self.shared.publish(records);
                 self.room.set_data(self.shared.read().table.bytes());
                 Ok(())
             }
-            Err(AppendError::Full(error)) => Err(GroupError::Full(format!(
-                "{}: {error}",
-                self.disk.path().display()
-            ))),
+            Err(AppendError::Full(error)) => {
+                self.is_full = true;
+                let folder = self.disk.path().display();
+                Err(GroupError::Full(format!("{folder}: {error}")))
+            }
             Err(AppendError::Broken(error)) => Err(GroupError::Broken(self.poison(&error))),
+        }
+    }
+
+    /// Writes nothing more once the folder is not the one at its path, or its lock is gone. It looks if the last look is
+    /// longer ago than `period`.
+    fn check_folder(&mut self, period: Duration) {
+        if self.poisoned.is_some() || self.checked.is_some_and(|at| at.elapsed() < period) {
+            return;
+        }
+        self.checked = Some(Instant::now());
+        if let Err(error) = self.disk.check() {
+            self.poison(&error);
         }
     }
 
@@ -366,8 +409,11 @@ impl Writer {
             return;
         }
         let bytes = self.older_bytes + self.journal.len();
-        let due =
-            bytes > self.data.length().max(self.snapshot_bytes_min) && bytes > self.retry_above;
+        let pair_bytes = self.data.length() + self.meta_bytes;
+        let due = bytes > pair_bytes.max(self.snapshot_bytes_min)
+            && self
+                .retry_at
+                .is_none_or(|(at, above)| bytes > above || at <= self.shared.now());
         let wanted = due || !self.snapshot_waiters.is_empty();
         if self.snapshot.is_some() || !wanted {
             return;
@@ -379,6 +425,10 @@ impl Writer {
 
     /// Goes on in a new journal, and writes what was true at its start from another thread.
     fn start_snapshot(&mut self) -> io::Result<()> {
+        self.check_folder(Duration::ZERO);
+        if let Some(reason) = &self.poisoned {
+            return Err(io::Error::other(reason.clone()));
+        }
         let version = self.shared.read().version;
         let number = self.number + 1;
         let header = header_line(number, Some(self.journal.durable()), version);
@@ -447,10 +497,11 @@ impl Writer {
         let Some(result) = ended else { return };
         self.snapshot = None;
         match result {
-            Ok(data) => {
-                self.data = data;
+            Ok(written) => {
+                self.data = written.data;
+                self.meta_bytes = written.meta_bytes;
                 self.older_bytes = 0;
-                self.retry_above = 0;
+                self.retry_at = None;
                 self.unsettled = false;
                 if !std::mem::take(&mut self.snapshot_again) {
                     for waiter in self.snapshot_waiters.drain(..) {
@@ -462,11 +513,13 @@ impl Writer {
         }
     }
 
-    /// The journals have everything, so nothing is lost; another try waits until there is twice as much.
+    /// The journals have everything, so nothing is lost; the next try comes after [`RETRY_AFTER`], with twice as much in the
+    /// journals, or when there is room again.
     fn snapshot_failed(&mut self, error: &io::Error) {
         tracing::error!(folder = %self.disk.path().display(), %error, "data.json could not be brought up to date: the journal grows on");
         self.shared.write().table.drop_cut();
-        self.retry_above = (self.older_bytes + self.journal.len()) * 2;
+        let bytes = self.older_bytes + self.journal.len();
+        self.retry_at = Some((self.shared.now().after(RETRY_AFTER), bytes * 2));
         self.unsettled = true;
         for waiter in self.snapshot_waiters.drain(..) {
             let what = "can't bring data.json up to date".to_owned();
@@ -483,6 +536,7 @@ impl Writer {
             let _ = thread.join();
             self.look_after_snapshot();
         }
+        self.check_folder(Duration::ZERO);
         if let Some(reason) = &self.poisoned {
             return Err(Error::Poisoned {
                 reason: reason.clone(),

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -15,6 +16,7 @@ use crate::json_file::journal::chain::Kind;
 use crate::json_file::journal::jobs::{first_lines, job_line, member_line};
 use crate::json_file::journal::manifest::Calls;
 use crate::json_file::journal::{AppendError, Journal};
+use crate::json_file::writer::CHECK_PERIOD;
 use crate::json_file::writer::quota::Room;
 use crate::model::command::Action;
 use crate::model::entry::Timestamp;
@@ -102,6 +104,8 @@ pub(crate) struct Writer {
     /// The files before it, and the last job in each.
     pub(crate) older: Vec<(u64, Position)>,
     pub(crate) roll: Arc<Calls>,
+    /// When the folder was last checked.
+    pub(crate) checked: Option<Instant>,
 }
 
 /// One job of a call, judged.
@@ -161,6 +165,7 @@ impl Writer {
     }
 
     fn take(&mut self, group: Vec<Request>) -> Option<oneshot::Sender<Result<()>>> {
+        self.check_folder();
         let mut close = None;
         let mut lines = Vec::new();
         let mut has_jobs = false;
@@ -303,6 +308,17 @@ impl Writer {
             self.shared.changed.notify_waiters();
         }
         result
+    }
+
+    /// Accepts nothing more once the folder is not the one at its path, or its lock is gone.
+    fn check_folder(&mut self) {
+        if self.checked.is_some_and(|at| at.elapsed() < CHECK_PERIOD) {
+            return;
+        }
+        self.checked = Some(Instant::now());
+        if let Err(error) = self.disk.check() {
+            self.poison(&error);
+        }
     }
 
     fn poison(&self, error: &io::Error) -> String {
