@@ -40,8 +40,15 @@ pub const OUTCOME_RETENTION: Duration = Duration::from_secs(60 * 60);
 /// Most outcomes kept in each partition; past that the oldest go and the jobs up to them become unknown.
 pub const OUTCOMES_MAX: usize = 100_000;
 
+/// Most bytes of kept outcomes of a partition that is held in memory; past that the oldest are dropped.
+pub const OUTCOMES_BYTES_MAX: usize = 32 << 20;
+
 /// Most dead letters kept in each partition; past that the partition waits until an operator has looked at some.
 pub const DEAD_LETTERS_MAX: usize = 10_000;
+
+/// Most bytes of dead letters of a partition that is held in memory, whatever the size of the last one. With more, the partition
+/// waits until some are retried or dropped.
+pub const DEAD_LETTERS_BYTES_MAX: usize = 64 << 20;
 
 /// Most changes kept for `watch`; whoever is further behind starts again from a listing.
 pub const CHANGES_MAX: usize = 10_000;

@@ -158,6 +158,13 @@ pub struct Dead {
     pub command: Command,
 }
 
+impl Dead {
+    /// Returns the bytes of its reason, keys and values.
+    pub fn size_bytes(&self) -> usize {
+        self.reason.len() + self.command.size_bytes()
+    }
+}
+
 /// A dead letter: a job that was given up, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {

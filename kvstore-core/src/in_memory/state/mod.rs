@@ -100,3 +100,113 @@ impl State {
         self.time = self.time.max(record.at);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Is what is kept of jobs bounded in bytes?
+
+    use super::*;
+    use crate::error::Error;
+    use crate::limits::{DEAD_LETTERS_BYTES_MAX, OUTCOMES_BYTES_MAX};
+    use crate::model::command::{Command, Operation};
+    use crate::model::commit::{Advance, Commit, Verdict};
+    use crate::model::id::{JobId, Partition, Position, QueueId};
+    use crate::model::job::{Dead, JobState, Summary};
+    use crate::model::key::Key;
+    use crate::model::value::Value;
+    use crate::model::write::{Change, Write};
+
+    /// Advances past job `number` with that verdict.
+    fn step(
+        state: &mut State,
+        queue: QueueId,
+        number: u64,
+        writes: usize,
+        verdict: Verdict,
+    ) -> crate::error::Result<()> {
+        let write = Write {
+            key: Key::new("a").unwrap(),
+            change: Change::Delete,
+        };
+        let commit = Commit {
+            writes: vec![write; writes],
+            advance: Some(Advance {
+                queue,
+                partition: Partition(0),
+                from: Position::counted(number - 1),
+                to: Position::counted(number),
+                outcomes: vec![(Position::counted(number), verdict)],
+                lost: false,
+            }),
+            ..Commit::default()
+        };
+        let (record, _) = Staging::new(state, Timestamp(1)).commit(commit)?;
+        state.apply(record);
+        Ok(())
+    }
+
+    #[test]
+    fn outcomes_of_large_batches_are_bounded_in_bytes() {
+        let mut state = State::default();
+        let queue = QueueId::random();
+        let jobs = 3000;
+        for number in 1..=jobs {
+            let verdict = Verdict::Succeeded {
+                summary: Summary {
+                    name: "batch".into(),
+                    key: Key::new("a").unwrap(),
+                    common: None,
+                },
+                first: 0,
+                count: 1000,
+            };
+            step(&mut state, queue, number, 1000, verdict).unwrap();
+        }
+        let state_of = |number| {
+            state.progress.state_of(&JobId {
+                queue,
+                partition: Partition(0),
+                position: Position::counted(number),
+            })
+        };
+        assert_eq!(state_of(1), JobState::Forgotten);
+        assert!(matches!(state_of(jobs), JobState::Finished(_)));
+        let kept = state.progress.queues.values().next().unwrap();
+        let kept = kept.outcomes.iter().count();
+        let bytes_each = 1000 * size_of::<crate::model::job::Applied>();
+        assert!(
+            kept * bytes_each <= OUTCOMES_BYTES_MAX && kept > 1000,
+            "{kept}"
+        );
+    }
+
+    #[test]
+    fn dead_letters_are_bounded_in_bytes() {
+        let mut state = State::default();
+        let queue = QueueId::random();
+        let letter = || {
+            let text = format!("\"{}\"", "x".repeat(1 << 20));
+            let value = Value::parse(text).unwrap();
+            Verdict::Dead(Dead {
+                reason: String::new(),
+                attempts: 1,
+                command: Command::One(Operation::set(Key::new("a").unwrap(), value)),
+            })
+        };
+        let most = (DEAD_LETTERS_BYTES_MAX >> 20) as u64;
+        for number in 1..=most {
+            step(&mut state, queue, number, 0, letter()).unwrap();
+        }
+        let refused = step(&mut state, queue, most + 1, 0, letter());
+        assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+        state.progress.forget(
+            &JobId {
+                queue,
+                partition: Partition(0),
+                position: Position::counted(1),
+            },
+            Timestamp(1),
+        );
+        step(&mut state, queue, most + 1, 0, letter()).unwrap();
+    }
+}

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::record::Advanced;
-use crate::limits::{OUTCOME_RETENTION, OUTCOMES_MAX};
+use crate::limits::{OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, OUTCOMES_MAX};
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, Position, QueueId};
-use crate::model::job::{Dead, DeadLetter, JobState, Outcome};
+use crate::model::job::{Dead, DeadLetter, JobState, Outcome, Summary};
 
 /// Positions and outcomes of all queues that were ever applied; one of them is the active one.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +25,73 @@ pub(crate) struct QueueProgress {
     /// Jobs that no one will ever apply.
     pub(crate) lost: Vec<Lost>,
     /// What can't be told from `applied` alone, and since when it is known. `None`: a dead letter that was dropped.
-    pub(crate) outcomes: BTreeMap<Position, (Timestamp, Option<Outcome>)>,
+    pub(crate) outcomes: Outcomes,
     pub(crate) dead: BTreeMap<Position, (Timestamp, Dead)>,
+}
+
+/// Kept outcomes, and how many bytes they take.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcomes {
+    map: BTreeMap<Position, (Timestamp, Option<Outcome>)>,
+    bytes: usize,
+}
+
+impl Outcomes {
+    fn insert(&mut self, position: Position, at: Timestamp, outcome: Option<Outcome>) {
+        self.bytes += bytes_of(outcome.as_ref());
+        if let Some((_, before)) = self.map.insert(position, (at, outcome)) {
+            self.bytes -= bytes_of(before.as_ref());
+        }
+    }
+
+    /// Those that are kept, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Position, &(Timestamp, Option<Outcome>))> {
+        self.map.iter()
+    }
+
+    /// Drops what is older than `oldest`, and what is too much; returns the last position that was dropped.
+    fn prune(&mut self, oldest: Timestamp) -> Option<Position> {
+        let mut pruned = None;
+        while let Some((position, (at, _))) = self.map.first_key_value()
+            && (*at < oldest
+                || self.map.len() > OUTCOMES_MAX
+                || self.bytes > OUTCOMES_BYTES_MAX && self.map.len() > 1)
+        {
+            pruned = Some(*position);
+            if let Some((_, (_, outcome))) = self.map.pop_first() {
+                self.bytes -= bytes_of(outcome.as_ref());
+            }
+        }
+        pruned
+    }
+}
+
+impl FromIterator<(Position, (Timestamp, Option<Outcome>))> for Outcomes {
+    fn from_iter<I: IntoIterator<Item = (Position, (Timestamp, Option<Outcome>))>>(
+        outcomes: I,
+    ) -> Self {
+        let mut all = Self::default();
+        for (position, (at, outcome)) in outcomes {
+            all.insert(position, at, outcome);
+        }
+        all
+    }
+}
+
+/// Returns about what a kept outcome takes in memory.
+fn bytes_of(outcome: Option<&Outcome>) -> usize {
+    let of_summary = |summary: &Summary| {
+        summary.key.as_str().len() + summary.common.as_ref().map_or(0, String::len)
+    };
+    let own = match outcome {
+        None | Some(Outcome::Succeeded(None)) => 0,
+        Some(Outcome::Succeeded(Some(succeeded))) => {
+            of_summary(&succeeded.summary) + size_of_val(succeeded.writes.as_slice())
+        }
+        Some(Outcome::Failed(failed)) => of_summary(&failed.summary),
+        Some(Outcome::Dead(dead)) => dead.size_bytes(),
+    };
+    size_of::<(Position, Timestamp, Outcome)>() + own
 }
 
 /// The jobs behind `after`, up to and with `up_to`.
@@ -46,11 +111,14 @@ impl Progress {
             .map_or(Position::START, |queue| queue.applied)
     }
 
-    /// How many dead letters the partition has.
-    pub(crate) fn dead_count(&self, queue: QueueId, partition: Partition) -> usize {
+    /// How many dead letters the partition has, and their bytes.
+    pub(crate) fn dead_size(&self, queue: QueueId, partition: Partition) -> (usize, usize) {
         self.queues
             .get(&(queue, partition))
-            .map_or(0, |queue| queue.dead.len())
+            .map_or((0, 0), |queue| {
+                let bytes = queue.dead.values().map(|(_, dead)| dead.size_bytes());
+                (queue.dead.len(), bytes.sum())
+            })
     }
 
     pub(super) fn advance(&mut self, advanced: Advanced, at: Timestamp) {
@@ -66,7 +134,7 @@ impl Progress {
         for (position, outcome) in advanced.outcomes {
             match outcome {
                 Outcome::Dead(dead) => drop(queue.dead.insert(position, (at, dead))),
-                other => drop(queue.outcomes.insert(position, (at, Some(other)))),
+                other => queue.outcomes.insert(position, at, Some(other)),
             }
         }
         queue.prune(at);
@@ -97,7 +165,7 @@ impl Progress {
         };
         // Without a trace it would look like a success.
         if queue.dead.remove(&job.position).is_some() && job.position > queue.pruned {
-            queue.outcomes.insert(job.position, (at, None));
+            queue.outcomes.insert(job.position, at, None);
         }
     }
 
@@ -172,7 +240,7 @@ impl QueueProgress {
         {
             return JobState::Unknown;
         }
-        match self.outcomes.get(&position) {
+        match self.outcomes.map.get(&position) {
             Some((_, Some(outcome))) => JobState::Finished(outcome.clone()),
             Some((_, None)) => JobState::Forgotten,
             None if position <= self.pruned => JobState::Forgotten,
@@ -182,12 +250,8 @@ impl QueueProgress {
 
     /// Drops what is too old or too many. It goes by the time of the records, so a replay drops the same.
     fn prune(&mut self, now: Timestamp) {
-        let oldest = now.before(OUTCOME_RETENTION);
-        while let Some((position, (at, _))) = self.outcomes.first_key_value()
-            && (*at < oldest || self.outcomes.len() > OUTCOMES_MAX)
-        {
-            self.pruned = *position;
-            self.outcomes.pop_first();
+        if let Some(pruned) = self.outcomes.prune(now.before(OUTCOME_RETENTION)) {
+            self.pruned = pruned;
         }
     }
 }

@@ -6,7 +6,7 @@ use super::State;
 use super::record::{Advanced, Record};
 use super::row::Row;
 use crate::error::{Error, Result};
-use crate::limits::{DEAD_LETTERS_MAX, EXPIRE_BATCH};
+use crate::limits::{DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX, EXPIRE_BATCH};
 use crate::model::commit::{Advance, Commit, Committed, Verdict};
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position, QueueId};
@@ -25,7 +25,8 @@ pub(crate) struct Staging<'a> {
     entries: HashMap<Key, Option<Version>>,
     active: Option<QueueId>,
     positions: HashMap<(QueueId, Partition), Position>,
-    dead: HashMap<(QueueId, Partition), usize>,
+    /// The number of dead letters, and their bytes.
+    dead: HashMap<(QueueId, Partition), (usize, usize)>,
 }
 
 impl<'a> Staging<'a> {
@@ -137,13 +138,26 @@ impl<'a> Staging<'a> {
         let letters = advance
             .outcomes
             .iter()
-            .filter(|(_, verdict)| matches!(verdict, Verdict::Dead(_)))
-            .count();
-        if letters > 0 && self.dead_count(id) + letters > DEAD_LETTERS_MAX {
-            return Err(Error::Full {
-                what: "the table of dead letters",
-                limit: DEAD_LETTERS_MAX as u64,
+            .filter_map(|(_, verdict)| match verdict {
+                Verdict::Dead(dead) => Some(dead.size_bytes()),
+                _ => None,
             });
+        let mut dead = None;
+        for letter in letters {
+            let (count, bytes) = dead.unwrap_or_else(|| self.dead_size(id));
+            let full = |what, limit: usize| Error::Full {
+                what,
+                limit: limit as u64,
+            };
+            if count >= DEAD_LETTERS_MAX {
+                return Err(full("the table of dead letters", DEAD_LETTERS_MAX));
+            }
+            // The last one may pass the bound, so that no letter is too large for an empty table.
+            if bytes >= DEAD_LETTERS_BYTES_MAX {
+                let what = "the table of dead letters (bytes)";
+                return Err(full(what, DEAD_LETTERS_BYTES_MAX));
+            }
+            dead = Some((count + 1, bytes + letter));
         }
         Ok(())
     }
@@ -155,11 +169,11 @@ impl<'a> Staging<'a> {
             .unwrap_or_else(|| self.state.progress.applied(id.0, id.1))
     }
 
-    fn dead_count(&self, id: (QueueId, Partition)) -> usize {
+    fn dead_size(&self, id: (QueueId, Partition)) -> (usize, usize) {
         self.dead
             .get(&id)
             .copied()
-            .unwrap_or_else(|| self.state.progress.dead_count(id.0, id.1))
+            .unwrap_or_else(|| self.state.progress.dead_size(id.0, id.1))
     }
 
     /// Gives a write its version; says whether its key existed before it.
@@ -211,11 +225,16 @@ impl<'a> Staging<'a> {
             .into_iter()
             .map(|(position, verdict)| (position, outcome(verdict)))
             .collect();
-        let letters = outcomes
-            .iter()
-            .filter(|(_, outcome)| matches!(outcome, Outcome::Dead(_)))
-            .count();
-        self.dead.insert(id, self.dead_count(id) + letters);
+        let letters = outcomes.iter().filter_map(|(_, outcome)| match outcome {
+            Outcome::Dead(dead) => Some(dead.size_bytes()),
+            _ => None,
+        });
+        let mut dead = None;
+        for letter in letters {
+            let (count, bytes) = dead.unwrap_or_else(|| self.dead_size(id));
+            dead = Some((count + 1, bytes + letter));
+        }
+        self.dead.extend(dead.map(|dead| (id, dead)));
         self.positions.insert(id, advance.to);
         self.active = Some(advance.queue);
         let Advance {
