@@ -64,6 +64,7 @@ async fn serve_and_work(
     let has_worker = own.role == Role::Worker;
     let address = listener.local_addr()?;
     tracing::info!(%address, store = hide_secrets(&shared.store), role = ?own.role, "serving");
+    process::notify_ready(&format!("serving on {address}"));
     if !is_local(address) && own.options.tokens.is_none() {
         tracing::warn!(%address, "whoever reaches this address may read and write everything");
     }

@@ -174,6 +174,34 @@ async fn jobs_that_an_old_copy_of_redis_lacks_are_unknown_and_counted() {
     }
 }
 
+#[tokio::test]
+async fn access_log_is_one_setting_that_the_readme_names() {
+    let readme = include_str!("../../README.md");
+    let (_, after) = readme
+        .split_once("**The access log**: with `--log ")
+        .unwrap();
+    let (filter, _) = after.split_once('`').unwrap();
+    let mut server = Process::start(&["--store", "memory:", "--log", filter]);
+    let mut connection = Connection::open(server.address).await;
+    let get = request("GET", "/v1/kv/none").header("x-request-id", "asked");
+    let reply = connection.ask(&get).await;
+    assert_eq!(reply.status, 404);
+    let logged = server.logged("answered");
+    assert_eq!(logged["method"], "GET");
+    assert_eq!(logged["path"], "/v1/kv/none");
+    assert_eq!(logged["status"], 404);
+    let id = reply.header("x-request-id").unwrap();
+    assert!(
+        logged["request_id"].as_str().unwrap().contains(id),
+        "{logged}"
+    );
+    server.signal("TERM");
+    server.ended();
+    let others = server.whole_log();
+    let others: Vec<_> = others.iter().filter(|it| it["level"] == "DEBUG").collect();
+    assert!(others.is_empty(), "that is more than requests: {others:#?}");
+}
+
 /// The words of a line of the guide, run as it stands there: what one program prints is what the other one reads.
 fn pipe(export: &[&str], import: &[&str]) -> String {
     let mut export = command(export).stdout(Stdio::piped()).spawn().unwrap();

@@ -68,6 +68,8 @@ async fn open(shared: &Shared, health: &Health) -> kvstore_core::Result<Opened> 
         health.stand_by();
         if !stands_by {
             tracing::info!(holder = %error, "standing by until the folder is free");
+            // That is all there is to do until then, so a supervisor need not wait for more.
+            process::notify_ready("standing by until the folder is free");
         }
         stands_by = true;
     });
@@ -101,6 +103,7 @@ async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(),
         opened = open(&shared, &health) => opened?,
     };
     health.opened(opened.store.clone(), opened.queue.clone());
+    process::notify_ready("applying what waits");
     let until = async {
         shutdown.requested().await;
         health.drain();

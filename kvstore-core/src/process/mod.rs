@@ -61,6 +61,7 @@
 //! It ends with 0 when all is well, with 2 and a line for each wrong setting before anything is opened or bound, with 1 and one
 //! line `error: …` when it can't start or go on, and with 128 + the signal's number on a second signal.
 
+mod notify;
 mod settings;
 mod shared;
 
@@ -75,6 +76,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::Error;
 use crate::error::in_one_line;
+pub use notify::notify_ready;
 pub use settings::{Fallback, Program, Setting, Settings, bytes, duration, hide_secrets, within};
 pub use shared::{LogFormat, STORE, Shared};
 
@@ -224,6 +226,7 @@ impl Shutdown {
                 signal = first.as_raw_value(),
                 "shutting down; a second signal ends at once"
             );
+            notify::notify_stopping();
             // No receiver left: the program is past waiting.
             let _ = sender.send(true);
             let second = either(&mut terminate, &mut interrupt).await;

@@ -1,0 +1,47 @@
+//! Tells a supervisor how far the process is, by the protocol of `sd_notify(3)`, which systemd and others speak.
+//!
+//! Without `NOTIFY_SOCKET` in the environment there is no such supervisor, and nothing happens.
+
+use std::ffi::OsStr;
+use std::io;
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// How long a supervisor that reads nothing is waited for.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Reports that the process does its work from now on, and what that is, in one line.
+pub fn notify_ready(status: &str) {
+    notify(&format!("READY=1\nSTATUS={status}\n"));
+}
+
+/// Reports that the process was asked to end, and finishes what it has.
+pub(super) fn notify_stopping() {
+    notify("STOPPING=1\nSTATUS=finishing what is under way\n");
+}
+
+/// A supervisor that cannot be reached is a warning: the work does not depend on it.
+fn notify(state: &str) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|it| !it.is_empty()) else {
+        return;
+    };
+    if let Err(error) = send(&socket, state) {
+        tracing::warn!(%error, ?socket, "cannot notify the supervisor");
+    }
+}
+
+/// Sends one datagram to the socket: a path, or a name in the abstract namespace after `@`.
+fn send(socket: &OsStr, state: &str) -> io::Result<()> {
+    let address = match socket.as_bytes() {
+        #[cfg(target_os = "linux")]
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(socket)?,
+    };
+    let sender = UnixDatagram::unbound()?;
+    sender.set_write_timeout(Some(TIMEOUT))?;
+    sender.send_to_addr(state.as_bytes(), &address)?;
+    Ok(())
+}
