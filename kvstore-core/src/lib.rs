@@ -66,6 +66,8 @@ mod redis;
 pub mod service;
 pub mod store;
 pub mod store_ext;
+#[cfg(test)]
+mod told;
 pub mod worker;
 
 pub use error::{Error, Result};

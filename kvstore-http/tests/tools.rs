@@ -75,9 +75,8 @@ async fn verify_and_status_change_nothing_beside_a_server_and_behind_it() {
             "{found:?}"
         );
         assert!(
-            found
-                .stdout
-                .contains("sound: 10 entries, version 10, 0 jobs wait"),
+            found.stdout.contains("sound: 10 entries, version ")
+                && found.stdout.contains(", 0 jobs wait"),
             "{found:?}"
         );
         let says_so = found
@@ -109,7 +108,7 @@ async fn repair_does_what_verify_announced_and_keeps_what_it_removes() {
         "{announced}"
     );
     assert!(
-        announced.contains("a repair loses the write of version 5"),
+        announced.contains("a repair loses the write of version "),
         "{announced}"
     );
     let refused = run(
@@ -212,9 +211,16 @@ async fn export_writes_every_entry_in_both_forms_beside_a_server() {
     let [a, b] = lines[..] else {
         panic!("{lines:?}");
     };
-    assert_eq!(a, r#"{"key":"a","value":"é","version":2}"#);
-    let start = r#"{"key":"b","value":[1.50,1e400],"version":1,"expires_at":"#;
-    assert!(b.starts_with(start), "{b}");
+    let version = |line: &str| {
+        let (_, rest) = line.split_once("\"version\":").unwrap();
+        let digits = rest.split(|it: char| !it.is_ascii_digit()).next().unwrap();
+        digits.parse::<u64>().unwrap()
+    };
+    let (of_a, of_b) = (version(a), version(b));
+    assert_eq!(of_a, of_b + 1);
+    assert_eq!(a, format!(r#"{{"key":"a","value":"é","version":{of_a}}}"#));
+    let start = format!(r#"{{"key":"b","value":[1.50,1e400],"version":{of_b},"expires_at":"#);
+    assert!(b.starts_with(&start), "{b}");
     assert!(files(folder.path()) == before);
 
     // The object is what a clean stop leaves.

@@ -66,7 +66,7 @@ pub use self::store::JsonStore;
 pub use self::verify::{Inspection, Summary};
 use self::writer::Unstated;
 use self::writer::quota::Room;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, StoreTime, SystemClock};
 use crate::error::{Error, Result};
 use crate::in_memory::state::Shared;
 use crate::model::id::Partition;
@@ -167,6 +167,8 @@ impl JsonFile {
         let id = recovered.meta.queue;
         let applied = recovered.state.progress.applied(id, PARTITION);
         let roll = Arc::new(Calls::new(recovered.roll));
+        let time = StoreTime::new(Arc::clone(&options.clock), recovered.state.time);
+        let time = Arc::new(time);
         let queue = queue::start(
             Arc::clone(&disk),
             options,
@@ -176,8 +178,9 @@ impl JsonFile {
             Arc::clone(&room),
             holder.clone(),
             Arc::clone(&roll),
+            Arc::clone(&time),
         )?;
-        let store = start_store(disk, options, recovered, room, holder, roll)?;
+        let store = start_store(disk, options, recovered, room, holder, roll, time)?;
         Ok(Self {
             store: Arc::new(store),
             queue: Arc::new(queue),
@@ -226,12 +229,13 @@ fn start_store(
     room: Arc<Room>,
     holder: Holder,
     roll: Arc<Calls>,
+    time: Arc<StoreTime>,
 ) -> Result<JsonStore> {
     roll.call(&*disk, Kind::Store, recovered.number)
         .map_err(|error| roll_error(&*disk, error))?;
     let (state, recovered) = Unstated::split(recovered);
     room.set_data(state.table.bytes());
-    let shared = Arc::new(Shared::new(state, Arc::clone(&options.clock)));
+    let shared = Arc::new(Shared::new(state, time));
     let start = writer::Start {
         disk: Arc::clone(&disk),
         shared: Arc::clone(&shared),

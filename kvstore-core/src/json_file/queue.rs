@@ -10,13 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::clock::StoreTime;
 use crate::error::{Error, Result};
-use crate::in_memory::log::{Claims, PartitionLog};
+use crate::in_memory::log::{Claims, PartitionLog, found_out, jobs_out};
 use crate::json_file::disk::Disk;
 use crate::json_file::error::disk_error;
 use crate::json_file::journal::Journal;
 use crate::json_file::journal::chain::{Files, Kind};
-use crate::json_file::journal::jobs::{Restored, first_lines, restore};
+use crate::json_file::journal::jobs::{Restored, first_lines, member_line, restore};
 use crate::json_file::journal::manifest::Calls;
 use crate::json_file::writer::queue::{Request, Shared, WAITING_MAX, Writer, rotate_above};
 use crate::json_file::writer::quota::Room;
@@ -48,6 +49,7 @@ pub(super) fn start(
     room: Arc<Room>,
     holder: Holder,
     roll: Arc<Calls>,
+    time: Arc<StoreTime>,
 ) -> Result<JsonQueue> {
     let queue_options = QueueOptions {
         partitions: PartitionCount::ONE,
@@ -58,18 +60,19 @@ pub(super) fn start(
         previous,
         carried,
         older,
-    } = restore(&*disk, &files, id, &mut log)?;
+    } = restore(&*disk, &files, id, &mut log, &time)?;
     if files.iter().next().is_none() && applied > Position::START {
         tracing::warn!(folder = %disk.path().display(), %applied, "the queue's files are gone: jobs that waited in them are lost, numbering goes on behind what the store has applied");
     }
-    log.start_after(applied)?;
+    log.start_after(applied);
     // A store that is older than the queue is told so when the worker reads; nothing is dropped for it here.
     log.complete(applied);
     files.keep_torn_tail(&*disk)?;
 
     let number = files.next_number().unwrap_or(1);
-    let mut lines = first_lines(number, previous, id, &log);
+    let mut lines = first_lines(number, previous, id, &log, time.now());
     lines.extend(carried);
+    lines.push(member_line("opened", &log.open(time.wall())));
     let name = Kind::Queue.name(number);
     let journal = Journal::create(&*disk, &name, &lines)
         .map_err(|error| disk_error(&*disk, "can't write", &name, error))?;
@@ -81,7 +84,7 @@ pub(super) fn start(
     let shared = Arc::new(Shared {
         log: Mutex::new(log),
         changed: Notify::new(),
-        clock: Arc::clone(&options.clock),
+        time,
         poisoned: OnceLock::new(),
     });
     let mut writer = Writer {
@@ -146,7 +149,7 @@ impl JsonQueue {
             self.check_open()?;
             let jobs = self.shared.log().read(after, max)?;
             if !jobs.is_empty() {
-                return Ok(jobs);
+                return Ok(jobs_out(jobs, &self.shared.time));
             }
             changed.await;
         }
@@ -199,7 +202,7 @@ impl JobQueue for JsonQueue {
 
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
         self.check_open()?;
-        Ok(self.claims().claim(worker, self.shared.clock.now()))
+        Ok(self.claims().claim(worker, self.shared.time.now()))
     }
 
     async fn claims_changed(&self) {
@@ -223,7 +226,7 @@ impl JobQueue for JsonQueue {
         self.check_open()?;
         let jobs = self.shared.log().read(after, max)?;
         if !jobs.is_empty() || max == 0 || wait.is_zero() {
-            return Ok(jobs);
+            return Ok(jobs_out(jobs, &self.shared.time));
         }
         tokio::time::timeout(wait, self.next(after, max))
             .await
@@ -252,12 +255,13 @@ impl JobQueue for JsonQueue {
         if job.queue != self.id || job.partition != PARTITION {
             return Ok(Found::Unknown);
         }
-        Ok(self.shared.log().find(job.position))
+        let found = self.shared.log().find(job.position);
+        Ok(found_out(found, &self.shared.time))
     }
 
     async fn depth(&self) -> Result<Depth> {
         self.check_open()?;
-        Ok(self.shared.log().depth(self.shared.clock.now()))
+        Ok(self.shared.log().depth(self.shared.time.now()))
     }
 
     async fn ping(&self) -> Result<()> {

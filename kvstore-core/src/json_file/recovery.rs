@@ -3,17 +3,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::first_number;
 use crate::error::{Error, Result};
-use crate::in_memory::state::{Row, State, Table};
+use crate::in_memory::state::{Record, Row, State, Table};
 use crate::json_file::disk::Disk;
 use crate::json_file::error::{corrupt, disk_error};
 use crate::json_file::journal::chain::{Files, Kind};
 use crate::json_file::journal::manifest::Roll;
-use crate::json_file::journal::record;
 use crate::json_file::journal::{End, Journal};
+use crate::json_file::journal::{ReadLine, record};
 use crate::json_file::snapshot::import::import;
 use crate::json_file::snapshot::{self, DATA, Fingerprint, Meta, Pair, SNAPSHOT_PIECE};
-use crate::limits::RENUMBER_GAP;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::QueueId;
 
@@ -48,7 +48,7 @@ pub(super) fn header_line(number: u64, previous: Option<End>, version: Version) 
     Kind::Store.header_line(number, previous, &StoreHeader { version })
 }
 
-/// Opens the store's part of the folder. `keep_edit`: an edited `data.json` is taken, and what journals hold beyond it is
+/// Opens the store's part of the folder when the wall clock shows `now`. `keep_edit`: an edited `data.json` is taken, and what journals hold beyond it is
 /// given up.
 pub(super) fn recover(disk: &dyn Disk, now: Timestamp, keep_edit: bool) -> Result<Recovered> {
     let numbers = Kind::Store
@@ -88,7 +88,7 @@ pub(super) fn recover(disk: &dyn Disk, now: Timestamp, keep_edit: bool) -> Resul
         Pair::Whole(meta, text) => {
             roll.check_queue(disk)?;
             roll.check_journals(disk, meta.journal)?;
-            recover_whole(disk, &meta, &text)
+            recover_whole(disk, &meta, &text, now)
         }
     }?;
     recovered.roll = roll;
@@ -121,7 +121,8 @@ fn take_over(
     text: &[u8],
     now: Timestamp,
 ) -> Result<Recovered> {
-    let mut version = meta.version;
+    let mut version = Version(first_number(meta.version.0, now));
+    meta.skipped += version.0 - meta.version.0;
     let entries = import(disk, text, &meta.known_entries(), &mut version)?;
     meta.version = version;
     meta.time = meta.time.max(now);
@@ -155,7 +156,18 @@ fn recover_edited(
     keep_edit: bool,
 ) -> Result<Recovered> {
     let journals = Files::read(disk, Kind::Store, Some(meta.journal), keep_edit)?;
-    let commits = journals.lines().count();
+    let is_commit = |line: &ReadLine<'_>| match record::decode(line.text) {
+        Ok(record) => !record.is_of_an_opening(),
+        Err(_) => true,
+    };
+    let commits = journals.lines().filter(|(_, it)| is_commit(it)).count();
+    // A version that an opening has begun with may have been seen by a watcher.
+    let openings = journals
+        .lines()
+        .filter_map(|(_, line)| record::decode(line.text).ok()?.opened);
+    let latest = openings.fold(meta.version, Version::max);
+    meta.skipped += latest.0 - meta.version.0;
+    meta.version = latest;
     // Where lines can't be read, nobody knows which versions they used.
     if newer || commits > 0 || keep_edit && journals.are_damaged() {
         if !keep_edit {
@@ -212,12 +224,12 @@ fn without_values(mut meta: Meta, journals: &Files) -> Meta {
     }
     meta.set_progress(&state.progress);
     let mut meta = meta.without_entries();
-    meta.version = Version(state.version.0 + RENUMBER_GAP);
+    meta.version = state.version;
     meta.time = state.time;
     meta
 }
 
-fn recover_whole(disk: &dyn Disk, meta: &Meta, text: &[u8]) -> Result<Recovered> {
+fn recover_whole(disk: &dyn Disk, meta: &Meta, text: &[u8], now: Timestamp) -> Result<Recovered> {
     let table = meta.table(disk, text)?;
     let mut state = State::new(table, meta.progress(), meta.version, meta.time);
     let journals = Files::read(disk, Kind::Store, Some(meta.journal), false)?;
@@ -239,7 +251,11 @@ fn recover_whole(disk: &dyn Disk, meta: &Meta, text: &[u8]) -> Result<Recovered>
         state.apply(record);
     }
     // Changes can be watched from here on, as after every opening.
-    let state = State::new(state.table, state.progress, state.version, state.time);
+    let mut state = State::new(state.table, state.progress, state.version, state.time);
+    carried.version.get_or_insert(state.version);
+    let opening = Record::opening(state.version, state.time.max(now), now);
+    carried.lines.push(record::encode(&opening));
+    state.apply(opening);
     let number = journals.next_number().unwrap_or(meta.journal);
     let previous = journals.durable_end();
     journals.keep_torn_tail(disk)?;

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, first_number};
 use crate::error::{Error, Result};
 use crate::json_file::PARTITION;
 use crate::json_file::disk::lock::Lock;
@@ -19,9 +19,7 @@ use crate::json_file::journal::chain::Kind;
 use crate::json_file::journal::jobs::{first_lines, job_line};
 use crate::json_file::journal::manifest::ROLL;
 use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD, Fingerprint, SNAPSHOT_PIECE};
-use crate::limits::RENUMBER_GAP;
 use crate::model::entry::{Timestamp, Version};
-use crate::model::id::Position;
 
 /// Repairs `folder`, which nobody may have open. What was wrong with it; empty if nothing was, and then nothing was done.
 ///
@@ -87,17 +85,18 @@ fn renumber(salvage: &mut Salvage, now: Timestamp) -> Result<()> {
     let Salvage {
         state, meta, log, ..
     } = salvage;
-    state.version = Version(state.version.0.max(meta.version.0) + RENUMBER_GAP);
+    let last = state.version.max(meta.version);
+    state.version = Version(first_number(last.0, now));
+    state.progress.skipped += state.version.0 - last.0;
     state.time = state.time.max(meta.time).max(now);
     if salvage.has_unversioned {
         state.version = state.table.give_versions(state.version);
     }
     if salvage.has_queue_problem {
         let last = log.last();
-        log.start_numbering_after(Position::counted(last.minor + RENUMBER_GAP));
+        let opened = log.open(now);
         let lost = salvage.lost_jobs.iter().copied();
-        for (after, up_to) in lost.chain([(last.minor, log.last().minor)]) {
-            let (after, up_to) = (Position::counted(after), Position::counted(up_to));
+        for (after, up_to) in lost.chain([(last, opened)]) {
             state.progress.lose(meta.queue, PARTITION, after, up_to);
         }
         log.complete(state.progress.applied(meta.queue, PARTITION));
@@ -154,8 +153,9 @@ fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
 fn write_queue(disk: &dyn Disk, salvage: &Salvage) -> Result<()> {
     let number = salvage.next_number(disk, Kind::Queue)?;
     let name = Kind::Queue.name(number);
-    let mut lines = first_lines(number, None, salvage.meta.queue, &salvage.log);
-    lines.extend(salvage.log.jobs().map(|job| job_line(job, None)));
+    let log = &salvage.log;
+    let mut lines = first_lines(number, None, salvage.meta.queue, log, salvage.state.time);
+    lines.extend(log.jobs().map(|job| job_line(job, None)));
     Journal::create(disk, &name, &lines)
         .map_err(|error| disk_error(disk, "can't write", &name, error))?;
     // It names the files that are about to go; what is gone is settled now.

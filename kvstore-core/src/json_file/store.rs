@@ -133,6 +133,7 @@ impl Store for JsonStore {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {
+        let commit = self.shared.take_in(commit);
         self.ask(|answer| Request::Commit(commit, answer)).await
     }
 

@@ -41,6 +41,8 @@ pub struct Inspection {
     salvage: Salvage,
     writer: Option<Option<u32>>,
     now: Timestamp,
+    /// How far the wall clock is behind that.
+    behind: Duration,
     data_bytes: u64,
     snapshot_at: Option<SystemTime>,
 }
@@ -54,6 +56,8 @@ pub struct Summary {
     pub bytes: u64,
     /// The version of the latest write.
     pub version: Version,
+    /// How many writes, deletes and expiries there ever were.
+    pub changes: u64,
     /// The size of `data.json`, in bytes.
     pub data_bytes: u64,
     /// How old `data.json` is.
@@ -125,9 +129,12 @@ impl Inspection {
                 ));
             }
         };
+        let clock = SystemClock.now();
+        // The store's time never goes back.
+        let now = clock.max(salvage.state.time);
         Ok(Self {
-            // The store's time never goes back.
-            now: SystemClock.now().max(salvage.state.time),
+            now,
+            behind: now.since(clock),
             salvage,
             writer,
             data_bytes: metadata.as_ref().map_or(0, std::fs::Metadata::len),
@@ -157,8 +164,19 @@ impl Inspection {
             .state
             .table
             .range_from(std::ops::Bound::Unbounded);
-        all.filter(|row| row.is_live(self.now))
-            .map(|row| (row.key(), row.entry()))
+        all.filter(|row| row.is_live(self.now)).map(|row| {
+            let entry = row.entry();
+            let expires_at = entry
+                .expires_at
+                .map(|deadline| deadline.before(self.behind));
+            (
+                row.key(),
+                Entry {
+                    expires_at,
+                    ..entry
+                },
+            )
+        })
     }
 
     /// What is in it, in numbers.
@@ -173,6 +191,7 @@ impl Inspection {
             entries,
             bytes,
             version: self.salvage.state.version,
+            changes: (self.salvage.state.version.0).saturating_sub(progress.skipped),
             data_bytes: self.data_bytes,
             snapshot_age: self
                 .snapshot_at

@@ -9,9 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, StoreTime};
 use crate::error::{Error, Result};
-use crate::in_memory::log::{Admission, Claims, PartitionLog};
+use crate::in_memory::log::{Admission, Claims, PartitionLog, found_out, jobs_out};
+use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
 use crate::queue::QueueOptions;
@@ -48,7 +49,7 @@ pub struct MemoryQueue {
     partitions: PartitionCount,
     logs: Vec<Log>,
     claims: Mutex<Claims>,
-    clock: Arc<dyn Clock>,
+    time: StoreTime,
     closed: AtomicBool,
 }
 
@@ -69,16 +70,21 @@ impl MemoryQueue {
     /// An empty queue, under a new id.
     pub fn new(options: QueueOptions, clock: Arc<dyn Clock>) -> Self {
         let id = QueueId::random();
-        let log = |partition| Log {
-            log: Mutex::new(PartitionLog::new(id, partition, &options)),
-            changed: Notify::new(),
+        let time = StoreTime::new(clock, Timestamp(0));
+        let log = |partition| {
+            let mut log = PartitionLog::new(id, partition, &options);
+            log.open(time.wall());
+            Log {
+                log: Mutex::new(log),
+                changed: Notify::new(),
+            }
         };
         Self {
             id,
             partitions: options.partitions,
             logs: options.partitions.iter().map(log).collect(),
             claims: Mutex::new(Claims::new(options.partitions, options.claim_period)),
-            clock,
+            time,
             closed: AtomicBool::new(false),
         }
     }
@@ -115,7 +121,7 @@ impl MemoryQueue {
         self.check_open()?;
         new.command.check(self.partitions)?;
         let partition = self.partitions.partition_of(new.command.first_key());
-        let admission = self.log(partition)?.lock().admit(new, self.clock.now())?;
+        let admission = self.log(partition)?.lock().admit(new, self.time.now())?;
         let (id, replayed) = match admission {
             Admission::New { job, .. } => (job.id, false),
             Admission::Replayed { id, .. } => (id, true),
@@ -131,7 +137,7 @@ impl MemoryQueue {
             self.check_open()?;
             let jobs = log.lock().read(after, max)?;
             if !jobs.is_empty() {
-                return Ok(jobs);
+                return Ok(jobs_out(jobs, &self.time));
             }
             changed.await;
         }
@@ -153,7 +159,8 @@ impl JobQueue for MemoryQueue {
     }
 
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
-        self.open_log(partition)?.lock().start_after(position)
+        self.open_log(partition)?.lock().start_after(position);
+        Ok(())
     }
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
@@ -177,7 +184,7 @@ impl JobQueue for MemoryQueue {
 
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
         self.check_open()?;
-        Ok(self.claims().claim(worker, self.clock.now()))
+        Ok(self.claims().claim(worker, self.time.now()))
     }
 
     async fn claims_changed(&self) {
@@ -201,7 +208,7 @@ impl JobQueue for MemoryQueue {
         let log = self.open_log(claim.partition)?;
         let jobs = log.lock().read(after, max)?;
         if !jobs.is_empty() || max == 0 || wait.is_zero() {
-            return Ok(jobs);
+            return Ok(jobs_out(jobs, &self.time));
         }
         tokio::time::timeout(wait, self.next(log, after, max))
             .await
@@ -227,14 +234,16 @@ impl JobQueue for MemoryQueue {
     async fn find(&self, job: &JobId) -> Result<Found> {
         self.check_open()?;
         match self.log(job.partition) {
-            Ok(log) if job.queue == self.id => Ok(log.lock().find(job.position)),
+            Ok(log) if job.queue == self.id => {
+                Ok(found_out(log.lock().find(job.position), &self.time))
+            }
             _ => Ok(Found::Unknown),
         }
     }
 
     async fn depth(&self) -> Result<Depth> {
         self.check_open()?;
-        let now = self.clock.now();
+        let now = self.time.now();
         let depths = self.logs.iter().map(|log| log.lock().depth(now));
         Ok(depths.fold(Depth::default(), |sum, one| Depth {
             jobs: sum.jobs + one.jobs,
@@ -277,7 +286,6 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::model::command::{Command, Operation};
-    use crate::model::entry::Timestamp;
     use crate::model::job::Idempotency;
     use crate::model::key::Key;
     use crate::model::value::Value;

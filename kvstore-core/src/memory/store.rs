@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, StoreTime, SystemClock};
 use crate::error::{Error, Result};
 use crate::in_memory::state::{Record, Shared, Staging, State};
 use crate::model::commit::{Commit, Committed};
-use crate::model::entry::Entry;
+use crate::model::entry::{Entry, Timestamp};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::JobState;
 use crate::model::key::Key;
@@ -32,8 +32,11 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store that tells the time by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let time = Arc::new(StoreTime::new(clock, Timestamp(0)));
+        let mut state = State::default();
+        state.apply(Record::opening(state.version, time.now(), time.wall()));
         Self {
-            shared: Arc::new(Shared::new(State::default(), clock)),
+            shared: Arc::new(Shared::new(state, time)),
             closed: Arc::default(),
         }
     }
@@ -85,7 +88,7 @@ impl Store for MemoryStore {
     async fn commit(&self, commit: Commit) -> Result<Committed> {
         self.change(|staging| {
             staging
-                .commit(commit)
+                .commit(self.shared.take_in(commit))
                 .map(|(record, committed)| (Some(record), committed))
         })
     }

@@ -57,6 +57,10 @@ pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> 
     let mut count = 0;
 
     for job in jobs {
+        // Between two openings of a queue lies a gap, which no batch may hide.
+        if job.id.position.major != head.position.major {
+            break;
+        }
         let operations = job.command.operations();
         if operations
             .iter()

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// One of the logs of a queue. Every key stands in exactly one, so its writes have one order.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Partition(pub u16);
 
@@ -21,7 +19,7 @@ impl fmt::Display for Partition {
 }
 
 /// How many partitions a queue has: at least one, fixed when it is created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PartitionCount(std::num::NonZeroU16);
 
 impl PartitionCount {
@@ -58,7 +56,7 @@ impl fmt::Display for PartitionCount {
 /// A place in a partition's log. Larger is later; what lies between two positions is unspecified.
 ///
 /// It has the two parts of a Redis stream id; a queue that counts leaves the first at 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// The part that decides first.
     pub major: u64,
@@ -120,7 +118,7 @@ fn malformed(subject: &'static str) -> Error {
 
 /// The random name that a queue gets when it is created. A store keeps its positions by it, so numbers of different queues
 /// are never compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(u64);
 
 impl QueueId {
@@ -156,7 +154,7 @@ impl FromStr for QueueId {
 /// The name of a job, and with that its place in the order: also the *sync token* that a later read can wait for.
 ///
 /// Clients see it as short opaque text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId {
     /// The queue that accepted it.
     pub queue: QueueId,
@@ -216,7 +214,7 @@ macro_rules! serde_as_text {
 serde_as_text!(Position, QueueId, JobId);
 
 /// The first half of a SHA-256: equal for equal requests, different for all others that anybody can find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
@@ -252,3 +250,42 @@ impl FromStr for Fingerprint {
     }
 }
 serde_as_text!(Fingerprint);
+
+/// Debug output is the text that people see elsewhere.
+macro_rules! debug_as_text {
+    ($($type:ty),*) => {$(
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+pub(super) use debug_as_text;
+debug_as_text!(
+    Partition,
+    PartitionCount,
+    Position,
+    QueueId,
+    JobId,
+    Fingerprint
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_is_the_text_that_users_see() {
+        let text = "0123456789abcdef.3.1767225600000000-42";
+        let id: JobId = text.parse().unwrap();
+        assert_eq!(format!("{id:?}"), text);
+        let parts = (id.queue, id.partition, id.position);
+        assert_eq!(
+            format!("{parts:?}"),
+            "(0123456789abcdef, 3, 1767225600000000-42)"
+        );
+        let hash = Fingerprint::of(&[]);
+        assert_eq!(format!("{hash:?}"), hash.to_string());
+    }
+}

@@ -123,8 +123,8 @@ async fn job_that_was_given_up_says_why_and_its_waiter_gets_500() {
                 .as_str()
                 .unwrap()
                 .to_owned();
-            let (head, position) = next.rsplit_once('.').unwrap();
-            break format!("{head}.{}", position.parse::<u64>().unwrap() - 1);
+            let (head, position) = next.rsplit_once('-').unwrap();
+            break format!("{head}-{}", position.parse::<u64>().unwrap() - 1);
         }
         tokio::task::yield_now().await;
     };

@@ -197,6 +197,10 @@ impl Clock for TokioClock {
     fn now(&self) -> Timestamp {
         Timestamp(1_000_000_000_000).after(self.0.elapsed())
     }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
 /// A queue in memory with `partitions`, whose claims last for `claim_period`.

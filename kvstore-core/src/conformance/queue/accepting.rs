@@ -10,7 +10,7 @@ use crate::model::entry::Version;
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::NewJob;
 use crate::model::write::Condition;
-use crate::queue::{Depth, Found, JobQueue};
+use crate::queue::{Claim, Depth, Found, JobQueue, WorkerId};
 
 pub async fn a_new_queue_is_empty(harness: &dyn QueueHarness) {
     let queue = harness.queue(QueueBounds::default()).await;
@@ -245,18 +245,26 @@ pub async fn a_job_that_breaks_a_rule_is_refused_alone(harness: &dyn QueueHarnes
 pub async fn start_after_moves_the_numbering(harness: &dyn QueueHarness) {
     let queue = harness.queue(QueueBounds::default()).await;
     let keys = key_for_each_partition(queue.partitions());
-    let far = Position {
-        major: 0,
-        minor: 1 << 40,
-    };
-    for partition in queue.partitions().iter() {
-        queue.start_after(partition, far).await.unwrap();
+    let mut far = Vec::new();
+    for key in &keys {
+        let first = accept(&queue, set_job(key, "1")).await;
+        let claim = Claim {
+            worker: WorkerId::new("test"),
+            partition: first.partition,
+        };
+        queue.complete(&claim, first.position).await.unwrap();
+        let behind = Position {
+            minor: first.position.minor + (1 << 40),
+            ..first.position
+        };
+        queue.start_after(first.partition, behind).await.unwrap();
+        far.push(behind);
     }
     drop(queue);
     harness.restart().await;
     let queue = harness.queue(QueueBounds::default()).await;
     let claims = claim_all(&queue).await;
-    for (key, claim) in keys.iter().zip(&claims) {
+    for ((key, claim), far) in keys.iter().zip(&claims).zip(far) {
         let id = accept(&queue, set_job(key, "1")).await;
         assert!(id.position > far, "{id}");
         let jobs = read_from(&queue, claim, far).await;
@@ -264,7 +272,10 @@ pub async fn start_after_moves_the_numbering(harness: &dyn QueueHarness) {
         assert_eq!(jobs[0].id, id);
         // It may have been accepted before the files were lost.
         let skipped = JobId {
-            position: at(7),
+            position: Position {
+                minor: far.minor - 7,
+                ..far
+            },
             ..id
         };
         assert_eq!(queue.find(&skipped).await.unwrap(), Found::Dropped);

@@ -29,15 +29,13 @@ pub(crate) struct PartitionLog {
     pub(super) bytes: usize,
     jobs_max: usize,
     bytes_max: usize,
-    /// The last number given out.
-    pub(super) last: u64,
+    /// The last position given out. Its major half is the number of the opening.
+    pub(super) last: Position,
     /// The last job that was dropped. A reader that is not past it has missed at least that one.
     pub(super) trimmed: Position,
     /// The job that was tried last, and how often.
     pub(super) attempts: Option<(Position, u32)>,
     pub(super) idempotency: IdempotencyTable,
-    /// The latest time seen.
-    pub(super) latest: Timestamp,
 }
 
 /// What became of a job that asked for a place.
@@ -71,11 +69,10 @@ impl PartitionLog {
             bytes: 0,
             jobs_max: options.jobs_max,
             bytes_max: options.bytes_max,
-            last: 0,
+            last: Position::START,
             trimmed: Position::START,
             attempts: None,
             idempotency: IdempotencyTable::new(options.idempotency_keys_max),
-            latest: Timestamp::default(),
         }
     }
 
@@ -85,7 +82,6 @@ impl PartitionLog {
     /// [`Error::KeyReused`]; [`Error::Full`] at a bound; [`Error::TooLarge`] for a job that is over the bound on bytes by itself.
     /// Nothing has happened then.
     pub(crate) fn admit(&mut self, new: NewJob, now: Timestamp) -> Result<Admission> {
-        let now = self.observe(now);
         let identity = new.idempotency.as_ref().map(|idempotency| {
             (
                 Remembered::hash(idempotency),
@@ -103,12 +99,11 @@ impl PartitionLog {
             });
         }
         let size = new.size_bytes();
-        let number = self.room_for(size)?;
+        let position = self.room_for(size)?;
 
-        self.last = number;
+        self.last = position;
         self.bytes += size;
         self.admitted += 1;
-        let position = Position::counted(number);
         let remembered = identity.map(|(key, request, expires_at)| Remembered {
             key,
             job: position,
@@ -130,8 +125,8 @@ impl PartitionLog {
         Ok(Admission::New { job, remembered })
     }
 
-    /// The number that a job of `size` bytes gets, if there is room for it.
-    fn room_for(&self, size: usize) -> Result<u64> {
+    /// The position that a job of `size` bytes gets, if there is room for it.
+    fn room_for(&self, size: usize) -> Result<Position> {
         let full = |what, limit| Err(Error::Full { what, limit });
         if size > self.bytes_max {
             return Err(Error::TooLarge {
@@ -147,8 +142,8 @@ impl PartitionLog {
         if size > self.bytes_max.saturating_sub(self.bytes) {
             return full("the queue (bytes)", self.bytes_max as u64);
         }
-        match self.last.checked_add(1) {
-            Some(number) => Ok(number),
+        match self.last.minor.checked_add(1) {
+            Some(minor) => Ok(Position { minor, ..self.last }),
             None => full("the queue (positions)", u64::MAX),
         }
     }
@@ -173,26 +168,16 @@ impl PartitionLog {
     /// Makes the next job come after `position`, up to which the store says that it has applied the jobs, unless it does anyway.
     /// What is held is behind that then, and dropped. While jobs are admitted this may be asked,
     /// as workers do that start later, but must have nothing to do.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if `position` is not of a queue that counts.
-    pub(crate) fn start_after(&mut self, position: Position) -> Result<()> {
-        if position.major != 0 {
-            return Err(Error::invalid(
-                "position",
-                format!("{position} is not one of a queue that counts its jobs"),
-            ));
-        }
-        if position.minor > self.last {
+    pub(crate) fn start_after(&mut self, position: Position) {
+        if position > self.last {
             debug_assert_eq!(
                 self.admitted, 0,
                 "jobs are being accepted behind the store's position"
             );
             self.complete(position);
-            self.last = position.minor;
+            self.last = position;
             self.trimmed = position;
         }
-        Ok(())
     }
 
     /// The published jobs that follow `after`, at most `max`.
@@ -266,18 +251,12 @@ impl PartitionLog {
 
     /// How much is held, with what is only admitted: it takes up room already.
     pub(crate) fn depth(&self, now: Timestamp) -> Depth {
-        let now = self.latest.max(now);
         Depth {
             jobs: self.jobs.len() as u64,
             bytes: self.bytes as u64,
             oldest_age: self.jobs.front().map(|job| now.since(job.accepted_at)),
             lost: 0,
         }
-    }
-
-    fn observe(&mut self, now: Timestamp) -> Timestamp {
-        self.latest = self.latest.max(now);
-        self.latest
     }
 
     fn job_id(&self, position: Position) -> JobId {

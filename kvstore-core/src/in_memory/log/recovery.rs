@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::idempotency::Remembered;
 use super::partition::PartitionLog;
+use crate::clock::first_number;
 use crate::error::{Error, Result};
 use crate::model::entry::Timestamp;
 use crate::model::id::Position;
@@ -14,10 +15,10 @@ use crate::model::job::Job;
 impl PartitionLog {
     /// Continues the numbering behind `last`, with the jobs up to `trimmed` dropped. It comes first.
     pub(crate) fn restore_numbering(&mut self, last: Position, trimmed: Position) -> Result<()> {
-        if last.major != 0 || trimmed > last || !self.jobs.is_empty() {
+        if trimmed > last || !self.jobs.is_empty() {
             return Err(Error::invalid("position", "the numbering is out of order"));
         }
-        self.last = last.minor;
+        self.last = last;
         self.trimmed = trimmed;
         Ok(())
     }
@@ -33,11 +34,10 @@ impl PartitionLog {
             .jobs
             .back()
             .is_none_or(|before| before.id.position < position);
-        if position.major != 0 || position.minor == 0 || !follows {
+        if position.minor == 0 || !follows {
             return Err(Error::invalid("job", "its position is out of order"));
         }
-        self.last = self.last.max(position.minor);
-        self.latest = self.latest.max(job.accepted_at);
+        self.last = self.last.max(position);
         if let Some(remembered) = remembered {
             self.restore_idempotency(remembered);
         }
@@ -58,9 +58,18 @@ impl PartitionLog {
         self.attempts = (count > 0 && self.held(head).is_some()).then_some((head, count));
     }
 
-    /// Goes on behind `last`, and keeps what is held.
-    pub(crate) fn start_numbering_after(&mut self, last: Position) {
-        self.last = self.last.max(last.minor);
+    /// Continues the numbering behind `opened` if that is ahead, and keeps what is held.
+    pub(crate) fn start_numbering_after(&mut self, opened: Position) {
+        self.last = self.last.max(opened);
+    }
+
+    /// Begins the numbers of an opening: a major half that was never used. Returns where they begin.
+    pub(crate) fn open(&mut self, clock: Timestamp) -> Position {
+        self.last = Position {
+            major: first_number(self.last.major, clock),
+            minor: 0,
+        };
+        self.last
     }
 
     /// The jobs that are held, in order.
@@ -68,19 +77,9 @@ impl PartitionLog {
         self.jobs.iter().map(|job| &**job)
     }
 
-    /// Time goes on from `latest`, whatever the clock shows.
-    pub(crate) fn restore_time(&mut self, latest: Timestamp) {
-        self.latest = self.latest.max(latest);
-    }
-
-    /// The latest time seen.
-    pub(crate) fn latest(&self) -> Timestamp {
-        self.latest
-    }
-
     /// The last position given out.
     pub(crate) fn last(&self) -> Position {
-        Position::counted(self.last)
+        self.last
     }
 
     /// The last job that was dropped.
@@ -95,6 +94,6 @@ impl PartitionLog {
 
     /// The requests still remembered.
     pub(crate) fn remembered(&self, now: Timestamp) -> impl Iterator<Item = &Remembered> {
-        self.idempotency.live(self.latest.max(now))
+        self.idempotency.live(now)
     }
 }

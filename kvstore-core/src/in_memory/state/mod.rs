@@ -96,6 +96,11 @@ impl State {
         if let Some(job) = record.forget {
             self.progress.forget(&job, record.at);
         }
+        if let Some(opened) = record.opened {
+            self.changes.pass(version, opened);
+            self.progress.skipped += opened.0 - version.0;
+            version = opened;
+        }
         self.version = version;
         self.time = self.time.max(record.at);
     }

@@ -13,6 +13,8 @@ use crate::model::job::{Dead, DeadLetter, JobState, Outcome, Summary};
 pub(crate) struct Progress {
     pub(crate) active: Option<QueueId>,
     pub(crate) queues: BTreeMap<(QueueId, Partition), QueueProgress>,
+    /// How many versions no change ever had, since openings passed them over.
+    pub(crate) skipped: u64,
 }
 
 /// One partition of one queue.
@@ -130,6 +132,13 @@ impl Progress {
         queue.applied = advanced.to;
         if advanced.lost {
             queue.lose(advanced.from, advanced.to);
+        } else if advanced.to.major > advanced.from.major {
+            // The queue was opened in between. What else it may have numbered since is of a lost history.
+            let opened = Position {
+                minor: 0,
+                ..advanced.to
+            };
+            queue.lose(advanced.from, opened);
         }
         for (position, outcome) in advanced.outcomes {
             match outcome {

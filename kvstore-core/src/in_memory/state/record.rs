@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::first_number;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::Outcome;
@@ -24,6 +25,8 @@ pub(crate) struct Record {
     pub(crate) adopt: Option<QueueId>,
     /// A dead letter that is dropped.
     pub(crate) forget: Option<JobId>,
+    /// The store was opened: its next version follows this one.
+    pub(crate) opened: Option<Version>,
 }
 
 impl Record {
@@ -36,7 +39,32 @@ impl Record {
             advance: None,
             adopt: None,
             forget: None,
+            opened: None,
         }
+    }
+
+    /// Begins the numbers of an opening, behind version `before`; `clock` is the wall clock, and `at` the
+    /// store's time.
+    pub(crate) fn opening(before: Version, at: Timestamp, clock: Timestamp) -> Self {
+        Self {
+            opened: Some(Version(first_number(before.0, clock))),
+            ..Self::empty(before, at)
+        }
+    }
+
+    /// Returns whether it only says that a store or its queue was opened.
+    pub(crate) fn is_of_an_opening(&self) -> bool {
+        let is_passed_over =
+            (self.advance.as_ref()).is_some_and(|advance| advance.lost && advance.to.minor == 0);
+        let changes_nothing = self.writes.is_empty() && self.expired.is_empty();
+        self.opened.is_some() || is_passed_over && changes_nothing
+    }
+
+    /// The latest version after it.
+    pub(crate) fn after(&self) -> Version {
+        let changes = self.writes.len() + self.expired.len();
+        self.opened
+            .unwrap_or(Version(self.before.0 + changes as u64))
     }
 }
 

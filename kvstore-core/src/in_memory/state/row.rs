@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::limits::KEY_CHARS_MAX;
-use crate::model::entry::{Entry, EntryRef, Timestamp, Version};
+use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::key::Key;
 use crate::model::value::Value;
 
@@ -109,14 +109,6 @@ impl Row {
     pub(crate) fn entry(&self) -> Entry {
         Entry {
             value: self.value(),
-            version: self.version(),
-            expires_at: self.expires_at(),
-        }
-    }
-
-    pub(crate) fn entry_ref(&self) -> EntryRef<'_> {
-        EntryRef {
-            value: self.value_bytes(),
             version: self.version(),
             expires_at: self.expires_at(),
         }

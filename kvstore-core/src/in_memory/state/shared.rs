@@ -14,14 +14,16 @@ use tokio::sync::{oneshot, watch};
 
 use super::row::Row;
 use super::{Record, Staging, State};
-use crate::clock::Clock;
+use crate::clock::StoreTime;
 use crate::error::{Error, Result};
 use crate::limits::PAGE_ENTRIES_MAX;
+use crate::model::commit::Commit;
 use crate::model::entry::{Entry, EntryRef, Timestamp, Version};
 use crate::model::id::{JobId, Position};
 use crate::model::job::JobState;
 use crate::model::key::Key;
 use crate::model::value::Value;
+use crate::model::write::Change;
 use crate::store::{
     ChangeId, ChangeKind, Changed, DeadPage, DeadRequest, ListRequest, Listed, Page, Watch,
     WatchFrom,
@@ -35,9 +37,7 @@ const WATCH_BATCH: usize = 256;
 pub(crate) struct Shared {
     /// A lock that each reader takes at a place of its own: one for all would be a place that all cores write to.
     state: ShardedLock<State>,
-    clock: Arc<dyn Clock>,
-    /// The latest time seen, in milliseconds: the store's time never goes back.
-    latest: AtomicU64,
+    time: Arc<StoreTime>,
     waiting: Mutex<Waiting>,
     /// Why nothing can be changed any more, if so.
     poisoned: OnceLock<String>,
@@ -55,13 +55,11 @@ struct Waiting {
 }
 
 impl Shared {
-    pub(crate) fn new(state: State, clock: Arc<dyn Clock>) -> Self {
-        let latest = AtomicU64::new(state.time.0);
+    pub(crate) fn new(state: State, time: Arc<StoreTime>) -> Self {
         let visible = watch::Sender::new(Some(state.version));
         Self {
             state: ShardedLock::new(state),
-            clock,
-            latest,
+            time,
             waiting: Mutex::default(),
             poisoned: OnceLock::new(),
             visible,
@@ -73,7 +71,7 @@ impl Shared {
     /// [`Error::Compacted`]; who waits for a job is woken.
     pub(crate) fn replace(&self, state: State) {
         let version = state.version;
-        self.latest.fetch_max(state.time.0, Ordering::SeqCst);
+        self.time.observe(state.time);
         let applied = state.progress.queues.iter();
         let applied: Vec<JobId> = applied
             .map(|((queue, partition), progress)| JobId {
@@ -103,8 +101,41 @@ impl Shared {
 
     /// The store's time. It never goes back.
     pub(crate) fn now(&self) -> Timestamp {
-        let now = self.clock.now();
-        Timestamp(self.latest.fetch_max(now.0, Ordering::SeqCst).max(now.0))
+        self.time.now()
+    }
+
+    /// A commit as it came in, with its deadlines in the store's time.
+    pub(crate) fn take_in(&self, mut commit: Commit) -> Commit {
+        for write in &mut commit.writes {
+            if let Change::Set {
+                expires_at: Some(deadline),
+                ..
+            } = &mut write.change
+            {
+                *deadline = self.time.of_wall(*deadline);
+            }
+        }
+        commit
+    }
+
+    /// A row as it goes out, with its deadline as a wall-clock time.
+    fn entry(&self, row: &Row) -> Entry {
+        Entry {
+            expires_at: self.deadline(row),
+            ..row.entry()
+        }
+    }
+
+    fn deadline(&self, row: &Row) -> Option<Timestamp> {
+        row.expires_at().map(|deadline| self.time.to_wall(deadline))
+    }
+
+    fn entry_ref<'a>(&self, row: &'a Row) -> EntryRef<'a> {
+        EntryRef {
+            value: row.value_bytes(),
+            version: row.version(),
+            expires_at: self.deadline(row),
+        }
     }
 
     // A panic while the lock is held leaves a state that is as good as before: records are checked before they are applied.
@@ -197,7 +228,7 @@ impl Shared {
         key: &Key,
         read: impl FnOnce(EntryRef<'_>) -> T,
     ) -> Option<T> {
-        self.with_row(key, |row| read(row.entry_ref()))
+        self.with_row(key, |row| read(self.entry_ref(row)))
     }
 
     fn with_row<T>(&self, key: &Key, read: impl FnOnce(&Row) -> T) -> Option<T> {
@@ -219,11 +250,11 @@ impl Shared {
         let _ = rows
             .take_while(|row| row.starts_with(prefix))
             .filter(|row| row.is_live(now))
-            .try_for_each(|row| visit(row.key_str(), row.entry_ref()));
+            .try_for_each(|row| visit(row.key_str(), self.entry_ref(row)));
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Entry> {
-        self.with_row(key, Row::entry)
+        self.with_row(key, |row| self.entry(row))
     }
 
     pub(crate) fn get_many(&self, keys: &[Key]) -> Vec<Option<Entry>> {
@@ -234,7 +265,7 @@ impl Shared {
                 .table
                 .get(key)
                 .filter(|row| row.is_live(now))
-                .map(Row::entry)
+                .map(|row| self.entry(row))
         };
         keys.iter().map(live).collect()
     }
@@ -251,7 +282,13 @@ impl Shared {
         }
         let now = self.now();
         let state = self.read();
-        Ok(list(&state, now, request))
+        let mut page = list(&state, now, request);
+        for listed in &mut page.entries {
+            listed.expires_at = listed
+                .expires_at
+                .map(|deadline| self.time.to_wall(deadline));
+        }
+        Ok(page)
     }
 
     pub(crate) async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
@@ -279,6 +316,9 @@ impl Shared {
             .collect();
         let more = letters.len() > request.limit;
         letters.truncate(request.limit);
+        for letter in &mut letters {
+            letter.at = self.time.to_wall(letter.at);
+        }
         DeadPage { letters, more }
     }
 
@@ -536,7 +576,10 @@ mod tests {
             let key = Key::new(key).unwrap();
             state.table.set(&key, b"1", Version(1), deadline);
         }
-        let shared = Shared::new(state, Arc::new(SystemClock));
+        let shared = Shared::new(
+            state,
+            Arc::new(StoreTime::new(Arc::new(SystemClock), Timestamp(0))),
+        );
         let scan = |most: usize| {
             let mut seen = Vec::new();
             shared.with_entries("b", |key, entry| {

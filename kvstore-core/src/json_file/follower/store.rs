@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, StoreTime};
 use crate::error::{Error, Result};
 use crate::in_memory::state::{Shared, State};
 use crate::json_file::disk::lock;
@@ -17,7 +17,7 @@ use crate::json_file::error::io_error;
 use crate::json_file::follower::queue::JsonReaderQueue;
 use crate::json_file::follower::tail::{Follower, Step};
 use crate::model::commit::{Commit, Committed};
-use crate::model::entry::Entry;
+use crate::model::entry::{Entry, Timestamp};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::JobState;
 use crate::model::key::Key;
@@ -98,7 +98,10 @@ impl JsonReader {
     pub async fn open(folder: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self> {
         let inner = Arc::new(Inner {
             folder: folder.as_ref().to_owned(),
-            shared: Arc::new(Shared::new(State::default(), clock)),
+            shared: Arc::new(Shared::new(
+                State::default(),
+                Arc::new(StoreTime::new(clock, Timestamp(0))),
+            )),
             following: Arc::new(Mutex::new(Following {
                 follower: None,
                 trouble: None,

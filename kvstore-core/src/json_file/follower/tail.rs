@@ -446,8 +446,7 @@ impl Tail {
         let record =
             record::decode(line).map_err(|error| self.damaged(disk, &error.to_string()))?;
         self.check_version(disk, record.before)?;
-        let changes = record.writes.len() + record.expired.len();
-        self.version = Version(record.before.0 + changes as u64);
+        self.version = record.after();
         self.uncovered.push(record);
         Ok(())
     }

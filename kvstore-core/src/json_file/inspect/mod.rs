@@ -23,6 +23,7 @@ use crate::json_file::journal::End;
 use crate::json_file::journal::chain::{Header, Kind};
 use crate::json_file::journal::manifest::{ROLL, Roll};
 use crate::json_file::snapshot::{DATA, META, Meta};
+use crate::model::id::Position;
 
 /// Something wrong in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub(crate) struct Salvage {
     /// The jobs that wait, and what is remembered of requests.
     pub(crate) log: PartitionLog,
     /// Jobs that are gone, each interval with the position before it.
-    pub(crate) lost_jobs: Vec<(u64, u64)>,
+    pub(crate) lost_jobs: Vec<(Position, Position)>,
     pub(crate) has_queue_problem: bool,
     pub(crate) problems: Vec<Problem>,
     /// What is no damage and good to know.
@@ -114,6 +115,7 @@ impl Salvage {
         let has_store = pair.has_meta || first.is_none() && has_logs;
         let queue = reading.queue(has_store, pair.has_meta.then_some(meta.queue), &mut state)?;
         meta.queue = queue.id;
+        state.time = state.time.max(queue.time);
         Ok(Self {
             meta,
             state,

@@ -1,6 +1,7 @@
 //! The queue files: which jobs wait, and which of those that should are gone.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::pieces::{Piece, pieces};
 use super::{Raw, Reading};
@@ -22,30 +23,32 @@ const MISSING: &str =
 pub(crate) struct Queue {
     pub(crate) id: QueueId,
     pub(crate) log: PartitionLog,
+    /// The latest time that its files name.
+    pub(crate) time: Timestamp,
     /// The jobs behind the first position, up to and with the second, are gone.
-    pub(crate) lost: Vec<(u64, u64)>,
+    pub(crate) lost: Vec<(Position, Position)>,
     pub(crate) bytes: u64,
 }
 
 /// Everything that stands in the files.
 #[derive(Default)]
 struct Found {
-    jobs: BTreeMap<u64, Job>,
+    jobs: BTreeMap<Position, Job>,
     remembered: Vec<Remembered>,
     tried: Option<(Position, u32)>,
-    /// The last number given out.
-    last: u64,
+    /// The last number given out in each opening.
+    last: BTreeMap<u64, u64>,
     /// Jobs up to here are known to be applied.
-    done: u64,
+    done: Position,
     time: Timestamp,
 }
 
 /// A place of damage: its problem, and the last job before it.
 struct Place {
     problem: usize,
-    after: u64,
+    after: Position,
     /// The next job behind it.
-    before: Option<u64>,
+    before: Option<Position>,
 }
 
 impl Reading<'_> {
@@ -97,6 +100,7 @@ impl Reading<'_> {
             id,
             bytes: files.iter().map(|file| file.text.len() as u64).sum(),
             lost: self.missing_jobs(&mut found, &places, id, state, &files),
+            time: found.time,
             log: found.log(id, state)?,
         })
     }
@@ -136,27 +140,37 @@ impl Reading<'_> {
         id: QueueId,
         state: &mut State,
         files: &[Raw],
-    ) -> Vec<(u64, u64)> {
+    ) -> Vec<(Position, Position)> {
         let queues = &state.progress.queues;
         let progress = queues.get(&(id, PARTITION));
-        if progress.is_none() && found.done > 0 {
+        if progress.is_none() && found.done > Position::START {
             // What the store knew of it is gone, and the queue knows a little.
-            let done = Position::counted(found.done);
-            state.progress.lose(id, PARTITION, Position::START, done);
+            state
+                .progress
+                .lose(id, PARTITION, Position::START, found.done);
         }
         let progress = state.progress.queues.get(&(id, PARTITION));
-        let applied = progress.map_or(0, |progress| progress.applied.minor);
+        let applied = progress.map_or(Position::START, |progress| progress.applied);
         let known_lost: Vec<Lost> = progress.map_or(Vec::new(), |progress| progress.lost.clone());
-        found.last = found.last.max(applied);
+        found.give_out(applied);
         let mut gone = Vec::new();
-        let mut at = applied;
-        let ahead = found.jobs.range(applied + 1..).map(|(number, _)| *number);
-        for number in ahead.chain([found.last + 1]) {
-            gone.extend(not_lost(at, number - 1, &known_lost));
-            at = number;
+        for (&major, &last) in found.last.range(applied.major..) {
+            let mut at = applied.max(Position { major, minor: 0 });
+            let end = Position { major, minor: last };
+            let held = (Bound::Excluded(at), Bound::Included(end));
+            let behind_end = Position {
+                major,
+                minor: last.saturating_add(1),
+            };
+            let ahead = found.jobs.range(held).map(|(position, _)| *position);
+            for position in ahead.chain([behind_end]) {
+                gone.extend(not_lost(at, before(position), &known_lost));
+                at = position;
+            }
         }
+        let last = found.last();
         for place in places {
-            let up_to = place.before.map_or(u64::MAX, |before| before - 1);
+            let up_to = place.before.map_or(END, before);
             let mut lost: Vec<String> = gone
                 .iter()
                 .filter(|(after, to)| *after < up_to && *to > place.after)
@@ -165,7 +179,7 @@ impl Reading<'_> {
             if place.before.is_none() {
                 lost.push(format!(
                     "any job after {}, if there was one",
-                    found.last.max(place.after)
+                    last.max(place.after)
                 ));
             }
             if lost.is_empty() {
@@ -176,9 +190,9 @@ impl Reading<'_> {
                 lost.join(", ")
             ));
         }
-        let is_explained = |gone: &(u64, u64)| {
+        let is_explained = |gone: &(Position, Position)| {
             places.iter().any(|place| {
-                gone.1 > place.after && place.before.is_none_or(|before| gone.0 + 1 < before)
+                gone.1 > place.after && place.before.is_none_or(|next| gone.0 < before(next))
             })
         };
         let unexplained: Vec<String> = gone
@@ -196,15 +210,15 @@ impl Reading<'_> {
 }
 
 /// The parts of the interval behind `after`, up to and with `up_to`, that are not known to be lost.
-fn not_lost(after: u64, up_to: u64, known: &[Lost]) -> Vec<(u64, u64)> {
+fn not_lost(after: Position, up_to: Position, known: &[Lost]) -> Vec<(Position, Position)> {
     let mut parts = vec![(after, up_to)];
     for lost in known {
         parts = parts
             .into_iter()
             .flat_map(|(after, up_to)| {
                 [
-                    (after, up_to.min(lost.after.minor)),
-                    (after.max(lost.up_to.minor), up_to),
+                    (after, up_to.min(lost.after)),
+                    (after.max(lost.up_to), up_to),
                 ]
             })
             .collect();
@@ -214,10 +228,31 @@ fn not_lost(after: u64, up_to: u64, known: &[Lost]) -> Vec<(u64, u64)> {
     parts
 }
 
-fn interval(after: u64, up_to: u64) -> String {
-    match up_to - after {
+/// The place after every job.
+const END: Position = Position {
+    major: u64::MAX,
+    minor: u64::MAX,
+};
+
+/// The place before a job.
+fn before(job: Position) -> Position {
+    Position {
+        minor: job.minor.saturating_sub(1),
+        ..job
+    }
+}
+
+/// Names the jobs of one opening behind `after`, up to and with `up_to`.
+fn interval(after: Position, up_to: Position) -> String {
+    match up_to.minor - after.minor {
         1 => format!("job {up_to}"),
-        count => format!("{count} jobs, {} to {up_to}", after + 1),
+        count => {
+            let first = Position {
+                minor: after.minor + 1,
+                ..after
+            };
+            format!("{count} jobs, {first} to {up_to}")
+        }
     }
 }
 
@@ -229,40 +264,59 @@ fn header(file: &Raw) -> Option<QueueHeader> {
 }
 
 impl Found {
+    /// Notes that positions up to `last` were given out in its opening.
+    fn give_out(&mut self, last: Position) {
+        let known = self.last.entry(last.major).or_default();
+        *known = last.minor.max(*known);
+    }
+
+    fn last(&self) -> Position {
+        let last = self.last.last_key_value();
+        last.map_or(Position::START, |(&major, &minor)| Position {
+            major,
+            minor,
+        })
+    }
+
     fn place(&self, problem: usize) -> Place {
         Place {
             problem,
-            after: self.jobs.last_key_value().map_or(0, |(number, _)| *number),
+            after: self
+                .jobs
+                .last_key_value()
+                .map_or(Position::START, |(position, _)| *position),
             before: None,
         }
     }
 
     fn header(&mut self, header: &QueueHeader) {
-        self.last = self.last.max(header.last.minor);
-        self.done = self.done.max(header.trimmed.minor);
+        self.give_out(header.last);
+        self.done = self.done.max(header.trimmed);
         self.time = self.time.max(header.time);
     }
 
     fn line(&mut self, text: LineText, id: QueueId, places: &mut [Place]) {
         self.tried = text.tried.or(self.tried);
-        self.last = self.last.max(text.last.map_or(0, |last| last.minor));
-        self.done = self.done.max(text.done.map_or(0, |done| done.minor));
+        if let Some(last) = text.last.max(text.opened) {
+            self.give_out(last);
+        }
+        self.done = self.done.max(text.done.unwrap_or_default());
         self.remembered.extend(text.idem);
-        let (Some(number), Some(command)) = (text.n, text.job) else {
+        let (Some(position), Some(command)) = (text.n, text.job) else {
             return;
         };
-        for place in places.iter_mut().filter(|place| number > place.after) {
-            place.before.get_or_insert(number);
+        for place in places.iter_mut().filter(|place| position > place.after) {
+            place.before.get_or_insert(position);
         }
-        self.last = self.last.max(number);
+        self.give_out(position);
         self.time = self.time.max(text.t);
         self.jobs.insert(
-            number,
+            position,
             Job {
                 id: JobId {
                     queue: id,
                     partition: PARTITION,
-                    position: Position::counted(number),
+                    position,
                 },
                 command,
                 keep_outcome: text.keep,
@@ -276,9 +330,7 @@ impl Found {
     fn log(self, id: QueueId, state: &State) -> Result<PartitionLog> {
         let applied = state.progress.applied(id, PARTITION);
         let mut log = PartitionLog::new(id, PARTITION, &QueueOptions::default());
-        log.restore_time(self.time);
-        let last = Position::counted(self.last).max(applied);
-        log.restore_numbering(last, applied)?;
+        log.restore_numbering(self.last().max(applied), applied)?;
         for remembered in self.remembered {
             log.restore_idempotency(remembered);
         }

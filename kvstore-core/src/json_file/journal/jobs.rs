@@ -1,9 +1,10 @@
 //! What stands in a queue file: jobs, which of them was tried, and what is remembered of requests.
 //!
-//! A job is a line: `{"n":42,"t":1767225600000,"job":{"set":"user:1","value":{"name":"Ada"}}}`.
+//! A job is a line: `{"n":"1767225600000000-42","t":1767225600000,"job":{"set":"user:1","value":{"name":"Ada"}}}`.
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::StoreTime;
 use crate::error::Result;
 use crate::in_memory::log::{PartitionLog, Remembered};
 use crate::json_file::PARTITION;
@@ -31,8 +32,8 @@ pub(crate) struct QueueHeader {
 /// Any line but a header.
 #[derive(Deserialize)]
 pub(crate) struct LineText {
-    /// The number of the job.
-    pub(crate) n: Option<u64>,
+    /// The position of the job.
+    pub(crate) n: Option<Position>,
     #[serde(default)]
     pub(crate) t: Timestamp,
     pub(crate) job: Option<Command>,
@@ -45,6 +46,8 @@ pub(crate) struct LineText {
     pub(crate) tried: Option<(Position, u32)>,
     /// Numbering goes on behind this.
     pub(crate) last: Option<Position>,
+    /// The queue was opened: positions follow this one.
+    pub(crate) opened: Option<Position>,
     /// Jobs up to here are applied, as far as was known at a clean stop. The store knows better.
     pub(crate) done: Option<Position>,
 }
@@ -52,7 +55,7 @@ pub(crate) struct LineText {
 /// The line of a job.
 #[derive(Serialize)]
 struct JobText<'a> {
-    n: u64,
+    n: Position,
     t: Timestamp,
     job: &'a Command,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -65,7 +68,7 @@ struct JobText<'a> {
 
 pub(crate) fn job_line(job: &Job, remembered: Option<&Remembered>) -> Vec<u8> {
     line(&JobText {
-        n: job.id.position.minor,
+        n: job.id.position,
         t: job.accepted_at,
         job: &job.command,
         keep: job.keep_outcome,
@@ -94,15 +97,16 @@ pub(crate) fn first_lines(
     previous: Option<End>,
     queue: QueueId,
     log: &PartitionLog,
+    now: Timestamp,
 ) -> Vec<Vec<u8>> {
     let own = QueueHeader {
         queue,
         last: log.last(),
         trimmed: log.trimmed(),
-        time: log.latest(),
+        time: now,
     };
     let remembered = log
-        .remembered(log.latest())
+        .remembered(now)
         .map(|remembered| member_line("idem", remembered));
     let tried = log.attempts().map(|tried| member_line("tried", &tried));
     std::iter::once(Kind::Queue.header_line(number, previous, &own))
@@ -125,6 +129,7 @@ pub(crate) fn restore(
     files: &Files,
     id: QueueId,
     log: &mut PartitionLog,
+    time: &StoreTime,
 ) -> Result<Restored> {
     let mut tried = None;
     let mut carried = Vec::new();
@@ -143,7 +148,7 @@ pub(crate) fn restore(
                 detail,
             ));
         }
-        log.restore_time(header.time);
+        time.observe(header.time);
         if index == 0 {
             log.restore_numbering(header.last, header.trimmed)?;
         }
@@ -158,19 +163,21 @@ pub(crate) fn restore(
         }
         tried = text.tried.or(tried);
         if let Some(last) = text.last {
-            log.start_after(last)
-                .map_err(|error| bad(error.to_string()))?;
+            log.start_after(last);
+        }
+        if let Some(opened) = text.opened {
+            log.start_numbering_after(opened);
         }
         if let Some(done) = text.done {
             log.complete(done);
         }
         match (text.n, text.job) {
-            (Some(number), Some(command)) => {
+            (Some(position), Some(command)) => {
                 let job = Job {
                     id: JobId {
                         queue: id,
                         partition: PARTITION,
-                        position: Position::counted(number),
+                        position,
                     },
                     command,
                     keep_outcome: text.keep,
@@ -180,6 +187,7 @@ pub(crate) fn restore(
                 if let Some((_, last)) = older.iter_mut().find(|(other, _)| *other == file.number) {
                     *last = job.id.position;
                 }
+                time.observe(job.accepted_at);
                 log.restore_job(job, text.idem)
                     .map_err(|error| bad(error.to_string()))?;
             }

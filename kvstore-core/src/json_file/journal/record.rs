@@ -2,7 +2,7 @@
 //!
 //! `{"v":41,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["b",1,1767225700000],["c"]]}`: behind version 41, at that
 //! time, a set, a set with a deadline, and a delete. `x` are keys that expired, `q` is how far a queue is applied, `adopt`
-//! and `forget` are an operator's.
+//! and `forget` are an operator's, and `opened` is the version behind which an opening numbers.
 
 use std::fmt;
 
@@ -49,6 +49,9 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
     if let Some(job) = &record.forget {
         push_member(&mut line, "forget", job);
     }
+    if let Some(version) = &record.opened {
+        push_member(&mut line, "opened", version);
+    }
     line
 }
 
@@ -76,6 +79,7 @@ pub(crate) fn decode(line: &[u8]) -> serde_json::Result<Record> {
         advance: text.advance,
         adopt: text.adopt,
         forget: text.forget,
+        opened: text.opened,
     })
 }
 
@@ -93,6 +97,7 @@ struct RecordText {
     advance: Option<Advanced>,
     adopt: Option<QueueId>,
     forget: Option<JobId>,
+    opened: Option<Version>,
 }
 
 struct WriteText(Write);

@@ -6,6 +6,7 @@
 //! at, and kept if somebody has edited it. So whatever the moment of a crash, [`load`] knows where to go on.
 
 pub(crate) mod import;
+mod versions;
 
 use std::borrow::Cow;
 use std::io;
@@ -73,8 +74,11 @@ pub(crate) struct Meta {
     pub(crate) version: Version,
     pub(crate) time: Timestamp,
     pub(crate) active: Option<QueueId>,
+    /// How many versions were passed over by openings.
+    pub(crate) skipped: u64,
     queues: Vec<QueueText>,
     /// The versions of the entries, in the order of the file.
+    #[serde(with = "versions")]
     versions: Vec<Version>,
     /// The number of an entry, from 0, and its deadline.
     deadlines: Vec<(usize, Timestamp)>,
@@ -111,6 +115,7 @@ impl Meta {
             version: Version(0),
             time: Timestamp(0),
             active: None,
+            skipped: 0,
             queues: Vec::new(),
             versions: Vec::new(),
             deadlines: Vec::new(),
@@ -144,12 +149,14 @@ impl Meta {
         });
         Progress {
             active: self.active,
+            skipped: self.skipped,
             queues: queues.collect(),
         }
     }
 
     pub(crate) fn set_progress(&mut self, progress: &Progress) {
         self.active = progress.active;
+        self.skipped = progress.skipped;
         let queues = progress
             .queues
             .iter()

@@ -4,10 +4,11 @@
 //! and then nothing was changed. The one thing that is cut is a last line that was never acknowledged.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 
+use crate::clock::ManualClock;
 use crate::error::{Error, Result};
 use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::SimulatedDisk;
@@ -15,8 +16,12 @@ use crate::json_file::journal::manifest::ROLL;
 use crate::json_file::snapshot::DATA;
 use crate::json_file::tests::crash::{Seen, block_on, contents, job, work};
 use crate::json_file::tests::damage::{commit, complete, copy, folder, open_and_work, start};
+use crate::json_file::{JsonFile, Options};
+use crate::model::entry::Timestamp;
+use crate::model::key::Key;
 use crate::queue::JobQueue;
 use crate::store::Store;
+use crate::told::Told;
 
 /// Every file, but for those that are left over.
 fn files(disk: &SimulatedDisk) -> BTreeMap<String, Vec<u8>> {
@@ -341,4 +346,36 @@ fn data_json_alone_is_an_import() {
         let expected: BTreeMap<String, u64> = serde_json::from_slice(&text).unwrap();
         assert_eq!(found, expected, "{stage}");
     }
+}
+
+#[test]
+fn a_clock_behind_the_folders_last_time_is_one_warning_with_both_times() {
+    const NOON: Timestamp = Timestamp(1_800_000_000_000);
+    let disk = SimulatedDisk::new();
+    let open = |now| {
+        let options = Options {
+            clock: Arc::new(ManualClock::new(now)),
+            ..Options::default()
+        };
+        JsonFile::start(Arc::new(disk.clone()), &options, None).unwrap()
+    };
+    block_on(async {
+        let file = open(NOON);
+        let accepted = file.queue().enqueue(vec![job(1)]).await;
+        assert!(accepted.iter().all(Result::is_ok));
+        work(&file, &mut Seen::default()).await.unwrap();
+        file.close().await.unwrap();
+        let told = Told::default();
+        let _told = tracing::subscriber::set_default(told.clone());
+        let earlier = Timestamp(NOON.0 - 3_600_000);
+        let file = open(earlier);
+        file.store().get(&Key::new("j1").unwrap()).await.unwrap();
+        let text = told.text();
+        let warnings: Vec<_> = text.lines().filter(|it| it.starts_with("WARN")).collect();
+        assert_eq!(warnings.len(), 1, "{text}");
+        for moment in [earlier, NOON] {
+            assert!(warnings[0].contains(&moment.to_string()), "{text}");
+        }
+        file.close().await.unwrap();
+    });
 }

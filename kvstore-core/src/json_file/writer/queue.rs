@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::clock::Clock;
+use crate::clock::StoreTime;
 use crate::error::{Error, Result};
 use crate::in_memory::log::{Admission, PartitionLog};
 use crate::json_file::disk::Disk;
@@ -51,7 +51,7 @@ pub(crate) struct Shared {
     pub(crate) log: Mutex<PartitionLog>,
     /// Told when jobs are published, and when the queue is closed.
     pub(crate) changed: Notify,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) time: Arc<StoreTime>,
     /// Why nothing is accepted any more, if so.
     pub(crate) poisoned: OnceLock<String>,
 }
@@ -227,7 +227,7 @@ impl Writer {
         if position <= self.shared.log().last() {
             return Ok(());
         }
-        self.shared.log().start_after(position)?;
+        self.shared.log().start_after(position);
         self.write(&[member_line("last", &position)], true)
             .map_err(|error| match error {
                 GroupError::Full(detail) => Error::StorageFull { detail },
@@ -258,7 +258,7 @@ impl Writer {
             .command
             .check(PartitionCount::ONE)
             .and_then(|()| self.room.check(size))
-            .and_then(|()| log.admit(new, self.shared.clock.now()));
+            .and_then(|()| log.admit(new, self.shared.time.now()));
         match admission {
             Err(error) => Judged::Refused(error),
             Ok(Admission::Replayed {
@@ -361,7 +361,8 @@ impl Writer {
         let number = self.number + 1;
         let log = self.shared.log();
         let last = log.last();
-        let lines = first_lines(number, Some(self.journal.durable()), self.id, &log);
+        let now = self.shared.time.now();
+        let lines = first_lines(number, Some(self.journal.durable()), self.id, &log, now);
         drop(log);
         match Kind::Queue.go_on(&*self.disk, number, &lines, &self.roll) {
             Ok(journal) => {
