@@ -70,7 +70,7 @@ async fn main() {
 }
 
 async fn open(url: &str) -> Opened {
-    kvstore_core::open(url, None)
+    kvstore_core::open(&url.parse().expect("it is a URL"), None)
         .await
         .expect("the server is there")
 }

@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
-    let opened = open(&format!("file:{}", folder.path().display()), None).await?;
+    let url = format!("file:{}", folder.path().display());
+    let opened = open(&url.parse()?, None).await?;
     let service = Service::open(
         opened.store.clone(),
         opened.queue.clone(),

@@ -19,7 +19,7 @@ async fn main() -> Result<()> {
     // Memory forgets when it is closed, files do not.
     for (url, expected) in [("memory:", [1, 1]), (&file, [1, 2])] {
         for expected in expected {
-            let opened = open(url, None).await?;
+            let opened = open(&url.parse()?, None).await?;
             let runs = count_run(&opened.store).await?;
             println!("{url} has seen {runs}");
             assert_eq!(runs, expected);

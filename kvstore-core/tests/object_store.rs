@@ -281,14 +281,14 @@ async fn passes(store: Arc<dyn Store>) {
 
 #[tokio::test]
 async fn memory_passes_the_tests_of_object_stores() {
-    passes(open("memory:", None).await.unwrap().store).await;
+    passes(open(&"memory:".parse().unwrap(), None).await.unwrap().store).await;
 }
 
 #[tokio::test]
 async fn json_file_passes_the_tests_of_object_stores() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("file:{}", folder.path().display());
-    let opened = open(&url, None).await.unwrap();
+    let opened = open(&url.parse().unwrap(), None).await.unwrap();
     passes(Arc::clone(&opened.store)).await;
     opened.close().await.unwrap();
 }
@@ -296,5 +296,11 @@ async fn json_file_passes_the_tests_of_object_stores() {
 #[tokio::test]
 async fn redis_passes_the_tests_of_object_stores() {
     let server = Server::start();
-    passes(open(&server.url(), None).await.unwrap().store).await;
+    passes(
+        open(&server.url().parse().unwrap(), None)
+            .await
+            .unwrap()
+            .store,
+    )
+    .await;
 }

@@ -394,6 +394,7 @@ async fn service_that_only_reads_knows_the_jobs_of_the_one_that_writes() {
         ..ServiceOptions::default()
     };
     let url = format!("file:{}", folder.path().display());
+    let url = url.parse().unwrap();
     let opened = kvstore_core::open::follow(&url, None).await.unwrap();
     let reading = Service::reading(opened.store, opened.queue, options());
     let file = write_to(folder.path(), 1 << 20).await;

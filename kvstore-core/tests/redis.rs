@@ -13,11 +13,19 @@ use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::evaluate::evaluate;
 use kvstore_core::model::id::PartitionCount;
 use kvstore_core::model::job::{JobState, NewJob};
-use kvstore_core::open::Opened;
+use kvstore_core::open::{Opened, StoreUrl};
 use kvstore_core::queue::WorkerId;
 use kvstore_core::redis::{Options, Redis};
 use kvstore_core::{Error, JobQueue, Key, StoreExt, Value};
 use redis_server::Server;
+
+fn url(text: String) -> StoreUrl {
+    text.parse().unwrap()
+}
+
+fn file_url(folder: &Path) -> StoreUrl {
+    url(format!("file:{}", folder.display()))
+}
 
 async fn open(server: &Server, options: Options) -> Result<Redis, Error> {
     Redis::open(&server.url(), options).await
@@ -175,6 +183,7 @@ async fn a_url_opens_store_and_queue_with_its_parameters() {
         server.url(),
         secret.path().display()
     );
+    let url = url.parse().unwrap();
     let opened = kvstore_core::open(&url, Some(&url)).await.unwrap();
     assert_eq!(opened.queue.partitions().get(), 3);
     let job = || {
@@ -218,8 +227,8 @@ async fn apply(opened: &Opened) {
 async fn a_queue_that_comes_back_older_than_its_folder_gives_no_number_again() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();
-    let store = format!("file:{}", folder.path().display());
-    let queue = format!("{}?partitions=2", server.url());
+    let store = file_url(folder.path());
+    let queue = url(format!("{}?partitions=2", server.url()));
     let writer = kvstore_core::open(&store, Some(&queue)).await.unwrap();
     let reader = kvstore_core::open::follow(&store, Some(&queue))
         .await
@@ -259,10 +268,8 @@ async fn a_queue_that_comes_back_older_than_its_folder_gives_no_number_again() {
 async fn a_queue_is_of_one_folder_or_of_the_store_beside_it() {
     let server = Server::start();
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let stores = folders
-        .each_ref()
-        .map(|folder| format!("file:{}", folder.path().display()));
-    let queue = server.url();
+    let stores = folders.each_ref().map(|folder| file_url(folder.path()));
+    let queue = url(server.url());
     let first = kvstore_core::open(&stores[0], Some(&queue)).await.unwrap();
     kvstore_core::service::join(&first.store, &first.queue)
         .await
@@ -291,7 +298,7 @@ async fn a_queue_is_of_one_folder_or_of_the_store_beside_it() {
         ..Options::default()
     };
     open(&server, elsewhere).await.unwrap();
-    let other = format!("{queue}?prefix=other");
+    let other = url(format!("{queue}?prefix=other"));
     let third = kvstore_core::open(&stores[1], Some(&other)).await;
     assert!(matches!(third, Err(Error::Locked { .. })), "{third:?}");
     second.close().await.unwrap();
@@ -307,8 +314,8 @@ async fn a_queue_is_of_one_folder_or_of_the_store_beside_it() {
 async fn whoever_stands_by_has_the_folder_when_its_holder_lets_go() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();
-    let store = format!("file:{}", folder.path().display());
-    let queue = server.url();
+    let store = file_url(folder.path());
+    let queue = url(server.url());
     let first = kvstore_core::open(&store, Some(&queue)).await.unwrap();
     let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
     let waiting = tokio::spawn({

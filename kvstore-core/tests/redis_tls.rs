@@ -13,7 +13,7 @@ use cluster::{Cluster, Tls};
 use kvstore_core::model::command::{Command as Write, Operation};
 use kvstore_core::model::job::NewJob;
 use kvstore_core::open::Opened;
-use kvstore_core::{Error, Key, StoreExt, Value, open};
+use kvstore_core::{Error, Key, Result, StoreExt, Value};
 use redis_server::{Server, free_port};
 
 /// Makes an authority, and a certificate of it for each of `names`, in a folder.
@@ -70,6 +70,10 @@ fn start(folder: &Path, asks: bool) -> (Server, u16) {
     (server, port)
 }
 
+async fn open(url: &str) -> Result<Opened> {
+    kvstore_core::open(&url.parse()?, None).await
+}
+
 async fn write_and_read(opened: &Opened) {
     opened.store.set("a", &1).await.unwrap();
     assert_eq!(opened.store.get_as::<i32>("a").await.unwrap(), Some(1));
@@ -94,7 +98,7 @@ async fn a_server_is_reached_by_tls_if_who_is_trusted_vouches_for_it() {
     let (_server, port) = start(folder.path(), false);
     let ca = folder.path().join("ca.crt");
     let ca = ca.display();
-    let opened = open(&format!("rediss://127.0.0.1:{port}?ca_file={ca}"), None).await;
+    let opened = open(&format!("rediss://127.0.0.1:{port}?ca_file={ca}")).await;
     write_and_read(&opened.unwrap()).await;
 
     for (url, reason) in [
@@ -106,7 +110,7 @@ async fn a_server_is_reached_by_tls_if_who_is_trusted_vouches_for_it() {
             "NotValidForName",
         ),
     ] {
-        let error = open(&url, None).await.unwrap_err();
+        let error = open(&url).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. }), "{url}: {error}");
         let said = source(&error);
         assert!(
@@ -115,7 +119,7 @@ async fn a_server_is_reached_by_tls_if_who_is_trusted_vouches_for_it() {
         );
     }
     // Without TLS nobody is understood, and that does not take for ever.
-    let error = open(&format!("redis://127.0.0.1:{port}"), None)
+    let error = open(&format!("redis://127.0.0.1:{port}"))
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
@@ -128,10 +132,10 @@ async fn a_server_that_asks_is_told_who_is_there() {
     let file = |name: &str| folder.path().join(name).display().to_string();
     let [ca, certificate, key] = ["ca.crt", "client.crt", "client.key"].map(file);
     let url = format!("rediss://127.0.0.1:{port}?ca_file={ca}");
-    let error = open(&url, None).await.unwrap_err();
+    let error = open(&url).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     let url = format!("{url}&cert_file={certificate}&key_file={key}");
-    write_and_read(&open(&url, None).await.unwrap()).await;
+    write_and_read(&open(&url).await.unwrap()).await;
 
     let refused = |error: Error, part: &str| {
         let is_told = matches!(&error, Error::Config(message) if message.contains(part));
@@ -141,21 +145,21 @@ async fn a_server_that_asks_is_told_who_is_there() {
         .replace("cert_file", "x")
         .replace("key_file", "cert_file")
         .replace("x=", "key_file=");
-    refused(open(&exchanged, None).await.unwrap_err(), "can't be used");
+    refused(open(&exchanged).await.unwrap_err(), "can't be used");
     let half = format!("rediss://127.0.0.1:{port}?cert_file={certificate}");
     refused(
-        open(&half, None).await.unwrap_err(),
+        open(&half).await.unwrap_err(),
         "cert_file and key_file go together",
     );
     let plain = format!("redis://127.0.0.1:{port}?ca_file={ca}");
     refused(
-        open(&plain, None).await.unwrap_err(),
+        open(&plain).await.unwrap_err(),
         "let the URL begin with rediss:",
     );
     let missing = format!("rediss://127.0.0.1:{port}?ca_file=/nowhere/ca.crt");
     refused(
-        open(&missing, None).await.unwrap_err(),
-        "ca_file /nowhere/ca.crt can't be read",
+        open(&missing).await.unwrap_err(),
+        "ca_file /nowhere/ca.crt cannot be read",
     );
 }
 
@@ -170,7 +174,7 @@ async fn a_cluster_is_reached_by_tls_each_of_its_servers() {
     };
     let cluster = Cluster::start_with(Some(&tls));
     let url = format!("{}?partitions=6&ca_file={}", cluster.url(), tls.authority);
-    let opened = open(&url, None).await.unwrap();
+    let opened = open(&url).await.unwrap();
     write_and_read(&opened).await;
     // So that some are on each.
     for number in 0..20 {
@@ -183,6 +187,6 @@ async fn a_cluster_is_reached_by_tls_each_of_its_servers() {
     for server in 0..3 {
         assert_ne!(cluster.ask(server, &["DBSIZE"]), "0");
     }
-    let error = open(&cluster.url(), None).await.unwrap_err();
+    let error = open(&cluster.url()).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
 }

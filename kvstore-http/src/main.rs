@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kvstore_core::Service;
 use kvstore_core::open::Opened;
-use kvstore_core::process::{self, Failure, Shared, Shutdown, hide_secrets};
+use kvstore_core::process::{self, Failure, Shared, Shutdown};
 use kvstore_core::worker;
 use kvstore_http::{Tokens, serve_with_health};
 use kvstore_worker::admin::{self, Health};
@@ -63,7 +63,7 @@ async fn serve_and_work(
     };
     let has_worker = own.role == Role::Worker;
     let address = listener.local_addr()?;
-    tracing::info!(%address, store = hide_secrets(&shared.store), role = ?own.role, "serving");
+    tracing::info!(%address, store = %shared.store, role = ?own.role, "serving");
     process::notify_ready(&format!("serving on {address}"));
     if !is_local(address) && own.options.tokens.is_none() {
         tracing::warn!(%address, "whoever reaches this address may read and write everything");

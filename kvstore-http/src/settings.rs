@@ -319,15 +319,12 @@ fn read_role(settings: &mut Settings, shared: Option<&Shared>) -> Option<Role> {
         _ => Err("it is neither of the two"),
     });
     let shared = shared?;
-    let is_private = ["file:", "memory:"]
-        .iter()
-        .any(|scheme| shared.store.starts_with(scheme));
-    match wanted?.unwrap_or(is_private) {
+    match wanted?.unwrap_or(!shared.store.is_shared()) {
         true => Some(Role::Worker),
-        false if !is_private => Some(Role::Acceptor),
+        false if shared.store.is_shared() => Some(Role::Acceptor),
         // One process writes to such a store, and it has the worker.
-        false => match shared.check_follow() {
-            Ok(()) => Some(Role::Reader),
+        false => match shared.store.folder_to_follow() {
+            Ok(_) => Some(Role::Reader),
             Err(error) => {
                 settings.refuse(&WORKER, error);
                 None

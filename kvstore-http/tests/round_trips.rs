@@ -41,7 +41,9 @@ impl Counting {
     async fn open(&self) -> Opened {
         let socket = self.folder.path().join("socket");
         let url = format!("redis+unix://{}?partitions=1", socket.display());
-        kvstore_core::open(&url, None).await.unwrap()
+        kvstore_core::open(&url.parse().unwrap(), None)
+            .await
+            .unwrap()
     }
 
     fn count(&self) -> usize {
@@ -122,7 +124,9 @@ async fn a_thousand_jobs_are_applied_in_ten_round_trips() {
     let redis = redis::Redis::start();
     let counting = Counting::before(&redis);
     let counted = counting.open().await;
-    let direct = kvstore_core::open(&redis.url(), None).await.unwrap();
+    let direct = kvstore_core::open(&redis.url().parse().unwrap(), None)
+        .await
+        .unwrap();
     let finished = async |id: &JobId| {
         let state = direct.store.outcome(id, Duration::from_secs(30)).await;
         assert!(matches!(state, Ok(JobState::Finished(_))), "{state:?}");

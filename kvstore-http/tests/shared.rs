@@ -402,7 +402,9 @@ async fn a_folder_goes_over_to_another_queue_only_when_told() {
 async fn what_a_folder_had_accepted_itself_is_not_forgotten() {
     let pair = Pair::new();
     // It was accepted, and nothing was ever applied.
-    let opened = kvstore_core::open(&pair.plain_store(), None).await.unwrap();
+    let opened = kvstore_core::open(&pair.plain_store().parse().unwrap(), None)
+        .await
+        .unwrap();
     let key = kvstore_core::Key::new("a").unwrap();
     let value = kvstore_core::Value::parse("1").unwrap();
     let set = kvstore_core::model::command::Operation::set(key, value);

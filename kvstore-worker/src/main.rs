@@ -47,7 +47,7 @@ fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {
     let attempts_max = settings.get(&ATTEMPTS_MAX, within(2..=1000, str::parse));
     let adopt_queue = settings.switch(&ADOPT_QUEUE);
     let accept_gap = settings.switch(&ACCEPT_GAP);
-    if shared.is_some_and(|shared| shared.store.starts_with("memory:")) {
+    if shared.is_some_and(|shared| shared.store.is_memory()) {
         settings.refuse(
             &STORE,
             "a store in memory is inside one process, and nobody else could write to it",

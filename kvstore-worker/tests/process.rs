@@ -52,17 +52,18 @@ fn all_wrong_settings_are_reported_at_once_and_nothing_is_opened() {
         .map(|line| {
             assert!(line.contains("; allowed: "), "{line}");
             let line = line.strip_prefix("error: ").expect(line);
-            line.split_once(" is \"").expect(line).0
+            // A value that may hold a secret is not repeated.
+            line.split_once(')').expect(line).0
         })
         .collect();
     assert_eq!(
         named,
         [
-            "--store (KVSTORE_STORE)",
-            "--log (KVSTORE_LOG)",
-            "--admin-listen (KVSTORE_ADMIN_LISTEN)",
-            "--attempts-max (KVSTORE_ATTEMPTS_MAX)",
-            "--accept-gap (KVSTORE_ACCEPT_GAP)",
+            "--store (KVSTORE_STORE",
+            "--log (KVSTORE_LOG",
+            "--admin-listen (KVSTORE_ADMIN_LISTEN",
+            "--attempts-max (KVSTORE_ATTEMPTS_MAX",
+            "--accept-gap (KVSTORE_ACCEPT_GAP",
         ]
     );
     assert!(!said.contains("hunter2"), "{said}");
@@ -173,7 +174,7 @@ fn damaged_file_is_one_line_with_its_place() {
 async fn folder_in_use_is_one_line_with_the_holder() {
     let folder = folder();
     let url = format!("file:{}", folder.path().join("database").display());
-    let opened = open(&url, None).await.unwrap();
+    let opened = open(&url.parse().unwrap(), None).await.unwrap();
     let said = failure(&mut worker(folder.path()));
     let pid = format!("process {}", std::process::id());
     assert!(said.contains(&pid), "{said}");
@@ -195,7 +196,7 @@ async fn what_waits_is_applied_until_sigterm() {
     let folder = folder();
     let url = format!("file:{}", folder.path().join("database").display());
     let key = Key::new("k").unwrap();
-    let opened = open(&url, None).await.unwrap();
+    let opened = open(&url.parse().unwrap(), None).await.unwrap();
     let value = Value::parse("[1.0]").unwrap();
     let job = NewJob::new(kvstore_core::model::command::Command::One(Operation::set(
         key, value,
@@ -238,7 +239,7 @@ async fn what_waits_is_applied_until_sigterm() {
     };
     assert_eq!(status.code(), Some(0));
 
-    let opened = open(&url, None).await.unwrap();
+    let opened = open(&url.parse().unwrap(), None).await.unwrap();
     let found = opened.store.get_as::<Vec<f64>>("k").await.unwrap();
     assert_eq!(found, Some(vec![1.0]));
     assert_eq!(opened.queue.depth().await.unwrap().jobs, 0);

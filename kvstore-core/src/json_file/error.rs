@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::disk::Disk;
+use super::disk::{Disk, is_irregular};
 use super::journal;
 use crate::error::{Error, Result};
 
@@ -41,6 +41,13 @@ pub(super) fn disk_error(disk: &dyn Disk, what: &str, name: &str, error: io::Err
 
 /// What the machine says about a file, for people.
 pub(super) fn io_error(path: &Path, what: &str, error: io::Error) -> Error {
+    if is_irregular(&error) {
+        return Error::Corrupt {
+            path: path.to_owned(),
+            line: None,
+            detail: error.to_string(),
+        };
+    }
     Error::Unavailable {
         what: format!("{what} {}", path.display()),
         source: Some(error.into()),

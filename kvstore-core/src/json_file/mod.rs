@@ -211,6 +211,7 @@ fn make_folder(folder: &Path) -> Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
+    check_is_no_file(folder)?;
     let made = std::fs::create_dir_all(folder).and_then(|()| {
         // Without this a loss of power could take the folder with everything in it.
         folder
@@ -219,6 +220,18 @@ fn make_folder(folder: &Path) -> Result<()> {
             .map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
     });
     made.map_err(|error| io_error(folder, "can't make the folder", error))
+}
+
+/// # Errors
+/// [`Error::Config`] for a file, such as the `data.json` in the folder that was meant.
+fn check_is_no_file(folder: &Path) -> Result<()> {
+    match folder.is_file() {
+        true => Err(Error::Config(format!(
+            "{} is a file: name the folder that data.json is in",
+            folder.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Starts the thread of the store.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, SystemClock, first_number};
 use crate::error::{Error, Result};
-use crate::json_file::PARTITION;
 use crate::json_file::disk::lock::Lock;
 use crate::json_file::disk::{Disk, Folder};
 use crate::json_file::error::{disk_error, io_error};
@@ -19,6 +18,7 @@ use crate::json_file::journal::chain::Kind;
 use crate::json_file::journal::jobs::{first_lines, job_line};
 use crate::json_file::journal::manifest::ROLL;
 use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD, Fingerprint, SNAPSHOT_PIECE};
+use crate::json_file::{PARTITION, check_is_no_file};
 use crate::model::entry::{Timestamp, Version};
 
 /// Repairs `folder`, which nobody may have open. What was wrong with it; empty if nothing was, and then nothing was done.
@@ -39,6 +39,7 @@ pub fn repair(folder: impl AsRef<Path>) -> Result<Vec<Problem>> {
     let folder = folder.as_ref();
     let unlocked =
         || Folder::unlocked(folder).map_err(|error| io_error(folder, "cannot open", error));
+    check_is_no_file(folder)?;
     if !folder.is_dir() || !has_anything(&unlocked()?)? {
         return Err(Error::NotFound {
             what: format!("a store in {}", folder.display()),

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
+use crate::json_file::check_is_no_file;
 use crate::json_file::disk::lock;
 use crate::json_file::disk::{Disk, Folder};
 use crate::json_file::error::{disk_error, io_error};
@@ -84,6 +85,7 @@ impl Inspection {
     /// Every file is read whole, and the data is held in memory, as by opening it. It blocks.
     pub fn of(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
+        check_is_no_file(folder)?;
         if !folder.is_dir() {
             return Err(Error::NotFound {
                 what: format!("the folder {}", folder.display()),
@@ -116,18 +118,11 @@ impl Inspection {
     }
 
     fn new(disk: &dyn Disk, salvage: Salvage, writer: Option<Option<u32>>) -> Result<Self> {
-        let path = disk.path().join(crate::json_file::snapshot::DATA);
-        let metadata = match std::fs::metadata(&path) {
+        let name = crate::json_file::snapshot::DATA;
+        let metadata = match std::fs::symlink_metadata(disk.path().join(name)) {
             Ok(metadata) => Some(metadata),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => {
-                return Err(disk_error(
-                    disk,
-                    "can't read",
-                    crate::json_file::snapshot::DATA,
-                    error,
-                ));
-            }
+            Err(error) => return Err(disk_error(disk, "can't read", name, error)),
         };
         let clock = SystemClock.now();
         // The store's time never goes back.

@@ -21,7 +21,8 @@ const PREFIX: &str = "KVSTORE_";
 pub struct Setting {
     /// The flag without its dashes, `admin-listen`; the variable's name follows from it, `KVSTORE_ADMIN_LISTEN`.
     pub flag: &'static str,
-    /// What kind of value it takes, as the help shows it: `URL`. Empty for a switch, which is `true` or `false`.
+    /// What kind of value it takes, as the help shows it: `URL`. Empty for a switch, which is `true` or
+    /// `false`. A `URL` or a `SOURCE` may hold a password, so it is shown only once it is parsed.
     pub value: &'static str,
     /// What holds when nothing is set.
     pub default: Fallback,
@@ -67,6 +68,10 @@ impl Setting {
     fn is_switch(&self) -> bool {
         self.value.is_empty()
     }
+
+    fn may_be_secret(&self) -> bool {
+        matches!(self.value, "URL" | "SOURCE")
+    }
 }
 
 /// The settings as they were found, and what is wrong with them.
@@ -81,6 +86,8 @@ struct Found {
     setting: &'static Setting,
     /// `None`: not set, and there is no default.
     text: Option<String>,
+    /// What people may see of it, where that is not the text; `None` for one that is not parsed.
+    safe: Option<String>,
     origin: Origin,
 }
 
@@ -104,7 +111,9 @@ impl Settings {
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, clap::Error> {
         let table = || shared.iter().chain(program.settings);
-        let mut matches = command(program, table()).try_get_matches_from(args)?;
+        let mut matches = command(program, table())
+            .try_get_matches_from(args)
+            .map_err(without_values)?;
         let mut variables: HashMap<String, OsString> = variables
             .into_iter()
             .filter(|(_, value)| !value.is_empty())
@@ -139,6 +148,7 @@ impl Settings {
             found.push(Found {
                 setting,
                 text,
+                safe: None,
                 origin,
             });
         }
@@ -194,6 +204,35 @@ impl Settings {
         }
     }
 
+    /// The value of a `URL` or `SOURCE`, as in [`Settings::get`]. From here on it is shown as its
+    /// `Display` does.
+    ///
+    /// # Panics
+    /// If `setting` is not in the program's table.
+    pub fn get_url<T: Display, E: Display>(
+        &mut self,
+        setting: &Setting,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self.get(setting, parse)?;
+        self.found_mut(setting).safe = Some(value.to_string());
+        Some(value)
+    }
+
+    /// The value of a `URL` or `SOURCE` that may be absent, as in [`Settings::get_optional`].
+    ///
+    /// # Panics
+    /// If `setting` is not in the program's table.
+    pub fn get_optional_url<T: Display, E: Display>(
+        &mut self,
+        setting: &Setting,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<Option<T>> {
+        let value = self.get_optional(setting, parse)?;
+        self.found_mut(setting).safe = value.as_ref().map(ToString::to_string);
+        Some(value)
+    }
+
     /// Whether a switch is on. `None` if its value is neither `true` nor `false`, as in [`Settings::get`].
     ///
     /// # Panics
@@ -210,7 +249,8 @@ impl Settings {
     /// # Panics
     /// If `setting` is not in the program's table.
     pub fn refuse(&mut self, setting: &Setting, reason: impl Display) {
-        let line = problem(setting, self.found(setting).text.as_deref(), reason);
+        let found = self.found(setting);
+        let line = problem(setting, found.value(), reason);
         self.problems.push(line);
     }
 
@@ -230,9 +270,18 @@ impl Settings {
     }
 
     fn found(&self, setting: &Setting) -> &Found {
+        &self.found[self.index(setting)]
+    }
+
+    fn found_mut(&mut self, setting: &Setting) -> &mut Found {
+        let index = self.index(setting);
+        &mut self.found[index]
+    }
+
+    fn index(&self, setting: &Setting) -> usize {
         self.found
             .iter()
-            .find(|found| found.setting.flag == setting.flag)
+            .position(|found| found.setting.flag == setting.flag)
             .unwrap_or_else(|| panic!("--{} is in the table of settings", setting.flag))
     }
 }
@@ -267,9 +316,17 @@ impl fmt::Debug for Settings {
 }
 
 impl Found {
+    /// The value, as far as people may see it.
+    fn value(&self) -> Option<&str> {
+        match self.setting.may_be_secret() {
+            true => self.safe.as_deref(),
+            false => self.text.as_deref(),
+        }
+    }
+
     fn shown(&self) -> String {
         match (&self.text, self.setting.default) {
-            (Some(text), _) => hide_secrets(text),
+            (Some(_), _) => self.value().unwrap_or("***").to_owned(),
             (None, Fallback::Absent(meaning)) => format!("({meaning})"),
             (None, Fallback::Value(text)) => text.to_owned(),
         }
@@ -326,11 +383,37 @@ fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> 
         )
 }
 
+/// Hides arguments that clap cannot place: they may be a URL, or a piece of one that a shell took apart. A
+/// misspelt word is shown, and so is what looks like a flag.
+fn without_values(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    let is_misspelt = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand]
+        .iter()
+        .any(|kind| error.get(*kind).is_some());
+    let is_flag = |text: &str| {
+        let letters = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+        text.starts_with("--") && text.bytes().all(letters)
+    };
+    for kind in [
+        ContextKind::InvalidArg,
+        ContextKind::InvalidSubcommand,
+        ContextKind::InvalidValue,
+    ] {
+        let shown = match error.get(kind) {
+            Some(ContextValue::String(text)) => text.split([' ', '=']).next().unwrap_or_default(),
+            _ => continue,
+        };
+        if !is_misspelt && !is_flag(shown) {
+            error.insert(kind, ContextValue::String("***".to_owned()));
+        }
+    }
+    // Tips repeat the argument.
+    error.remove(ContextKind::Suggested);
+    error
+}
+
 fn problem(setting: &Setting, text: Option<&str>, reason: impl Display) -> String {
-    let value = text.map_or_else(
-        || ":".to_owned(),
-        |text| format!(" is {:?}:", hide_secrets(text)),
-    );
+    let value = text.map_or_else(|| ":".to_owned(), |text| format!(" is {text:?}:"));
     format!(
         "--{} ({}){value} {reason}; allowed: {}",
         setting.flag,
@@ -348,30 +431,6 @@ fn is_service_link(name: &str) -> bool {
         || ["_PORT_", "_SERVICE_HOST", "_SERVICE_PORT"]
             .iter()
             .any(|part| name.contains(part))
-}
-
-/// `text` without the password of a URL and without parameters that are secret. It rather hides too much: a password may hold any
-/// character, also ones that should have been escaped.
-pub fn hide_secrets(text: &str) -> String {
-    const HIDDEN: &str = "***";
-    let mut shown = text.to_owned();
-    if let Some((scheme, rest)) = text.split_once("://")
-        && let Some((user_info, place)) = rest.rsplit_once('@')
-        && let Some((user, _)) = user_info.split_once(':')
-    {
-        shown = format!("{scheme}://{user}:{HIDDEN}@{place}");
-    }
-    if let Some((before, query)) = shown.split_once('?') {
-        let parameters: Vec<String> = query
-            .split('&')
-            .map(|parameter| match parameter.split_once('=') {
-                Some(("password", _)) => format!("password={HIDDEN}"),
-                _ => parameter.to_owned(),
-            })
-            .collect();
-        shown = format!("{before}?{}", parameters.join("&"));
-    }
-    shown
 }
 
 /// Reads a span of time: `500ms`, `30s`, `5m`, `24h`.
@@ -559,10 +618,10 @@ mod tests {
 
     #[test]
     fn printed_settings_say_where_they_come_from() {
-        let settings = find(&["--loud"], &[("KVSTORE_LISTEN_ON", "a:1?password=b")]);
+        let settings = find(&["--loud"], &[("KVSTORE_LISTEN_ON", "a:1")]);
         assert_eq!(
             settings.to_string(),
-            "--listen-on  a:1?password=***      environment\n\
+            "--listen-on  a:1                   environment\n\
              --speed      (as fast as it goes)  default\n\
              --loud       true                  flag\n"
         );
@@ -581,27 +640,6 @@ mod tests {
             "--print-config",
         ] {
             assert!(help.contains(part), "{part} is missing in:\n{help}");
-        }
-    }
-
-    #[test]
-    fn secrets_are_hidden() {
-        for (text, shown) in [
-            ("redis://host:6379/0", "redis://host:6379/0"),
-            ("redis://user:pw@host", "redis://user:***@host"),
-            ("redis://:p@/?s:s@host:1/0", "redis://:***@host:1/0"),
-            (
-                "redis+cluster://:p@one:1,two:2",
-                "redis+cluster://:***@one:1,two:2",
-            ),
-            (
-                "redis://h?prefix=kv&password=x&tls=1",
-                "redis://h?prefix=kv&password=***&tls=1",
-            ),
-            ("file:database?password=", "file:database?password=***"),
-            ("file:database", "file:database"),
-        ] {
-            assert_eq!(hide_secrets(text), shown);
         }
     }
 

@@ -1,14 +1,13 @@
 //! The settings that every binary has.
 
-use std::fmt;
 use std::net::SocketAddr;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::settings::{Fallback, Setting, Settings, hide_secrets};
+use super::settings::{Fallback, Setting, Settings};
 use crate::error::{Error, Result};
-use crate::open::{self, Opened};
+use crate::open::{self, Opened, StoreUrl};
 
 /// `--store`, for a program that can refuse some stores.
 pub const STORE: Setting = Setting {
@@ -55,12 +54,12 @@ const ADMIN_LISTEN: Setting = Setting {
 pub(super) const SETTINGS: &[Setting] = &[STORE, QUEUE, LOG, LOG_FORMAT, ADMIN_LISTEN];
 
 /// The settings that every binary has, checked.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Shared {
-    /// `--store`: a URL for [`open`](fn@crate::open).
-    pub store: String,
-    /// `--queue`: a URL for [`open`](fn@crate::open); `None` for the store's own queue.
-    pub queue: Option<String>,
+    /// `--store`.
+    pub store: StoreUrl,
+    /// `--queue`; `None` for the store's own queue.
+    pub queue: Option<StoreUrl>,
     /// `--log`: a filter as `tracing-subscriber` reads it.
     pub log: String,
     /// `--log-format`.
@@ -84,7 +83,7 @@ impl Shared {
     /// # Errors
     /// Those of [`open`](fn@crate::open).
     pub async fn open(&self) -> Result<Opened> {
-        open::open(&self.store, self.queue.as_deref()).await
+        open::open(&self.store, self.queue.as_ref()).await
     }
 
     /// Opens them for a worker: behind another one on the same folder, it waits its turn.
@@ -92,7 +91,7 @@ impl Shared {
     /// # Errors
     /// Those of [`stand_by`](crate::open::stand_by).
     pub async fn stand_by(&self, locked: impl FnMut(&Error) + Send) -> Result<Opened> {
-        open::stand_by(&self.store, self.queue.as_deref(), locked).await
+        open::stand_by(&self.store, self.queue.as_ref(), locked).await
     }
 
     /// Opens the store for reading, while another process writes there.
@@ -100,26 +99,17 @@ impl Shared {
     /// # Errors
     /// Those of [`follow`](crate::open::follow).
     pub async fn follow(&self) -> Result<Opened> {
-        open::follow(&self.store, self.queue.as_deref()).await
-    }
-
-    /// Whether [`Shared::follow`] takes the store.
-    ///
-    /// # Errors
-    /// [`Error::Config`](crate::error::Error::Config) that says why not.
-    pub fn check_follow(&self) -> Result<()> {
-        open::check_follow(&self.store, self.queue.as_deref())
+        open::follow(&self.store, self.queue.as_ref()).await
     }
 
     pub(super) fn read(settings: &mut Settings) -> Option<Self> {
-        let store = settings.get(&STORE, |url| {
-            open::check_store(url).map(|()| url.to_owned())
-        });
-        let queue = settings.get_optional(&QUEUE, |url| match &store {
-            Some(store) => open::check_queue(store, url).map(|()| url.to_owned()),
-            // What it has to be is not known; the store's own problem is noted already.
-            None => Ok(url.to_owned()),
-        });
+        let store = settings.get_url(&STORE, str::parse::<StoreUrl>);
+        let queue = settings.get_optional_url(&QUEUE, str::parse::<StoreUrl>);
+        if let (Some(store), Some(Some(queue))) = (&store, &queue)
+            && let Err(error) = store.check_queue(queue)
+        {
+            settings.refuse(&QUEUE, error);
+        }
         let log = settings.get(&LOG, |text| log_filter(text).map(|()| text.to_owned()));
         let log_format = settings.get(&LOG_FORMAT, |text| match text {
             "text" => Ok(LogFormat::Text),
@@ -150,19 +140,6 @@ fn log_filter(text: &str) -> Result<(), String> {
     match misspelt {
         None => Ok(()),
         Some(part) => Err(format!("{part:?} is not a level")),
-    }
-}
-
-/// Without the secrets in its URLs.
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("store", &hide_secrets(&self.store))
-            .field("queue", &self.queue.as_deref().map(hide_secrets))
-            .field("log", &self.log)
-            .field("log_format", &self.log_format)
-            .field("admin_listen", &self.admin_listen)
-            .finish()
     }
 }
 
@@ -197,7 +174,7 @@ mod tests {
         let shared = shared.unwrap();
         assert_eq!(problems, [""; 0]);
         assert_eq!(
-            (shared.store.as_str(), shared.queue),
+            (shared.store.to_string().as_str(), shared.queue),
             ("file:database", None)
         );
         assert_eq!(
@@ -230,7 +207,7 @@ mod tests {
 
     #[test]
     fn queue_has_to_go_with_the_store() {
-        assert!(read(&[("KVSTORE_QUEUE", "file:database")]).0.is_some());
+        assert_eq!(read(&[("KVSTORE_QUEUE", "file:database")]).1, [""; 0]);
         let (_, problems) = read(&[("KVSTORE_QUEUE", "memory:")]);
         assert!(
             problems[0].starts_with("--queue (KVSTORE_QUEUE) is"),
@@ -254,16 +231,5 @@ mod tests {
         for bad in ["inof", "kvstore_core=loud", "info;debug"] {
             assert!(log_filter(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn debug_hides_secrets() {
-        let (shared, _) = read(&[]);
-        let shared = Shared {
-            store: "redis://user:hunter2@host".to_owned(),
-            queue: Some("redis://host?password=hunter2".to_owned()),
-            ..shared.unwrap()
-        };
-        assert!(!format!("{shared:?}").contains("hunter2"));
     }
 }

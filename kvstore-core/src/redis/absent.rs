@@ -8,6 +8,8 @@
 #[path = "options.rs"]
 mod options;
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 pub(crate) use options::{ClientCertificate, Options};
@@ -24,16 +26,35 @@ fn absent<T>() -> Result<T> {
     ))
 }
 
-pub(crate) fn check_url(_: &str) -> Result<()> {
-    absent()
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {}
+
+impl Address {
+    pub(crate) fn is_tls(&self) -> bool {
+        match *self {}
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {}
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(_: &str) -> Result<Self> {
+        match *address {}
+    }
 }
 
 #[derive(Debug)]
 pub(crate) enum Redis {}
 
 impl Redis {
-    pub(crate) async fn open(_: &str, _: Options) -> Result<Self> {
-        absent()
+    pub(crate) async fn open_at(address: &Address, _: Options) -> Result<Self> {
+        match *address {}
     }
 
     pub(crate) fn store(&self) -> Arc<dyn Store> {
@@ -49,8 +70,8 @@ impl Redis {
 pub(crate) enum QueueAlone {}
 
 impl QueueAlone {
-    pub(crate) async fn open(_: &str, _: &Options) -> Result<Self> {
-        absent()
+    pub(crate) async fn open(address: &Address, _: &Options) -> Result<Self> {
+        match *address {}
     }
 
     pub(crate) fn queue(&self) -> &dyn JobQueue {

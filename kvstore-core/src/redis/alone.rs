@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::model::id::QueueId;
 use crate::queue::JobQueue;
+use crate::redis::address::Address;
 use crate::redis::options::Options;
 use crate::redis::queue::RedisQueue;
 use crate::redis::session::Session;
@@ -21,8 +22,8 @@ pub(crate) struct QueueAlone {
 
 impl QueueAlone {
     /// As [`Redis::open`](super::Redis::open), but for the store.
-    pub(crate) async fn open(url: &str, options: &Options) -> Result<Self> {
-        let session = Session::open(url, options).await?;
+    pub(crate) async fn open(address: &Address, options: &Options) -> Result<Self> {
+        let session = Session::open(address, options).await?;
         Ok(Self {
             queue: RedisQueue::new(Arc::clone(&session), options),
             session,

@@ -28,6 +28,7 @@
 //!
 //! What is not here: durability. It is the server's; `run/durability.rs` refuses one that is not set up for it.
 
+mod address;
 mod alone;
 mod keys;
 mod link;
@@ -45,19 +46,12 @@ use crate::error::Result;
 use crate::queue::JobQueue;
 use crate::store::Store;
 
+pub use address::Address;
 pub(crate) use alone::QueueAlone;
 pub use options::{ClientCertificate, Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
 use queue::RedisQueue;
 use session::Session;
 use store::RedisStore;
-
-/// Whether `url` can be a server's, without connecting to it.
-///
-/// # Errors
-/// [`Error::Config`](crate::error::Error::Config) that says what it should be.
-pub(crate) fn check_url(url: &str) -> Result<()> {
-    session::parse(url).map(drop)
-}
 
 /// A store and its queue on a Redis server, open.
 #[derive(Clone, Debug)]
@@ -76,7 +70,11 @@ impl Redis {
     /// server whose settings lose data: it says which setting to change, and to what.
     /// [`Error::Unavailable`](crate::error::Error::Unavailable) if the server can't be reached.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
-        let session = Session::open(url, &options).await?;
+        Self::open_at(&url.parse()?, options).await
+    }
+
+    pub(crate) async fn open_at(address: &Address, options: Options) -> Result<Self> {
+        let session = Session::open(address, &options).await?;
         alone::bind_here(&session).await?;
         Ok(Self {
             queue: Arc::new(RedisQueue::new(Arc::clone(&session), &options)),

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use redis::{
-    Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
-    RedisError, RedisResult, ScriptInvocation, ServerErrorKind, Value,
+    Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
+    ScriptInvocation, ServerErrorKind, Value,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Source};
 use crate::model::id::{Partition, PartitionCount, Position, QueueId};
+use crate::redis::address::Address;
 use crate::redis::keys::Keys;
 use crate::redis::link::tls;
 use crate::redis::link::wake::Wake;
@@ -71,17 +72,18 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(crate) async fn open(url: &str, options: &Options) -> Result<Arc<Self>> {
-        let nodes = nodes(url, options)?;
-        let certificates = tls::certificates(url, options)?;
+    pub(crate) async fn open(address: &Address, options: &Options) -> Result<Arc<Self>> {
+        let nodes = nodes(address, options)?;
+        let certificates = tls::certificates(address, options);
         let clients = nodes.iter().cloned();
         let clients = clients.map(|node| tls::client(node, certificates.as_ref()));
         let clients: Vec<Client> = clients.collect::<RedisResult<_>>().map_err(tls::refused)?;
-        let open = async |resend| match is_cluster(url) {
+        let open = async |resend| match address.is_cluster() {
             true => Servers::cluster(&nodes, certificates.as_ref(), resend).await,
             false => Servers::one(&clients[0], options.relaxed_durability).await,
         };
-        let mut link = open(Resend::Some).await.map_err(not_opened)?;
+        let failed = |error| not_opened(address, error);
+        let mut link = open(Resend::Some).await.map_err(failed)?;
         let met = look_at_all(&mut link, options).await?;
         let mut numbering = Vec::new();
         let links = match (&link, options.wait_replicas) {
@@ -93,7 +95,7 @@ impl Session {
             _ => WAITING_LINKS,
         };
         while numbering.len() < links {
-            numbering.push(open(Resend::Never).await.map_err(not_opened)?);
+            numbering.push(open(Resend::Never).await.map_err(failed)?);
         }
         let scripts = Scripts::new();
         let meta = Keys::meta(&options.prefix);
@@ -348,8 +350,8 @@ impl Session {
     }
 }
 
-/// The servers that `url` names, with the password of `options`.
-fn nodes(url: &str, options: &Options) -> Result<Vec<ConnectionInfo>> {
+/// The servers at `address`, with the password of `options`.
+fn nodes(address: &Address, options: &Options) -> Result<Vec<ConnectionInfo>> {
     if let Some(count) = options.partitions
         && count.get() > PARTITIONS_MAX
     {
@@ -362,7 +364,7 @@ fn nodes(url: &str, options: &Options) -> Result<Vec<ConnectionInfo>> {
             "the prefix of a store on Redis must not be empty nor hold a brace, which marks what a cluster places keys by".to_owned(),
         ));
     }
-    let mut nodes = parse(url)?;
+    let mut nodes = address.nodes().to_vec();
     for info in &mut nodes {
         let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
         let mut login = info.redis_settings().clone();
@@ -372,49 +374,6 @@ fn nodes(url: &str, options: &Options) -> Result<Vec<ConnectionInfo>> {
         *info = info.clone().set_tcp_settings(tcp).set_redis_settings(login);
     }
     Ok(nodes)
-}
-
-/// What stands before the servers of a cluster, and before one of them alone.
-const CLUSTERS: [(&str, &str); 2] = [
-    ("redis+cluster://", "redis://"),
-    ("rediss+cluster://", "rediss://"),
-];
-
-fn is_cluster(url: &str) -> bool {
-    CLUSTERS.iter().any(|(cluster, _)| url.starts_with(cluster))
-}
-
-/// # Errors
-/// [`Error::Config`] if `url` is not of the form that is taken.
-pub(crate) fn parse(url: &str) -> Result<Vec<ConnectionInfo>> {
-    // The reason is not handed on: it may hold the URL, and that a password.
-    let parse = |url: &str| url.into_connection_info().map_err(|_| wrong());
-    let of_cluster = |(cluster, one)| Some((url.strip_prefix(cluster)?, one));
-    let Some((rest, scheme)) = CLUSTERS.into_iter().find_map(of_cluster) else {
-        tls::check(url)?;
-        return Ok(vec![parse(url)?]);
-    };
-    tls::check(scheme)?;
-    // All of them have the same login, and a password may hold any character but these two.
-    let (login, hosts) = match rest.rsplit_once('@') {
-        Some((login, hosts)) => (format!("{login}@"), hosts),
-        None => (String::new(), rest),
-    };
-    if hosts.contains('/') {
-        return Err(wrong());
-    }
-    let hosts = hosts
-        .split(',')
-        .map(|host| parse(&format!("{scheme}{login}{host}")));
-    hosts.collect()
-}
-
-fn wrong() -> Error {
-    Error::Config(
-        "it is not of the form redis://[:password@]host[:port][/database], redis+unix:///path or \
-         redis+cluster://[:password@]host[:port],host[:port]; rediss in place of redis is TLS"
-            .to_owned(),
-    )
 }
 
 /// Looks at each server, and gives it the scripts that are bound to its run.
@@ -479,7 +438,7 @@ async fn send(
 }
 
 /// Why the first connection is not there.
-fn not_opened(error: RedisError) -> Error {
+fn not_opened(address: &Address, error: RedisError) -> Error {
     if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
         return Error::Config(format!(
             "the Redis server refuses writes: {}",
@@ -488,7 +447,19 @@ fn not_opened(error: RedisError) -> Error {
                 .unwrap_or("it is a replica, give the address of its primary")
         ));
     }
-    not_reached(error)
+    let what = match error.is_io_error() {
+        true => "cannot be reached",
+        false => "does not answer as it should",
+    };
+    Error::Unavailable {
+        what: format!("Redis at {} {what}", address.endpoints()),
+        source: Some(cause(error)),
+    }
+}
+
+/// The client's error in its own words. It names its cause itself, and again as its source.
+fn cause(error: RedisError) -> Source {
+    error.to_string().into()
 }
 
 /// Whether the connection turned out to be broken, which it may have been for long: the next one may do.
@@ -512,7 +483,7 @@ fn is_passing(error: &RedisError) -> bool {
 pub(crate) fn not_reached(error: RedisError) -> Error {
     Error::Unavailable {
         what: "the Redis server does not answer as it should".to_owned(),
-        source: Some(Box::new(error)),
+        source: Some(cause(error)),
     }
 }
 
@@ -524,7 +495,7 @@ fn not_changed(what: &str, error: RedisError) -> Error {
     } else {
         Error::Unknown {
             what: what.to_owned(),
-            source: Some(Box::new(error)),
+            source: Some(cause(error)),
         }
     }
 }

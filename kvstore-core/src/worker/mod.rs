@@ -6,7 +6,7 @@
 //! # async fn example() -> kvstore_core::Result<()> {
 //! use kvstore_core::worker;
 //!
-//! let opened = kvstore_core::open("file:database", None).await?;
+//! let opened = kvstore_core::open(&"file:database".parse()?, None).await?;
 //! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
 //! let until_stopped = async {
 //!     let _ = stopped.await;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use futures_util::stream::TryStreamExt;
 use indicatif::ProgressBar;
-use kvstore_core::open::check_store;
+use kvstore_core::open::StoreUrl;
 use kvstore_core::portable::{Form, Writer};
 use kvstore_core::process::{self, Failure, Fallback, Program, Setting, Settings};
 
@@ -37,7 +37,7 @@ const TO: Setting = Setting {
 
 /// What is asked for.
 struct Own {
-    store: String,
+    store: StoreUrl,
     to: Option<PathBuf>,
     form: Form,
 }
@@ -53,7 +53,7 @@ pub(super) fn main() -> ExitCode {
 }
 
 fn read(settings: &mut Settings) -> Option<Own> {
-    let store = settings.get(&STORE, |url| check_store(url).map(|()| url.to_owned()));
+    let store = settings.get_url(&STORE, str::parse);
     let to = settings.get_optional(&TO, |path| Ok::<_, String>(PathBuf::from(path)));
     let form = read_form(settings, to.as_ref().and_then(Option::as_deref));
     Some(Own {

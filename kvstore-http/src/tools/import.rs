@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use futures_util::stream::{self, StreamExt};
 use indicatif::ProgressBar;
-use kvstore_core::open::check_store;
+use kvstore_core::open::StoreUrl;
 use kvstore_core::portable::{Form, Lines, Object, PortableEntry, Refused};
 use kvstore_core::process::{self, Failure, Fallback, Program, Setting, Settings};
 
@@ -46,7 +46,7 @@ const REFUSED_MAX: usize = 20;
 struct Own {
     from: Place,
     form: Form,
-    to: String,
+    to: StoreUrl,
 }
 
 pub(super) fn main() -> ExitCode {
@@ -59,13 +59,13 @@ pub(super) fn main() -> ExitCode {
 }
 
 fn read(settings: &mut Settings) -> Option<Own> {
-    let from = settings.get(&FROM, Place::parse);
+    let from = settings.get_url(&FROM, Place::parse);
     let path = match &from {
         Some(Place::File(path)) => Some(path.as_path()),
         _ => None,
     };
     let form = read_form(settings, path);
-    let to = settings.get(&TO, |url| check_store(url).map(|()| url.to_owned()));
+    let to = settings.get_url(&TO, str::parse);
     Some(Own {
         from: from?,
         form: form?,
@@ -159,7 +159,11 @@ fn check(
 }
 
 /// Writes `entries`, `total` of them where that is known, and says how many.
-async fn bring(entries: Entries<'_>, total: Option<u64>, to: &str) -> Result<ExitCode, Failure> {
+async fn bring(
+    entries: Entries<'_>,
+    total: Option<u64>,
+    to: &StoreUrl,
+) -> Result<ExitCode, Failure> {
     let opened = kvstore_core::open(to, None).await?;
     let bar = progress::of_entries("writing", total);
     let mut totals = Totals::default();
@@ -196,8 +200,9 @@ mod tests {
                 Lines::new(&b"{\"key\":\"a\",\"value\":1}\n{\"key\":\"b\",\"value\":1}\n"[..]);
             stream::iter(lines.map(|line| Ok(line??))).boxed_local()
         };
-        assert!(bring(entries(), Some(2), "memory:").await.is_ok());
-        let told = bring(entries(), Some(3), "memory:").await.unwrap_err();
+        let memory = "memory:".parse().unwrap();
+        assert!(bring(entries(), Some(2), &memory).await.is_ok());
+        let told = bring(entries(), Some(3), &memory).await.unwrap_err();
         let said = "there were 3 entries when it was checked, and 2 now; 2 written, 0 equal already until then";
         assert!(told.to_string().starts_with(said), "{told}");
     }

@@ -15,10 +15,10 @@ mod token;
 mod verify;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use kvstore_core::open::file_folder;
+use kvstore_core::open::StoreUrl;
 use kvstore_core::process::{Fallback, Program, STORE, Setting, Settings};
 
 /// All of them.
@@ -70,7 +70,11 @@ const fn on_folder(name: &'static str, about: &'static str) -> Program {
 }
 
 fn read_folder(settings: &mut Settings) -> Option<PathBuf> {
-    settings.get(&FOLDER, file_folder)
+    let url: StoreUrl = settings.get_url(&FOLDER, str::parse)?;
+    if url.folder().is_none() {
+        settings.refuse(&FOLDER, "it is no store in files");
+    }
+    url.folder().map(Path::to_owned)
 }
 
 /// Prints lines; a reader that has gone away, as behind `| head -1`, is no failure.

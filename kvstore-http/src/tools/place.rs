@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, LocalBoxStream, StreamExt, TryStreamExt};
 use kvstore_core::json_file::Inspection;
-use kvstore_core::open::{check_store, file_folder};
+use kvstore_core::open::StoreUrl;
 use kvstore_core::portable::{Form, PortableEntry};
-use kvstore_core::process::{Failure, Fallback, Setting, Settings, hide_secrets};
+use kvstore_core::process::{Failure, Fallback, Setting, Settings};
 use kvstore_core::{Store, StoreExt};
 
 /// Entries, one after the other.
@@ -39,20 +39,16 @@ pub(super) enum Place {
     /// A file.
     File(PathBuf),
     /// A store, by its URL.
-    Store(String),
+    Store(Box<StoreUrl>),
 }
 
 impl Place {
     /// `-`, a URL, or else a path: a path never looks like a URL once it begins with `./`.
     pub(super) fn parse(text: &str) -> kvstore_core::Result<Self> {
-        let is_url = text
-            .split_once(':')
-            .is_some_and(|(scheme, _)| !scheme.contains(['/', '\\', '.']));
         if text == "-" {
             Ok(Self::Standard)
-        } else if is_url {
-            check_store(text)?;
-            Ok(Self::Store(text.to_owned()))
+        } else if StoreUrl::is_url(text) {
+            text.parse().map(Box::new).map(Self::Store)
         } else {
             Ok(Self::File(text.into()))
         }
@@ -64,7 +60,7 @@ impl fmt::Display for Place {
         match self {
             Self::Standard => f.write_str("standard input"),
             Self::File(path) => path.display().fmt(f),
-            Self::Store(url) => f.write_str(&hide_secrets(url)),
+            Self::Store(url) => url.fmt(f),
         }
     }
 }
@@ -79,8 +75,8 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) async fn open(url: &str) -> Result<Self, Failure> {
-        let Ok(folder) = file_folder(url) else {
+    pub(super) async fn open(url: &StoreUrl) -> Result<Self, Failure> {
+        let Some(folder) = url.folder() else {
             return Ok(Self::Opened(kvstore_core::open(url, None).await?.store));
         };
         let found = Inspection::of(folder)?;
@@ -121,10 +117,11 @@ mod tests {
 
     #[test]
     fn path_is_told_from_url() {
+        let store = |url: &str| Place::Store(Box::new(url.parse().unwrap()));
         for (text, place) in [
             ("-", Place::Standard),
-            ("file:database", Place::Store("file:database".to_owned())),
-            ("memory:", Place::Store("memory:".to_owned())),
+            ("file:database", store("file:database")),
+            ("memory:", store("memory:")),
             ("data.json", Place::File("data.json".into())),
             ("./a:b", Place::File("./a:b".into())),
             ("/x/a:b", Place::File("/x/a:b".into())),

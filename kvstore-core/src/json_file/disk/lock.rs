@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
 
 use crate::error::{Error, Result};
+use crate::json_file::disk::irregular;
 use crate::json_file::error::io_error;
 
 /// The name of the file that holds the owner's process id.
@@ -36,7 +37,7 @@ impl Lock {
         let folder = File::open(path).map_err(failed)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = openat(&folder, LOCK, flags, Mode::from_raw_mode(0o666))
-            .map_err(|error| failed(error.into()))?;
+            .map_err(|error| failed(irregular(error)))?;
         let mut file = File::from(file);
         let locked = |file: &mut File| Error::Locked {
             path: path.to_owned(),

@@ -70,6 +70,44 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// A name of ours that is no file which a snapshot could replace.
+#[derive(Debug, thiserror::Error)]
+enum Irregular {
+    /// Writing would replace the link and leave the file that it leads to as it was.
+    #[error(
+        "it is a symbolic link; put the file itself there, or give the folder that it leads to (which may be a link)"
+    )]
+    Link,
+    /// A folder, or something that would block or never end.
+    #[error("it is not a regular file; move it away, or use another folder")]
+    Other,
+}
+
+/// Returns true if an error is about a name that is not that of a regular file.
+pub(crate) fn is_irregular(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Irregular>())
+}
+
+/// What it means that a file cannot be opened without following a link.
+pub(crate) fn irregular(error: Errno) -> io::Error {
+    match error {
+        Errno::LOOP => io::Error::other(Irregular::Link),
+        Errno::ISDIR | Errno::NXIO => io::Error::other(Irregular::Other),
+        error => error.into(),
+    }
+}
+
+/// Opens a regular file without following a link. A FIFO or a device would block or never end.
+fn open_regular(folder: &File, name: &str, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = openat(folder, name, flags, Mode::from_raw_mode(0o666)).map_err(irregular)?;
+    let file = File::from(file);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other(Irregular::Other)),
+    }
+}
+
 /// A real folder: a handle, not a path. Wherever the path leads later, everything happens in the folder that was opened. It keeps
 /// the lock for as long as any thread, also one in the background, can write to it.
 #[derive(Debug)]
@@ -99,6 +137,15 @@ impl Folder {
             path: path.to_owned(),
             handle: Handle::Unlocked(File::open(path)?),
         })
+    }
+
+    /// Opens a file for reading; `None` if there is none of that name.
+    pub(crate) fn open(&self, name: &str) -> io::Result<Option<File>> {
+        match open_regular(self.handle(), name, OFlags::RDONLY) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn handle(&self) -> &File {
@@ -134,29 +181,22 @@ impl Disk for Folder {
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        // A FIFO or a device would block or never end.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let mut file = match openat(self.handle(), name, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let Some(mut file) = self.open(name)? else {
+            return Ok(None);
         };
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(
-                ErrorKind::InvalidInput,
-                "not a regular file",
-            ));
-        }
-        let mut text = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+        let length = file.metadata()?.len();
+        let mut text = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         file.read_to_end(&mut text)?;
         Ok(Some(text))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let file = openat(self.handle(), name, flags, Mode::from_raw_mode(0o666))?;
-        Ok(Box::new(RealFile(file.into())))
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+        Ok(Box::new(RealFile(open_regular(
+            self.handle(),
+            name,
+            flags,
+        )?)))
     }
 
     fn link(&self, name: &str, second: &str) -> io::Result<()> {

@@ -110,14 +110,9 @@ impl Follower {
             disk.read(name)
                 .map_err(|error| disk_error(disk, "can't read", name, error))
         };
-        let meta_file = match File::open(disk.path().join(META)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(nothing_there(disk.path()));
-            }
-            Err(error) => return Err(disk_error(disk, "can't read", META, error)),
-        };
         let failed = |error| disk_error(disk, "can't read", META, error);
+        let opened = disk.open(META).map_err(failed)?;
+        let meta_file = opened.ok_or_else(|| nothing_there(disk.path()))?;
         let length = meta_file.metadata().map_err(failed)?.len();
         let text = read_at(&meta_file, 0, usize::try_from(length).unwrap_or(usize::MAX));
         let meta = parse_meta(disk, &text.map_err(failed)?)?;
@@ -237,7 +232,7 @@ fn nothing_there(folder: &Path) -> Error {
 /// and not by the number of names: a backup may have given the file a second one.
 fn is_gone(disk: &Folder, name: &str, file: &File) -> io::Result<bool> {
     let held = file.metadata()?;
-    match std::fs::metadata(disk.path().join(name)) {
+    match std::fs::symlink_metadata(disk.path().join(name)) {
         Ok(there) => Ok((there.dev(), there.ino()) != (held.dev(), held.ino())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error),
@@ -287,22 +282,20 @@ impl Tail {
     /// Journal `number`, which follows `version`; `None` if it is not there.
     fn open(disk: &Folder, number: u64, version: Version) -> Result<Option<Self>> {
         let name = Kind::Store.name(number);
-        match File::open(disk.path().join(&name)) {
-            Ok(file) => Ok(Some(Self {
-                file,
-                number,
-                read: End::default(),
-                line: 1,
-                durable: End::default(),
-                marked: (End::default(), 1),
-                has_more: false,
-                version,
-                covered: version,
-                uncovered: Vec::new(),
-            })),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(disk_error(disk, "can't read", &name, error)),
-        }
+        let opened = disk.open(&name);
+        let opened = opened.map_err(|error| disk_error(disk, "can't read", &name, error))?;
+        Ok(opened.map(|file| Self {
+            file,
+            number,
+            read: End::default(),
+            line: 1,
+            durable: End::default(),
+            marked: (End::default(), 1),
+            has_more: false,
+            version,
+            covered: version,
+            uncovered: Vec::new(),
+        }))
     }
 
     fn goes_on(&self) -> io::Result<bool> {

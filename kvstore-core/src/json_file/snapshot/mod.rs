@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::in_memory::state::{Lost, Progress, QueueProgress, Row, Sorted, Table};
-use crate::json_file::disk::{Disk, DiskFile};
+use crate::json_file::disk::{Disk, DiskFile, is_irregular};
 use crate::json_file::error::{corrupt, disk_error};
 use crate::json_file::journal::line;
 use crate::model::entry::{Timestamp, Version};
@@ -488,11 +488,12 @@ fn exchange(disk: &dyn Disk, replaces: Option<Fingerprint>) -> io::Result<()> {
 
 /// Looks at what `data.json` was replaced in: drops it if it is the file that we wrote, keeps it if not.
 fn settle_old(disk: &dyn Disk, replaces: Option<Fingerprint>) -> io::Result<()> {
-    let Some(old) = disk.read(DATA_OLD)? else {
-        return Ok(());
-    };
-    if replaces == Some(Fingerprint::of(&old)) {
-        return disk.remove(DATA_OLD);
+    match disk.read(DATA_OLD) {
+        Ok(None) => return Ok(()),
+        Ok(Some(old)) if replaces == Some(Fingerprint::of(&old)) => return disk.remove(DATA_OLD),
+        // A link that was put in its place, and may lead to the same text, is none that we wrote.
+        Err(error) if !is_irregular(&error) => return Err(error),
+        Ok(_) | Err(_) => {}
     }
     let kept = free_name(disk, "data.json.edited")?;
     disk.rename(DATA_OLD, &kept)?;

@@ -7,6 +7,7 @@ mod edits;
 mod faults;
 mod journal;
 mod line;
+mod links;
 mod opening;
 mod pieces;
 mod record;

@@ -26,29 +26,30 @@ mod on {
     use rustls::crypto::{CryptoProvider, ring};
 
     use crate::error::Result;
+    use crate::redis::address::Address;
     use crate::redis::options::Options;
 
-    pub(crate) fn check(_: &str) -> Result<()> {
+    pub(crate) fn check() -> Result<()> {
         Ok(())
     }
 
     /// `None`: no TLS is asked for.
-    pub(crate) fn certificates(url: &str, options: &Options) -> Result<Option<TlsCertificates>> {
-        if !url.starts_with("rediss") {
-            return Ok(None);
+    pub(crate) fn certificates(address: &Address, options: &Options) -> Option<TlsCertificates> {
+        if !address.is_tls() {
+            return None;
         }
         if CryptoProvider::get_default().is_none() {
             // Another thread may be faster, and then that one counts.
             let _ = ring::default_provider().install_default();
         }
         let client = options.client_certificate.as_ref();
-        Ok(Some(TlsCertificates {
+        Some(TlsCertificates {
             client_tls: client.map(|client| ClientTlsConfig {
                 client_cert: client.chain.clone(),
                 client_key: client.key.clone(),
             }),
             root_cert: options.ca.clone(),
-        }))
+        })
     }
 
     pub(crate) fn client(
@@ -78,21 +79,19 @@ mod off {
     use redis::{Client, ConnectionInfo, RedisResult};
 
     use crate::error::{Error, Result};
+    use crate::redis::address::Address;
     use crate::redis::options::Options;
 
     pub(crate) enum Certificates {}
 
-    pub(crate) fn check(url: &str) -> Result<()> {
-        if url.starts_with("rediss") {
-            return Err(Error::Config(
-                "this program was built without TLS to Redis: build it with the feature redis-tls of kvstore-core".to_owned(),
-            ));
-        }
-        Ok(())
+    pub(crate) fn check() -> Result<()> {
+        Err(Error::Config(
+            "this program was built without TLS to Redis: build it with the feature redis-tls of kvstore-core".to_owned(),
+        ))
     }
 
-    pub(crate) fn certificates(_: &str, _: &Options) -> Result<Option<Certificates>> {
-        Ok(None)
+    pub(crate) fn certificates(_: &Address, _: &Options) -> Option<Certificates> {
+        None
     }
 
     pub(crate) fn client(node: ConnectionInfo, _: Option<&Certificates>) -> RedisResult<Client> {
