@@ -81,6 +81,14 @@ impl Order {
             .copied()
     }
 
+    /// Returns how many keys come before `key`: two binary searches, and the lengths of the pieces before,
+    /// which hold hundreds of keys each.
+    pub(super) fn rank<'a>(&self, key: &[u8], key_of: impl Fn(Id) -> &'a [u8]) -> usize {
+        let (piece, at) = self.find(key, &key_of).unwrap_or_else(|place| place);
+        let before = self.pieces.iter().take(piece);
+        before.map(|piece| piece.ids.len()).sum::<usize>() + at
+    }
+
     /// Adds `id`, the number of `key`, which is not there yet.
     pub(super) fn insert<'a>(&mut self, id: Id, key: &[u8], key_of: impl Fn(Id) -> &'a [u8]) {
         let Err((number, at)) = self.find(key, &key_of) else {

@@ -525,9 +525,8 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
         break;
     }
     page.count = request.count.then(|| {
-        let rows = state.table.range_from(Bound::Included(prefix));
-        let rows = rows.take_while(|row| row.starts_with(prefix));
-        rows.filter(|row| row.is_live(now)).count() as u64
+        let behind = behind_prefix(prefix);
+        state.table.count(prefix, behind.as_deref(), now) as u64
     });
     page
 }
@@ -595,5 +594,50 @@ mod tests {
         };
         assert_eq!(scan(usize::MAX), ["b:1", "b:3"]);
         assert_eq!(scan(1), ["b:1"]);
+    }
+
+    #[test]
+    fn count_is_of_what_is_live_below_the_prefix() {
+        let mut state = State::default();
+        let names: Vec<String> = (0..5000)
+            .map(|number| match number % 3 {
+                0 => format!("a/{number}"),
+                1 => format!("b\u{10ffff}{number}"),
+                _ => format!("\u{10ffff}{number}"),
+            })
+            .collect();
+        for (name, number) in names.iter().zip(0..) {
+            let deadline = (number % 7 == 0).then_some(Timestamp(1 + number % 2 * 100));
+            let key = Key::new(name).unwrap();
+            state.table.set(&key, b"1", Version(1), deadline);
+        }
+        for name in names.iter().step_by(11) {
+            state.table.remove(&Key::new(name).unwrap());
+        }
+        let now = Timestamp(50);
+        let all = [
+            "",
+            "a",
+            "a/",
+            "a/1",
+            "a/4998",
+            "b",
+            "b\u{10ffff}",
+            "\u{10ffff}",
+            "\u{10ffff}1",
+            "x",
+        ];
+        for prefix in all {
+            let rows = state.table.range_from(Bound::Unbounded);
+            let live = rows.filter(|row| row.starts_with(prefix) && row.is_live(now));
+            let request = ListRequest {
+                prefix: prefix.to_owned(),
+                limit: 1,
+                count: true,
+                ..ListRequest::default()
+            };
+            let page = list(&state, now, &request);
+            assert_eq!(page.count, Some(live.count() as u64), "{prefix:?}");
+        }
     }
 }

@@ -115,6 +115,19 @@ impl Table {
         ids.filter_map(|id| self.rows[id as usize].as_ref())
     }
 
+    /// Returns how many keys that start with `prefix` are live; `behind` is the first text after all of
+    /// those, if there is one. Besides two searches it costs a look at what has expired and was not
+    /// removed yet, so it makes writers wait for microseconds, however many keys there are.
+    pub(crate) fn count(&self, prefix: &str, behind: Option<&str>, now: Timestamp) -> usize {
+        let rank = |key: &str| self.order.rank(key.as_bytes(), key_of(&self.rows));
+        let end = behind.map_or(self.rows.len() - self.free.len(), rank);
+        let past = self.deadlines.iter();
+        let past = past.take_while(|(deadline, _)| *deadline <= now);
+        let rows = past.filter_map(|(_, id)| self.rows[*id as usize].as_ref());
+        let expired = rows.filter(|row| row.starts_with(prefix)).count();
+        end - rank(prefix) - expired
+    }
+
     pub(crate) fn set(
         &mut self,
         key: &Key,
