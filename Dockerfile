@@ -1,5 +1,5 @@
 # Both programs in an image without a shell. The server runs unless another command is given:
-#   docker build -t kvstore:0.1.0 .
+#   docker build -t kvstore:0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" --build-arg SOURCE="$(git remote get-url origin)" .
 #   docker run --read-only -p 127.0.0.1:8000:8000 -v kvstore:/var/lib/kvstore -e KVSTORE_ALLOW_UNAUTHENTICATED=true kvstore:0.1.0
 FROM rust:1.95-bookworm AS build
 WORKDIR /build
@@ -27,7 +27,12 @@ RUN find . -name '*.rs' -not -path './target/*' -exec touch {} + \
     && mkdir -p /data
 
 FROM gcr.io/distroless/cc-debian12:nonroot
+# What it is made of, so that who finds the image finds the source.
+ARG REVISION=unknown
+ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="kvstore" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE" \
       org.opencontainers.image.description="A JSON key-value store: server and worker" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"

@@ -1,4 +1,7 @@
 //! What stands before the servers: each connection goes to one of those that are ready, as a service of Kubernetes has it.
+//!
+//! As in the manifests, a server is ready once `/readyz` has said so, and then as long as it answers `/livez`: an outage of what all
+//! servers share must not leave clients without a server. One that is told to end is taken out for that reason.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,6 +15,9 @@ use crate::support::client::{Connection, request};
 
 /// How often each server is asked whether it is ready. One that is not gets no more connections; those that it has stay.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
+
+/// How long it takes until a server that is told to end is taken out.
+const TAKEN_OUT_AFTER: Duration = Duration::from_millis(200);
 
 /// How long it may take to answer that.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,6 +33,9 @@ pub(crate) struct Balancer {
 struct Backend {
     address: SocketAddr,
     is_ready: bool,
+    /// Whether it was ready before.
+    has_started: bool,
+    is_ending: bool,
 }
 
 impl Balancer {
@@ -44,6 +53,19 @@ impl Balancer {
         self.servers.lock().unwrap().push(Backend {
             address,
             is_ready: false,
+            has_started: false,
+            is_ending: false,
+        });
+    }
+
+    /// A server that is told to end: soon it gets no more connections.
+    pub(crate) fn take_out(&self, address: SocketAddr) {
+        let servers = Arc::clone(&self.servers);
+        tokio::spawn(async move {
+            tokio::time::sleep(TAKEN_OUT_AFTER).await;
+            for server in &mut *servers.lock().unwrap() {
+                server.is_ending |= server.address == address;
+            }
         });
     }
 
@@ -62,7 +84,7 @@ impl Balancer {
 
 fn ready(servers: &Mutex<Vec<Backend>>) -> Vec<SocketAddr> {
     let servers = servers.lock().unwrap();
-    let ready = servers.iter().filter(|server| server.is_ready);
+    let ready = servers.iter().filter(|it| it.is_ready && !it.is_ending);
     ready.map(|server| server.address).collect()
 }
 
@@ -83,16 +105,23 @@ async fn accept(listener: TcpListener, servers: Arc<Mutex<Vec<Backend>>>) {
 async fn probe(servers: Arc<Mutex<Vec<Backend>>>) {
     loop {
         let known = servers.lock().unwrap().clone();
-        for Backend { address, .. } in known {
+        for server in known {
+            let address = server.address;
+            let path = if server.has_started {
+                "/livez"
+            } else {
+                "/readyz"
+            };
             let answer = async {
                 let mut connection = Connection::try_open(address).await?;
-                connection.try_ask(&request("GET", "/readyz")).await
+                connection.try_ask(&request("GET", path)).await
             };
             let answer = tokio::time::timeout(PROBE_TIMEOUT, answer).await;
             let is_ready = matches!(answer, Ok(Some(reply)) if reply.status == 200);
             for server in &mut *servers.lock().unwrap() {
                 if server.address == address {
                     server.is_ready = is_ready;
+                    server.has_started |= is_ready;
                 }
             }
         }

@@ -13,6 +13,7 @@ use super::balancer::Balancer;
 use super::checker::check;
 use super::client::{Client, World};
 use super::history::{Moment, NEVER, Operation};
+use crate::support::client::{Connection, request};
 use crate::support::process::{Process, command, worker_command};
 use crate::support::redis::Redis;
 
@@ -72,6 +73,9 @@ impl Deployment {
     async fn end_server(&mut self, end: End) {
         let server = self.servers.remove(0);
         let address = server.address;
+        if end == End::InOrder {
+            self.balancer.take_out(address);
+        }
         end_process(server, end).await;
         self.balancer.remove(address);
     }
@@ -224,4 +228,84 @@ fn report(
         milliseconds(50),
         milliseconds(99)
     );
+}
+
+/// For how long every request has an answer while Redis is away: many times the interval of probes.
+const OUTAGE: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outage_of_redis_leaves_clients_servers_that_answer() {
+    let mut fleet = Deployment {
+        redis: Redis::start(),
+        balancer: Balancer::start().await,
+        servers: Vec::new(),
+        workers: Vec::new(),
+    };
+    fleet.scale(2).await;
+    let put = request("PUT", "/v1/kv/a")
+        .header("prefer", "wait=10")
+        .body("1");
+    let reply = Connection::open(fleet.balancer.address)
+        .await
+        .ask(&put)
+        .await;
+    assert_eq!(reply.status, 201);
+
+    fleet.redis.kill();
+    let begun = Instant::now();
+    while begun.elapsed() < OUTAGE {
+        let mut connection = Connection::open(fleet.balancer.address).await;
+        let reply = connection.try_ask(&request("GET", "/v1/kv/a")).await;
+        let reply = reply.expect("no server was there to answer");
+        assert_eq!(reply.status, 503, "{reply:?}");
+        assert!(reply.header("retry-after").is_some(), "{reply:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    fleet.redis.restart();
+    let begun = Instant::now();
+    loop {
+        let mut connection = Connection::open(fleet.balancer.address).await;
+        let reply = connection.ask(&request("GET", "/v1/kv/a")).await;
+        if reply.status == 200 {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{reply:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_of_a_folder_need_no_redis() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().join("database").display());
+    let mut redis = Redis::start();
+    let queue = redis.url();
+    let args = ["--store", &store, "--queue", &queue];
+    let worker = Process::launch_command(worker_command(&args));
+    worker.logged("working");
+    let server = Process::launch_command(command(&[&args[..], &["--worker", "none"]].concat()));
+    let server = server.serves();
+    let balancer = Balancer::start().await;
+    balancer.add(server.address);
+    let begun = Instant::now();
+    while !balancer.is_ready(server.address) {
+        assert!(begun.elapsed() < PATIENCE, "it is never ready");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let put = request("PUT", "/v1/kv/a")
+        .header("prefer", "wait=10")
+        .body("1");
+    let reply = Connection::open(balancer.address).await.ask(&put).await;
+    assert_eq!(reply.status, 201);
+
+    redis.kill();
+    let begun = Instant::now();
+    while begun.elapsed() < OUTAGE {
+        let mut connection = Connection::open(balancer.address).await;
+        let reply = connection.try_ask(&request("GET", "/v1/kv/a")).await;
+        let reply = reply.expect("no server was there to answer");
+        assert_eq!((reply.status, reply.text()), (200, "1"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
