@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::error::{Error, Result};
 use crate::limits::{IDEMPOTENCY_WINDOW_DEFAULT, PAGE_VALUE_BYTES_MAX, VALUE_BYTES_DEFAULT};
 use crate::model::command::{Action, Command};
@@ -43,6 +45,8 @@ pub struct Service {
     store: Arc<dyn Store>,
     queue: Arc<dyn JobQueue>,
     options: Arc<ServiceOptions>,
+    /// True once no wait is to go on.
+    waits_ended: Arc<watch::Sender<bool>>,
 }
 
 /// A write that somebody asks for.
@@ -143,6 +147,7 @@ impl Service {
             store,
             queue,
             options: Arc::new(options),
+            waits_ended: Arc::default(),
         })
     }
 
@@ -157,6 +162,7 @@ impl Service {
             store,
             queue,
             options: Arc::new(options),
+            waits_ended: Arc::default(),
         }
     }
 
@@ -226,10 +232,29 @@ impl Service {
         if wait.is_zero() {
             return JobState::Queued;
         }
-        self.store.outcome(id, wait).await.unwrap_or_else(|error| {
+        self.outcome(id, wait).await.unwrap_or_else(|error| {
             tracing::warn!(job = %id, %error, "can't wait for the outcome of an accepted job");
             JobState::Queued
         })
+    }
+
+    /// Where a job stands once it is finished, after `wait`, or when waits are ended.
+    async fn outcome(&self, id: &JobId, wait: Duration) -> Result<JobState> {
+        if wait.is_zero() {
+            return self.store.outcome(id, wait).await;
+        }
+        let mut ended = self.waits_ended.subscribe();
+        let ended = async { drop(ended.wait_for(|ended| *ended).await) };
+        tokio::select! {
+            biased;
+            state = self.store.outcome(id, wait) => state,
+            () = ended => self.store.outcome(id, Duration::ZERO).await,
+        }
+    }
+
+    /// Ends all waits, those of later requests too, as if they had run out: a process that is about to end answers what it still can.
+    pub fn end_waits(&self) {
+        self.waits_ended.send_replace(true);
     }
 
     /// The entry under `key`, not before the write that `after` names is visible.
@@ -303,7 +328,7 @@ impl Service {
             if self.queue.find(token).await? == Found::Unknown {
                 return Err(unknown());
             }
-            state = self.store.outcome(token, self.options.visible_wait).await?;
+            state = self.outcome(token, self.options.visible_wait).await?;
         }
         match state {
             JobState::Finished(_) | JobState::Forgotten => Ok(()),
@@ -380,7 +405,7 @@ impl Service {
         if found == Found::Unknown {
             return Ok(None);
         }
-        let state = self.store.outcome(id, wait).await?;
+        let state = self.outcome(id, wait).await?;
         let (summary, attempts) = match (&state, found) {
             (JobState::Unknown | JobState::Forgotten, _) => return Ok(None),
             (JobState::Finished(Outcome::Dead(dead)), _) => {

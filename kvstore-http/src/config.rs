@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::cors::Cors;
+use crate::access::host::Hosts;
 use crate::access::token::Tokens;
 
 /// Limits and defaults of the server. [`ServiceOptions`](kvstore_core::service::ServiceOptions) has those that hold without HTTP too.
@@ -47,6 +48,9 @@ pub struct Options {
     pub admin_routes: bool,
     /// Who may do what; `None` for everybody and everything.
     pub tokens: Option<Arc<Tokens>>,
+    /// Names that requests may ask for besides those of this machine, on a loopback address without tokens. If there are any,
+    /// requests for other names are refused on every address.
+    pub hosts: Hosts,
     /// Which web pages of other origins may use the service in a browser; none by default.
     pub cors: Cors,
 }
@@ -81,6 +85,7 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(30),
             admin_routes: true,
             tokens: None,
+            hosts: Hosts::default(),
             cors: Cors::default(),
         }
     }

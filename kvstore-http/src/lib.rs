@@ -25,6 +25,7 @@ mod routes;
 mod server;
 
 pub use access::cors::Cors;
+pub use access::host::Hosts;
 pub use access::token::{Tokens, token_line};
 pub use config::{ENVELOPE_BYTES, Options};
 pub use server::{serve, serve_with_health};

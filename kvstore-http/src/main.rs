@@ -1,5 +1,7 @@
 //! The server as a process: settings, open, serve with a worker beside it, close.
 
+mod descriptors;
+mod reload;
 mod settings;
 mod tools;
 
@@ -19,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::settings::{Own, PROGRAM, Role, is_local, read, read_tokens};
 
 async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure> {
+    descriptors::raise(own.options.connections_max);
     // First what can fail without having touched any data.
     let listener = process::bind(own.listen).await?;
     let admin_listener = match shared.admin_listen {
@@ -75,7 +78,7 @@ async fn serve_and_work(
     if let (Some(path), Some(tokens)) = (own.tokens_file, &own.options.tokens) {
         tracing::info!(path = %path.display(), tokens = tokens.count(), "only these tokens are let in");
         let tokens = Arc::clone(tokens);
-        process::on_hangup(move || read_again(&path, &tokens))?;
+        tokio::spawn(reload::watch(path, move |path| read_again(path, &tokens)));
     }
     let worker = has_worker.then(|| {
         let metrics = health.register(kvstore_worker::Metrics::new);

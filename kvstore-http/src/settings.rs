@@ -10,7 +10,7 @@ use kvstore_core::process::{
     Fallback, Program, Setting, Settings, Shared, bytes, duration, within,
 };
 use kvstore_core::service::ServiceOptions;
-use kvstore_http::{Cors, Options, Tokens};
+use kvstore_http::{Cors, Hosts, Options, Tokens};
 
 use crate::tools;
 
@@ -25,6 +25,7 @@ pub(crate) const PROGRAM: Program = Program {
         TOKENS_FILE,
         ALLOW_UNAUTHENTICATED,
         CORS_ORIGIN,
+        ALLOW_HOST,
         VALUE_BYTES_MAX,
         BODY_BYTES_MAX,
         HEAD_BYTES_MAX,
@@ -70,7 +71,7 @@ const TOKENS_FILE: Setting = Setting {
     value: "PATH",
     default: Fallback::Absent("none: everybody may read and write"),
     allowed: "a file with lines NAME:SHA256:rw or NAME:SHA256:r, and :PREFIX behind that for some keys only",
-    help: "Who may do what, by bearer tokens; read at the start and on SIGHUP",
+    help: "Who may do what, by bearer tokens; read at the start, when the file changes and on SIGHUP",
 };
 
 const CORS_ORIGIN: Setting = Setting {
@@ -79,6 +80,16 @@ const CORS_ORIGIN: Setting = Setting {
     default: Fallback::Absent("none"),
     allowed: "origins with commas between them, such as https://app.example, or * for any",
     help: "Which web pages of other origins may use the service in a browser",
+};
+
+const ALLOW_HOST: Setting = Setting {
+    flag: "allow-host",
+    value: "NAMES",
+    default: Fallback::Absent(
+        "none: on a loopback address without tokens, only requests for this machine are served",
+    ),
+    allowed: "names of hosts with commas between them, such as kv.example; with any, requests for others are refused on every address",
+    help: "Names that requests may ask for besides those of this machine",
 };
 
 const ALLOW_UNAUTHENTICATED: Setting = Setting {
@@ -265,6 +276,7 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<O
     });
     let listen = read_listen(settings, !matches!(tokens, Some(None)));
     let cors = settings.get_optional(&CORS_ORIGIN, Cors::parse);
+    let hosts = settings.get_optional(&ALLOW_HOST, Hosts::parse);
     let role = read_role(settings, shared);
     let service = read_service(settings);
     let options = read_options(settings);
@@ -279,6 +291,7 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<O
             admin_routes: shared?.admin_listen.is_none(),
             tokens: tokens.map(Arc::new),
             cors: cors?.unwrap_or_default(),
+            hosts: hosts?.unwrap_or_default(),
             ..options?
         },
     })
@@ -380,6 +393,7 @@ fn read_options(settings: &mut Settings) -> Option<Options> {
         drain_timeout: drain_timeout?,
         admin_routes: true,
         tokens: None,
+        hosts: Hosts::default(),
         cors: Cors::default(),
     };
     if let Err(reason) = options.check() {

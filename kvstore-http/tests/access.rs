@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use support::client::{Connection, Reply, request};
 use support::process::{Ended, Process, run};
@@ -95,6 +96,17 @@ async fn tokens_are_made_let_in_exchanged_and_never_logged() {
         ask(&process, "GET", "/v1/kv/team/a", &team).await.status,
         401
     );
+
+    // Without a signal, too: a file that a Secret mounts is exchanged as it is here.
+    let later = make(&file, &["later"]);
+    let exchanged = async {
+        while ask(&process, "GET", "/v1/kv/team/a", &later).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), exchanged)
+        .await
+        .expect("the file is noticed");
 
     // A bad file changes nothing.
     fs::write(&file, "newer:abc:rw\n").unwrap();

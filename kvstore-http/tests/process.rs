@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use kvstore_worker::admin::PATHS;
 use support::client::{Connection, request};
-use support::process::{Process, run};
+use support::process::{Process, run, worker_command};
+use support::redis::Redis;
 
 /// Much shorter than any default.
 const NOT_LONG: Duration = Duration::from_secs(10);
@@ -137,7 +138,7 @@ async fn second_signal_ends_it_at_once() {
     let mut connection = Connection::open(process.address).await;
     // A request that the server waits for.
     connection
-        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n")
         .await;
     assert_eq!(
         Connection::open(process.address)
@@ -252,11 +253,16 @@ async fn limits_are_passed_on() {
 
 #[tokio::test]
 async fn server_out_of_files_waits_for_some_and_does_not_spin() {
-    let process = Process::start_with_files(32, &["--store", "memory:"]);
+    let process = Process::start_with_files("-n 32", &["--store", "memory:"]);
     let mut connections = Vec::new();
     for _ in 0..40 {
         connections.push(Connection::open(process.address).await);
     }
+    let warning = process.logged("too few open files are allowed for so many connections: raise the limit (ulimit -Hn), or set --connections-max lower");
+    assert_eq!(
+        (&warning["limit"], &warning["needed"]),
+        (&32.into(), &900.into())
+    );
     process.logged("can't accept connections");
     tokio::time::sleep(Duration::from_secs(1)).await;
     let tries = process.count_logged("can't accept connections");
@@ -264,6 +270,35 @@ async fn server_out_of_files_waits_for_some_and_does_not_spin() {
     connections.clear();
     let mut connection = Connection::open(process.address).await;
     assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
+}
+
+#[tokio::test]
+async fn open_files_are_raised_to_what_is_allowed() {
+    let process = Process::start_with_files("-Sn 64", &["--store", "memory:"]);
+    let mut connections = Vec::new();
+    for _ in 0..100 {
+        let mut connection = Connection::open(process.address).await;
+        assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
+        connections.push(connection);
+    }
+}
+
+#[tokio::test]
+async fn hangup_ends_neither_program() {
+    let mut server = Process::start(&["--store", "memory:"]);
+    server.signal("HUP");
+    server.logged("SIGHUP: files that are read again are looked at now");
+    let mut connection = Connection::open(server.address).await;
+    assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
+    assert!(!server.has_ended());
+
+    let redis = Redis::start();
+    let mut worker = Process::launch_command(worker_command(&["--store", &redis.url()]));
+    worker.logged("working");
+    worker.signal("HUP");
+    worker.logged("SIGHUP: files that are read again are looked at now");
+    worker.signal("TERM");
+    assert_eq!(worker.ended().code(), Some(0));
 }
 
 /// The URL of a store in `folder`.

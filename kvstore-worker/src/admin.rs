@@ -3,6 +3,7 @@
 //! [`Health`] decides the answers and knows no socket, so a server can give them among its own routes; [`serve`] is the
 //! small listener for a port of their own.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,7 +19,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use kvstore_core::error::in_one_line;
@@ -27,7 +28,8 @@ use kvstore_core::{JobQueue, Store};
 
 use crate::figures::{self, Figures, ProcessMetrics};
 
-/// Most connections at a time: supervisors open one for each probe and close it.
+/// Most connections at a time: supervisors open one for each probe and close it. One more ends the oldest, so that none that stay
+/// can keep a probe from its answer.
 const CONNECTIONS_MAX: usize = 16;
 
 /// How long a client may take to send the head of a request, and stay connected between two.
@@ -187,14 +189,11 @@ impl Health {
 
 /// Answers `GET` of [`PATHS`] on `listener`, until the future is dropped.
 pub async fn serve(listener: TcpListener, health: Health) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = tokio::task::JoinSet::new();
+    let mut by_age = VecDeque::new();
     loop {
-        // Nobody closes the semaphore. Who finds no place waits in the listener's backlog.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         while connections.try_join_next().is_some() {}
+        by_age.retain(|connection: &AbortHandle| !connection.is_finished());
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -203,8 +202,13 @@ pub async fn serve(listener: TcpListener, health: Health) {
                 continue;
             }
         };
+        if by_age.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = by_age.pop_front()
+        {
+            oldest.abort();
+        }
         let health = health.clone();
-        connections.spawn(async move {
+        by_age.push_back(connections.spawn(async move {
             let service = service_fn(|request: Request<hyper::body::Incoming>| {
                 let health = health.clone();
                 async move {
@@ -221,8 +225,7 @@ pub async fn serve(listener: TcpListener, health: Health) {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection for probes ended");
             }
-            drop(place);
-        });
+        }));
     }
 }
 

@@ -70,6 +70,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -86,7 +87,7 @@ pub type Failure = crate::error::Source;
 /// The exit code for settings that are wrong.
 const WRONG_SETTINGS: u8 = 2;
 
-/// Runs a program from its arguments to its exit code: see the module's page.
+/// Runs a program from its arguments to its exit code: see the module's page. SIGHUP never ends it.
 pub fn main<T, F>(
     program: &Program,
     read: impl FnOnce(&mut Settings, Option<&Shared>) -> Option<T>,
@@ -95,6 +96,14 @@ pub fn main<T, F>(
 where
     F: Future<Output = Result<(), Failure>>,
 {
+    // First of all, so that there is no moment at which it is fatal.
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("error: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     let found = Settings::find(
         program,
         shared::SETTINGS,
@@ -125,7 +134,7 @@ where
         return ExitCode::SUCCESS;
     }
     start_log(&shared);
-    match block_on(|shutdown| run(shared, own, shutdown)) {
+    match block_on(runtime, |shutdown| run(shared, own, shutdown)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("error: {}", in_one_line(&*error)));
@@ -171,13 +180,21 @@ pub fn command<T>(
     })
 }
 
-fn block_on<F>(run: impl FnOnce(Shutdown) -> F) -> Result<(), Failure>
-where
-    F: Future<Output = Result<(), Failure>>,
-{
+/// A runtime, in a process that SIGHUP does not end from then on.
+fn runtime() -> std::io::Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
+    runtime.block_on(async {
+        on_hangup(|| tracing::info!("SIGHUP: files that are read again are looked at now"))
+    })?;
+    Ok(runtime)
+}
+
+fn block_on<F>(runtime: Runtime, run: impl FnOnce(Shutdown) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
     let ended = runtime.block_on(async { run(Shutdown::on_signals()?).await });
     // Whatever must be finished was finished by `run`. A thread that hangs in a system call must not keep the process alive.
     runtime.shutdown_background();

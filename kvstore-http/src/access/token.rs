@@ -4,6 +4,7 @@
 //! each way to touch keys, all answered before anything is looked up, so that a refusal says nothing about what is there.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -11,6 +12,7 @@ use kvstore_core::Key;
 use kvstore_core::model::job::Summary;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use tokio::sync::watch;
 
 use crate::answer::error::{Problem, Result};
 
@@ -18,7 +20,11 @@ use crate::answer::error::{Problem, Result};
 const NAME_CHARS_MAX: usize = 64;
 
 /// The tokens that are known, and can be exchanged while requests come.
-pub struct Tokens(RwLock<Arc<[Arc<Token>]>>);
+pub struct Tokens {
+    list: RwLock<Arc<[Arc<Token>]>>,
+    /// Sent whenever the list is another one.
+    replaced: watch::Sender<()>,
+}
 
 /// A token, as far as it is known.
 pub(crate) struct Token {
@@ -27,6 +33,10 @@ pub(crate) struct Token {
     may_write: bool,
     /// What every key begins with that it may touch.
     prefix: String,
+    /// How many connections were used with it last.
+    connections: AtomicUsize,
+    /// How many wait for changes with it.
+    watchers: AtomicUsize,
 }
 
 impl Tokens {
@@ -57,16 +67,33 @@ impl Tokens {
             problems.push("there is no token in it".to_owned());
         }
         if problems.is_empty() {
-            Ok(Self(RwLock::new(tokens.into())))
+            Ok(Self {
+                list: RwLock::new(tokens.into()),
+                replaced: watch::Sender::new(()),
+            })
         } else {
             Err(problems)
         }
     }
 
-    /// From now on those of `newer` are known, and no others. Requests under way go on as they began.
+    /// From now on those of `newer` are known, and no others. Requests under way finish; watches of tokens that are no longer known,
+    /// or allow something else, end.
     pub fn replace_by(&self, newer: Self) {
         let newer = newer.list();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = newer;
+        *self.list.write().unwrap_or_else(PoisonError::into_inner) = newer;
+        self.replaced.send_replace(());
+    }
+
+    /// Returns when `access` is no longer what it was: its token is not known any more, or allows something else.
+    pub(crate) async fn revoked(&self, access: &Access) {
+        let Access::Of(token) = access else {
+            return std::future::pending().await;
+        };
+        let mut replaced = self.replaced.subscribe();
+        while self.list().iter().any(|known| known.is_same(token)) {
+            // It is ours, so it is not closed.
+            let _ = replaced.changed().await;
+        }
     }
 
     /// How many there are.
@@ -75,7 +102,7 @@ impl Tokens {
     }
 
     fn list(&self) -> Arc<[Arc<Token>]> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whose token it is. However it differs from those that are known, and whichever it is, this takes the same time.
@@ -163,7 +190,14 @@ impl Token {
             digest,
             may_write,
             prefix: prefix.to_owned(),
+            connections: AtomicUsize::new(0),
+            watchers: AtomicUsize::new(0),
         })
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.digest, self.may_write, &self.prefix)
+            == (&other.digest, other.may_write, &other.prefix)
     }
 
     fn clashes(&self, other: &Self) -> bool {
@@ -227,6 +261,16 @@ impl Access {
         }
     }
 
+    /// Counts a connection among those of the token, if there is one.
+    pub(crate) fn hold(&self) -> Option<Held> {
+        Held::new(self, |token| &token.connections)
+    }
+
+    /// Counts one that waits for changes among those of the token, if there is one.
+    pub(crate) fn watch(&self) -> Option<Held> {
+        Held::new(self, |token| &token.watchers)
+    }
+
     /// Whose idempotency keys it uses: two tokens that send the same one mean two requests.
     pub(crate) fn name(&self) -> Option<&str> {
         match self {
@@ -288,6 +332,42 @@ impl Access {
             ))),
             Self::Nothing => Err(Problem::forbidden("this route touches no keys")),
         }
+    }
+}
+
+/// One of the places that a token has taken; it is free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    token: Arc<Token>,
+    places: fn(&Token) -> &AtomicUsize,
+}
+
+impl Held {
+    fn new(access: &Access, places: fn(&Token) -> &AtomicUsize) -> Option<Self> {
+        let Access::Of(token) = access else {
+            return None;
+        };
+        places(token).fetch_add(1, Ordering::Relaxed);
+        Some(Self {
+            token: Arc::clone(token),
+            places,
+        })
+    }
+
+    /// How many places the token has, this one included.
+    pub(crate) fn count(&self) -> usize {
+        (self.places)(&self.token).load(Ordering::Relaxed)
+    }
+
+    /// Whether the place is that of this token.
+    pub(crate) fn is_of(&self, access: &Access) -> bool {
+        matches!(access, Access::Of(token) if Arc::ptr_eq(token, &self.token))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        (self.places)(&self.token).fetch_sub(1, Ordering::Relaxed);
     }
 }
 

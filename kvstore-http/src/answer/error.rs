@@ -69,6 +69,12 @@ impl Problem {
         })
     }
 
+    /// What it is called.
+    #[cfg(test)]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// What is wrong, as a sentence.
     pub(crate) fn detail(&self) -> &str {
         &self.detail
@@ -216,6 +222,13 @@ impl Problem {
         Self::new(Kind::OutcomeUnknown, detail)
     }
 
+    /// A token has taken more than its part of the connections, and there is none left for others.
+    pub(crate) fn too_many_connections() -> Box<Self> {
+        let detail =
+            "there is no room for another connection, and this token has more than half of them";
+        Self::unavailable(Kind::Overloaded, detail).closing()
+    }
+
     /// It may work later.
     pub(crate) fn unavailable(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Box<Self> {
         Self::new(kind, detail).retry()
@@ -308,7 +321,9 @@ impl Problem {
                 tracing::debug!(request_id, problem, cause, "a request was put off");
             }
             status if status.is_server_error() => {
-                tracing::warn!(request_id, problem, cause, "a request failed");
+                if let Some(left_out) = self.kind.next_line() {
+                    tracing::warn!(request_id, problem, cause, left_out, "a request failed");
+                }
             }
             _ => tracing::debug!(request_id, problem, "a request was refused"),
         }

@@ -1,5 +1,9 @@
 //! What can be wrong, by name: the one table from which answers take their type and status, and people a page for each.
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
@@ -12,6 +16,7 @@ pub(crate) enum Kind {
     Unauthorized,
     Forbidden,
     NotFound,
+    Misdirected,
     MethodNotAllowed,
     RequestTimeout,
     HistoryCompacted,
@@ -29,6 +34,31 @@ pub(crate) enum Kind {
     Draining,
     OutcomeUnknown,
     StorageFull,
+}
+
+/// The lines in the log of one kind.
+struct Lines {
+    /// The second of the last one, counted from 1.
+    second: AtomicU64,
+    /// How many were left out since then.
+    left_out: AtomicU64,
+}
+
+impl Lines {
+    const fn new() -> Self {
+        Self {
+            second: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self, second: u64) -> Option<u64> {
+        if self.second.swap(second, Ordering::Relaxed) == second {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(self.left_out.swap(0, Ordering::Relaxed))
+    }
 }
 
 /// A row of the table.
@@ -72,6 +102,13 @@ const TABLE: [Row; Kind::StorageFull as usize + 1] = [
         status: StatusCode::NOT_FOUND,
         meaning: "There is no such key, job or route; or the key has expired, or the job's outcome is no longer kept.",
         remedy: "Check the path. If the key was written a moment ago, read with the Sync-Token of that write.",
+    },
+    Row {
+        kind: Kind::Misdirected,
+        name: "misdirected",
+        status: StatusCode::MISDIRECTED_REQUEST,
+        meaning: "The request asks for a host that is not this machine, and the server serves anybody on this machine alone.",
+        remedy: "Ask for localhost, or have the operator of the service add the name with --allow-host.",
     },
     Row {
         kind: Kind::MethodNotAllowed,
@@ -211,6 +248,14 @@ impl Kind {
         format!("/problems/{}", self.name())
     }
 
+    /// Whether the log may have another line of this kind: one a second, since each request meets a store that is down. Returns how
+    /// many were left out since the last one.
+    pub(crate) fn next_line(self) -> Option<u64> {
+        static LINES: [Lines; TABLE.len()] = [const { Lines::new() }; TABLE.len()];
+        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+        LINES[self as usize].next(BEGINNING.elapsed().as_secs() + 1)
+    }
+
     /// The status that it is answered with.
     pub(crate) fn status(self) -> StatusCode {
         self.row().status
@@ -290,6 +335,17 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn each_second_has_one_line_and_the_next_one_counts_the_others() {
+        let lines = Lines::new();
+        let seconds = [1, 1, 1, 2, 3, 3, 5];
+        let logged = seconds.map(|second| lines.next(second));
+        assert_eq!(
+            logged,
+            [Some(0), None, None, Some(2), Some(0), None, Some(1)]
+        );
+    }
 
     #[test]
     fn each_kind_has_its_row_and_each_row_its_page() {

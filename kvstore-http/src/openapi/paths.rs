@@ -10,6 +10,8 @@ use crate::config::Options;
 
 /// What may go wrong with every route that touches data.
 const ALWAYS: [u16; 5] = [400, 401, 422, 500, 503];
+/// With every route: it is decided before the route is known.
+const HOST: [u16; 2] = [400, 421];
 /// With those that touch keys.
 const KEYS: [u16; 1] = [403];
 const READ: [u16; 2] = [404, 412];
@@ -84,7 +86,7 @@ impl Operation {
             _ => Face::Resource,
         };
         let mut answers = json!({});
-        for status in self.problems {
+        for status in self.problems.into_iter().chain(HOST) {
             answers[status.to_string()] = problem(face, status);
         }
         // From before the request is looked at any further, so it has none of our headers.

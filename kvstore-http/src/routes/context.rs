@@ -1,5 +1,8 @@
 //! What all requests share, and what one request's handler works with.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kvstore_core::Service;
 use kvstore_worker::admin::Health;
@@ -9,6 +12,8 @@ use crate::access::token::Access;
 use crate::config::{ENVELOPE_BYTES, Options};
 use crate::metrics::Metrics;
 use crate::openapi;
+use crate::server::connection::Phase;
+use crate::server::places::Places;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -18,15 +23,22 @@ pub(crate) struct App {
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     pub(crate) watchers: Watchers,
+    /// The address by which requests must ask for this server, besides its names; `None` if they may ask for any.
+    pub(crate) asked_by: Option<IpAddr>,
+    /// Room for connections.
+    pub(crate) places: Arc<Places>,
     /// The text of the OpenAPI document.
     openapi: Bytes,
 }
 
 impl App {
-    pub(crate) fn new(service: Service, options: Options, health: Health) -> Self {
+    pub(crate) fn new(service: Service, options: Options, health: Health, address: IpAddr) -> Self {
+        let is_open = options.tokens.is_none() && address.to_canonical().is_loopback();
         Self {
             metrics: health.register(Metrics::new),
             watchers: Watchers::new(options.watchers_max),
+            asked_by: (is_open || !options.hosts.is_empty()).then_some(address),
+            places: Places::new(options.connections_max),
             openapi: openapi::document(&options, service.options())
                 .to_string()
                 .into(),
@@ -44,18 +56,21 @@ pub(crate) struct Context<'a> {
     pub(crate) options: &'a Options,
     pub(crate) health: &'a Health,
     pub(crate) watchers: &'a Watchers,
+    /// The connection that the request came on.
+    pub(crate) phase: &'a Arc<Phase>,
     pub(super) openapi: &'a Bytes,
     /// What the request may touch: to be asked before anything is touched.
     pub(crate) access: Access,
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(app: &'a App, access: Access) -> Self {
+    pub(super) fn new(app: &'a App, phase: &'a Arc<Phase>, access: Access) -> Self {
         Self {
             service: &app.service,
             options: &app.options,
             health: &app.health,
             watchers: &app.watchers,
+            phase,
             openapi: &app.openapi,
             access,
         }

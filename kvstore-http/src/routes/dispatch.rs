@@ -3,14 +3,15 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::poll_immediate;
 use hyper::body::{Body, Incoming};
-use hyper::header::{HOST, TRANSFER_ENCODING};
+use hyper::header::TRANSFER_ENCODING;
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Version};
+use hyper::{Method, Request};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -22,17 +23,19 @@ use crate::answer::problems::{self, Kind};
 use crate::answer::reply::{Reply, X_REQUEST_ID};
 use crate::request::headers::request_id;
 use crate::request::target::Query;
+use crate::server::connection::Phase;
 
 /// What the metrics call everything that is no route.
 const NO_ROUTE: &str = "none";
 
 async fn dispatch(
     app: &App,
+    phase: &Arc<Phase>,
     route: Option<Route<'_>>,
     parts: &Parts,
     body: Incoming,
 ) -> Result<Reply> {
-    check_host(parts)?;
+    app.options.hosts.check(parts, app.asked_by)?;
     check_framing(parts)?;
     let route = route.ok_or_else(Problem::no_route)?;
     if let Some(answer) = app.options.cors.preflight(parts, route.allow()) {
@@ -50,7 +53,8 @@ async fn dispatch(
             _ => tokens.admit(&parts.headers)?,
         },
     };
-    let context = &Context::new(app, access);
+    app.places.share(phase, &access)?;
+    let context = &Context::new(app, phase, access);
     // hyper sends the head of an answer to HEAD, and keeps the body to itself.
     let method = match &parts.method {
         &Method::HEAD => &Method::GET,
@@ -84,16 +88,6 @@ async fn dispatch(
     }
 }
 
-/// A request of HTTP/1.1 names its host exactly once (RFC 9112 §3.2).
-fn check_host(parts: &Parts) -> Result<()> {
-    let hosts = parts.headers.get_all(HOST).iter().count();
-    if hosts == 1 || (hosts == 0 && parts.version < Version::HTTP_11) {
-        Ok(())
-    } else {
-        Err(Problem::malformed("a request must have one Host header"))
-    }
-}
-
 /// A body has no encoding but `chunked`, once (RFC 9112 §6.1). hyper takes others before that one, and where something between client
 /// and server takes them otherwise, what one of them reads as the end of a body is to the other a request that nobody has sent.
 /// Where there is a length, too, hyper drops that and closes the connection after its answer, as the RFC has it.
@@ -111,13 +105,17 @@ fn check_framing(parts: &Parts) -> Result<()> {
 }
 
 /// The answer to `request`, and whether some of its body may still be under way.
-pub(crate) async fn handle(app: &App, request: Request<Incoming>) -> (Reply, bool) {
+pub(crate) async fn handle(
+    app: &App,
+    phase: &Arc<Phase>,
+    request: Request<Incoming>,
+) -> (Reply, bool) {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let id = request_id(&parts.headers);
     let route = Route::of(parts.uri.path());
-    let handling = AssertUnwindSafe(dispatch(app, route, &parts, body)).catch_unwind();
+    let handling = AssertUnwindSafe(dispatch(app, phase, route, &parts, body)).catch_unwind();
     let result = match within(app.options.request_timeout, handling).await {
         Ok(Ok(result)) => result,
         Ok(Err(_panic)) => {

@@ -70,7 +70,7 @@ async fn changed(
     wait: Duration,
 ) -> Result<Option<Entry>> {
     let until = Instant::now() + wait;
-    let mut watcher = context.watchers.admit()?;
+    let mut watcher = context.watchers.admit(context)?;
     let store = context.service.store();
     loop {
         // Before it is read again, so that no change comes between.

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::context::Context;
 use super::list::include_values;
+use crate::access::token::{Access, Held, Tokens};
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place, raw};
 use crate::answer::json::Object;
@@ -27,6 +28,7 @@ use crate::answer::reply::{Body, NO_STORE, Reply};
 use crate::request::conditions::etag_text;
 use crate::request::headers::sync_tokens;
 use crate::request::target::Query;
+use crate::server::connection::Waiting;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -52,7 +54,11 @@ pub(crate) struct Watchers {
 #[derive(Debug)]
 pub(super) struct Watcher {
     ended: watch::Receiver<bool>,
+    access: Access,
+    tokens: Option<Arc<Tokens>>,
     _place: OwnedSemaphorePermit,
+    _held: Option<Held>,
+    _waiting: Waiting,
 }
 
 impl Watchers {
@@ -68,26 +74,50 @@ impl Watchers {
         self.ended.send_replace(true);
     }
 
-    /// A place among them.
-    pub(super) fn admit(&self) -> Result<Watcher> {
-        match Arc::clone(&self.free).try_acquire_owned() {
-            Ok(place) => Ok(Watcher {
-                ended: self.ended.subscribe(),
-                _place: place,
-            }),
-            Err(_) => Err(Problem::unavailable(
+    /// A place among them for the request of `context`. No token has more than half of them.
+    pub(super) fn admit(&self, context: &Context<'_>) -> Result<Watcher> {
+        let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
+            return Err(Problem::unavailable(
                 Kind::Overloaded,
                 "there are as many watchers as the server takes",
-            )),
+            ));
+        };
+        let held = context.access.watch();
+        let most = context.options.watchers_max.div_ceil(2);
+        if held.as_ref().is_some_and(|held| held.count() > most) {
+            return Err(Problem::unavailable(
+                Kind::Overloaded,
+                "this token has as many watchers as the server takes of one token",
+            ));
         }
+        Ok(Watcher {
+            ended: self.ended.subscribe(),
+            access: context.access.clone(),
+            tokens: context.options.tokens.clone(),
+            _place: place,
+            _held: held,
+            _waiting: context.phase.wait(),
+        })
     }
 }
 
 impl Watcher {
-    /// Ready when the server is told to stop.
+    /// Returns when the server is told to stop, or the client may no longer know what it waits for.
     pub(super) async fn ended(&mut self) {
-        // The server outlives its requests, so there is somebody to tell.
-        let _ = self.ended.wait_for(|is_ended| *is_ended).await;
+        let revoked = async {
+            match &self.tokens {
+                Some(tokens) => tokens.revoked(&self.access).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = async {
+            // The server outlives its requests, so it is not closed.
+            let _ = self.ended.wait_for(|is_ended| *is_ended).await;
+        };
+        tokio::select! {
+            () = ended => {}
+            () = revoked => {}
+        }
     }
 }
 
@@ -107,7 +137,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
         }
         None => WatchFrom::Now,
     };
-    let watcher = context.watchers.admit()?;
+    let watcher = context.watchers.admit(context)?;
     // Before the snapshot is read: a change meanwhile is told again, and none is missed.
     let watch = context.service.store().watch(from).await?;
     let body = match parts.method {
@@ -223,6 +253,9 @@ impl Events {
     /// The text that is sent next; `None` at the end.
     async fn next(mut self) -> Option<(Bytes, Self)> {
         let mut text = Vec::new();
+        if self.watcher.ended().now_or_never().is_some() {
+            return None;
+        }
         match &self.stage {
             Stage::Begin => {
                 text.extend_from_slice(RETRY.as_bytes());

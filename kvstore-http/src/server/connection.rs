@@ -6,20 +6,23 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Sleep;
+
+use crate::access::token::{Access, Held};
 
 /// How long the end of a refused body is read and dropped after the answer. Closing at once would make the kernel reset the
 /// connection, and the client would lose the answer that tells it what was wrong.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// What a connection and the handling of its requests know of each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Phase {
     /// How many heads of requests have been complete.
     heads: AtomicU64,
@@ -27,6 +30,39 @@ pub(crate) struct Phase {
     handling: AtomicBool,
     /// Some of the last request's body was not read.
     unread: AtomicBool,
+    /// The answer waits for something to happen, so a client that closes its side is gone.
+    waits: AtomicBool,
+    /// Since when it has been without a request, in microseconds of the process; [`BUSY`] during one.
+    idle_since: AtomicU64,
+    /// It is to close, as soon as the request under way is answered.
+    is_closing: AtomicBool,
+    closes: Notify,
+    /// The token of its last request.
+    held: Mutex<Option<Held>>,
+}
+
+/// Not idle: a request is under way.
+const BUSY: u64 = u64::MAX;
+
+/// Microseconds since the first call.
+fn now() -> u64 {
+    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(BEGINNING.elapsed().as_micros()).unwrap_or(BUSY - 1)
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        Self {
+            heads: AtomicU64::new(0),
+            handling: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
+            idle_since: AtomicU64::new(now()),
+            is_closing: AtomicBool::new(false),
+            closes: Notify::new(),
+            held: Mutex::new(None),
+        }
+    }
 }
 
 impl Phase {
@@ -34,6 +70,7 @@ impl Phase {
     pub(crate) fn begin(&self) {
         self.heads.fetch_add(1, Ordering::Relaxed);
         self.handling.store(true, Ordering::Relaxed);
+        self.idle_since.store(BUSY, Ordering::Relaxed);
     }
 
     /// Its answer is ready; some of its body may be `unread`.
@@ -41,12 +78,68 @@ impl Phase {
         self.unread.store(unread, Ordering::Relaxed);
         self.handling.store(false, Ordering::Relaxed);
     }
+
+    /// It waits for the next request.
+    fn rest(&self) {
+        if self.idle_since.load(Ordering::Relaxed) == BUSY {
+            self.idle_since.store(now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns true before the first request.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.heads.load(Ordering::Relaxed) == 0
+    }
+
+    /// Since when it has been idle; `None` if it is not, or is to close anyway.
+    pub(crate) fn idle_since(&self) -> Option<u64> {
+        let since = self.idle_since.load(Ordering::Relaxed);
+        (since != BUSY && !self.is_closing.load(Ordering::Relaxed)).then_some(since)
+    }
+
+    /// Closes it once no request is under way.
+    pub(crate) fn close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+        self.closes.notify_one();
+    }
+
+    /// Ready when it is to close.
+    pub(crate) async fn closes(&self) {
+        self.closes.notified().await;
+    }
+
+    /// From now until it is dropped, a client that closes its side is gone, and the connection ends at once. Otherwise it is answered
+    /// all the same: a client may close its side once it has asked.
+    pub(crate) fn wait(self: &Arc<Self>) -> Waiting {
+        self.waits.store(true, Ordering::Relaxed);
+        Waiting(Arc::clone(self))
+    }
+
+    /// Counts the connection among those of the token that it was used with last; returns how many the token has.
+    pub(crate) fn hold(&self, access: &Access) -> usize {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*held {
+            Some(held) if held.is_of(access) => {}
+            _ => *held = access.hold(),
+        }
+        held.as_ref().map_or(0, Held::count)
+    }
+}
+
+/// An answer that waits for something to happen.
+#[derive(Debug)]
+pub(crate) struct Waiting(Arc<Phase>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waits.store(false, Ordering::Relaxed);
+    }
 }
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// For a head, from its first byte on.
+    /// For a head: from its first byte on, and for the first one from the moment on when the connection was accepted.
     pub(crate) head: Duration,
     /// Between two pieces of an answer.
     pub(crate) write: Duration,
@@ -60,8 +153,10 @@ pub(crate) struct Guarded<S> {
     patience: Patience,
     /// [`Phase::heads`] when it was last looked at.
     heads: u64,
-    /// Bytes have come that belong to the next one.
+    /// Bytes have come that belong to the next one, or it is the first one.
     head_begun: bool,
+    /// What was read when nothing was expected but the end.
+    early: Vec<u8>,
     /// Each timer exists only while somebody is late: most heads and answers pass in one piece and need none.
     head_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
@@ -75,7 +170,8 @@ impl<S> Guarded<S> {
             phase,
             patience,
             heads: 0,
-            head_begun: false,
+            head_begun: true,
+            early: Vec::new(),
             head_timer: None,
             write_timer: None,
             linger_timer: None,
@@ -94,6 +190,26 @@ impl<S> Guarded<S> {
         }
         ready!(poll_timer(&mut self.write_timer, self.patience.write, cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Guarded<S> {
+    /// Returns true once the peer has closed its side with nothing before that. hyper reads nothing while it waits for an answer, but
+    /// flushes whenever the connection is woken, and so whenever this has something to read.
+    fn is_gone(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        if !self.early.is_empty() {
+            return Ok(false);
+        }
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) => {
+                self.early.extend_from_slice(buffer.filled());
+                Ok(self.early.is_empty())
+            }
+        }
     }
 }
 
@@ -116,7 +232,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let progress = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let progress = if this.early.is_empty() {
+            Pin::new(&mut this.stream).poll_read(cx, buffer)
+        } else {
+            let count = this.early.len().min(buffer.remaining());
+            buffer.put_slice(&this.early[..count]);
+            this.early.drain(..count);
+            Poll::Ready(Ok(()))
+        };
         let heads = this.phase.heads.load(Ordering::Relaxed);
         if heads != this.heads {
             this.heads = heads;
@@ -130,6 +253,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         } else if this.head_begun {
             ready!(poll_timer(&mut this.head_timer, this.patience.head, cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        } else {
+            this.phase.rest();
         }
         progress
     }
@@ -159,6 +284,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.phase.waits.load(Ordering::Relaxed) && self.is_gone(cx)? {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let progress = Pin::new(&mut self.stream).poll_flush(cx);
         self.not_too_slow(cx, progress)
     }

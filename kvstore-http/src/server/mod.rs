@@ -1,10 +1,13 @@
 //! From a listening socket to requests: accepts connections within their limit, serves HTTP/1.1 on each, and ends in order.
 
-mod connection;
+mod backlog;
+pub(crate) mod connection;
+pub(crate) mod places;
 mod timer;
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,23 +15,24 @@ use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
 use kvstore_core::Service;
 use kvstore_worker::admin::Health;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::connection::{Guarded, Patience, Phase};
+use self::places::Places;
 use self::timer::ConnectionTimer;
 use crate::config::{HEADERS_ON_STACK, Options};
 use crate::routes::context::App;
 use crate::routes::dispatch::handle;
 
 /// Serves `service` on `listener` until `shutdown` is ready, and then ends in order: [`Options::drain_delay`] as before but not
-/// ready, no new connections, requests under way get [`Options::drain_timeout`] to finish, what is left is dropped.
+/// ready; connections in the backlog are accepted and answered, and no others; requests under way get [`Options::drain_timeout`]
+/// to finish, of which waits take half at most; what is left is dropped.
 ///
 /// It knows no worker: accepted writes wait in the queue until one applies them, in this process or another.
 ///
@@ -60,7 +64,8 @@ pub async fn serve_with_health(
     options
         .check()
         .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
-    let mut server = Server::new(App::new(service, options, health));
+    let address = listener.local_addr()?.ip();
+    let mut server = Server::new(App::new(service, options, health, address));
     let drain_delay = server.app.options.drain_delay;
     tokio::select! {
         () = server.accept(&listener) => {}
@@ -73,7 +78,7 @@ pub async fn serve_with_health(
         // Not ready, and still there for whoever has not heard of it yet.
         let _ = timeout(drain_delay, server.accept(&listener)).await;
     }
-    drop(listener);
+    backlog::empty(listener, |stream| server.spawn(stream)).await;
     server.drain().await;
     Ok(())
 }
@@ -83,9 +88,8 @@ struct Server {
     app: Arc<App>,
     http: http1::Builder,
     connections: JoinSet<()>,
-    graceful: GracefulShutdown,
-    /// A permit for each connection that is served.
-    free: Arc<Semaphore>,
+    /// True from the moment on when connections are to end with their next answer.
+    drains: watch::Sender<bool>,
     /// A permit for each connection that is told that there is no room for it.
     free_for_refusal: Arc<Semaphore>,
 }
@@ -105,8 +109,7 @@ impl Server {
         Self {
             http,
             connections: JoinSet::new(),
-            graceful: GracefulShutdown::new(),
-            free: Arc::new(Semaphore::new(options.connections_max)),
+            drains: watch::Sender::new(false),
             free_for_refusal: Arc::new(Semaphore::new(REFUSALS_MAX)),
             app: Arc::new(app),
         }
@@ -137,8 +140,23 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "can't set TCP_NODELAY");
         }
-        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
-            self.spawn_serving(stream, permit);
+        if let Ok(permit) = Arc::clone(&self.app.places.free).try_acquire_owned() {
+            let serving = self.serve(stream);
+            self.connections.spawn(async move {
+                let _permit = permit;
+                serving.await;
+            });
+            return;
+        }
+        if self.app.places.close_idle() {
+            let free = Arc::clone(&self.app.places.free);
+            let serving = self.serve(stream);
+            self.connections.spawn(async move {
+                // If the other one takes longer to close, this one is closed in its place.
+                if let Ok(Ok(_permit)) = timeout(ROOM_TIMEOUT, free.acquire_owned()).await {
+                    serving.await;
+                }
+            });
             return;
         }
         self.app.metrics.refused.inc();
@@ -150,7 +168,8 @@ impl Server {
         }
     }
 
-    fn spawn_serving(&mut self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+    /// Serves one connection to its end.
+    fn serve(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
         let options = &self.app.options;
         let patience = Patience {
             head: options.head_timeout,
@@ -162,15 +181,17 @@ impl Server {
         let mut http = self.http.clone();
         // Without a timer hyper has no timeouts, and says so only in its log.
         http.timer(ConnectionTimer::default());
+        let opened = Places::add(&self.app.places, Arc::clone(&phase));
+        let answering = Arc::clone(&phase);
         let serving = http.serve_connection(
             io,
             service_fn(move |request| {
-                let (app, phase) = (Arc::clone(&app), Arc::clone(&phase));
+                let (app, phase) = (Arc::clone(&app), Arc::clone(&answering));
                 async move {
                     phase.begin();
-                    let (mut reply, unread) = handle(&app, request).await;
+                    let (mut reply, unread) = handle(&app, &phase, request).await;
                     if app.health.is_draining() {
-                        // Whoever keeps a connection to a server that is about to end should have a new one, elsewhere.
+                        // A client that keeps a connection to a server that is about to end should have a new one, elsewhere.
                         let headers = reply.headers_mut();
                         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
@@ -179,21 +200,53 @@ impl Server {
                 }
             }),
         );
-        let serving = self.graceful.watch(serving);
         let counted = self.app.metrics.connection();
-        self.connections.spawn(async move {
-            let (_permit, _counted) = (permit, counted);
-            if let Err(error) = serving.await {
+        let mut drains = self.drains.subscribe();
+        async move {
+            let (_opened, _counted) = (opened, counted);
+            let mut serving = pin!(serving);
+            let drained = async {
+                drop(drains.wait_for(|drains| *drains).await);
+                if phase.is_fresh() {
+                    // Its request is on its way, and its answer will close it.
+                    tokio::time::sleep(FIRST_REQUEST).await;
+                }
+            };
+            let closing = async {
+                tokio::select! {
+                    () = drained => {}
+                    () = phase.closes() => {}
+                }
+            };
+            let ended = tokio::select! {
+                biased;
+                ended = &mut serving => ended,
+                () = closing => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended early");
             }
-        });
+        }
     }
 
     /// Waits for the requests under way, as long as they may take.
     async fn drain(mut self) {
         let drain_timeout = self.app.options.drain_timeout;
+        self.drains.send_replace(true);
+        let service = self.app.service.clone();
+        let waits = async {
+            tokio::time::sleep(drain_timeout / 2).await;
+            service.end_waits();
+        };
         let finish = async {
-            self.graceful.shutdown().await;
+            let ended = async { while self.connections.join_next().await.is_some() {} };
+            tokio::select! {
+                () = ended => return,
+                () = waits => {}
+            }
             while self.connections.join_next().await.is_some() {}
         };
         if timeout(drain_timeout, finish).await.is_err() {
@@ -205,6 +258,12 @@ impl Server {
         }
     }
 }
+
+/// How long a connection that has sent nothing yet stays open when the server ends.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+/// How long an idle connection may take to close when another one needs its place.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Most connections at a time that are told there is no room, before further ones are closed without a word.
 const REFUSALS_MAX: usize = 64;

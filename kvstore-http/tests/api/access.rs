@@ -1,10 +1,12 @@
 //! §10: who may do what. Each token is tried on every route.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvstore_http::{Options, Tokens, token_line};
 
 use crate::support::client::{Reply, Request, request};
+use crate::support::events::Events;
 use crate::support::server::{Server, Setup};
 
 /// Tokens, named like what they allow.
@@ -383,4 +385,95 @@ async fn watch_takes_its_token_in_the_address_too_and_nothing_else_does() {
         &format!("/v1/watch?access_token={}", secret("reader")),
     );
     assert_eq!(server.ask(&both.by("nobody")).await.status, 401);
+}
+
+#[tokio::test]
+async fn watch_of_a_token_that_is_revoked_ends() {
+    let setup = setup();
+    let tokens = setup.options.tokens.clone().unwrap();
+    let server = Server::start_with(setup).await;
+    let open = async |name| {
+        Events::open(
+            server.address,
+            &request("GET", "/v1/watch?prefix=team/").by(name),
+        )
+        .await
+    };
+    let (mut revoked, mut narrowed, mut kept) = (
+        open("reader").await,
+        open("team").await,
+        open("writer").await,
+    );
+    for events in [&mut revoked, &mut narrowed, &mut kept] {
+        events.block().await.unwrap();
+    }
+    let line =
+        |name, rights, prefix| token_line(name, &secret(name), rights, prefix).unwrap() + "\n";
+    let lines = line("writer", "rw", "") + &line("team", "rw", "team/only/");
+    tokens.replace_by(Tokens::parse(&lines).unwrap());
+    assert!(revoked.block().await.is_none());
+    assert!(narrowed.block().await.is_none());
+    server.put("team/a", "1").await;
+    assert_eq!(kept.told().await.1["key"], "team/a");
+}
+
+#[tokio::test]
+async fn no_token_takes_all_places() {
+    let mut setup = setup();
+    setup.options.watchers_max = 4;
+    setup.options.connections_max = 5;
+    let server = Server::start_idle(setup).await;
+    let mut watches = Vec::new();
+    for status in [200, 200, 503] {
+        let mut connection = server.connect().await;
+        connection.send(watch_by("reader").as_bytes()).await;
+        assert_eq!(connection.reply("GET").await.status, status);
+        if status == 200 {
+            watches.push(connection);
+        }
+    }
+    let mut other = server.connect().await;
+    other.send(watch_by("writer").as_bytes()).await;
+    assert_eq!(other.reply("GET").await.status, 200);
+    drop((watches, other));
+
+    // Requests that wait, on as many connections as there are.
+    let mut waiting = Vec::new();
+    let wait = format!(
+        "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\nprefer: wait=60\r\ncontent-length: 1\r\n\r\n1",
+        secret("writer")
+    );
+    while server.service.queue().depth().await.unwrap().jobs < 4 {
+        let mut connection = server.connect().await;
+        connection.send(wait.as_bytes()).await;
+        waiting.push(connection);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut last = server.connect().await;
+    last.send(wait.as_bytes()).await;
+    let reply = last.reply("PUT").await;
+    assert_eq!(
+        (reply.status, reply.header("connection")),
+        (503, Some("close"))
+    );
+    assert!(last.is_closed().await);
+    drop(last);
+    let place = async {
+        while server
+            .ask(&request("GET", "/v1/kv").by("reader"))
+            .await
+            .status
+            != 200
+        {}
+    };
+    tokio::time::timeout(Duration::from_secs(10), place)
+        .await
+        .expect("a place for others");
+}
+
+fn watch_by(name: &str) -> String {
+    format!(
+        "GET /v1/watch HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n",
+        secret(name)
+    )
 }

@@ -201,7 +201,7 @@ async fn client_that_goes_away_changes_nothing() {
     let mut server = Server::start_idle(Setup::default()).await;
     let mut connection = server.connect().await;
     connection
-        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\nprefer: wait=60\r\ncontent-length: 1\r\n\r\n7")
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nprefer: wait=60\r\ncontent-length: 1\r\n\r\n7")
         .await;
     while server.service.queue().depth().await.unwrap().jobs == 0 {
         tokio::task::yield_now().await;

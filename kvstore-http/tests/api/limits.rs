@@ -91,7 +91,7 @@ async fn announced_body_over_the_limit_is_refused_before_it_is_read() {
     for (target, method) in [("/v1/kv/a", "PUT"), ("/set", "POST")] {
         let mut connection = server.connect().await;
         let head = format!(
-            "{method} {target} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1001\r\n\r\n"
+            "{method} {target} HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 1001\r\n\r\n"
         );
         connection.send(head.as_bytes()).await;
         let reply = connection.reply(method).await;
@@ -104,7 +104,7 @@ async fn announced_body_over_the_limit_is_refused_before_it_is_read() {
     }
     // One that is allowed is asked for.
     let mut connection = server.connect().await;
-    connection.send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n").await;
+    connection.send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n").await;
     assert_eq!(connection.reply("PUT").await.status, 100);
     connection.send(b"1").await;
     assert_eq!(connection.reply("PUT").await.status, 201);
@@ -115,7 +115,7 @@ async fn client_that_sends_a_large_body_all_the_same_gets_its_answer() {
     let server = Server::start().await;
     let mut connection = server.connect().await;
     connection
-        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 20000000\r\n\r\n")
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20000000\r\n\r\n")
         .await;
     // More than any buffer on the way holds: without somebody who reads it, this would block or be reset.
     let piece = vec![b'x'; 1 << 20];
@@ -137,7 +137,7 @@ async fn chunked_body_is_refused_as_soon_as_it_is_too_large() {
     let server = Server::start_with(with(options)).await;
     let mut connection = server.connect().await;
     connection
-        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
         .await;
     let chunk = format!("12c\r\n{}\r\n", " ".repeat(300));
     for _ in 0..4 {
@@ -150,7 +150,7 @@ async fn chunked_body_is_refused_as_soon_as_it_is_too_large() {
     );
     let mut connection = server.connect().await;
     connection
-        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[1\r\n3\r\n,2]\r\n0\r\nx: y\r\n\r\n")
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[1\r\n3\r\n,2]\r\n0\r\nx: y\r\n\r\n")
         .await;
     assert_eq!(connection.reply("PUT").await.status, 201);
     assert_eq!(
@@ -245,7 +245,7 @@ async fn body_that_does_not_come_is_408() {
     let server = Server::start_with(with(options)).await;
     let mut connection = server.connect().await;
     connection
-        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12345")
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n12345")
         .await;
     let reply = connection.reply("PUT").await;
     assert_eq!(
@@ -273,7 +273,7 @@ async fn answer_that_nobody_takes_is_given_up() {
     let mut requests = 0;
     while requests < 64
         && connection
-            .try_send(b"GET /v1/kv/a HTTP/1.1\r\nhost: x\r\n\r\n")
+            .try_send(b"GET /v1/kv/a HTTP/1.1\r\nhost: localhost\r\n\r\n")
             .await
             .is_ok()
     {
@@ -297,7 +297,11 @@ async fn connection_too_many_is_told_so() {
     let mut served = Vec::<Connection>::new();
     for _ in 0..2 {
         let mut connection = server.connect().await;
-        assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
+        // Idle ones would make room.
+        connection
+            .send(b"GET /v1/watch HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .await;
+        assert_eq!(connection.reply("GET").await.status, 200);
         served.push(connection);
     }
     let mut refused = server.connect().await;
@@ -312,7 +316,6 @@ async fn connection_too_many_is_told_so() {
     );
     assert_eq!(reply.json()["type"], "/problems/overloaded");
     assert!(refused.is_closed().await);
-    assert_eq!(served[0].ask(&request("GET", "/livez")).await.status, 200);
     served.pop();
     let begun = Instant::now();
     while server.ask(&request("GET", "/livez")).await.status != 200 {
@@ -394,15 +397,15 @@ async fn request_that_is_not_http_is_400_and_the_connection_ends() {
     for bytes in [
         &b"GET / HTTP/1.1\r\n\r\n"[..],
         b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
-        b"GET  / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET  / HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"GET / HTTP/1.1\r\nhost : x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: x\r\n folded: y\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: x\r\na: \x00\r\n\r\n",
-        b"GET / HTTP/9.9\r\nhost: x\r\n\r\n",
-        b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: +1\r\n\r\n1",
-        b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n1",
-        b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n1",
-        b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n1",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\n folded: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\na: \x00\r\n\r\n",
+        b"GET / HTTP/9.9\r\nhost: localhost\r\n\r\n",
+        b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: +1\r\n\r\n1",
+        b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n1",
+        b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip\r\n\r\n1",
+        b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n1",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ] {
         let mut connection = server.connect().await;
@@ -411,4 +414,35 @@ async fn request_that_is_not_http_is_400_and_the_connection_ends() {
         assert_eq!(reply.status, 400, "{}", bytes.escape_ascii());
     }
     assert_eq!(server.ask(&request("GET", "/v1/kv/a")).await.status, 404);
+}
+
+#[tokio::test]
+async fn silent_connections_make_room_and_get_no_longer_than_a_head() {
+    let options = Options {
+        connections_max: 2,
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    let mut first = server.connect().await;
+    let mut second = server.connect().await;
+    assert_eq!(second.ask(&request("GET", "/livez")).await.status, 200);
+    // The first one has been idle longer.
+    let mut third = server.connect().await;
+    assert_eq!(third.ask(&request("GET", "/livez")).await.status, 200);
+    assert!(first.is_closed().await);
+    assert_eq!(second.ask(&request("GET", "/livez")).await.status, 200);
+    let mut fourth = server.connect().await;
+    assert_eq!(fourth.ask(&request("GET", "/livez")).await.status, 200);
+    assert!(third.is_closed().await);
+
+    let options = Options {
+        head_timeout: Duration::from_millis(100),
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    let mut used = server.connect().await;
+    assert_eq!(used.ask(&request("GET", "/livez")).await.status, 200);
+    let mut silent = server.connect().await;
+    assert!(silent.is_closed().await);
+    assert_eq!(used.ask(&request("GET", "/livez")).await.status, 200);
 }

@@ -14,6 +14,7 @@ mod dead;
 mod entries;
 mod errors;
 mod faults;
+mod host;
 mod jobs;
 mod limits;
 mod list;

@@ -67,7 +67,7 @@ async fn first_line_says_when_to_connect_again_and_every_change_has_an_id() {
     let server = Server::start().await;
     let mut connection = server.connect().await;
     connection
-        .send(b"GET /v1/watch HTTP/1.1\r\nhost: x\r\n\r\n")
+        .send(b"GET /v1/watch HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await;
     assert_eq!(connection.reply("GET").await.status, 200);
     let text = String::from_utf8(connection.chunk().await.unwrap()).unwrap();
@@ -362,7 +362,7 @@ async fn reader_that_takes_nothing_is_disconnected() {
     };
     let server = Server::start_with(with(options)).await;
     let mut slow = server.connect().await;
-    slow.send(b"GET /v1/watch?include=value HTTP/1.1\r\nhost: x\r\n\r\n")
+    slow.send(b"GET /v1/watch?include=value HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await;
     assert_eq!(slow.reply("GET").await.status, 200);
     let value = format!("\"{}\"", "x".repeat(500_000));
@@ -395,7 +395,7 @@ async fn watches_end_when_the_server_is_told_to_stop() {
     while events.told().await.0 != "synced" {}
     let mut waiting = server.connect().await;
     let poll = format!(
-        "GET /v1/kv/a HTTP/1.1\r\nhost: x\r\nif-none-match: {tag}\r\nprefer: wait=60\r\n\r\n"
+        "GET /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nif-none-match: {tag}\r\nprefer: wait=60\r\n\r\n"
     );
     waiting.send(poll.as_bytes()).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -460,4 +460,38 @@ async fn one_key_that_expires_is_404_to_who_waits() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     server.clock.advance(Duration::from_secs(2));
     assert_eq!(waiting.await.unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn client_that_left_frees_its_place_at_once() {
+    let options = Options {
+        watchers_max: 2,
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    let tag = put(&server, "a", "1").await;
+    let watch = "GET /v1/watch HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned();
+    let poll = format!(
+        "GET /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nif-none-match: {tag}\r\nprefer: wait=60\r\n\r\n"
+    );
+    for waits in [watch, poll] {
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let mut client = server.connect().await;
+            client.send(waits.as_bytes()).await;
+            clients.push(client);
+        }
+        while server.ask(&request("HEAD", "/v1/watch")).await.status == 200 {
+            tokio::task::yield_now().await;
+        }
+        drop(clients);
+        let freed = async {
+            while server.ask(&request("HEAD", "/v1/watch")).await.status != 200 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // Much sooner than the heartbeat that would find them gone.
+        let freed = tokio::time::timeout(Duration::from_secs(8), freed).await;
+        assert!(freed.is_ok(), "{waits}");
+    }
 }

@@ -80,7 +80,7 @@ impl Request {
     fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} HTTP/1.1\r\n", self.line());
         if !self.headers.iter().any(|(name, _)| name == "host") {
-            head += "host: test\r\n";
+            head += "host: localhost\r\n";
         }
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");

@@ -67,12 +67,12 @@ pub(crate) struct Ended {
 }
 
 /// The program with room for only so many open files.
-fn with_files(count: u32, args: &[&str]) -> Command {
+fn with_files(limit: &str, args: &[&str]) -> Command {
     let program = command(args);
     let mut shell = Command::new("sh");
     shell
         .arg("-c")
-        .arg(format!("ulimit -n {count}; exec \"$0\" \"$@\""))
+        .arg(format!("ulimit {limit}; exec \"$0\" \"$@\""))
         .arg(program.get_program())
         .args(program.get_args());
     shell
@@ -112,9 +112,9 @@ impl Process {
         Self::spawn(command(args))
     }
 
-    /// The same, with room for only `count` open files.
-    pub(crate) fn start_with_files(count: u32, args: &[&str]) -> Self {
-        Self::spawn(with_files(count, args))
+    /// The same, under a `limit` of open files in the words of `ulimit`.
+    pub(crate) fn start_with_files(limit: &str, args: &[&str]) -> Self {
+        Self::spawn(with_files(limit, args))
     }
 
     /// Starts it without waiting for anything.

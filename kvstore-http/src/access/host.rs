@@ -1,0 +1,224 @@
+//! The names under which requests may ask for this server.
+//!
+//! A web page whose owner points its name at this machine is of the same origin as the server for the browser, which then asks
+//! nothing before it reads and writes (DNS rebinding). Its requests bear the page's name in `Host`, so a server that anybody on
+//! this machine may use serves only requests that ask for this machine.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use hyper::Version;
+use hyper::header::HOST;
+use hyper::http::request::Parts;
+
+use crate::answer::error::{Problem, Result};
+use crate::answer::problems::Kind;
+
+/// Names of this server besides those that every machine has for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts(Vec<String>);
+
+impl Hosts {
+    /// Parses host names with commas between them.
+    ///
+    /// # Errors
+    /// Names the first that is no host.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let name = |name: &str| match Host::parse(name.trim()) {
+            Some(Host {
+                name,
+                has_port: false,
+            }) if !name.is_empty() => Ok(normal(name)),
+            _ => Err(format!(
+                "{name:?} is no name of a host, such as kv.example: it is written without scheme and port"
+            )),
+        };
+        text.split(',')
+            .map(name)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Returns true if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Checks a request that came to `address`: it must name one host, and where it `must_be_ours`, this one.
+    ///
+    /// # Errors
+    /// 400 for a request without a valid host, 421 for one that asks for another machine.
+    pub(crate) fn check(&self, parts: &Parts, address: Option<IpAddr>) -> Result<()> {
+        let mut lines = parts.headers.get_all(HOST).iter();
+        let host = match (lines.next(), lines.next()) {
+            (Some(line), None) => {
+                let text = line.to_str().ok();
+                let host = text.and_then(Host::parse);
+                Some(host.ok_or_else(|| {
+                    Problem::malformed(
+                        "Host must be a host, with a port or without: example.org:8000",
+                    )
+                })?)
+            }
+            (None, _) if parts.version < Version::HTTP_11 => None,
+            _ => return Err(Problem::malformed("a request must have one Host header")),
+        };
+        let Some(address) = address else {
+            return Ok(());
+        };
+        // A target in absolute form overrides the header (RFC 9112 §3.2.2).
+        for name in parts
+            .uri
+            .host()
+            .into_iter()
+            .chain(host.map(|host| host.name))
+        {
+            if !self.has(name, address) {
+                return Err(Problem::new(
+                    Kind::Misdirected,
+                    "this server does not serve that host: ask for localhost, or have its operator add the name with --allow-host",
+                )
+                .with("host", name));
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, name: &str, address: IpAddr) -> bool {
+        let name = normal(name);
+        let bare = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'))
+            .unwrap_or(&name);
+        match bare.parse::<IpAddr>() {
+            Ok(named) => {
+                named.to_canonical().is_loopback() || named == address || self.0.contains(&name)
+            }
+            Err(_) => name == "localhost" || self.0.contains(&name),
+        }
+    }
+}
+
+/// In lower case, and without the dot that ends a complete domain name.
+fn normal(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+/// A host as `Host` names it (RFC 9110 §7.2).
+struct Host<'a> {
+    name: &'a str,
+    has_port: bool,
+}
+
+impl<'a> Host<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let (name, port) = match text
+            .strip_prefix('[')
+            .and_then(|inner| inner.split_once(']'))
+        {
+            Some((inner, after)) => {
+                inner.parse::<Ipv6Addr>().ok()?;
+                (
+                    &text[..inner.len() + 2],
+                    after.strip_prefix(':').or(after.is_empty().then_some(""))?,
+                )
+            }
+            None => text.split_once(':').unwrap_or((text, "")),
+        };
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte);
+        let is_name = name.starts_with('[') || name.bytes().all(is_plain);
+        let is_port = port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+        (is_name && is_port).then_some(Self {
+            name,
+            has_port: name.len() < text.len(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+    use hyper::http::HeaderValue;
+
+    use super::*;
+
+    fn check(hosts: &Hosts, host: &str, target: &str, address: Option<&str>) -> Option<Kind> {
+        let value = HeaderValue::from_bytes(host.as_bytes()).unwrap();
+        let request = Request::get(target).header(HOST, value).body(()).unwrap();
+        let address = address.map(|address| address.parse().unwrap());
+        hosts
+            .check(&request.into_parts().0, address)
+            .err()
+            .map(|problem| problem.kind())
+    }
+
+    #[test]
+    fn only_hosts_of_this_machine_are_served_where_it_matters() {
+        let hosts = Hosts::parse("kv.example, Other.").unwrap();
+        let local = Some("127.0.0.1");
+        for host in [
+            "localhost",
+            "LocalHost:8000",
+            "localhost.",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]",
+            "[::1]:80",
+            "kv.example:9",
+            "other",
+        ] {
+            assert_eq!(check(&hosts, host, "/", local), None, "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8000",
+            "10.0.0.1",
+            "[2001:db8::1]",
+            "",
+            "localhost.evil.example",
+            "x",
+        ] {
+            assert_eq!(
+                check(&hosts, host, "/", local),
+                Some(Kind::Misdirected),
+                "{host}"
+            );
+            assert_eq!(check(&hosts, host, "/", None), None, "{host}");
+        }
+        assert_eq!(check(&hosts, "10.0.0.1", "/", Some("10.0.0.1")), None);
+        assert_eq!(
+            check(&hosts, "localhost", "http://evil.example/", local),
+            Some(Kind::Misdirected)
+        );
+        assert_eq!(
+            check(&hosts, "localhost", "http://localhost:1/", local),
+            None
+        );
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused_everywhere() {
+        for host in [
+            "a b",
+            "a/b",
+            "user@host",
+            "a:b:c",
+            "a,b",
+            "[::1",
+            "[::1]x",
+            "[x]",
+            "a:99999999",
+            "é",
+            "a#b",
+            "a?b",
+        ] {
+            assert_eq!(
+                check(&Hosts::default(), host, "/", None),
+                Some(Kind::Malformed),
+                "{host}"
+            );
+        }
+        for name in ["", "http://a", "a:1", "a,", "a b"] {
+            assert!(Hosts::parse(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Reads a file again when it changes, and when SIGHUP asks for it.
+//!
+//! A file that a Secret mounts is replaced without a signal, so it is also looked at every few seconds.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use kvstore_core::process;
+use tokio::sync::mpsc;
+
+/// How often a file is looked at.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Calls `read` whenever the file at `path` is another one than before, or SIGHUP comes.
+pub(crate) async fn watch(path: PathBuf, read: impl Fn(&Path)) {
+    let (sender, mut hangups) = mpsc::channel(1);
+    let hangup = process::on_hangup(move || {
+        // One that waits already stands for this one, too.
+        let _ = sender.try_send(());
+    });
+    if let Err(error) = hangup {
+        tracing::warn!(%error, "can't listen for SIGHUP: files are read again only when they change");
+    }
+    let mut known = State::of(&path).ok();
+    loop {
+        let is_asked = tokio::select! {
+            Some(()) = hangups.recv() => true,
+            () = tokio::time::sleep(INTERVAL) => false,
+        };
+        // While it is away there is nothing to read.
+        let now = State::of(&path).ok().or(known);
+        if is_asked || now != known {
+            known = now;
+            read(&path);
+        }
+    }
+}
+
+/// What differs between two versions of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    modified: SystemTime,
+    bytes: u64,
+    #[cfg(unix)]
+    inode: u64,
+}
+
+impl State {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        Ok(Self {
+            modified: metadata.modified()?,
+            bytes: metadata.len(),
+            #[cfg(unix)]
+            inode: std::os::unix::fs::MetadataExt::ino(&metadata),
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! The end of a listener: connections that are in its backlog are accepted, and no others come.
+//!
+//! The kernel resets what is in the backlog of a listener that is closed, and completes handshakes until then, so there is always
+//! one more connection after the last one accepted. A filter that drops requests for new ones ends that.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// How long a handshake may take that has begun. A client answers within its round-trip time.
+const HANDSHAKE: Duration = Duration::from_millis(200);
+
+/// Stops `listener` and hands over what its backlog held.
+pub(super) async fn empty(listener: TcpListener, mut accepted: impl FnMut(TcpStream)) {
+    let is_closed =
+        close(&listener).inspect_err(|error| tracing::debug!(%error, "can't filter the listener"));
+    let patience = if is_closed.is_ok() {
+        HANDSHAKE
+    } else {
+        Duration::ZERO
+    };
+    while let Ok(Ok((stream, _))) = timeout(patience, listener.accept()).await {
+        accepted(stream);
+    }
+}
+
+/// Lets no handshake begin on `listener`; those under way complete.
+#[cfg(target_os = "linux")]
+fn close(listener: &TcpListener) -> io::Result<()> {
+    use socket2::{SockFilter, SockRef};
+    // Classic BPF, over the TCP header: drop a segment whose flags (byte 13) have SYN (bit 1).
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(0x30, 0, 0, 13),
+        SockFilter::new(0x45, 0, 1, 0b10),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn close(_: &TcpListener) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
