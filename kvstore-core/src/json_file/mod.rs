@@ -15,6 +15,7 @@
 //! ```text
 //! {"journal":"store","format":1,"number":7,"previous":{"length":5120,"crc":2271560481},"version":40,"c":"8d3f01aa"}
 //! {"v":40,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["old"]],"c":"9f3a01bc"}     one commit: a set and a delete
+//! {"v":42,"t":1767225600001,"w":[["b",1]],"q":{…},"idem":{…},"c":"1f0a93de"}           a job that was applied when it was accepted
 //! {"durable":{"length":204,"crc":2671378876},"c":"77ab01cd"}                            the bytes before it are on the disk
 //! ```
 //!
@@ -88,6 +89,9 @@ pub struct Options {
     pub snapshot_bytes_min: u64,
     /// Take a `data.json` that was edited although later commits stand in journals, and give those up.
     pub keep_edit: bool,
+    /// Apply a job at the moment it is accepted, when nothing waits and a worker of this process has claimed the queue: its place,
+    /// its effect and the new position are one line and one sync then. Otherwise, and always by default, workers apply it.
+    pub apply_on_acceptance: bool,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
 }
@@ -99,6 +103,7 @@ impl Default for Options {
             data_bytes_max: None,
             snapshot_bytes_min: SNAPSHOT_BYTES_MIN,
             keep_edit: false,
+            apply_on_acceptance: false,
             clock: Arc::new(SystemClock),
         }
     }
@@ -169,7 +174,7 @@ impl JsonFile {
         let roll = Arc::new(Calls::new(recovered.roll));
         let time = StoreTime::new(Arc::clone(&options.clock), recovered.state.time);
         let time = Arc::new(time);
-        let queue = queue::start(
+        let mut queue = queue::start(
             Arc::clone(&disk),
             options,
             queue_files,
@@ -179,8 +184,21 @@ impl JsonFile {
             holder.clone(),
             Arc::clone(&roll),
             Arc::clone(&time),
+            &recovered.meta.remembered,
         )?;
-        let store = start_store(disk, options, recovered, room, holder, roll, time)?;
+        let store = start_store(
+            disk,
+            options,
+            recovered,
+            room,
+            holder,
+            roll,
+            time,
+            Some(queue.shared()),
+        )?;
+        if options.apply_on_acceptance {
+            queue.apply_by(store.requests.clone());
+        }
         Ok(Self {
             store: Arc::new(store),
             queue: Arc::new(queue),
@@ -235,6 +253,7 @@ fn check_is_no_file(folder: &Path) -> Result<()> {
 }
 
 /// Starts the thread of the store.
+#[expect(clippy::too_many_arguments, reason = "all that an opening has, once")]
 fn start_store(
     disk: Arc<dyn Disk>,
     options: &Options,
@@ -243,6 +262,7 @@ fn start_store(
     holder: Holder,
     roll: Arc<Calls>,
     time: Arc<StoreTime>,
+    queue: Option<Arc<writer::queue::Shared>>,
 ) -> Result<JsonStore> {
     roll.call(&*disk, Kind::Store, recovered.number)
         .map_err(|error| roll_error(&*disk, error))?;
@@ -256,6 +276,7 @@ fn start_store(
         recovered,
         snapshot_bytes_min: options.snapshot_bytes_min,
         roll,
+        queue,
     };
     let requests = writer::start(start)
         .map_err(|error| disk_error(&*disk, "can't start a thread for", "", error))?;

@@ -4,6 +4,7 @@
 //! applied are removed; each new one starts with the queue's id and numbering and the idempotency keys that are still
 //! remembered.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -12,15 +13,17 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::StoreTime;
 use crate::error::{Error, Result};
-use crate::in_memory::log::{Claims, PartitionLog, found_out, jobs_out};
+use crate::in_memory::log::{Claims, PartitionLog, Remembered, found_out, jobs_out};
 use crate::json_file::disk::Disk;
 use crate::json_file::error::disk_error;
 use crate::json_file::journal::Journal;
 use crate::json_file::journal::chain::{Files, Kind};
 use crate::json_file::journal::jobs::{Restored, first_lines, member_line, restore};
 use crate::json_file::journal::manifest::Calls;
-use crate::json_file::writer::queue::{Request, Shared, WAITING_MAX, Writer, rotate_above};
+use crate::json_file::writer::accept::Answered;
+use crate::json_file::writer::queue::{Request, Shared, Turn, WAITING_MAX, Writer, rotate_above};
 use crate::json_file::writer::quota::Room;
+use crate::json_file::writer::{self, Requests};
 use crate::json_file::{Holder, Options, PARTITION};
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
@@ -35,6 +38,8 @@ pub struct JsonQueue {
     shared: Arc<Shared>,
     claims: Mutex<Claims>,
     requests: mpsc::Sender<Request>,
+    /// The thread of the store's journal, which applies jobs that nothing is ahead of; `None` if that is left to workers.
+    journal: Option<Requests>,
     holder: Holder,
 }
 
@@ -50,6 +55,7 @@ pub(super) fn start(
     holder: Holder,
     roll: Arc<Calls>,
     time: Arc<StoreTime>,
+    remembered: &[Remembered],
 ) -> Result<JsonQueue> {
     let queue_options = QueueOptions {
         partitions: PartitionCount::ONE,
@@ -61,6 +67,9 @@ pub(super) fn start(
         carried,
         older,
     } = restore(&*disk, &files, id, &mut log, &time)?;
+    for remembered in remembered {
+        log.restore_idempotency(*remembered);
+    }
     if files.iter().next().is_none() && applied > Position::START {
         tracing::warn!(folder = %disk.path().display(), %applied, "the queue's files are gone: jobs that waited in them are lost, numbering goes on behind what the store has applied");
     }
@@ -86,6 +95,7 @@ pub(super) fn start(
         changed: Notify::new(),
         time,
         poisoned: OnceLock::new(),
+        turns: AtomicUsize::new(0),
     });
     let mut writer = Writer {
         rotate_above: rotate_above(journal.len()),
@@ -111,11 +121,22 @@ pub(super) fn start(
         shared,
         claims,
         requests,
+        journal: None,
         holder,
     })
 }
 
 impl JsonQueue {
+    /// What the thread of the store's journal needs to accept jobs.
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Lets the thread of the store's journal apply jobs that nothing is ahead of.
+    pub(super) fn apply_by(&mut self, journal: Requests) {
+        self.journal = Some(journal);
+    }
+
     fn check_open(&self) -> Result<()> {
         if self.requests.is_closed() {
             Err(closed())
@@ -139,6 +160,41 @@ impl JsonQueue {
             what: "the job is in the queue".into(),
             source: None,
         })
+    }
+
+    /// Applies the jobs from the first on, as long as nothing is ahead of them, and a worker of this process would apply them
+    /// anyway. Returns what became of those, the ones that have to wait, and their turn.
+    async fn accept(
+        &self,
+        jobs: Vec<NewJob>,
+    ) -> Result<(Vec<Result<Accepted>>, Vec<NewJob>, Option<Turn>)> {
+        let journal = self.journal.as_ref().filter(|_| {
+            let now = self.shared.time.now();
+            self.claims().are_all_held(now)
+        });
+        let turn = {
+            let log = self.shared.log();
+            let has_to_wait = journal.is_none() || !log.is_empty();
+            has_to_wait.then(|| Shared::wait_turn(&self.shared, &log))
+        };
+        let (Some(journal), None) = (journal, &turn) else {
+            return Ok((Vec::new(), jobs, turn));
+        };
+        let (sender, receiver) = oneshot::channel();
+        let request = writer::Request::Accept(jobs, sender);
+        journal.send(request).await.map_err(|_| closed())?;
+        let call = receiver.await.map_err(|_| Error::Unknown {
+            what: "the job is in the queue".into(),
+            source: None,
+        })?;
+        let (mut done, mut waits) = (Vec::new(), Vec::new());
+        for answer in call.answers {
+            match answer {
+                Answered::Done(result) => done.push(result),
+                Answered::Waits(job) => waits.push(job),
+            }
+        }
+        Ok((done, waits, call.turn))
     }
 
     /// Waits for as long as there is no job after `after`.
@@ -186,18 +242,31 @@ impl JobQueue for JsonQueue {
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
         let count = jobs.len();
-        match self.ask(|answer| Request::Enqueue(jobs, answer)).await {
-            Ok(answers) => answers,
-            Err(Error::Unknown { what, .. }) => (0..count)
-                .map(|_| {
-                    Err(Error::Unknown {
-                        what: what.clone(),
-                        source: None,
-                    })
-                })
-                .collect(),
-            Err(_) => (0..count).map(|_| Err(closed())).collect(),
+        let failed = |error: Error, count| {
+            let error = || match &error {
+                Error::Unknown { what, .. } => Error::Unknown {
+                    what: what.clone(),
+                    source: None,
+                },
+                _ => closed(),
+            };
+            (0..count).map(move |_| Err(error())).collect::<Vec<_>>()
+        };
+        if let Err(error) = self.check_open() {
+            return failed(error, count);
         }
+        let (mut answers, waits, turn) = match self.accept(jobs).await {
+            Ok(accepted) => accepted,
+            Err(error) => return failed(error, count),
+        };
+        if let Some(turn) = turn {
+            let count = waits.len();
+            let waited = self
+                .ask(|answer| Request::Enqueue(waits, turn, answer))
+                .await;
+            answers.extend(waited.unwrap_or_else(|error| failed(error, count)));
+        }
+        answers
     }
 
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {

@@ -88,7 +88,7 @@ pub(super) fn recover(disk: &dyn Disk, now: Timestamp, keep_edit: bool) -> Resul
         Pair::Whole(meta, text) => {
             roll.check_queue(disk)?;
             roll.check_journals(disk, meta.journal)?;
-            recover_whole(disk, &meta, &text, now)
+            recover_whole(disk, *meta, &text, now)
         }
     }?;
     recovered.roll = roll;
@@ -218,8 +218,9 @@ fn tell_edit(disk: &dyn Disk, state: &State, version: Version, entries: usize) {
 fn without_values(mut meta: Meta, journals: &Files) -> Meta {
     let mut state = State::new(Table::default(), meta.progress(), meta.version, meta.time);
     for (_, line) in journals.lines() {
-        if let Ok(record) = record::decode(line.text) {
+        if let Ok((record, remembered)) = record::decode_job(line.text) {
             state.apply(record);
+            meta.remembered.extend(remembered);
         }
     }
     meta.set_progress(&state.progress);
@@ -229,14 +230,21 @@ fn without_values(mut meta: Meta, journals: &Files) -> Meta {
     meta
 }
 
-fn recover_whole(disk: &dyn Disk, meta: &Meta, text: &[u8], now: Timestamp) -> Result<Recovered> {
+fn recover_whole(
+    disk: &dyn Disk,
+    mut meta: Meta,
+    text: &[u8],
+    now: Timestamp,
+) -> Result<Recovered> {
     let table = meta.table(disk, text)?;
     let mut state = State::new(table, meta.progress(), meta.version, meta.time);
     let journals = Files::read(disk, Kind::Store, Some(meta.journal), false)?;
     let mut carried = Carried::default();
     for (file, line) in journals.lines() {
         let bad = |detail: String| journals.nonsense(disk, file, line.number, detail);
-        let record = record::decode(line.text).map_err(|error| bad(error.to_string()))?;
+        let (record, remembered) =
+            record::decode_job(line.text).map_err(|error| bad(error.to_string()))?;
+        meta.remembered.extend(remembered);
         if record.before != state.version {
             return Err(bad(format!(
                 "it follows version {}, and should follow {}",
@@ -261,7 +269,7 @@ fn recover_whole(disk: &dyn Disk, meta: &Meta, text: &[u8], now: Timestamp) -> R
     journals.keep_torn_tail(disk)?;
     let start = Start {
         state,
-        meta,
+        meta: &meta,
         data: meta.data,
         meta_bytes: meta.bytes,
         number,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::command::Command;
+use crate::model::command::{Action, Command};
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::JobId;
 use crate::model::key::Key;
@@ -44,6 +44,17 @@ impl NewJob {
     /// What it counts for against the queue's bound on bytes: keys and values.
     pub fn size_bytes(&self) -> usize {
         self.command.size_bytes()
+    }
+
+    /// The room that it needs in a store: none for deletes alone, which are accepted where nothing else is.
+    pub(crate) fn bytes_taken(&self) -> u64 {
+        let takes_room = (self.command.operations().iter())
+            .any(|operation| matches!(operation.action, Action::Set { .. }));
+        if takes_room {
+            self.size_bytes() as u64
+        } else {
+            0
+        }
     }
 }
 

@@ -87,6 +87,16 @@ impl Claims {
         }
     }
 
+    /// Returns true if a live worker holds every partition.
+    pub(crate) fn are_all_held(&self, now: Timestamp) -> bool {
+        let is_live = |holder: &WorkerId| {
+            let worker = self.workers.get(holder);
+            worker.is_some_and(|worker| worker.until > now)
+        };
+        let mut holders = self.holders.iter();
+        holders.all(|holder| holder.as_ref().is_some_and(is_live))
+    }
+
     fn held_by(&self, worker: &WorkerId) -> Vec<Claim> {
         self.partitions
             .iter()

@@ -77,6 +77,11 @@ impl IdempotencyTable {
         }
     }
 
+    /// The job that a request under `key` became.
+    pub(super) fn job_of(&self, key: Fingerprint) -> Option<Position> {
+        self.by_key.get(&key).map(|known| known.job)
+    }
+
     /// Remembers it, in place of an expired one under the same key.
     pub(super) fn insert(&mut self, remembered: Remembered) {
         self.remove(remembered.key);

@@ -148,6 +148,39 @@ impl PartitionLog {
         }
     }
 
+    /// Returns true if no job waits or is being accepted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// The id of the queue.
+    pub(crate) fn id(&self) -> QueueId {
+        self.queue
+    }
+
+    /// Lets go of the job that was admitted last, since it is applied at once and never read. Then [`pass`](Self::pass) or
+    /// [`take_back`](Self::take_back) follows.
+    pub(crate) fn release_admitted(&mut self) {
+        if let Some(job) = self.jobs.pop_back() {
+            self.admitted -= 1;
+            self.bytes -= job.command.size_bytes();
+        }
+        self.admitted_keys.clear();
+    }
+
+    /// The jobs up to `position`, which were never held, are applied.
+    pub(crate) fn pass(&mut self, position: Position) {
+        self.trimmed = self.trimmed.max(position);
+    }
+
+    /// Forgets a request that was not accepted after all; numbering continues after `last`.
+    pub(crate) fn take_back(&mut self, last: Position, remembered: Option<&Remembered>) {
+        self.last = last;
+        if let Some(remembered) = remembered {
+            self.idempotency.remove(remembered.key);
+        }
+    }
+
     /// Makes all admitted jobs readable.
     pub(crate) fn publish(&mut self) {
         self.admitted = 0;

@@ -50,7 +50,9 @@ impl PartitionLog {
 
     /// Remembers a request of which the job may be gone. A later one under the same key takes its place.
     pub(crate) fn restore_idempotency(&mut self, remembered: Remembered) {
-        self.idempotency.insert(remembered);
+        if self.idempotency.job_of(remembered.key) < Some(remembered.job) {
+            self.idempotency.insert(remembered);
+        }
     }
 
     /// The tries of the job at `head`, as they were last counted. It comes after the jobs.

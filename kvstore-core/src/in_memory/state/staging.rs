@@ -8,7 +8,7 @@ use super::row::Row;
 use crate::error::{Error, Result};
 use crate::limits::{DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX, EXPIRE_BATCH};
 use crate::model::commit::{Advance, Commit, Committed, Verdict};
-use crate::model::entry::{Timestamp, Version};
+use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::{Applied, Failed, Outcome, Succeeded};
 use crate::model::key::Key;
@@ -162,7 +162,19 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    fn applied(&self, id: (QueueId, Partition)) -> Position {
+    /// Returns true if a staged write changes `key`.
+    pub(crate) fn has_staged(&self, key: &Key) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// The live entry under `key`, which no staged write changes.
+    pub(crate) fn entry(&self, key: &Key) -> Option<Entry> {
+        let row = self.state.table.get(key)?;
+        row.is_live(self.now).then(|| row.entry())
+    }
+
+    /// How far a partition is applied, staged commits included.
+    pub(crate) fn applied(&self, id: (QueueId, Partition)) -> Position {
         self.positions
             .get(&id)
             .copied()

@@ -82,7 +82,10 @@ impl Reading<'_> {
             let header: serde_json::Result<StoreHeader> = serde_json::from_slice(line.text);
             header.map(|header| (header.version, None))
         } else {
-            record::decode(line.text).map(|record| (record.before, Some(record)))
+            record::decode_job(line.text).map(|(record, remembered)| {
+                self.remembered.extend(remembered);
+                (record.before, Some(record))
+            })
         };
         let (before, record) = match record {
             Ok(record) => record,

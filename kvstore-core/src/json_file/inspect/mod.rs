@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use self::pieces::Damaged;
 use crate::error::{Error, Result};
-use crate::in_memory::log::PartitionLog;
+use crate::in_memory::log::{PartitionLog, Remembered};
 use crate::in_memory::state::State;
 use crate::json_file::disk::Disk;
 use crate::json_file::error::disk_error;
@@ -102,6 +102,7 @@ impl Salvage {
             notes: Vec::new(),
             damaged: BTreeSet::new(),
             roll: Roll::default(),
+            remembered: Vec::new(),
         };
         // Before the files are listed: beside a writer there may be later ones, and none less.
         let has_roll = reading.roll()?;
@@ -111,6 +112,7 @@ impl Salvage {
         let pair = reading.pair(has_logs)?;
         let (mut state, mut meta, first) = (pair.state, pair.meta, pair.first_journal);
         let journal_bytes = reading.journals(first, &mut state)?;
+        meta.remembered.append(&mut reading.remembered);
         let problems_before = reading.problems.len();
         let has_store = pair.has_meta || first.is_none() && has_logs;
         let queue = reading.queue(has_store, pair.has_meta.then_some(meta.queue), &mut state)?;
@@ -148,6 +150,8 @@ struct Reading<'a> {
     notes: Vec<String>,
     damaged: BTreeSet<String>,
     roll: Roll,
+    /// The requests that journals remember.
+    remembered: Vec<Remembered>,
 }
 
 /// A journal or queue file, read.

@@ -3,6 +3,7 @@
 //! `{"v":41,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["b",1,1767225700000],["c"]]}`: behind version 41, at that
 //! time, a set, a set with a deadline, and a delete. `x` are keys that expired, `q` is how far a queue is applied, `adopt`
 //! and `forget` are an operator's, and `opened` is the version behind which an opening numbers.
+//! `idem` is what is remembered of the request of a job that was applied when it was accepted.
 
 use std::fmt;
 
@@ -10,6 +11,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::in_memory::log::Remembered;
 use crate::in_memory::state::{Advanced, Record};
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{JobId, QueueId};
@@ -64,10 +66,24 @@ pub(crate) fn push_json(line: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(line, value).expect("what is kept has JSON, and memory takes it");
 }
 
+/// As [`encode`], of a job that was applied when it was accepted, with what is remembered of its request.
+pub(crate) fn encode_job(record: &Record, remembered: Option<&Remembered>) -> Vec<u8> {
+    let mut line = encode(record);
+    if let Some(remembered) = remembered {
+        push_member(&mut line, "idem", remembered);
+    }
+    line
+}
+
 /// Reads a line back.
 pub(crate) fn decode(line: &[u8]) -> serde_json::Result<Record> {
+    decode_job(line).map(|(record, _)| record)
+}
+
+/// Reads a line back, with what is remembered of a request.
+pub(crate) fn decode_job(line: &[u8]) -> serde_json::Result<(Record, Option<Remembered>)> {
     let text: RecordText = serde_json::from_slice(line)?;
-    Ok(Record {
+    let record = Record {
         before: text.before,
         at: text.at,
         writes: text
@@ -80,7 +96,8 @@ pub(crate) fn decode(line: &[u8]) -> serde_json::Result<Record> {
         adopt: text.adopt,
         forget: text.forget,
         opened: text.opened,
-    })
+    };
+    Ok((record, text.idem))
 }
 
 #[derive(Deserialize)]
@@ -98,6 +115,7 @@ struct RecordText {
     adopt: Option<QueueId>,
     forget: Option<JobId>,
     opened: Option<Version>,
+    idem: Option<Remembered>,
 }
 
 struct WriteText(Write);

@@ -16,6 +16,7 @@ use memchr::{memchr, memchr_iter};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::in_memory::log::Remembered;
 use crate::in_memory::state::{Lost, Progress, QueueProgress, Row, Sorted, Table};
 use crate::json_file::disk::{Disk, DiskFile, is_irregular};
 use crate::json_file::error::{corrupt, disk_error};
@@ -77,6 +78,9 @@ pub(crate) struct Meta {
     /// How many versions were passed over by openings.
     pub(crate) skipped: u64,
     queues: Vec<QueueText>,
+    /// The requests that are remembered: their jobs may have been applied when they were accepted, and then stand nowhere else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) remembered: Vec<Remembered>,
     /// The versions of the entries, in the order of the file.
     #[serde(with = "versions")]
     versions: Vec<Version>,
@@ -117,6 +121,7 @@ impl Meta {
             active: None,
             skipped: 0,
             queues: Vec::new(),
+            remembered: Vec::new(),
             versions: Vec::new(),
             deadlines: Vec::new(),
             fingerprints: String::new(),
@@ -255,6 +260,7 @@ impl Meta {
     pub(crate) fn without_entries(&self) -> Self {
         Self {
             queues: self.queues.clone(),
+            remembered: self.remembered.clone(),
             versions: Vec::new(),
             deadlines: Vec::new(),
             fingerprints: String::new(),

@@ -42,6 +42,7 @@ fn open(disk: &SimulatedDisk) -> Result<JsonStore> {
         Holder::new(None),
         roll,
         Arc::new(StoreTime::new(options().clock, Timestamp(1))),
+        None,
     )
 }
 

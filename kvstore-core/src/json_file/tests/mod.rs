@@ -1,5 +1,6 @@
 //! Tests that need to see inside: the simulated disk, the format, and folders that are damaged.
 
+mod accept;
 mod backup;
 mod crash;
 mod damage;

@@ -2,6 +2,7 @@
 //! writes once, syncs once, makes them visible, and answers all. While it syncs, the next group gathers; there is no other
 //! delay.
 
+pub(crate) mod accept;
 pub(crate) mod queue;
 pub(crate) mod quota;
 
@@ -21,10 +22,12 @@ use crate::json_file::journal::record;
 use crate::json_file::journal::{AppendError, Journal};
 use crate::json_file::recovery::{Recovered, header_line};
 use crate::json_file::snapshot::{self, Fingerprint, Meta, SNAPSHOT_PIECE, Written};
+use crate::json_file::writer::accept::{Acceptance, Answered, Call, JobRecord};
 use crate::json_file::writer::quota::Room;
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, QueueId};
+use crate::model::job::NewJob;
 
 /// Most changes that wait for the thread; who comes then waits to be let in.
 const WAITING_MAX: usize = 4096;
@@ -45,6 +48,8 @@ pub(crate) const CHECK_PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Request {
     Commit(Commit, Answer<Committed>),
+    /// Apply jobs that nothing is ahead of.
+    Accept(Vec<NewJob>, oneshot::Sender<Call>),
     Expire(Answer<usize>),
     Adopt(QueueId, Answer<()>),
     Forget(JobId, Answer<bool>),
@@ -64,6 +69,14 @@ impl Request {
         let closed = || Error::unavailable("the store");
         match self {
             Self::Commit(_, answer) => _ = answer.send(Err(closed())),
+            Self::Accept(jobs, answer) => {
+                let refused = jobs.iter().map(|_| Answered::Done(Err(closed())));
+                let answers = refused.collect();
+                _ = answer.send(Call {
+                    answers,
+                    turn: None,
+                });
+            }
             Self::Expire(answer) => _ = answer.send(Err(closed())),
             Self::Adopt(_, answer) | Self::Snapshot(answer) | Self::Check(answer) => {
                 _ = answer.send(Err(closed()))
@@ -90,6 +103,8 @@ pub(crate) struct Start {
     /// Journals may have this many bytes more than `data.json` before a snapshot is taken.
     pub(crate) snapshot_bytes_min: u64,
     pub(crate) roll: Arc<Calls>,
+    /// The queue in front of it.
+    pub(crate) queue: Option<Arc<queue::Shared>>,
 }
 
 /// What was recovered, without the state, which is shared by now.
@@ -139,6 +154,7 @@ pub(crate) fn start(start: Start) -> io::Result<Requests> {
         recovered,
         snapshot_bytes_min,
         roll,
+        queue,
     } = start;
     let mut writer = Writer {
         disk,
@@ -162,6 +178,7 @@ pub(crate) fn start(start: Start) -> io::Result<Requests> {
         sender: sender.downgrade(),
         poisoned: None,
         roll,
+        acceptance: queue.map(Acceptance::new),
     };
     std::thread::Builder::new()
         .name("kvstore-journal".into())
@@ -201,6 +218,7 @@ struct Writer {
     /// Why nothing is written any more.
     poisoned: Option<String>,
     roll: Arc<Calls>,
+    acceptance: Option<Acceptance>,
 }
 
 /// A change that was judged and waits to be answered.
@@ -286,20 +304,40 @@ impl Writer {
             let state = shared.read();
             let mut staging = Staging::new(&state, shared.now());
             let mut records = Vec::new();
+            let mut lines = Vec::new();
             let mut replies: Vec<Reply> = Vec::new();
             let mut bytes = 0;
             while bytes < GROUP_BYTES
-                && let Some(change) = changes.next()
+                && let Some(change) = changes.next_if(|change| match change {
+                    Request::Accept(jobs, _) => !Acceptance::needs_next_group(&staging, jobs),
+                    _ => true,
+                })
             {
-                let (record, reply) = self.judge(&mut staging, change, bytes);
-                if let Some(record) = record {
+                let (judged, reply) = match change {
+                    Request::Accept(jobs, answer) => self.accept(&mut staging, jobs, answer, bytes),
+                    change => {
+                        let (record, reply) = self.judge(&mut staging, change, bytes);
+                        (
+                            record.map(|record| (record, None)).into_iter().collect(),
+                            reply,
+                        )
+                    }
+                };
+                for (record, remembered) in judged {
                     bytes += crate::in_memory::state::bytes_added(&record.writes);
+                    lines.push(record::encode_job(&record, remembered.as_ref()));
                     records.push(record);
                 }
                 replies.push(reply);
             }
             drop(state);
-            let result = self.write(records);
+            let result = self.write(records, &lines);
+            if let Some(acceptance) = &mut self.acceptance {
+                match &result {
+                    Ok(()) => acceptance.publish(),
+                    Err(error) => acceptance.withdraw(matches!(error, GroupError::Full(_))),
+                }
+            }
             for reply in replies {
                 reply(result.as_ref().copied());
             }
@@ -336,8 +374,47 @@ impl Writer {
             Request::Snapshot(answer) | Request::Close(answer) | Request::Check(answer) => {
                 reply(answer, Ok((None, ())))
             }
-            Request::SnapshotEnded => (None, Box::new(|_| ())),
+            Request::SnapshotEnded | Request::Accept(..) => (None, Box::new(|_| ())),
         }
+    }
+
+    /// Applies the jobs of a call that nothing is ahead of.
+    fn accept(
+        &mut self,
+        staging: &mut Staging<'_>,
+        jobs: Vec<NewJob>,
+        answer: oneshot::Sender<Call>,
+        ahead: u64,
+    ) -> (Vec<JobRecord>, Reply) {
+        let (call, records) = match (&mut self.acceptance, &self.poisoned) {
+            (Some(acceptance), None) => acceptance.accept(staging, &self.room, jobs, ahead),
+            (_, reason) => {
+                let refused = || match reason {
+                    Some(reason) => Error::Poisoned {
+                        reason: reason.clone(),
+                    },
+                    None => Error::unavailable("the queue"),
+                };
+                let answers = jobs.iter().map(|_| Answered::Done(Err(refused())));
+                let answers = answers.collect();
+                let call = Call {
+                    answers,
+                    turn: None,
+                };
+                (call, Vec::new())
+            }
+        };
+        let reply = move |result: Result<(), &GroupError>| {
+            let answers = call.answers.into_iter().map(|answer| match answer {
+                Answered::Done(Ok(accepted)) => {
+                    Answered::Done(result.map_err(GroupError::to_error).map(|()| accepted))
+                }
+                other => other,
+            });
+            let answers = answers.collect();
+            let _ = answer.send(Call { answers, ..call });
+        };
+        (records, Box::new(reply))
     }
 
     /// Room for jobs was reserved when they were accepted; a direct commit asks for its own, behind the `ahead` bytes of
@@ -352,15 +429,14 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, records: Vec<Record>) -> Result<(), GroupError> {
+    fn write(&mut self, records: Vec<Record>, lines: &[Vec<u8>]) -> Result<(), GroupError> {
         if let Some(reason) = &self.poisoned {
             return Err(GroupError::Poisoned(reason.clone()));
         }
         if records.is_empty() {
             return Ok(());
         }
-        let lines: Vec<Vec<u8>> = records.iter().map(record::encode).collect();
-        match self.journal.append(&lines) {
+        match self.journal.append(lines) {
             Ok(()) => {
                 if std::mem::take(&mut self.is_full) {
                     self.retry_at = None;
@@ -485,6 +561,11 @@ impl Writer {
         self.meta.version = state.version;
         self.meta.time = state.time;
         self.meta.journal = self.number;
+        drop(state);
+        if let Some(acceptance) = &self.acceptance {
+            let log = acceptance.queue().log();
+            self.meta.remembered = log.remembered(self.meta.time).copied().collect();
+        }
         self.meta.clone()
     }
 
@@ -568,7 +649,11 @@ impl Writer {
             };
             match record {
                 None => return Ok(()),
-                Some(record) => self.write(vec![record]).map_err(|error| error.to_error())?,
+                Some(record) => {
+                    let line = record::encode(&record);
+                    self.write(vec![record], &[line])
+                        .map_err(|error| error.to_error())?;
+                }
             }
         }
     }

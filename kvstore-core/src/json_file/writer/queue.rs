@@ -2,6 +2,7 @@
 //! them readable, and answers all.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -18,7 +19,6 @@ use crate::json_file::journal::manifest::Calls;
 use crate::json_file::journal::{AppendError, Journal};
 use crate::json_file::writer::CHECK_PERIOD;
 use crate::json_file::writer::quota::Room;
-use crate::model::command::Action;
 use crate::model::entry::Timestamp;
 use crate::model::id::{PartitionCount, Position, QueueId};
 use crate::model::job::NewJob;
@@ -54,9 +54,32 @@ pub(crate) struct Shared {
     pub(crate) time: Arc<StoreTime>,
     /// Why nothing is accepted any more, if so.
     pub(crate) poisoned: OnceLock<String>,
+    /// Calls on their way to this thread; changed while the log is locked.
+    pub(crate) turns: AtomicUsize,
+}
+
+/// A call on its way to the thread of the queue. As long as there is one, no job is applied on acceptance.
+#[derive(Debug)]
+pub(crate) struct Turn(Arc<Shared>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.turns.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Shared {
+    /// Counts a call that is about to be sent to the thread of the queue, while the caller has the log locked.
+    pub(crate) fn wait_turn(shared: &Arc<Self>, _: &PartitionLog) -> Turn {
+        shared.turns.fetch_add(1, Ordering::SeqCst);
+        Turn(Arc::clone(shared))
+    }
+
+    /// Returns true if no call is on its way to the thread of the queue.
+    pub(crate) fn is_turn_free(&self) -> bool {
+        self.turns.load(Ordering::SeqCst) == 0
+    }
+
     pub(crate) fn log(&self) -> MutexGuard<'_, PartitionLog> {
         // Its methods leave it whole, also when they panic.
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,7 +87,7 @@ impl Shared {
 }
 
 pub(crate) enum Request {
-    Enqueue(Vec<NewJob>, oneshot::Sender<Vec<Result<Accepted>>>),
+    Enqueue(Vec<NewJob>, Turn, oneshot::Sender<Vec<Result<Accepted>>>),
     BeginAttempt(Position, oneshot::Sender<u32>),
     WithdrawAttempt(Position, oneshot::Sender<()>),
     StartAfter(Position, oneshot::Sender<Result<()>>),
@@ -77,7 +100,7 @@ impl Request {
     /// Answers one that came after the end. Those about attempts are not answered, which says the same.
     fn refuse(self) {
         match self {
-            Self::Enqueue(jobs, answer) => {
+            Self::Enqueue(jobs, _, answer) => {
                 _ = answer.send(
                     jobs.iter()
                         .map(|_| Err(Error::unavailable("the queue")))
@@ -127,7 +150,7 @@ impl Writer {
                 && !matches!(group.last(), Some(Request::Close(_)))
                 && let Ok(next) = requests.try_recv()
             {
-                if let Request::Enqueue(jobs, _) = &next {
+                if let Request::Enqueue(jobs, ..) = &next {
                     bytes += jobs.iter().map(NewJob::size_bytes).sum::<usize>();
                 }
                 group.push(next);
@@ -174,7 +197,7 @@ impl Writer {
         let mut starts = Vec::new();
         for request in group {
             match request {
-                Request::Enqueue(jobs, answer) => {
+                Request::Enqueue(jobs, turn, answer) => {
                     let judged: Vec<Judged> = jobs
                         .into_iter()
                         .map(|job| self.judge(job, &mut lines))
@@ -182,7 +205,7 @@ impl Writer {
                     has_jobs |= judged
                         .iter()
                         .any(|judged| matches!(judged, Judged::Pending(_)));
-                    calls.push((judged, answer));
+                    calls.push((judged, turn, answer));
                 }
                 Request::BeginAttempt(head, answer) => {
                     let count = self.shared.log().begin_attempt(head);
@@ -203,7 +226,9 @@ impl Writer {
             }
         }
         let result = self.write(&lines, has_jobs);
-        for (judged, answer) in calls {
+        for (judged, turn, answer) in calls {
+            // The jobs stand in the log now, or nowhere.
+            drop(turn);
             let _ = answer.send(
                 judged
                     .into_iter()
@@ -242,17 +267,7 @@ impl Writer {
                 reason: reason.clone(),
             });
         }
-        // A delete makes room, so it is let in where nothing else is.
-        let takes_room = new
-            .command
-            .operations()
-            .iter()
-            .any(|it| matches!(it.action, Action::Set { .. }));
-        let size = if takes_room {
-            new.size_bytes() as u64
-        } else {
-            0
-        };
+        let size = new.bytes_taken();
         let mut log = self.shared.log();
         let admission = new
             .command

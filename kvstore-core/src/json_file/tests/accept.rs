@@ -1,0 +1,231 @@
+//! Is a job that is applied when it is accepted applied once, in order, and as durable as any other?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::crash::{block_on, contents, options};
+use crate::error::Result;
+use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
+use crate::json_file::{JsonFile, Options};
+use crate::model::command::{Command, Operation};
+use crate::model::id::{Partition, Position};
+use crate::model::job::{Idempotency, JobState, NewJob, Outcome};
+use crate::model::key::Key;
+use crate::model::value::Value;
+use crate::model::write::Condition;
+use crate::queue::{Accepted, Claim, Found, JobQueue, WorkerId};
+use crate::store::Store;
+
+fn start(disk: &SimulatedDisk) -> Result<JsonFile> {
+    let options = Options {
+        apply_on_acceptance: true,
+        ..options()
+    };
+    JsonFile::start(Arc::new(disk.clone()), &options, None)
+}
+
+async fn claim(file: &JsonFile) -> Claim {
+    let claims = file.queue().claim(&WorkerId::new("test")).await.unwrap();
+    claims.into_iter().next().unwrap()
+}
+
+fn set(key: &str, value: u64) -> NewJob {
+    let value = Value::from_serialize(&value).unwrap();
+    NewJob::new(Command::One(Operation::set(Key::new(key).unwrap(), value)))
+}
+
+/// A set that succeeds only if the key is absent, under an idempotency key of the same name.
+fn create(key: &str, value: u64) -> NewJob {
+    let value = Value::from_serialize(&value).unwrap();
+    let mut operation = Operation::set(Key::new(key).unwrap(), value);
+    operation.condition = Condition::Absent;
+    NewJob {
+        idempotency: Some(Idempotency {
+            key: key.to_owned(),
+            window: Duration::from_secs(3600),
+        }),
+        ..NewJob::new(Command::One(operation))
+    }
+}
+
+async fn enqueue(file: &JsonFile, jobs: Vec<NewJob>) -> Result<Vec<Accepted>> {
+    file.queue().enqueue(jobs).await.into_iter().collect()
+}
+
+async fn state(file: &JsonFile, accepted: &Accepted) -> JobState {
+    file.store()
+        .outcome(&accepted.id, Duration::ZERO)
+        .await
+        .unwrap()
+}
+
+fn succeeded(state: &JobState) -> bool {
+    matches!(state, JobState::Finished(Outcome::Succeeded(_)))
+}
+
+#[test]
+fn job_that_nothing_is_ahead_of_is_applied_with_one_sync() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = start(&disk).unwrap();
+        let _claim = claim(&file).await;
+        enqueue(&file, vec![set("a", 1)]).await.unwrap();
+        let before = disk.steps();
+        let accepted = enqueue(&file, vec![set("a", 2)]).await.unwrap();
+        // The line, its sync, and the mark.
+        assert_eq!(disk.steps() - before, 3);
+        assert!(succeeded(&state(&file, &accepted[0]).await));
+        let found = file.queue().find(&accepted[0].id).await.unwrap();
+        assert_eq!(found, Found::Dropped);
+        assert_eq!(contents(&file.store()).await["a"], 2);
+    });
+}
+
+#[test]
+fn job_is_left_to_the_worker_as_long_as_another_one_waits_or_no_worker_is_here() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = start(&disk).unwrap();
+        let first = enqueue(&file, vec![set("a", 1)]).await.unwrap();
+        let claim = claim(&file).await;
+        let second = enqueue(&file, vec![set("a", 2)]).await.unwrap();
+        for accepted in [&first[0], &second[0]] {
+            assert_eq!(state(&file, accepted).await, JobState::Queued);
+        }
+        let queue = file.queue();
+        let jobs = queue
+            .read(&claim, Position::START, 10, Duration::ZERO)
+            .await;
+        let ids: Vec<_> = jobs.unwrap().iter().map(|job| job.id).collect();
+        assert_eq!(ids, [first[0].id, second[0].id]);
+    });
+}
+
+#[test]
+fn jobs_of_one_call_keep_their_order_also_where_one_depends_on_another() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = start(&disk).unwrap();
+        let claim = claim(&file).await;
+        let jobs = vec![set("a", 1), create("a", 2), set("b", 3)];
+        let accepted = enqueue(&file, jobs).await.unwrap();
+        assert!(accepted.windows(2).all(|pair| pair[0].id < pair[1].id));
+        assert!(succeeded(&state(&file, &accepted[0]).await));
+        assert_eq!(state(&file, &accepted[2]).await, JobState::Queued);
+        let after = accepted[0].id.position;
+        let jobs = file.queue().read(&claim, after, 10, Duration::ZERO).await;
+        assert_eq!(jobs.unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn condition_is_judged_and_requests_are_remembered_over_snapshots_and_restarts() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = start(&disk).unwrap();
+        let _claim = claim(&file).await;
+        let first = enqueue(&file, vec![create("a", 1)]).await.unwrap();
+        let other = NewJob {
+            idempotency: None,
+            keep_outcome: true,
+            ..create("a", 2)
+        };
+        let failed = enqueue(&file, vec![other]).await.unwrap();
+        let outcome = state(&file, &failed[0]).await;
+        assert!(
+            matches!(outcome, JobState::Finished(Outcome::Failed(_))),
+            "{outcome:?}"
+        );
+        let again = async |file: &JsonFile| {
+            let again = enqueue(file, vec![create("a", 1)]).await.unwrap();
+            assert_eq!((again[0].id, again[0].replayed), (first[0].id, true));
+        };
+        again(&file).await;
+        let killed = start(&disk.after_kill()).unwrap();
+        again(&killed).await;
+        file.store().compact().await.unwrap();
+        again(&start(&disk.after_kill()).unwrap()).await;
+        file.close().await.unwrap();
+        again(&start(&disk.after_kill()).unwrap()).await;
+    });
+}
+
+const JOBS: u64 = 12;
+
+/// Accepts jobs one after the other, each of which must be the first of its key; how many were acknowledged.
+async fn tell(disk: &SimulatedDisk, acknowledged: &mut u64) -> Result<()> {
+    let file = start(disk)?;
+    let _claim = claim(&file).await;
+    while *acknowledged < JOBS {
+        let number = *acknowledged + 1;
+        let jobs = vec![create(&format!("k{number}"), number), set("latest", number)];
+        enqueue(&file, jobs).await?;
+        *acknowledged = number;
+        if number.is_multiple_of(5) {
+            file.store().compact().await?;
+        }
+    }
+    file.close().await
+}
+
+#[test]
+fn what_was_applied_on_acceptance_survives_a_power_cut_at_any_step_and_is_applied_once() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        tell(&disk, &mut 0).await.unwrap();
+        let steps = disk.steps();
+        assert!(steps > 100, "{steps}");
+        for step in 1..=steps {
+            let disk = SimulatedDisk::new();
+            disk.plan(step, Fault::PowerCut);
+            let mut acknowledged = 0;
+            let _ = tell(&disk, &mut acknowledged).await;
+            for seed in 0..4 {
+                let left = disk.after_power_cut(seed);
+                let context = format!("step {step}, seed {seed}, {acknowledged} acknowledged");
+                let file = start(&left).unwrap_or_else(|error| panic!("{context}: {error:?}"));
+                let found = contents(&file.store()).await;
+                let latest = found.get("latest").copied().unwrap_or(0);
+                assert!(latest >= acknowledged, "{context}: {found:?}");
+                for number in 1..=latest {
+                    assert_eq!(found.get(&format!("k{number}")), Some(&number), "{context}");
+                }
+                let store = file.store();
+                let applied = store
+                    .applied(file.queue().id(), Partition(0))
+                    .await
+                    .unwrap();
+                // The same requests again are the same jobs.
+                let _claim = claim(&file).await;
+                for number in 1..=latest {
+                    let job = create(&format!("k{number}"), number);
+                    let again = enqueue(&file, vec![job]).await.unwrap();
+                    assert!(again[0].replayed, "{context}");
+                }
+                let next = enqueue(&file, vec![set("latest", 99)]).await.unwrap();
+                assert!(next[0].id.position > applied, "{context}");
+                assert!(succeeded(&state(&file, &next[0]).await), "{context}");
+            }
+        }
+    });
+}
+
+#[test]
+fn full_disk_refuses_a_job_before_it_is_accepted_and_uses_its_number_again() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = start(&disk).unwrap();
+        let _claim = claim(&file).await;
+        let first = enqueue(&file, vec![create("a", 1)]).await.unwrap();
+        disk.plan(disk.steps() + 1, Fault::FullFor(10));
+        let refused = enqueue(&file, vec![create("b", 2)]).await;
+        assert!(
+            matches!(refused, Err(crate::error::Error::StorageFull { .. })),
+            "{refused:?}"
+        );
+        disk.plan(u64::MAX, Fault::FullFor(0));
+        let second = enqueue(&file, vec![create("b", 2)]).await.unwrap();
+        assert!(!second[0].replayed);
+        assert_eq!(second[0].id.position.minor, first[0].id.position.minor + 1);
+    });
+}
