@@ -2,31 +2,33 @@
 //!
 //! Absence is not an error (`Ok(None)`). A backend keeps its own private errors and converts them here, in one place.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::model::entry::Version;
-use crate::model::id::{JobId, Partition, Position};
+use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::key::Key;
 
 /// What every fallible call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A boxed cause from a backend, so that no client library stands in this crate's public interface.
-pub type Source = Box<dyn std::error::Error + Send + Sync>;
+/// A cause from a backend, so that no client library appears in this crate's public interface. It is shared, so that one
+/// failure can answer many callers.
+pub type Source = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Why a call did not do what it was asked to do.
 ///
 /// Unless a variant says otherwise, nothing has happened. One error stands for one thing to do next; whether it is worth
 /// trying the same call again later is what [`Error::is_retryable`] says.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The input breaks a rule; sending it again cannot help.
     #[error("{subject} is invalid: {reason}")]
     Invalid {
-        /// What was checked: `key`, `value`, `job id`.
-        subject: &'static str,
+        /// What was checked.
+        subject: Subject,
         /// The rule, and where it was broken.
         reason: String,
     },
@@ -35,11 +37,11 @@ pub enum Error {
     #[error("{subject} is too large: the limit is {limit} {unit}")]
     TooLarge {
         /// What was measured.
-        subject: &'static str,
+        subject: Subject,
         /// The largest size allowed.
         limit: u64,
-        /// What `limit` counts: `bytes`, `characters`, `operations`.
-        unit: &'static str,
+        /// What `limit` counts.
+        unit: Unit,
     },
 
     /// A check of a commit did not hold: read again, then decide.
@@ -179,6 +181,19 @@ pub enum Error {
         reason: String,
     },
 
+    /// The store applies the jobs of another queue than the one it is used with. Use that queue, or let the store adopt
+    /// this one, which skips the jobs that still wait in the other.
+    #[error(
+        "the store applies queue {active}, and this is queue {queue}: jobs that still wait in the other one would be skipped; \
+         to go over to this queue all the same, start the worker once with --adopt-queue"
+    )]
+    WrongQueue {
+        /// The queue whose jobs the store applies.
+        active: QueueId,
+        /// The one it was used with.
+        queue: QueueId,
+    },
+
     /// A setting is wrong, or two of them do not go together.
     #[error("{0}")]
     Config(String),
@@ -199,7 +214,7 @@ impl Error {
         )
     }
 
-    pub(crate) fn invalid(subject: &'static str, reason: impl Into<String>) -> Self {
+    pub(crate) fn invalid(subject: Subject, reason: impl Into<String>) -> Self {
         Self::Invalid {
             subject,
             reason: reason.into(),
@@ -213,6 +228,82 @@ impl Error {
             source: None,
         }
     }
+}
+
+/// What an [`Error::Invalid`] or an [`Error::TooLarge`] is about. Its `Display` names it: `sync token`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant is the noun that it displays")]
+pub enum Subject {
+    Batch,
+    ChangeId,
+    Commit,
+    Delimiter,
+    Fingerprint,
+    Job,
+    JobId,
+    Key,
+    Limit,
+    Partition,
+    PartitionCount,
+    Position,
+    QueueId,
+    SyncToken,
+    Ttl,
+    Value,
+}
+
+impl Subject {
+    /// Returns the noun.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::ChangeId => "change id",
+            Self::Commit => "commit",
+            Self::Delimiter => "delimiter",
+            Self::Fingerprint => "fingerprint",
+            Self::Job => "job",
+            Self::JobId => "job id",
+            Self::Key => "key",
+            Self::Limit => "limit",
+            Self::Partition => "partition",
+            Self::PartitionCount => "partition count",
+            Self::Position => "position",
+            Self::QueueId => "queue id",
+            Self::SyncToken => "sync token",
+            Self::Ttl => "ttl",
+            Self::Value => "value",
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the limit of an [`Error::TooLarge`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant is the noun that it displays")]
+pub enum Unit {
+    Bytes,
+    Operations,
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bytes => "bytes",
+            Self::Operations => "operations",
+        })
+    }
+}
+
+/// Makes `cause` the source of an error.
+pub(crate) fn source(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Option<Source> {
+    Some(cause.into().into())
 }
 
 fn display_version(version: Option<Version>) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject, Unit};
 use crate::limits::{IDEMPOTENCY_WINDOW_DEFAULT, PAGE_VALUE_BYTES_MAX, VALUE_BYTES_DEFAULT};
 use crate::model::command::{Action, Command};
 use crate::model::entry::Entry;
@@ -105,7 +105,7 @@ pub struct JobReport {
 /// workers call it when they start.
 ///
 /// # Errors
-/// [`Error::Config`] if the store wants another number of partitions, or applies another queue.
+/// [`Error::Config`] if the store wants another number of partitions; [`Error::WrongQueue`] if it applies another queue.
 pub async fn join(store: &dyn Store, queue: &dyn JobQueue) -> Result<()> {
     if let Some(wanted) = store
         .partitions()
@@ -117,11 +117,10 @@ pub async fn join(store: &dyn Store, queue: &dyn JobQueue) -> Result<()> {
         )));
     }
     match store.active_queue().await? {
-        Some(active) if active != queue.id() => Err(Error::Config(format!(
-            "the store applies queue {active}, and this is queue {}: jobs that still wait in the other one would be skipped; \
-             to go over to this queue all the same, start the worker once with --adopt-queue",
-            queue.id()
-        ))),
+        Some(active) if active != queue.id() => Err(Error::WrongQueue {
+            active,
+            queue: queue.id(),
+        }),
         _ => {
             for partition in queue.partitions().iter() {
                 let applied = store.applied(queue.id(), partition).await?;
@@ -218,9 +217,9 @@ impl Service {
             .any(|operation| matches!(&operation.action, Action::Set { value, .. } if value.len() > limit));
         if over {
             Err(Error::TooLarge {
-                subject: "value",
+                subject: Subject::Value,
                 limit: limit as u64,
-                unit: "bytes",
+                unit: Unit::Bytes,
             })
         } else {
             Ok(())
@@ -315,7 +314,7 @@ impl Service {
     pub async fn wait_visible(&self, token: &JobId) -> Result<()> {
         let unknown = || {
             Error::invalid(
-                "sync token",
+                Subject::SyncToken,
                 format!("{token} names no write that this service has accepted"),
             )
         };

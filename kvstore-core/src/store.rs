@@ -71,7 +71,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// * [`Error::Conflict`](crate::error::Error::Conflict) names the first check that failed.
     /// * [`Error::Stale`](crate::error::Error::Stale) if the partition is not at `advance.from`.
-    /// * [`Error::Config`](crate::error::Error::Config) if `advance` is of another queue than the store's active one.
+    /// * [`Error::WrongQueue`](crate::error::Error::WrongQueue) if `advance` is of another queue than the store's active one.
     /// * [`Error::Invalid`](crate::error::Error::Invalid) if `advance` does not go forward, or its outcomes are out of order, of
     ///   jobs that it does not pass, or name writes that are not there.
     /// * [`Error::Full`](crate::error::Error::Full) if it holds a dead letter and there is no room for one more.

@@ -63,7 +63,9 @@ async fn act(role: String, shutdown: Shutdown) -> Result<(), Failure> {
         _ => {
             return Err(Error::Unavailable {
                 what: "can not open the folder".to_owned(),
-                source: Some("line one\nline two".into()),
+                source: Some(
+                    Box::<dyn std::error::Error + Send + Sync>::from("line one\nline two").into(),
+                ),
             }
             .into());
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use kvstore_core::error::{Subject, Unit};
 use kvstore_core::limits::CLAIM_PERIOD;
 use kvstore_core::memory::MemoryStore;
 use kvstore_core::model::command::{Action, Command, Expiry, Operation};
@@ -168,9 +169,9 @@ async fn job_that_is_refused_for_good_is_a_dead_letter_at_once_and_the_others_go
         let poison = poison.clone();
         move |commit| {
             writes_key(commit, &poison).then_some(Fault::Before(|| Error::TooLarge {
-                subject: "value",
+                subject: Subject::Value,
                 limit: 1,
-                unit: "bytes",
+                unit: Unit::Bytes,
             }))
         }
     });
@@ -250,7 +251,7 @@ async fn partition_waits_while_there_is_no_room_for_a_dead_letter() {
             };
             if writes_key(commit, &poison) {
                 return Some(Fault::Before(|| Error::Invalid {
-                    subject: "value",
+                    subject: Subject::Value,
                     reason: "the store does not want it".to_owned(),
                 }));
             }
@@ -640,7 +641,10 @@ async fn worker_ends_when_the_store_goes_over_to_another_queue() {
     store.adopt_queue(QueueId::random()).await.unwrap();
     let left = enqueue(&*queue, set(&key("k"), 2)).await;
     let ended = timeout(Duration::from_secs(1), worker.ended).await;
-    assert!(matches!(ended, Ok(Ok(Err(Error::Config(_))))), "{ended:?}");
+    assert!(
+        matches!(ended, Ok(Ok(Err(Error::WrongQueue { .. })))),
+        "{ended:?}"
+    );
     // The job is not blamed, and who comes next finds the partition free.
     assert_eq!(dead_letters(&*store).await, []);
     assert!(matches!(
@@ -662,7 +666,7 @@ async fn another_queue_is_taken_only_when_told() {
         Options::default(),
         std::future::pending(),
     );
-    assert!(matches!(refused.await, Err(Error::Config(_))));
+    assert!(matches!(refused.await, Err(Error::WrongQueue { .. })));
 
     let adopt = Options {
         adopt_queue: true,

@@ -513,7 +513,7 @@ pub async fn a_store_of_another_queue_is_refused(harness: &dyn QueueHarness) {
     );
     store.commit(Named::new(&store).step(0, 1)).await.unwrap();
     let error = crate::service::join(&store, &queue).await.unwrap_err();
-    assert!(matches!(error, Error::Config(_)), "{error}");
+    assert!(matches!(error, Error::WrongQueue { .. }), "{error}");
     store.adopt_queue(queue.id()).await.unwrap();
     open(harness).await;
 }

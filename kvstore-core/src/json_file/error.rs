@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::disk::{Disk, is_irregular};
 use super::journal;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, source};
 
 pub(super) fn corrupt(
     disk: &dyn Disk,
@@ -50,6 +50,6 @@ pub(super) fn io_error(path: &Path, what: &str, error: io::Error) -> Error {
     }
     Error::Unavailable {
         what: format!("{what} {}", path.display()),
-        source: Some(error.into()),
+        source: source(error),
     }
 }

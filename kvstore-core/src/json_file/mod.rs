@@ -68,7 +68,7 @@ pub use self::verify::{Inspection, Summary};
 use self::writer::Unstated;
 use self::writer::quota::Room;
 use crate::clock::{Clock, StoreTime, SystemClock};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, source};
 use crate::in_memory::state::Shared;
 use crate::model::id::Partition;
 use crate::queue::JobQueue;
@@ -151,7 +151,7 @@ impl JsonFile {
             .unwrap_or_else(|panic| {
                 Err(Error::Unavailable {
                     what: "opening failed".into(),
-                    source: Some(panic.into()),
+                    source: source(panic),
                 })
             })
     }

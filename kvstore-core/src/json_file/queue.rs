@@ -242,29 +242,19 @@ impl JobQueue for JsonQueue {
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
         let count = jobs.len();
-        let failed = |error: Error, count| {
-            let error = || match &error {
-                Error::Unknown { what, .. } => Error::Unknown {
-                    what: what.clone(),
-                    source: None,
-                },
-                _ => closed(),
-            };
-            (0..count).map(move |_| Err(error())).collect::<Vec<_>>()
-        };
         if let Err(error) = self.check_open() {
-            return failed(error, count);
+            return vec![Err(error); count];
         }
         let (mut answers, waits, turn) = match self.accept(jobs).await {
             Ok(accepted) => accepted,
-            Err(error) => return failed(error, count),
+            Err(error) => return vec![Err(error); count],
         };
         if let Some(turn) = turn {
             let count = waits.len();
             let waited = self
                 .ask(|answer| Request::Enqueue(waits, turn, answer))
                 .await;
-            answers.extend(waited.unwrap_or_else(|error| failed(error, count)));
+            answers.extend(waited.unwrap_or_else(|error| vec![Err(error); count]));
         }
         answers
     }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, StoreTime};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::in_memory::log::{Admission, Claims, PartitionLog, found_out, jobs_out};
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
@@ -100,7 +100,7 @@ impl MemoryQueue {
     fn log(&self, partition: Partition) -> Result<&Log> {
         self.logs.get(usize::from(partition.0)).ok_or_else(|| {
             Error::invalid(
-                "partition",
+                Subject::Partition,
                 format!("{partition} is not one of the {}", self.partitions),
             )
         })

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject, Unit};
 use crate::limits::{BATCH_OPERATIONS_MAX, TTL_MAX, TTL_MIN};
 use crate::model::id::{Fingerprint, PartitionCount};
 use crate::model::key::Key;
@@ -192,7 +192,7 @@ impl Command {
         };
         if !self.operations().iter().all(lives) {
             return Err(Error::invalid(
-                "ttl",
+                Subject::Ttl,
                 "it must be from 1 to 315360000 seconds (10 years)",
             ));
         }
@@ -201,15 +201,15 @@ impl Command {
         };
         let Some(first) = operations.first() else {
             return Err(Error::invalid(
-                "batch",
+                Subject::Batch,
                 "it must hold at least one operation",
             ));
         };
         if operations.len() > BATCH_OPERATIONS_MAX {
             return Err(Error::TooLarge {
-                subject: "batch",
+                subject: Subject::Batch,
                 limit: BATCH_OPERATIONS_MAX as u64,
-                unit: "operations",
+                unit: Unit::Operations,
             });
         }
         let mut keys = HashSet::with_capacity(operations.len());
@@ -218,7 +218,7 @@ impl Command {
             .find(|operation| !keys.insert(&operation.key))
         {
             return Err(Error::invalid(
-                "batch",
+                Subject::Batch,
                 format!("key {:?} stands in it twice", twice.key),
             ));
         }

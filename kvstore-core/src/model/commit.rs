@@ -2,6 +2,8 @@
 //!
 //! A store knows nothing of commands; [`evaluate`](crate::model::evaluate) turns those into this.
 
+use crate::error::{Error, Result, Subject};
+use crate::limits::DEAD_LETTERS_MAX;
 use crate::model::entry::Version;
 use crate::model::id::{Partition, Position, QueueId};
 use crate::model::job::{Dead, Summary};
@@ -34,6 +36,48 @@ pub struct Advance {
     pub outcomes: Vec<(Position, Verdict)>,
     /// The jobs between `from` and `to` are lost, and an operator has accepted it: they are unknown from then on.
     pub lost: bool,
+}
+
+impl Advance {
+    /// Checks what can be judged without a store, for a commit of `writes` writes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it does not go forward, or its outcomes are out of order, of jobs that it does not pass, or name
+    /// writes that the commit does not hold.
+    pub(crate) fn check(&self, writes: usize) -> Result<()> {
+        if self.to <= self.from {
+            return Err(Error::invalid(
+                Subject::Commit,
+                "it must advance the partition",
+            ));
+        }
+        let mut last = self.from;
+        for (position, verdict) in &self.outcomes {
+            let in_order = *position > last && *position <= self.to;
+            let has_writes = match verdict {
+                Verdict::Succeeded { first, count, .. } => {
+                    first.checked_add(*count).is_some_and(|end| end <= writes)
+                }
+                Verdict::Failed { .. } | Verdict::Dead(_) => true,
+            };
+            if !in_order || !has_writes {
+                return Err(Error::invalid(
+                    Subject::Commit,
+                    "its outcomes must be in order, and of writes that it holds",
+                ));
+            }
+            last = *position;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the refusal of one more dead letter, in the same words for every backend.
+pub(crate) fn dead_letters_full() -> Error {
+    Error::Full {
+        what: "the table of dead letters",
+        limit: DEAD_LETTERS_MAX as u64,
+    }
 }
 
 /// An outcome as the worker knows it before the commit. The store makes an [`Outcome`](crate::model::job::Outcome) of it, by filling in

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// One of the logs of a queue. Every key stands in exactly one, so its writes have one order.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ impl PartitionCount {
     pub fn new(count: u16) -> Result<Self> {
         std::num::NonZeroU16::new(count)
             .map(Self)
-            .ok_or_else(|| Error::invalid("partition count", "it must be at least 1"))
+            .ok_or_else(|| Error::invalid(Subject::PartitionCount, "it must be at least 1"))
     }
 
     /// The number.
@@ -99,7 +99,7 @@ impl FromStr for Position {
         if position.to_string() == text {
             Ok(position)
         } else {
-            Err(malformed("position"))
+            Err(malformed(Subject::Position))
         }
     }
 }
@@ -107,12 +107,12 @@ impl FromStr for Position {
 /// Digits only: `u64::from_str` would also take a sign.
 fn digits(text: &str) -> Result<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(malformed("position"));
+        return Err(malformed(Subject::Position));
     }
-    text.parse().map_err(|_| malformed("position"))
+    text.parse().map_err(|_| malformed(Subject::Position))
 }
 
-fn malformed(subject: &'static str) -> Error {
+fn malformed(subject: Subject) -> Error {
     Error::invalid(subject, "it is not of the form that this service hands out")
 }
 
@@ -143,11 +143,11 @@ impl FromStr for QueueId {
                 .bytes()
                 .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         {
-            return Err(malformed("queue id"));
+            return Err(malformed(Subject::QueueId));
         }
         u64::from_str_radix(text, 16)
             .map(Self)
-            .map_err(|_| malformed("queue id"))
+            .map_err(|_| malformed(Subject::QueueId))
     }
 }
 
@@ -178,18 +178,18 @@ impl FromStr for JobId {
         let (Some(queue), Some(partition), Some(position), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(malformed("job id"));
+            return Err(malformed(Subject::JobId));
         };
         let id = Self {
-            queue: queue.parse().map_err(|_| malformed("job id"))?,
-            partition: Partition(partition.parse().map_err(|_| malformed("job id"))?),
-            position: position.parse().map_err(|_| malformed("job id"))?,
+            queue: queue.parse().map_err(|_| malformed(Subject::JobId))?,
+            partition: Partition(partition.parse().map_err(|_| malformed(Subject::JobId))?),
+            position: position.parse().map_err(|_| malformed(Subject::JobId))?,
         };
         // One text for each id: "+1" and "01" also parse as numbers.
         if id.to_string() == text {
             Ok(id)
         } else {
-            Err(malformed("job id"))
+            Err(malformed(Subject::JobId))
         }
     }
 }
@@ -243,9 +243,9 @@ impl FromStr for Fingerprint {
 
     fn from_str(text: &str) -> Result<Self> {
         if text.len() != 32 {
-            return Err(malformed("fingerprint"));
+            return Err(malformed(Subject::Fingerprint));
         }
-        let number = u128::from_str_radix(text, 16).map_err(|_| malformed("fingerprint"))?;
+        let number = u128::from_str_radix(text, 16).map_err(|_| malformed(Subject::Fingerprint))?;
         Ok(Self(number.to_be_bytes()))
     }
 }

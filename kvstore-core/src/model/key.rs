@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::limits::KEY_CHARS_MAX;
 use crate::model::id::{Partition, PartitionCount};
 
@@ -34,7 +34,7 @@ impl Key {
     pub fn new(text: &str) -> Result<Self> {
         match Self::broken_rule(text) {
             None => Ok(Self(text.into())),
-            Some(rule) => Err(Error::invalid("key", rule)),
+            Some(rule) => Err(Error::invalid(Subject::Key, rule)),
         }
     }
 
@@ -189,7 +189,13 @@ mod tests {
             &"é".repeat(513),
         ] {
             assert!(
-                matches!(Key::new(bad), Err(Error::Invalid { subject: "key", .. })),
+                matches!(
+                    Key::new(bad),
+                    Err(Error::Invalid {
+                        subject: Subject::Key,
+                        ..
+                    })
+                ),
                 "{bad:?}"
             );
         }

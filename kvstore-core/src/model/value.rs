@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::model::json;
 
 /// A checked JSON text (RFC 8259) without white space between its tokens, so it is always one line.
@@ -40,7 +40,7 @@ impl Value {
             Ok(None) => Ok(Self(Bytes::copy_from_slice(text))),
             Ok(Some(compacted)) => Ok(Self(compacted.into_boxed_slice().into())),
             Err(error) => Err(Error::invalid(
-                "value",
+                Subject::Value,
                 format!(
                     "it is not JSON: expected {} at {}",
                     error.expected,
@@ -56,7 +56,7 @@ impl Value {
     /// [`Error::Invalid`] if it has none (a map whose keys are not text) or is nested too deep.
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
         let text = serde_json::to_vec(value)
-            .map_err(|error| Error::invalid("value", error.to_string()))?;
+            .map_err(|error| Error::invalid(Subject::Value, error.to_string()))?;
         Self::parse(text)
     }
 
@@ -71,7 +71,8 @@ impl Value {
     /// # Errors
     /// [`Error::Invalid`] if it is something else.
     pub fn to<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.0).map_err(|error| Error::invalid("value", error.to_string()))
+        serde_json::from_slice(&self.0)
+            .map_err(|error| Error::invalid(Subject::Value, error.to_string()))
     }
 
     /// The text, as bytes.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, source};
 use crate::json_file::JsonReader;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
@@ -74,10 +74,10 @@ impl FolderQueue {
             .await?;
         // It may have gone over to another one since.
         match self.store.active_queue().await? {
-            Some(active) if active != self.id() => Err(Error::Config(format!(
-                "the folder applies queue {active} now, and this is queue {}",
-                self.id()
-            ))),
+            Some(active) if active != self.id() => Err(Error::WrongQueue {
+                active,
+                queue: self.id(),
+            }),
             _ => Ok(()),
         }
     }
@@ -109,7 +109,7 @@ impl FolderQueue {
         let moved = self.queue().start_after(job.partition, applied).await;
         Error::Unavailable {
             what: "the queue was older than its folder".to_owned(),
-            source: moved.err().map(Into::into),
+            source: moved.err().and_then(source),
         }
     }
 }
@@ -136,7 +136,7 @@ impl JobQueue for FolderQueue {
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
         let applied = match self.applied(&jobs).await {
             Ok(applied) => applied,
-            Err(error) => return jobs.iter().map(|_| Err(refused(&error))).collect(),
+            Err(error) => return vec![Err(error); jobs.len()],
         };
         let mut answers = self.queue().enqueue(jobs).await;
         for (answer, applied) in answers.iter_mut().zip(applied) {
@@ -208,14 +208,5 @@ impl JobQueue for FolderQueue {
     async fn close(&self) -> Result<()> {
         self.redis.close();
         Ok(())
-    }
-}
-
-/// The same for one more: one error answers many, and can't be cloned. Whoever asks can do nothing about a setting.
-fn refused(error: &Error) -> Error {
-    let source = std::error::Error::source(error);
-    Error::Unavailable {
-        what: error.to_string(),
-        source: source.map(|source| source.to_string().into()),
     }
 }

@@ -75,14 +75,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-use crate::error::Error;
 use crate::error::in_one_line;
+use crate::error::{Error, source};
 pub use notify::notify_ready;
 pub use settings::{Fallback, Program, Setting, Settings, bytes, duration, within};
 pub use shared::{LogFormat, STORE, Shared};
 
 /// Why a program can't start or go on; anything that is an error converts into it.
-pub type Failure = crate::error::Source;
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The exit code for settings that are wrong.
 const WRONG_SETTINGS: u8 = 2;
@@ -222,7 +222,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
         .await
         .map_err(|error| Error::Unavailable {
             what: format!("can not listen on {address}"),
-            source: Some(error.into()),
+            source: source(error),
         })
 }
 

@@ -11,7 +11,7 @@ use redis::{
     ScriptInvocation, ServerErrorKind, Value,
 };
 
-use crate::error::{Error, Result, Source};
+use crate::error::{Error, Result, Subject, source};
 use crate::model::id::{Partition, PartitionCount, Position, QueueId};
 use crate::redis::address::Address;
 use crate::redis::keys::Keys;
@@ -343,7 +343,7 @@ impl Session {
             Ok(())
         } else {
             Err(Error::invalid(
-                "partition",
+                Subject::Partition,
                 format!("the store has {}, from 0 on", self.partitions),
             ))
         }
@@ -453,13 +453,9 @@ fn not_opened(address: &Address, error: RedisError) -> Error {
     };
     Error::Unavailable {
         what: format!("Redis at {} {what}", address.endpoints()),
-        source: Some(cause(error)),
+        // The client's error names its cause itself, and again as its source.
+        source: source(error.to_string()),
     }
-}
-
-/// The client's error in its own words. It names its cause itself, and again as its source.
-fn cause(error: RedisError) -> Source {
-    error.to_string().into()
 }
 
 /// Whether the connection turned out to be broken, which it may have been for long: the next one may do.
@@ -483,7 +479,7 @@ fn is_passing(error: &RedisError) -> bool {
 pub(crate) fn not_reached(error: RedisError) -> Error {
     Error::Unavailable {
         what: "the Redis server does not answer as it should".to_owned(),
-        source: Some(cause(error)),
+        source: source(error.to_string()),
     }
 }
 
@@ -495,7 +491,7 @@ fn not_changed(what: &str, error: RedisError) -> Error {
     } else {
         Error::Unknown {
             what: what.to_owned(),
-            source: Some(cause(error)),
+            source: source(error.to_string()),
         }
     }
 }

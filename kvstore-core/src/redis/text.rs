@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::model::commit::Verdict;
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position};
@@ -63,7 +63,7 @@ pub(crate) fn verdict_text(verdict: &Verdict) -> Result<(&'static str, String, u
 }
 
 fn text<T: serde::Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Error::invalid("commit", error.to_string()))
+    serde_json::to_string(value).map_err(|error| Error::invalid(Subject::Commit, error.to_string()))
 }
 
 /// What a kept outcome says.

@@ -15,7 +15,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::limits::PAGE_ENTRIES_MAX;
 use crate::model::commit::Commit;
 use crate::model::entry::{Entry, Timestamp, Version};
@@ -102,7 +102,7 @@ pub trait StoreExt: Store {
         let sum = move |old: Option<i64>| {
             old.unwrap_or(0)
                 .checked_add(by)
-                .ok_or_else(|| Error::invalid("value", "the sum is beyond a 64-bit integer"))
+                .ok_or_else(|| Error::invalid(Subject::Value, "the sum is beyond a 64-bit integer"))
         };
         try_update(self, Key::new(key), sum)
     }

@@ -127,8 +127,9 @@ impl Default for Options {
 /// killing the process: safe, but its claims stay taken until they run out. Neither store nor queue is closed.
 ///
 /// # Errors
-/// Those of [`join`], at once. Later only [`Error::Config`](crate::Error::Config): the store has gone over to another
-/// queue. A store or queue that is down is waited for.
+/// Those of [`join`], at once. Later only [`Error::WrongQueue`](crate::Error::WrongQueue): the store has gone over to another
+/// queue, and [`Error::Config`](crate::Error::Config): a server is set up otherwise by now. A store or queue that is down is
+/// waited for.
 pub async fn run(
     store: Arc<dyn Store>,
     queue: Arc<dyn JobQueue>,

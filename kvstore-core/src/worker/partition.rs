@@ -10,7 +10,7 @@
 //! | `Stale`: another worker was faster | go on from its position; no attempt |
 //! | `Unavailable`, `Unknown`, …: the store is down | wait, the whole partition, so nothing is overtaken; no attempt |
 //! | anything else, or a panic: the job is refused | an attempt. In a batch of several: again, each alone. Alone: for good, or after too many attempts, a dead letter; otherwise wait |
-//! | `Config`: the store applies another queue | the worker ends |
+//! | `WrongQueue`, `Config`: the store applies another queue, or a setting is wrong | the worker ends |
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -115,7 +115,7 @@ impl Blame {
             | Error::Full { .. }
             | Error::Locked { .. }
             | Error::Corrupt { .. } => Self::Backend,
-            Error::Config(_) => Self::Settings,
+            Error::WrongQueue { .. } | Error::Config(_) => Self::Settings,
             Error::Invalid { .. } | Error::TooLarge { .. } => Self::Job { for_good: true },
             _ => Self::Job { for_good: false },
         }
@@ -151,7 +151,7 @@ impl PartitionTask {
     /// Works until it is told to end.
     ///
     /// # Errors
-    /// [`Error::Config`]: the store applies another queue by now.
+    /// [`Error::WrongQueue`]: the store applies another queue by now; [`Error::Config`]: a setting is wrong by now.
     pub(crate) async fn run(mut self) -> Result<()> {
         loop {
             let ending = match self.until() {

@@ -4,13 +4,14 @@
 //! what clients of such services read. What happened inside goes to the log, never into an answer.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
     WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
-use kvstore_core::error::in_one_line;
+use kvstore_core::error::{Subject, Unit, in_one_line};
 use kvstore_core::model::id::JobId;
 use kvstore_core::{Entry, Error, Key, Version};
 use serde::Serialize;
@@ -155,7 +156,7 @@ impl Problem {
         .with("limit_bytes", limit_bytes)
     }
 
-    fn too_large(subject: &str, limit_bytes: u64) -> Box<Self> {
+    fn too_large(subject: impl fmt::Display, limit_bytes: u64) -> Box<Self> {
         Self::new(
             Kind::TooLarge,
             format!("the {subject} is too large: the limit is {limit_bytes} bytes"),
@@ -354,17 +355,22 @@ impl From<Error> for Box<Problem> {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
-            Error::Invalid { subject: "sync token" | "job id" | "cursor", .. } => Problem::malformed(text),
-            Error::Invalid { subject, reason } => Problem::field(Field::value_error(Place::In("body", subject), &reason, None)),
-            Error::TooLarge { subject, limit, unit: "bytes" } => Problem::too_large(subject, limit),
-            Error::TooLarge { subject, .. } => Problem::field(Field::value_error(Place::In("body", subject), &text, None)),
+            Error::Invalid { subject: Subject::SyncToken | Subject::JobId, .. } => Problem::malformed(text),
+            Error::Invalid { subject, reason } => Problem::field(Field::value_error(Place::In("body", subject.as_str()), &reason, None)),
+            Error::TooLarge { subject, limit, unit: Unit::Bytes } => Problem::too_large(subject, limit),
+            Error::TooLarge { subject, .. } => Problem::field(Field::value_error(Place::In("body", subject.as_str()), &text, None)),
             Error::CrossPartition { .. } => Problem::new(Kind::CrossPartition, text),
             Error::KeyReused => Problem::new(Kind::IdempotencyKeyReused, text),
             Error::Compacted => Problem::new(Kind::HistoryCompacted, text),
             Error::NotFound { .. } => Problem::new(Kind::NotFound, text),
             Error::Full { .. } => Problem::unavailable(Kind::Overloaded, text),
             Error::NotYetVisible { .. } => Problem::unavailable(Kind::NotYetVisible, text),
-            Error::Unavailable { .. } | Error::Poisoned { .. } | Error::Locked { .. } => {
+            // What only an operator can change: another queue, a server that is set up otherwise by now.
+            Error::Unavailable { .. }
+            | Error::Poisoned { .. }
+            | Error::Locked { .. }
+            | Error::WrongQueue { .. }
+            | Error::Config(_) => {
                 Problem::unavailable(Kind::Unavailable, "the service can't do this now").because(error)
             }
             // Who writes, and where, is not for whoever asks.
@@ -415,13 +421,13 @@ mod tests {
         };
         let gone = || "secret detail".to_owned();
         for (error, status, name, retry) in [
-            (invalid("sync token"), 400, "malformed", None),
-            (invalid("ttl"), 422, "invalid", None),
+            (invalid(Subject::SyncToken), 400, "malformed", None),
+            (invalid(Subject::Ttl), 422, "invalid", None),
             (
                 Error::TooLarge {
-                    subject: "value",
+                    subject: Subject::Value,
                     limit: 9,
-                    unit: "bytes",
+                    unit: Unit::Bytes,
                 },
                 413,
                 "too-large",
@@ -429,9 +435,9 @@ mod tests {
             ),
             (
                 Error::TooLarge {
-                    subject: "batch",
+                    subject: Subject::Batch,
                     limit: 9,
-                    unit: "operations",
+                    unit: Unit::Operations,
                 },
                 422,
                 "invalid",
@@ -505,7 +511,16 @@ mod tests {
                 "outcome-unknown",
                 None,
             ),
-            (Error::Config(gone()), 500, "internal", None),
+            (
+                Error::WrongQueue {
+                    active: QueueId::random(),
+                    queue: QueueId::random(),
+                },
+                503,
+                "unavailable",
+                Some("1"),
+            ),
+            (Error::Config(gone()), 503, "unavailable", Some("1")),
             (
                 Error::Corrupt {
                     path: "/secret".into(),

@@ -184,7 +184,7 @@ pub async fn a_second_queue_is_refused_until_adopted(harness: &dyn StoreHarness)
         ..named.step(from, to)
     };
     let error = store.commit(foreign(second, 0, 1)).await.unwrap_err();
-    assert!(matches!(error, Error::Config(_)), "{error}");
+    assert!(matches!(error, Error::WrongQueue { .. }), "{error}");
     assert_eq!(get(&store, &key("a")).await, None);
     assert_eq!(second.applied(&store).await, at(0));
 
@@ -194,7 +194,7 @@ pub async fn a_second_queue_is_refused_until_adopted(harness: &dyn StoreHarness)
     assert_eq!(store.active_queue().await.unwrap(), Some(second.queue));
     store.commit(foreign(second, 0, 1)).await.unwrap();
     let error = store.commit(foreign(first, 5, 6)).await.unwrap_err();
-    assert!(matches!(error, Error::Config(_)), "{error}");
+    assert!(matches!(error, Error::WrongQueue { .. }), "{error}");
 
     // Nothing of the first is forgotten, so going back to it skips and repeats nothing.
     assert_eq!(first.applied(&store).await, at(5));

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::idempotency::{IdempotencyTable, Remembered};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject, Unit};
 use crate::model::entry::Timestamp;
 use crate::model::id::{Fingerprint, JobId, Partition, Position, QueueId};
 use crate::model::job::{Job, NewJob};
@@ -130,9 +130,9 @@ impl PartitionLog {
         let full = |what, limit| Err(Error::Full { what, limit });
         if size > self.bytes_max {
             return Err(Error::TooLarge {
-                subject: "job",
+                subject: Subject::Job,
                 limit: self.bytes_max as u64,
-                unit: "bytes",
+                unit: Unit::Bytes,
             });
         }
         if self.jobs.len() >= self.jobs_max {

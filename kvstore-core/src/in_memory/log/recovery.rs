@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::idempotency::Remembered;
 use super::partition::PartitionLog;
 use crate::clock::first_number;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::model::entry::Timestamp;
 use crate::model::id::Position;
 use crate::model::job::Job;
@@ -16,7 +16,10 @@ impl PartitionLog {
     /// Continues the numbering behind `last`, with the jobs up to `trimmed` dropped. It comes first.
     pub(crate) fn restore_numbering(&mut self, last: Position, trimmed: Position) -> Result<()> {
         if trimmed > last || !self.jobs.is_empty() {
-            return Err(Error::invalid("position", "the numbering is out of order"));
+            return Err(Error::invalid(
+                Subject::Position,
+                "the numbering is out of order",
+            ));
         }
         self.last = last;
         self.trimmed = trimmed;
@@ -28,14 +31,17 @@ impl PartitionLog {
     pub(crate) fn restore_job(&mut self, job: Job, remembered: Option<Remembered>) -> Result<()> {
         let position = job.id.position;
         if job.id.queue != self.queue || job.id.partition != self.partition {
-            return Err(Error::invalid("job", "it is of another queue or partition"));
+            return Err(Error::invalid(
+                Subject::Job,
+                "it is of another queue or partition",
+            ));
         }
         let follows = self
             .jobs
             .back()
             .is_none_or(|before| before.id.position < position);
         if position.minor == 0 || !follows {
-            return Err(Error::invalid("job", "its position is out of order"));
+            return Err(Error::invalid(Subject::Job, "its position is out of order"));
         }
         self.last = self.last.max(position);
         if let Some(remembered) = remembered {

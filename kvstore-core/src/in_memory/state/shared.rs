@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use super::row::Row;
 use super::{Record, Staging, State};
 use crate::clock::StoreTime;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::limits::PAGE_ENTRIES_MAX;
 use crate::model::commit::Commit;
 use crate::model::entry::{Entry, EntryRef, Timestamp, Version};
@@ -273,12 +273,12 @@ impl Shared {
     pub(crate) fn list(&self, request: &ListRequest) -> Result<Page> {
         if !(1..=PAGE_ENTRIES_MAX).contains(&request.limit) {
             return Err(Error::invalid(
-                "limit",
+                Subject::Limit,
                 format!("it must be from 1 to {PAGE_ENTRIES_MAX}"),
             ));
         }
         if request.delimiter.as_deref() == Some("") {
-            return Err(Error::invalid("delimiter", "it must not be empty"));
+            return Err(Error::invalid(Subject::Delimiter, "it must not be empty"));
         }
         let now = self.now();
         let state = self.read();
@@ -330,7 +330,10 @@ impl Shared {
             WatchFrom::After(id) => {
                 let version = id.as_str().parse().map(Version);
                 version.map_err(|_| {
-                    Error::invalid("change id", "it is not one that this store handed out")
+                    Error::invalid(
+                        Subject::ChangeId,
+                        "it is not one that this store handed out",
+                    )
                 })?
             }
         };

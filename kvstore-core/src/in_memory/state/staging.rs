@@ -7,7 +7,7 @@ use super::record::{Advanced, Record};
 use super::row::Row;
 use crate::error::{Error, Result};
 use crate::limits::{DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX, EXPIRE_BATCH};
-use crate::model::commit::{Advance, Commit, Committed, Verdict};
+use crate::model::commit::{Advance, Commit, Committed, Verdict, dead_letters_full};
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::{Applied, Failed, Outcome, Succeeded};
@@ -105,7 +105,10 @@ impl<'a> Staging<'a> {
 
     fn check_advance(&self, advance: &Advance, writes: usize) -> Result<()> {
         if let Some(active) = self.active.filter(|active| *active != advance.queue) {
-            return Err(wrong_queue(active, advance.queue));
+            return Err(Error::WrongQueue {
+                active,
+                queue: advance.queue,
+            });
         }
         let id = (advance.queue, advance.partition);
         let applied = self.applied(id);
@@ -115,26 +118,7 @@ impl<'a> Staging<'a> {
                 applied,
             });
         }
-        if advance.to <= advance.from {
-            return Err(Error::invalid("commit", "it must advance the partition"));
-        }
-        let mut last = advance.from;
-        for (position, verdict) in &advance.outcomes {
-            let in_order = *position > last && *position <= advance.to;
-            let has_writes = match verdict {
-                Verdict::Succeeded { first, count, .. } => {
-                    first.checked_add(*count).is_some_and(|end| end <= writes)
-                }
-                Verdict::Failed { .. } | Verdict::Dead(_) => true,
-            };
-            if !in_order || !has_writes {
-                return Err(Error::invalid(
-                    "commit",
-                    "its outcomes must be in order, and of writes that it holds",
-                ));
-            }
-            last = *position;
-        }
+        advance.check(writes)?;
         let letters = advance
             .outcomes
             .iter()
@@ -145,17 +129,15 @@ impl<'a> Staging<'a> {
         let mut dead = None;
         for letter in letters {
             let (count, bytes) = dead.unwrap_or_else(|| self.dead_size(id));
-            let full = |what, limit: usize| Error::Full {
-                what,
-                limit: limit as u64,
-            };
             if count >= DEAD_LETTERS_MAX {
-                return Err(full("the table of dead letters", DEAD_LETTERS_MAX));
+                return Err(dead_letters_full());
             }
             // The last one may pass the bound, so that no letter is too large for an empty table.
             if bytes >= DEAD_LETTERS_BYTES_MAX {
-                let what = "the table of dead letters (bytes)";
-                return Err(full(what, DEAD_LETTERS_BYTES_MAX));
+                return Err(Error::Full {
+                    what: "the table of dead letters (bytes)",
+                    limit: DEAD_LETTERS_BYTES_MAX as u64,
+                });
             }
             dead = Some((count + 1, bytes + letter));
         }
@@ -300,10 +282,6 @@ impl<'a> Staging<'a> {
             ..self.record()
         })
     }
-}
-
-fn wrong_queue(active: QueueId, other: QueueId) -> Error {
-    Error::Config(format!("the store applies queue {active}, not {other}"))
 }
 
 /// Room for what an entry takes: keys and values, in bytes.

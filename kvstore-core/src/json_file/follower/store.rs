@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::clock::{Clock, StoreTime};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, source};
 use crate::in_memory::state::{Shared, State};
 use crate::json_file::disk::lock;
 use crate::json_file::error::io_error;
@@ -184,7 +184,7 @@ impl JsonReader {
         // One that began after this call has done it for us.
         let is_done = self.0.looks.load(Ordering::SeqCst) > before;
         if let Some(trouble) = &following.trouble {
-            return Err(again(trouble));
+            return Err(trouble.clone());
         }
         let is_current = || {
             let follower = following.follower.as_ref();
@@ -209,7 +209,7 @@ async fn look_aside(inner: &Arc<Inner>, following: OwnedMutexGuard<Following>) -
         .unwrap_or_else(|panic| {
             Err(Error::Unavailable {
                 what: "following the folder failed".into(),
-                source: Some(panic.into()),
+                source: source(panic),
             })
         })
 }
@@ -261,7 +261,7 @@ impl Inner {
                 }
                 // The place in the files may be wrong by now.
                 following.follower = None;
-                following.trouble = Some(again(&error));
+                following.trouble = Some(error.clone());
                 Err(error)
             }
         }
@@ -338,24 +338,6 @@ impl Inner {
             ),
             source: None,
         })
-    }
-}
-
-/// The same error once more.
-fn again(error: &Error) -> Error {
-    match error {
-        Error::Corrupt { path, line, detail } => Error::Corrupt {
-            path: path.clone(),
-            line: *line,
-            detail: detail.clone(),
-        },
-        error => {
-            let source = std::error::Error::source(error);
-            Error::Unavailable {
-                what: error.to_string(),
-                source: source.map(|source| source.to_string().into()),
-            }
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, source};
 use crate::in_memory::state::{Record, Shared, Staging};
 use crate::json_file::disk::Disk;
 use crate::json_file::journal::chain::Kind;
@@ -222,33 +222,7 @@ struct Writer {
 }
 
 /// A change that was judged and waits to be answered.
-type Reply = Box<dyn FnOnce(Result<(), &GroupError>) + Send>;
-
-/// What became of a group.
-enum GroupError {
-    Full(String),
-    Broken(String),
-    /// It was not even tried.
-    Poisoned(String),
-}
-
-impl GroupError {
-    /// As an answer to one of the group. After a broken write or sync it may be on the disk all the same.
-    fn to_error(&self) -> Error {
-        match self {
-            Self::Full(detail) => Error::StorageFull {
-                detail: detail.clone(),
-            },
-            Self::Broken(detail) => Error::Unknown {
-                what: "the write is on the disk".to_owned(),
-                source: Some(detail.clone().into()),
-            },
-            Self::Poisoned(reason) => Error::Poisoned {
-                reason: reason.clone(),
-            },
-        }
-    }
-}
+type Reply = Box<dyn FnOnce(Result<()>) + Send>;
 
 impl Writer {
     fn run(&mut self, mut requests: mpsc::Receiver<Request>) {
@@ -335,11 +309,11 @@ impl Writer {
             if let Some(acceptance) = &mut self.acceptance {
                 match &result {
                     Ok(()) => acceptance.publish(),
-                    Err(error) => acceptance.withdraw(matches!(error, GroupError::Full(_))),
+                    Err(error) => acceptance.withdraw(matches!(error, Error::StorageFull { .. })),
                 }
             }
             for reply in replies {
-                reply(result.as_ref().copied());
+                reply(result.clone());
             }
         }
     }
@@ -404,11 +378,9 @@ impl Writer {
                 (call, Vec::new())
             }
         };
-        let reply = move |result: Result<(), &GroupError>| {
+        let reply = move |result: Result<()>| {
             let answers = call.answers.into_iter().map(|answer| match answer {
-                Answered::Done(Ok(accepted)) => {
-                    Answered::Done(result.map_err(GroupError::to_error).map(|()| accepted))
-                }
+                Answered::Done(Ok(accepted)) => Answered::Done(result.clone().map(|()| accepted)),
                 other => other,
             });
             let answers = answers.collect();
@@ -429,9 +401,11 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, records: Vec<Record>, lines: &[Vec<u8>]) -> Result<(), GroupError> {
+    fn write(&mut self, records: Vec<Record>, lines: &[Vec<u8>]) -> Result<()> {
         if let Some(reason) = &self.poisoned {
-            return Err(GroupError::Poisoned(reason.clone()));
+            return Err(Error::Poisoned {
+                reason: reason.clone(),
+            });
         }
         if records.is_empty() {
             return Ok(());
@@ -447,10 +421,15 @@ impl Writer {
             }
             Err(AppendError::Full(error)) => {
                 self.is_full = true;
-                let folder = self.disk.path().display();
-                Err(GroupError::Full(format!("{folder}: {error}")))
+                Err(Error::StorageFull {
+                    detail: format!("{}: {error}", self.disk.path().display()),
+                })
             }
-            Err(AppendError::Broken(error)) => Err(GroupError::Broken(self.poison(&error))),
+            // It may be on the disk all the same.
+            Err(AppendError::Broken(error)) => Err(Error::Unknown {
+                what: "the write is on the disk".to_owned(),
+                source: source(self.poison(&error)),
+            }),
         }
     }
 
@@ -606,7 +585,7 @@ impl Writer {
             let what = "can't bring data.json up to date".to_owned();
             let _ = waiter.send(Err(Error::Unavailable {
                 what,
-                source: Some(error.to_string().into()),
+                source: source(error.to_string()),
             }));
         }
     }
@@ -626,7 +605,7 @@ impl Writer {
         self.expire_all()?;
         let failed = |error: io::Error| Error::Unavailable {
             what: "can't bring data.json up to date; the journal has everything".to_owned(),
-            source: Some(error.into()),
+            source: source(error),
         };
         self.journal.finish().map_err(failed)?;
         self.number += 1;
@@ -651,8 +630,7 @@ impl Writer {
                 None => return Ok(()),
                 Some(record) => {
                     let line = record::encode(&record);
-                    self.write(vec![record], &[line])
-                        .map_err(|error| error.to_error())?;
+                    self.write(vec![record], &[line])?;
                 }
             }
         }
@@ -669,8 +647,8 @@ fn reply<T: Send + 'static>(
         Ok((record, value)) => (record, Ok(value)),
         Err(error) => (None, Err(error)),
     };
-    let reply = move |result: Result<(), &GroupError>| {
-        let _ = answer.send(result.map_err(GroupError::to_error).and(judged));
+    let reply = move |result: Result<()>| {
+        let _ = answer.send(result.and(judged));
     };
     (record, Box::new(reply))
 }

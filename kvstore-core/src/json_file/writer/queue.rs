@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::StoreTime;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, source};
 use crate::in_memory::log::{Admission, PartitionLog};
 use crate::json_file::disk::Disk;
 use crate::json_file::error::disk_error;
@@ -254,10 +254,6 @@ impl Writer {
         }
         self.shared.log().start_after(position);
         self.write(&[member_line("last", &position)], true)
-            .map_err(|error| match error {
-                GroupError::Full(detail) => Error::StorageFull { detail },
-                GroupError::Broken(reason) => Error::Poisoned { reason },
-            })
     }
 
     /// Gives a job its place, and its line.
@@ -295,7 +291,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, lines: &[Vec<u8>], has_jobs: bool) -> Result<(), GroupError> {
+    fn write(&mut self, lines: &[Vec<u8>], has_jobs: bool) -> Result<()> {
         if lines.is_empty() || self.shared.poisoned.get().is_some() {
             return Ok(());
         }
@@ -306,10 +302,13 @@ impl Writer {
             self.journal.write(lines)
         };
         let result = written.map_err(|error| match error {
-            AppendError::Full(error) => {
-                GroupError::Full(format!("{}: {error}", self.disk.path().display()))
-            }
-            AppendError::Broken(error) => GroupError::Broken(self.poison(&error)),
+            AppendError::Full(error) => Error::StorageFull {
+                detail: format!("{}: {error}", self.disk.path().display()),
+            },
+            AppendError::Broken(error) => Error::Unknown {
+                what: "the job is in the queue".to_owned(),
+                source: source(self.poison(&error)),
+            },
         });
         let mut log = self.shared.log();
         if result.is_ok() {
@@ -397,24 +396,12 @@ impl Writer {
     }
 }
 
-/// What became of a group.
-enum GroupError {
-    Full(String),
-    Broken(String),
-}
-
 impl Judged {
-    fn answer(self, group: &Result<(), GroupError>) -> Result<Accepted> {
-        match (self, group) {
-            (Self::Refused(error), _) => Err(error),
-            (Self::Known(accepted), _) | (Self::Pending(accepted), Ok(())) => Ok(accepted),
-            (Self::Pending(_), Err(GroupError::Full(detail))) => Err(Error::StorageFull {
-                detail: detail.clone(),
-            }),
-            (Self::Pending(_), Err(GroupError::Broken(reason))) => Err(Error::Unknown {
-                what: "the job is in the queue".into(),
-                source: Some(reason.clone().into()),
-            }),
+    fn answer(self, group: &Result<()>) -> Result<Accepted> {
+        match self {
+            Self::Refused(error) => Err(error),
+            Self::Known(accepted) => Ok(accepted),
+            Self::Pending(accepted) => group.clone().map(|()| accepted),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject, Unit};
 use crate::in_memory::log::Remembered;
 use crate::limits::WORK_BATCH_JOBS;
 use crate::model::id::{Partition, Position};
@@ -134,9 +134,9 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
     for waiting in batch {
         if waiting.job.size_bytes() > queue.bytes_max {
             waiting.answer(Err(Error::TooLarge {
-                subject: "job",
+                subject: Subject::Job,
                 limit: queue.bytes_max as u64,
-                unit: "bytes",
+                unit: Unit::Bytes,
             }));
             continue;
         }
@@ -145,7 +145,7 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
                 texts.push(text);
                 sent.push(waiting);
             }
-            Err(error) => waiting.answer(Err(Error::invalid("job", error.to_string()))),
+            Err(error) => waiting.answer(Err(Error::invalid(Subject::Job, error.to_string()))),
         }
     }
     if sent.is_empty() {
@@ -196,25 +196,10 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
         Ok(_) => sent
             .into_iter()
             .for_each(|waiting| waiting.answer(Err(unexpected()))),
-        Err(error) => {
-            let (what, is_unknown) = match &error {
-                Error::Unknown { .. } => ("the job was accepted".to_owned(), true),
-                other => (format!("{other}: {}", cause(other)), false),
-            };
-            for waiting in sent {
-                let what = what.clone();
-                waiting.answer(Err(match is_unknown {
-                    true => Error::Unknown { what, source: None },
-                    false => Error::Unavailable { what, source: None },
-                }));
-            }
-        }
+        Err(error) => sent
+            .into_iter()
+            .for_each(|waiting| waiting.answer(Err(error.clone()))),
     }
-}
-
-/// Why, in words: one error answers many, and can't be cloned.
-fn cause(error: &Error) -> String {
-    std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
 }
 
 /// What the script says of each of the jobs that were sent.

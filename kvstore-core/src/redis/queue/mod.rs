@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use redis::{FromRedisValue, ScriptInvocation};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::limits::WORK_BATCH_BYTES;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
@@ -206,7 +206,7 @@ impl JobQueue for RedisQueue {
         let (major, minor) = match position {
             Position { major, .. } if major >= PART_MAX => {
                 return Err(Error::invalid(
-                    "position",
+                    Subject::Position,
                     format!("{position} is further than a queue on Redis can count"),
                 ));
             }

@@ -4,7 +4,7 @@
 //!
 //! A sender has one change under way at a time, so whoever has several needs several senders.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -123,7 +123,7 @@ impl Tries {
             Err(refusal @ Error::Unavailable { .. }) if self.unknown.is_some() => {
                 // Why nobody can tell.
                 if let Some(Error::Unknown { source, .. }) = &mut self.unknown {
-                    *source = Some(Box::new(refusal));
+                    *source = Some(Arc::new(refusal));
                 }
             }
             answer => return Some(answer),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::limits::PAGE_ENTRIES_MAX;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::Partition;
@@ -21,12 +21,12 @@ enum Item {
 pub(crate) async fn page(session: &Session, request: &ListRequest) -> Result<Page> {
     if request.limit == 0 || request.limit > PAGE_ENTRIES_MAX {
         return Err(Error::invalid(
-            "limit",
+            Subject::Limit,
             format!("it must be from 1 to {PAGE_ENTRIES_MAX}"),
         ));
     }
     if request.delimiter.as_deref() == Some("") {
-        return Err(Error::invalid("delimiter", "it must not be empty"));
+        return Err(Error::invalid(Subject::Delimiter, "it must not be empty"));
     }
     let range = Range::new(request);
     // One more than the page holds, from each: so what is cut off anywhere lies behind the page.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use tokio::sync::watch::Receiver;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::limits::CHANGES_MAX;
 use crate::model::entry::Version;
 use crate::model::id::Partition;
@@ -113,7 +113,7 @@ fn id(heard: &[u64]) -> ChangeId {
 fn parse(id: &ChangeId, partitions: usize) -> Result<Vec<u64>> {
     let malformed = || {
         Error::invalid(
-            "change id",
+            Subject::ChangeId,
             "it is not of the form that this store hands out",
         )
     };

@@ -5,9 +5,9 @@ mod plain;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_MAX};
-use crate::model::commit::{Advance, Commit, Committed, Verdict};
+use crate::model::commit::{Advance, Commit, Committed, dead_letters_full};
 use crate::model::entry::Version;
 use crate::model::id::{Partition, QueueId};
 use crate::model::key::Key;
@@ -79,27 +79,25 @@ pub(crate) async fn commit(
                 });
             }
             ([word], _) if word == "full" => {
-                return Err(Error::Full {
-                    what: "the partition's dead letters",
-                    limit: DEAD_LETTERS_MAX as u64,
-                });
+                return Err(dead_letters_full());
             }
             ([word, ..], Some(advance)) if word == "queue" || word == "unset" => {
                 let (active, decision) = adopt(session, advance.queue, true).await?;
                 if active != advance.queue {
-                    return Err(Error::Config(format!(
-                        "the store applies queue {active}, not {}",
-                        advance.queue
-                    )));
+                    return Err(Error::WrongQueue {
+                        active,
+                        queue: advance.queue,
+                    });
                 }
                 activate(session, partition, active, decision).await?;
             }
             _ => return Err(unexpected()),
         }
     }
-    Err(Error::Config(
-        "the store's active queue changes all the time".to_owned(),
-    ))
+    Err(Error::Unavailable {
+        what: "the store's active queue changes all the time".to_owned(),
+        source: None,
+    })
 }
 
 /// What the general script says, by whichever try.
@@ -196,31 +194,11 @@ fn check_advance(
     session.check_partition(advance.partition)?;
     if advance.partition != partition {
         return Err(Error::invalid(
-            "commit",
+            Subject::Commit,
             "it advances another partition than that of its keys",
         ));
     }
-    if advance.to <= advance.from {
-        return Err(Error::invalid("commit", "it must advance the partition"));
-    }
-    let mut last = advance.from;
-    for (position, verdict) in &advance.outcomes {
-        let in_order = *position > last && *position <= advance.to;
-        let has_writes = match verdict {
-            Verdict::Succeeded { first, count, .. } => {
-                first.checked_add(*count).is_some_and(|end| end <= writes)
-            }
-            Verdict::Failed { .. } | Verdict::Dead(_) => true,
-        };
-        if !in_order || !has_writes {
-            return Err(Error::invalid(
-                "commit",
-                "its outcomes must be in order, and of writes that it holds",
-            ));
-        }
-        last = *position;
-    }
-    Ok(())
+    advance.check(writes)
 }
 
 /// The script with its keys and arguments, in the order in which `commit.lua` takes them.
