@@ -39,7 +39,14 @@
 //! * `process` (a feature): what a binary needs around the library.
 //!
 //! What is not here: HTTP, which is `kvstore-http`, and processes, which are `kvstore-http` and `kvstore-worker`.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
+
+#[cfg(not(unix))]
+compile_error!(
+    "kvstore-core needs Unix (Linux, macOS, a BSD): it locks, syncs and renames files as POSIX does, \
+     and Windows promises none of that; use it in WSL or a container there"
+);
 
 pub mod clock;
 #[cfg(feature = "conformance")]

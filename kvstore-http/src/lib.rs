@@ -13,6 +13,7 @@
 //! ```
 //!
 //! What is not here: applying writes. [`serve`] knows no worker; the binary runs one beside it.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
 
 mod access;
