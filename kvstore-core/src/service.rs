@@ -186,9 +186,11 @@ impl Service {
     /// unless its own condition fails. A wait that runs out is no error: the state is then [`JobState::Queued`].
     ///
     /// # Errors
-    /// [`Error::TooLarge`] for a value over the limit, and those of [`JobQueue::enqueue`].
-    pub async fn submit(&self, request: Request) -> Result<Submitted> {
+    /// [`Error::TooLarge`] for a value or a patch over the limit, and those of [`JobQueue::enqueue`]. The
+    /// same limit holds for what a merge comes to, which is known only when it is applied: it fails then.
+    pub async fn submit(&self, mut request: Request) -> Result<Submitted> {
         self.check_sizes(&request.command)?;
+        request.command.bound_merges(self.options.value_bytes_max);
         let window = self.options.idempotency_window;
         let idempotency = request
             .idempotency_key
@@ -214,7 +216,7 @@ impl Service {
         let over = command
             .operations()
             .iter()
-            .any(|operation| matches!(&operation.action, Action::Set { value, .. } if value.len() > limit));
+            .any(|operation| matches!(&operation.action, Action::Set { value } | Action::Merge { patch: value, .. } if value.len() > limit));
         if over {
             Err(Error::TooLarge {
                 subject: Subject::Value,

@@ -20,7 +20,9 @@ use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::commit::{Advance, Commit, Verdict};
 use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::id::{JobId, Partition, Position};
-use kvstore_core::model::job::{Dead, Idempotency, JobState, NewJob, Outcome, Summary};
+use kvstore_core::model::job::{
+    Computed, Dead, Failure, Idempotency, JobState, NewJob, Outcome, Summary,
+};
 use kvstore_core::model::write::{Change, Condition, Write};
 use kvstore_core::queue::WorkerId;
 use kvstore_core::store::{DeadRequest, ListRequest};
@@ -159,7 +161,7 @@ async fn fill(file: &JsonFile) {
                 Verdict::Succeeded {
                     summary: summary(&job("applied", "1").command),
                     first: 0,
-                    count: 1,
+                    computed: vec![Computed::default()],
                 },
             ),
             (
@@ -167,6 +169,7 @@ async fn fill(file: &JsonFile) {
                 Verdict::Failed {
                     summary: summary(&job("refused", "1").command),
                     operation: 0,
+                    reason: Failure::Condition,
                     current: Some(Version(FIRST + 2)),
                 },
             ),

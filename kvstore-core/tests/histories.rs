@@ -10,7 +10,7 @@ use kvstore_core::clock::{Clock, ManualClock};
 use kvstore_core::conformance::Worker;
 use kvstore_core::json_file::{JsonFile, Options};
 use kvstore_core::memory::{MemoryQueue, MemoryStore};
-use kvstore_core::model::command::{Action, Command, Expiry, Operation};
+use kvstore_core::model::command::{Command, Expiry, Operation};
 use kvstore_core::model::commit::Commit;
 use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::id::JobId;
@@ -71,12 +71,8 @@ impl Opened {
 
     async fn enqueue(&self, text: &str, expiry: Expiry) -> JobId {
         let set = Operation {
-            key: key(text),
-            action: Action::Set {
-                value: Value::parse("1").unwrap(),
-                expiry,
-            },
-            condition: Condition::Any,
+            expiry,
+            ..Operation::set(key(text), Value::parse("1").unwrap())
         };
         let job = NewJob {
             keep_outcome: true,

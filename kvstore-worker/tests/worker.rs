@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use kvstore_core::error::{Subject, Unit};
 use kvstore_core::limits::CLAIM_PERIOD;
 use kvstore_core::memory::MemoryStore;
-use kvstore_core::model::command::{Action, Command, Expiry, Operation};
+use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::commit::{Commit, Verdict};
 use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::id::{JobId, Position, QueueId};
@@ -418,15 +418,8 @@ async fn direct_commit_in_between_makes_it_judge_again() {
         }
     });
     let queue = single();
-    let keep = Operation {
-        key: key.clone(),
-        condition: Condition::Any,
-        action: Action::Set {
-            value: Value::from_serialize(&1000).unwrap(),
-            expiry: Expiry::Keep,
-        },
-    };
-    enqueue(&*queue, NewJob::new(Command::One(keep))).await;
+    let keep = Operation::set(key.clone(), Value::from_serialize(&1000).unwrap()).keep_ttl();
+    enqueue(&*queue, NewJob::new(keep.into())).await;
     let options = Options {
         attempts_max: 2,
         ..Options::default()
@@ -707,15 +700,8 @@ async fn expired_entries_are_removed_and_announced() {
     let store = Arc::new(MemoryStore::new(Arc::new(TokioClock::new())));
     let queue = queue(8, CLAIM_PERIOD);
     let key = key("k");
-    let mut job = set(&key, 1);
-    let Command::One(Operation {
-        action: Action::Set { expiry, .. },
-        ..
-    }) = &mut job.command
-    else {
-        unreachable!("set makes a set");
-    };
-    *expiry = Expiry::After(Duration::from_secs(5));
+    let set = Operation::set(key, Value::from_serialize(&1).unwrap());
+    let job = NewJob::new(set.expires_after(Duration::from_secs(5)).into());
     let mut watch = store.watch(WatchFrom::Now).await.unwrap();
     let worker = Running::start(&store, &queue, Options::default());
     enqueue(&*queue, job).await;

@@ -10,7 +10,7 @@ use crate::model::command::{Action, Command, Operation};
 use crate::model::commit::{Advance, Commit, Committed, Verdict};
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
-use crate::model::job::{Job, NewJob, Summary};
+use crate::model::job::{Computed, Failure, Job, NewJob, Summary};
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Condition, Write};
@@ -203,6 +203,7 @@ pub(super) fn failed(key: &Key, current: Option<Version>) -> Verdict {
     Verdict::Failed {
         summary: summary(key),
         operation: 0,
+        reason: Failure::Condition,
         current,
     }
 }
@@ -211,7 +212,7 @@ pub(super) fn succeeded(key: &Key, first: usize, count: usize) -> Verdict {
     Verdict::Succeeded {
         summary: summary(key),
         first,
-        count,
+        computed: vec![Computed::default(); count],
     }
 }
 
@@ -237,8 +238,8 @@ pub(super) fn set_job(key: &Key, text: &str) -> NewJob {
 /// The text that a set job sets.
 pub(super) fn text_of(command: &Command) -> &str {
     match &command.operations()[0].action {
-        Action::Set { value, .. } => value.as_str(),
-        Action::Delete => panic!("not a set: {command:?}"),
+        Action::Set { value } => value.as_str(),
+        _ => panic!("not a set: {command:?}"),
     }
 }
 

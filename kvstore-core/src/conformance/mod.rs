@@ -10,7 +10,7 @@
 //! mod my_store {
 //!     use super::*;
 //!     kvstore_core::store_conformance!(MyHarness::new()); // my_store::store::expired_entry_is_absent … ok
-//!     kvstore_core::queue_conformance!(MyHarness::new()); // my_store::queue::…, my_store::together::…
+//!     kvstore_core::queue_conformance!(MyHarness::new()); // my_store::{queue, together, commands}::…
 //! }
 //! ```
 //!
@@ -32,6 +32,8 @@ use crate::model::entry::Timestamp;
 use crate::queue::JobQueue;
 use crate::store::Store;
 
+#[doc(hidden)]
+pub mod commands;
 mod fixture;
 #[doc(hidden)]
 pub mod queue;

@@ -10,7 +10,7 @@ use super::worker::Worker;
 use super::{QueueBounds, QueueHarness};
 use crate::error::Error;
 use crate::limits::{CLAIM_PERIOD, WORK_BATCH_JOBS};
-use crate::model::command::{Action, Command, Expiry, Operation};
+use crate::model::command::{Command, Operation};
 use crate::model::entry::Version;
 use crate::model::id::{JobId, Position};
 use crate::model::job::{Idempotency, JobState, NewJob, Outcome, Succeeded};
@@ -168,15 +168,16 @@ pub async fn workers_on_one_partition_apply_each_job_once(harness: &dyn QueueHar
     let mut watch = store.watch(WatchFrom::Now).await.unwrap();
     let mut ids = Vec::new();
     for number in 0..JOBS {
-        // Each depends on the one before, so they are applied one by one, and the workers meet often.
-        let condition = if number == 0 {
-            Condition::Absent
-        } else {
-            Condition::Present
-        };
+        // Each depends on whether the deadline that the one before sets has passed, so they are
+        // applied one by one, and the workers meet often.
+        let set = Operation::set(key.clone(), value(&number.to_string()))
+            .expires_after(Duration::from_secs(3600 + number));
         let job = NewJob {
             keep_outcome: true,
-            ..NewJob::new(set_if_command(&key, &number.to_string(), condition))
+            ..NewJob::new(match number {
+                0 => set.if_absent().into(),
+                _ => set.if_present().into(),
+            })
         };
         ids.push(accept(&queue, job).await);
     }
@@ -273,14 +274,9 @@ pub async fn order_holds_beside_direct_commits(harness: &dyn QueueHarness) {
     let mut ids = Vec::new();
     for number in 0..JOBS {
         // `chained` belongs to the queue; `counted` is also written directly, and each job rests on its entry.
-        let keep = Operation {
-            key: counted.clone(),
-            condition: Condition::Present,
-            action: Action::Set {
-                value: number_value(number),
-                expiry: Expiry::Keep,
-            },
-        };
+        let keep = Operation::set(counted.clone(), number_value(number))
+            .if_present()
+            .keep_ttl();
         let batch = Command::Batch(vec![
             keep,
             Operation::set(chained.clone(), number_value(number)),
@@ -393,13 +389,11 @@ pub async fn time_in_the_queue_does_not_prolong_life(harness: &dyn QueueHarness)
     put(&store, &key, "0").await;
     let mortal = NewJob {
         keep_outcome: true,
-        ..NewJob::new(Command::One(Operation {
-            action: Action::Set {
-                value: value("1"),
-                expiry: Expiry::After(SHORT),
-            },
-            ..Operation::delete(key.clone())
-        }))
+        ..NewJob::new(
+            Operation::set(key.clone(), value("1"))
+                .expires_after(SHORT)
+                .into(),
+        )
     };
     let id = accept(&queue, mortal).await;
     move_clock(harness, SHORT).await;

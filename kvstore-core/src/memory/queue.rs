@@ -406,7 +406,7 @@ mod tests {
             let mut by_key: HashMap<Key, Vec<u64>> = HashMap::new();
             for reader in readers {
                 for job in reader.await.unwrap() {
-                    let crate::model::command::Action::Set { value, .. } =
+                    let crate::model::command::Action::Set { value } =
                         &job.command.operations()[0].action
                     else {
                         panic!("it was a set");

@@ -1,7 +1,10 @@
 //! Commands and outcomes as JSON, for backends that write them down: one text for each, readable by people.
 //!
-//! `{"set":"user:1","value":{"name":"Ada"},"ttl_ms":"1000","if":"42"}` · `{"delete":"user:1"}` · `{"batch":[…]}`
+//! `{"set":"user:1","value":{"name":"Ada"},"ttl_ms":"1000","if":"42"}` · `{"delete":"user:1"}` ·
+//! `{"add":"hits","by":"1"}` · `{"merge":"user:1","patch":{"age":36},"max":"1048576","ttl_ms":"keep"}` ·
+//! `{"touch":"user:1","ttl_ms":"1000"}` · `{"check":"user:1","if":"present"}` · `{"batch":[…]}`
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::Error as _;
@@ -10,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::model::command::{Action, Command, Expiry, Operation};
 use crate::model::entry::Version;
-use crate::model::job::{Applied, Dead, Failed, Outcome, Succeeded, Summary};
+use crate::model::job::{Applied, Dead, Failed, Failure, Outcome, Succeeded, Summary};
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::Condition;
@@ -32,18 +35,38 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+/// The action is the member that names the key.
+#[derive(Default, Serialize, Deserialize)]
 struct OperationText {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     set: Option<Key>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delete: Option<Key>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    add: Option<Key>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    merge: Option<Key>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    touch: Option<Key>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    check: Option<Key>,
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
     value: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    patch: Option<Value>,
+    /// The most bytes that a merge may come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<String>,
     #[serde(default, rename = "if", skip_serializing_if = "Option::is_none")]
@@ -58,29 +81,30 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 impl From<&Operation> for OperationText {
     fn from(operation: &Operation) -> Self {
         let mut text = Self {
-            set: None,
-            delete: None,
-            value: None,
-            ttl_ms: None,
-            condition: None,
+            condition: match operation.condition {
+                Condition::Any => None,
+                Condition::Absent => Some("absent".to_owned()),
+                Condition::Present => Some("present".to_owned()),
+                Condition::Version(version) => Some(version.to_string()),
+            },
+            ttl_ms: match operation.expiry {
+                Expiry::Never => None,
+                Expiry::Keep => Some("keep".to_owned()),
+                Expiry::After(span) => Some(span.as_millis().to_string()),
+            },
+            ..Self::default()
         };
-        text.condition = match operation.condition {
-            Condition::Any => None,
-            Condition::Absent => Some("absent".to_owned()),
-            Condition::Present => Some("present".to_owned()),
-            Condition::Version(version) => Some(version.to_string()),
-        };
+        let key = Some(operation.key.clone());
         match &operation.action {
-            Action::Delete => text.delete = Some(operation.key.clone()),
-            Action::Set { value, expiry } => {
-                text.set = Some(operation.key.clone());
-                text.value = Some(value.clone());
-                text.ttl_ms = match expiry {
-                    Expiry::Never => None,
-                    Expiry::Keep => Some("keep".to_owned()),
-                    Expiry::After(span) => Some(span.as_millis().to_string()),
-                };
+            Action::Set { value } => (text.set, text.value) = (key, Some(value.clone())),
+            Action::Delete => text.delete = key,
+            Action::Add { by } => (text.add, text.by) = (key, Some(by.to_string())),
+            Action::Merge { patch, bytes_max } => {
+                (text.merge, text.patch) = (key, Some(patch.clone()));
+                text.max = Some(bytes_max.to_string());
             }
+            Action::Touch => text.touch = key,
+            Action::Check => text.check = key,
         }
         text
     }
@@ -90,35 +114,46 @@ impl TryFrom<OperationText> for Operation {
     type Error = &'static str;
 
     fn try_from(text: OperationText) -> Result<Self, Self::Error> {
+        fn number<T: FromStr>(text: Option<&str>) -> Result<T, &'static str> {
+            text.and_then(|text| text.parse().ok())
+                .ok_or("no number where one belongs")
+        }
         let condition = match text.condition.as_deref() {
             None => Condition::Any,
             Some("absent") => Condition::Absent,
             Some("present") => Condition::Present,
-            Some(version) => Condition::Version(Version(
-                version.parse().map_err(|_| "an unknown condition")?,
-            )),
+            version => Condition::Version(Version(number(version)?)),
         };
-        match (text.set, text.value, text.delete) {
-            (Some(key), Some(value), None) => {
-                let expiry = match text.ttl_ms.as_deref() {
-                    None => Expiry::Never,
-                    Some("keep") => Expiry::Keep,
-                    Some(span) => Expiry::After(Duration::from_millis(
-                        span.parse().map_err(|_| "an unknown time to live")?,
-                    )),
-                };
-                Ok(Self {
-                    key,
-                    condition,
-                    action: Action::Set { value, expiry },
-                })
-            }
-            (None, None, Some(key)) => Ok(Self {
+        let expiry = match text.ttl_ms.as_deref() {
+            None => Expiry::Never,
+            Some("keep") => Expiry::Keep,
+            span => Expiry::After(Duration::from_millis(number(span)?)),
+        };
+        let mut actions = Vec::with_capacity(1);
+        if let Some(key) = text.set {
+            let value = text.value.ok_or("a set without a value")?;
+            actions.push((key, Action::Set { value }));
+        }
+        actions.extend(text.delete.map(|key| (key, Action::Delete)));
+        if let Some(key) = text.add {
+            let by = number(text.by.as_deref())?;
+            actions.push((key, Action::Add { by }));
+        }
+        if let Some(key) = text.merge {
+            let patch = text.patch.ok_or("a merge without a patch")?;
+            let bytes_max = number(text.max.as_deref())?;
+            actions.push((key, Action::Merge { patch, bytes_max }));
+        }
+        actions.extend(text.touch.map(|key| (key, Action::Touch)));
+        actions.extend(text.check.map(|key| (key, Action::Check)));
+        match <[_; 1]>::try_from(actions) {
+            Ok([(key, action)]) => Ok(Self {
                 key,
                 condition,
-                action: Action::Delete,
+                action,
+                expiry,
             }),
-            _ => Err("neither a set nor a delete"),
+            Err(_) => Err("not one action on one key"),
         }
     }
 }
@@ -179,6 +214,8 @@ enum OutcomeText {
     Failed {
         job: Summary,
         operation: usize,
+        #[serde(default, skip_serializing_if = "Failure::is_condition")]
+        reason: Failure,
         current: Option<Version>,
     },
     #[serde(rename = "dead")]
@@ -196,10 +233,12 @@ impl Serialize for Outcome {
             Self::Failed(Failed {
                 summary: job,
                 operation,
+                reason,
                 current,
             }) => OutcomeText::Failed {
                 job,
                 operation,
+                reason,
                 current,
             },
             Self::Dead(dead) => OutcomeText::Dead(dead),
@@ -219,10 +258,12 @@ impl<'de> Deserialize<'de> for Outcome {
             OutcomeText::Failed {
                 job: summary,
                 operation,
+                reason,
                 current,
             } => Self::Failed(Failed {
                 summary,
                 operation,
+                reason,
                 current,
             }),
             OutcomeText::Dead(dead) => Self::Dead(dead),
@@ -233,6 +274,8 @@ impl<'de> Deserialize<'de> for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::entry::Timestamp;
+    use crate::model::job::Computed;
 
     fn key(text: &str) -> Key {
         Key::new(text).unwrap()
@@ -240,30 +283,26 @@ mod tests {
 
     #[test]
     fn commands_come_back_as_they_were() {
-        let set = |value: &'static str, expiry| Operation {
-            key: key("k\"é"),
-            condition: Condition::Version(Version(7)),
-            action: Action::Set {
-                value: Value::parse(value).unwrap(),
-                expiry,
-            },
+        let set = |value: &'static str| {
+            Operation::set(key("k\"é"), Value::parse(value).unwrap()).if_version(Version(7))
         };
+        let patch = Value::parse(r#"{"a":null,"b":1.0,"b":"\u00e9"}"#).unwrap();
+        let mut bounded = Command::One(Operation::merge(key("m"), patch.clone()));
+        bounded.bound_merges(usize::MAX);
         for command in [
-            Command::One(set("null", Expiry::Never)),
-            Command::One(set(r#"{"a":1.0,"a":1e400,"batch":[]}"#, Expiry::Keep)),
-            Command::One(Operation {
-                condition: Condition::Absent,
-                ..Operation::delete(key("a"))
-            }),
+            set("null").into(),
+            set(r#"{"a":1.0,"a":1e400,"batch":[]}"#).keep_ttl().into(),
+            Operation::delete(key("a")).if_absent().into(),
+            Operation::add(key("a"), i64::MIN).into(),
+            bounded,
+            Operation::merge(key("m"), Value::parse("null").unwrap()).into(),
             Command::Batch(vec![
-                set(
-                    r#""\u0000é\u00e9""#,
-                    Expiry::After(Duration::from_millis(1500)),
-                ),
-                Operation {
-                    condition: Condition::Present,
-                    ..Operation::delete(key("b"))
-                },
+                set(r#""\u0000é\u00e9""#).expires_after(Duration::from_millis(1500)),
+                Operation::delete(key("b")).if_present(),
+                Operation::add(key("c"), i64::MAX).expires_after(Duration::from_secs(1)),
+                Operation::merge(key("d"), patch).if_absent(),
+                Operation::touch(key("e"), Duration::from_secs(9)).if_version(Version(u64::MAX)),
+                Operation::check(key("f")).if_present(),
             ]),
         ] {
             let text = serde_json::to_string(&command).unwrap();
@@ -287,26 +326,60 @@ mod tests {
     }
 
     #[test]
+    fn texts_of_no_command_are_refused() {
+        for text in [
+            "{}",
+            r#"{"set":"a"}"#,
+            r#"{"set":"a","delete":"a","value":1}"#,
+            r#"{"set":"a","value":1,"if":"x"}"#,
+            r#"{"set":"a","value":1,"ttl_ms":"-1"}"#,
+            r#"{"add":"a"}"#,
+            r#"{"add":"a","by":"9223372036854775808"}"#,
+            r#"{"merge":"a","patch":{}}"#,
+            r#"{"merge":"a","max":"1"}"#,
+            r#"{"touch":"a","check":"b"}"#,
+            r#"{"batch":[{}]}"#,
+        ] {
+            assert!(serde_json::from_str::<Command>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn outcomes_come_back_as_they_were() {
         let summary = Summary {
             name: "set".into(),
             key: key("a"),
             common: None,
         };
-        let writes = vec![Applied {
+        let applied = |number, expires_at| Applied {
             version: Version(4),
             existed: true,
-        }];
+            computed: Computed { number, expires_at },
+        };
+        let writes = vec![
+            applied(None, None),
+            applied(Some(i64::MIN), Some(Timestamp(9))),
+        ];
+        let failed = |reason| {
+            Outcome::Failed(Failed {
+                summary: summary.clone(),
+                operation: 2,
+                reason,
+                current: None,
+            })
+        };
         for outcome in [
             Outcome::Succeeded(None),
             Outcome::Succeeded(Some(Succeeded {
                 summary: summary.clone(),
                 writes,
             })),
-            Outcome::Failed(Failed {
-                summary,
-                operation: 2,
-                current: None,
+            failed(Failure::Condition),
+            failed(Failure::NotInteger),
+            failed(Failure::Overflow),
+            failed(Failure::NotFound),
+            failed(Failure::TooLarge {
+                limit_bytes: 1 << 20,
             }),
         ] {
             let text = serde_json::to_string(&outcome).unwrap();

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::error::{Error, Result, Subject, Unit};
-use crate::limits::{BATCH_OPERATIONS_MAX, TTL_MAX, TTL_MIN};
+use crate::limits::{BATCH_OPERATIONS_MAX, TTL_MAX, TTL_MIN, VALUE_BYTES_DEFAULT};
+use crate::model::entry::Version;
 use crate::model::id::{Fingerprint, PartitionCount};
 use crate::model::key::Key;
 use crate::model::value::Value;
@@ -20,6 +21,17 @@ pub enum Command {
 }
 
 /// One change that a client asks for, under a condition.
+///
+/// ```
+/// use std::time::Duration;
+/// use kvstore_core::model::command::{Command, Operation};
+/// use kvstore_core::{Key, Value};
+///
+/// let hits = Operation::add(Key::new("hits")?, 1).expires_after(Duration::from_secs(60));
+/// let create = Operation::set(Key::new("user:1")?, Value::parse("{}")?).if_absent();
+/// let both = Command::Batch(vec![hits, create]);
+/// # Ok::<(), kvstore_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// The key.
@@ -28,20 +40,45 @@ pub struct Operation {
     pub condition: Condition,
     /// What to do then.
     pub action: Action,
+    /// How long the value lives that it leaves. A counter keeps the deadline that it has
+    /// ([`Action::Add`]); a delete and a check have [`Expiry::Never`], and [`Expiry::Keep`] is no
+    /// touch.
+    pub expiry: Expiry,
 }
 
 /// What an [`Operation`] does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Give the key a value.
+    /// Gives the key a value.
     Set {
         /// The value.
         value: Value,
-        /// How long it lives.
-        expiry: Expiry,
     },
-    /// Make the key absent.
+    /// Makes the key absent.
     Delete,
+    /// Adds to the 64-bit integer that the value is; an absent key counts as 0.
+    ///
+    /// The expiry counts for a key that this creates. An entry that is there keeps its deadline, or
+    /// stays permanent.
+    Add {
+        /// What to add; negative to subtract.
+        by: i64,
+    },
+    /// Merges a patch into the value, as RFC 7396 says. Members that the patch does not name keep
+    /// their bytes and their order.
+    Merge {
+        /// The patch.
+        patch: Value,
+        /// Largest result, in bytes. It is no part of the fingerprint: a setting may change between
+        /// a request and its retry.
+        bytes_max: usize,
+    },
+    /// Gives the entry a new deadline and a new version, and leaves the value alone. The key has to
+    /// be present.
+    Touch,
+    /// Does nothing: the condition is all that counts. It makes a batch depend on a key that the
+    /// batch does not write.
+    Check,
 }
 
 /// How long a value lives.
@@ -50,47 +87,108 @@ pub enum Expiry {
     /// For ever.
     #[default]
     Never,
-    /// This long from the moment the queue accepted the write, by the queue's clock: time in the queue does not prolong life.
+    /// This long from the moment the queue accepted the write, by the queue's clock: time in the
+    /// queue does not prolong life.
     After(Duration),
     /// As long as the entry that it replaces; for ever if there is none.
     Keep,
 }
 
 impl Operation {
-    /// Gives `key` the `value`, for ever and whatever was there.
-    pub fn set(key: Key, value: Value) -> Self {
+    fn new(key: Key, action: Action) -> Self {
         Self {
             key,
             condition: Condition::Any,
-            action: Action::Set {
-                value,
-                expiry: Expiry::Never,
-            },
+            action,
+            expiry: Expiry::Never,
         }
+    }
+
+    /// Gives `key` the `value`, for ever and whatever was there.
+    pub fn set(key: Key, value: Value) -> Self {
+        Self::new(key, Action::Set { value })
     }
 
     /// Makes `key` absent, whatever was there.
     pub fn delete(key: Key) -> Self {
+        Self::new(key, Action::Delete)
+    }
+
+    /// Adds `by` to the integer under `key`.
+    pub fn add(key: Key, by: i64) -> Self {
+        Self::new(key, Action::Add { by })
+    }
+
+    /// Merges `patch` into the value under `key` and keeps its deadline. The result may have
+    /// [`VALUE_BYTES_DEFAULT`] bytes; a [`Service`](crate::Service) puts its own limit there.
+    pub fn merge(key: Key, patch: Value) -> Self {
+        let bytes_max = VALUE_BYTES_DEFAULT;
+        Self::new(key, Action::Merge { patch, bytes_max }).keep_ttl()
+    }
+
+    /// Lets the entry under `key` live for `ttl` from when this is accepted.
+    pub fn touch(key: Key, ttl: Duration) -> Self {
+        Self::new(key, Action::Touch).expires_after(ttl)
+    }
+
+    /// Makes its batch depend on `key`; one of the three conditions has to follow.
+    pub fn check(key: Key) -> Self {
+        Self::new(key, Action::Check)
+    }
+
+    /// Lets the value live for `ttl` from when this is accepted.
+    #[must_use]
+    pub fn expires_after(self, ttl: Duration) -> Self {
         Self {
-            key,
-            condition: Condition::Any,
-            action: Action::Delete,
+            expiry: Expiry::After(ttl),
+            ..self
         }
     }
 
-    /// Whether what it does depends on the entry that is there.
-    pub(crate) fn depends_on_entry(&self) -> bool {
-        self.condition != Condition::Any
-            || matches!(
-                self.action,
-                Action::Set {
-                    expiry: Expiry::Keep,
-                    ..
-                }
-            )
+    /// Keeps the deadline of the entry that this replaces.
+    #[must_use]
+    pub fn keep_ttl(self) -> Self {
+        Self {
+            expiry: Expiry::Keep,
+            ..self
+        }
     }
 
-    /// All of it but key and value, as text: one for each meaning.
+    /// Fails unless the key is absent.
+    #[must_use]
+    pub fn if_absent(self) -> Self {
+        self.under(Condition::Absent)
+    }
+
+    /// Fails unless the key is present.
+    #[must_use]
+    pub fn if_present(self) -> Self {
+        self.under(Condition::Present)
+    }
+
+    /// Fails unless the key is present with `version`.
+    #[must_use]
+    pub fn if_version(self, version: Version) -> Self {
+        self.under(Condition::Version(version))
+    }
+
+    /// Puts it under `condition`, in place of the one that it has.
+    #[must_use]
+    pub fn under(self, condition: Condition) -> Self {
+        Self { condition, ..self }
+    }
+
+    /// Returns true if what it does depends on the entry that is there.
+    pub(crate) fn depends_on_entry(&self) -> bool {
+        let by_action = match self.action {
+            Action::Set { .. } => self.expiry == Expiry::Keep,
+            Action::Delete | Action::Check => false,
+            Action::Add { .. } | Action::Merge { .. } | Action::Touch => true,
+        };
+        by_action || self.condition != Condition::Any
+    }
+
+    /// Returns all of it but key and value, as text: one for each meaning.
     fn terms(&self) -> String {
         let condition = match self.condition {
             Condition::Any => "any".to_owned(),
@@ -98,30 +196,72 @@ impl Operation {
             Condition::Present => "present".to_owned(),
             Condition::Version(version) => format!("version {version}"),
         };
-        let action = match &self.action {
-            Action::Delete => "delete".to_owned(),
-            Action::Set { expiry, .. } => match expiry {
-                Expiry::Never => "set".to_owned(),
-                Expiry::After(span) => format!("set for {} ms", span.as_millis()),
-                Expiry::Keep => "set keep".to_owned(),
-            },
+        let by = match self.action {
+            Action::Add { by } => format!(" {by}"),
+            _ => String::new(),
         };
-        format!("if {condition} {action}")
+        let expiry = match self.expiry {
+            Expiry::Never => String::new(),
+            Expiry::After(span) => format!(" for {} ms", span.as_millis()),
+            Expiry::Keep => " keep".to_owned(),
+        };
+        format!("if {condition} {}{by}{expiry}", self.action.name())
+    }
+}
+
+impl Operation {
+    fn validate(&self) -> Result<()> {
+        let ttl = |rule: &str| Err(Error::invalid(Subject::Ttl, rule));
+        match (&self.action, self.expiry) {
+            (_, Expiry::After(span)) if !(TTL_MIN..=TTL_MAX).contains(&span) => {
+                ttl("it must be from 1 to 315360000 seconds (10 years)")
+            }
+            (Action::Delete | Action::Check, Expiry::After(_) | Expiry::Keep) => {
+                ttl("a delete and a check leave nothing that could have one")
+            }
+            (Action::Touch, Expiry::Keep) => ttl("a touch needs a new one"),
+            (Action::Check, Expiry::Never) if self.condition == Condition::Any => {
+                Err(Error::invalid(Subject::Batch, "a check needs a condition"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Action {
+    /// Returns its name: `set`, `delete`, `add`, `merge`, `touch` or `check`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Set { .. } => "set",
+            Self::Delete => "delete",
+            Self::Add { .. } => "add",
+            Self::Merge { .. } => "merge",
+            Self::Touch => "touch",
+            Self::Check => "check",
+        }
+    }
+
+    /// Returns the JSON text that comes with it.
+    fn text(&self) -> Option<&Value> {
+        match self {
+            Self::Set { value } => Some(value),
+            Self::Merge { patch, .. } => Some(patch),
+            Self::Delete | Self::Add { .. } | Self::Touch | Self::Check => None,
+        }
+    }
+}
+
+impl From<Operation> for Command {
+    fn from(operation: Operation) -> Self {
+        Self::One(operation)
     }
 }
 
 impl Command {
-    /// `set`, `delete` or `batch`.
+    /// Returns the name of its [`Action`], or `batch`.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::One(Operation {
-                action: Action::Set { .. },
-                ..
-            }) => "set",
-            Self::One(Operation {
-                action: Action::Delete,
-                ..
-            }) => "delete",
+            Self::One(operation) => operation.action.name(),
             Self::Batch(_) => "batch",
         }
     }
@@ -132,6 +272,26 @@ impl Command {
             Self::One(operation) => std::slice::from_ref(operation),
             Self::Batch(operations) => operations,
         }
+    }
+
+    /// Bounds the results of its merges.
+    pub(crate) fn bound_merges(&mut self, limit: usize) {
+        let operations = match self {
+            Self::One(operation) => std::slice::from_mut(operation),
+            Self::Batch(operations) => operations,
+        };
+        for operation in operations {
+            if let Action::Merge { bytes_max, .. } = &mut operation.action {
+                *bytes_max = limit;
+            }
+        }
+    }
+
+    /// Returns true if it may leave more bytes than there were: a delete never does.
+    pub(crate) fn takes_room(&self) -> bool {
+        self.operations()
+            .iter()
+            .any(|operation| !matches!(operation.action, Action::Delete | Action::Check))
     }
 
     /// The key, or the first of a batch: what puts it into a partition.
@@ -146,16 +306,12 @@ impl Command {
             .key
     }
 
-    /// Keys and values, in bytes.
+    /// Returns the size of its keys, values and patches, in bytes.
     pub fn size_bytes(&self) -> usize {
         self.operations()
             .iter()
             .map(|operation| {
-                operation.key.as_str().len()
-                    + match &operation.action {
-                        Action::Set { value, .. } => value.len(),
-                        Action::Delete => 0,
-                    }
+                operation.key.as_str().len() + operation.action.text().map_or(0, Value::len)
             })
             .sum()
     }
@@ -163,15 +319,13 @@ impl Command {
     /// What a retry is recognised by: equal for commands that ask for the same, different for all others.
     ///
     /// Queues write it down, so how it is made is part of their formats: the hash of the name, and for each operation of its
-    /// key, its terms and, if it sets one, its value.
+    /// key, its terms and, if it brings one, its value or patch.
     pub fn fingerprint(&self) -> Fingerprint {
         let terms: Vec<String> = self.operations().iter().map(Operation::terms).collect();
         let mut parts = vec![self.name().as_bytes()];
         for (operation, terms) in self.operations().iter().zip(&terms) {
             parts.extend([operation.key.as_str().as_bytes(), terms.as_bytes()]);
-            if let Action::Set { value, .. } = &operation.action {
-                parts.push(value.as_bytes());
-            }
+            parts.extend(operation.action.text().map(Value::as_bytes));
         }
         Fingerprint::of(&parts)
     }
@@ -179,22 +333,12 @@ impl Command {
     /// Whether it may stand in a queue of `partitions`: every queue asks this before it accepts.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a time to live outside [`TTL_MIN`] to [`TTL_MAX`], and for a batch that is empty or names a
-    /// key twice, [`Error::TooLarge`] for one of more than [`BATCH_OPERATIONS_MAX`] operations, [`Error::CrossPartition`]
-    /// if its keys have no common order.
+    /// [`Error::Invalid`] for a time to live outside [`TTL_MIN`] to [`TTL_MAX`] or on an operation that takes none, for a
+    /// check without a condition, and for a batch that is empty or names a key twice, [`Error::TooLarge`] for one of more
+    /// than [`BATCH_OPERATIONS_MAX`] operations, [`Error::CrossPartition`] if its keys have no common order.
     pub fn check(&self, partitions: PartitionCount) -> Result<()> {
-        let lives = |operation: &Operation| match operation.action {
-            Action::Set {
-                expiry: Expiry::After(span),
-                ..
-            } => (TTL_MIN..=TTL_MAX).contains(&span),
-            _ => true,
-        };
-        if !self.operations().iter().all(lives) {
-            return Err(Error::invalid(
-                Subject::Ttl,
-                "it must be from 1 to 315360000 seconds (10 years)",
-            ));
+        for operation in self.operations() {
+            operation.validate()?;
         }
         let Self::Batch(operations) = self else {
             return Ok(());
@@ -239,7 +383,6 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::entry::Version;
 
     fn key(name: &str) -> Key {
         Key::new(name).unwrap()
@@ -251,34 +394,56 @@ mod tests {
 
     fn set_for(expiry: Expiry) -> Operation {
         Operation {
-            action: Action::Set {
-                value: Value::from_serialize(&1).unwrap(),
-                expiry,
-            },
+            expiry,
             ..set("k", 1)
         }
     }
 
+    fn patch() -> Value {
+        Value::parse(r#"{"a":1}"#).unwrap()
+    }
+
     #[test]
     fn a_fingerprint_is_part_of_the_format() {
-        let operation = Operation {
-            condition: Condition::Version(Version(42)),
-            ..set_for(Expiry::After(Duration::from_secs(60)))
+        let minute = Duration::from_secs(60);
+        let of = |command: Command, parts: &[&[u8]]| {
+            assert_eq!(command.fingerprint(), Fingerprint::of(parts), "{command:?}");
         };
-        assert_eq!(
-            Command::One(operation).fingerprint(),
-            Fingerprint::of(&[b"set", b"k", b"if version 42 set for 60000 ms", b"1"])
+        of(
+            set("k", 1)
+                .if_version(Version(42))
+                .expires_after(minute)
+                .into(),
+            &[b"set", b"k", b"if version 42 set for 60000 ms", b"1"],
         );
-        assert_eq!(
-            Command::Batch(vec![Operation::delete(key("k")), set_for(Expiry::Keep)]).fingerprint(),
-            Fingerprint::of(&[
+        of(
+            Operation::add(key("k"), -5).expires_after(minute).into(),
+            &[b"add", b"k", b"if any add -5 for 60000 ms"],
+        );
+        of(
+            Operation::merge(key("k"), patch()).if_present().into(),
+            &[b"merge", b"k", b"if present merge keep", br#"{"a":1}"#],
+        );
+        of(
+            Operation::touch(key("k"), minute).into(),
+            &[b"touch", b"k", b"if any touch for 60000 ms"],
+        );
+        of(
+            Command::Batch(vec![
+                Operation::delete(key("k")),
+                set_for(Expiry::Keep),
+                Operation::check(key("c")).if_absent(),
+            ]),
+            &[
                 b"batch",
                 b"k",
                 b"if any delete",
                 b"k",
                 b"if any set keep",
-                b"1"
-            ])
+                b"1",
+                b"c",
+                b"if absent check",
+            ],
         );
         // The hash itself: the first half of SHA-256 over each part behind its length, in eight bytes.
         assert_eq!(
@@ -311,10 +476,37 @@ mod tests {
         ] {
             invalid(Command::One(set_for(Expiry::After(span))));
         }
-        for span in [TTL_MIN, TTL_MAX] {
-            let command = Command::One(set_for(Expiry::After(span)));
-            assert!(command.check(PartitionCount::ONE).is_ok());
+        for operation in [
+            Operation::check(key("k")),
+            Operation::check(key("k")).if_present().keep_ttl(),
+            Operation::delete(key("k")).expires_after(TTL_MIN),
+            Operation::touch(key("k"), TTL_MIN).keep_ttl(),
+            Operation::touch(key("k"), Duration::ZERO),
+        ] {
+            invalid(operation.clone().into());
+            invalid(Command::Batch(vec![set("other", 1), operation]));
         }
+        for operation in [
+            set_for(Expiry::After(TTL_MIN)),
+            set_for(Expiry::After(TTL_MAX)),
+            Operation::check(key("k")).if_absent(),
+            Operation::add(key("k"), i64::MIN).keep_ttl(),
+            Operation::merge(key("k"), patch()).expires_after(TTL_MAX),
+        ] {
+            assert!(Command::One(operation).check(PartitionCount::ONE).is_ok());
+        }
+    }
+
+    #[test]
+    fn the_bound_on_a_merge_is_no_part_of_its_fingerprint() {
+        let mut bounded = Command::One(Operation::merge(key("k"), patch()));
+        let fingerprint = bounded.fingerprint();
+        bounded.bound_merges(7);
+        assert!(matches!(
+            bounded.operations()[0].action,
+            Action::Merge { bytes_max: 7, .. }
+        ));
+        assert_eq!(bounded.fingerprint(), fingerprint);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::error::{Error, Result, Subject};
 use crate::limits::DEAD_LETTERS_MAX;
 use crate::model::entry::Version;
 use crate::model::id::{Partition, Position, QueueId};
-use crate::model::job::{Dead, Summary};
+use crate::model::job::{Computed, Dead, Failure, Summary};
 use crate::model::key::Key;
 use crate::model::write::{Condition, Write};
 
@@ -55,9 +55,11 @@ impl Advance {
         for (position, verdict) in &self.outcomes {
             let in_order = *position > last && *position <= self.to;
             let has_writes = match verdict {
-                Verdict::Succeeded { first, count, .. } => {
-                    first.checked_add(*count).is_some_and(|end| end <= writes)
-                }
+                Verdict::Succeeded {
+                    first, computed, ..
+                } => first
+                    .checked_add(computed.len())
+                    .is_some_and(|end| end <= writes),
                 Verdict::Failed { .. } | Verdict::Dead(_) => true,
             };
             if !in_order || !has_writes {
@@ -84,22 +86,24 @@ pub(crate) fn dead_letters_full() -> Error {
 /// the versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It succeeds by `count` writes of the commit, from number `first` on.
+    /// It succeeds by writes of the commit, from number `first` on.
     Succeeded {
         /// What it was.
         summary: Summary,
         /// The index of its first write in [`Commit::writes`].
         first: usize,
-        /// How many of them are its own.
-        count: usize,
+        /// One for each of its own writes: what it came to.
+        computed: Vec<Computed>,
     },
-    /// A condition did not hold.
+    /// It cannot be done.
     Failed {
         /// What it was.
         summary: Summary,
         /// Which operation of the command.
         operation: usize,
-        /// What the key had instead.
+        /// Why.
+        reason: Failure,
+        /// The version that the operation's key has; `None` if it is absent.
         current: Option<Version>,
     },
     /// It is given up.

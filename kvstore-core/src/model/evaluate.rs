@@ -9,10 +9,12 @@ use std::collections::{HashMap, HashSet};
 use crate::limits::{WORK_BATCH_BYTES, WORK_BATCH_WRITES};
 use crate::model::command::{Action, Expiry, Operation};
 use crate::model::commit::{Advance, Commit, Verdict};
-use crate::model::entry::{Entry, Version};
+use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::Position;
-use crate::model::job::{Job, Summary};
+use crate::model::job::{Computed, Failure, Job, Summary};
 use crate::model::key::Key;
+use crate::model::merge::merge;
+use crate::model::value::Value;
 use crate::model::write::{Change, Condition, Write};
 
 /// The keys whose entries [`evaluate`] needs to see for `jobs`. Most jobs need none.
@@ -40,17 +42,24 @@ pub struct Evaluation {
 /// check that it has not changed since, so the commit can't act on what is no longer so: on [`Error::Conflict`](crate::error::Error::Conflict) read again
 /// and evaluate again.
 ///
-/// The batch ends before the first job that depends on a key which an earlier job of it writes, and before one that would make
-/// the commit larger than [`WORK_BATCH_WRITES`] or [`WORK_BATCH_BYTES`]; the first job is always in it.
+/// A job that depends on a key which an earlier one of the batch writes is judged by what that one
+/// leaves, so a counter that many clients increment costs one commit for a whole batch of them. The
+/// batch ends before a job for which that is not enough: one that needs the version that the write
+/// will get, or that depends on whether a deadline which the batch sets has passed at the commit. It
+/// ends, too, before a job that would make the commit larger than [`WORK_BATCH_WRITES`] or
+/// [`WORK_BATCH_BYTES`]; the first job is always in it.
 ///
 /// # Panics
 /// If `jobs` is empty.
 pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> Evaluation {
     let head = jobs.first().expect("there is a job to evaluate").id;
+    let mut batch = Batch {
+        entries,
+        written: HashMap::new(),
+        checked: HashSet::new(),
+    };
     let mut commit = Commit::default();
     let mut outcomes = Vec::new();
-    let mut written = HashSet::new();
-    let mut checked = HashSet::new();
     let mut to = from;
     let mut taken = 0;
     let mut bytes = 0;
@@ -62,13 +71,16 @@ pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> 
             break;
         }
         let operations = job.command.operations();
-        if operations
-            .iter()
-            .any(|operation| operation.depends_on_entry() && written.contains(&operation.key))
-        {
+        let Some(judged) = batch.judge(job) else {
             break;
+        };
+        bytes += operations
+            .iter()
+            .map(|operation| operation.key.as_str().len())
+            .sum::<usize>();
+        if let Ok(effects) = &judged {
+            bytes += effects.iter().map(Effect::value_bytes).sum::<usize>();
         }
-        bytes += job.command.size_bytes();
         // Of operations, not of writes: those of jobs that fail still bring their checks along.
         count += operations.len();
         let full = bytes > WORK_BATCH_BYTES || count > WORK_BATCH_WRITES;
@@ -78,46 +90,33 @@ pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> 
         taken += 1;
         to = job.id.position;
 
-        for operation in operations
-            .iter()
-            .filter(|operation| operation.depends_on_entry())
-        {
-            if checked.insert(&operation.key) {
-                let current = entries.get(&operation.key).map(|entry| entry.version);
-                commit
-                    .checks
-                    .push((operation.key.clone(), Condition::unchanged(current)));
-            }
-        }
-        if let Some((operation, current)) = first_broken_condition(operations, entries) {
-            let summary = Summary::of(&job.command);
-            outcomes.push((
-                to,
-                Verdict::Failed {
+        commit.checks.extend(batch.new_checks(operations));
+        let effects = match judged {
+            Ok(effects) => effects,
+            Err((operation, reason, current)) => {
+                let summary = Summary::of(&job.command);
+                let verdict = Verdict::Failed {
                     summary,
                     operation,
+                    reason,
                     current,
-                },
-            ));
-            continue;
-        }
+                };
+                outcomes.push((to, verdict));
+                continue;
+            }
+        };
         if job.keep_outcome {
-            let (first, count) = (commit.writes.len(), operations.len());
-            outcomes.push((
-                to,
-                Verdict::Succeeded {
-                    summary: Summary::of(&job.command),
-                    first,
-                    count,
-                },
-            ));
+            let verdict = Verdict::Succeeded {
+                summary: Summary::of(&job.command),
+                first: commit.writes.len(),
+                computed: effects.iter().map(|effect| effect.computed).collect(),
+            };
+            outcomes.push((to, verdict));
         }
-        for operation in operations {
-            written.insert(&operation.key);
-            commit.writes.push(Write {
-                key: operation.key.clone(),
-                change: change(job, operation, entries),
-            });
+        for Effect { key, change, .. } in effects {
+            batch.written.insert(key, change.clone());
+            let key = key.clone();
+            commit.writes.push(Write { key, change });
         }
     }
     commit.advance = Some(Advance {
@@ -131,33 +130,204 @@ pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> 
     Evaluation { commit, taken }
 }
 
-fn first_broken_condition(
-    operations: &[Operation],
-    entries: &HashMap<Key, Entry>,
-) -> Option<(usize, Option<Version>)> {
-    operations
-        .iter()
-        .enumerate()
-        .find_map(|(index, operation)| {
-            let current = entries.get(&operation.key).map(|entry| entry.version);
-            (!operation.condition.holds(current)).then_some((index, current))
-        })
+/// What is known of the store once the jobs so far are applied.
+struct Batch<'a> {
+    entries: &'a HashMap<Key, Entry>,
+    /// What the batch leaves under the keys that it writes.
+    written: HashMap<&'a Key, Change>,
+    /// The keys whose entries the commit checks.
+    checked: HashSet<&'a Key>,
 }
 
-fn change(job: &Job, operation: &Operation, entries: &HashMap<Key, Entry>) -> Change {
-    match &operation.action {
-        Action::Delete => Change::Delete,
-        Action::Set { value, expiry } => Change::Set {
-            value: value.clone(),
-            expires_at: match expiry {
-                Expiry::Never => None,
-                Expiry::After(span) => Some(job.accepted_at.after(*span)),
-                Expiry::Keep => entries
-                    .get(&operation.key)
-                    .and_then(|entry| entry.expires_at),
-            },
-        },
+/// An entry, or absence, as a job finds it.
+struct Current<'a> {
+    /// Value and deadline; `None` if it is absent.
+    entry: Option<(&'a Value, Option<Timestamp>)>,
+    version: Held,
+}
+
+/// The version of an entry.
+#[derive(Clone, Copy)]
+enum Held {
+    Known(Option<Version>),
+    /// The store will give it at the commit.
+    ToCome,
+}
+
+/// One write of a job.
+struct Effect<'a> {
+    key: &'a Key,
+    change: Change,
+    computed: Computed,
+}
+
+impl Effect<'_> {
+    fn value_bytes(&self) -> usize {
+        let value = self.change.value_at(Timestamp::default());
+        value.map_or(0, |(value, _)| value.len())
     }
+}
+
+/// Which operation can't be done, why, and the version of its key.
+type Refusal = (usize, Failure, Option<Version>);
+
+impl<'a> Batch<'a> {
+    /// Returns what `job` does, or why it fails; `None` if that can't be told before the commit.
+    fn judge(&self, job: &'a Job) -> Option<Result<Vec<Effect<'a>>, Refusal>> {
+        let operations = job.command.operations();
+        let mut effects = Vec::with_capacity(operations.len());
+        let mut results_bytes = 0;
+        // All conditions first: they are what a caller expects to hear of.
+        let mut found = Vec::with_capacity(operations.len());
+        for (index, operation) in operations.iter().enumerate() {
+            let current = match operation.depends_on_entry() {
+                true => self.current(&operation.key)?,
+                false => Current {
+                    entry: None,
+                    version: Held::Known(None),
+                },
+            };
+            if !holds(operation.condition, &current)? {
+                return refuse(index, Failure::Condition, &current);
+            }
+            found.push(current);
+        }
+        for (index, (operation, current)) in operations.iter().zip(&found).enumerate() {
+            let key = &operation.key;
+            match effect(job, operation, current, &mut results_bytes) {
+                Err(reason) => return refuse(index, reason, current),
+                Ok(None) => {}
+                Ok(Some((change, computed))) => effects.push(Effect {
+                    key,
+                    change,
+                    computed,
+                }),
+            }
+        }
+        Some(Ok(effects))
+    }
+
+    /// Returns what an operation on `key` finds; `None` if only the commit can tell.
+    fn current(&self, key: &Key) -> Option<Current<'_>> {
+        let stored = self.entries.get(key);
+        let Some(change) = self.written.get(key) else {
+            return Some(Current {
+                entry: stored.map(|entry| (&entry.value, entry.expires_at)),
+                version: Held::Known(stored.map(|entry| entry.version)),
+            });
+        };
+        match change {
+            Change::Delete => Some(Current {
+                entry: None,
+                version: Held::Known(None),
+            }),
+            Change::SetFor { .. } => None,
+            Change::Set { value, expires_at } => {
+                // A deadline may have passed by the time of the commit, and then the entry is absent.
+                // Not so the one of an entry that the commit checks: that has to be there still.
+                let kept = self.checked.contains(key)
+                    && stored.is_some_and(|stored| stored.expires_at == *expires_at);
+                (expires_at.is_none() || kept).then_some(Current {
+                    entry: Some((value, *expires_at)),
+                    version: Held::ToCome,
+                })
+            }
+        }
+    }
+
+    /// Returns the checks that `operations` need, each once: none on a key that the batch writes
+    /// before them.
+    fn new_checks(&mut self, operations: &'a [Operation]) -> Vec<(Key, Condition)> {
+        let mut checks = Vec::new();
+        for operation in operations {
+            let key = &operation.key;
+            if operation.depends_on_entry()
+                && !self.written.contains_key(key)
+                && self.checked.insert(key)
+            {
+                let current = self.entries.get(key).map(|entry| entry.version);
+                checks.push((key.clone(), Condition::unchanged(current)));
+            }
+        }
+        checks
+    }
+}
+
+/// Returns true if `condition` holds; `None` if the version that it needs is not known yet.
+fn holds(condition: Condition, current: &Current<'_>) -> Option<bool> {
+    match (current.version, condition) {
+        (Held::Known(version), _) => Some(condition.holds(version)),
+        (Held::ToCome, Condition::Any | Condition::Present) => Some(true),
+        (Held::ToCome, Condition::Absent | Condition::Version(_)) => None,
+    }
+}
+
+fn refuse<T>(
+    operation: usize,
+    reason: Failure,
+    current: &Current<'_>,
+) -> Option<Result<T, Refusal>> {
+    match current.version {
+        Held::Known(version) => Some(Err((operation, reason, version))),
+        Held::ToCome => None,
+    }
+}
+
+/// Returns what `operation` writes, and what that came to; `None` for a check. `results_bytes` counts
+/// the values that merges and touches of one job leave, which its own size says nothing of.
+fn effect(
+    job: &Job,
+    operation: &Operation,
+    current: &Current<'_>,
+    results_bytes: &mut usize,
+) -> Result<Option<(Change, Computed)>, Failure> {
+    let kept = current.entry.and_then(|(_, deadline)| deadline);
+    let expires_at = match operation.expiry {
+        Expiry::Never => None,
+        Expiry::After(span) => Some(job.accepted_at.after(span)),
+        Expiry::Keep => kept,
+    };
+    let mut bounded = |value: &Value, limit: usize| {
+        let others = std::mem::replace(results_bytes, *results_bytes + value.len());
+        let limit_bytes = match () {
+            () if value.len() > limit => limit as u64,
+            () if others > 0 && *results_bytes > WORK_BATCH_BYTES => WORK_BATCH_BYTES as u64,
+            () => return Ok(()),
+        };
+        Err(Failure::TooLarge { limit_bytes })
+    };
+    let (value, expires_at, number) = match &operation.action {
+        Action::Check => return Ok(None),
+        Action::Delete => return Ok(Some((Change::Delete, Computed::default()))),
+        Action::Set { value } => {
+            let value = value.clone();
+            let change = Change::Set { value, expires_at };
+            return Ok(Some((change, Computed::default())));
+        }
+        Action::Add { by } => {
+            let (before, expires_at) = match current.entry {
+                None => (0, expires_at),
+                Some((value, deadline)) => {
+                    let number = value.as_str().parse().map_err(|_| Failure::NotInteger)?;
+                    (number, deadline)
+                }
+            };
+            let sum = i64::checked_add(before, *by).ok_or(Failure::Overflow)?;
+            (Value::from(sum), expires_at, Some(sum))
+        }
+        Action::Merge { patch, bytes_max } => {
+            let merged = merge(current.entry.map(|(value, _)| value), patch);
+            bounded(&merged, *bytes_max)?;
+            (merged, expires_at, None)
+        }
+        Action::Touch => {
+            let (value, _) = current.entry.ok_or(Failure::NotFound)?;
+            bounded(value, usize::MAX)?;
+            (value.clone(), expires_at, None)
+        }
+    };
+    let computed = Computed { number, expires_at };
+    Ok(Some((Change::Set { value, expires_at }, computed)))
 }
 
 #[cfg(test)]
@@ -187,9 +357,8 @@ mod tests {
     }
 
     fn set_for(expiry: Expiry) -> Operation {
-        let value = value(1);
         Operation {
-            action: Action::Set { value, expiry },
+            expiry,
             ..set("k", 1)
         }
     }
@@ -221,10 +390,14 @@ mod tests {
     struct Model {
         entries: BTreeMap<Key, Entry>,
         version: u64,
+        now: Timestamp,
     }
 
-    /// What an operation did: its version, and whether the key existed. Or which one failed, and what its key had.
-    type ModelOutcome = Result<Vec<(Version, bool)>, (usize, Option<Version>)>;
+    /// What each write did: its version, whether the key existed, and what it came to. Or which
+    /// operation failed, why, and what its key had.
+    type ModelOutcome = Result<Vec<ModelWrite>, Refusal>;
+
+    type ModelWrite = (Version, bool, Computed);
 
     impl Model {
         fn current(&self, key: &Key) -> Option<Version> {
@@ -236,6 +409,8 @@ mod tests {
             let version = Version(self.version);
             let before = match new {
                 None => self.entries.remove(key),
+                // A deadline that has passed leaves the key absent.
+                Some((_, Some(deadline))) if deadline <= self.now => self.entries.remove(key),
                 Some((value, expires_at)) => {
                     let entry = Entry {
                         value,
@@ -248,9 +423,17 @@ mod tests {
             (version, before.is_some())
         }
 
+        /// Time passes: what has expired is absent.
+        fn set_clock(&mut self, now: Timestamp) {
+            self.now = now;
+            self.entries
+                .retain(|_, entry| entry.expires_at.is_none_or(|deadline| deadline > now));
+        }
+
         /// One job, by the words of the API: every condition is judged before anything is written.
         fn apply_alone(&mut self, job: &Job) -> ModelOutcome {
-            for (index, operation) in job.command.operations().iter().enumerate() {
+            let operations = job.command.operations();
+            for (index, operation) in operations.iter().enumerate() {
                 let current = self.current(&operation.key);
                 let holds = match operation.condition {
                     Condition::Any => true,
@@ -259,25 +442,73 @@ mod tests {
                     Condition::Version(wanted) => current == Some(wanted),
                 };
                 if !holds {
-                    return Err((index, current));
+                    return Err((index, Failure::Condition, current));
                 }
             }
-            let write = |operation: &Operation| {
-                let new = match &operation.action {
-                    Action::Delete => None,
-                    Action::Set { value, expiry } => {
-                        let before = self.entries.get(&operation.key);
-                        let expires_at = match expiry {
-                            Expiry::Never => None,
-                            Expiry::After(span) => Some(job.accepted_at.after(*span)),
-                            Expiry::Keep => before.and_then(|entry| entry.expires_at),
-                        };
-                        Some((value.clone(), expires_at))
-                    }
+            let mut results = Vec::new();
+            for (index, operation) in operations.iter().enumerate() {
+                let before = self.entries.get(&operation.key);
+                let refuse = |reason| Err((index, reason, self.current(&operation.key)));
+                let kept = before.and_then(|entry| entry.expires_at);
+                let asked = match operation.expiry {
+                    Expiry::Never => None,
+                    Expiry::After(span) => Some(job.accepted_at.after(span)),
+                    Expiry::Keep => kept,
                 };
-                self.write(&operation.key, new)
+                results.push(match &operation.action {
+                    Action::Check => continue,
+                    Action::Delete => (operation, None, Computed::default()),
+                    Action::Set { value } => {
+                        (operation, Some((value.clone(), asked)), Computed::default())
+                    }
+                    Action::Add { by } => {
+                        let number = match before {
+                            None => 0,
+                            Some(entry) => match serde_json::from_slice(entry.value.as_bytes()) {
+                                Ok(number) => number,
+                                Err(_) => return refuse(Failure::NotInteger),
+                            },
+                        };
+                        let Some(sum) = i64::checked_add(number, *by) else {
+                            return refuse(Failure::Overflow);
+                        };
+                        let expires_at = before.map_or(asked, |_| kept);
+                        let computed = Computed {
+                            number: Some(sum),
+                            expires_at,
+                        };
+                        let value = Value::parse(sum.to_string()).unwrap();
+                        (operation, Some((value, expires_at)), computed)
+                    }
+                    Action::Merge { patch, bytes_max } => {
+                        let merged = merge(before.map(|entry| &entry.value), patch);
+                        if merged.len() > *bytes_max {
+                            let limit_bytes = *bytes_max as u64;
+                            return refuse(Failure::TooLarge { limit_bytes });
+                        }
+                        let computed = Computed {
+                            number: None,
+                            expires_at: asked,
+                        };
+                        (operation, Some((merged, asked)), computed)
+                    }
+                    Action::Touch => {
+                        let Some(entry) = before else {
+                            return refuse(Failure::NotFound);
+                        };
+                        let computed = Computed {
+                            number: None,
+                            expires_at: asked,
+                        };
+                        (operation, Some((entry.value.clone(), asked)), computed)
+                    }
+                });
+            }
+            let write = |(operation, new, computed): (&Operation, _, _)| {
+                let (version, existed) = self.write(&operation.key, new);
+                (version, existed, computed)
             };
-            Ok(job.command.operations().iter().map(write).collect())
+            Ok(results.into_iter().map(write).collect())
         }
 
         /// A commit, by the words of the store's contract.
@@ -299,25 +530,45 @@ mod tests {
 
     fn operation_on(name: &'static str) -> impl Strategy<Value = Operation> {
         let condition = prop_oneof![
-            4 => Just(Condition::Any),
+            6 => Just(Condition::Any),
             1 => Just(Condition::Absent),
             1 => Just(Condition::Present),
             2 => (1..12_u64).prop_map(|version| Condition::Version(Version(version))),
         ];
-        let expiry = prop_oneof![
-            3 => Just(Expiry::Never),
-            1 => (1..9_u64).prop_map(|seconds| Expiry::After(Duration::from_secs(seconds))),
-            2 => Just(Expiry::Keep),
+        let span = || (1..9_u64).prop_map(|seconds| Expiry::After(Duration::from_secs(seconds)));
+        let expiry = || prop_oneof![3 => Just(Expiry::Never), 1 => span(), 2 => Just(Expiry::Keep)];
+        let text = |texts: &'static [&'static str]| {
+            prop::sample::select(texts).prop_map(|text| Value::parse(text).unwrap())
+        };
+        let values = &[
+            "0",
+            "-7",
+            "9223372036854775807",
+            "1.0",
+            r#"{"a":1}"#,
+            "null",
         ];
+        let patches = &[
+            r#"{"a":null,"b":2}"#,
+            r#"{"a":{"c":1.0}}"#,
+            "3",
+            r#"{"long":"0123456789"}"#,
+        ];
+        let by = prop_oneof![4 => -3..4_i64, 1 => Just(i64::MIN), 1 => Just(i64::MAX)];
         let action = prop_oneof![
-            3 => (0..100_u64, expiry)
-                .prop_map(|(number, expiry)| Action::Set { value: value(number), expiry }),
-            1 => Just(Action::Delete),
+            3 => (text(values), expiry()).prop_map(|(value, expiry)| (Action::Set { value }, expiry)),
+            1 => Just((Action::Delete, Expiry::Never)),
+            5 => (by, expiry()).prop_map(|(by, expiry)| (Action::Add { by }, expiry)),
+            3 => (text(patches), expiry())
+                .prop_map(|(patch, expiry)| (Action::Merge { patch, bytes_max: 24 }, expiry)),
+            2 => prop_oneof![span(), Just(Expiry::Never)].prop_map(|expiry| (Action::Touch, expiry)),
+            1 => Just((Action::Check, Expiry::Never)),
         ];
-        (condition, action).prop_map(move |(condition, action)| Operation {
+        (condition, action).prop_map(move |(condition, (action, expiry))| Operation {
             key: key(name),
             condition,
             action,
+            expiry,
         })
     }
 
@@ -334,15 +585,15 @@ mod tests {
         #[test]
         fn batches_come_to_the_same_as_the_jobs_one_by_one(
             commands in prop::collection::vec((command(), any::<bool>()), 1..20),
+            // How far ahead of the first job's acceptance each commit happens, in seconds.
+            pauses in prop::collection::vec(0..6_u64, 20),
         ) {
             let jobs = jobs(commands);
             let mut alone = Model::default();
-            let expected: Vec<ModelOutcome> = jobs.iter().map(|job| alone.apply_alone(job)).collect();
-
             let mut batched = Model::default();
             let mut rest = &jobs[..];
             let mut from = Position::START;
-            let mut done = 0;
+            let mut pauses = pauses.into_iter();
             while !rest.is_empty() {
                 // Only what it says that it needs, and nothing else.
                 let entries: HashMap<Key, Entry> = keys_needed(rest).into_iter()
@@ -351,17 +602,39 @@ mod tests {
                 let Evaluation { commit, taken } = evaluate(from, rest, &entries);
                 prop_assert!((1..=rest.len()).contains(&taken));
 
-                // Whatever a verdict rests on is checked, once.
-                let depends: HashSet<&Key> = rest[..taken].iter().flat_map(|job| job.command.operations())
-                    .filter(|operation| operation.condition != Condition::Any
-                        || matches!(operation.action, Action::Set { expiry: Expiry::Keep, .. }))
-                    .map(|operation| &operation.key).collect();
+                // Whatever a verdict rests on is checked, once; unless the batch itself has written it.
+                let mut known: HashSet<&Key> = HashSet::new();
+                let mut depends: HashSet<&Key> = HashSet::new();
+                let failed: HashSet<Position> = commit.advance.iter().flat_map(|advance| &advance.outcomes)
+                    .filter(|(_, verdict)| matches!(verdict, Verdict::Failed { .. }))
+                    .map(|(position, _)| *position).collect();
+                for job in &rest[..taken] {
+                    let operations = job.command.operations();
+                    depends.extend(operations.iter()
+                        .filter(|operation| operation.depends_on_entry())
+                        .map(|operation| &operation.key).filter(|key| !known.contains(key)));
+                    if !failed.contains(&job.id.position) {
+                        known.extend(operations.iter()
+                            .filter(|operation| operation.action != Action::Check)
+                            .map(|operation| &operation.key));
+                    }
+                }
                 prop_assert_eq!(commit.checks.len(), depends.len());
                 for (key, condition) in &commit.checks {
                     prop_assert!(depends.contains(key));
                     prop_assert_eq!(*condition, Condition::unchanged(batched.current(key)));
                 }
 
+                // Time passes between what was read and the commit. Where that breaks a check, the
+                // store says so, and it is evaluated again.
+                let now = batched.now.after(Duration::from_secs(pauses.next().unwrap_or(0)));
+                batched.set_clock(now);
+                if commit.checks.iter().any(|(key, condition)| !condition.holds(batched.current(key))) {
+                    continue;
+                }
+                alone.set_clock(now);
+                let expected: Vec<ModelOutcome> =
+                    rest[..taken].iter().map(|job| alone.apply_alone(job)).collect();
                 let written = batched.commit(&commit);
                 let advance = commit.advance.unwrap();
                 prop_assert_eq!(advance.from, from);
@@ -369,28 +642,29 @@ mod tests {
                 prop_assert_eq!((advance.queue, advance.partition, advance.lost), (jobs[0].id.queue, Partition(0), false));
 
                 let mut verdicts = advance.outcomes.into_iter().peekable();
-                for (job, expected) in rest[..taken].iter().zip(&expected[done..]) {
+                for (job, expected) in rest[..taken].iter().zip(expected) {
                     let verdict = verdicts.next_if(|(position, _)| *position == job.id.position);
                     match (verdict.map(|(_, verdict)| verdict), expected) {
                         (None, Ok(_)) => prop_assert!(!job.keep_outcome),
-                        (Some(Verdict::Succeeded { summary, first, count }), Ok(writes)) => {
+                        (Some(Verdict::Succeeded { summary, first, computed }), Ok(writes)) => {
                             prop_assert!(job.keep_outcome);
                             prop_assert_eq!(summary, Summary::of(&job.command));
-                            prop_assert_eq!(&written[first..first + count], &writes[..]);
+                            let found: Vec<ModelWrite> = written[first..].iter().zip(computed)
+                                .map(|(&(version, existed), computed)| (version, existed, computed)).collect();
+                            prop_assert_eq!(found, writes);
                         }
-                        (Some(Verdict::Failed { summary, operation, current }), Err(failed)) => {
+                        (Some(Verdict::Failed { summary, operation, reason, current }), Err(failed)) => {
                             prop_assert_eq!(summary, Summary::of(&job.command));
-                            prop_assert_eq!((operation, current), *failed);
+                            prop_assert_eq!((operation, reason, current), failed);
                         }
-                        (verdict, _) => prop_assert!(false, "{verdict:?} instead of {expected:?}"),
+                        (verdict, expected) => prop_assert!(false, "{verdict:?} instead of {expected:?}"),
                     }
                 }
                 prop_assert!(verdicts.next().is_none(), "an outcome of no job, or out of order");
+                prop_assert_eq!(&batched, &alone);
                 from = advance.to;
-                done += taken;
                 rest = &rest[taken..];
             }
-            prop_assert_eq!(batched, alone);
         }
 
         #[test]
@@ -405,19 +679,112 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_depends_on_an_earlier_write_starts_the_next_batch() {
-        let if_present = Operation {
-            condition: Condition::Present,
-            ..set("k", 2)
-        };
-        assert_eq!(taken(&singles([set("k", 1), if_present.clone()])), 1);
-        assert_eq!(taken(&singles([set("k", 1), set_for(Expiry::Keep)])), 1);
-        // One that failed has written nothing, so nothing depends on it.
+    fn a_batch_ends_before_a_job_that_only_its_commit_can_judge() {
+        let hour = Duration::from_secs(3600);
+        let add = || Operation::add(key("k"), 1);
+        let taken_of = |operations: Vec<Operation>| taken(&singles(operations));
+        // It needs the version that the write before it will get.
         assert_eq!(
-            taken(&singles([if_present.clone(), if_present, set("k", 1)])),
+            taken_of(vec![set("k", 1), set("k", 2).if_version(Version(1))]),
+            1
+        );
+        assert_eq!(taken_of(vec![set("k", 1), set("k", 2).if_absent()]), 1);
+        let text = Operation::set(key("k"), Value::parse("\"x\"").unwrap());
+        assert_eq!(
+            taken_of(vec![text, add()]),
+            1,
+            "the failure names a version"
+        );
+        // A deadline that the batch sets may have passed by then.
+        assert_eq!(taken_of(vec![add().expires_after(hour), add()]), 1);
+        assert_eq!(
+            taken_of(vec![set_for(Expiry::After(hour)), set_for(Expiry::Keep)]),
+            1
+        );
+        assert_eq!(
+            taken_of(vec![Operation::touch(key("k"), hour), add()]),
+            2,
+            "it failed"
+        );
+
+        // Everything else is known.
+        assert_eq!(taken_of(vec![set("k", 1), set("k", 2).if_present()]), 2);
+        assert_eq!(taken_of(vec![set("k", 1), set_for(Expiry::Keep)]), 2);
+        assert_eq!(taken_of(vec![add(), add(), add()]), 3);
+        let delete = || Operation::delete(key("k"));
+        assert_eq!(
+            taken_of(vec![delete(), set("k", 2).if_absent(), delete(), add()]),
+            4
+        );
+        // One that failed has written nothing, so nothing depends on it.
+        let if_present = set("k", 2).if_present();
+        assert_eq!(
+            taken_of(vec![if_present.clone(), if_present, set("k", 1)]),
             3
         );
-        assert_eq!(taken(&singles([set("k", 1), set("k", 2)])), 2);
+    }
+
+    #[test]
+    fn adds_to_a_counter_with_a_deadline_are_one_commit() {
+        let entry = Entry {
+            value: value(5),
+            version: Version(9),
+            expires_at: Some(Timestamp(60_000)),
+        };
+        let entries = HashMap::from([(key("k"), entry)]);
+        let add = Operation::add(key("k"), 1).expires_after(Duration::from_secs(1));
+        let jobs = singles(vec![add; 4]);
+        let Evaluation { commit, taken } = evaluate(Position::START, &jobs, &entries);
+        assert_eq!(taken, 4);
+        assert_eq!(commit.checks, [(key("k"), Condition::Version(Version(9)))]);
+        let last = Change::Set {
+            value: value(9),
+            expires_at: Some(Timestamp(60_000)),
+        };
+        assert_eq!(commit.writes[3].change, last);
+    }
+
+    #[test]
+    fn what_merges_and_touches_leave_is_bounded_together() {
+        let entry = |name: &str| {
+            let text = format!("{{\"{name}\":\"{}\"}}", "x".repeat(WORK_BATCH_BYTES / 4));
+            let entry = Entry {
+                value: Value::parse(text).unwrap(),
+                version: Version(1),
+                expires_at: None,
+            };
+            (key(name), entry)
+        };
+        let names = ["a", "b", "c", "d"];
+        let entries = HashMap::from(names.map(entry));
+        let patch = Value::parse("{}").unwrap();
+        let mut merges = Command::Batch(
+            names
+                .map(|name| Operation::merge(key(name), patch.clone()))
+                .into(),
+        );
+        merges.bound_merges(usize::MAX);
+        let touch = |name| Operation::touch(key(name), Duration::from_secs(1));
+        for batch in [merges, Command::Batch(names.map(touch).into())] {
+            let jobs = jobs_of([batch.clone(), batch]);
+            let Evaluation { commit, taken } = evaluate(Position::START, &jobs, &entries);
+            assert_eq!(taken, 2);
+            assert_eq!(commit.writes, []);
+            let limit_bytes = WORK_BATCH_BYTES as u64;
+            for (_, verdict) in commit.advance.unwrap().outcomes {
+                let Verdict::Failed {
+                    operation, reason, ..
+                } = verdict
+                else {
+                    panic!("{verdict:?}");
+                };
+                assert_eq!((operation, reason), (3, Failure::TooLarge { limit_bytes }));
+            }
+        }
+        // One alone may be larger, and several jobs of them are several commits.
+        let jobs = singles(names.map(touch));
+        let Evaluation { commit, taken } = evaluate(Position::START, &jobs, &entries);
+        assert_eq!((taken, commit.writes.len()), (3, 3));
     }
 
     #[test]
@@ -425,10 +792,7 @@ mod tests {
         let many = |count: u64| (0..count).map(|number| set(&format!("key {number}"), number));
         let jobs = singles(many(WORK_BATCH_WRITES as u64 + 1));
         assert_eq!(taken(&jobs), WORK_BATCH_WRITES);
-        let that_fail = many(WORK_BATCH_WRITES as u64 + 1).map(|operation| Operation {
-            condition: Condition::Present,
-            ..operation
-        });
+        let that_fail = many(WORK_BATCH_WRITES as u64 + 1).map(Operation::if_present);
         assert_eq!(taken(&singles(that_fail)), WORK_BATCH_WRITES);
 
         let batch = Command::Batch(many(WORK_BATCH_WRITES as u64).collect());

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::command::{Action, Command};
+use crate::model::command::Command;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::JobId;
 use crate::model::key::Key;
@@ -48,9 +48,7 @@ impl NewJob {
 
     /// The room that it needs in a store: none for deletes alone, which are accepted where nothing else is.
     pub(crate) fn bytes_taken(&self) -> u64 {
-        let takes_room = (self.command.operations().iter())
-            .any(|operation| matches!(operation.action, Action::Set { .. }));
-        if takes_room {
+        if self.command.takes_room() {
             self.size_bytes() as u64
         } else {
             0
@@ -80,14 +78,28 @@ pub struct Applied {
     pub version: Version,
     /// Whether the key was there before it.
     pub existed: bool,
+    /// What the caller could not know.
+    #[serde(flatten)]
+    pub computed: Computed,
+}
+
+/// What a write left behind that its caller could not know: nothing for a set or a delete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Computed {
+    /// The number that an add came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<i64>,
+    /// The deadline of the entry after an add, a merge or a touch; `None` if it never ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Its writes are in the store. With their details if they were kept ([`NewJob::keep_outcome`]), one for each operation.
+    /// Its writes are in the store. With their details if they were kept ([`NewJob::keep_outcome`]).
     Succeeded(Option<Succeeded>),
-    /// A condition did not hold when its turn came; none of its writes took effect.
+    /// It could not be done when its turn came; none of its writes took effect.
     Failed(Failed),
     /// The store refused it for good, or its attempts ran out. It is kept as a dead letter.
     Dead(Dead),
@@ -98,25 +110,69 @@ pub enum Outcome {
 pub struct Succeeded {
     /// What it was: [`Command::name`] and [`Command::first_key`], since the queue no longer knows.
     pub summary: Summary,
-    /// What each operation did, in the order of the command.
+    /// What each operation did that writes, in the order of the command: all but checks.
     pub writes: Vec<Applied>,
 }
 
-/// A condition that did not hold.
+/// An operation that could not be done, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     /// What the job was.
     pub summary: Summary,
     /// Which operation of the command, from 0.
     pub operation: usize,
+    /// Why.
+    pub reason: Failure,
     /// The version that the operation's key had at that moment; `None` if it was absent.
     pub current: Option<Version>,
+}
+
+/// Why an operation could not be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Failure {
+    /// Its condition did not hold.
+    #[default]
+    Condition,
+    /// It adds to a value that is no 64-bit integer.
+    NotInteger,
+    /// The sum is no 64-bit integer.
+    Overflow,
+    /// It touches a key that is absent.
+    NotFound,
+    /// The value that it would leave is larger than this, alone or with the others of its batch.
+    TooLarge {
+        /// The bound, in bytes.
+        limit_bytes: u64,
+    },
+}
+
+impl Failure {
+    /// Returns true for the usual reason, which texts leave out.
+    pub(crate) fn is_condition(&self) -> bool {
+        *self == Self::Condition
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Condition => f.write_str("the condition did not hold"),
+            Self::NotInteger => f.write_str("the value is no 64-bit integer"),
+            Self::Overflow => f.write_str("the sum is no 64-bit integer"),
+            Self::NotFound => f.write_str("the key is absent"),
+            Self::TooLarge { limit_bytes } => {
+                write!(f, "the result is larger than {limit_bytes} bytes")
+            }
+        }
+    }
 }
 
 /// What is left of a command once it has been applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// `set`, `delete` or `batch`.
+    /// As in [`Command::name`].
     #[serde(rename = "op")]
     pub name: std::borrow::Cow<'static, str>,
     /// The key, or the first of a batch.

@@ -12,5 +12,6 @@ pub mod id;
 pub mod job;
 pub(crate) mod json;
 pub mod key;
+mod merge;
 pub mod value;
 pub mod write;

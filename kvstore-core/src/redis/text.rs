@@ -6,7 +6,7 @@ use crate::error::{Error, Result, Subject};
 use crate::model::commit::Verdict;
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position};
-use crate::model::job::{Applied, Dead, Failed, JobState, Outcome, Succeeded};
+use crate::model::job::{Applied, Computed, Dead, Failed, JobState, Outcome, Succeeded};
 use crate::model::value::Value;
 
 pub(crate) fn number(text: &str) -> Result<u64> {
@@ -34,26 +34,36 @@ pub(crate) fn unexpected() -> Error {
 /// Its kind as the scripts know it, what they keep of it, and its first write and how many are its own.
 pub(crate) fn verdict_text(verdict: &Verdict) -> Result<(&'static str, String, usize, usize)> {
     Ok(match verdict {
-        // The script fills in what the writes did.
+        // The script keeps versions and existence apart, and `finished` fills them in.
         Verdict::Succeeded {
             summary,
             first,
-            count,
+            computed,
         } => {
+            let placeholder = |computed: &Computed| Applied {
+                version: Version(0),
+                existed: false,
+                computed: *computed,
+            };
             let outcome = Outcome::Succeeded(Some(Succeeded {
                 summary: summary.clone(),
-                writes: Vec::new(),
+                writes: match computed.iter().all(|it| *it == Computed::default()) {
+                    true => Vec::new(),
+                    false => computed.iter().map(placeholder).collect(),
+                },
             }));
-            ("s", text(&outcome)?, *first, *count)
+            ("s", text(&outcome)?, *first, computed.len())
         }
         Verdict::Failed {
             summary,
             operation,
+            reason,
             current,
         } => {
             let outcome = Outcome::Failed(Failed {
                 summary: summary.clone(),
                 operation: *operation,
+                reason: *reason,
                 current: *current,
             });
             ("f", text(&outcome)?, 0, 0)
@@ -81,11 +91,18 @@ pub(crate) fn finished(fields: &[String]) -> Result<JobState> {
     let mut outcome: Outcome = serde_json::from_str(field("text")?).map_err(|_| unexpected())?;
     if let Outcome::Succeeded(Some(succeeded)) = &mut outcome {
         let first = number(field("first")?)?;
+        // Nothing is written for writes that computed nothing.
+        let computed = std::mem::take(&mut succeeded.writes)
+            .into_iter()
+            .map(|applied| applied.computed)
+            .chain(std::iter::repeat(Computed::default()));
         succeeded.writes = (first..)
             .zip(field("existed")?.bytes())
-            .map(|(version, digit)| Applied {
+            .zip(computed)
+            .map(|((version, digit), computed)| Applied {
                 version: Version(version),
                 existed: digit == b'1',
+                computed,
             })
             .collect();
     }

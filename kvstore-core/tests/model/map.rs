@@ -6,7 +6,7 @@ use std::time::Duration;
 use kvstore_core::model::command::{Action, Command, Expiry, Operation};
 use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::id::{JobId, Partition};
-use kvstore_core::model::job::{Applied, NewJob, Outcome};
+use kvstore_core::model::job::{NewJob, Outcome};
 use kvstore_core::model::write::{Change, Condition, Write};
 use kvstore_core::{Key, Value, Version};
 
@@ -70,7 +70,7 @@ impl Model {
     }
 
     /// Makes a write, of which the store says that it got `version` and whether the key `existed`.
-    pub(crate) fn write(&mut self, write: &Write, Applied { version, existed }: Applied) {
+    pub(crate) fn write(&mut self, write: &Write, version: Version, existed: bool) {
         assert_eq!(
             existed,
             self.get(&write.key).is_some(),
@@ -112,13 +112,13 @@ impl Model {
                 Put::Delete => Action::Delete,
                 _ => Action::Set {
                     value: self.value(),
-                    expiry,
                 },
             };
             operations.push(Operation {
                 key,
                 condition,
                 action,
+                expiry,
             });
         }
         if request.batch {
@@ -157,19 +157,20 @@ impl Model {
                 {
                     let change = match &operation.action {
                         Action::Delete => Change::Delete,
-                        Action::Set { value, expiry } => Change::Set {
+                        Action::Set { value } => Change::Set {
                             value: value.clone(),
-                            expires_at: match expiry {
+                            expires_at: match operation.expiry {
                                 Expiry::Never => None,
-                                Expiry::After(span) => Some(accepted_at.after(*span)),
+                                Expiry::After(span) => Some(accepted_at.after(span)),
                                 Expiry::Keep => {
                                     self.get(&operation.key).and_then(|held| held.expires_at)
                                 }
                             },
                         },
+                        other => panic!("no step makes {other:?}"),
                     };
                     let key = operation.key.clone();
-                    self.write(&Write { key, change }, applied);
+                    self.write(&Write { key, change }, applied.version, applied.existed);
                 }
             }
             _ => panic!("{job:?} ended with {outcome:?}; broken condition: {broken:?}"),

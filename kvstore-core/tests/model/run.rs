@@ -9,7 +9,7 @@ use kvstore_core::conformance::{QueueBounds, QueueHarness, Worker};
 use kvstore_core::limits::CLAIM_PERIOD;
 use kvstore_core::model::commit::Commit;
 use kvstore_core::model::id::Partition;
-use kvstore_core::model::job::{Applied, Idempotency, JobState, NewJob};
+use kvstore_core::model::job::{Idempotency, JobState, NewJob};
 use kvstore_core::model::write::{Change, Condition, Write};
 use kvstore_core::store::{ChangeId, ChangeKind, ListRequest, Watch, WatchFrom};
 use kvstore_core::{Error, JobQueue, Key, Store, Value, Version};
@@ -172,7 +172,7 @@ impl<H: QueueHarness> Run<H> {
                 assert_eq!(committed.existed.len(), writes.len());
                 for ((write, existed), offset) in writes.iter().zip(committed.existed).zip(0..) {
                     let version = Version(committed.first_version.0 + offset);
-                    model.write(write, Applied { version, existed });
+                    model.write(write, version, existed);
                 }
             }
             Err(Error::Conflict {

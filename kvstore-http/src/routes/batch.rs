@@ -144,14 +144,17 @@ fn operation(json: &RawValue) -> Result<Operation, String> {
     let sent: Sent<'_> = serde_json::from_str(json.get()).map_err(|error| error.to_string())?;
     let key = Key::new(&sent.key).map_err(|error| error.to_string())?;
     let condition = write_condition_of(sent.if_match.as_deref(), sent.if_none_match.as_deref())?;
-    let action = match (&*sent.op, sent.value) {
-        ("set", Some(value)) => Action::Set {
-            // A copy of its own: the rest of the body must not stay in memory with it.
-            value: Value::parse(value.get()).map_err(|error| error.to_string())?,
+    let operation = match (&*sent.op, sent.value) {
+        ("set", Some(value)) => Operation {
             expiry: match sent.ttl {
                 None => Expiry::Never,
                 Some(json) => ttl::from_json(json).map_err(|field| field.message.into_owned())?,
             },
+            // A copy of its own: the rest of the body must not stay in memory with it.
+            ..Operation::set(
+                key,
+                Value::parse(value.get()).map_err(|error| error.to_string())?,
+            )
         },
         ("set", None) => return Err("a set needs a value".to_owned()),
         ("delete", Some(_)) => return Err("a delete takes no value".to_owned()),
@@ -159,12 +162,8 @@ fn operation(json: &RawValue) -> Result<Operation, String> {
         ("delete", None) if condition == Condition::Absent => {
             return Err("a delete takes no if_none_match".to_owned());
         }
-        ("delete", None) => Action::Delete,
+        ("delete", None) => Operation::delete(key),
         _ => return Err("op must be set or delete".to_owned()),
     };
-    Ok(Operation {
-        key,
-        condition,
-        action,
-    })
+    Ok(operation.under(condition))
 }

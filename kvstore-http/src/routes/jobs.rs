@@ -65,7 +65,7 @@ pub(super) fn describe(report: &JobReport) -> Object {
             Some(
                 Object::new()
                     .member("type", Kind::PreconditionFailed.path())
-                    .member("detail", "the condition did not hold")
+                    .member("detail", failed.reason.to_string())
                     .member("current_etag", failed.current.map(etag_text))
                     .member("failed_op", failed.operation),
             ),

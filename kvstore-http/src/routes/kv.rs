@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::ETAG;
 use hyper::http::request::Parts;
-use kvstore_core::model::command::{Action, Expiry};
+use kvstore_core::model::command::{Expiry, Operation};
 use kvstore_core::model::entry::Timestamp;
 use kvstore_core::{Entry, Key, Value};
 
@@ -71,8 +71,11 @@ pub(super) async fn put(
     let value = Value::parse(text).map_err(|error| {
         Problem::field(Field::value_error(Place::BODY, &error.to_string(), None))
     })?;
-    let action = Action::Set { value, expiry };
-    let written = submit(context, parts, key, action, options.resource_wait).await?;
+    let set = Operation {
+        expiry,
+        ..Operation::set(key, value)
+    };
+    let written = submit(context, parts, set, options.resource_wait).await?;
     let Progress::Applied(details) = written.progress else {
         return Ok(accepted(&written));
     };
@@ -101,7 +104,7 @@ pub(super) async fn put(
 pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     let wait = context.options.resource_wait;
-    let written = submit(context, parts, key, Action::Delete, wait).await?;
+    let written = submit(context, parts, Operation::delete(key), wait).await?;
     let Progress::Applied(details) = written.progress else {
         return Ok(accepted(&written));
     };

@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use hyper::header::ETAG;
 use hyper::http::request::Parts;
 use kvstore_core::Entry;
-use kvstore_core::model::command::Action;
+use kvstore_core::model::command::Operation;
 
 use super::context::Context;
 use super::read;
@@ -25,8 +25,11 @@ pub(super) async fn set(context: &Context<'_>, parts: &Parts, body: Incoming) ->
     let options = &context.options;
     let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
     let SetRequest { key, value, expiry } = SetRequest::parse(&text)?;
-    let action = Action::Set { value, expiry };
-    let written = submit(context, parts, key, action, options.simple_wait).await?;
+    let set = Operation {
+        expiry,
+        ..Operation::set(key, value)
+    };
+    let written = submit(context, parts, set, options.simple_wait).await?;
     let answer = |message, status| {
         Object::new()
             .member("message", message)
@@ -66,7 +69,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Res
 pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     let wait = context.options.simple_wait;
-    let written = submit(context, parts, key, Action::Delete, wait).await?;
+    let written = submit(context, parts, Operation::delete(key), wait).await?;
     let answer = |message, status| {
         Object::new()
             .member("message", message)

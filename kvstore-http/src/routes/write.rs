@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::http::request::Parts;
 use kvstore_core::Key;
-use kvstore_core::model::command::{Action, Command, Operation};
+use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::id::JobId;
 use kvstore_core::model::job::{Applied, JobState, Outcome};
 use kvstore_core::service::Request;
@@ -43,20 +43,15 @@ pub(super) enum Progress {
     Applied(Option<Applied>),
 }
 
-/// Asks for `action` on `key`, under the conditions in the headers, and waits for it as the client prefers.
+/// Asks for `operation` under the conditions in the headers, and waits for it as the client prefers.
 pub(super) async fn submit(
     context: &Context<'_>,
     parts: &Parts,
-    key: Key,
-    action: Action,
+    operation: Operation,
     default_wait: Duration,
 ) -> Result<Written> {
-    let operation = Operation {
-        condition: write_condition(&parts.headers)?,
-        key,
-        action,
-    };
-    send(context, parts, Command::One(operation), default_wait).await
+    let operation = operation.under(write_condition(&parts.headers)?);
+    send(context, parts, operation.into(), default_wait).await
 }
 
 /// Asks for `command`, and waits for it as the client prefers.

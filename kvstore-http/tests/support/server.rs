@@ -9,7 +9,7 @@ use kvstore_core::memory::{MemoryQueue, MemoryStore};
 use kvstore_core::model::commit::{Advance, Commit, Verdict};
 use kvstore_core::model::id::{JobId, Position};
 use kvstore_core::model::job::Dead;
-use kvstore_core::model::write::{Condition, Write};
+use kvstore_core::model::write::Write;
 use kvstore_core::queue::QueueOptions;
 use kvstore_core::service::ServiceOptions;
 use kvstore_core::{JobQueue, Key, Service, Store, Value};
@@ -148,13 +148,7 @@ impl Server {
         let dead = Dead {
             reason: "it was refused".to_owned(),
             attempts: 3,
-            command: kvstore_core::model::command::Command::One(
-                kvstore_core::model::command::Operation {
-                    key,
-                    condition: Condition::Any,
-                    action: kvstore_core::model::command::Action::Delete,
-                },
-            ),
+            command: kvstore_core::model::command::Operation::delete(key).into(),
         };
         let advance = Advance {
             queue: id.queue,

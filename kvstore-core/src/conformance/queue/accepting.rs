@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
 use crate::error::Error;
-use crate::model::command::{Action, Command, Expiry, Operation};
+use crate::model::command::{Command, Expiry, Operation};
 use crate::model::entry::Version;
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::NewJob;
@@ -85,18 +85,12 @@ pub async fn many_producers_keep_the_order_of_each(harness: &dyn QueueHarness) {
 fn commands() -> Vec<Command> {
     let set = |text, condition, expiry| {
         Command::One(Operation {
-            key: key("a/\u{e9} \"b\""),
-            condition,
-            action: Action::Set {
-                value: value(text),
-                expiry,
-            },
+            expiry,
+            ..Operation::set(key("a/\u{e9} \"b\""), value(text)).under(condition)
         })
     };
-    let delete = |condition| Operation {
-        condition,
-        ..Operation::delete(key("b"))
-    };
+    let delete = |condition| Operation::delete(key("b")).under(condition);
+    let patch = || value(r#"{"a":null,"b":[1.0],"\u0062":1e400}"#);
     vec![
         set("1.0", Condition::Any, Expiry::Never),
         set(
@@ -117,6 +111,23 @@ fn commands() -> Vec<Command> {
             Operation::set(key("c"), value("\"\\n\"")),
         ]),
         Command::Batch(vec![Operation::delete(key("d"))]),
+        Operation::add(key("n"), i64::MIN).into(),
+        Operation::add(key("n"), 1)
+            .expires_after(Duration::from_secs(1))
+            .into(),
+        Operation::merge(key("m"), patch()).into(),
+        Operation::merge(key("m"), value("null"))
+            .expires_after(Duration::from_secs(1))
+            .if_present()
+            .into(),
+        Operation::touch(key("t"), crate::limits::TTL_MAX).into(),
+        Operation::check(key("c")).if_absent().into(),
+        Command::Batch(vec![
+            Operation::add(key("n"), i64::MAX).if_version(Version(1)),
+            Operation::merge(key("m"), patch()),
+            Operation::touch(key("t"), Duration::from_secs(1)),
+            Operation::check(key("c")).if_present(),
+        ]),
     ]
 }
 
@@ -205,13 +216,9 @@ pub async fn a_job_that_breaks_a_rule_is_refused_alone(harness: &dyn QueueHarnes
         Operation::delete(key("a")),
         Operation::delete(key("a")),
     ]);
-    let short_lived = Command::One(Operation {
-        action: Action::Set {
-            value: value("1"),
-            expiry: Expiry::After(Duration::from_millis(999)),
-        },
-        ..Operation::delete(key("a"))
-    });
+    let short_lived = Operation::set(key("a"), value("1"))
+        .expires_after(Duration::from_millis(999))
+        .into();
     let jobs = vec![
         set_job(&key("a"), "1"),
         NewJob::new(twice),

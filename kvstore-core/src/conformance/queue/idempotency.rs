@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
 use crate::error::{Error, Result};
-use crate::model::command::{Action, Command, Expiry, Operation};
+use crate::model::command::{Command, Expiry, Operation};
 use crate::model::id::JobId;
 use crate::model::job::{Idempotency, NewJob};
 use crate::model::write::Condition;
@@ -102,11 +102,8 @@ pub async fn a_key_with_another_request_is_refused(harness: &dyn QueueHarness) {
     let id = accept(&queue, request()).await;
     let set = |expiry| {
         Command::One(Operation {
-            action: Action::Set {
-                value: value("1"),
-                expiry,
-            },
-            ..Operation::delete(key("a"))
+            expiry,
+            ..Operation::set(key("a"), value("1"))
         })
     };
     for other in [
@@ -116,6 +113,8 @@ pub async fn a_key_with_another_request_is_refused(harness: &dyn QueueHarness) {
         set(Expiry::Keep),
         set(Expiry::After(WINDOW)),
         Command::One(Operation::delete(key("a"))),
+        Operation::merge(key("a"), value("1")).into(),
+        Operation::add(key("a"), 1).into(),
         Command::Batch(vec![Operation::set(key("a"), value("1"))]),
     ] {
         let error = enqueue(&queue, keyed("request", other.clone()))

@@ -85,5 +85,18 @@ macro_rules! queue_conformance {
             a_store_of_another_queue_is_refused
             a_store_older_than_its_queue_meets_a_gap
         }
+        $crate::__conformance_cases! { $harness, commands:
+            adds_to_one_counter_are_applied_together_and_all_count
+            adds_beside_direct_commits_all_count
+            an_add_to_anything_but_a_64_bit_integer_fails
+            the_deadline_of_a_counter_counts_from_its_creation
+            a_counter_that_waited_longer_than_it_lives_starts_again
+            a_merge_changes_what_it_names_and_no_other_byte
+            a_merge_into_more_than_its_bound_fails
+            a_touch_changes_the_deadline_alone
+            a_batch_depends_on_keys_that_it_only_checks
+            a_retried_add_counts_once_and_is_answered_alike
+            outcomes_of_commands_survive_a_restart
+        }
     };
 }

@@ -7,7 +7,7 @@ use super::super::fixture::*;
 use crate::limits::{OUTCOME_RETENTION, OUTCOMES_MAX};
 use crate::model::commit::{Advance, Commit, Verdict};
 use crate::model::entry::Version;
-use crate::model::job::{Applied, Dead, Failed, JobState, Outcome, Succeeded};
+use crate::model::job::{Applied, Computed, Dead, Failed, Failure, JobState, Outcome, Succeeded};
 use crate::store::Store;
 
 async fn state(store: &dyn Store, named: Named, number: u64) -> JobState {
@@ -54,6 +54,7 @@ pub async fn kept_outcomes_tell_versions_and_what_existed(harness: &dyn StoreHar
     let applied = |offset, existed| Applied {
         version: Version(first + offset),
         existed,
+        computed: Computed::default(),
     };
     let details = |key, writes| {
         JobState::Finished(Outcome::Succeeded(Some(Succeeded {
@@ -94,6 +95,7 @@ pub async fn failures_are_told_as_they_were(harness: &dyn StoreHarness) {
             Verdict::Failed {
                 summary: summary(&a),
                 operation: 3,
+                reason: Failure::Condition,
                 current: Some(version),
             },
         ),
@@ -104,6 +106,7 @@ pub async fn failures_are_told_as_they_were(harness: &dyn StoreHarness) {
         JobState::Finished(Outcome::Failed(Failed {
             summary: summary(&a),
             operation,
+            reason: Failure::Condition,
             current,
         }))
     };

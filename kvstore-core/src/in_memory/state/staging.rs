@@ -192,24 +192,27 @@ impl<'a> Staging<'a> {
             Verdict::Succeeded {
                 summary,
                 first,
-                count,
+                computed,
             } => {
-                let applied = |index| Applied {
+                let applied = |(index, computed)| Applied {
                     version: Version(first_version.0 + index as u64),
                     existed: existed[index],
+                    computed,
                 };
                 Outcome::Succeeded(Some(Succeeded {
                     summary,
-                    writes: (first..first + count).map(applied).collect(),
+                    writes: (first..).zip(computed).map(applied).collect(),
                 }))
             }
             Verdict::Failed {
                 summary,
                 operation,
+                reason,
                 current,
             } => Outcome::Failed(Failed {
                 summary,
                 operation,
+                reason,
                 current,
             }),
             Verdict::Dead(dead) => Outcome::Dead(dead),

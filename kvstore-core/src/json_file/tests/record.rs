@@ -4,7 +4,7 @@ use crate::in_memory::state::{Advanced, Record};
 use crate::json_file::journal::record::*;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position, QueueId};
-use crate::model::job::{Applied, Outcome, Succeeded, Summary};
+use crate::model::job::{Applied, Computed, Outcome, Succeeded, Summary};
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Write};
@@ -28,6 +28,10 @@ fn a_record_comes_back_as_it_was() {
     let writes = vec![Applied {
         version: Version(42),
         existed: true,
+        computed: Computed {
+            number: Some(-1),
+            expires_at: Some(Timestamp(7)),
+        },
     }];
     let full = Record {
         writes: vec![
