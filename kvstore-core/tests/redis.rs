@@ -286,7 +286,7 @@ async fn a_queue_is_of_one_folder_or_of_the_store_beside_it() {
         .unwrap();
     let refused = reader.queue.enqueue(vec![set("a")]).await.remove(0);
     assert!(
-        matches!(&refused, Err(Error::Unavailable { what, .. }) if what.contains("another folder")),
+        matches!(&refused, Err(Error::Config(reason)) if reason.contains("another folder")),
         "{refused:?}"
     );
     let message = config(open(&server, Options::default()).await);
