@@ -106,6 +106,16 @@ pub enum Error {
         what: String,
     },
 
+    /// The store rejected a job for good, or its attempts ran out: it is kept as a dead letter, and none of its writes took effect.
+    /// Remove the cause, then retry the letter.
+    #[error("the job {job} became a dead letter: {reason}")]
+    DeadLettered {
+        /// The job.
+        job: JobId,
+        /// Why, for an operator.
+        reason: String,
+    },
+
     /// Another process holds the folder. Stop that one, or use another folder.
     #[error("{} is in use by {}", .path.display(), display_holder(*.pid))]
     Locked {

@@ -51,6 +51,7 @@ compile_error!(
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod embedded;
 pub mod error;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
@@ -77,6 +78,7 @@ pub mod store_ext;
 mod told;
 pub mod worker;
 
+pub use embedded::Embedded;
 pub use error::{Error, Result};
 pub use model::entry::{Entry, Version};
 pub use model::key::Key;

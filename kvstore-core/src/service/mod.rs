@@ -3,6 +3,8 @@
 //!
 //! What is not here: applying. That is the worker's, in this process or another.
 
+mod submission;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use crate::model::job::{Dead, Idempotency, JobState, NewJob, Outcome, Summary};
 use crate::model::key::Key;
 use crate::queue::{Accepted, Found, JobQueue};
 use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page, Store};
+
+pub use submission::Submission;
 
 /// Bounds that an operator may want to move.
 #[derive(Clone, Debug)]
