@@ -5,7 +5,7 @@
 mod folder_queue;
 #[cfg(test)]
 mod tests;
-mod url;
+pub(crate) mod url;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,6 @@ use crate::redis::{QueueAlone, Redis};
 use crate::store::Store;
 
 pub use crate::open::url::StoreUrl;
-pub(crate) use crate::open::url::bytes;
 
 /// How often a worker that stands by tries to get the folder.
 const STAND_BY_PERIOD: Duration = Duration::from_millis(50);

@@ -446,7 +446,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// For anything else.
 pub fn bytes(text: &str) -> Result<u64, &'static str> {
-    crate::open::bytes(text)
+    crate::open::url::bytes(text)
 }
 
 /// Reads a whole number, a duration, a size, … and refuses it outside `range`: `within(1..=60, str::parse)`.
