@@ -5,7 +5,10 @@ use std::process::Command;
 
 use crate::engine::{DATABASES, MAP, OURS};
 use crate::figures::{Figures, Spread, number};
-use crate::measure::{BATCHES, Extent, GETS, GETS_BESIDE, GETS_TWO, MEMORY, MEMORY_OWN, OPEN_MS, SCANS, WRITERS, best_durable};
+use crate::measure::{
+    BATCHES, Extent, GETS, GETS_BESIDE, GETS_TWO, MEMORY, MEMORY_OWN, OPEN_MS, SCANS, WRITERS,
+    best_durable,
+};
 
 /// What a ratio should be.
 enum Goal {

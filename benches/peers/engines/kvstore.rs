@@ -7,8 +7,8 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use kvstore_core::json_file::{JsonFile, JsonStore, Options};
-use kvstore_core::model::write::{Change, Write};
 use kvstore_core::model::commit::Commit;
+use kvstore_core::model::write::{Change, Write};
 use kvstore_core::{Key, Store, Value};
 use tokio::runtime::Runtime;
 
