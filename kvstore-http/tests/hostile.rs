@@ -217,7 +217,7 @@ async fn head_that_can_be_read_in_two_ways_is_refused() {
     ] {
         let (statuses, is_closed) = tell(victim.address(), bytes.as_bytes(), false).await;
         // A second host is found out behind the head, where the connection is still in step.
-        let expected = if bytes.matches("host: localhost\r\nhost: x").count() > 0 {
+        let expected = if bytes.contains("host: localhost\r\nhost: localhost") {
             (vec![400, 201], false)
         } else {
             (vec![400], true)
@@ -238,9 +238,10 @@ async fn odd_requests_that_mean_one_thing_are_answered_and_the_connection_stays_
     for (bytes, statuses) in [
         ("\r\n\r\n".to_owned() + &get("/livez"), vec![200]),
         ("GET /livez HTTP/1.1\nhost: localhost\n\n".to_owned(), vec![200]),
-        (get("http://elsewhere/livez"), vec![200]),
+        (get("http://localhost/livez"), vec![200]),
+        (get("http://elsewhere/livez"), vec![421]),
         (get("*"), vec![404]),
-        (get("livez"), vec![404]),
+        (get("livez"), vec![421]),
         ("OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(), vec![404]),
         ("CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(), vec![404]),
         (get("/get/%00"), vec![422]),
@@ -514,7 +515,8 @@ async fn five_thousand_idle_connections_leave_room_for_those_that_work() {
         ..limit
     };
     setrlimit(Resource::Nofile, raised).expect("a limit below the hard one");
-    let victim = Victim::start(&["--connections-max", "5100"]).await;
+    // A connection without a request ends with the head timeout, and these are to stay.
+    let victim = Victim::start(&["--connections-max", "5100", "--head-timeout", "60s"]).await;
     let idle = open(victim.address(), COUNT, b"").await;
     until_open(&victim, COUNT).await;
     let mut used = open(

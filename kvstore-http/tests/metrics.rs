@@ -218,11 +218,16 @@ async fn figures_are_right_read_by_prometheus_and_named_in_the_readme() {
 async fn connection_for_which_there_is_no_room_is_counted() {
     let process = Process::start(&["--store", "memory:", "--connections-max", "1"]);
     let mut connection = Connection::open(process.address).await;
-    assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
+    // Under way, so that the connection is not one of those that make room.
+    let head = "PUT /v1/kv/slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n";
+    connection.send(head.as_bytes()).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     for _ in 0..3 {
         let mut refused = Connection::open(process.address).await;
         assert_eq!(refused.reply("GET").await.status, 503);
     }
+    connection.send(b"1").await;
+    assert_eq!(connection.reply("PUT").await.status, 201);
     let families = read(&mut connection).await;
     let refused = value(&families, "kvstore_http_connections_refused_total", &[]);
     assert_eq!(
