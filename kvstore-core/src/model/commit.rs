@@ -44,7 +44,7 @@ impl Advance {
     /// # Errors
     /// [`Error::Invalid`] if it does not go forward, or its outcomes are out of order, of jobs that it does not pass, or name
     /// writes that the commit does not hold.
-    pub(crate) fn check(&self, writes: usize) -> Result<()> {
+    pub fn check(&self, writes: usize) -> Result<()> {
         if self.to <= self.from {
             return Err(Error::invalid(
                 Subject::Commit,
