@@ -8,11 +8,8 @@ use kvstore_core::conformance::StoreHarness;
 use kvstore_core::memory::MemoryStore;
 use kvstore_core::model::commit::{Commit, Committed};
 use kvstore_core::model::entry::Timestamp;
-use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
-use kvstore_core::model::job::JobState;
 use kvstore_core::model::write::{Change, Write};
-use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchFrom};
-use kvstore_core::{Entry, Key, Result, Store, StoreExt};
+use kvstore_core::{Result, Store, StoreExt};
 
 #[derive(Debug)]
 struct Checked<S>(S);
@@ -27,48 +24,8 @@ impl<S: Store> Store for Checked<S> {
         }
         self.0.commit(commit).await
     }
-    fn partitions(&self) -> Option<PartitionCount> {
-        self.0.partitions()
-    }
-    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        self.0.get(key).await
-    }
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
-        self.0.get_many(keys).await
-    }
-    async fn list(&self, request: &ListRequest) -> Result<Page> {
-        self.0.list(request).await
-    }
-    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
-        self.0.applied(queue, partition).await
-    }
-    async fn active_queue(&self) -> Result<Option<QueueId>> {
-        self.0.active_queue().await
-    }
-    async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
-        self.0.adopt_queue(queue).await
-    }
-    async fn outcome(&self, job: &JobId, wait: std::time::Duration) -> Result<JobState> {
-        self.0.outcome(job, wait).await
-    }
-    async fn expire(&self, partition: Partition) -> Result<usize> {
-        self.0.expire(partition).await
-    }
-    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
-        self.0.dead(request).await
-    }
-    async fn forget(&self, job: &JobId) -> Result<bool> {
-        self.0.forget(job).await
-    }
-    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
-        self.0.watch(from).await
-    }
-    async fn ping(&self) -> Result<()> {
-        self.0.ping().await
-    }
-    async fn close(&self) -> Result<()> {
-        self.0.close().await
-    }
+
+    kvstore_core::forward_store!(|self| &self.0; except commit);
 }
 
 /// How the suite reaches it: one value of this is one set of data, with its own time.

@@ -150,6 +150,9 @@ pub enum Found {
     /// It was accepted once and has been dropped since, applied or lost; or [`JobQueue::start_after`] passed its number over,
     /// which a queue that lost its files can't tell apart.
     Dropped,
+    /// This process cannot see which jobs the queue holds. The id is of this queue; only the process that writes knows whether
+    /// such a job was accepted.
+    Unseen,
     /// No such job was ever accepted here.
     Unknown,
 }
@@ -208,60 +211,115 @@ impl Default for QueueOptions {
 }
 
 /// A shared queue is a queue.
-#[async_trait]
 impl<Q: JobQueue + ?Sized> JobQueue for Arc<Q> {
-    fn id(&self) -> QueueId {
-        (**self).id()
-    }
-    fn partitions(&self) -> PartitionCount {
-        (**self).partitions()
-    }
-    fn is_shared(&self) -> bool {
-        (**self).is_shared()
-    }
-    async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
-        (**self).start_after(partition, position).await
-    }
-    async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
-        (**self).enqueue(jobs).await
-    }
-    async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
-        (**self).claim(worker).await
-    }
-    async fn claims_changed(&self) {
-        (**self).claims_changed().await;
-    }
-    async fn release(&self, claim: Claim) -> Result<()> {
-        (**self).release(claim).await
-    }
-    async fn read(
-        &self,
-        claim: &Claim,
-        after: Position,
-        max: usize,
-        wait: Duration,
-    ) -> Result<Vec<Job>> {
-        (**self).read(claim, after, max, wait).await
-    }
-    async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
-        (**self).begin_attempt(claim, head).await
-    }
-    async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()> {
-        (**self).withdraw_attempt(claim, head).await
-    }
-    async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
-        (**self).complete(claim, up_to).await
-    }
-    async fn find(&self, job: &JobId) -> Result<Found> {
-        (**self).find(job).await
-    }
-    async fn depth(&self) -> Result<Depth> {
-        (**self).depth().await
-    }
-    async fn ping(&self) -> Result<()> {
-        (**self).ping().await
-    }
-    async fn close(&self) -> Result<()> {
-        (**self).close().await
-    }
+    crate::forward_queue!(|self| &**self);
+}
+
+/// Implements methods of [`JobQueue`] by those of another queue, inside an `impl JobQueue for …`.
+///
+/// `forward_queue!(|self| &self.0)` forwards all of them; `forward_queue!(|self| &self.0; except enqueue)` leaves those out that
+/// the wrapper writes itself. [`forward_store`](crate::forward_store) has an example.
+#[macro_export]
+macro_rules! forward_queue {
+    (|$self:ident| $inner:expr $(; except $($except:ident)+)?) => {
+        $crate::forward_queue!(@each [$($($except)+)?] $self [$inner]
+            id partitions is_shared start_after enqueue claim claims_changed release read begin_attempt withdraw_attempt
+            complete find depth ping close
+        );
+    };
+    (@each $except:tt $self:ident $inner:tt $($method:ident)+) => {
+        $($crate::forward_queue!(@unless $method $except $self $inner);)+
+    };
+
+    (@unless $method:ident [] $self:ident [$inner:expr]) => {
+        $crate::forward_queue!(@method $method $self, $inner);
+    };
+    (@unless id [id $($rest:ident)*] $($other:tt)*) => {};
+    (@unless partitions [partitions $($rest:ident)*] $($other:tt)*) => {};
+    (@unless is_shared [is_shared $($rest:ident)*] $($other:tt)*) => {};
+    (@unless start_after [start_after $($rest:ident)*] $($other:tt)*) => {};
+    (@unless enqueue [enqueue $($rest:ident)*] $($other:tt)*) => {};
+    (@unless claim [claim $($rest:ident)*] $($other:tt)*) => {};
+    (@unless claims_changed [claims_changed $($rest:ident)*] $($other:tt)*) => {};
+    (@unless release [release $($rest:ident)*] $($other:tt)*) => {};
+    (@unless read [read $($rest:ident)*] $($other:tt)*) => {};
+    (@unless begin_attempt [begin_attempt $($rest:ident)*] $($other:tt)*) => {};
+    (@unless withdraw_attempt [withdraw_attempt $($rest:ident)*] $($other:tt)*) => {};
+    (@unless complete [complete $($rest:ident)*] $($other:tt)*) => {};
+    (@unless find [find $($rest:ident)*] $($other:tt)*) => {};
+    (@unless depth [depth $($rest:ident)*] $($other:tt)*) => {};
+    (@unless ping [ping $($rest:ident)*] $($other:tt)*) => {};
+    (@unless close [close $($rest:ident)*] $($other:tt)*) => {};
+    (@unless $method:ident [$another:ident $($rest:ident)*] $($other:tt)*) => {
+        $crate::forward_queue!(@unless $method [$($rest)*] $($other)*);
+    };
+
+    (@method id $self:ident, $inner:expr) => {
+        fn id(&$self) -> $crate::model::id::QueueId {
+            $crate::queue::JobQueue::id($inner)
+        }
+    };
+    (@method partitions $self:ident, $inner:expr) => {
+        fn partitions(&$self) -> $crate::model::id::PartitionCount {
+            $crate::queue::JobQueue::partitions($inner)
+        }
+    };
+    (@method start_after $self:ident, $inner:expr) => {
+        $crate::__forward!(
+            $crate::queue::JobQueue: start_after($self, $inner; partition: $crate::model::id::Partition, position: $crate::model::id::Position)
+            -> $crate::error::Result<()>);
+    };
+    (@method enqueue $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::queue::JobQueue: enqueue($self, $inner; jobs: ::std::vec::Vec<$crate::model::job::NewJob>)
+            -> ::std::vec::Vec<$crate::error::Result<$crate::queue::Accepted>>);
+    };
+    (@method find $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::queue::JobQueue: find($self, $inner; &job: $crate::model::id::JobId)
+            -> $crate::error::Result<$crate::queue::Found>);
+    };
+    (@method depth $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::queue::JobQueue: depth($self, $inner;) -> $crate::error::Result<$crate::queue::Depth>);
+    };
+    (@method ping $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::queue::JobQueue: ping($self, $inner;) -> $crate::error::Result<()>);
+    };
+    (@method close $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::queue::JobQueue: close($self, $inner;) -> $crate::error::Result<()>);
+    };
+    (@method is_shared $self:ident, $inner:expr) => {
+        fn is_shared(&$self) -> bool {
+            $crate::queue::JobQueue::is_shared($inner)
+        }
+    };
+    (@method claim $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::queue::JobQueue: claim($self, $inner; &worker: $crate::queue::WorkerId)
+            -> $crate::error::Result<::std::vec::Vec<$crate::queue::Claim>>);
+    };
+    (@method claims_changed $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::queue::JobQueue: claims_changed($self, $inner;) -> ());
+    };
+    (@method release $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::queue::JobQueue: release($self, $inner; claim: $crate::queue::Claim) -> $crate::error::Result<()>);
+    };
+    (@method read $self:ident, $inner:expr) => {
+        $crate::__forward!(
+            $crate::queue::JobQueue: read($self, $inner;
+                &claim: $crate::queue::Claim, after: $crate::model::id::Position, max: usize, wait: ::core::time::Duration
+            ) -> $crate::error::Result<::std::vec::Vec<$crate::model::job::Job>>);
+    };
+    (@method begin_attempt $self:ident, $inner:expr) => {
+        $crate::__forward!(
+            $crate::queue::JobQueue: begin_attempt($self, $inner; &claim: $crate::queue::Claim, head: $crate::model::id::Position)
+            -> $crate::error::Result<u32>);
+    };
+    (@method withdraw_attempt $self:ident, $inner:expr) => {
+        $crate::__forward!(
+            $crate::queue::JobQueue: withdraw_attempt($self, $inner; &claim: $crate::queue::Claim, head: $crate::model::id::Position)
+            -> $crate::error::Result<()>);
+    };
+    (@method complete $self:ident, $inner:expr) => {
+        $crate::__forward!(
+            $crate::queue::JobQueue: complete($self, $inner; &claim: $crate::queue::Claim, up_to: $crate::model::id::Position)
+            -> $crate::error::Result<()>);
+    };
 }

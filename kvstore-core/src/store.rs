@@ -1,9 +1,10 @@
 //! The contract of a store: what every backend promises to whoever reads, commits and follows.
 //!
-//! What is deliberately not here: commands and their conditions (`command.rs` turns them into a [`Commit`]), queues
-//! (`queue.rs`), and convenience, which is [`crate::store_ext::StoreExt`] and the same for all stores. There are no default methods:
-//! what one backend can't do is not in the trait. The suite in [`crate::conformance`] (feature `conformance`) checks each
-//! sentence below.
+//! What is deliberately not here: commands and their conditions (`command.rs` turns them into a
+//! [`Commit`]), queues (`queue.rs`), and convenience, which is [`crate::store_ext::StoreExt`] and the
+//! same for all stores. There are no default methods, so that no wrapper loses one unnoticed: what
+//! one backend cannot do is not in the trait. The suite in [`crate::conformance`] (feature
+//! `conformance`) checks each sentence below.
 
 use std::fmt;
 use std::sync::Arc;
@@ -120,9 +121,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// How long ago a store that another process writes had everything that was acknowledged, as far as it knows; `None` for one
     /// that is never behind, because it is the one that is written. Reads look first, so they are less far behind than this.
-    fn lag(&self) -> Option<Duration> {
-        None
-    }
+    fn lag(&self) -> Option<Duration>;
 
     /// Whether it would answer now: `Ok` if reads, and writes where it takes any, are possible.
     async fn ping(&self) -> Result<()>;
@@ -279,54 +278,162 @@ pub enum ChangeKind {
 }
 
 /// A shared store is a store.
-#[async_trait]
 impl<S: Store + ?Sized> Store for Arc<S> {
-    fn partitions(&self) -> Option<PartitionCount> {
-        (**self).partitions()
-    }
-    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        (**self).get(key).await
-    }
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
-        (**self).get_many(keys).await
-    }
-    async fn list(&self, request: &ListRequest) -> Result<Page> {
-        (**self).list(request).await
-    }
-    async fn commit(&self, commit: Commit) -> Result<Committed> {
-        (**self).commit(commit).await
-    }
-    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
-        (**self).applied(queue, partition).await
-    }
-    async fn active_queue(&self) -> Result<Option<QueueId>> {
-        (**self).active_queue().await
-    }
-    async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
-        (**self).adopt_queue(queue).await
-    }
-    async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
-        (**self).outcome(job, wait).await
-    }
-    async fn expire(&self, partition: Partition) -> Result<usize> {
-        (**self).expire(partition).await
-    }
-    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
-        (**self).dead(request).await
-    }
-    async fn forget(&self, job: &JobId) -> Result<bool> {
-        (**self).forget(job).await
-    }
-    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
-        (**self).watch(from).await
-    }
-    fn lag(&self) -> Option<Duration> {
-        (**self).lag()
-    }
-    async fn ping(&self) -> Result<()> {
-        (**self).ping().await
-    }
-    async fn close(&self) -> Result<()> {
-        (**self).close().await
-    }
+    crate::forward_store!(|self| &**self);
+}
+
+/// Implements methods of [`Store`] by those of another store, inside an `impl Store for …`.
+///
+/// `forward_store!(|self| &self.0)` forwards all of them; `forward_store!(|self| &self.0; except commit ping)` leaves those out
+/// that the wrapper writes itself. The trait has no default methods, so none can be forgotten.
+///
+/// ```
+/// use kvstore_core::model::commit::{Commit, Committed};
+/// use kvstore_core::{Result, Store};
+///
+/// /// Reads like the store inside, and logs every commit.
+/// #[derive(Debug)]
+/// struct Logged<S>(S);
+///
+/// #[async_trait::async_trait]
+/// impl<S: Store> Store for Logged<S> {
+///     async fn commit(&self, commit: Commit) -> Result<Committed> {
+///         eprintln!("{} writes", commit.writes.len());
+///         self.0.commit(commit).await
+///     }
+///     kvstore_core::forward_store!(|self| &self.0; except commit);
+/// }
+/// ```
+#[macro_export]
+macro_rules! forward_store {
+    (|$self:ident| $inner:expr $(; except $($except:ident)+)?) => {
+        $crate::forward_store!(@each [$($($except)+)?] $self [$inner]
+            partitions get get_many list commit applied active_queue adopt_queue outcome expire dead forget watch lag ping close
+        );
+    };
+    (@each $except:tt $self:ident $inner:tt $($method:ident)+) => {
+        $($crate::forward_store!(@unless $method $except $self $inner);)+
+    };
+
+    (@unless $method:ident [] $self:ident [$inner:expr]) => {
+        $crate::forward_store!(@method $method $self, $inner);
+    };
+    (@unless partitions [partitions $($rest:ident)*] $($other:tt)*) => {};
+    (@unless get [get $($rest:ident)*] $($other:tt)*) => {};
+    (@unless get_many [get_many $($rest:ident)*] $($other:tt)*) => {};
+    (@unless list [list $($rest:ident)*] $($other:tt)*) => {};
+    (@unless commit [commit $($rest:ident)*] $($other:tt)*) => {};
+    (@unless applied [applied $($rest:ident)*] $($other:tt)*) => {};
+    (@unless active_queue [active_queue $($rest:ident)*] $($other:tt)*) => {};
+    (@unless adopt_queue [adopt_queue $($rest:ident)*] $($other:tt)*) => {};
+    (@unless outcome [outcome $($rest:ident)*] $($other:tt)*) => {};
+    (@unless expire [expire $($rest:ident)*] $($other:tt)*) => {};
+    (@unless dead [dead $($rest:ident)*] $($other:tt)*) => {};
+    (@unless forget [forget $($rest:ident)*] $($other:tt)*) => {};
+    (@unless watch [watch $($rest:ident)*] $($other:tt)*) => {};
+    (@unless lag [lag $($rest:ident)*] $($other:tt)*) => {};
+    (@unless ping [ping $($rest:ident)*] $($other:tt)*) => {};
+    (@unless close [close $($rest:ident)*] $($other:tt)*) => {};
+    (@unless $method:ident [$another:ident $($rest:ident)*] $($other:tt)*) => {
+        $crate::forward_store!(@unless $method [$($rest)*] $($other)*);
+    };
+
+    (@method partitions $self:ident, $inner:expr) => {
+        fn partitions(&$self) -> ::core::option::Option<$crate::model::id::PartitionCount> {
+            $crate::store::Store::partitions($inner)
+        }
+    };
+    (@method lag $self:ident, $inner:expr) => {
+        fn lag(&$self) -> ::core::option::Option<::core::time::Duration> {
+            $crate::store::Store::lag($inner)
+        }
+    };
+    (@method get $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: get($self, $inner; &key: $crate::model::key::Key)
+            -> $crate::error::Result<::core::option::Option<$crate::model::entry::Entry>>);
+    };
+    (@method get_many $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: get_many($self, $inner; &keys: [$crate::model::key::Key])
+            -> $crate::error::Result<::std::vec::Vec<::core::option::Option<$crate::model::entry::Entry>>>);
+    };
+    (@method list $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: list($self, $inner; &request: $crate::store::ListRequest)
+            -> $crate::error::Result<$crate::store::Page>);
+    };
+    (@method commit $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: commit($self, $inner; commit: $crate::model::commit::Commit)
+            -> $crate::error::Result<$crate::model::commit::Committed>);
+    };
+    (@method applied $self:ident, $inner:expr) => {
+        $crate::__forward!(
+            $crate::store::Store: applied($self, $inner; queue: $crate::model::id::QueueId, partition: $crate::model::id::Partition)
+            -> $crate::error::Result<$crate::model::id::Position>);
+    };
+    (@method active_queue $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: active_queue($self, $inner;)
+            -> $crate::error::Result<::core::option::Option<$crate::model::id::QueueId>>);
+    };
+    (@method adopt_queue $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: adopt_queue($self, $inner; queue: $crate::model::id::QueueId)
+            -> $crate::error::Result<()>);
+    };
+    (@method outcome $self:ident, $inner:expr) => {
+        $crate::__forward!(
+            $crate::store::Store: outcome($self, $inner; &job: $crate::model::id::JobId, wait: ::core::time::Duration)
+            -> $crate::error::Result<$crate::model::job::JobState>);
+    };
+    (@method expire $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: expire($self, $inner; partition: $crate::model::id::Partition)
+            -> $crate::error::Result<usize>);
+    };
+    (@method dead $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: dead($self, $inner; &request: $crate::store::DeadRequest)
+            -> $crate::error::Result<$crate::store::DeadPage>);
+    };
+    (@method forget $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: forget($self, $inner; &job: $crate::model::id::JobId)
+            -> $crate::error::Result<bool>);
+    };
+    (@method watch $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: watch($self, $inner; from: $crate::store::WatchFrom)
+            -> $crate::error::Result<$crate::store::Watch>);
+    };
+    (@method ping $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: ping($self, $inner;) -> $crate::error::Result<()>);
+    };
+    (@method close $self:ident, $inner:expr) => {
+        $crate::__forward!($crate::store::Store: close($self, $inner;) -> $crate::error::Result<()>);
+    };
+}
+
+/// Writes one asynchronous method as `async_trait` would, and returns the future of the inner method as it is.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __forward {
+    ($trait:path: $method:ident($self:ident, $inner:expr; &$first:ident: $first_type:ty $(, $arg:ident: $type:ty)*) -> $out:ty) => {
+        fn $method<'life0, 'life1, 'async_trait>(
+            &'life0 $self,
+            $first: &'life1 $first_type,
+            $($arg: $type),*
+        ) -> ::core::pin::Pin<::std::boxed::Box<dyn ::core::future::Future<Output = $out> + ::core::marker::Send + 'async_trait>>
+        where
+            'life0: 'async_trait,
+            'life1: 'async_trait,
+            Self: 'async_trait,
+        {
+            <_ as $trait>::$method($inner, $first $(, $arg)*)
+        }
+    };
+    ($trait:path: $method:ident($self:ident, $inner:expr; $($arg:ident: $type:ty),*) -> $out:ty) => {
+        fn $method<'life0, 'async_trait>(
+            &'life0 $self,
+            $($arg: $type),*
+        ) -> ::core::pin::Pin<::std::boxed::Box<dyn ::core::future::Future<Output = $out> + ::core::marker::Send + 'async_trait>>
+        where
+            'life0: 'async_trait,
+            Self: 'async_trait,
+        {
+            <_ as $trait>::$method($inner $(, $arg)*)
+        }
+    };
 }

@@ -14,6 +14,7 @@ use kvstore_core::model::commit::{Advance, Commit};
 use kvstore_core::model::id::{JobId, Partition, Position, QueueId};
 use kvstore_core::model::job::JobState;
 use kvstore_core::model::write::{Change, Write};
+use kvstore_core::queue::Found;
 use kvstore_core::service::{Request, ServiceOptions};
 use kvstore_core::store::{ListRequest, WatchFrom};
 use kvstore_core::{Error, JobQueue, Key, Service, Store, StoreExt, Value, Version};
@@ -429,6 +430,10 @@ async fn service_that_only_reads_knows_the_jobs_of_the_one_that_writes() {
     while reading.ping().await.is_err() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    // It says what it cannot see, and what cannot be.
+    let find = async |job| reading.queue().find(job).await.unwrap();
+    assert_eq!(find(&job).await, Found::Unseen);
+    assert_eq!(find(&foreign).await, Found::Unknown);
     let waiting = reading.wait_visible(&job).await;
     assert!(
         matches!(waiting, Err(Error::NotYetVisible { .. })),

@@ -178,6 +178,10 @@ impl Store for JsonStore {
         self.shared.watch(from)
     }
 
+    fn lag(&self) -> Option<Duration> {
+        None
+    }
+
     async fn ping(&self) -> Result<()> {
         self.ask(Request::Check).await
     }

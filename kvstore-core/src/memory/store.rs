@@ -138,6 +138,10 @@ impl Store for MemoryStore {
         self.shared.watch(from)
     }
 
+    fn lag(&self) -> Option<Duration> {
+        None
+    }
+
     async fn ping(&self) -> Result<()> {
         self.check_open()
     }

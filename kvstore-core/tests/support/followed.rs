@@ -1,17 +1,14 @@
 //! How the suite reaches a folder that one handle writes and another, which only follows it, reads.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use kvstore_core::conformance::StoreHarness;
 use kvstore_core::json_file::{JsonReader, JsonStore};
 use kvstore_core::model::commit::{Commit, Committed};
 use kvstore_core::model::entry::Timestamp;
-use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
-use kvstore_core::model::job::JobState;
-use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchFrom};
-use kvstore_core::{Entry, Key, Result, Store};
+use kvstore_core::model::id::{JobId, Partition, QueueId};
+use kvstore_core::{Result, Store};
 
 use crate::support::Folder;
 
@@ -74,47 +71,17 @@ struct Beside {
 
 #[async_trait]
 impl Store for Beside {
-    fn partitions(&self) -> Option<PartitionCount> {
-        self.reader.partitions()
-    }
-    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        self.reader.get(key).await
-    }
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
-        self.reader.get_many(keys).await
-    }
-    async fn list(&self, request: &ListRequest) -> Result<Page> {
-        self.reader.list(request).await
-    }
     async fn commit(&self, commit: Commit) -> Result<Committed> {
         self.writer.commit(commit).await
-    }
-    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
-        self.reader.applied(queue, partition).await
-    }
-    async fn active_queue(&self) -> Result<Option<QueueId>> {
-        self.reader.active_queue().await
     }
     async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
         self.writer.adopt_queue(queue).await
     }
-    async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
-        self.reader.outcome(job, wait).await
-    }
     async fn expire(&self, partition: Partition) -> Result<usize> {
         self.writer.expire(partition).await
     }
-    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
-        self.reader.dead(request).await
-    }
     async fn forget(&self, job: &JobId) -> Result<bool> {
         self.writer.forget(job).await
-    }
-    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
-        self.reader.watch(from).await
-    }
-    fn lag(&self) -> Option<Duration> {
-        self.reader.lag()
     }
     async fn ping(&self) -> Result<()> {
         self.writer.ping().await?;
@@ -124,4 +91,6 @@ impl Store for Beside {
         self.writer.close().await?;
         self.reader.close().await
     }
+
+    kvstore_core::forward_store!(|self| &self.reader; except commit adopt_queue expire forget ping close);
 }

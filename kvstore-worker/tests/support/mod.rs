@@ -13,11 +13,10 @@ use kvstore_core::memory::{MemoryQueue, MemoryStore};
 use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::commit::{Commit, Committed};
 use kvstore_core::model::entry::Timestamp;
-use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
-use kvstore_core::model::job::{JobState, NewJob};
+use kvstore_core::model::id::{JobId, PartitionCount};
+use kvstore_core::model::job::NewJob;
 use kvstore_core::queue::QueueOptions;
-use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchFrom};
-use kvstore_core::{Entry, Error, JobQueue, Key, Result, Store, Value, Version};
+use kvstore_core::{Error, JobQueue, Key, Result, Store, Value, Version};
 use tokio::time::Instant;
 
 /// What becomes of a commit.
@@ -135,52 +134,14 @@ impl Store for FaultyStore {
             }
         }
     }
-
-    fn partitions(&self) -> Option<PartitionCount> {
-        self.inner.partitions()
-    }
-    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        self.inner.get(key).await
-    }
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
-        self.inner.get_many(keys).await
-    }
-    async fn list(&self, request: &ListRequest) -> Result<Page> {
-        self.inner.list(request).await
-    }
-    async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
-        self.inner.applied(queue, partition).await
-    }
-    async fn active_queue(&self) -> Result<Option<QueueId>> {
-        self.inner.active_queue().await
-    }
-    async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
-        self.inner.adopt_queue(queue).await
-    }
-    async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
-        self.inner.outcome(job, wait).await
-    }
-    async fn expire(&self, partition: Partition) -> Result<usize> {
-        self.inner.expire(partition).await
-    }
-    async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
-        self.inner.dead(request).await
-    }
-    async fn forget(&self, job: &JobId) -> Result<bool> {
-        self.inner.forget(job).await
-    }
-    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
-        self.inner.watch(from).await
-    }
     async fn ping(&self) -> Result<()> {
         if self.ping_hangs.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
         self.inner.ping().await
     }
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
+
+    kvstore_core::forward_store!(|self| &self.inner; except commit ping);
 }
 
 /// The time of day by tokio's clock, so that claims and deadlines follow paused time.

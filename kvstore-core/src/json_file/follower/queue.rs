@@ -14,8 +14,8 @@ use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
 
 /// The queue of a folder that another process writes. Made by [`JsonReader::queue`].
 ///
-/// Which jobs wait is known to the writer alone: [`JobQueue::find`] takes every id of this queue for a job, and a read under the
-/// sync token of one that was never accepted waits in vain instead of being refused.
+/// Only the writer knows which jobs wait: [`JobQueue::find`] answers [`Found::Unseen`] for every id of this queue, so a read
+/// under the sync token of a job that was never accepted is "not yet visible" instead of refused.
 #[derive(Debug)]
 pub struct JsonReaderQueue {
     reader: JsonReader,
@@ -91,7 +91,7 @@ impl JobQueue for JsonReaderQueue {
         self.ping().await?;
         let is_ours = job.queue == self.id() && job.partition == PARTITION;
         Ok(if is_ours {
-            Found::Dropped
+            Found::Unseen
         } else {
             Found::Unknown
         })

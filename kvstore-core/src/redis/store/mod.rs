@@ -352,6 +352,10 @@ impl Store for RedisStore {
         watch::watch(&self.session, from).await
     }
 
+    fn lag(&self) -> Option<Duration> {
+        None
+    }
+
     async fn ping(&self) -> Result<()> {
         self.session.ask(&redis::cmd("PING")).await
     }
