@@ -258,6 +258,8 @@ impl Writer {
                     self.snapshot_waiters.push(answer);
                 }
                 Request::SnapshotEnded => {}
+                // The folder was just checked. Writes of the same group that find no room are not what was asked about.
+                Request::Check(answer) => _ = answer.send(self.check_poison()),
                 Request::Close(answer) => close = Some(answer),
                 change => changes.push(change),
             }
@@ -401,12 +403,14 @@ impl Writer {
         }
     }
 
+    fn check_poison(&self) -> Result<()> {
+        self.poisoned
+            .clone()
+            .map_or(Ok(()), |reason| Err(Error::Poisoned { reason }))
+    }
+
     fn write(&mut self, records: Vec<Record>, lines: &[Vec<u8>]) -> Result<()> {
-        if let Some(reason) = &self.poisoned {
-            return Err(Error::Poisoned {
-                reason: reason.clone(),
-            });
-        }
+        self.check_poison()?;
         if records.is_empty() {
             return Ok(());
         }
