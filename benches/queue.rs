@@ -125,13 +125,9 @@ async fn applied() {
 async fn with_worker(opened: &Opened, tasks: usize) -> Rates {
     let (stop, stopped) = oneshot::channel::<()>();
     let (store, queue) = (Arc::clone(&opened.store), Arc::clone(&opened.queue));
-    let service = Service::open(
-        Arc::clone(&store),
-        Arc::clone(&queue),
-        ServiceOptions::default(),
-    )
-    .await
-    .expect("they belong together");
+    let service = Service::open(Arc::clone(&store), queue.clone(), ServiceOptions::default())
+        .await
+        .expect("they belong together");
     let until = async { drop(stopped.await) };
     let options = kvstore_core::worker::Options::default();
     let worker = tokio::spawn(kvstore_core::worker::run(store, queue, options, until));

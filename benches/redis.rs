@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::job::NewJob;
 use kvstore_core::open::Opened;
+use kvstore_core::queue::WorkQueue;
 use kvstore_core::service::ServiceOptions;
 use kvstore_core::{JobQueue, Service, StoreExt};
 use tokio::io::AsyncWriteExt;
@@ -140,7 +141,7 @@ async fn apply(server: &Server, partitions: u16, tasks: usize) -> (f64, Duration
     figures
 }
 
-async fn applied(queue: &Arc<dyn JobQueue>, jobs: usize, tasks: usize) {
+async fn applied(queue: &Arc<dyn WorkQueue>, jobs: usize, tasks: usize) {
     let next = Arc::new(AtomicUsize::new(0));
     let tasks: Vec<_> = (0..tasks)
         .map(|_| {

@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
 
     // The same store without HTTP.
-    let entry = service.get(&Key::new("user:1")?, None).await?;
+    let entry = service.get(&Key::new("user:1")?).await?;
     println!("user:1 is {}", entry.expect("it was just set").value);
 
     // First the server, so that nothing more is accepted; then the worker, which applies what waits; then the files.

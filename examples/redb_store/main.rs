@@ -20,8 +20,9 @@ use kvstore_core::conformance::StoreHarness;
 use kvstore_core::json_file::{JsonFile, Options};
 use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::entry::Timestamp;
+use kvstore_core::queue::WorkQueue;
 use kvstore_core::service::{Request, ServiceOptions};
-use kvstore_core::{JobQueue, Key, Service, Store, StoreExt, Value, worker};
+use kvstore_core::{Key, Service, Store, StoreExt, Value, worker};
 use store::RedbStore;
 use tokio::sync::oneshot;
 
@@ -38,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let store: Arc<dyn Store> =
         Arc::new(RedbStore::open(&path, CACHE_BYTES, Arc::new(SystemClock))?);
     let queue = JsonFile::open(folder.path().join("queue"), Options::default()).await?;
-    let jobs: Arc<dyn JobQueue> = queue.queue();
+    let jobs: Arc<dyn WorkQueue> = queue.queue();
 
     let service = Service::open(store.clone(), jobs.clone(), ServiceOptions::default()).await?;
     let (stop, stopped) = oneshot::channel::<()>();

@@ -13,26 +13,23 @@ use async_trait::async_trait;
 use crate::error::Result;
 use crate::limits::{CLAIM_PERIOD, IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
-use crate::model::job::{Job, NewJob};
+use crate::model::job::{Job, NewJob, Outcome};
 
-/// A partitioned log of jobs.
+/// A partitioned log of jobs: what a server needs of it.
 ///
 /// # What holds for every queue
 /// * A key's jobs stand in one partition ([`PartitionCount::partition_of`]), in the order in which they were accepted.
-/// * An accepted job survives whatever the backend names, and keeps its id for ever; ids are never reused.
-/// * Every bound, in jobs, bytes and idempotency keys, is answered with [`Error::Full`](crate::error::Error::Full), never by growth.
+/// * An accepted job survives what the backend names, and keeps its id for ever; ids are never reused.
+/// * Every bound, in jobs, bytes and idempotency keys, is answered with [`Error::Full`](crate::error::Error::Full), never by
+///   growth.
 /// * Dropping a future does not take a call back.
 #[async_trait]
 pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
-    /// The random name that it got when it was created.
+    /// Returns the random name that it got when it was created.
     fn id(&self) -> QueueId;
 
-    /// How many partitions it has.
+    /// Returns how many partitions it has.
     fn partitions(&self) -> PartitionCount;
-
-    /// Whether other processes may have workers on it, that go on where one of this process ends. If not, a worker that is told to end
-    /// first applies what waits, since nobody else will before the next start.
-    fn is_shared(&self) -> bool;
 
     /// Makes the next job of `partition` come after `position`, if it would not anyway: for a queue that is behind its
     /// store, since its files were lost or an old copy was restored. Called before it accepts the first job.
@@ -41,7 +38,7 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// Accepts `jobs`, each on its own: the answers stand in their order. Jobs of one call for one partition keep their order.
     ///
     /// An accepted job is durable when this returns. A job under an idempotency key that was used with the same request before
-    /// is not accepted again: the first one's id is answered, `replayed`.
+    /// is not accepted again: the answer is the first one's id, `replayed`.
     ///
     /// # Errors
     /// For each job: those of [`Command::check`](crate::model::command::Command::check), [`Error::Full`](crate::error::Error::Full),
@@ -50,18 +47,47 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// key finds out.
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>>;
 
-    /// Renews what `worker` holds, takes its fair share of the partitions, and says what it holds now. What it had and is not
+    /// Returns what the queue itself knows of a job.
+    async fn find(&self, job: &JobId) -> Result<Found>;
+
+    /// Reads the jobs of `partition` that wait after `after`, in their order and at most `max`, without claiming it. An empty
+    /// answer means that none waits there. Jobs that are applied may be among them for as long as the queue holds them.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable) where this process cannot see what waits.
+    async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>>;
+
+    /// Returns how much waits.
+    async fn depth(&self) -> Result<Depth>;
+
+    /// Checks whether it would accept now.
+    async fn ping(&self) -> Result<()>;
+
+    /// Finishes what is in flight and lets go of what the process holds. Calls after it fail with
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable). Closing twice is no error.
+    async fn close(&self) -> Result<()>;
+}
+
+/// What a worker needs of a queue in addition: claims on partitions, and their jobs.
+#[async_trait]
+pub trait WorkQueue: JobQueue {
+    /// Returns true if other processes may have workers on it that continue where one of this process ends. If not, a worker
+    /// that is stopped first applies what waits, since no other does before the next start.
+    fn is_shared(&self) -> bool;
+
+    /// Renews what `worker` holds, takes its fair share of the partitions, and returns what it holds now. What it had and is not
     /// in the answer it must stop working on. Call it every third of [`CLAIM_PERIOD`].
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>>;
 
-    /// Returns once another worker has come, gone or given something up since [`JobQueue::claim`] was called last, which may say something
-    /// else now. It is a hint, for what would wait for the next renewal otherwise; where there is nothing to hear of, it does not return.
+    /// Returns once another worker has come, gone or given something up since the last [`WorkQueue::claim`], which may return
+    /// something else now. It is a hint, for what would wait for the next renewal otherwise; where there is nothing to hear of,
+    /// it does not return.
     async fn claims_changed(&self);
 
     /// Gives a claim back, so that another worker can have the partition at once. No error if it is no longer held.
     async fn release(&self, claim: Claim) -> Result<()>;
 
-    /// The jobs of the claimed partition that follow `after`, at least one unless none comes within `wait`, at most `max`.
+    /// Reads the jobs of the claimed partition that follow `after`, at least one unless none comes within `wait`, at most `max`.
     ///
     /// # Errors
     /// [`Error::Gap`](crate::error::Error::Gap) if jobs after `after` have been dropped already: the store is older than the queue.
@@ -73,37 +99,46 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
         wait: Duration,
     ) -> Result<Vec<Job>>;
 
-    /// Records that the job at `head` is about to be tried, and says for which time, from 1. It survives the process (not
+    /// Records that the job at `head` is about to be tried, and returns for which time, from 1. It survives the process (not
     /// necessarily the loss of power), so a job that ends its worker is counted.
     async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32>;
 
-    /// Takes the last [`JobQueue::begin_attempt`] back: the store was down, and the job is not to blame.
+    /// Takes the last [`WorkQueue::begin_attempt`] back: the store was down, and the job is not to blame.
     async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()>;
 
-    /// The jobs up to `up_to` are applied: they count against no bound any more and may be dropped.
+    /// Drops the jobs up to `up_to`, which are applied: they count against no bound any more.
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()>;
-
-    /// What the queue itself knows of a job.
-    async fn find(&self, job: &JobId) -> Result<Found>;
-
-    /// How much waits.
-    async fn depth(&self) -> Result<Depth>;
-
-    /// Whether it would accept now.
-    async fn ping(&self) -> Result<()>;
-
-    /// Finishes what is in flight and lets go of what the process holds. Calls after it fail with
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable). Closing twice is no error.
-    async fn close(&self) -> Result<()>;
 }
 
 /// A job is in the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// Its name and place.
     pub id: JobId,
     /// Whether an earlier request under the same idempotency key had put it there.
     pub replayed: bool,
+    /// How it ended, if it was applied in the same step; `None` if it waits for a worker, or was accepted earlier.
+    pub outcome: Option<Outcome>,
+}
+
+impl Accepted {
+    /// Returns the answer for a new job that waits.
+    pub fn waiting(id: JobId) -> Self {
+        Self {
+            id,
+            replayed: false,
+            outcome: None,
+        }
+    }
+
+    /// Returns the answer for a request whose job was accepted before.
+    pub fn replayed(id: JobId) -> Self {
+        Self {
+            id,
+            replayed: true,
+            outcome: None,
+        }
+    }
 }
 
 /// Who claims partitions: a name that is never used again by another worker, nor by the same one after a restart.
@@ -215,16 +250,20 @@ impl<Q: JobQueue + ?Sized> JobQueue for Arc<Q> {
     crate::forward_queue!(|self| &**self);
 }
 
+/// A shared queue has workers as it would alone.
+impl<Q: WorkQueue + ?Sized> WorkQueue for Arc<Q> {
+    crate::forward_work_queue!(|self| &**self);
+}
+
 /// Implements methods of [`JobQueue`] by those of another queue, inside an `impl JobQueue for …`.
 ///
-/// `forward_queue!(|self| &self.0)` forwards all of them; `forward_queue!(|self| &self.0; except enqueue)` leaves those out that
-/// the wrapper writes itself. [`forward_store`](crate::forward_store) has an example.
+/// `forward_queue!(|self| &self.0)` forwards all of them; `forward_queue!(|self| &self.0; except enqueue)` leaves those
+/// out that the wrapper writes itself. [`forward_store`](crate::forward_store) has an example.
 #[macro_export]
 macro_rules! forward_queue {
     (|$self:ident| $inner:expr $(; except $($except:ident)+)?) => {
         $crate::forward_queue!(@each [$($($except)+)?] $self [$inner]
-            id partitions is_shared start_after enqueue claim claims_changed release read begin_attempt withdraw_attempt
-            complete find depth ping close
+            id partitions start_after enqueue find peek depth ping close
         );
     };
     (@each $except:tt $self:ident $inner:tt $($method:ident)+) => {
@@ -236,17 +275,10 @@ macro_rules! forward_queue {
     };
     (@unless id [id $($rest:ident)*] $($other:tt)*) => {};
     (@unless partitions [partitions $($rest:ident)*] $($other:tt)*) => {};
-    (@unless is_shared [is_shared $($rest:ident)*] $($other:tt)*) => {};
     (@unless start_after [start_after $($rest:ident)*] $($other:tt)*) => {};
     (@unless enqueue [enqueue $($rest:ident)*] $($other:tt)*) => {};
-    (@unless claim [claim $($rest:ident)*] $($other:tt)*) => {};
-    (@unless claims_changed [claims_changed $($rest:ident)*] $($other:tt)*) => {};
-    (@unless release [release $($rest:ident)*] $($other:tt)*) => {};
-    (@unless read [read $($rest:ident)*] $($other:tt)*) => {};
-    (@unless begin_attempt [begin_attempt $($rest:ident)*] $($other:tt)*) => {};
-    (@unless withdraw_attempt [withdraw_attempt $($rest:ident)*] $($other:tt)*) => {};
-    (@unless complete [complete $($rest:ident)*] $($other:tt)*) => {};
     (@unless find [find $($rest:ident)*] $($other:tt)*) => {};
+    (@unless peek [peek $($rest:ident)*] $($other:tt)*) => {};
     (@unless depth [depth $($rest:ident)*] $($other:tt)*) => {};
     (@unless ping [ping $($rest:ident)*] $($other:tt)*) => {};
     (@unless close [close $($rest:ident)*] $($other:tt)*) => {};
@@ -277,6 +309,12 @@ macro_rules! forward_queue {
         $crate::__forward!($crate::queue::JobQueue: find($self, $inner; &job: $crate::model::id::JobId)
             -> $crate::error::Result<$crate::queue::Found>);
     };
+    (@method peek $self:ident, $inner:expr) => {
+        $crate::__forward!(
+            $crate::queue::JobQueue: peek($self, $inner;
+                partition: $crate::model::id::Partition, after: $crate::model::id::Position, max: usize
+            ) -> $crate::error::Result<::std::vec::Vec<$crate::model::job::Job>>);
+    };
     (@method depth $self:ident, $inner:expr) => {
         $crate::__forward!($crate::queue::JobQueue: depth($self, $inner;) -> $crate::error::Result<$crate::queue::Depth>);
     };
@@ -286,40 +324,72 @@ macro_rules! forward_queue {
     (@method close $self:ident, $inner:expr) => {
         $crate::__forward!($crate::queue::JobQueue: close($self, $inner;) -> $crate::error::Result<()>);
     };
+}
+
+/// Implements methods of [`WorkQueue`] by those of another queue, inside an `impl WorkQueue for …`.
+///
+/// `forward_work_queue!(|self| &self.0)` forwards all of them; `forward_work_queue!(|self| &self.0; except claim)` leaves those
+/// out that the wrapper writes itself. [`forward_store`](crate::forward_store) has an example.
+#[macro_export]
+macro_rules! forward_work_queue {
+    (|$self:ident| $inner:expr $(; except $($except:ident)+)?) => {
+        $crate::forward_work_queue!(@each [$($($except)+)?] $self [$inner]
+            is_shared claim claims_changed release read begin_attempt withdraw_attempt complete
+        );
+    };
+    (@each $except:tt $self:ident $inner:tt $($method:ident)+) => {
+        $($crate::forward_work_queue!(@unless $method $except $self $inner);)+
+    };
+
+    (@unless $method:ident [] $self:ident [$inner:expr]) => {
+        $crate::forward_work_queue!(@method $method $self, $inner);
+    };
+    (@unless is_shared [is_shared $($rest:ident)*] $($other:tt)*) => {};
+    (@unless claim [claim $($rest:ident)*] $($other:tt)*) => {};
+    (@unless claims_changed [claims_changed $($rest:ident)*] $($other:tt)*) => {};
+    (@unless release [release $($rest:ident)*] $($other:tt)*) => {};
+    (@unless read [read $($rest:ident)*] $($other:tt)*) => {};
+    (@unless begin_attempt [begin_attempt $($rest:ident)*] $($other:tt)*) => {};
+    (@unless withdraw_attempt [withdraw_attempt $($rest:ident)*] $($other:tt)*) => {};
+    (@unless complete [complete $($rest:ident)*] $($other:tt)*) => {};
+    (@unless $method:ident [$another:ident $($rest:ident)*] $($other:tt)*) => {
+        $crate::forward_work_queue!(@unless $method [$($rest)*] $($other)*);
+    };
+
     (@method is_shared $self:ident, $inner:expr) => {
         fn is_shared(&$self) -> bool {
-            $crate::queue::JobQueue::is_shared($inner)
+            $crate::queue::WorkQueue::is_shared($inner)
         }
     };
     (@method claim $self:ident, $inner:expr) => {
-        $crate::__forward!($crate::queue::JobQueue: claim($self, $inner; &worker: $crate::queue::WorkerId)
+        $crate::__forward!($crate::queue::WorkQueue: claim($self, $inner; &worker: $crate::queue::WorkerId)
             -> $crate::error::Result<::std::vec::Vec<$crate::queue::Claim>>);
     };
     (@method claims_changed $self:ident, $inner:expr) => {
-        $crate::__forward!($crate::queue::JobQueue: claims_changed($self, $inner;) -> ());
+        $crate::__forward!($crate::queue::WorkQueue: claims_changed($self, $inner;) -> ());
     };
     (@method release $self:ident, $inner:expr) => {
-        $crate::__forward!($crate::queue::JobQueue: release($self, $inner; claim: $crate::queue::Claim) -> $crate::error::Result<()>);
+        $crate::__forward!($crate::queue::WorkQueue: release($self, $inner; claim: $crate::queue::Claim) -> $crate::error::Result<()>);
     };
     (@method read $self:ident, $inner:expr) => {
         $crate::__forward!(
-            $crate::queue::JobQueue: read($self, $inner;
+            $crate::queue::WorkQueue: read($self, $inner;
                 &claim: $crate::queue::Claim, after: $crate::model::id::Position, max: usize, wait: ::core::time::Duration
             ) -> $crate::error::Result<::std::vec::Vec<$crate::model::job::Job>>);
     };
     (@method begin_attempt $self:ident, $inner:expr) => {
         $crate::__forward!(
-            $crate::queue::JobQueue: begin_attempt($self, $inner; &claim: $crate::queue::Claim, head: $crate::model::id::Position)
+            $crate::queue::WorkQueue: begin_attempt($self, $inner; &claim: $crate::queue::Claim, head: $crate::model::id::Position)
             -> $crate::error::Result<u32>);
     };
     (@method withdraw_attempt $self:ident, $inner:expr) => {
         $crate::__forward!(
-            $crate::queue::JobQueue: withdraw_attempt($self, $inner; &claim: $crate::queue::Claim, head: $crate::model::id::Position)
+            $crate::queue::WorkQueue: withdraw_attempt($self, $inner; &claim: $crate::queue::Claim, head: $crate::model::id::Position)
             -> $crate::error::Result<()>);
     };
     (@method complete $self:ident, $inner:expr) => {
         $crate::__forward!(
-            $crate::queue::JobQueue: complete($self, $inner; &claim: $crate::queue::Claim, up_to: $crate::model::id::Position)
+            $crate::queue::WorkQueue: complete($self, $inner; &claim: $crate::queue::Claim, up_to: $crate::model::id::Position)
             -> $crate::error::Result<()>);
     };
 }

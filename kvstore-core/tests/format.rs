@@ -24,7 +24,7 @@ use kvstore_core::model::job::{
     Computed, Dead, Failure, Idempotency, JobState, NewJob, Outcome, Summary,
 };
 use kvstore_core::model::write::{Change, Condition, Write};
-use kvstore_core::queue::WorkerId;
+use kvstore_core::queue::{WorkQueue, WorkerId};
 use kvstore_core::store::{DeadRequest, ListRequest};
 use kvstore_core::{Error, JobQueue, Key, Store, Value, Version};
 

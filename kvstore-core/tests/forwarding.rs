@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use kvstore_core::model::commit::{Commit, Committed};
 use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use kvstore_core::model::job::{Job, JobState, NewJob};
-use kvstore_core::queue::{Accepted, Claim, Depth, Found, WorkerId};
+use kvstore_core::queue::{Accepted, Claim, Depth, Found, WorkQueue, WorkerId};
 use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchFrom};
 use kvstore_core::{Entry, Error, JobQueue, Key, Result, Store};
 
@@ -98,27 +98,57 @@ impl JobQueue for Noting {
     fn id(&self) -> QueueId {
         self.id
     }
+
     fn partitions(&self) -> PartitionCount {
         PartitionCount::new(5).unwrap()
     }
-    fn is_shared(&self) -> bool {
-        true
-    }
+
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
         vec![Err(self.note(&("enqueue", jobs)))]
     }
-    async fn claims_changed(&self) {
-        self.note(&("claims_changed", ()));
-    }
+
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
         Err(self.note(&("start_after", (partition, position))))
     }
+
+    async fn find(&self, job: &JobId) -> Result<Found> {
+        Err(self.note(&("find", (job,))))
+    }
+
+    async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
+        Err(self.note(&("peek", (partition, after, max))))
+    }
+    async fn depth(&self) -> Result<Depth> {
+        Err(self.note(&("depth", ())))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Err(self.note(&("ping", ())))
+    }
+
+    async fn close(&self) -> Result<()> {
+        Err(self.note(&("close", ())))
+    }
+}
+
+#[async_trait]
+impl WorkQueue for Noting {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn claims_changed(&self) {
+        self.note(&("claims_changed", ()));
+    }
+
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
         Err(self.note(&("claim", (worker,))))
     }
+
     async fn release(&self, claim: Claim) -> Result<()> {
         Err(self.note(&("release", (claim,))))
     }
+
     async fn read(
         &self,
         claim: &Claim,
@@ -128,26 +158,17 @@ impl JobQueue for Noting {
     ) -> Result<Vec<Job>> {
         Err(self.note(&("read", (claim, after, max, wait))))
     }
+
     async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
         Err(self.note(&("begin_attempt", (claim, head))))
     }
+
     async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()> {
         Err(self.note(&("withdraw_attempt", (claim, head))))
     }
+
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
         Err(self.note(&("complete", (claim, up_to))))
-    }
-    async fn find(&self, job: &JobId) -> Result<Found> {
-        Err(self.note(&("find", (job,))))
-    }
-    async fn depth(&self) -> Result<Depth> {
-        Err(self.note(&("depth", ())))
-    }
-    async fn ping(&self) -> Result<()> {
-        Err(self.note(&("ping", ())))
-    }
-    async fn close(&self) -> Result<()> {
-        Err(self.note(&("close", ())))
     }
 }
 
@@ -161,6 +182,10 @@ impl<S: Store> Store for Wrapper<S> {
 
 impl<Q: JobQueue> JobQueue for Wrapper<Q> {
     kvstore_core::forward_queue!(|self| &self.0);
+}
+
+impl<Q: WorkQueue> WorkQueue for Wrapper<Q> {
+    kvstore_core::forward_work_queue!(|self| &self.0);
 }
 
 /// Writes two methods itself, named in another order than the trait's.
@@ -273,6 +298,8 @@ async fn a_wrapped_queue_gets_every_call() {
     expected.push(format!("{:?}", ("complete", (&claim, job.position,))));
     refused(wrapper.find(&job).await);
     expected.push(format!("{:?}", ("find", (&job,))));
+    refused(wrapper.peek(job.partition, job.position, 7).await);
+    expected.push(format!("{:?}", ("peek", (job.partition, job.position, 7))));
     refused(wrapper.depth().await);
     expected.push(format!("{:?}", ("depth", ())));
     refused(JobQueue::ping(&wrapper).await);

@@ -16,7 +16,7 @@ use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::id::JobId;
 use kvstore_core::model::job::{JobState, NewJob, Outcome};
 use kvstore_core::model::write::{Change, Condition, Write};
-use kvstore_core::queue::QueueOptions;
+use kvstore_core::queue::{QueueOptions, WorkQueue};
 use kvstore_core::service::{Service, ServiceOptions};
 use kvstore_core::store::{ChangeId, ListRequest, WatchFrom};
 use kvstore_core::{Entry, Error, JobQueue, Key, Store, Value, Version};
@@ -34,7 +34,7 @@ fn key(text: &str) -> Key {
 struct Opened {
     clock: ManualClock,
     store: Arc<dyn Store>,
-    queue: Arc<dyn JobQueue>,
+    queue: Arc<dyn WorkQueue>,
     file: Option<JsonFile>,
 }
 

@@ -14,6 +14,7 @@ use kvstore_core::model::commit::{Advance, Commit};
 use kvstore_core::model::id::{JobId, Partition, Position, QueueId};
 use kvstore_core::model::job::JobState;
 use kvstore_core::model::write::{Change, Write};
+use kvstore_core::open::Followed;
 use kvstore_core::queue::Found;
 use kvstore_core::service::{Request, ServiceOptions};
 use kvstore_core::store::{ListRequest, WatchFrom};
@@ -397,7 +398,7 @@ async fn service_that_only_reads_knows_the_jobs_of_the_one_that_writes() {
     let url = format!("file:{}", folder.path().display());
     let url = url.parse().unwrap();
     let opened = kvstore_core::open::follow(&url, None).await.unwrap();
-    let reading = Service::reading(opened.store, opened.queue, options());
+    let reading = Service::reading(opened, options());
     let file = write_to(folder.path(), 1 << 20).await;
     let set = |text: &str| {
         let command = Operation::set(Key::new("a").unwrap(), Value::parse(text).unwrap());
@@ -413,7 +414,11 @@ async fn service_that_only_reads_knows_the_jobs_of_the_one_that_writes() {
         .await
         .unwrap();
     let queue = unready.queue();
-    let unready = Service::reading(Arc::new(unready), queue, options());
+    let unready = Followed {
+        store: Arc::new(unready),
+        queue,
+    };
+    let unready = Service::reading(unready, options());
     assert!(
         unready
             .wait_visible(&foreign)
@@ -479,10 +484,8 @@ async fn service_that_only_reads_knows_the_jobs_of_the_one_that_writes() {
         ..Commit::default()
     };
     file.store().commit(commit).await.unwrap();
-    let entry = reading
-        .get(&Key::new("a").unwrap(), Some(&job))
-        .await
-        .unwrap();
+    reading.wait_visible(&job).await.unwrap();
+    let entry = reading.get(&Key::new("a").unwrap()).await.unwrap();
     assert_eq!(entry.unwrap().value.as_str(), "1");
     let report = waiter.await.unwrap().unwrap().unwrap();
     assert!(matches!(report.state, JobState::Finished(_)), "{report:?}");

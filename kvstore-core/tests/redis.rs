@@ -14,7 +14,7 @@ use kvstore_core::model::evaluate::evaluate;
 use kvstore_core::model::id::PartitionCount;
 use kvstore_core::model::job::{JobState, NewJob};
 use kvstore_core::open::{Opened, StoreUrl};
-use kvstore_core::queue::WorkerId;
+use kvstore_core::queue::{WorkQueue, WorkerId};
 use kvstore_core::redis::{Options, Redis};
 use kvstore_core::{Error, JobQueue, Key, StoreExt, Value};
 use redis_server::Server;
@@ -259,7 +259,7 @@ async fn a_queue_that_comes_back_older_than_its_folder_gives_no_number_again() {
     apply(&writer).await;
     let state = reader.store.outcome(&next, Duration::ZERO).await.unwrap();
     assert!(matches!(state, JobState::Finished(_)), "{state:?}");
-    for opened in [writer, reader] {
+    for opened in [writer.into(), reader] {
         opened.close().await.unwrap();
     }
 }
@@ -497,7 +497,7 @@ async fn workers_hear_of_each_other_at_once() {
         unreachable!("there are two")
     };
     // It would not return at all without being told.
-    let told = async |queue: &Arc<dyn JobQueue>| {
+    let told = async |queue: &Arc<dyn WorkQueue>| {
         let changed = tokio::time::timeout(Duration::from_secs(30), queue.claims_changed());
         changed.await.expect("it is told");
     };

@@ -12,7 +12,7 @@ use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::evaluate::evaluate;
 use kvstore_core::model::id::{JobId, PartitionCount, Position};
 use kvstore_core::model::job::NewJob;
-use kvstore_core::queue::{Found, WorkerId};
+use kvstore_core::queue::{Found, WorkQueue, WorkerId};
 use kvstore_core::redis::{Options, Redis};
 use kvstore_core::store::WatchFrom;
 use kvstore_core::{Error, JobQueue, Key, Store, StoreExt, Value, Version};

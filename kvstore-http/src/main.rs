@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use kvstore_core::Service;
-use kvstore_core::open::Opened;
+use kvstore_core::open::{Followed, Opened};
 use kvstore_core::process::{self, Failure, Shared, Shutdown};
 use kvstore_core::worker;
 use kvstore_http::{Tokens, serve_with_health};
@@ -28,9 +28,13 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
         Some(address) => Some(process::bind(address).await?),
         None => None,
     };
-    let opened = match own.role {
-        Role::Worker | Role::Acceptor => shared.open().await?,
-        Role::Reader => shared.follow().await?,
+    let (opened, working) = match own.role {
+        Role::Worker | Role::Acceptor => {
+            let opened = shared.open().await?;
+            let working = (own.role == Role::Worker).then(|| opened.clone());
+            (Followed::from(opened), working)
+        }
+        Role::Reader => (shared.follow().await?, None),
     };
     let health = Health::new(Arc::clone(&opened.store), Arc::clone(&opened.queue));
     if let Some(listener) = admin_listener {
@@ -41,7 +45,16 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
         shutdown.requested().await;
         health.drain();
     };
-    let ended = serve_and_work(listener, &opened, &shared, own, &health, until).await;
+    let ended = serve_and_work(
+        listener,
+        opened.clone(),
+        working,
+        &shared,
+        own,
+        &health,
+        until,
+    )
+    .await;
     // However it ended: this brings files up to date and lets go of the folder.
     let closed = opened.close().await;
     ended?;
@@ -51,20 +64,20 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
 /// Serves until `shutdown`, and only then stops the worker, so that requests under way see their writes applied.
 async fn serve_and_work(
     listener: TcpListener,
-    opened: &Opened,
+    opened: Followed,
+    working: Option<Opened>,
     shared: &Shared,
     own: Own,
     health: &Health,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    let (store, queue) = (Arc::clone(&opened.store), Arc::clone(&opened.queue));
     let service = match own.role {
         Role::Worker | Role::Acceptor => {
-            Service::open(Arc::clone(&store), Arc::clone(&queue), own.service).await?
+            Service::open(opened.store, opened.queue, own.service).await?
         }
-        Role::Reader => Service::reading(Arc::clone(&store), Arc::clone(&queue), own.service),
+        Role::Reader => Service::reading(opened, own.service),
     };
-    let has_worker = own.role == Role::Worker;
+    let has_worker = working.is_some();
     let address = listener.local_addr()?;
     tracing::info!(%address, store = %shared.store, role = ?own.role, "serving");
     process::notify_ready(&format!("serving on {address}"));
@@ -80,7 +93,7 @@ async fn serve_and_work(
         let tokens = Arc::clone(tokens);
         tokio::spawn(reload::watch(path, move |path| read_again(path, &tokens)));
     }
-    let worker = has_worker.then(|| {
+    let worker = working.map(|Opened { store, queue }| {
         let metrics = health.register(kvstore_worker::Metrics::new);
         let options = worker::Options {
             on_event: Some(metrics.listener()),

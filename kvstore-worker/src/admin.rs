@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use kvstore_core::error::in_one_line;
-use kvstore_core::open::Opened;
+use kvstore_core::open::Followed;
 use kvstore_core::{JobQueue, Store};
 
 use crate::figures::{self, Figures, ProcessMetrics};
@@ -50,7 +50,7 @@ pub const METRICS: &str = "/metrics";
 /// What there is to say about a process. Cheap to clone; all clones share the state.
 #[derive(Clone, Debug)]
 pub struct Health {
-    backends: Arc<OnceLock<Opened>>,
+    backends: Arc<OnceLock<Followed>>,
     /// Whether another process has the store as yet, and this one takes over when it ends.
     standing_by: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
@@ -61,7 +61,7 @@ impl Health {
     /// Of a process that uses `store` and `queue`.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
         let is_follower = store.lag().is_some();
-        let backends = OnceLock::from(Opened { store, queue });
+        let backends = OnceLock::from(Followed { store, queue });
         Self::with(backends, ProcessMetrics::new(is_follower))
     }
 
@@ -70,7 +70,7 @@ impl Health {
         Self::with(OnceLock::new(), ProcessMetrics::new(false))
     }
 
-    fn with(backends: OnceLock<Opened>, metrics: ProcessMetrics) -> Self {
+    fn with(backends: OnceLock<Followed>, metrics: ProcessMetrics) -> Self {
         Self {
             backends: Arc::new(backends),
             standing_by: Arc::default(),
@@ -82,7 +82,7 @@ impl Health {
     /// From now on it is about `store` and `queue`, unless it was about others before.
     pub fn opened(&self, store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) {
         // One that has its backends keeps them.
-        let _ = self.backends.set(Opened { store, queue });
+        let _ = self.backends.set(Followed { store, queue });
     }
 
     /// From now until [`Health::opened`] it waits for another process to end. That is all it has to do, so it is ready: who
@@ -148,7 +148,7 @@ impl Health {
                 is_up: self.is_standing_by(),
                 ..Figures::default()
             },
-            Some(Opened { store, queue }) => {
+            Some(Followed { store, queue }) => {
                 let depth = timeout(PING_TIMEOUT, queue.depth());
                 let (is_up, depth) = join(self.backends_answer(), depth).await;
                 Figures {
@@ -166,7 +166,7 @@ impl Health {
     }
 
     async fn backends_answer(&self) -> bool {
-        let Some(Opened { store, queue }) = self.backends.get() else {
+        let Some(Followed { store, queue }) = self.backends.get() else {
             return false;
         };
         let pings = async {

@@ -17,7 +17,7 @@ use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::id::{JobId, Position, QueueId};
 use kvstore_core::model::job::{DeadLetter, JobState, NewJob, Outcome};
 use kvstore_core::model::write::{Condition, Write};
-use kvstore_core::queue::{Found, WorkerId};
+use kvstore_core::queue::{Found, WorkQueue, WorkerId};
 use kvstore_core::store::{ChangeKind, DeadRequest, WatchFrom};
 use kvstore_core::worker::{Options, run};
 use kvstore_core::{Error, JobQueue, Key, Result, Store, StoreExt, Value};
@@ -36,7 +36,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(store: &Arc<impl Store>, queue: &Arc<impl JobQueue>, options: Options) -> Self {
+    fn start(store: &Arc<impl Store>, queue: &Arc<impl WorkQueue>, options: Options) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (store, queue) = (Arc::clone(store), Arc::clone(queue));
         let ended = tokio::spawn(run(store, queue, options, async {

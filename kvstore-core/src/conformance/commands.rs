@@ -17,7 +17,7 @@ use crate::model::job::{
 };
 use crate::model::key::Key;
 use crate::model::write::Condition;
-use crate::queue::JobQueue;
+use crate::queue::{JobQueue, WorkQueue};
 use crate::store::{ChangeKind, Store, WatchFrom};
 
 /// Far enough for no entry to expire by itself, on backends whose clock can only be waited for.
@@ -26,7 +26,7 @@ const LONG: Duration = Duration::from_secs(600);
 /// A store, its queue, and the worker between them.
 struct Fleet {
     store: Arc<dyn Store>,
-    queue: Arc<dyn JobQueue>,
+    queue: Arc<dyn WorkQueue>,
     worker: Worker,
 }
 

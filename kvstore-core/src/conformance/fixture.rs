@@ -14,7 +14,7 @@ use crate::model::job::{Computed, Failure, Job, NewJob, Summary};
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Condition, Write};
-use crate::queue::{Claim, JobQueue, WorkerId};
+use crate::queue::{Claim, JobQueue, WorkQueue, WorkerId};
 use crate::store::{Changed, ListRequest, Listed, Store, Watch};
 
 /// Longer than anything takes that is not waiting for something which never comes.
@@ -308,7 +308,7 @@ pub(super) fn share(store: &Arc<dyn Store>) -> Arc<dyn Store> {
 }
 
 /// A worker that holds every partition, with its claims in their order.
-pub(super) async fn claim_all(queue: &dyn JobQueue) -> Vec<Claim> {
+pub(super) async fn claim_all(queue: &dyn WorkQueue) -> Vec<Claim> {
     let mut claims = queue.claim(&WorkerId::new("only")).await.unwrap();
     claims.sort_by_key(|claim| claim.partition);
     let held: Vec<Partition> = claims.iter().map(|claim| claim.partition).collect();
@@ -318,20 +318,20 @@ pub(super) async fn claim_all(queue: &dyn JobQueue) -> Vec<Claim> {
 }
 
 /// The claim of a worker that is alone, on the partition of [`key`].
-pub(super) async fn claim(queue: &dyn JobQueue) -> Claim {
+pub(super) async fn claim(queue: &dyn WorkQueue) -> Claim {
     let partition = queue.partitions().partition_of(&key(""));
     claim_all(queue).await.swap_remove(usize::from(partition.0))
 }
 
 /// Gives all claims back, so that whoever comes next need not wait for them to end.
-pub(super) async fn release_all(queue: &dyn JobQueue, claims: Vec<Claim>) {
+pub(super) async fn release_all(queue: &dyn WorkQueue, claims: Vec<Claim>) {
     for claim in claims {
         queue.release(claim).await.unwrap();
     }
 }
 
 /// Everything in a partition after a position, without waiting.
-pub(super) async fn read_from(queue: &dyn JobQueue, claim: &Claim, after: Position) -> Vec<Job> {
+pub(super) async fn read_from(queue: &dyn WorkQueue, claim: &Claim, after: Position) -> Vec<Job> {
     let mut jobs: Vec<Job> = Vec::new();
     loop {
         let after = jobs.last().map_or(after, |job| job.id.position);
@@ -347,7 +347,7 @@ pub(super) async fn read_from(queue: &dyn JobQueue, claim: &Claim, after: Positi
 }
 
 /// All jobs of all partitions, one partition after the other.
-pub(super) async fn read_all(queue: &dyn JobQueue) -> Vec<Job> {
+pub(super) async fn read_all(queue: &dyn WorkQueue) -> Vec<Job> {
     let claims = claim_all(queue).await;
     let mut jobs = Vec::new();
     for claim in &claims {

@@ -1,7 +1,7 @@
 //! The suite that every backend has to pass, ours and yours (feature `conformance`).
 //!
-//! It checks each sentence of the contracts in [`Store`] and [`JobQueue`]. There are no switches: what one backend cannot
-//! do is not in the traits. To run it, tell it how to reach your backend (a [`StoreHarness`], and for a queue a
+//! It checks each sentence of the contracts in [`Store`], [`JobQueue`](crate::queue::JobQueue) and [`WorkQueue`]. There are no
+//! switches: what one backend cannot do is not in the traits. To run it, tell it how to reach your backend (a [`StoreHarness`], and for a queue a
 //! [`QueueHarness`]), and call the macros in a test file; each case becomes a test of its own, reported by name, each with
 //! a harness of its own:
 //!
@@ -29,7 +29,7 @@ use async_trait::async_trait;
 
 use crate::limits::{IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 use crate::model::entry::Timestamp;
-use crate::queue::JobQueue;
+use crate::queue::WorkQueue;
 use crate::store::Store;
 
 #[doc(hidden)]
@@ -69,7 +69,7 @@ pub trait StoreHarness: Send + Sync {
 pub trait QueueHarness: StoreHarness {
     /// A handle on the queue, as with [`StoreHarness::store`]; [`StoreHarness::restart`] and the clock are for both.
     /// `bounds` are the same in all calls on one harness.
-    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn JobQueue>;
+    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn WorkQueue>;
 }
 
 /// The bounds that a queue is opened with, each for every partition of it.

@@ -16,10 +16,10 @@ use crate::model::id::{JobId, Position};
 use crate::model::job::{Idempotency, JobState, NewJob, Outcome, Succeeded};
 use crate::model::key::Key;
 use crate::model::write::Condition;
-use crate::queue::JobQueue;
+use crate::queue::{JobQueue, WorkQueue};
 use crate::store::{Store, Watch, WatchFrom};
 
-async fn open(harness: &dyn QueueHarness) -> (Arc<dyn Store>, Arc<dyn JobQueue>) {
+async fn open(harness: &dyn QueueHarness) -> (Arc<dyn Store>, Arc<dyn WorkQueue>) {
     let (store, queue) = (
         harness.store().await,
         harness.queue(QueueBounds::default()).await,

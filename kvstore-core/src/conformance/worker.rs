@@ -8,20 +8,20 @@ use crate::error::{Error, Result};
 use crate::limits::WORK_BATCH_JOBS;
 use crate::model::evaluate::{Evaluation, evaluate, keys_needed};
 use crate::model::id::Position;
-use crate::queue::{Claim, JobQueue, WorkerId};
+use crate::queue::{Claim, JobQueue, WorkQueue, WorkerId};
 use crate::store::Store;
 
 /// The smallest worker, for tests: no backoff, no attempts, no dead letters, but every promise about order and effect kept.
 #[derive(Clone, Debug)]
 pub struct Worker {
     store: Arc<dyn Store>,
-    queue: Arc<dyn JobQueue>,
+    queue: Arc<dyn WorkQueue>,
     id: WorkerId,
 }
 
 impl Worker {
     /// A new worker, who holds nothing yet.
-    pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
+    pub fn new(store: Arc<dyn Store>, queue: Arc<dyn WorkQueue>) -> Self {
         let id = WorkerId::new("conformance");
         Self { store, queue, id }
     }
@@ -29,7 +29,7 @@ impl Worker {
     /// Renews and takes claims.
     ///
     /// # Errors
-    /// Those of [`JobQueue::claim`].
+    /// Those of [`WorkQueue::claim`].
     pub async fn claim(&self) -> Result<Vec<Claim>> {
         self.queue.claim(&self.id).await
     }

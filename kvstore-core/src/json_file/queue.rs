@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::StoreTime;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::in_memory::log::{Claims, PartitionLog, Remembered, found_out, jobs_out};
 use crate::json_file::disk::Disk;
 use crate::json_file::error::disk_error;
@@ -28,8 +28,7 @@ use crate::json_file::{Holder, Options, PARTITION};
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
-use crate::queue::QueueOptions;
-use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, QueueOptions, WorkQueue, WorkerId};
 
 /// The queue of a folder. Made by [`JsonFile::open`](crate::json_file::JsonFile::open).
 #[derive(Debug)]
@@ -226,10 +225,6 @@ impl JobQueue for JsonQueue {
         PartitionCount::ONE
     }
 
-    fn is_shared(&self) -> bool {
-        false
-    }
-
     async fn start_after(&self, _: Partition, position: Position) -> Result<()> {
         // The usual case, which workers ask for often.
         self.check_open()?;
@@ -257,6 +252,65 @@ impl JobQueue for JsonQueue {
             answers.extend(waited.unwrap_or_else(|error| vec![Err(error); count]));
         }
         answers
+    }
+
+    async fn find(&self, job: &JobId) -> Result<Found> {
+        self.check_open()?;
+        if job.queue != self.id || job.partition != PARTITION {
+            return Ok(Found::Unknown);
+        }
+        let found = self.shared.log().find(job.position);
+        Ok(found_out(found, &self.shared.time))
+    }
+
+    async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
+        self.check_open()?;
+        if partition != PARTITION {
+            return Err(Error::invalid(
+                Subject::Partition,
+                format!("{partition} is not one of the {}", PartitionCount::ONE),
+            ));
+        }
+        let jobs = self.shared.log().peek(after, max);
+        Ok(jobs_out(jobs, &self.shared.time))
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        self.check_open()?;
+        Ok(self.shared.log().depth(self.shared.time.now()))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.check_open()?;
+        let poisoned = self.shared.poisoned.get();
+        poisoned.map_or(Ok(()), |reason| {
+            Err(Error::Poisoned {
+                reason: reason.clone(),
+            })
+        })
+    }
+
+    async fn close(&self) -> Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        let result = match self.requests.send(Request::Close(sender)).await {
+            // Closed already.
+            Err(_) => return Ok(()),
+            Ok(()) => match receiver.await {
+                Ok(result) => result,
+                // Another call was first.
+                Err(_) => return Ok(()),
+            },
+        };
+        self.shared.changed.notify_waiters();
+        self.holder.let_go();
+        result
+    }
+}
+
+#[async_trait]
+impl WorkQueue for JsonQueue {
+    fn is_shared(&self) -> bool {
+        false
     }
 
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
@@ -307,45 +361,5 @@ impl JobQueue for JsonQueue {
         // Where there is no room for this, other requests wake the thread as well.
         let _ = self.requests.try_send(Request::Completed);
         Ok(())
-    }
-
-    async fn find(&self, job: &JobId) -> Result<Found> {
-        self.check_open()?;
-        if job.queue != self.id || job.partition != PARTITION {
-            return Ok(Found::Unknown);
-        }
-        let found = self.shared.log().find(job.position);
-        Ok(found_out(found, &self.shared.time))
-    }
-
-    async fn depth(&self) -> Result<Depth> {
-        self.check_open()?;
-        Ok(self.shared.log().depth(self.shared.time.now()))
-    }
-
-    async fn ping(&self) -> Result<()> {
-        self.check_open()?;
-        let poisoned = self.shared.poisoned.get();
-        poisoned.map_or(Ok(()), |reason| {
-            Err(Error::Poisoned {
-                reason: reason.clone(),
-            })
-        })
-    }
-
-    async fn close(&self) -> Result<()> {
-        let (sender, receiver) = oneshot::channel();
-        let result = match self.requests.send(Request::Close(sender)).await {
-            // Closed already.
-            Err(_) => return Ok(()),
-            Ok(()) => match receiver.await {
-                Ok(result) => result,
-                // Another call was first.
-                Err(_) => return Ok(()),
-            },
-        };
-        self.shared.changed.notify_waiters();
-        self.holder.let_go();
-        result
     }
 }

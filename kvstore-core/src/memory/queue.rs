@@ -15,8 +15,7 @@ use crate::in_memory::log::{Admission, Claims, PartitionLog, found_out, jobs_out
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
-use crate::queue::QueueOptions;
-use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, QueueOptions, WorkQueue, WorkerId};
 
 /// A queue in memory, with any number of partitions. Its jobs are gone with it, and so are the claims on it.
 ///
@@ -122,11 +121,11 @@ impl MemoryQueue {
         new.command.check(self.partitions)?;
         let partition = self.partitions.partition_of(new.command.first_key());
         let admission = self.log(partition)?.lock().admit(new, self.time.now())?;
-        let (id, replayed) = match admission {
-            Admission::New { job, .. } => (job.id, false),
-            Admission::Replayed { id, .. } => (id, true),
+        let accepted = match admission {
+            Admission::New { job, .. } => Accepted::waiting(job.id),
+            Admission::Replayed { id, .. } => Accepted::replayed(id),
         };
-        Ok((partition, Accepted { id, replayed }))
+        Ok((partition, accepted))
     }
 
     /// Waits for as long as there is no job after `after`.
@@ -154,10 +153,6 @@ impl JobQueue for MemoryQueue {
         self.partitions
     }
 
-    fn is_shared(&self) -> bool {
-        false
-    }
-
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
         self.open_log(partition)?.lock().start_after(position);
         Ok(())
@@ -180,6 +175,52 @@ impl JobQueue for MemoryQueue {
             log.changed.notify_waiters();
         }
         answers
+    }
+
+    async fn find(&self, job: &JobId) -> Result<Found> {
+        self.check_open()?;
+        match self.log(job.partition) {
+            Ok(log) if job.queue == self.id => {
+                Ok(found_out(log.lock().find(job.position), &self.time))
+            }
+            _ => Ok(Found::Unknown),
+        }
+    }
+
+    async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
+        let jobs = self.open_log(partition)?.lock().peek(after, max);
+        Ok(jobs_out(jobs, &self.time))
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        self.check_open()?;
+        let now = self.time.now();
+        let depths = self.logs.iter().map(|log| log.lock().depth(now));
+        Ok(depths.fold(Depth::default(), |sum, one| Depth {
+            jobs: sum.jobs + one.jobs,
+            bytes: sum.bytes + one.bytes,
+            oldest_age: sum.oldest_age.max(one.oldest_age),
+            lost: 0,
+        }))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.check_open()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::SeqCst);
+        for log in &self.logs {
+            log.changed.notify_waiters();
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl WorkQueue for MemoryQueue {
+    fn is_shared(&self) -> bool {
+        false
     }
 
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
@@ -228,40 +269,6 @@ impl JobQueue for MemoryQueue {
 
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
         self.open_log(claim.partition)?.lock().complete(up_to);
-        Ok(())
-    }
-
-    async fn find(&self, job: &JobId) -> Result<Found> {
-        self.check_open()?;
-        match self.log(job.partition) {
-            Ok(log) if job.queue == self.id => {
-                Ok(found_out(log.lock().find(job.position), &self.time))
-            }
-            _ => Ok(Found::Unknown),
-        }
-    }
-
-    async fn depth(&self) -> Result<Depth> {
-        self.check_open()?;
-        let now = self.time.now();
-        let depths = self.logs.iter().map(|log| log.lock().depth(now));
-        Ok(depths.fold(Depth::default(), |sum, one| Depth {
-            jobs: sum.jobs + one.jobs,
-            bytes: sum.bytes + one.bytes,
-            oldest_age: sum.oldest_age.max(one.oldest_age),
-            lost: 0,
-        }))
-    }
-
-    async fn ping(&self) -> Result<()> {
-        self.check_open()
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.closed.store(true, Ordering::SeqCst);
-        for log in &self.logs {
-            log.changed.notify_waiters();
-        }
         Ok(())
     }
 }

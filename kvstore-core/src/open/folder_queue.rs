@@ -6,6 +6,7 @@
 //! What is not here: claims. Whoever holds the folder's lock is the only one who can apply anything, and so works on all partitions
 //! at once; a worker that takes over waits for no claim to run out.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,32 +17,49 @@ use crate::error::{Error, Result, source};
 use crate::json_file::JsonReader;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
-use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
 use crate::redis::QueueAlone;
 use crate::service::join;
 use crate::store::Store;
 
 /// What this process is to the folder.
+#[async_trait]
+pub(crate) trait Role: fmt::Debug + Send + Sync + 'static {
+    /// Returns what the folder is known by.
+    async fn folder_id(&self) -> Result<QueueId>;
+}
+
+/// It holds the folder with this id.
 #[derive(Debug)]
-pub(crate) enum Role {
-    /// It holds the folder with this id.
-    Writer(QueueId),
-    /// It follows what another one writes.
-    Reader(JsonReader),
+pub(crate) struct Holder(pub(crate) QueueId);
+
+#[async_trait]
+impl Role for Holder {
+    async fn folder_id(&self) -> Result<QueueId> {
+        Ok(self.0)
+    }
+}
+
+/// It follows what another process writes.
+#[async_trait]
+impl Role for JsonReader {
+    async fn folder_id(&self) -> Result<QueueId> {
+        JsonReader::folder_id(self).await
+    }
 }
 
 /// The queue of a folder, on Redis.
 #[derive(Debug)]
-pub(crate) struct FolderQueue {
+pub(crate) struct FolderQueue<R> {
     redis: QueueAlone,
     store: Arc<dyn Store>,
-    role: Role,
+    role: R,
     bound: OnceCell<()>,
     joined: OnceCell<()>,
 }
 
-impl FolderQueue {
-    pub(crate) fn new(redis: QueueAlone, store: Arc<dyn Store>, role: Role) -> Self {
+impl<R: Role> FolderQueue<R> {
+    pub(crate) fn new(redis: QueueAlone, store: Arc<dyn Store>, role: R) -> Self {
         Self {
             redis,
             store,
@@ -51,17 +69,14 @@ impl FolderQueue {
         }
     }
 
-    fn queue(&self) -> &dyn JobQueue {
+    fn queue(&self) -> &dyn WorkQueue {
         self.redis.queue()
     }
 
     /// Takes the queue for this folder, unless it is another's.
     async fn bind(&self) -> Result<()> {
         let bind = async || {
-            let folder = match &self.role {
-                Role::Writer(folder) => *folder,
-                Role::Reader(reader) => reader.folder_id().await?,
-            };
+            let folder = self.role.folder_id().await?;
             self.redis.bind(folder).await
         };
         self.bound.get_or_try_init(bind).await.copied()
@@ -115,17 +130,13 @@ impl FolderQueue {
 }
 
 #[async_trait]
-impl JobQueue for FolderQueue {
+impl<R: Role> JobQueue for FolderQueue<R> {
     fn id(&self) -> QueueId {
         self.queue().id()
     }
 
     fn partitions(&self) -> PartitionCount {
         self.queue().partitions()
-    }
-
-    fn is_shared(&self) -> bool {
-        self.queue().is_shared()
     }
 
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
@@ -150,10 +161,36 @@ impl JobQueue for FolderQueue {
         answers
     }
 
+    async fn find(&self, job: &JobId) -> Result<Found> {
+        self.queue().find(job).await
+    }
+
+    async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
+        self.queue().peek(partition, after, max).await
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        self.queue().depth().await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.queue().ping().await?;
+        self.check().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.redis.close();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl WorkQueue for FolderQueue<Holder> {
+    fn is_shared(&self) -> bool {
+        self.queue().is_shared()
+    }
+
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
-        if let Role::Reader(reader) = &self.role {
-            return Err(reader.refusal());
-        }
         let claim = |partition| Claim {
             worker: worker.clone(),
             partition,
@@ -190,23 +227,5 @@ impl JobQueue for FolderQueue {
 
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
         self.queue().complete(claim, up_to).await
-    }
-
-    async fn find(&self, job: &JobId) -> Result<Found> {
-        self.queue().find(job).await
-    }
-
-    async fn depth(&self) -> Result<Depth> {
-        self.queue().depth().await
-    }
-
-    async fn ping(&self) -> Result<()> {
-        self.queue().ping().await?;
-        self.check().await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.redis.close();
-        Ok(())
     }
 }

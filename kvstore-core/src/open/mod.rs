@@ -15,9 +15,9 @@ use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::json_file::{self, JsonFile, JsonReader};
 use crate::memory::{MemoryQueue, MemoryStore};
-use crate::open::folder_queue::{FolderQueue, Role};
+use crate::open::folder_queue::{FolderQueue, Holder};
 use crate::open::url::Target;
-use crate::queue::JobQueue;
+use crate::queue::{JobQueue, WorkQueue};
 use crate::redis::{QueueAlone, Redis};
 use crate::store::Store;
 
@@ -32,7 +32,7 @@ pub struct Opened {
     /// The store.
     pub store: Arc<dyn Store>,
     /// The queue; its jobs are for this store.
-    pub queue: Arc<dyn JobQueue>,
+    pub queue: Arc<dyn WorkQueue>,
 }
 
 impl Opened {
@@ -44,6 +44,37 @@ impl Opened {
         let queue = self.queue.close().await;
         let store = self.store.close().await;
         queue.and(store)
+    }
+}
+
+/// A store that another process writes, open for reading, and the queue in front of it.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The queue; its jobs are for this store. No worker can run on it here.
+    pub queue: Arc<dyn JobQueue>,
+}
+
+impl Followed {
+    /// Closes both, as [`Opened::close`] does.
+    ///
+    /// # Errors
+    /// Those of [`JobQueue::close`] and [`Store::close`].
+    pub async fn close(&self) -> Result<()> {
+        let queue = self.queue.close().await;
+        let store = self.store.close().await;
+        queue.and(store)
+    }
+}
+
+impl From<Opened> for Followed {
+    /// Forgets that a worker could run on the queue.
+    fn from(opened: Opened) -> Self {
+        Self {
+            store: opened.store,
+            queue: opened.queue,
+        }
     }
 }
 
@@ -168,7 +199,7 @@ async fn put_behind(file: &JsonFile, redis: QueueAlone) -> Result<Opened> {
     if store.active_queue().await?.is_none() && own.depth().await?.jobs > 0 {
         store.adopt_queue(own.id()).await?;
     }
-    let role = Role::Writer(own.id());
+    let role = Holder(own.id());
     own.close().await?;
     Ok(Opened {
         queue: Arc::new(FolderQueue::new(redis, store.clone(), role)),
@@ -178,12 +209,12 @@ async fn put_behind(file: &JsonFile, redis: QueueAlone) -> Result<Opened> {
 
 /// Opens `store` for reading, while another process writes there: a folder of JSON files, which may come later
 /// than this ([`JsonReader`] says what holds then). Its own queue accepts nothing; one on Redis does, once the folder can be read
-/// and is seen to apply it. With both, make a [`Service::reading`](crate::service::Service::reading).
+/// and is seen to apply it. [`Service::reading`](crate::service::Service::reading) reads from both.
 ///
 /// # Errors
 /// [`Error::Config`] if the URLs are wrong, or the store is one that other processes can't read so; [`Error::Unavailable`] if there
 /// is no thread for it, or no queue.
-pub async fn follow(store: &StoreUrl, queue: Option<&StoreUrl>) -> Result<Opened> {
+pub async fn follow(store: &StoreUrl, queue: Option<&StoreUrl>) -> Result<Followed> {
     if let Some(queue) = queue {
         store.check_queue(queue)?;
     }
@@ -192,8 +223,8 @@ pub async fn follow(store: &StoreUrl, queue: Option<&StoreUrl>) -> Result<Opened
     let reader = JsonReader::open(folder, Arc::new(SystemClock)).await?;
     let store: Arc<dyn Store> = Arc::new(reader.clone());
     let queue: Arc<dyn JobQueue> = match redis {
-        Some(redis) => Arc::new(FolderQueue::new(redis, store.clone(), Role::Reader(reader))),
+        Some(redis) => Arc::new(FolderQueue::new(redis, store.clone(), reader)),
         None => reader.queue(),
     };
-    Ok(Opened { store, queue })
+    Ok(Followed { store, queue })
 }

@@ -7,7 +7,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::settings::{Fallback, Setting, Settings};
 use crate::error::{Error, Result};
-use crate::open::{self, Opened, StoreUrl};
+use crate::open::{self, Followed, Opened, StoreUrl};
 
 /// `--store`, for a program that can refuse some stores.
 pub const STORE: Setting = Setting {
@@ -98,7 +98,7 @@ impl Shared {
     ///
     /// # Errors
     /// Those of [`follow`](crate::open::follow).
-    pub async fn follow(&self) -> Result<Opened> {
+    pub async fn follow(&self) -> Result<Followed> {
         open::follow(&self.store, self.queue.as_ref()).await
     }
 

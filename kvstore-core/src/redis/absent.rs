@@ -16,7 +16,7 @@ pub(crate) use options::{ClientCertificate, Options};
 
 use crate::error::{Error, Result};
 use crate::model::id::QueueId;
-use crate::queue::JobQueue;
+use crate::queue::WorkQueue;
 use crate::store::Store;
 
 fn absent<T>() -> Result<T> {
@@ -61,7 +61,7 @@ impl Redis {
         match *self {}
     }
 
-    pub(crate) fn queue(&self) -> Arc<dyn JobQueue> {
+    pub(crate) fn queue(&self) -> Arc<dyn WorkQueue> {
         match *self {}
     }
 }
@@ -74,7 +74,7 @@ impl QueueAlone {
         match *address {}
     }
 
-    pub(crate) fn queue(&self) -> &dyn JobQueue {
+    pub(crate) fn queue(&self) -> &dyn WorkQueue {
         match *self {}
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::id::QueueId;
-use crate::queue::JobQueue;
+use crate::queue::WorkQueue;
 use crate::redis::address::Address;
 use crate::redis::options::Options;
 use crate::redis::queue::RedisQueue;
@@ -30,7 +30,7 @@ impl QueueAlone {
         })
     }
 
-    pub(crate) fn queue(&self) -> &dyn JobQueue {
+    pub(crate) fn queue(&self) -> &dyn WorkQueue {
         &self.queue
     }
 

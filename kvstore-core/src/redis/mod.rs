@@ -43,7 +43,7 @@ mod text;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::queue::JobQueue;
+use crate::queue::WorkQueue;
 use crate::store::Store;
 
 pub use address::Address;
@@ -88,7 +88,7 @@ impl Redis {
     }
 
     /// The queue in front of it.
-    pub fn queue(&self) -> Arc<dyn JobQueue> {
+    pub fn queue(&self) -> Arc<dyn WorkQueue> {
         self.queue.clone()
     }
 

@@ -17,6 +17,7 @@ use crate::model::entry::Entry;
 use crate::model::id::JobId;
 use crate::model::job::{Dead, Idempotency, JobState, NewJob, Outcome, Summary};
 use crate::model::key::Key;
+use crate::open::Followed;
 use crate::queue::{Accepted, Found, JobQueue};
 use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page, Store};
 
@@ -154,16 +155,12 @@ impl Service {
         })
     }
 
-    /// A service that only reads, of a store that another process writes and the queue that goes with it (see
-    /// [`follow`](crate::open::follow)). They are not joined, since that process did it.
-    pub fn reading(
-        store: Arc<dyn Store>,
-        queue: Arc<dyn JobQueue>,
-        options: ServiceOptions,
-    ) -> Self {
+    /// Returns a service on a store that another process writes (see [`follow`](crate::open::follow)). It is not joined to its
+    /// queue, since that process did it.
+    pub fn reading(followed: Followed, options: ServiceOptions) -> Self {
         Self {
-            store,
-            queue,
+            store: followed.store,
+            queue: followed.queue,
             options: Arc::new(options),
             waits_ended: Arc::default(),
         }
@@ -207,7 +204,10 @@ impl Service {
         };
         let answer = self.queue.enqueue(vec![job]).await.pop();
         let accepted = answer.unwrap_or_else(|| Err(Error::unavailable("the queue")))?;
-        let state = self.wait(&accepted.id, request.wait).await;
+        let state = match accepted.outcome {
+            Some(outcome) if !request.wait.is_zero() => JobState::Finished(outcome),
+            _ => self.wait(&accepted.id, request.wait).await,
+        };
         Ok(Submitted {
             id: accepted.id,
             replayed: accepted.replayed,
@@ -262,14 +262,11 @@ impl Service {
         self.waits_ended.send_replace(true);
     }
 
-    /// The entry under `key`, not before the write that `after` names is visible.
+    /// Returns the entry under `key`. To see a write of your own, [`Service::wait_visible`] first.
     ///
     /// # Errors
-    /// Those of [`Service::wait_visible`].
-    pub async fn get(&self, key: &Key, after: Option<&JobId>) -> Result<Option<Entry>> {
-        if let Some(token) = after {
-            self.wait_visible(token).await?;
-        }
+    /// Those of [`Store::get`].
+    pub async fn get(&self, key: &Key) -> Result<Option<Entry>> {
         self.store.get(key).await
     }
 
@@ -281,15 +278,12 @@ impl Service {
         self.store.get_many(keys).await
     }
 
-    /// A page of keys, not before the write that `after` names is visible. With values it ends before the entry that would bring
-    /// them above [`PAGE_VALUE_BYTES_MAX`], but for the first one.
+    /// Returns a page of keys. With values it ends before the entry that would bring them above [`PAGE_VALUE_BYTES_MAX`], except
+    /// that there is always a first one.
     ///
     /// # Errors
-    /// Those of [`Service::wait_visible`] and of [`Store::list`].
-    pub async fn list(&self, request: &ListRequest, after: Option<&JobId>) -> Result<Page> {
-        if let Some(token) = after {
-            self.wait_visible(token).await?;
-        }
+    /// Those of [`Store::list`].
+    pub async fn list(&self, request: &ListRequest) -> Result<Page> {
         if !request.include_values {
             return self.store.list(request).await;
         }

@@ -36,7 +36,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use crate::error::in_one_line;
 use crate::limits::CLAIM_PERIOD;
 use crate::model::id::Partition;
-use crate::queue::{Claim, WorkerId};
+use crate::queue::{Claim, WorkQueue, WorkerId};
 use crate::service::join;
 use crate::{JobQueue, Result, Store};
 
@@ -120,7 +120,7 @@ impl Default for Options {
 }
 
 /// Applies what waits in `queue` to `store`, until `shutdown`; then it finishes the batches in hand, gives its claims back, and
-/// returns. On a queue of this process alone ([`JobQueue::is_shared`]) it first applies all that waits, but ends after ten seconds or
+/// returns. On a queue of this process alone ([`WorkQueue::is_shared`]) it first applies all that waits, but ends after ten seconds or
 /// a failure, and leaves the rest to the next start.
 ///
 /// Any number of workers may run on the same queue and store, in any number of processes. Dropping the future is like
@@ -132,7 +132,7 @@ impl Default for Options {
 /// waited for.
 pub async fn run(
     store: Arc<dyn Store>,
-    queue: Arc<dyn JobQueue>,
+    queue: Arc<dyn WorkQueue>,
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
@@ -179,7 +179,7 @@ pub async fn run(
 struct Worker {
     id: WorkerId,
     store: Arc<dyn Store>,
-    queue: Arc<dyn JobQueue>,
+    queue: Arc<dyn WorkQueue>,
     options: Arc<Options>,
     /// A partition stands here as long as its task runs, which is told until when.
     working: HashMap<Partition, watch::Sender<Until>>,

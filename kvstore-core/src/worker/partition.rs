@@ -28,7 +28,7 @@ use crate::model::commit::{Advance, Commit, Verdict};
 use crate::model::evaluate::{Evaluation, evaluate, keys_needed};
 use crate::model::id::{Partition, Position};
 use crate::model::job::{Dead, Job};
-use crate::queue::Claim;
+use crate::queue::{Claim, WorkQueue};
 use crate::{Entry, Error, JobQueue, Key, Result, Store};
 
 use crate::worker::backoff::Backoff;
@@ -55,7 +55,7 @@ const GAP_RECHECK: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct PartitionTask {
     store: Arc<dyn Store>,
-    queue: Arc<dyn JobQueue>,
+    queue: Arc<dyn WorkQueue>,
     options: Arc<Options>,
     claim: Claim,
     until: watch::Receiver<Until>,
@@ -125,7 +125,7 @@ impl Blame {
 impl PartitionTask {
     pub(crate) fn new(
         store: Arc<dyn Store>,
-        queue: Arc<dyn JobQueue>,
+        queue: Arc<dyn WorkQueue>,
         options: Arc<Options>,
         claim: Claim,
         until: watch::Receiver<Until>,

@@ -12,6 +12,7 @@ use kvstore_core::model::commit::Commit;
 use kvstore_core::model::id::JobId;
 use kvstore_core::model::job::{JobState, NewJob, Outcome};
 use kvstore_core::model::write::{Change, Condition, Write};
+use kvstore_core::queue::WorkQueue;
 use kvstore_core::store::{Watch, WatchFrom};
 use kvstore_core::{Error, JobQueue, Key, Store, Value, Version};
 use proptest::prelude::*;
@@ -97,7 +98,7 @@ pub(crate) async fn history<H: QueueHarness + 'static>(harness: Arc<H>, plan: Pl
 async fn live<H: QueueHarness>(
     harness: &H,
     store: &Arc<dyn Store>,
-    queue: &Arc<dyn JobQueue>,
+    queue: &Arc<dyn WorkQueue>,
     deaths: u32,
     done: &AtomicBool,
 ) {

@@ -11,6 +11,7 @@ use kvstore_core::model::commit::Commit;
 use kvstore_core::model::id::Partition;
 use kvstore_core::model::job::{Idempotency, JobState, NewJob};
 use kvstore_core::model::write::{Change, Condition, Write};
+use kvstore_core::queue::WorkQueue;
 use kvstore_core::store::{ChangeId, ChangeKind, ListRequest, Watch, WatchFrom};
 use kvstore_core::{Error, JobQueue, Key, Store, Value, Version};
 
@@ -21,7 +22,7 @@ use crate::steps::{Ending, Guess, KEYS, Put, Request, Step, key};
 struct Run<H> {
     harness: H,
     store: Arc<dyn Store>,
-    queue: Arc<dyn JobQueue>,
+    queue: Arc<dyn WorkQueue>,
     watch: Watch,
     seen: ChangeId,
     mirror: BTreeMap<Key, Version>,

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use kvstore_core::Store;
 use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
 use kvstore_core::model::entry::Timestamp;
-use kvstore_core::{JobQueue, Store};
+use kvstore_core::queue::WorkQueue;
 use tokio::sync::OnceCell;
 
 use crate::redis_server::OnRedis;
@@ -53,7 +54,7 @@ impl StoreHarness for Behind {
 
 #[async_trait]
 impl QueueHarness for Behind {
-    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn JobQueue> {
+    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn WorkQueue> {
         self.redis.queue(bounds).await
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use kvstore_core::Store;
 use kvstore_core::clock::{Clock, ManualClock};
 use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
 use kvstore_core::json_file::{JsonFile, Options};
 use kvstore_core::memory::{MemoryQueue, MemoryStore};
 use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::id::PartitionCount;
-use kvstore_core::queue::QueueOptions;
-use kvstore_core::{JobQueue, Store};
+use kvstore_core::queue::{QueueOptions, WorkQueue};
 
 /// The time at which each test starts: any will do.
 const START: Timestamp = Timestamp(1_763_000_000_000);
@@ -54,7 +54,7 @@ impl StoreHarness for Memory {
 
 #[async_trait]
 impl QueueHarness for Memory {
-    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn JobQueue> {
+    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn WorkQueue> {
         let open = || {
             let options = QueueOptions {
                 partitions: self.partitions,
@@ -135,7 +135,7 @@ impl StoreHarness for Folder {
 
 #[async_trait]
 impl QueueHarness for Folder {
-    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn JobQueue> {
+    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn WorkQueue> {
         self.open(Some(bounds)).await.queue()
     }
 }

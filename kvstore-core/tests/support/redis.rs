@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use kvstore_core::Store;
 use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
 use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::id::{PartitionCount, QueueId};
+use kvstore_core::queue::WorkQueue;
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::{JobQueue, Store};
 
 /// A server that runs until it is dropped.
 pub(crate) struct Server {
@@ -245,7 +246,7 @@ impl StoreHarness for OnRedis {
 
 #[async_trait]
 impl QueueHarness for OnRedis {
-    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn JobQueue> {
+    async fn queue(&self, bounds: QueueBounds) -> Arc<dyn WorkQueue> {
         self.open(bounds).await.queue()
     }
 }

@@ -26,7 +26,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     for token in sync_tokens(&parts.headers, query)? {
         context.service.wait_visible(&token).await?;
     }
-    let page = context.service.list(&request, None).await?;
+    let page = context.service.list(&request).await?;
     let mut reply = reply::object(StatusCode::OK, body(&request, &page));
     reply.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
     Ok(reply)

@@ -33,7 +33,7 @@ pub(super) async fn reply(
     for token in sync_tokens(&parts.headers, query)? {
         context.service.wait_visible(&token).await?;
     }
-    let mut found = context.service.get(key, None).await?;
+    let mut found = context.service.get(key).await?;
     let wait = Prefer::of(&parts.headers).wait(Duration::ZERO, context.options.wait_max);
     let waits = !wait.is_zero() && is_known(parts, found.as_ref())?;
     if waits {

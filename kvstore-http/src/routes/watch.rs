@@ -274,7 +274,7 @@ impl Events {
                 }
             }
             Stage::Snapshot(request) => {
-                let page = self.service.list(request, None).await;
+                let page = self.service.list(request).await;
                 let page = page.inspect_err(log_end).ok()?;
                 for listed in page.entries {
                     write_present(&mut text, listed);

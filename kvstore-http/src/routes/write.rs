@@ -102,7 +102,7 @@ pub(super) async fn send(
             let problem = if prefer.representation {
                 // Read anew, since tag and value must belong together, and the key may have changed since the job failed.
                 let key = keys.get(failed.operation).unwrap_or(&key);
-                let current = context.service.get(key, None).await?;
+                let current = context.service.get(key).await?;
                 let applied = HeaderValue::from_static("return=representation");
                 Problem::condition_failed_with(current.as_ref()).header(PREFERENCE_APPLIED, applied)
             } else {

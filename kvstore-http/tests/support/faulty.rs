@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use async_trait::async_trait;
 use kvstore_core::model::job::NewJob;
-use kvstore_core::queue::Accepted;
+use kvstore_core::queue::{Accepted, WorkQueue};
 use kvstore_core::{Entry, Error, JobQueue, Key, Result, Store};
 
 /// What happens to reads of the store, to writes into the queue, and to pings of both.
@@ -105,4 +105,8 @@ impl<Q: JobQueue> JobQueue for Faulty<Q> {
     }
 
     kvstore_core::forward_queue!(|self| &self.inner; except enqueue ping);
+}
+
+impl<Q: WorkQueue> WorkQueue for Faulty<Q> {
+    kvstore_core::forward_work_queue!(|self| &self.inner);
 }

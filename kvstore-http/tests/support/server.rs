@@ -10,9 +10,9 @@ use kvstore_core::model::commit::{Advance, Commit, Verdict};
 use kvstore_core::model::id::{JobId, Position};
 use kvstore_core::model::job::Dead;
 use kvstore_core::model::write::Write;
-use kvstore_core::queue::QueueOptions;
+use kvstore_core::queue::{QueueOptions, WorkQueue};
 use kvstore_core::service::ServiceOptions;
-use kvstore_core::{JobQueue, Key, Service, Store, Value};
+use kvstore_core::{Key, Service, Store, Value};
 use kvstore_http::{Options, serve};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -39,6 +39,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// What it serves.
     pub(crate) service: Service,
+    /// What a worker of it takes its jobs from.
+    queue: Arc<dyn WorkQueue>,
     /// The time of store and queue.
     pub(crate) clock: ManualClock,
     /// What breaks.
@@ -73,15 +75,21 @@ impl Server {
             inner: MemoryQueue::new(setup.queue, Arc::new(clock.clone())),
             switch: faults.clone(),
         };
-        let (store, queue): (Arc<dyn Store>, Arc<dyn JobQueue>) =
+        let (store, queue): (Arc<dyn Store>, Arc<dyn WorkQueue>) =
             (Arc::new(store), Arc::new(queue));
-        let service = Service::open(store, queue, setup.service)
+        let service = Service::open(store, queue.clone(), setup.service)
             .await
             .expect("a fresh store and queue");
-        Self::serve(service, clock, faults, setup.options).await
+        Self::serve(service, queue, clock, faults, setup.options).await
     }
 
-    async fn serve(service: Service, clock: ManualClock, faults: Switch, options: Options) -> Self {
+    async fn serve(
+        service: Service,
+        queue: Arc<dyn WorkQueue>,
+        clock: ManualClock,
+        faults: Switch,
+        options: Options,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();
@@ -93,6 +101,7 @@ impl Server {
         Self {
             address,
             service,
+            queue,
             clock,
             faults,
             stop: Some(stop),
@@ -103,10 +112,7 @@ impl Server {
 
     /// From here on accepted writes are applied.
     pub(crate) fn work(&mut self) {
-        let (store, queue) = (
-            Arc::clone(self.service.store()),
-            Arc::clone(self.service.queue()),
-        );
+        let (store, queue) = (Arc::clone(self.service.store()), Arc::clone(&self.queue));
         let options = kvstore_core::worker::Options::default();
         self.worker = Some(tokio::spawn(async move {
             kvstore_core::worker::run(store, queue, options, std::future::pending())

@@ -6,9 +6,9 @@ use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
 use crate::limits::CLAIM_PERIOD;
 use crate::model::id::Partition;
-use crate::queue::{JobQueue, WorkerId};
+use crate::queue::{JobQueue, WorkQueue, WorkerId};
 
-async fn held(queue: &dyn JobQueue, worker: &WorkerId) -> BTreeSet<Partition> {
+async fn held(queue: &dyn WorkQueue, worker: &WorkerId) -> BTreeSet<Partition> {
     let claims = queue.claim(worker).await.unwrap();
     assert!(claims.iter().all(|claim| claim.worker == *worker));
     let held: BTreeSet<Partition> = claims.iter().map(|claim| claim.partition).collect();

@@ -33,7 +33,7 @@ async fn enqueue(queue: &dyn JobQueue, job: NewJob) -> Result<Accepted> {
 }
 
 async fn replayed(queue: &dyn JobQueue, job: NewJob, id: JobId) {
-    let expected = Accepted { id, replayed: true };
+    let expected = Accepted::replayed(id);
     assert_eq!(enqueue(queue, job).await.unwrap(), expected);
 }
 

@@ -40,6 +40,7 @@ macro_rules! queue_conformance {
             a_closed_queue_refuses
             read_follows_a_position
             read_takes_nothing_away
+            peek_needs_no_claim_and_takes_nothing_away
             read_waits_for_a_job
             read_waits_no_longer_than_asked
             complete_drops_nothing_unread

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
 use crate::error::Error;
-use crate::model::id::{JobId, Position};
+use crate::model::id::{JobId, Partition, Position};
 use crate::model::job::Job;
 use crate::queue::{Found, JobQueue};
 
@@ -42,6 +42,48 @@ pub async fn read_takes_nothing_away(harness: &dyn QueueHarness) {
         assert_eq!(ids(&read_all(&queue).await), accepted);
     }
     assert_eq!(queue.depth().await.unwrap().jobs, 10);
+}
+
+pub async fn peek_needs_no_claim_and_takes_nothing_away(harness: &dyn QueueHarness) {
+    let queue = harness.queue(QueueBounds::default()).await;
+    let accepted = ten_jobs(&queue).await;
+    let partition = accepted[0].partition;
+    let peek = async |after, max| ids(&queue.peek(partition, after, max).await.unwrap());
+    // Another worker has it, and has tried the first job.
+    let claim = claim(&queue).await;
+    queue
+        .begin_attempt(&claim, accepted[0].position)
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        assert_eq!(peek(Position::START, 100).await, accepted);
+        assert_eq!(peek(Position::START, 3).await, accepted[..3]);
+        assert_eq!(peek(accepted[2].position, 3).await, accepted[3..6]);
+        assert_eq!(peek(accepted[9].position, 3).await, []);
+        assert_eq!(peek(Position::START, 0).await, []);
+    }
+    assert_eq!(
+        ids(&read_from(&queue, &claim, Position::START).await),
+        accepted
+    );
+    let found = queue.find(&accepted[0]).await.unwrap();
+    assert!(
+        matches!(found, Found::Held { attempts: 1, .. }),
+        "{found:?}"
+    );
+
+    // What is gone leaves no gap: there is nobody who could miss it.
+    queue.complete(&claim, accepted[6].position).await.unwrap();
+    assert_eq!(peek(Position::START, 100).await, accepted[7..]);
+    assert_eq!(peek(accepted[3].position, 2).await, accepted[7..9]);
+    let found = queue.peek(partition, accepted[7].position, 1).await;
+    assert_eq!(text_of(&found.unwrap()[0].command), "8");
+    for other in queue.partitions().iter().filter(|it| *it != partition) {
+        assert_eq!(queue.peek(other, Position::START, 9).await.unwrap(), []);
+    }
+    let beyond = Partition(queue.partitions().get());
+    let refused = queue.peek(beyond, Position::START, 1).await;
+    assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
 }
 
 pub async fn read_waits_for_a_job(harness: &dyn QueueHarness) {

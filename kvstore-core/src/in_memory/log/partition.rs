@@ -225,10 +225,15 @@ impl PartitionLog {
                 trimmed: self.trimmed,
             });
         }
+        Ok(self.peek(after, max))
+    }
+
+    /// Returns the published jobs that are still held and follow `after`, at most `max`.
+    pub(crate) fn peek(&self, after: Position, max: usize) -> Vec<Job> {
         let end = self.published();
         let start = self.count_up_to(after).min(end);
         let jobs = self.jobs.range(start..end).take(max);
-        Ok(jobs.map(|job| Job::clone(job)).collect())
+        jobs.map(|job| Job::clone(job)).collect()
     }
 
     /// What is known of the job at `position`. One that is only admitted is not known yet.

@@ -1,8 +1,6 @@
 //! The queue of a folder, for a process that only reads: it knows whose jobs these are, so that their ids and sync tokens can be
 //! asked for, and accepts none.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 
 use crate::error::{Error, Result};
@@ -10,7 +8,7 @@ use crate::json_file::PARTITION;
 use crate::json_file::follower::store::JsonReader;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
-use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+use crate::queue::{Accepted, Depth, Found, JobQueue};
 
 /// The queue of a folder that another process writes. Made by [`JsonReader::queue`].
 ///
@@ -46,45 +44,12 @@ impl JobQueue for JsonReaderQueue {
         PartitionCount::ONE
     }
 
-    fn is_shared(&self) -> bool {
-        true
-    }
-
     async fn start_after(&self, _: Partition, _: Position) -> Result<()> {
         self.refuse()
     }
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
         jobs.iter().map(|_| self.refuse()).collect()
-    }
-
-    async fn claim(&self, _: &WorkerId) -> Result<Vec<Claim>> {
-        self.refuse()
-    }
-
-    async fn claims_changed(&self) {
-        // Nobody works here.
-        std::future::pending().await
-    }
-
-    async fn release(&self, _: Claim) -> Result<()> {
-        self.refuse()
-    }
-
-    async fn read(&self, _: &Claim, _: Position, _: usize, _: Duration) -> Result<Vec<Job>> {
-        self.refuse()
-    }
-
-    async fn begin_attempt(&self, _: &Claim, _: Position) -> Result<u32> {
-        self.refuse()
-    }
-
-    async fn withdraw_attempt(&self, _: &Claim, _: Position) -> Result<()> {
-        self.refuse()
-    }
-
-    async fn complete(&self, _: &Claim, _: Position) -> Result<()> {
-        self.refuse()
     }
 
     async fn find(&self, job: &JobId) -> Result<Found> {
@@ -95,6 +60,10 @@ impl JobQueue for JsonReaderQueue {
         } else {
             Found::Unknown
         })
+    }
+
+    async fn peek(&self, _: Partition, _: Position, _: usize) -> Result<Vec<Job>> {
+        self.refuse()
     }
 
     async fn depth(&self) -> Result<Depth> {

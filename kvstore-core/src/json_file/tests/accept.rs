@@ -13,7 +13,7 @@ use crate::model::job::{Idempotency, JobState, NewJob, Outcome};
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::Condition;
-use crate::queue::{Accepted, Claim, Found, JobQueue, WorkerId};
+use crate::queue::{Accepted, Claim, Found, JobQueue, WorkQueue, WorkerId};
 use crate::store::Store;
 
 fn start(disk: &SimulatedDisk) -> Result<JsonFile> {
@@ -77,6 +77,9 @@ fn job_that_nothing_is_ahead_of_is_applied_with_one_sync() {
         assert!(succeeded(&state(&file, &accepted[0]).await));
         let found = file.queue().find(&accepted[0].id).await.unwrap();
         assert_eq!(found, Found::Dropped);
+        // The answer says how it ended, as the store does.
+        let done = accepted[0].outcome.clone().map(JobState::Finished);
+        assert_eq!(done, Some(state(&file, &accepted[0]).await));
         assert_eq!(contents(&file.store()).await["a"], 2);
     });
 }
@@ -90,6 +93,7 @@ fn job_is_left_to_the_worker_as_long_as_another_one_waits_or_no_worker_is_here()
         let claim = claim(&file).await;
         let second = enqueue(&file, vec![set("a", 2)]).await.unwrap();
         for accepted in [&first[0], &second[0]] {
+            assert_eq!(accepted.outcome, None);
             assert_eq!(state(&file, accepted).await, JobState::Queued);
         }
         let queue = file.queue();

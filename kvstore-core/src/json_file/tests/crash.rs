@@ -25,7 +25,7 @@ use crate::model::job::NewJob;
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Write};
-use crate::queue::{Accepted, Claim, JobQueue, WorkerId};
+use crate::queue::{Accepted, Claim, JobQueue, WorkQueue, WorkerId};
 use crate::store::{ListRequest, Store};
 
 const COMMITS: u64 = 24;

@@ -17,7 +17,7 @@ use crate::json_file::writer::quota::Room;
 use crate::model::commit::{Advance, Commit};
 use crate::model::evaluate::{evaluate, keys_needed};
 use crate::model::id::{PartitionCount, Position, QueueId};
-use crate::model::job::{Job, NewJob};
+use crate::model::job::{Job, NewJob, Outcome};
 use crate::queue::Accepted;
 
 /// What a job does, and what is remembered of its request.
@@ -132,7 +132,7 @@ impl Acceptance {
         let admission = log.admit(new, self.queue.time.now());
         let (job, remembered) = match admission.map_err(Refused::ForGood)? {
             // It is answered with the group, which the first one may be part of.
-            Admission::Replayed { id, .. } => return Ok(Accepted { id, replayed: true }),
+            Admission::Replayed { id, .. } => return Ok(Accepted::replayed(id)),
             Admission::New { job, remembered } => (job, remembered),
         };
         log.release_admitted();
@@ -142,14 +142,14 @@ impl Acceptance {
             log.take_back(before, remembered.as_ref());
             return Err(Refused::Here);
         };
+        let outcome = outcome_of(&record, position);
         records.push((record, remembered));
         self.last.get_or_insert(before);
         self.group.push((position, remembered));
-        let accepted = Accepted {
-            id: job.id,
-            replayed: false,
-        };
-        Ok(accepted)
+        Ok(Accepted {
+            outcome: Some(outcome),
+            ..Accepted::waiting(job.id)
+        })
     }
 
     /// What the group has accepted is durable.
@@ -209,6 +209,14 @@ fn pass_over(staging: &mut Staging<'_>, (queue, position): (QueueId, Position)) 
         ..Commit::default()
     };
     staging.commit(commit).ok().map(|(record, _)| record)
+}
+
+/// Returns how the job at `position` ended by `record`.
+fn outcome_of(record: &Record, position: Position) -> Outcome {
+    let outcomes = record.advance.iter().flat_map(|it| &it.outcomes);
+    let kept = outcomes.filter(|(at, _)| *at == position);
+    let kept = kept.map(|(_, outcome)| outcome.clone()).next();
+    kept.unwrap_or(Outcome::Succeeded(None))
 }
 
 /// Returns what `job` does, staged; `None` if it cannot be told here.

@@ -275,18 +275,15 @@ impl Writer {
             Ok(Admission::Replayed {
                 id,
                 published: true,
-            }) => Judged::Known(Accepted { id, replayed: true }),
+            }) => Judged::Known(Accepted::replayed(id)),
             Ok(Admission::Replayed {
                 id,
                 published: false,
-            }) => Judged::Pending(Accepted { id, replayed: true }),
+            }) => Judged::Pending(Accepted::replayed(id)),
             Ok(Admission::New { job, remembered }) => {
                 self.room.set_queued(log.depth(Timestamp(0)).bytes);
                 lines.push(job_line(&job, remembered.as_ref()));
-                Judged::Pending(Accepted {
-                    id: job.id,
-                    replayed: false,
-                })
+                Judged::Pending(Accepted::waiting(job.id))
             }
         }
     }

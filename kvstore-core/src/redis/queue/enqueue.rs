@@ -219,12 +219,7 @@ fn answers(
         major: number(major)?,
         minor: number(first)?,
     };
-    let accepted = |position, replayed| {
-        Ok(Accepted {
-            id: queue.job_id(partition, position),
-            replayed,
-        })
-    };
+    let id = |position| queue.job_id(partition, position);
     let full = |what, limit| {
         Err(Error::Full {
             what,
@@ -240,7 +235,7 @@ fn answers(
         .map(|word| {
             Ok(match word {
                 "new" => {
-                    let answer = accepted(next, false);
+                    let answer = Ok(Accepted::waiting(id(next)));
                     next.minor += 1;
                     answer
                 }
@@ -248,7 +243,7 @@ fn answers(
                 "jobs" => full("the queue (jobs)", queue.jobs_max),
                 "bytes" => full("the queue (bytes)", queue.bytes_max),
                 "keys" => full("the queue (idempotency keys)", queue.idempotency_keys_max),
-                before => accepted(position(before)?, true),
+                before => Ok(Accepted::replayed(id(position(before)?))),
             })
         })
         .collect()

@@ -17,11 +17,11 @@ use crate::error::{Error, Result, Subject};
 use crate::limits::WORK_BATCH_BYTES;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
-use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkerId};
+use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
 use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, Wake, woken};
 use crate::redis::options::Options;
 use crate::redis::queue::enqueue::{Lane, Waiting};
-use crate::redis::queue::pack::unpack;
+use crate::redis::queue::pack::{Entry, unpack};
 use crate::redis::queue::share::share;
 use crate::redis::session::Session;
 use crate::redis::text::{number, position, stream_id};
@@ -187,6 +187,31 @@ impl RedisQueue {
     }
 }
 
+impl RedisQueue {
+    /// Returns the last job that was dropped from a partition, and the entries that hold jobs behind `after`.
+    async fn held(
+        &self,
+        partition: Partition,
+        after: Position,
+        max: usize,
+    ) -> Result<(Position, Vec<Entry>)> {
+        let (trimmed, entries): (String, Vec<Entry>) = self
+            .inner
+            .read(
+                self.session()
+                    .scripts
+                    .read
+                    .key(self.inner.key(partition, "queue"))
+                    .key(self.inner.key(partition, "jobs"))
+                    .arg(stream_id(after))
+                    .arg(max)
+                    .arg(WORK_BATCH_BYTES),
+            )
+            .await?;
+        Ok((position(&trimmed)?, entries))
+    }
+}
+
 #[async_trait]
 impl JobQueue for RedisQueue {
     fn id(&self) -> QueueId {
@@ -195,10 +220,6 @@ impl JobQueue for RedisQueue {
 
     fn partitions(&self) -> PartitionCount {
         self.session().partitions
-    }
-
-    fn is_shared(&self) -> bool {
-        true
     }
 
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
@@ -264,6 +285,112 @@ impl JobQueue for RedisQueue {
             });
         }
         accepted
+    }
+
+    async fn find(&self, id: &JobId) -> Result<Found> {
+        self.inner.check_open()?;
+        let known = id.queue == self.inner.id
+            && id.position > Position::START
+            && self.session().check_partition(id.partition).is_ok();
+        if !known {
+            return Ok(Found::Unknown);
+        }
+        let (last, trimmed, attempts, ended, entry): (
+            String,
+            String,
+            String,
+            Option<String>,
+            Option<(String, Vec<String>)>,
+        ) = self
+            .inner
+            .read(
+                self.session()
+                    .scripts
+                    .find
+                    .key(self.inner.key(id.partition, "queue"))
+                    .key(self.inner.key(id.partition, "jobs"))
+                    .arg(stream_id(id.position))
+                    .arg(id.position.major),
+            )
+            .await?;
+        if let Some(ended) = ended
+            && id.position.minor > number(&ended)?
+        {
+            // A server has lost it, or never gave it out.
+            return Ok(Found::Unknown);
+        }
+        let packed = match &entry {
+            Some(entry) if id.position > position(&trimmed)? => {
+                unpack(entry, self.inner.id, id.partition, Position::START)?
+            }
+            _ => Vec::new(),
+        };
+        let held = packed.into_iter().find(|counted| counted.job.id == *id);
+        Ok(match held {
+            Some(counted) => Found::Held {
+                job: Box::new(counted.job),
+                attempts: u32::try_from(number(&attempts)?).unwrap_or(u32::MAX),
+            },
+            None if id.position <= position(&last)? => Found::Dropped,
+            None => Found::Unknown,
+        })
+    }
+
+    async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
+        self.session().check_partition(partition)?;
+        let (trimmed, entries) = self.held(partition, after, max).await?;
+        let after = after.max(trimmed);
+        let mut jobs = Vec::new();
+        for entry in &entries {
+            jobs.extend(unpack(entry, self.inner.id, partition, after)?);
+        }
+        jobs.truncate(max);
+        Ok(jobs.into_iter().map(|counted| counted.job).collect())
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        let asked = self.partitions().iter().map(async |partition| {
+            let depth: (u64, u64, i64) = self
+                .inner
+                .read(
+                    self.session()
+                        .scripts
+                        .depth
+                        .key(self.inner.key(partition, "queue"))
+                        .key(self.inner.key(partition, "jobs"))
+                        .arg(self.session().skew()),
+                )
+                .await?;
+            Ok::<_, Error>(depth)
+        });
+        let mut depth = Depth {
+            lost: self.session().runs.lost(),
+            ..Depth::default()
+        };
+        for (jobs, bytes, age) in futures_util::future::try_join_all(asked).await? {
+            depth.jobs += jobs;
+            depth.bytes += bytes;
+            let age = u64::try_from(age).ok().map(Duration::from_millis);
+            depth.oldest_age = depth.oldest_age.max(age);
+        }
+        Ok(depth)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.inner.check_open()?;
+        self.session().ask(&redis::cmd("PING")).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.stop();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl WorkQueue for RedisQueue {
+    fn is_shared(&self) -> bool {
+        true
     }
 
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
@@ -350,20 +477,7 @@ impl JobQueue for RedisQueue {
         let mut moved = self.inner.wake.of(claim.partition);
         loop {
             moved.mark_unchanged();
-            let (trimmed, entries): (String, Vec<(String, Vec<String>)>) = self
-                .inner
-                .read(
-                    self.session()
-                        .scripts
-                        .read
-                        .key(self.inner.key(claim.partition, "queue"))
-                        .key(self.inner.key(claim.partition, "jobs"))
-                        .arg(stream_id(after))
-                        .arg(max)
-                        .arg(WORK_BATCH_BYTES),
-                )
-                .await?;
-            let trimmed = position(&trimmed)?;
+            let (trimmed, entries) = self.held(claim.partition, after, max).await?;
             if trimmed > after {
                 return Err(Error::Gap {
                     partition: claim.partition,
@@ -421,93 +535,6 @@ impl JobQueue for RedisQueue {
                     .arg(bytes),
             )
             .await?;
-        Ok(())
-    }
-
-    async fn find(&self, id: &JobId) -> Result<Found> {
-        self.inner.check_open()?;
-        let known = id.queue == self.inner.id
-            && id.position > Position::START
-            && self.session().check_partition(id.partition).is_ok();
-        if !known {
-            return Ok(Found::Unknown);
-        }
-        let (last, trimmed, attempts, ended, entry): (
-            String,
-            String,
-            String,
-            Option<String>,
-            Option<(String, Vec<String>)>,
-        ) = self
-            .inner
-            .read(
-                self.session()
-                    .scripts
-                    .find
-                    .key(self.inner.key(id.partition, "queue"))
-                    .key(self.inner.key(id.partition, "jobs"))
-                    .arg(stream_id(id.position))
-                    .arg(id.position.major),
-            )
-            .await?;
-        if let Some(ended) = ended
-            && id.position.minor > number(&ended)?
-        {
-            // A server has lost it, or never gave it out.
-            return Ok(Found::Unknown);
-        }
-        let packed = match &entry {
-            Some(entry) if id.position > position(&trimmed)? => {
-                unpack(entry, self.inner.id, id.partition, Position::START)?
-            }
-            _ => Vec::new(),
-        };
-        let held = packed.into_iter().find(|counted| counted.job.id == *id);
-        Ok(match held {
-            Some(counted) => Found::Held {
-                job: Box::new(counted.job),
-                attempts: u32::try_from(number(&attempts)?).unwrap_or(u32::MAX),
-            },
-            None if id.position <= position(&last)? => Found::Dropped,
-            None => Found::Unknown,
-        })
-    }
-
-    async fn depth(&self) -> Result<Depth> {
-        let asked = self.partitions().iter().map(async |partition| {
-            let depth: (u64, u64, i64) = self
-                .inner
-                .read(
-                    self.session()
-                        .scripts
-                        .depth
-                        .key(self.inner.key(partition, "queue"))
-                        .key(self.inner.key(partition, "jobs"))
-                        .arg(self.session().skew()),
-                )
-                .await?;
-            Ok::<_, Error>(depth)
-        });
-        let mut depth = Depth {
-            lost: self.session().runs.lost(),
-            ..Depth::default()
-        };
-        for (jobs, bytes, age) in futures_util::future::try_join_all(asked).await? {
-            depth.jobs += jobs;
-            depth.bytes += bytes;
-            let age = u64::try_from(age).ok().map(Duration::from_millis);
-            depth.oldest_age = depth.oldest_age.max(age);
-        }
-        Ok(depth)
-    }
-
-    async fn ping(&self) -> Result<()> {
-        self.inner.check_open()?;
-        self.session().ask(&redis::cmd("PING")).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.stop();
         Ok(())
     }
 }

@@ -24,9 +24,12 @@ pub(crate) struct Counted {
     pub(crate) bytes: u64,
 }
 
+/// An entry of the log: its id, and its fields and their values.
+pub(crate) type Entry = (String, Vec<String>);
+
 /// The jobs of an entry behind a position, in order.
 pub(crate) fn unpack(
-    (id, fields): &(String, Vec<String>),
+    (id, fields): &Entry,
     queue: QueueId,
     partition: Partition,
     after: Position,
