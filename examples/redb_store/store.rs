@@ -294,7 +294,9 @@ fn list(transaction: &ReadTransaction, now: Timestamp, request: &ListRequest) ->
         let at = key.get(prefix.len()..)?.find(delimiter)?;
         Some(key[..prefix.len() + at + delimiter.len()].to_owned())
     };
-    let mut page = Page::default();
+    let version = transaction.open_table(tables::NUMBERS)?.get("version")?;
+    let version = version.map_or(0, |row| row.value());
+    let mut page = Page::empty(ChangeId::new(version.to_string()));
     if request.count {
         let rows = entries.range::<&str>((Bound::Included(prefix), Bound::Unbounded))?;
         let mut count = 0;

@@ -164,7 +164,7 @@ impl Default for ListRequest {
 }
 
 /// A page of a listing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The entries, in byte order of their keys.
     pub entries: Vec<Listed>,
@@ -174,6 +174,22 @@ pub struct Page {
     pub next: Option<String>,
     /// How many keys start with the prefix, if that was asked for.
     pub count: Option<u64>,
+    /// The place in the history of changes that the page shows: [`WatchFrom::After`] it misses nothing of what comes after.
+    /// It may repeat what the page shows already. For a whole listing, take the first page's.
+    pub as_of: ChangeId,
+}
+
+impl Page {
+    /// Returns a page without entries.
+    pub fn empty(as_of: ChangeId) -> Self {
+        Self {
+            entries: Vec::new(),
+            prefixes: Vec::new(),
+            next: None,
+            count: None,
+            as_of,
+        }
+    }
 }
 
 /// An entry in a listing.

@@ -128,6 +128,7 @@ pub(super) fn all() -> Value {
             ("prefixes", list(text())),
             ("cursor?", json!({ "type": "string", "description": "Where the next page begins; the last has none" })),
             ("count?", json!({ "type": "integer", "minimum": 0, "description": "Keys with the prefix, if asked for" })),
+            ("as_of", json!({ "type": "string", "description": "A watch with this as since misses nothing of what comes after the page; for a whole listing, take the first page's" })),
         ]),
         "Mget": object([(
             "keys",

@@ -97,7 +97,7 @@ fn body(request: &ListRequest, page: &Page) -> Object {
     if let Some(count) = page.count {
         body = body.member("count", count);
     }
-    body
+    body.member("as_of", page.as_of.as_str())
 }
 
 fn entry(listed: &Listed) -> Object {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::support::client::{Request, request};
+use crate::support::events::Events;
 use crate::support::server::Server;
 
 async fn put(server: &Server, key: &str, value: &str) -> String {
@@ -14,11 +15,18 @@ async fn put(server: &Server, key: &str, value: &str) -> String {
     reply.header("etag").expect("it was applied").to_owned()
 }
 
+/// A page, but for the place in the changes that it shows.
 async fn page(server: &Server, query: &str) -> Value {
+    page_and_place(server, query).await.0
+}
+
+async fn page_and_place(server: &Server, query: &str) -> (Value, String) {
     let reply = server.ask(&request("GET", &format!("/v1/kv{query}"))).await;
     assert_eq!(reply.status, 200, "{query}: {}", reply.text());
     assert_eq!(reply.header("content-type"), Some("application/json"));
-    reply.json()
+    let mut page = reply.json();
+    let place = page.as_object_mut().unwrap().remove("as_of").unwrap();
+    (page, place.as_str().unwrap().to_owned())
 }
 
 fn names(page: &Value) -> Vec<&str> {
@@ -38,6 +46,22 @@ async fn pages(server: &Server, query: &str) -> Vec<Value> {
         assert!(pages.len() < 1000, "it goes on for ever");
     }
     pages
+}
+
+#[tokio::test]
+async fn a_watch_from_a_page_tells_what_comes_after_it() {
+    let server = Server::start().await;
+    put(&server, "a", "1").await;
+    let (page, place) = page_and_place(&server, "").await;
+    assert_eq!(names(&page), ["a"]);
+    let tag = put(&server, "b", "2").await;
+    let watch = request("GET", &format!("/v1/watch?since={place}"));
+    let mut events = Events::open(server.address, &watch).await;
+    let (name, data) = events.told().await;
+    assert_eq!(
+        (name.as_str(), &data["key"], &data["etag"]),
+        ("set", &json!("b"), &json!(tag))
+    );
 }
 
 #[tokio::test]

@@ -92,6 +92,7 @@ macro_rules! store_conformance {
             watch_shows_every_change_in_order
             watch_from_now_shows_nothing_older
             a_watch_resumes_behind_any_change
+            a_watch_from_a_page_misses_nothing_of_what_comes_after_it
             a_value_goes_out_only_with_its_own_version
             no_expired_value_goes_out
             nobody_hears_of_a_delete_of_nothing

@@ -1,6 +1,8 @@
 //! Whoever watches hears of every change, in each key's order, or is told that something was missed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::StreamExt;
 use rand::rngs::StdRng;
@@ -12,7 +14,8 @@ use crate::error::Error;
 use crate::limits::CHANGES_MAX;
 use crate::model::entry::Version;
 use crate::model::key::Key;
-use crate::store::{ChangeId, ChangeKind, Store, WatchFrom};
+use crate::model::value::Value;
+use crate::store::{ChangeId, ChangeKind, ListRequest, Store, WatchFrom};
 
 pub async fn watch_shows_every_change_in_order(harness: &dyn StoreHarness) {
     let store = harness.store().await;
@@ -83,6 +86,95 @@ pub async fn a_watch_resumes_behind_any_change(harness: &dyn StoreHarness) {
             "and then follows"
         );
         versions.push(version);
+    }
+}
+
+/// What was there, by key.
+type Shown = BTreeMap<Key, (Version, Option<Value>)>;
+
+/// Everything below the prefix `p`, in pages of `limit`, and the place that the first page shows.
+async fn list_all(store: &dyn Store, limit: usize) -> (Shown, ChangeId) {
+    let mut request = ListRequest {
+        prefix: "p".to_owned(),
+        limit,
+        include_values: true,
+        ..ListRequest::default()
+    };
+    let mut shown = Shown::new();
+    let mut as_of = None;
+    loop {
+        let page = store.list(&request).await.unwrap();
+        as_of.get_or_insert(page.as_of);
+        for listed in page.entries {
+            shown.insert(listed.key, (listed.version, listed.value));
+        }
+        match page.next {
+            Some(next) => request.after = Some(next),
+            None => return (shown, as_of.unwrap()),
+        }
+    }
+}
+
+pub async fn a_watch_from_a_page_misses_nothing_of_what_comes_after_it(harness: &dyn StoreHarness) {
+    const LIMITS: [usize; 2] = [2, 100];
+    let store = harness.store().await;
+    // Order holds within a partition, so each has an end of its own.
+    let ends = key_for_each_partition(partitions(&store));
+    let listed = Arc::new(AtomicUsize::new(0));
+    let writer = tokio::spawn({
+        let (store, ends, listed) = (share(&store), ends.clone(), Arc::clone(&listed));
+        async move {
+            let (mut round, mut after) = (0, 0);
+            // It writes while the pages are read, and some more.
+            while after < 50 {
+                let key = Key::new(&format!("p{}", round % 7)).unwrap();
+                match round % 3 {
+                    0 => drop(commit_one(&store, delete(&key)).await),
+                    _ => drop(put(&store, &key, &round.to_string()).await),
+                }
+                round += 1;
+                after += usize::from(listed.load(Ordering::SeqCst) == LIMITS.len());
+            }
+            for end in &ends {
+                put(&store, end, "0").await;
+            }
+        }
+    });
+    let mut readers = Vec::new();
+    for limit in LIMITS {
+        let (store, listed) = (harness.store().await, Arc::clone(&listed));
+        let mut awaited = ends.len();
+        readers.push(tokio::spawn(async move {
+            let (mut shown, as_of) = list_all(&store, limit).await;
+            listed.fetch_add(1, Ordering::SeqCst);
+            let mut watch = store.watch(WatchFrom::After(as_of)).await.unwrap();
+            while awaited > 0 {
+                let changed = next(&mut watch).await;
+                if changed.key.as_str().starts_with("key-") {
+                    awaited -= 1;
+                    continue;
+                }
+                // A page may show more than the place that it names: a change that it shows is told again.
+                let known = shown.get(&changed.key).map(|(version, _)| *version);
+                if known.is_some_and(|known| known > changed.version) {
+                    continue;
+                }
+                match changed.kind {
+                    ChangeKind::Set => {
+                        let value = changed.value;
+                        shown.insert(changed.key, (changed.version, value))
+                    }
+                    ChangeKind::Delete | ChangeKind::Expire => shown.remove(&changed.key),
+                };
+            }
+            (shown, list_all(&store, limit).await.0)
+        }));
+    }
+    writer.await.unwrap();
+    for reader in readers {
+        let (heard, there) = reader.await.unwrap();
+        assert!(!there.is_empty());
+        assert_eq!(heard, there);
     }
 }
 

@@ -479,7 +479,7 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
     let prefix = request.prefix.as_str();
     let mut page = Page {
         entries: Vec::with_capacity(request.limit),
-        ..Page::default()
+        ..Page::empty(id_of(state.version))
     };
     let mut start: (Bound<String>, Option<String>) = match &request.after {
         Some(after) if after.as_str() >= prefix => {

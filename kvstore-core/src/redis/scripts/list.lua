@@ -3,7 +3,7 @@
 -- KEYS  1 state, 2 index, 3 deadlines
 -- ARGV  1 skew (ms), 2 start of the entries' names, 3 prefix, 4 first (as ZRANGEBYLEX takes it), 5 end (likewise), 6 most,
 --       7 delimiter or '', 8 values (1, 0), 9 count (1, 0), 10 start of the prefix's range, as ZRANGEBYLEX takes it
--- Says  {count or -1, items}: for a key {name, version, deadline, size, value or ''}, for a common prefix {name}
+-- Says  {latest version, count or -1, items}: for a key {name, version, deadline, size, value or ''}, for a common prefix {name}
 --
 -- The entries' names can't be known before, so they are not in KEYS: they are in the slot of those that are, and only read.
 local state, index, deadlines = KEYS[1], KEYS[2], KEYS[3]
@@ -52,4 +52,4 @@ while #items < most do
     end
   end
 end
-return { total, items }
+return { redis.call('HGET', state, 'version') or '0', total, items }

@@ -9,6 +9,7 @@ use crate::model::id::Partition;
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::redis::session::Session;
+use crate::redis::store::watch;
 use crate::redis::text::{number, unexpected};
 use crate::store::{ListRequest, Listed, Page};
 
@@ -36,13 +37,15 @@ pub(crate) async fn page(session: &Session, request: &ListRequest) -> Result<Pag
         .map(|partition| part(session, request, &range, partition));
     let mut items = BTreeMap::new();
     let mut count = request.count.then_some(0);
-    for (counted, part) in futures_util::future::try_join_all(parts).await? {
+    let mut shown = Vec::with_capacity(usize::from(session.partitions.get()));
+    for (latest, counted, part) in futures_util::future::try_join_all(parts).await? {
+        shown.push(latest);
         count = count.map(|count| count + counted);
         items.extend(part);
     }
     let mut page = Page {
         count,
-        ..Page::default()
+        ..Page::empty(watch::id(&shown))
     };
     let mut last = None;
     for (name, item) in items {
@@ -111,15 +114,15 @@ fn behind(text: &[u8]) -> Vec<u8> {
     behind
 }
 
-/// What one partition has: how many keys start with the prefix, and its first items.
+/// What one partition has: its latest version, how many keys start with the prefix, and its first items.
 async fn part(
     session: &Session,
     request: &ListRequest,
     range: &Range,
     partition: Partition,
-) -> Result<(u64, Vec<(String, Item)>)> {
+) -> Result<(u64, u64, Vec<(String, Item)>)> {
     let keys = &session.keys;
-    let (count, rows): (i64, Vec<Vec<Vec<u8>>>) = session
+    let (latest, count, rows): (String, i64, Vec<Vec<Vec<u8>>>) = session
         .read(
             session
                 .scripts
@@ -141,7 +144,7 @@ async fn part(
         .await?;
     let items = rows.into_iter().map(|row| item(row, request));
     let items = items.collect::<Result<_>>()?;
-    Ok((u64::try_from(count).unwrap_or(0), items))
+    Ok((number(&latest)?, u64::try_from(count).unwrap_or(0), items))
 }
 
 fn item(row: Vec<Vec<u8>>, request: &ListRequest) -> Result<(String, Item)> {

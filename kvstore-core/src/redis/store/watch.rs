@@ -105,7 +105,8 @@ async fn latest(session: &Session) -> Result<Vec<History>> {
     futures_util::future::try_join_all(reads).await
 }
 
-fn id(heard: &[u64]) -> ChangeId {
+/// Returns the place behind the version `heard` of each partition.
+pub(crate) fn id(heard: &[u64]) -> ChangeId {
     let numbers: Vec<String> = heard.iter().map(u64::to_string).collect();
     ChangeId::new(numbers.join("."))
 }
