@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -77,6 +78,55 @@ async fn count(number: usize, servers: Vec<SocketAddr>, acknowledged: Arc<Atomic
             "{target}"
         );
     }
+}
+
+#[tokio::test]
+async fn keys_of_all_partitions_are_deleted_by_their_prefix() {
+    const KEYS: usize = 40;
+    let redis = Redis::start();
+    let store = format!("{}?partitions=8", redis.url());
+    let server = Process::start(&["--store", &store]);
+    let _worker = worker(&store);
+    let mut connection = Connection::open(server.address).await;
+    let mut tokens = Vec::new();
+    for number in 0..KEYS {
+        for prefix in ["a/", "b/"] {
+            let put = request("PUT", &format!("/v1/kv/{prefix}{number}")).header("prefer", WAIT);
+            let reply = connection.ask(&put.body("1")).await;
+            assert_eq!(reply.status, 201, "{reply:?}");
+            tokens.push(reply.header("sync-token").unwrap().to_owned());
+        }
+    }
+    let partitions: BTreeSet<_> = tokens.iter().map(|token| token.split('.').nth(1)).collect();
+    assert!(partitions.len() > 1, "{tokens:?}");
+
+    let delete = request("DELETE", "/v1/kv?prefix=a/").header("prefer", WAIT);
+    let reply = connection.ask(&delete).await;
+    assert_eq!(
+        (reply.status, &reply.json()["deleted"]),
+        (200, &KEYS.into()),
+        "{reply:?}"
+    );
+    let jobs = reply.json()["job_ids"].as_array().unwrap().len();
+    assert!(
+        (2..=8).contains(&jobs),
+        "one for each partition with such a key: {jobs}"
+    );
+    for (prefix, left) in [("a/", 0), ("b/", KEYS)] {
+        let count = request("GET", &format!("/v1/kv?prefix={prefix}&count=1&limit=1"));
+        assert_eq!(
+            connection.ask(&count).await.json()["count"],
+            left,
+            "{prefix}"
+        );
+    }
+    // There is nothing left to do, and that is no error.
+    let reply = connection.ask(&delete).await;
+    assert_eq!(
+        (reply.status, &reply.json()["deleted"]),
+        (200, &0.into()),
+        "{reply:?}"
+    );
 }
 
 #[tokio::test]

@@ -301,12 +301,24 @@ impl Access {
     /// # Errors
     /// 403, whether or not there is such a key.
     pub(crate) fn may_write(&self, key: &Key) -> Result<()> {
+        self.may_write_text(key.as_str())
+    }
+
+    fn may_write_text(&self, text: &str) -> Result<()> {
         match self {
             Self::Of(token) if !token.may_write => {
                 Err(Problem::forbidden("this token may read, and not write"))
             }
-            _ => self.reaches(key.as_str()),
+            _ => self.reaches(text),
         }
+    }
+
+    /// Checks that it may write every key that begins with `prefix`.
+    ///
+    /// # Errors
+    /// 403.
+    pub(crate) fn may_write_all(&self, prefix: &str) -> Result<()> {
+        self.may_write_text(prefix)
     }
 
     /// Whether it may know of a job: if all keys that the job writes are within its reach. `None` is a job of which nothing is kept

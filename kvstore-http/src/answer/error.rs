@@ -13,6 +13,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use kvstore_core::error::{Subject, Unit, in_one_line};
 use kvstore_core::model::id::JobId;
+use kvstore_core::model::job::Failure;
 use kvstore_core::{Entry, Error, Key, Version};
 use serde::Serialize;
 
@@ -21,6 +22,9 @@ use crate::answer::json::Object;
 use crate::answer::problems::Kind;
 use crate::answer::reply::{Body, JSON, NO_STORE, Reply};
 use crate::request::conditions::etag_text;
+
+/// The media type of RFC 7396.
+pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// What a handler returns. Boxed, so that the way of success stays small.
 pub(crate) type Result<T, E = Box<Problem>> = std::result::Result<T, E>;
@@ -142,6 +146,23 @@ impl Problem {
         )
     }
 
+    /// The body is no patch.
+    pub(crate) fn unsupported_patch() -> Box<Self> {
+        Self::new(
+            Kind::UnsupportedMediaType,
+            "the body must be application/merge-patch+json",
+        )
+        .patchable()
+    }
+
+    /// Says what a patch may be.
+    pub(crate) fn patchable(self: Box<Self>) -> Box<Self> {
+        self.header(
+            HeaderName::from_static("accept-patch"),
+            HeaderValue::from_static(MERGE_PATCH),
+        )
+    }
+
     /// Something is larger than allowed. The rest of the body is not read, so the connection can't be used again.
     pub(crate) fn body_too_large(limit_bytes: usize) -> Box<Self> {
         Self::too_large("body", limit_bytes as u64).closing()
@@ -198,6 +219,17 @@ impl Problem {
             problem.members = problem.members.raw("current_value", entry.value.as_bytes());
         }
         problem
+    }
+
+    /// What the write asks of `key` can't be done.
+    pub(crate) fn failed(reason: Failure, key: &Key) -> Box<Self> {
+        match reason {
+            Failure::NotFound => Self::no_key(key),
+            Failure::TooLarge { limit_bytes } => {
+                Self::too_large("result", limit_bytes).with("key", key)
+            }
+            _ => Self::new(Kind::of_failure(reason), reason.to_string()).with("key", key),
+        }
     }
 
     fn precondition_failed() -> Box<Self> {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
+use kvstore_core::model::job::Failure;
 
 use crate::answer::reply::{Body, NO_CACHE, Reply};
 
@@ -26,6 +27,7 @@ pub(crate) enum Kind {
     Invalid,
     IdempotencyKeyReused,
     CrossPartition,
+    NotAnInteger,
     Internal,
     DeadLettered,
     Unavailable,
@@ -174,6 +176,13 @@ const TABLE: [Row; Kind::StorageFull as usize + 1] = [
         remedy: "Give the keys that belong together the same {tag}, as in {order:7}/head and {order:7}/items.",
     },
     Row {
+        kind: Kind::NotAnInteger,
+        name: "not-an-integer",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        meaning: "The value to add to is no 64-bit integer, or the sum would be none. Nothing was written.",
+        remedy: "Read the key, and write a whole number from -2^63 to 2^63-1 without fraction or exponent before you add to it.",
+    },
+    Row {
         kind: Kind::Internal,
         name: "internal",
         status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -232,6 +241,16 @@ const TABLE: [Row; Kind::StorageFull as usize + 1] = [
 ];
 
 impl Kind {
+    /// Returns the problem that a write is answered with which can't be done for `reason`.
+    pub(crate) fn of_failure(reason: Failure) -> Self {
+        match reason {
+            Failure::NotInteger | Failure::Overflow => Self::NotAnInteger,
+            Failure::NotFound => Self::NotFound,
+            Failure::TooLarge { .. } => Self::TooLarge,
+            _ => Self::PreconditionFailed,
+        }
+    }
+
     fn row(self) -> &'static Row {
         let row = &TABLE[self as usize];
         debug_assert_eq!(row.kind, self, "the table is in the order of the kinds");

@@ -136,6 +136,7 @@ fn described(status: u16) -> Value {
         401 => names.push(("www-authenticate", true)),
         405 => names.push(("allow", true)),
         412 => names.push(("preference-applied", false)),
+        415 => names.push(("accept-patch", false)),
         503 | 507 => names.push(("retry-after", true)),
         _ => {}
     }
@@ -188,10 +189,11 @@ pub(super) fn headers() -> Value {
     headers.into()
 }
 
-fn all_headers() -> [(&'static str, &'static str, Value); 14] {
+fn all_headers() -> [(&'static str, &'static str, Value); 15] {
     let text = || json!({ "type": "string" });
     let seconds = || json!({ "type": "integer", "minimum": 1 });
     [
+        ("accept-patch", "What a patch may be", text()),
         ("allow", "The methods that the route has", text()),
         ("cache-control", "Whether a copy may be kept", text()),
         (

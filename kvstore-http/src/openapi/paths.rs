@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::answers::{Answer, problem, without_bodies};
 use super::schemas::schema;
-use crate::answer::error::Face;
+use crate::answer::error::{Face, MERGE_PATCH};
 use crate::config::Options;
 
 /// What may go wrong with every route that touches data.
@@ -54,8 +54,12 @@ impl Operation {
     }
 
     fn body(self, schema: Value) -> Self {
-        let body =
-            json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        self.body_of(true, json!({ "application/json": { "schema": schema } }))
+    }
+
+    /// By media type.
+    fn body_of(self, required: bool, content: Value) -> Self {
+        let body = json!({ "required": required, "content": content });
         Self {
             body: Some(body),
             ..self
@@ -350,8 +354,72 @@ fn entries(paths: &mut Value) {
             accepted(),
         ])
         .fails(&[&ALWAYS, &KEYS, &WRITE]);
+    let written = |status, what| {
+        Answer::new(status, what)
+            .json("Changed")
+            .written()
+            .headers(&["etag?"])
+    };
+    let patch = Operation::new(
+        tag,
+        "patchEntry",
+        "Merge the body into the value (RFC 7396); without a body, give the entry a new deadline",
+    )
+    .takes([
+        key(),
+        in_query(
+            "ttl",
+            "When it will be absent. With a body, keep if not given; without one, it must be a number",
+            schema("Ttl"),
+        ),
+    ])
+    .takes(condition_headers())
+    .takes(write_headers())
+    .body_of(
+        false,
+        json!({
+            MERGE_PATCH: { "schema": schema("Value") },
+            "application/json": { "schema": schema("Value") },
+        }),
+    )
+    .answers([
+        written(200, "Changed, and durable"),
+        written(201, "Created, and durable"),
+        accepted(),
+    ])
+    .fails(&[&ALWAYS, &KEYS, &[404], &WRITE, &BODY]);
+    let mut by = in_query(
+        "add",
+        "What to add, negative to subtract",
+        schema("Integer"),
+    );
+    by["required"] = true.into();
+    let add = Operation::new(
+        tag,
+        "addToEntry",
+        "Add to the 64-bit integer that the value is; an absent one counts as 0",
+    )
+    .takes([
+        key(),
+        by,
+        in_query(
+            "ttl",
+            "When it will be absent, if this creates it; an existing deadline stays",
+            schema("Ttl"),
+        ),
+    ])
+    .takes(condition_headers())
+    .takes(write_headers())
+    .answers([
+        written(200, "Changed, and durable"),
+        written(201, "Created, and durable"),
+        accepted(),
+    ])
+    .fails(&[&ALWAYS, &KEYS, &WRITE, &[415]]);
     let mut entry = get.into_get_and_head();
     entry["put"] = put.into_json();
+    entry["patch"] = patch.into_json();
+    entry["post"] = add.into_json();
     entry["delete"] = delete.into_json();
     paths["/v1/kv/{key}"] = entry;
 }
@@ -385,7 +453,28 @@ fn several(paths: &mut Value) {
         .json("Page")
         .headers(&["cache-control"])])
     .fails(&[&ALWAYS, &KEYS]);
-    paths["/v1/kv"] = list.into_get_and_head();
+    let clear = Operation::new(
+        tag,
+        "deleteEntries",
+        "Delete the keys with a prefix, in jobs of at most 1,000: not one moment, and safe to repeat",
+    )
+    .takes([
+        prefix(),
+        switch("all", "Delete every key: needed where the prefix is empty"),
+        prefer("wait=N to wait for the outcome, respond-async not to"),
+    ])
+    .answers([
+        Answer::new(200, "What was found is absent, and that is durable")
+            .json("Cleared")
+            .headers(&["preference-applied?"]),
+        Answer::new(202, "Accepted: the jobs are durably queued")
+            .json("ClearQueued")
+            .headers(&["retry-after", "preference-applied?"]),
+    ])
+    .fails(&[&ALWAYS, &KEYS, &[504, 507]]);
+    let mut collection = list.into_get_and_head();
+    collection["delete"] = clear.into_json();
+    paths["/v1/kv"] = collection;
     let mget = Operation::new(
         tag,
         "getEntries",
@@ -411,7 +500,7 @@ fn several(paths: &mut Value) {
             .written(),
         accepted_batch(),
     ])
-    .fails(&[&ALWAYS, &KEYS, &WRITE, &BODY]);
+    .fails(&[&ALWAYS, &KEYS, &[404], &WRITE, &BODY]);
     paths["/v1/batch"] = json!({ "post": batch.into_json() });
     let watch = Operation::new(
         tag,

@@ -48,7 +48,24 @@ pub(super) fn all() -> Value {
     let moment = || json!({ "type": ["string", "null"], "format": "date-time" });
     let list = |items: Value| json!({ "type": "array", "items": items });
     let is = |text: &str| json!({ "const": text });
-    json!({
+    let seconds =
+        || json!({ "type": "integer", "minimum": TTL_MIN.as_secs(), "maximum": TTL_MAX.as_secs() });
+    let or_null = |name: &str| json!({ "oneOf": [schema(name), { "type": "null" }] });
+    let only_absent = || json!({ "enum": ["*", null] });
+    let one_condition = || {
+        json!({ "not": {
+            "properties": { "if_match": { "type": "string" }, "if_none_match": { "type": "string" } },
+            "required": ["if_match", "if_none_match"],
+        } })
+    };
+    let without = |names: &[&str]| {
+        let required: Vec<_> = names
+            .iter()
+            .map(|name| json!({ "required": [name] }))
+            .collect();
+        json!({ "not": { "anyOf": required } })
+    };
+    let mut schemas = json!({
         "Key": {
             "type": "string",
             "minLength": 1,
@@ -86,9 +103,15 @@ pub(super) fn all() -> Value {
         "Ttl": {
             "description": "Seconds from now until the entry is absent, or keep for the deadline that it has",
             "oneOf": [
-                { "type": "integer", "minimum": TTL_MIN.as_secs(), "maximum": TTL_MAX.as_secs() },
+                seconds(),
                 { "const": "keep" },
             ],
+        },
+        "Integer": {
+            "type": "integer",
+            "minimum": i64::MIN,
+            "maximum": i64::MAX,
+            "description": "A 64-bit integer. Readers that keep numbers in floating point lose digits beyond 2^53",
         },
         "Set": object([
             ("key", key()),
@@ -113,6 +136,20 @@ pub(super) fn all() -> Value {
         ]),
         "Got": object([("key", key()), ("value", value())]),
         "Put": object([("key", key()), ("job_id", job()), ("etag?", version()), ("created?", flag())]),
+        "Changed": object([
+            ("key", key()),
+            ("job_id", job()),
+            ("value?", json!({ "allOf": [schema("Integer")], "description": "What an addition came to" })),
+            ("etag?", version()),
+            ("created?", flag()),
+            ("expires_at?", json!({ "allOf": [moment()], "description": "The deadline, if only that was changed" })),
+        ]),
+        "Cleared": object([
+            ("prefix", text()),
+            ("deleted", json!({ "type": "integer", "minimum": 0 })),
+            ("job_ids", list(job())),
+        ]),
+        "ClearQueued": object([("prefix", text()), ("job_ids", list(job())), ("status", is("queued"))]),
         "Deleted": object([("key", key()), ("job_id", job()), ("deleted?", flag())]),
         "Page": object([
             (
@@ -145,7 +182,14 @@ pub(super) fn all() -> Value {
                 "minItems": 1,
                 "maxItems": BATCH_OPERATIONS_MAX,
                 "description": "Each key at most once; all of them in one partition",
-                "items": { "oneOf": [schema("BatchSet"), schema("BatchDelete")] },
+                "items": { "oneOf": [
+                    schema("BatchSet"),
+                    schema("BatchDelete"),
+                    schema("BatchAdd"),
+                    schema("BatchMerge"),
+                    schema("BatchTouch"),
+                    schema("BatchCheck"),
+                ] },
             }),
         )]),
         "BatchSet": {
@@ -154,14 +198,63 @@ pub(super) fn all() -> Value {
                     ("op", is("set")),
                     ("key", key()),
                     ("value", value()),
-                    ("ttl?", json!({ "oneOf": [schema("Ttl"), { "type": "null" }] })),
-                    ("if_match?", json!({ "oneOf": [schema("Tag"), { "type": "null" }] })),
-                    ("if_none_match?", json!({ "enum": ["*", null] })),
+                    ("ttl?", or_null("Ttl")),
+                    ("if_match?", or_null("Tag")),
+                    ("if_none_match?", only_absent()),
                 ]),
-                { "not": {
-                    "properties": { "if_match": { "type": "string" }, "if_none_match": { "type": "string" } },
-                    "required": ["if_match", "if_none_match"],
-                } },
+                one_condition(),
+                without(&["by", "patch"]),
+            ],
+        },
+        "BatchAdd": {
+            "allOf": [
+                object([
+                    ("op", is("add")),
+                    ("key", key()),
+                    ("by", schema("Integer")),
+                    ("ttl?", or_null("Ttl")),
+                    ("if_match?", or_null("Tag")),
+                    ("if_none_match?", only_absent()),
+                ]),
+                one_condition(),
+                without(&["value", "patch"]),
+            ],
+        },
+        "BatchMerge": {
+            "allOf": [
+                object([
+                    ("op", is("merge")),
+                    ("key", key()),
+                    ("patch", value()),
+                    ("ttl?", or_null("Ttl")),
+                    ("if_match?", or_null("Tag")),
+                    ("if_none_match?", only_absent()),
+                ]),
+                one_condition(),
+                without(&["value", "by"]),
+            ],
+        },
+        "BatchTouch": {
+            "allOf": [
+                object([
+                    ("op", is("touch")),
+                    ("key", key()),
+                    ("ttl", seconds()),
+                    ("if_match?", or_null("Tag")),
+                ]),
+                without(&["value", "by", "patch", "if_none_match"]),
+            ],
+        },
+        "BatchCheck": {
+            "allOf": [
+                object([
+                    ("op", is("check")),
+                    ("key", key()),
+                    ("if_match?", schema("Tag")),
+                    ("if_none_match?", is("*")),
+                ]),
+                { "oneOf": [{ "required": ["if_match"] }, { "required": ["if_none_match"] }] },
+                without(&["value", "by", "patch", "ttl"]),
             ],
         },
         "BatchDelete": {
@@ -169,13 +262,9 @@ pub(super) fn all() -> Value {
                 object([
                     ("op", is("delete")),
                     ("key", key()),
-                    ("if_match?", json!({ "oneOf": [schema("Tag"), { "type": "null" }] })),
+                    ("if_match?", or_null("Tag")),
                 ]),
-                { "not": { "anyOf": [
-                    { "required": ["value"] },
-                    { "required": ["ttl"] },
-                    { "required": ["if_none_match"] },
-                ] } },
+                without(&["value", "by", "patch", "ttl", "if_none_match"]),
             ],
         },
         "BatchApplied": object([
@@ -183,8 +272,10 @@ pub(super) fn all() -> Value {
             (
                 "results",
                 list(object([
-                    ("op", json!({ "enum": ["set", "delete"] })),
+                    ("op", json!({ "enum": ["set", "delete", "add", "merge", "touch", "check"] })),
                     ("key", key()),
+                    ("value?", schema("Integer")),
+                    ("expires_at?", moment()),
                     ("etag?", version()),
                     ("created?", flag()),
                     ("deleted?", flag()),
@@ -193,7 +284,7 @@ pub(super) fn all() -> Value {
         ]),
         "Job": object([
             ("id", job()),
-            ("op", json!({ "type": ["string", "null"], "description": "set, delete or batch" })),
+            ("op", json!({ "type": ["string", "null"], "description": "set, delete, add, merge, touch, check or batch" })),
             ("key", json!({ "type": ["string", "null"], "description": "Of a batch, its first" })),
             ("status", json!({ "enum": ["queued", "succeeded", "failed", "dead"] })),
             ("attempts", json!({ "type": ["integer", "null"] })),
@@ -205,31 +296,66 @@ pub(super) fn all() -> Value {
         "Retried": object([("id", job()), ("job_id", job()), ("status", is("queued"))]),
         "Status": object([("status", text())]),
         "Service": object([("name", is("kvstore")), ("version", text()), ("links", json!({ "type": "object" }))]),
-        "Problem": object([
-            ("type", json!({ "type": "string", "format": "uri-reference" })),
-            ("title", text()),
-            ("status", json!({ "type": "integer" })),
-            ("detail", text()),
-            ("errors?", list(schema("FieldError"))),
-            ("key?", key()),
-            ("current_etag?", json!({ "type": ["string", "null"], "pattern": VERSION_PATTERN })),
-            ("current_value?", value()),
-            ("failed_op?", json!({ "type": "integer", "minimum": 0 })),
-            ("limit_bytes?", json!({ "type": "integer", "minimum": 0 })),
-            ("job_id?", job()),
-            ("request_id?", text()),
-        ]),
-        "SimpleProblem": object([
-            ("detail", json!({ "oneOf": [{ "type": "string" }, { "type": "array", "items": schema("FieldError") }] })),
-            ("current_etag?", json!({ "type": ["string", "null"], "pattern": VERSION_PATTERN })),
-            ("current_value?", value()),
-        ]),
-        "FieldError": object([
-            ("type", text()),
-            ("loc", list(json!({ "type": ["string", "integer"] }))),
-            ("msg", text()),
-            ("input?", json!({})),
-            ("ctx?", json!({ "type": "object" })),
-        ]),
-    })
+    });
+    let all = schemas.as_object_mut().expect("schemas by name");
+    all.extend(problems());
+    schemas
+}
+
+fn problems() -> Map<String, Value> {
+    let text = || json!({ "type": "string" });
+    let list = |items: Value| json!({ "type": "array", "items": items });
+    let problems = [
+        (
+            "Problem",
+            object([
+                (
+                    "type",
+                    json!({ "type": "string", "format": "uri-reference" }),
+                ),
+                ("title", text()),
+                ("status", json!({ "type": "integer" })),
+                ("detail", text()),
+                ("errors?", list(schema("FieldError"))),
+                ("key?", schema("Key")),
+                (
+                    "current_etag?",
+                    json!({ "type": ["string", "null"], "pattern": VERSION_PATTERN }),
+                ),
+                ("current_value?", schema("Value")),
+                ("failed_op?", json!({ "type": "integer", "minimum": 0 })),
+                ("limit_bytes?", json!({ "type": "integer", "minimum": 0 })),
+                ("job_id?", schema("JobId")),
+                ("request_id?", text()),
+            ]),
+        ),
+        (
+            "SimpleProblem",
+            object([
+                (
+                    "detail",
+                    json!({ "oneOf": [{ "type": "string" }, { "type": "array", "items": schema("FieldError") }] }),
+                ),
+                (
+                    "current_etag?",
+                    json!({ "type": ["string", "null"], "pattern": VERSION_PATTERN }),
+                ),
+                ("current_value?", schema("Value")),
+            ]),
+        ),
+        (
+            "FieldError",
+            object([
+                ("type", text()),
+                ("loc", list(json!({ "type": ["string", "integer"] }))),
+                ("msg", text()),
+                ("input?", json!({})),
+                ("ctx?", json!({ "type": "object" })),
+            ]),
+        ),
+    ];
+    problems
+        .into_iter()
+        .map(|(name, schema)| (name.to_owned(), schema))
+        .collect()
 }

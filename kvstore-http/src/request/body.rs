@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
 
-use crate::answer::error::{Problem, Result};
+use crate::answer::error::{MERGE_PATCH, Problem, Result};
 
 /// The whole body, in memory of its own: what is stored must not keep a connection's read buffer alive.
 ///
@@ -46,17 +46,28 @@ pub(crate) async fn read(mut body: Incoming, bytes_max: usize, timeout: Duration
 /// address, this machine's included, without asking first
 /// (<https://fetch.spec.whatwg.org/#cors-safelisted-request-header>).
 pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<()> {
+    match is_of_type(headers, "application/json") {
+        true => Ok(()),
+        false => Err(Problem::unsupported_media_type()),
+    }
+}
+
+/// The same for a patch, which may also say what it is.
+pub(crate) fn check_patch_type(headers: &HeaderMap) -> Result<()> {
+    match is_of_type(headers, MERGE_PATCH) || is_of_type(headers, "application/json") {
+        true => Ok(()),
+        false => Err(Problem::unsupported_patch()),
+    }
+}
+
+fn is_of_type(headers: &HeaderMap, media_type: &str) -> bool {
     let is_encoded =
         |encoding: &HeaderValue| !encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     if headers.get_all(CONTENT_ENCODING).iter().any(is_encoded) {
-        return Err(Problem::unsupported_media_type());
+        return false;
     }
     let Some(content_type) = headers.get(CONTENT_TYPE) else {
-        return if headers.contains_key(ORIGIN) {
-            Err(Problem::unsupported_media_type())
-        } else {
-            Ok(())
-        };
+        return !headers.contains_key(ORIGIN);
     };
     let essence = content_type
         .to_str()
@@ -65,9 +76,5 @@ pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<()> {
         .next()
         .unwrap_or_default()
         .trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        Ok(())
-    } else {
-        Err(Problem::unsupported_media_type())
-    }
+    essence.eq_ignore_ascii_case(media_type)
 }

@@ -7,7 +7,7 @@ use crate::answer::error::{Problem, Result};
 use crate::answer::reply::{SYNC_TOKEN, X_REQUEST_ID};
 use crate::request::target::Query;
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Longest `X-Request-Id` that is taken over from the client.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use hyper::header::{HeaderMap, HeaderName};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::answer::reply::PREFERENCE_APPLIED;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -52,6 +54,21 @@ impl Prefer {
             None if self.respond_async => Duration::ZERO,
             None => default,
         }
+    }
+}
+
+impl Prefer {
+    /// Says in an answer which preference was heeded.
+    pub(crate) fn mark(self, headers: &mut HeaderMap) {
+        let heeded = match self {
+            Self { wait: Some(_), .. } => "wait",
+            Self {
+                respond_async: true,
+                ..
+            } => "respond-async",
+            _ => return,
+        };
+        headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static(heeded));
     }
 }
 

@@ -7,19 +7,18 @@ use hyper::body::Incoming;
 use hyper::header::{IF_MATCH, IF_NONE_MATCH};
 use hyper::http::request::Parts;
 use kvstore_core::model::command::{Action, Command, Expiry, Operation};
-use kvstore_core::model::job::Applied;
 use kvstore_core::model::write::Condition;
 use kvstore_core::{Key, Value};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::context::Context;
-use super::write::{Progress, send};
+use super::write::{Progress, describe, send};
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place};
 use crate::answer::json::{Object, array};
 use crate::answer::reply::Reply;
-use crate::request::conditions::{etag_text, write_condition_of};
+use crate::request::conditions::write_condition_of;
 use crate::request::{body, ttl};
 
 /// Largest body, in bytes, unless a single value may be larger.
@@ -43,6 +42,10 @@ struct Sent<'a> {
     /// `null` is a value.
     #[serde(borrow, default, deserialize_with = "some")]
     value: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    by: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "some")]
+    patch: Option<&'a RawValue>,
     #[serde(borrow, default)]
     ttl: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -77,7 +80,7 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
     let operations = operations(&text)?;
     let asked: Vec<_> = operations
         .iter()
-        .map(|operation| (operation.key.clone(), is_set(operation)))
+        .map(|operation| (operation.key.clone(), operation.action.name()))
         .collect();
     let written = send(
         context,
@@ -90,30 +93,18 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
     Ok(match written.progress {
         Progress::Queued => written.reply(StatusCode::ACCEPTED, answer.member("status", "queued")),
         Progress::Applied(_) => {
-            let results = asked.iter().enumerate();
-            let results = results
-                .map(|(number, (key, is_set))| result(key, *is_set, written.writes.get(number)));
+            // A check writes nothing.
+            let mut writes = written.writes.iter();
+            let results = asked.iter().map(|(key, name)| {
+                let result = Object::new().member("op", name).member("key", key);
+                match (*name != "check").then(|| writes.next()).flatten() {
+                    Some(applied) => describe(result, name, applied),
+                    None => result,
+                }
+            });
             written.reply(StatusCode::OK, answer.raw("results", &array(results)))
         }
     })
-}
-
-fn is_set(operation: &Operation) -> bool {
-    matches!(operation.action, Action::Set { .. })
-}
-
-/// What an operation did, as far as that is still known: the same as for a write on its own.
-fn result(key: &Key, is_set: bool, applied: Option<&Applied>) -> Object {
-    let result = Object::new()
-        .member("op", if is_set { "set" } else { "delete" })
-        .member("key", key);
-    match applied {
-        None => result,
-        Some(applied) if is_set => result
-            .member("etag", etag_text(applied.version))
-            .member("created", !applied.existed),
-        Some(applied) => result.member("deleted", applied.existed),
-    }
 }
 
 fn operations(text: &[u8]) -> Result<Vec<Operation>> {
@@ -144,26 +135,101 @@ fn operation(json: &RawValue) -> Result<Operation, String> {
     let sent: Sent<'_> = serde_json::from_str(json.get()).map_err(|error| error.to_string())?;
     let key = Key::new(&sent.key).map_err(|error| error.to_string())?;
     let condition = write_condition_of(sent.if_match.as_deref(), sent.if_none_match.as_deref())?;
-    let operation = match (&*sent.op, sent.value) {
-        ("set", Some(value)) => Operation {
-            expiry: match sent.ttl {
-                None => Expiry::Never,
-                Some(json) => ttl::from_json(json).map_err(|field| field.message.into_owned())?,
-            },
-            // A copy of its own: the rest of the body must not stay in memory with it.
-            ..Operation::set(
-                key,
-                Value::parse(value.get()).map_err(|error| error.to_string())?,
-            )
+    let parse = |json: &RawValue| Value::parse(json.get()).map_err(|error| error.to_string());
+    let ttl = match sent.ttl {
+        None => None,
+        Some(json) => match ttl::from_json(json).map_err(|field| field.message.into_owned())? {
+            Expiry::Never => None,
+            expiry => Some(expiry),
         },
-        ("set", None) => return Err("a set needs a value".to_owned()),
-        ("delete", Some(_)) => return Err("a delete takes no value".to_owned()),
-        ("delete", None) if sent.ttl.is_some() => return Err("a delete takes no ttl".to_owned()),
-        ("delete", None) if condition == Condition::Absent => {
-            return Err("a delete takes no if_none_match".to_owned());
-        }
-        ("delete", None) => Operation::delete(key),
-        _ => return Err("op must be set or delete".to_owned()),
     };
+    let mut members = Members {
+        op: &sent.op,
+        given: vec![
+            ("value", sent.value.is_some()),
+            ("by", sent.by.is_some()),
+            ("patch", sent.patch.is_some()),
+            ("ttl", ttl.is_some()),
+        ],
+    };
+    let operation = match &*sent.op {
+        // A copy of its own: the rest of the body must not stay in memory with it.
+        "set" => Operation {
+            expiry: ttl.unwrap_or_default(),
+            ..Operation::set(key, parse(members.needs("value", sent.value)?)?)
+        },
+        "delete" => Operation::delete(key),
+        "add" => {
+            let by = members.needs("by", sent.by)?;
+            let by = integer(by).ok_or("by must be an integer of 64 bits")?;
+            Operation {
+                expiry: ttl.unwrap_or_default(),
+                ..Operation::add(key, by)
+            }
+        }
+        "merge" => Operation {
+            expiry: ttl.unwrap_or(Expiry::Keep),
+            ..Operation::merge(key, parse(members.needs("patch", sent.patch)?)?)
+        },
+        "touch" => match ttl {
+            Some(Expiry::After(ttl)) => Operation::touch(key, ttl),
+            _ => return Err("a touch needs a ttl in seconds".to_owned()),
+        },
+        "check" if condition == Condition::Any => {
+            return Err("a check needs if_match or if_none_match".to_owned());
+        }
+        "check" => Operation::check(key),
+        _ => return Err("op must be set, delete, add, merge, touch or check".to_owned()),
+    };
+    if !matches!(operation.action, Action::Delete | Action::Check) {
+        members.takes("ttl");
+    }
+    members.end()?;
+    if condition == Condition::Absent && matches!(operation.action, Action::Delete | Action::Touch)
+    {
+        return Err(format!("a {} takes no if_none_match", sent.op));
+    }
     Ok(operation.under(condition))
+}
+
+/// Reads an integer, also one that is written with a fraction of zero or an exponent, as far as a float is exact.
+fn integer(json: &RawValue) -> Option<i64> {
+    const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+    let is_integer = |number: &f64| number.fract() == 0.0 && number.abs() < EXACT_BELOW;
+    let by_float = || serde_json::from_str(json.get()).ok().filter(is_integer);
+    serde_json::from_str(json.get())
+        .ok()
+        .or_else(|| Some(by_float()? as i64))
+}
+
+/// The members of an operation that not every one has.
+struct Members<'a> {
+    op: &'a str,
+    given: Vec<(&'static str, bool)>,
+}
+
+impl Members<'_> {
+    fn takes(&mut self, name: &str) {
+        self.given.retain(|(given, _)| *given != name);
+    }
+
+    fn needs<T>(&mut self, name: &str, member: Option<T>) -> Result<T, String> {
+        self.takes(name);
+        member.ok_or_else(|| format!("{} {} needs a {name}", article(self.op), self.op))
+    }
+
+    /// Refuses what was not taken.
+    fn end(self) -> Result<(), String> {
+        match self.given.iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) => Err(format!("{} {} takes no {name}", article(self.op), self.op)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn article(op: &str) -> &'static str {
+    match op {
+        "add" => "an",
+        _ => "a",
+    }
 }

@@ -16,7 +16,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::context::{App, Context};
-use super::{Route, batch, dead, docs, jobs, kv, list, mget, service, simple, watch};
+use super::{Route, batch, clear, dead, docs, jobs, kv, list, mget, service, simple, watch};
 use crate::access::token::Access;
 use crate::answer::error::{Face, Problem, Result};
 use crate::answer::problems::{self, Kind};
@@ -76,14 +76,19 @@ async fn dispatch(
         (Route::Delete(key), &Method::DELETE) => simple::delete(context, parts, key).await,
         (Route::Entry(key), &Method::GET) => kv::get(context, parts, key).await,
         (Route::Entry(key), &Method::PUT) => kv::put(context, parts, body, key).await,
+        (Route::Entry(key), &Method::PATCH) => kv::patch(context, parts, body, key).await,
+        (Route::Entry(key), &Method::POST) => kv::add(context, parts, body, key).await,
         (Route::Entry(key), &Method::DELETE) => kv::delete(context, parts, key).await,
         (Route::List, &Method::GET) => list::get(context, parts).await,
+        (Route::List, &Method::DELETE) => clear::delete(context, parts).await,
         (Route::Mget, &Method::POST) => mget::post(context, parts, body).await,
         (Route::Batch, &Method::POST) => batch::post(context, parts, body).await,
         (Route::Watch, &Method::GET) => watch::get(context, parts).await,
         (Route::Jobs, &Method::GET) => dead::list(context, parts).await,
         (Route::Retry(id), &Method::POST) => dead::retry(context, parts, id).await,
         (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
+        // To OPTIONS, too.
+        (Route::Entry(_), _) => Err(Problem::method_not_allowed(route.allow()).patchable()),
         (route, _) => Err(Problem::method_not_allowed(route.allow())),
     }
 }

@@ -10,6 +10,7 @@ use kvstore_core::model::job::{JobState, Outcome, Succeeded};
 use kvstore_core::service::JobReport;
 
 use super::context::Context;
+use super::write;
 use crate::answer::error::{Problem, RETRY_SOON, Result};
 use crate::answer::json::Object;
 use crate::answer::problems::Kind;
@@ -64,7 +65,7 @@ pub(super) fn describe(report: &JobReport) -> Object {
             None,
             Some(
                 Object::new()
-                    .member("type", Kind::PreconditionFailed.path())
+                    .member("type", Kind::of_failure(failed.reason).path())
                     .member("detail", failed.reason.to_string())
                     .member("current_etag", failed.current.map(etag_text))
                     .member("failed_op", failed.operation),
@@ -95,12 +96,8 @@ pub(super) fn describe(report: &JobReport) -> Object {
 
 /// The same facts that a client who waited for the write was told.
 fn result(succeeded: &Succeeded) -> Object {
-    let object = Object::new();
     match (&*succeeded.summary.name, succeeded.writes.first()) {
-        ("set", Some(applied)) => object
-            .member("etag", etag_text(applied.version))
-            .member("created", !applied.existed),
-        ("delete", Some(applied)) => object.member("deleted", applied.existed),
-        _ => object,
+        ("batch", _) | (_, None) => Object::new(),
+        (name, Some(applied)) => write::describe(Object::new(), name, applied),
     }
 }

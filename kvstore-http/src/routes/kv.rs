@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::ETAG;
 use hyper::http::request::Parts;
 use kvstore_core::model::command::{Expiry, Operation};
@@ -13,7 +13,7 @@ use kvstore_core::{Entry, Key, Value};
 
 use super::context::Context;
 use super::read;
-use super::write::{Progress, Written, submit};
+use super::write::{Progress, Written, describe, submit};
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place};
 use crate::answer::json::Object;
@@ -68,35 +68,99 @@ pub(super) async fn put(
     };
     let options = &context.options;
     let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
-    let value = Value::parse(text).map_err(|error| {
-        Problem::field(Field::value_error(Place::BODY, &error.to_string(), None))
-    })?;
     let set = Operation {
         expiry,
-        ..Operation::set(key, value)
+        ..Operation::set(key, value(&text)?)
     };
-    let written = submit(context, parts, set, options.resource_wait).await?;
+    write(context, parts, set).await
+}
+
+/// `PATCH`: a merge of the body, or without one a new deadline.
+pub(super) async fn patch(
+    context: &Context<'_>,
+    parts: &Parts,
+    body: Incoming,
+    path: &str,
+) -> Result<Reply> {
+    let key = target::key(path)?;
+    body::check_patch_type(&parts.headers)?;
+    let ttl = match Query::new(parts.uri.query()).get("ttl")? {
+        None => None,
+        Some(text) => Some(ttl::from_text(&text).map_err(Problem::field)?),
+    };
+    let options = &context.options;
+    let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
+    let operation = match (text.is_empty(), ttl) {
+        (true, Some(Expiry::After(ttl))) => Operation::touch(key, ttl),
+        (true, _) => {
+            let rule = "it must be a number of seconds, or the body a patch";
+            let field = Field::value_error(Place::In("query", "ttl"), rule, None);
+            return Err(Problem::field(field));
+        }
+        (false, ttl) => Operation {
+            expiry: ttl.unwrap_or(Expiry::Keep),
+            ..Operation::merge(key, value(&text)?)
+        },
+    };
+    write(context, parts, operation).await
+}
+
+/// `POST`: an addition.
+pub(super) async fn add(
+    context: &Context<'_>,
+    parts: &Parts,
+    body: Incoming,
+    path: &str,
+) -> Result<Reply> {
+    let key = target::key(path)?;
+    // A page that a browser shows can't send this without being asked, either.
+    body::check_content_type(&parts.headers)?;
+    let query = Query::new(parts.uri.query());
+    let place = Place::In("query", "add");
+    let text = query.get("add")?.ok_or_else(|| {
+        Problem::field(Field::value_error(place, "it must say what to add", None))
+    })?;
+    let by = text
+        .parse()
+        .map_err(|_| Problem::field(Field::int_parsing(place, &text)))?;
+    if !body.is_end_stream() {
+        let rule = "there must be none: what to add is in the query";
+        return Err(Problem::field(Field::value_error(Place::BODY, rule, None)));
+    }
+    let expiry = match query.get("ttl")? {
+        None => Expiry::Never,
+        Some(text) => ttl::from_text(&text).map_err(Problem::field)?,
+    };
+    let add = Operation {
+        expiry,
+        ..Operation::add(key, by)
+    };
+    write(context, parts, add).await
+}
+
+fn value(text: &[u8]) -> Result<Value> {
+    Value::parse(text)
+        .map_err(|error| Problem::field(Field::value_error(Place::BODY, &error.to_string(), None)))
+}
+
+/// Asks for an operation that leaves a value, and says what it did.
+async fn write(context: &Context<'_>, parts: &Parts, operation: Operation) -> Result<Reply> {
+    let name = operation.action.name();
+    let written = submit(context, parts, operation, context.options.resource_wait).await?;
     let Progress::Applied(details) = written.progress else {
         return Ok(accepted(&written));
     };
     let answer = Object::new().member("key", &written.key);
-    let (status, answer) = match details {
-        Some(applied) => (
-            if applied.existed {
-                StatusCode::OK
-            } else {
-                StatusCode::CREATED
-            },
-            answer
-                .member("etag", etag_text(applied.version))
-                .member("created", !applied.existed),
-        ),
-        None => (StatusCode::OK, answer),
+    let Some(applied) = details else {
+        return Ok(written.reply(StatusCode::OK, answer.member("job_id", written.job)));
     };
-    let mut reply = written.reply(status, answer.member("job_id", written.job));
-    if let Some(applied) = details {
-        reply.headers_mut().insert(ETAG, etag(applied.version));
-    }
+    let status = match applied.existed {
+        true => StatusCode::OK,
+        false => StatusCode::CREATED,
+    };
+    let answer = describe(answer, name, &applied).member("job_id", written.job);
+    let mut reply = written.reply(status, answer);
+    reply.headers_mut().insert(ETAG, etag(applied.version));
     Ok(reply)
 }
 

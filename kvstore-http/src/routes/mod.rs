@@ -2,6 +2,7 @@
 //! handlers work with.
 
 mod batch;
+mod clear;
 pub(crate) mod context;
 mod dead;
 pub(crate) mod dispatch;
@@ -92,13 +93,13 @@ impl<'a> Route<'a> {
             | Self::Docs
             | Self::DocsFile(_)
             | Self::Get(_)
-            | Self::List
             | Self::Watch
             | Self::Jobs
             | Self::Job(_) => "GET, HEAD",
             Self::Set | Self::Mget | Self::Batch | Self::Retry(_) => "POST",
             Self::Delete(_) => "DELETE",
-            Self::Entry(_) => "GET, HEAD, PUT, DELETE",
+            Self::Entry(_) => "GET, HEAD, PUT, PATCH, POST, DELETE",
+            Self::List => "GET, HEAD, DELETE",
         }
     }
 

@@ -8,17 +8,18 @@ use hyper::http::request::Parts;
 use kvstore_core::Key;
 use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::id::JobId;
-use kvstore_core::model::job::{Applied, JobState, Outcome};
+use kvstore_core::model::job::{Applied, Failure, JobState, Outcome};
 use kvstore_core::service::Request;
 
 use super::context::Context;
+use super::kv::rfc3339;
 use crate::answer::error::{Problem, RETRY_SOON, Result};
 use crate::answer::field::{Field, Place};
 use crate::answer::json::Object;
 use crate::answer::reply::{
     self, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Reply, SYNC_TOKEN, header_value,
 };
-use crate::request::conditions::write_condition;
+use crate::request::conditions::{etag_text, write_condition};
 use crate::request::headers::{idempotency_key, traceparent};
 use crate::request::prefer::Prefer;
 
@@ -99,9 +100,11 @@ pub(super) async fn send(
             Progress::Applied(writes.first().copied())
         }
         JobState::Finished(Outcome::Failed(failed)) => {
-            let problem = if prefer.representation {
+            let key = keys.get(failed.operation).unwrap_or(&key);
+            let problem = if failed.reason != Failure::Condition {
+                Problem::failed(failed.reason, key)
+            } else if prefer.representation {
                 // Read anew, since tag and value must belong together, and the key may have changed since the job failed.
-                let key = keys.get(failed.operation).unwrap_or(&key);
                 let current = context.service.get(key).await?;
                 let applied = HeaderValue::from_static("return=representation");
                 Problem::condition_failed_with(current.as_ref()).header(PREFERENCE_APPLIED, applied)
@@ -126,6 +129,23 @@ pub(super) async fn send(
     })
 }
 
+/// Adds what an operation called `name` did: the same wherever it is said.
+pub(super) fn describe(answer: Object, name: &str, applied: &Applied) -> Object {
+    let etag = || etag_text(applied.version);
+    match name {
+        "delete" => answer.member("deleted", applied.existed),
+        "touch" => answer
+            .member("etag", etag())
+            .member("expires_at", applied.computed.expires_at.map(rfc3339)),
+        _ => match applied.computed.number {
+            Some(number) => answer.member("value", number),
+            None => answer,
+        }
+        .member("etag", etag())
+        .member("created", !applied.existed),
+    }
+}
+
 /// An idempotency key together with whose it is and what it is for. Neither a name nor a key nor such a text holds a line feed, so no
 /// two of them come to the same.
 fn scoped(name: Option<&str>, key: &Key, text: &str) -> String {
@@ -148,14 +168,7 @@ impl Written {
         if self.replayed {
             headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
         }
-        if self.prefer.wait.is_some() {
-            headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("wait"));
-        } else if self.prefer.respond_async {
-            headers.insert(
-                PREFERENCE_APPLIED,
-                HeaderValue::from_static("respond-async"),
-            );
-        }
+        self.prefer.mark(headers);
         reply
     }
 }

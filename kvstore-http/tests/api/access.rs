@@ -477,3 +477,35 @@ fn watch_by(name: &str) -> String {
         secret(name)
     )
 }
+
+#[tokio::test]
+async fn a_token_changes_only_what_it_reaches_by_any_command() {
+    let server = Server::start_with(setup()).await;
+    for (name, within, beyond) in [
+        ("writer", true, true),
+        ("team", true, false),
+        ("reader", false, false),
+        ("guest", false, false),
+    ] {
+        for (prefix, may) in [("team/", within), ("teams", beyond)] {
+            for (method, target) in [
+                ("POST", format!("/v1/kv/{prefix}n?add=1")),
+                ("PATCH", format!("/v1/kv/{prefix}n?ttl=60")),
+                ("DELETE", format!("/v1/kv?prefix={prefix}")),
+            ] {
+                let reply = server.ask(&request(method, &target).by(name)).await;
+                let is_success = (200..300).contains(&reply.status);
+                assert_eq!(
+                    is_success,
+                    may,
+                    "{name} {method} {target}: {}",
+                    reply.text()
+                );
+                assert_eq!(reply.status == 403, !may, "{name} {method} {target}");
+            }
+        }
+        let all = request("DELETE", "/v1/kv?all=1").by(name);
+        let expected = if name == "writer" { 200 } else { 403 };
+        assert_eq!(server.ask(&all).await.status, expected, "{name}");
+    }
+}

@@ -55,7 +55,7 @@ async fn page_of_an_origin_that_is_named_may_ask_and_see() {
     assert_eq!(reply.header("access-control-allow-origin"), Some(OURS));
     assert_eq!(
         reply.header("access-control-allow-methods"),
-        Some("GET, HEAD, PUT, DELETE")
+        Some("GET, HEAD, PUT, PATCH, POST, DELETE")
     );
     assert_eq!(reply.header("vary"), Some("origin"));
     assert_eq!(reply.header("access-control-max-age"), Some("600"));

@@ -223,7 +223,7 @@ async fn unknown_include_is_refused_and_unknown_parameters_are_ignored() {
     let reply = server.ask(&request("POST", "/v1/kv").body("1")).await;
     assert_eq!(
         (reply.status, reply.header("allow")),
-        (405, Some("GET, HEAD"))
+        (405, Some("GET, HEAD, DELETE"))
     );
 }
 

@@ -8,6 +8,7 @@ mod support;
 mod access;
 mod batch;
 mod bytes;
+mod commands;
 mod conditions;
 mod cors;
 mod dead;

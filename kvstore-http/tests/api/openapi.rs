@@ -78,6 +78,7 @@ async fn what_is_answered_stands_in_the_document() {
     let get = |target: &str| request("GET", target);
     let put = |body: &str| request("PUT", "/v1/kv/a").body(body);
     let post = |target: &str, body: &str| request("POST", target).body(body);
+    let patch = |target: &str, body: &str| request("PATCH", target).body(body);
     let later = |request: Request| request.header("prefer", "respond-async");
     let entry = "/v1/kv/{key}";
     let cases: Vec<(&str, &str, Request, u16)> = vec![
@@ -158,6 +159,38 @@ async fn what_is_answered_stands_in_the_document() {
             200,
         ),
         ("/v1/kv", "GET", get("/v1/kv?limit=0"), 422),
+        (entry, "PATCH", patch("/v1/kv/p", r#"{"a":1}"#), 201),
+        (entry, "PATCH", patch("/v1/kv/p", r#"{"a":2}"#), 200),
+        (entry, "PATCH", later(patch("/v1/kv/p", "{}")), 202),
+        (entry, "PATCH", patch("/v1/kv/p?ttl=60", ""), 200),
+        (entry, "PATCH", patch("/v1/kv/none?ttl=60", ""), 404),
+        (entry, "PATCH", patch("/v1/kv/p", ""), 422),
+        (
+            entry,
+            "PATCH",
+            request("PATCH", "/v1/kv/p")
+                .body("{}")
+                .header("content-type", "text/plain"),
+            415,
+        ),
+        (entry, "POST", request("POST", "/v1/kv/n?add=1"), 201),
+        (entry, "POST", request("POST", "/v1/kv/n?add=-9"), 200),
+        (entry, "POST", later(request("POST", "/v1/kv/n?add=1")), 202),
+        (entry, "POST", request("POST", "/v1/kv/n"), 422),
+        (entry, "POST", request("POST", "/v1/kv/p?add=1"), 422),
+        (
+            "/v1/kv",
+            "DELETE",
+            request("DELETE", "/v1/kv?prefix=p"),
+            200,
+        ),
+        (
+            "/v1/kv",
+            "DELETE",
+            later(request("DELETE", "/v1/kv?prefix=n")),
+            202,
+        ),
+        ("/v1/kv", "DELETE", request("DELETE", "/v1/kv"), 422),
         (
             "/v1/mget",
             "POST",

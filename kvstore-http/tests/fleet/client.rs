@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
+use super::counting::{Counted, Counters};
 use super::history::{Condition, Moment, NEVER, Operation, Read, ValueId, Verdict, What, Write};
 use crate::support::client::{Connection, Reply, Request, request};
 
@@ -36,6 +37,7 @@ pub(crate) struct World {
     /// Where each server is now.
     pub(crate) servers: Mutex<Vec<SocketAddr>>,
     pub(crate) keys: usize,
+    pub(crate) counters: Counters,
     is_over: AtomicBool,
     /// Writes that were accepted.
     accepted: AtomicUsize,
@@ -50,6 +52,7 @@ impl World {
             under_way: servers.iter().map(|_| AtomicUsize::new(0)).collect(),
             servers: Mutex::new(servers),
             keys,
+            counters: Counters::default(),
             is_over: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
         }
@@ -137,6 +140,7 @@ impl Client {
         while !self.world.is_over.load(Ordering::SeqCst) {
             match self.random.random_range(0..10) {
                 0..3 => self.read().await,
+                3 => self.count().await,
                 _ => self.write().await,
             }
             if self.open.len() > OPEN_MAX || self.random.random_ratio(1, 8) {
@@ -390,6 +394,76 @@ impl Client {
         });
     }
 
+    /// Adds to a counter, until it is known to count. Some increments are sent once more for no reason.
+    async fn count(&mut self) {
+        let increment = self.world.counters.begin();
+        let (key, by) = (counter_name(increment.counter), increment.by);
+        let add = request("POST", &format!("/v1/kv/{key}?add={by}"))
+            .header("prefer", "wait=3")
+            .header("idempotency-key", &format!("\"{key}:{by}\""));
+        let mut counted = Counted::Never;
+        let mut is_again = self.random.random_ratio(1, 4);
+        for _ in 0..ATTEMPTS_MAX {
+            let server = self.choose_server();
+            match self.ask(server, &add).await {
+                Said::Answer(reply) if matches!(reply.status, 200 | 201) => {
+                    counted = Counted::Certainly;
+                    self.replays += usize::from(reply.header("idempotency-replayed").is_some());
+                    let sum = reply.json()["value"].as_i64();
+                    if !sum.is_some_and(|sum| increment.explains(sum)) {
+                        self.note_wrong(&format!("{increment:?}"), &reply);
+                    }
+                    if !std::mem::take(&mut is_again) {
+                        break;
+                    }
+                    continue;
+                }
+                // It will count, and the same request says when it does.
+                Said::Answer(reply) if reply.status == 202 => counted = Counted::Certainly,
+                Said::Answer(reply) if matches!(reply.status, 503 | 507) => {}
+                Said::NotSent => {}
+                Said::Answer(reply) if reply.status != 504 => {
+                    self.note_wrong(&format!("{increment:?}"), &reply);
+                    break;
+                }
+                Said::Answer(_) | Said::Nothing => counted = counted.max(Counted::Perhaps),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        if counted == Counted::Certainly {
+            self.world.accepted.fetch_add(1, Ordering::SeqCst);
+        }
+        self.world.counters.end(increment, counted);
+    }
+
+    /// Reads every counter until it shows what was acknowledged, and looks whether it is what it should be.
+    pub(crate) async fn check_counters(&mut self) {
+        let all = self.world.counters.sums();
+        assert!(!all.is_empty(), "nothing was counted");
+        for (counter, sums) in all.into_iter().enumerate() {
+            let get = request("GET", &format!("/v1/kv/{}", counter_name(counter)));
+            let begun = Instant::now();
+            let sum = loop {
+                let server = self.choose_server();
+                let sum = match self.ask(server, &get).await {
+                    Said::Answer(reply) if reply.status == 200 => reply.text().parse().ok(),
+                    Said::Answer(reply) if reply.status == 404 => Some(0),
+                    _ => None,
+                };
+                match sum {
+                    Some(sum) if sums.is_reached(sum) || begun.elapsed() > DRAIN_MAX => break sum,
+                    _ if begun.elapsed() > 2 * DRAIN_MAX => panic!("no server answers {get:?}"),
+                    _ => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            };
+            if !sums.explains(sum) {
+                self.wrong.push(format!(
+                    "counter {counter} is {sum:b}, and of it is known {sums:?}"
+                ));
+            }
+        }
+    }
+
     /// Asks what became of a write that was accepted, and waits so many seconds for it.
     async fn ask_for_a_job(&mut self, wait: u64) {
         let Some(at) = self.open.pop_front() else {
@@ -437,6 +511,10 @@ impl Client {
 
 fn name(key: usize) -> String {
     format!("fleet:{key}")
+}
+
+fn counter_name(counter: usize) -> String {
+    format!("counter:{counter}")
 }
 
 fn target(key: usize) -> String {

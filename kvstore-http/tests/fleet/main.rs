@@ -20,6 +20,7 @@ mod checker;
 mod client;
 #[path = "../../../kvstore-core/tests/support/cluster.rs"]
 mod cluster;
+mod counting;
 mod fleet;
 mod history;
 mod linear;
@@ -84,6 +85,7 @@ async fn run(config: Config) {
             reader.read_for_certain(key, server).await;
         }
     }
+    reader.check_counters().await;
     report.add(reader);
     drop(fleet);
     report.finish(begun.elapsed());

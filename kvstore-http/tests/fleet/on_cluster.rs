@@ -136,6 +136,8 @@ async fn fleet_on_a_cluster_loses_doubles_and_reorders_nothing() {
             reader.read_for_certain(key, server).await;
         }
     }
+    reader.check_counters().await;
+    assert!(reader.wrong.is_empty(), "{:#?}", reader.wrong);
     history.extend(reader.history);
     let found = check(&history);
     println!(

@@ -22,8 +22,15 @@ def before_call(context, case, kwargs):
         if headers and headers.get(name) == "":
             del headers[name]
     # A write takes one of the two.
-    if headers and case.method in ("PUT", "POST", "DELETE") and "If-Match" in headers:
+    if headers and case.method in ("PUT", "PATCH", "POST", "DELETE") and "If-Match" in headers:
         headers.pop("If-None-Match", None)
+    # Only a number can be added to, and a new key counts as one.
+    if case.method == "POST" and case.path == "/v1/kv/{key}":
+        case.path_parameters["key"] = f"counter-{next(numbers)}"
+    # Deleting by prefix needs one.
+    if case.method == "DELETE" and case.path == "/v1/kv":
+        query = case.query or {}
+        case.query = {**query, "prefix": query.get("prefix") or "none:"}
     # Tokens and cursors are those that were handed out.
     if headers and "Sync-Token" in headers:
         headers["Sync-Token"] = os.environ["KVSTORE_JOB"]

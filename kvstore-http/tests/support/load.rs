@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::support::client::{Connection, Reply, request};
+use crate::support::counter::{Answer, Counter};
 use crate::support::history::{History, tag_number};
 
 const KEYS: usize = 2;
@@ -82,6 +83,7 @@ enum Said {
 pub(crate) struct Client {
     random: StdRng,
     keys: Vec<History>,
+    counter: Counter,
     /// Most bytes that fill up a value.
     padding_max: usize,
 }
@@ -106,6 +108,7 @@ impl Client {
         let mut client = Self {
             random: StdRng::seed_from_u64(seed),
             keys: Vec::new(),
+            counter: Counter::new(format!("counter:{number}")),
             padding_max: 0,
         };
         client.set_size(number, KEYS, PADDING_MAX);
@@ -145,6 +148,10 @@ impl Client {
     }
 
     async fn write_once(&mut self, connection: &mut Connection) -> Said {
+        // What was not answered is asked again first.
+        if self.counter.is_open() || self.random.random_ratio(1, 8) {
+            return self.count_once(connection).await;
+        }
         let key = self.random.random_range(0..self.keys.len());
         let history = &mut self.keys[key];
         let way = choose(&mut self.random, history);
@@ -175,8 +182,22 @@ impl Client {
         take(history, way, was_present, &reply)
     }
 
+    async fn count_once(&mut self, connection: &mut Connection) -> Said {
+        let Some(reply) = connection.try_ask(&self.counter.request()).await else {
+            return Said::Nothing;
+        };
+        match (self.counter.take(&reply), reply.status) {
+            (Answer::Acknowledged, _) => Said::Acknowledged,
+            (Answer::Refused, 507) => Said::Full,
+            (Answer::Refused, _) => Said::Refused,
+            (Answer::Unknown, _) => Said::Unknown,
+        }
+    }
+
     /// Reads each key and looks whether it holds what it must.
     pub(crate) async fn check(&mut self, connection: &mut Connection) {
+        let counter = request("GET", &format!("/v1/kv/{}", self.counter.key));
+        self.counter.check(&connection.ask(&counter).await);
         for history in &mut self.keys {
             let reply = connection
                 .ask(&request("GET", &format!("/v1/kv/{}", history.key)))
@@ -198,19 +219,22 @@ impl Client {
 
     /// How many of its writes took effect.
     pub(crate) fn applied(&self) -> u64 {
-        self.keys.iter().map(History::applied).sum()
+        let writes: u64 = self.keys.iter().map(History::applied).sum();
+        writes + self.counter.sum()
     }
 
     /// Whether it waits for an answer that will not come.
     pub(crate) fn was_cut_off(&self) -> bool {
-        self.keys.iter().any(History::is_unanswered)
+        self.counter.is_unanswered() || self.keys.iter().any(History::is_unanswered)
     }
 
     /// Keys and values that must be there.
     pub(crate) fn contents(&self) -> impl Iterator<Item = (String, String)> {
-        self.keys
-            .iter()
-            .filter_map(|history| Some((history.key.clone(), history.value()?.to_owned())))
+        let sum = self.counter.sum();
+        let counter = (sum > 0).then(|| (self.counter.key.clone(), sum.to_string()));
+        let keys = self.keys.iter();
+        keys.filter_map(|history| Some((history.key.clone(), history.value()?.to_owned())))
+            .chain(counter)
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
 pub(crate) mod client;
+pub(crate) mod counter;
 pub(crate) mod events;
 pub(crate) mod faulty;
 pub(crate) mod history;
