@@ -220,7 +220,7 @@ const CLOCK_MAX_US: u64 = 1 << 52;
 /// continuations of one history do not meet.
 pub(crate) fn first_number(last: u64, clock: Timestamp) -> u64 {
     let now = clock.0.saturating_mul(1000).min(CLOCK_MAX_US);
-    let jump = rand::random_range(1_u64 << 32..1 << 36);
+    let jump = fastrand::u64(1 << 32..1 << 36);
     match last.saturating_add(jump) {
         _ if now > last => now,
         ahead if ahead < NUMBER_MAX => ahead,

@@ -148,7 +148,7 @@ pub struct WorkerId(Arc<str>);
 impl WorkerId {
     /// A new one: `name` (for people, in logs) with a random part.
     pub fn new(name: &str) -> Self {
-        Self(format!("{name}-{:016x}", rand::random::<u64>()).into())
+        Self(format!("{name}-{:016x}", fastrand::u64(..)).into())
     }
 
     /// The text.

@@ -124,7 +124,7 @@ pub struct QueueId(u64);
 impl QueueId {
     /// A new one, never used before (64 random bits).
     pub fn random() -> Self {
-        Self(rand::random())
+        Self(fastrand::u64(..))
     }
 }
 

@@ -24,7 +24,7 @@ impl Backoff {
             .saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX))
             .min(LONGEST);
         self.failures = self.failures.saturating_add(1);
-        rand::random_range(Duration::ZERO..=bound)
+        bound.mul_f64(fastrand::f64())
     }
 
     /// It went well: the next failure is a first one.
