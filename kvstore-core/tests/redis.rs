@@ -529,3 +529,52 @@ async fn workers_hear_of_each_other_at_once() {
         held = second.claim(second_id).await.unwrap().len();
     }
 }
+
+/// How many scripts a server has run.
+fn scripts_run(server: &Server) -> u64 {
+    let stats = server.ask(&["info", "commandstats"]);
+    let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
+    calls.split(',').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_stay_one_script_each_while_outcomes_grow_too_old() {
+    const COMMITS: u64 = 20;
+    let server = Server::start();
+    let skew = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let options = Options {
+        partitions: Some(PartitionCount::new(1).unwrap()),
+        skew_ms: Arc::clone(&skew),
+        ..Options::default()
+    };
+    let redis = open(&server, options).await.unwrap();
+    let (store, queue) = (redis.store(), redis.queue());
+    let claim = queue.claim(&WorkerId::new("w")).await.unwrap().remove(0);
+    let kept = || NewJob {
+        keep_outcome: true,
+        ..set("a")
+    };
+    let commits = async || {
+        let mut scripts = 0;
+        for _ in 0..COMMITS {
+            queue.enqueue(vec![kept()]).await.remove(0).unwrap();
+            let applied = store.applied(queue.id(), claim.partition).await.unwrap();
+            let jobs = queue.read(&claim, applied, 1, Duration::ZERO).await;
+            let commit = evaluate(applied, &jobs.unwrap(), &HashMap::new()).commit;
+            let before = scripts_run(&server);
+            store.commit(commit).await.unwrap();
+            scripts += scripts_run(&server) - before;
+            skew.fetch_add(1000, std::sync::atomic::Ordering::SeqCst);
+        }
+        scripts
+    };
+    let fresh = commits().await;
+    // From now on, with each commit one more outcome becomes older than an hour.
+    let hour = kvstore_core::limits::OUTCOME_RETENTION.as_millis() as i64;
+    for _ in 0..2 {
+        let rest = hour - 1000 * i64::try_from(COMMITS).unwrap();
+        skew.fetch_add(rest, std::sync::atomic::Ordering::SeqCst);
+        let later = commits().await;
+        assert!(later <= fresh + 3, "{later} scripts, {fresh} while fresh");
+    }
+}

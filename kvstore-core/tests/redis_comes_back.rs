@@ -233,3 +233,35 @@ async fn connections_that_are_cut_change_no_numbers() {
         assert_ne!(killed.trim(), "0");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_send_messages_has_no_write_refused_that_was_made() {
+    let server = Server::start();
+    server.cli(&["acl", "setuser", "default", "resetchannels"]);
+    let redis = open(&server).await;
+    let (store, queue) = (redis.store(), redis.queue());
+    let job = enqueue(&*queue).await;
+    let found = queue.find(&job).await.unwrap();
+    assert!(matches!(found, Found::Held { .. }), "{found:?}");
+    store.set("a", &1).await.unwrap();
+    assert_eq!(store.get_as::<i32>("a").await.unwrap(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_from_a_clock_that_was_ahead_is_over() {
+    let server = Server::start();
+    let ahead = Options {
+        partitions: Some(PartitionCount::new(1).unwrap()),
+        ..Options::default()
+    };
+    ahead
+        .skew_ms
+        .store(3_600_000, std::sync::atomic::Ordering::SeqCst);
+    let dead = Redis::open(&server.url(), ahead).await.unwrap();
+    let claims = dead.queue().claim(&WorkerId::new("dead")).await.unwrap();
+    assert_eq!(claims.len(), 1);
+
+    let redis = open(&server).await;
+    let claims = redis.queue().claim(&WorkerId::new("alive")).await.unwrap();
+    assert_eq!(claims.len(), 1);
+}

@@ -219,3 +219,27 @@ async fn a_replica_that_takes_over_has_all_that_was_acknowledged() {
     let highest = acknowledged.iter().map(|id| id.position.major).max();
     assert!(next.position.major > highest.unwrap(), "{next}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_not_refused_whose_server_becomes_a_replica_while_it_waits_for_one() {
+    let (primary, replica, _) = pair();
+    let redis = open(&primary.url(), 1).await;
+    redis
+        .queue()
+        .enqueue(vec![job("a")])
+        .await
+        .remove(0)
+        .unwrap();
+    replica.pause(true);
+    let queue = redis.queue();
+    let waiting = tokio::spawn(async move { queue.enqueue(vec![job("b")]).await.remove(0) });
+    let begun = Instant::now();
+    while jobs_on(&primary) < 2 {
+        assert!(begun.elapsed() < PATIENCE, "it does not come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    primary.cli(&["replicaof", "127.0.0.1", "1"]);
+    let answer = waiting.await.unwrap();
+    assert!(matches!(answer, Err(Error::Unknown { .. })), "{answer:?}");
+    replica.pause(false);
+}

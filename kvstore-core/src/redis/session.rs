@@ -434,7 +434,11 @@ async fn send(
         .arg(REPLICAS_WAIT.as_millis() as u64);
     let mut answers = link.ask(slot, &pipeline).await?.into_iter();
     let mut next = || answers.next().unwrap_or(Value::Nil).extract_error();
-    Ok((next()?, redis::from_redis_value(next()?)?))
+    let answer = next()?;
+    // The change is made. An error of the wait (the server has become a replica meanwhile) only means
+    // that no replica is known to have it.
+    let count = next().and_then(|count| Ok(redis::from_redis_value(count)?));
+    Ok((answer, count.unwrap_or(0)))
 }
 
 /// Why the first connection is not there.

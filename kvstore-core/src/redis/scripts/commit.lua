@@ -201,6 +201,6 @@ if advances then
 end
 redis.call('HSET', state, unpack(fields))
 if #announced > 0 or advances then
-  redis.call('PUBLISH', channel, partition)
+  publish(channel, partition)
 end
 return answer({ 'ok', int(first_version), existed })

@@ -12,7 +12,7 @@ for place = 1, oldest and #oldest[2] or 0, 2 do
   end
 end
 return {
-  tonumber(known[1] or '0') - tonumber(known[2] or '0'),
-  tonumber(known[3] or '0') - tonumber(known[4] or '0'),
+  math.max(tonumber(known[1] or '0') - tonumber(known[2] or '0'), 0),
+  math.max(tonumber(known[3] or '0') - tonumber(known[4] or '0'), 0),
   age,
 }

@@ -29,7 +29,7 @@ local answer = { 'ok', major, int(minor + 1) }
 local function append(taken, ...)
   redis.call('XADD', jobs, major .. '-' .. int(minor + taken), 'at', int(now), 'jobs', int(count), 'bytes', int(bytes), ...)
   redis.call('HSET', queue, 'major', major, 'minor', int(minor + taken), 'jobs', int(count), 'bytes', int(bytes), 'time', int(now))
-  redis.call('PUBLISH', ARGV[2], ARGV[3])
+  publish(ARGV[2], ARGV[3])
 end
 
 if with_key == 0 and count - count_done + asked <= jobs_max and bytes - bytes_done + size_all <= bytes_max then

@@ -31,5 +31,5 @@ call_in_parts('ZREM', index, names)
 call_in_parts('ZREM', deadlines, names)
 announce(changes, announced, version, ARGV[2], known[4], known[5])
 redis.call('HSET', state, 'version', int(version), 'time', int(now))
-redis.call('PUBLISH', ARGV[3], ARGV[4])
+publish(ARGV[3], ARGV[4])
 return #keys

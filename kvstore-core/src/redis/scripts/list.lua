@@ -26,25 +26,29 @@ local function behind(text)
   return '[' .. string.sub(text, 1, -2) .. string.char(string.byte(text, -1) + 1)
 end
 
-local items = {}
+-- After a fold the next look-up is for one name, and each look-up without a fold doubles that: all but
+-- one of the names below a folded prefix are fetched in vain.
+local items, step = {}, delimiter == '' and most or 16
 while #items < most do
-  local names = redis.call('ZRANGEBYLEX', index, first, last, 'LIMIT', 0, most - #items)
+  local names = redis.call('ZRANGEBYLEX', index, first, last, 'LIMIT', 0, math.min(step, most - #items))
   if #names == 0 then
     break
   end
+  step = step * 2
   for _, name in ipairs(names) do
     first = '(' .. name
-    local text = redis.call('GET', entries .. name)
-    local version = live_version(text, now)
+    local stop = nil
+    if delimiter ~= '' then
+      _, stop = string.find(name, delimiter, #prefix + 1, true)
+    end
+    -- For a folded name version and deadline are enough.
+    local text = redis.call('GETRANGE', entries .. name, 0, stop and 41 or -1)
+    local version = live_version(text ~= '' and text, now)
     if version then
-      local stop = nil
-      if delimiter ~= '' then
-        _, stop = string.find(name, delimiter, #prefix + 1, true)
-      end
       if stop then
         local folded = string.sub(name, 1, stop)
         items[#items + 1] = { folded }
-        first = behind(folded)
+        first, step = behind(folded), 1
         break
       end
       local deadline, start = string.match(text, '^%d+ (%d+) ()')

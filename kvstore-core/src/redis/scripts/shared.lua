@@ -28,3 +28,9 @@ local function live_version(text, now)
   end
   return version, true
 end
+
+-- Sends a message. If the user may not send it, what is written stays written, and the waiters find it
+-- when they poll.
+local function publish(channel, message)
+  redis.pcall('PUBLISH', channel, message)
+end

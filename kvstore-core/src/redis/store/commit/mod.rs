@@ -3,7 +3,7 @@
 mod plain;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result, Subject};
 use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_MAX};
@@ -49,7 +49,16 @@ pub(crate) async fn commit(
     for _ in 0..ADOPTIONS_MAX {
         let answer = match apply(session, &memory.latest, &commit, partition).await? {
             Some(answer) => answer,
-            None => send(session, &commit, partition, sent_as.as_ref()).await?,
+            None => {
+                let answer = send(session, &commit, partition, sent_as.as_ref()).await?;
+                if let [word, first, _] = &answer[..]
+                    && word == "ok"
+                {
+                    let latest = number(first)? + commit.writes.len().saturating_sub(1) as u64;
+                    memory.latest.store(latest, Ordering::Relaxed);
+                }
+                answer
+            }
         };
         match (&answer[..], &commit.advance) {
             ([word, first, existed], _) if word == "ok" => {
