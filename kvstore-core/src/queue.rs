@@ -108,6 +108,47 @@ pub trait WorkQueue: JobQueue {
 
     /// Drops the jobs up to `up_to`, which are applied: they count against no bound any more.
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()>;
+
+    /// Lets the queue apply a job at the moment it accepts it, when nothing waits and a worker of this process holds the claims.
+    /// `listener` receives what was applied so; it replaces an earlier one. A queue that only keeps jobs ignores this.
+    fn apply_on_acceptance(&self, listener: AppliedListener) {
+        let _ = listener;
+    }
+}
+
+/// A job that its queue applied when it accepted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Its name and place.
+    pub id: JobId,
+    /// The trace of its request.
+    pub traceparent: Option<String>,
+    /// Whether its own condition failed.
+    pub failed: bool,
+}
+
+type Listen = dyn Fn(&[Applied], Duration) + Send + Sync;
+
+/// A function that receives the jobs of one durable write, and how long the write took. It must not block.
+#[derive(Clone)]
+pub struct AppliedListener(Arc<Listen>);
+
+impl AppliedListener {
+    /// Calls `listen` for each write, before its jobs are answered.
+    pub fn new(listen: impl Fn(&[Applied], Duration) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(listen))
+    }
+
+    /// Reports what one write applied.
+    pub fn report(&self, jobs: &[Applied], took: Duration) {
+        (self.0)(jobs, took);
+    }
+}
+
+impl fmt::Debug for AppliedListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AppliedListener")
+    }
 }
 
 /// A job is in the queue.
@@ -334,7 +375,7 @@ macro_rules! forward_queue {
 macro_rules! forward_work_queue {
     (|$self:ident| $inner:expr $(; except $($except:ident)+)?) => {
         $crate::forward_work_queue!(@each [$($($except)+)?] $self [$inner]
-            is_shared claim claims_changed release read begin_attempt withdraw_attempt complete
+            is_shared claim claims_changed release read begin_attempt withdraw_attempt complete apply_on_acceptance
         );
     };
     (@each $except:tt $self:ident $inner:tt $($method:ident)+) => {
@@ -352,6 +393,7 @@ macro_rules! forward_work_queue {
     (@unless begin_attempt [begin_attempt $($rest:ident)*] $($other:tt)*) => {};
     (@unless withdraw_attempt [withdraw_attempt $($rest:ident)*] $($other:tt)*) => {};
     (@unless complete [complete $($rest:ident)*] $($other:tt)*) => {};
+    (@unless apply_on_acceptance [apply_on_acceptance $($rest:ident)*] $($other:tt)*) => {};
     (@unless $method:ident [$another:ident $($rest:ident)*] $($other:tt)*) => {
         $crate::forward_work_queue!(@unless $method [$($rest)*] $($other)*);
     };
@@ -391,5 +433,10 @@ macro_rules! forward_work_queue {
         $crate::__forward!(
             $crate::queue::WorkQueue: complete($self, $inner; &claim: $crate::queue::Claim, up_to: $crate::model::id::Position)
             -> $crate::error::Result<()>);
+    };
+    (@method apply_on_acceptance $self:ident, $inner:expr) => {
+        fn apply_on_acceptance(&$self, listener: $crate::queue::AppliedListener) {
+            $crate::queue::WorkQueue::apply_on_acceptance($inner, listener);
+        }
     };
 }

@@ -1,5 +1,7 @@
 //! Does each backend keep the contracts? One line a backend; the cases are in `src/conformance`.
 
+#[path = "support/applying.rs"]
+mod applying;
 #[path = "support/behind.rs"]
 mod behind;
 #[path = "support/cluster.rs"]
@@ -10,6 +12,7 @@ mod followed;
 mod redis_server;
 mod support;
 
+use applying::Applying;
 use behind::Behind;
 use cluster::Cluster;
 use followed::Followed;
@@ -31,6 +34,39 @@ mod json_file {
     use super::*;
     kvstore_core::store_conformance!(Folder::new());
     kvstore_core::queue_conformance!(Folder::new());
+}
+
+/// Where jobs are applied on acceptance: the cases that look at what was accepted, and not at what waits or at a worker's batches.
+mod json_file_applying {
+    use super::*;
+    kvstore_core::__conformance_cases! { Applying::new(), queue:
+        ids_are_unique_and_ordered
+        an_id_is_never_used_again
+        start_after_moves_the_numbering
+        a_completed_job_is_remembered_as_accepted
+        a_key_is_remembered_through_completion_and_restart
+        a_key_is_forgotten_after_its_window
+        keys_are_bounded_in_number
+    }
+    kvstore_core::__conformance_cases! { Applying::new(), together:
+        many_workers_and_producers_keep_every_order
+        a_condition_is_judged_when_its_turn_comes
+        a_batch_takes_effect_whole_or_not_at_all
+        time_in_the_queue_does_not_prolong_life
+        a_request_sent_again_has_one_effect
+        a_store_of_another_queue_is_refused
+    }
+    kvstore_core::__conformance_cases! { Applying::new(), commands:
+        adds_beside_direct_commits_all_count
+        an_add_to_anything_but_a_64_bit_integer_fails
+        the_deadline_of_a_counter_counts_from_its_creation
+        a_merge_changes_what_it_names_and_no_other_byte
+        a_merge_into_more_than_its_bound_fails
+        a_touch_changes_the_deadline_alone
+        a_batch_depends_on_keys_that_it_only_checks
+        a_retried_add_counts_once_and_is_answered_alike
+        outcomes_of_commands_survive_a_restart
+    }
 }
 
 /// Written by one handle, read by another that only follows the files.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use kvstore_core::model::commit::{Commit, Committed};
 use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use kvstore_core::model::job::{Job, JobState, NewJob};
-use kvstore_core::queue::{Accepted, Claim, Depth, Found, WorkQueue, WorkerId};
+use kvstore_core::queue::{Accepted, AppliedListener, Claim, Depth, Found, WorkQueue, WorkerId};
 use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchFrom};
 use kvstore_core::{Entry, Error, JobQueue, Key, Result, Store};
 
@@ -170,6 +170,10 @@ impl WorkQueue for Noting {
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
         Err(self.note(&("complete", (claim, up_to))))
     }
+
+    fn apply_on_acceptance(&self, listener: AppliedListener) {
+        self.note(&("apply_on_acceptance", (listener,)));
+    }
 }
 
 /// Forwards everything.
@@ -296,6 +300,8 @@ async fn a_wrapped_queue_gets_every_call() {
     ));
     refused(wrapper.complete(&claim, job.position).await);
     expected.push(format!("{:?}", ("complete", (&claim, job.position,))));
+    wrapper.apply_on_acceptance(AppliedListener::new(|_, _| {}));
+    expected.push("(\"apply_on_acceptance\", (AppliedListener,))".to_owned());
     refused(wrapper.find(&job).await);
     expected.push(format!("{:?}", ("find", (&job,))));
     refused(wrapper.peek(job.partition, job.position, 7).await);

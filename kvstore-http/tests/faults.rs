@@ -87,6 +87,8 @@ impl Failing {
 
     /// Leaves the folder as a kill under load does.
     async fn kill_under_load(&mut self) {
+        let leave = self.run.random.random();
+        self.run.leave_jobs_to_worker(leave);
         let mut process = self.run.launch().serves();
         let load = self.run.load(&process);
         load.until("forty writes are acknowledged", || {
@@ -229,6 +231,11 @@ enum Files {
 }
 
 impl Files {
+    /// Returns true for files that are written only while jobs wait.
+    fn are_the_queues(self) -> bool {
+        matches!(self, Self::Queue)
+    }
+
     fn paths(self, run: &Run) -> Vec<PathBuf> {
         // More than a case gets to.
         let numbered = |kind: &str| -> Vec<String> {
@@ -309,6 +316,7 @@ async fn serve(
     number: usize,
     fault: Fault,
 ) {
+    failing.run.leave_jobs_to_worker(files.are_the_queues());
     let mut process = failing.run.launch().serves();
     let injection = Injection {
         call,
@@ -386,6 +394,7 @@ async fn lie(files: Files, number: usize) -> bool {
         // With one nothing more depends on what was in the journal.
         failing.run.take_few_snapshots();
     }
+    failing.run.leave_jobs_to_worker(files.are_the_queues());
     let mut process = failing.run.launch().serves();
     let injection = Injection {
         call: "pwrite64",

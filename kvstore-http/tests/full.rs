@@ -106,6 +106,7 @@ async fn full_disk_is_answered_read_from_and_recovered_from() {
     let mut process = run.launch().serves();
     run.check(&process).await;
     for round in 1..=6 {
+        run.leave_jobs_to_worker(round > 3);
         let mut ballast = Ballast::new(&disk);
         let load = run.load(&process);
         fill_until_refused(&mut ballast, &load).await;

@@ -90,7 +90,7 @@ pub struct Options {
     /// Take a `data.json` that was edited although later commits stand in journals, and give those up.
     pub keep_edit: bool,
     /// Apply a job at the moment it is accepted, when nothing waits and a worker of this process has claimed the queue: its place,
-    /// its effect and the new position are one line and one sync then. Otherwise, and always by default, workers apply it.
+    /// its effect and the new position are one line and one sync then, as is the default. Otherwise the worker applies it.
     pub apply_on_acceptance: bool,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
@@ -103,7 +103,7 @@ impl Default for Options {
             data_bytes_max: None,
             snapshot_bytes_min: SNAPSHOT_BYTES_MIN,
             keep_edit: false,
-            apply_on_acceptance: false,
+            apply_on_acceptance: true,
             clock: Arc::new(SystemClock),
         }
     }

@@ -28,7 +28,9 @@ use crate::json_file::{Holder, Options, PARTITION};
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
-use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, QueueOptions, WorkQueue, WorkerId};
+use crate::queue::{
+    Accepted, AppliedListener, Claim, Depth, Found, JobQueue, QueueOptions, WorkQueue, WorkerId,
+};
 
 /// The queue of a folder. Made by [`JsonFile::open`](crate::json_file::JsonFile::open).
 #[derive(Debug)]
@@ -95,6 +97,7 @@ pub(super) fn start(
         time,
         poisoned: OnceLock::new(),
         turns: AtomicUsize::new(0),
+        listener: Mutex::default(),
     });
     let mut writer = Writer {
         rotate_above: rotate_above(journal.len()),
@@ -169,7 +172,7 @@ impl JsonQueue {
     ) -> Result<(Vec<Result<Accepted>>, Vec<NewJob>, Option<Turn>)> {
         let journal = self.journal.as_ref().filter(|_| {
             let now = self.shared.time.now();
-            self.claims().are_all_held(now)
+            self.shared.listener().is_some() && self.claims().are_all_held(now)
         });
         let turn = {
             let log = self.shared.log();
@@ -361,5 +364,9 @@ impl WorkQueue for JsonQueue {
         // Where there is no room for this, other requests wake the thread as well.
         let _ = self.requests.try_send(Request::Completed);
         Ok(())
+    }
+
+    fn apply_on_acceptance(&self, listener: AppliedListener) {
+        *self.shared.listener() = Some(listener);
     }
 }

@@ -58,7 +58,7 @@ fn what_can_only_be_written_is_not_followed() {
 #[test]
 fn parameters_are_taken() {
     let url = parsed(
-        "file:x?data_bytes=2GiB&queue_jobs=7&queue_bytes=64KiB&snapshot_bytes=1MiB&keep_edit=true",
+        "file:x?data_bytes=2GiB&queue_jobs=7&queue_bytes=64KiB&snapshot_bytes=1MiB&keep_edit=true&apply_on_acceptance=false",
     );
     let Target::File(file) = &url.target else {
         panic!("{url} is a folder");
@@ -67,6 +67,7 @@ fn parameters_are_taken() {
     assert_eq!(options.data_bytes_max, Some(2 << 30));
     assert_eq!(options.snapshot_bytes_min, 1 << 20);
     assert!(options.keep_edit);
+    assert!(!options.apply_on_acceptance);
     assert_eq!(
         (options.queue.jobs_max, options.queue.bytes_max),
         (7, 65536)

@@ -23,7 +23,8 @@ use crate::redis;
 ///   `file:/var/lib/kvstore` or `file:///var/lib/kvstore`. Parameters: `data_bytes`, a ceiling on keys
 ///   and values, all of which are in memory; `snapshot_bytes`, how large the journal gets before
 ///   `data.json` is written again (unless that is larger, then its size); `keep_edit=true`, for one
-///   start: keep a `data.json` that was edited although later commits are in journals, and give those up.
+///   start: keep a `data.json` that was edited although later commits are in journals, and give those up;
+///   `apply_on_acceptance=false`: leave every job to the worker, although nothing is ahead of it.
 /// * `memory:`: nothing outlives the process. Parameters: `partitions` of the queue.
 /// * `redis://[:PASSWORD@]HOST[:PORT][/DATABASE]`, `redis+unix:///PATH`, or
 ///   `redis+cluster://[:PASSWORD@]HOST[:PORT],HOST[:PORT]` with some of the servers of a Redis Cluster: a
@@ -73,6 +74,7 @@ pub(super) struct FileTarget {
     data_bytes: Option<u64>,
     snapshot_bytes: Option<u64>,
     keep_edit: bool,
+    apply_on_acceptance: Option<bool>,
     queue: QueueBounds,
 }
 
@@ -260,6 +262,7 @@ impl FileTarget {
             data_bytes: parameters.take("data_bytes", at_least_one(bytes))?,
             snapshot_bytes: parameters.take("snapshot_bytes", at_least_one(bytes))?,
             keep_edit: parameters.take("keep_edit", switch)?.unwrap_or(false),
+            apply_on_acceptance: parameters.take("apply_on_acceptance", switch)?,
             queue: QueueBounds::take(parameters)?,
         })
     }
@@ -271,6 +274,9 @@ impl FileTarget {
             data_bytes_max: self.data_bytes,
             snapshot_bytes_min: self.snapshot_bytes.unwrap_or(defaults.snapshot_bytes_min),
             keep_edit: self.keep_edit,
+            apply_on_acceptance: self
+                .apply_on_acceptance
+                .unwrap_or(defaults.apply_on_acceptance),
             ..defaults
         }
     }

@@ -35,8 +35,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::error::in_one_line;
 use crate::limits::CLAIM_PERIOD;
-use crate::model::id::Partition;
-use crate::queue::{Claim, WorkQueue, WorkerId};
+use crate::model::id::{JobId, Partition};
+use crate::queue::{AppliedListener, Claim, WorkQueue, WorkerId};
 use crate::service::join;
 use crate::{JobQueue, Result, Store};
 
@@ -52,7 +52,7 @@ const IDLE_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A batch of jobs was committed.
+    /// A batch of jobs was committed, by the worker or by its queue as it accepted them.
     Committed {
         /// Jobs that were applied.
         succeeded: usize,
@@ -95,7 +95,8 @@ pub struct Options {
     /// Whether to go on behind a gap, for good: jobs that the queue has dropped and the store has never applied (it was
     /// restored from an older copy) are lost.
     pub accept_gap: bool,
-    /// Receives an [`Event`] for each thing that is worth counting; called from the worker's tasks, so it must not block.
+    /// Receives an [`Event`] for each thing that is worth counting; called from the worker's tasks and the queue's thread, so it
+    /// must not block.
     pub on_event: Option<EventListener>,
 }
 
@@ -104,6 +105,39 @@ impl Options {
         if let Some(EventListener(listen)) = &self.on_event {
             listen(event);
         }
+    }
+
+    /// Counts and logs the jobs of one commit, each with its trace and whether its own condition failed.
+    fn committed<'a>(
+        &self,
+        jobs: impl ExactSizeIterator<Item = (JobId, Option<&'a str>, bool)> + Clone,
+        took: Duration,
+    ) {
+        let failed = jobs.clone().filter(|(_, _, failed)| *failed).count();
+        self.report(Event::Committed {
+            succeeded: jobs.len() - failed,
+            failed,
+            took,
+        });
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        for (job, traceparent, failed) in jobs {
+            let outcome = if failed { "failed" } else { "succeeded" };
+            tracing::debug!(%job, traceparent, outcome, "applied");
+        }
+    }
+
+    /// Returns a listener that counts and logs what a queue applies on acceptance like the commits of the worker.
+    fn applied_listener(self: &Arc<Self>) -> AppliedListener {
+        let options = Arc::clone(self);
+        AppliedListener::new(move |jobs, took| {
+            let jobs = jobs.iter();
+            options.committed(
+                jobs.map(|job| (job.id, job.traceparent.as_deref(), job.failed)),
+                took,
+            );
+        })
     }
 }
 
@@ -151,6 +185,9 @@ pub async fn run(
         tasks: JoinSet::new(),
     };
     tracing::info!(worker = %worker.id, queue = %worker.queue.id(), "working");
+    worker
+        .queue
+        .apply_on_acceptance(worker.options.applied_listener());
     let mut shutdown = pin!(shutdown);
     let queue = Arc::clone(&worker.queue);
     let claims_changed = async || {

@@ -297,19 +297,19 @@ impl PartitionTask {
             number,
             last: batch[batch.len() - 1].id.position,
         });
-        let (taken, failed) = loop {
+        let taken = loop {
             let entries = self.entries(batch).await?;
             let Evaluation { commit, taken } = evaluate(position, batch, &entries);
             let failed = failed_positions(&commit);
             let begun = Instant::now();
             match self.store.commit(commit).await {
                 Ok(_) => {
-                    self.options.report(Event::Committed {
-                        succeeded: taken - failed.len(),
-                        failed: failed.len(),
-                        took: begun.elapsed(),
+                    let jobs = batch[..taken].iter().map(|job| {
+                        let is_failed = failed.contains(&job.id.position);
+                        (job.id, job.traceparent.as_deref(), is_failed)
                     });
-                    break (taken, failed);
+                    self.options.committed(jobs, begun.elapsed());
+                    break taken;
                 }
                 // Whoever committed in between made progress, so this ends; but they need the thread to do so.
                 Err(Error::Conflict { .. }) => tokio::task::yield_now().await,
@@ -317,7 +317,6 @@ impl PartitionTask {
             }
         };
         self.attempt = None;
-        log_applied(&jobs[..taken], &failed);
         self.position = Some(jobs[taken - 1].id.position);
         self.ahead = jobs.split_off(taken);
         Ok(())
@@ -546,20 +545,6 @@ fn failed_positions(commit: &Commit) -> Vec<Position> {
         .filter(|(_, verdict)| matches!(verdict, Verdict::Failed { .. }))
         .map(|(position, _)| *position)
         .collect()
-}
-
-fn log_applied(jobs: &[Job], failed: &[Position]) {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return;
-    }
-    for job in jobs {
-        let outcome = if failed.contains(&job.id.position) {
-            "failed"
-        } else {
-            "succeeded"
-        };
-        tracing::debug!(job = %job.id, traceparent = job.traceparent, outcome, "applied");
-    }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {

@@ -21,6 +21,9 @@ const CLIENTS: usize = 24;
 /// Small, so that snapshots are taken all the time: each round writes several times as much.
 const SNAPSHOT_BYTES: &str = "16KiB";
 
+/// Added to the URL of the store.
+const LEFT_TO_WORKER: &str = "&apply_on_acceptance=false";
+
 /// How long a write waits to be applied; a server that can't apply any more answers 202 then.
 const RESOURCE_WAIT: &str = "300ms";
 
@@ -81,6 +84,14 @@ impl Run {
     /// From the next start on no snapshot is taken until the journal is large.
     pub(crate) fn take_few_snapshots(&mut self) {
         self.store = self.store.replace(SNAPSHOT_BYTES, "1GiB");
+    }
+
+    /// From the next start on every job waits for the worker, or is applied on acceptance where that is possible.
+    pub(crate) fn leave_jobs_to_worker(&mut self, leave: bool) {
+        self.store = self.store.replace(LEFT_TO_WORKER, "");
+        if leave {
+            self.store.push_str(LEFT_TO_WORKER);
+        }
     }
 
     /// From now on each client has so many keys, with values of up to so many bytes.

@@ -1,6 +1,6 @@
 //! Is a job that is applied when it is accepted applied once, in order, and as durable as any other?
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::crash::{block_on, contents, options};
@@ -13,18 +13,19 @@ use crate::model::job::{Idempotency, JobState, NewJob, Outcome};
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::Condition;
-use crate::queue::{Accepted, Claim, Found, JobQueue, WorkQueue, WorkerId};
+use crate::queue::{
+    Accepted, Applied, AppliedListener, Claim, Found, JobQueue, WorkQueue, WorkerId,
+};
 use crate::store::Store;
 
 fn start(disk: &SimulatedDisk) -> Result<JsonFile> {
-    let options = Options {
-        apply_on_acceptance: true,
-        ..options()
-    };
-    JsonFile::start(Arc::new(disk.clone()), &options, None)
+    JsonFile::start(Arc::new(disk.clone()), &options(), None)
 }
 
+/// Claims the queue as a worker does that lets it apply jobs.
 async fn claim(file: &JsonFile) -> Claim {
+    file.queue()
+        .apply_on_acceptance(AppliedListener::new(|_, _| {}));
     let claims = file.queue().claim(&WorkerId::new("test")).await.unwrap();
     claims.into_iter().next().unwrap()
 }
@@ -81,6 +82,67 @@ fn job_that_nothing_is_ahead_of_is_applied_with_one_sync() {
         let done = accepted[0].outcome.clone().map(JobState::Finished);
         assert_eq!(done, Some(state(&file, &accepted[0]).await));
         assert_eq!(contents(&file.store()).await["a"], 2);
+    });
+}
+
+#[test]
+fn each_job_is_reported_once_with_its_trace_and_end_and_only_what_is_durable() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = start(&disk).unwrap();
+        let _claim = claim(&file).await;
+        let reported: Arc<Mutex<Vec<Applied>>> = Arc::default();
+        let keep = Arc::clone(&reported);
+        let listener =
+            AppliedListener::new(move |jobs, _| keep.lock().unwrap().extend_from_slice(jobs));
+        file.queue().apply_on_acceptance(listener);
+
+        let traced = NewJob {
+            traceparent: Some("00-01-02-00".to_owned()),
+            ..create("a", 1)
+        };
+        let first = enqueue(&file, vec![traced]).await.unwrap();
+        // A repeated request is no job.
+        enqueue(&file, vec![create("a", 1)]).await.unwrap();
+        let other = NewJob {
+            idempotency: None,
+            ..create("a", 2)
+        };
+        let second = enqueue(&file, vec![other]).await.unwrap();
+        disk.plan(disk.steps() + 1, Fault::FullFor(10));
+        enqueue(&file, vec![set("b", 1)]).await.unwrap_err();
+        disk.plan(u64::MAX, Fault::FullFor(0));
+        let third = enqueue(&file, vec![set("b", 1)]).await.unwrap();
+
+        let reported = reported.lock().unwrap();
+        let ends: Vec<_> = reported.iter().map(|job| (job.id, job.failed)).collect();
+        let expected = [
+            (first[0].id, false),
+            (second[0].id, true),
+            (third[0].id, false),
+        ];
+        assert_eq!(ends, expected);
+        assert_eq!(reported[0].traceparent.as_deref(), Some("00-01-02-00"));
+    });
+}
+
+#[test]
+fn nothing_is_applied_on_acceptance_if_it_is_switched_off_or_no_worker_listens() {
+    block_on(async {
+        for (switch, listens) in [(true, false), (false, true)] {
+            let options = Options {
+                apply_on_acceptance: switch,
+                ..options()
+            };
+            let file = JsonFile::start(Arc::new(SimulatedDisk::new()), &options, None).unwrap();
+            if listens {
+                let _claim = claim(&file).await;
+            } else {
+                file.queue().claim(&WorkerId::new("test")).await.unwrap();
+            }
+            let accepted = enqueue(&file, vec![set("a", 1)]).await.unwrap();
+            assert_eq!(state(&file, &accepted[0]).await, JobState::Queued);
+        }
     });
 }
 

@@ -7,6 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::in_memory::log::{Admission, PartitionLog, Remembered};
@@ -18,7 +19,7 @@ use crate::model::commit::{Advance, Commit};
 use crate::model::evaluate::{evaluate, keys_needed};
 use crate::model::id::{PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob, Outcome};
-use crate::queue::Accepted;
+use crate::queue::{Accepted, Applied};
 
 /// What a job does, and what is remembered of its request.
 pub(crate) type JobRecord = (Record, Option<Remembered>);
@@ -42,8 +43,9 @@ pub(crate) struct Call {
 /// The queue, as the thread of the journal sees it.
 pub(crate) struct Acceptance {
     queue: Arc<Shared>,
-    /// What this group has accepted, in case that it has to be taken back.
-    group: Vec<(Position, Option<Remembered>)>,
+    /// What this group has accepted, with what has to be taken back if it fails.
+    group: Vec<Applied>,
+    remembered: Vec<Remembered>,
     /// The last number before this group.
     last: Option<Position>,
 }
@@ -53,6 +55,7 @@ impl Acceptance {
         Self {
             queue,
             group: Vec::new(),
+            remembered: Vec::new(),
             last: None,
         }
     }
@@ -145,28 +148,38 @@ impl Acceptance {
         let outcome = outcome_of(&record, position);
         records.push((record, remembered));
         self.last.get_or_insert(before);
-        self.group.push((position, remembered));
+        self.remembered.extend(remembered);
+        self.group.push(Applied {
+            id: job.id,
+            traceparent: job.traceparent.clone(),
+            failed: matches!(outcome, Outcome::Failed(_)),
+        });
         Ok(Accepted {
             outcome: Some(outcome),
             ..Accepted::waiting(job.id)
         })
     }
 
-    /// What the group has accepted is durable.
-    pub(crate) fn publish(&mut self) {
-        if let Some((position, _)) = self.group.last() {
-            self.queue.log().pass(*position);
+    /// Publishes and reports what the group has accepted, which is durable by a write that took so long.
+    pub(crate) fn publish(&mut self, took: Duration) {
+        if let Some(last) = self.group.last() {
+            self.queue.log().pass(last.id.position);
+            if let Some(listener) = &*self.queue.listener() {
+                listener.report(&self.group, took);
+            }
         }
         self.group.clear();
+        self.remembered.clear();
         self.last = None;
     }
 
     /// Nothing of what the group has accepted happened, or all of it is unknown. Numbers are used again only in the first case.
     pub(crate) fn withdraw(&mut self, is_certain: bool) {
         let mut log = self.queue.log();
-        for (_, remembered) in self.group.drain(..) {
+        self.group.clear();
+        for remembered in self.remembered.drain(..) {
             let last = log.last();
-            log.take_back(last, remembered.as_ref());
+            log.take_back(last, Some(&remembered));
         }
         if let Some(last) = self.last.take().filter(|_| is_certain) {
             log.take_back(last, None);

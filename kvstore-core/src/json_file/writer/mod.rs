@@ -307,10 +307,11 @@ impl Writer {
                 replies.push(reply);
             }
             drop(state);
+            let begun = Instant::now();
             let result = self.write(records, &lines);
             if let Some(acceptance) = &mut self.acceptance {
                 match &result {
-                    Ok(()) => acceptance.publish(),
+                    Ok(()) => acceptance.publish(begun.elapsed()),
                     Err(error) => acceptance.withdraw(matches!(error, Error::StorageFull { .. })),
                 }
             }

@@ -22,7 +22,7 @@ use crate::json_file::writer::quota::Room;
 use crate::model::entry::Timestamp;
 use crate::model::id::{PartitionCount, Position, QueueId};
 use crate::model::job::NewJob;
-use crate::queue::Accepted;
+use crate::queue::{Accepted, AppliedListener};
 
 /// A new file is begun once one is larger than this, and than four times what it started with.
 const FILE_BYTES: u64 = 8 << 20;
@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) poisoned: OnceLock<String>,
     /// Calls on their way to this thread; changed while the log is locked.
     pub(crate) turns: AtomicUsize,
+    /// Set by a worker of this process: jobs that nothing is ahead of are applied on acceptance, and reported here.
+    pub(crate) listener: Mutex<Option<AppliedListener>>,
 }
 
 /// A call on its way to the thread of the queue. As long as there is one, no job is applied on acceptance.
@@ -78,6 +80,10 @@ impl Shared {
     /// Returns true if no call is on its way to the thread of the queue.
     pub(crate) fn is_turn_free(&self) -> bool {
         self.turns.load(Ordering::SeqCst) == 0
+    }
+
+    pub(crate) fn listener(&self) -> MutexGuard<'_, Option<AppliedListener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn log(&self) -> MutexGuard<'_, PartitionLog> {
