@@ -23,6 +23,26 @@ use crate::model::job::{Job, NewJob, Outcome};
 /// * Every bound, in jobs, bytes and idempotency keys, is answered with [`Error::Full`](crate::error::Error::Full), never by
 ///   growth.
 /// * Dropping a future does not take a call back.
+///
+/// ```
+/// use kvstore_core::model::command::{Command, Operation};
+/// use kvstore_core::model::id::Position;
+/// use kvstore_core::model::job::NewJob;
+/// use kvstore_core::{JobQueue, Key, Value};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let opened = kvstore_core::open(&"memory:".parse()?, None).await?;
+/// let set = Operation::set(Key::new("user:1")?, Value::parse("\"Ada\"")?);
+/// let answers = opened.queue.enqueue(vec![NewJob::new(Command::One(set))]).await;
+/// let accepted = answers.into_iter().next().expect("an answer for each job")?;
+///
+/// // No worker runs here, so it waits.
+/// assert_eq!(opened.queue.depth().await?.jobs, 1);
+/// let waiting = opened.queue.peek(accepted.id.partition, Position::START, 10).await?;
+/// assert_eq!(waiting[0].id, accepted.id);
+/// # opened.close().await
+/// # }).unwrap();
+/// ```
 #[async_trait]
 pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// Returns the random name that it got when it was created.

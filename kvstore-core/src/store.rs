@@ -37,6 +37,27 @@ use crate::model::value::Value;
 /// Besides those that a method names, any may fail with [`Error::Unavailable`](crate::error::Error::Unavailable) (nothing happened),
 /// [`Error::Unknown`](crate::error::Error::Unknown) (for those that change something: it may have happened) and
 /// [`Error::Poisoned`](crate::error::Error::Poisoned) (an earlier write failed; reads go on).
+///
+/// ```
+/// use kvstore_core::model::commit::Commit;
+/// use kvstore_core::model::write::{Change, Write};
+/// use kvstore_core::{Key, Store, Value};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let store = kvstore_core::memory::MemoryStore::default();
+/// let key = Key::new("price")?;
+/// let change = Change::Set { value: Value::parse("1.50")?, expires_at: None };
+/// let writes = vec![Write { key: key.clone(), change }];
+/// let committed = store.commit(Commit { writes, ..Commit::default() }).await?;
+///
+/// let entry = store.get(&key).await?.expect("it is visible");
+/// assert_eq!(entry.value.as_str(), "1.50");
+/// assert_eq!(entry.version, committed.first_version);
+/// # Ok::<(), kvstore_core::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// [`StoreExt`](crate::StoreExt) says the same in one line.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The number of partitions that a queue must have to be used with this store; `None` if any will do.

@@ -29,7 +29,7 @@ use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, QueueOptions, WorkQu
 /// use kvstore_core::model::command::{Command, Operation};
 /// use kvstore_core::model::id::Position;
 /// use kvstore_core::model::job::NewJob;
-/// use kvstore_core::queue::{QueueOptions, WorkerId};
+/// use kvstore_core::queue::{QueueOptions, WorkQueue, WorkerId};
 /// use kvstore_core::{JobQueue, Key, Value};
 ///
 /// let queue = MemoryQueue::new(QueueOptions::default(), Arc::new(SystemClock));

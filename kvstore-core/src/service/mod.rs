@@ -45,6 +45,25 @@ impl Default for ServiceOptions {
 }
 
 /// A store and its queue. Cheap to clone.
+///
+/// ```
+/// use kvstore_core::service::ServiceOptions;
+/// use kvstore_core::{Key, Service};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let opened = kvstore_core::open(&"memory:".parse()?, None).await?;
+/// # let worker = kvstore_core::worker::run(
+/// #     opened.store.clone(), opened.queue.clone(), Default::default(), std::future::pending());
+/// # tokio::spawn(worker);
+/// // A worker runs beside it, here or in another process.
+/// let service = Service::open(opened.store, opened.queue, ServiceOptions::default()).await?;
+/// let job = service.set("user:1", "Ada").await?.id;
+/// service.wait_visible(&job).await?;
+/// let entry = service.get(&Key::new("user:1")?).await?.expect("it is visible");
+/// assert_eq!(entry.value.as_str(), "\"Ada\"");
+/// # Ok::<(), kvstore_core::Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct Service {
     store: Arc<dyn Store>,
