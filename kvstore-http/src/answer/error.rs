@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue,
+    RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 use kvstore_core::error::{Subject, Unit, in_one_line};
@@ -138,21 +138,27 @@ impl Problem {
             .header(ALLOW, HeaderValue::from_static(allow))
     }
 
-    /// The body is in a format that is not taken.
-    pub(crate) fn unsupported_media_type() -> Box<Self> {
+    /// The body is of a type that is not taken; `came` is what it says of itself.
+    pub(crate) fn unsupported_media_type(came: Option<&str>, send: &str) -> Box<Self> {
+        let came = match came {
+            Some(came) => format!("the body is {}", came.chars().take(100).collect::<String>()),
+            None => "a browser sent the body without a Content-Type".to_owned(),
+        };
         Self::new(
             Kind::UnsupportedMediaType,
-            "the body must be application/json",
+            format!("{came}: send Content-Type: {send}"),
         )
     }
 
-    /// The body is no patch.
-    pub(crate) fn unsupported_patch() -> Box<Self> {
+    /// The body is compressed.
+    pub(crate) fn encoded_body(encoding: &HeaderValue) -> Box<Self> {
+        let encoding = encoding.to_str().unwrap_or_default();
+        let encoding: String = encoding.chars().take(100).collect();
         Self::new(
             Kind::UnsupportedMediaType,
-            "the body must be application/merge-patch+json",
+            format!("Content-Encoding: {encoding} is not taken: send the body as it is"),
         )
-        .patchable()
+        .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
     }
 
     /// Says what a patch may be.

@@ -38,6 +38,12 @@ pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
     json!({ "type": "object", "required": required, "properties": properties })
 }
 
+/// The same, and there is no other member.
+fn closed(mut object: Value) -> Value {
+    object["additionalProperties"] = false.into();
+    object
+}
+
 pub(super) fn all() -> Value {
     let text = || json!({ "type": "string" });
     let flag = || json!({ "type": "boolean" });
@@ -57,13 +63,6 @@ pub(super) fn all() -> Value {
             "properties": { "if_match": { "type": "string" }, "if_none_match": { "type": "string" } },
             "required": ["if_match", "if_none_match"],
         } })
-    };
-    let without = |names: &[&str]| {
-        let required: Vec<_> = names
-            .iter()
-            .map(|name| json!({ "required": [name] }))
-            .collect();
-        json!({ "not": { "anyOf": required } })
     };
     let mut schemas = json!({
         "Key": {
@@ -175,7 +174,7 @@ pub(super) fn all() -> Value {
             ("entries", list(object([("key", key()), ("value", value()), ("etag", version())]))),
             ("missing", list(key())),
         ]),
-        "Batch": object([(
+        "Batch": closed(object([(
             "ops",
             json!({
                 "type": "array",
@@ -191,82 +190,68 @@ pub(super) fn all() -> Value {
                     schema("BatchCheck"),
                 ] },
             }),
-        )]),
+        )])),
         "BatchSet": {
             "allOf": [
-                object([
+                closed(object([
                     ("op", is("set")),
                     ("key", key()),
                     ("value", value()),
                     ("ttl?", or_null("Ttl")),
                     ("if_match?", or_null("Tag")),
                     ("if_none_match?", only_absent()),
-                ]),
+                ])),
                 one_condition(),
-                without(&["by", "patch"]),
             ],
         },
         "BatchAdd": {
             "allOf": [
-                object([
+                closed(object([
                     ("op", is("add")),
                     ("key", key()),
                     ("by", schema("Integer")),
                     ("ttl?", or_null("Ttl")),
                     ("if_match?", or_null("Tag")),
                     ("if_none_match?", only_absent()),
-                ]),
+                ])),
                 one_condition(),
-                without(&["value", "patch"]),
             ],
         },
         "BatchMerge": {
             "allOf": [
-                object([
+                closed(object([
                     ("op", is("merge")),
                     ("key", key()),
                     ("patch", value()),
                     ("ttl?", or_null("Ttl")),
                     ("if_match?", or_null("Tag")),
                     ("if_none_match?", only_absent()),
-                ]),
+                ])),
                 one_condition(),
-                without(&["value", "by"]),
             ],
         },
-        "BatchTouch": {
-            "allOf": [
-                object([
-                    ("op", is("touch")),
-                    ("key", key()),
-                    ("ttl", seconds()),
-                    ("if_match?", or_null("Tag")),
-                ]),
-                without(&["value", "by", "patch", "if_none_match"]),
-            ],
-        },
+        "BatchTouch": closed(object([
+            ("op", is("touch")),
+            ("key", key()),
+            ("ttl", seconds()),
+            ("if_match?", or_null("Tag")),
+        ])),
         "BatchCheck": {
             "allOf": [
-                object([
+                closed(object([
                     ("op", is("check")),
                     ("key", key()),
                     ("if_match?", schema("Tag")),
                     ("if_none_match?", is("*")),
-                ]),
+                ])),
                 { "oneOf": [{ "required": ["if_match"] }, { "required": ["if_none_match"] }] },
-                without(&["value", "by", "patch", "ttl"]),
             ],
         },
-        "BatchDelete": {
-            "allOf": [
-                object([
-                    ("op", is("delete")),
-                    ("key", key()),
-                    ("if_match?", or_null("Tag")),
-                ]),
-                without(&["value", "by", "patch", "ttl", "if_none_match"]),
-            ],
-        },
+        "BatchDelete": closed(object([
+            ("op", is("delete")),
+            ("key", key()),
+            ("if_match?", or_null("Tag")),
+        ])),
         "BatchApplied": object([
             ("job_id", job()),
             (

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 
 use crate::answer::error::{MERGE_PATCH, Problem, Result};
 
@@ -41,40 +41,42 @@ pub(crate) async fn read(mut body: Incoming, bytes_max: usize, timeout: Duration
         .unwrap_or_else(|_| Err(Problem::body_timeout()))
 }
 
-/// Refuses a body that says it is something else than plain JSON. One that says nothing is taken for JSON, unless a browser
-/// sends it for a page: any page of any site may make a browser post a body without a type, or with some others, to any
-/// address, this machine's included, without asking first
+/// Refuses a body that says it is something else than JSON. One that says nothing, or what programs say who know no better
+/// (`curl -d` a form, `fetch` of a string text), is taken for JSON, unless a browser sends it for a page: any page of any site may
+/// make a browser post such a body to any address, this machine's included, without asking first
 /// (<https://fetch.spec.whatwg.org/#cors-safelisted-request-header>).
 pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<()> {
-    match is_of_type(headers, "application/json") {
-        true => Ok(()),
-        false => Err(Problem::unsupported_media_type()),
-    }
+    check_type(headers, &["application/json"])
 }
 
 /// The same for a patch, which may also say what it is.
 pub(crate) fn check_patch_type(headers: &HeaderMap) -> Result<()> {
-    match is_of_type(headers, MERGE_PATCH) || is_of_type(headers, "application/json") {
-        true => Ok(()),
-        false => Err(Problem::unsupported_patch()),
-    }
+    check_type(headers, &[MERGE_PATCH, "application/json"]).map_err(Problem::patchable)
 }
 
-fn is_of_type(headers: &HeaderMap, media_type: &str) -> bool {
+/// What a program sends by default, whatever the body is.
+const DEFAULTS: [&str; 2] = ["application/x-www-form-urlencoded", "text/plain"];
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// `taken` are the types that a body may have; the first is the one to send.
+fn check_type(headers: &HeaderMap, taken: &[&str]) -> Result<()> {
     let is_encoded =
-        |encoding: &HeaderValue| !encoding.as_bytes().eq_ignore_ascii_case(b"identity");
-    if headers.get_all(CONTENT_ENCODING).iter().any(is_encoded) {
-        return false;
+        |encoding: &&HeaderValue| !encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if let Some(encoding) = headers.get_all(CONTENT_ENCODING).iter().find(is_encoded) {
+        return Err(Problem::encoded_body(encoding));
     }
-    let Some(content_type) = headers.get(CONTENT_TYPE) else {
-        return !headers.contains_key(ORIGIN);
+    let is_of_browser = headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE);
+    let content_type = headers.get(CONTENT_TYPE);
+    let text = content_type.map(|it| it.to_str().unwrap_or_default());
+    let is_one_of = |types: &[&str]| {
+        let essence = text.and_then(|text| text.split(';').next()).map(str::trim);
+        let is = |known: &&str| essence.is_some_and(|essence| essence.eq_ignore_ascii_case(known));
+        types.iter().any(is)
     };
-    let essence = content_type
-        .to_str()
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
-    essence.eq_ignore_ascii_case(media_type)
+    let is_default = text.is_none() || is_one_of(&DEFAULTS);
+    if is_one_of(taken) || (is_default && !is_of_browser) {
+        return Ok(());
+    }
+    Err(Problem::unsupported_media_type(text, taken[0]))
 }

@@ -39,19 +39,32 @@ pub(crate) fn sync_tokens(
     headers: &HeaderMap,
     query: Query<'_>,
 ) -> Result<impl Iterator<Item = JobId>> {
-    let header = headers
-        .get(SYNC_TOKEN)
-        .map(|value| parse_token(value.to_str().unwrap_or_default()));
-    let parameter = query.get("after")?.map(|text| parse_token(&text));
-    Ok([header.transpose()?, parameter.transpose()?]
-        .into_iter()
-        .flatten())
+    let mut tokens = Vec::new();
+    for line in headers.get_all(SYNC_TOKEN) {
+        for text in line.to_str().unwrap_or_default().split(',') {
+            tokens.push(parse_token(text.trim())?);
+        }
+    }
+    for text in query.all("after") {
+        for text in text?.split(',') {
+            tokens.push(parse_token(text)?);
+        }
+    }
+    match tokens.len() > SYNC_TOKENS_MAX {
+        false => Ok(tokens.into_iter()),
+        true => Err(Problem::malformed(format!(
+            "a read takes at most {SYNC_TOKENS_MAX} sync tokens"
+        ))),
+    }
 }
 
 fn parse_token(text: &str) -> Result<JobId> {
     text.parse()
         .map_err(|_| Problem::malformed("the sync token is not one that this service hands out"))
 }
+
+/// Most sync tokens of a read: what `API.md` §5 grants.
+const SYNC_TOKENS_MAX: usize = 16;
 
 /// Most characters of an idempotency key: what `API.md` §6 grants.
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;

@@ -42,7 +42,7 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(text).decode_utf8().ok()
 }
 
-/// What stands behind the `?`. Unknown parameters are ignored; of one that is repeated the first counts.
+/// What stands behind the `?`. A read ignores parameters that it does not know; a write asks for [`Query::only`] its own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<'a>(&'a str);
 
@@ -51,34 +51,48 @@ impl<'a> Query<'a> {
         Self(query.unwrap_or(""))
     }
 
-    /// The parameter `name`, decoded as forms encode it.
-    pub(crate) fn get(self, name: &'static str) -> Result<Option<Cow<'a, str>>> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        let mut pairs = self
-            .0
-            .split('&')
-            .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        let Some((_, value)) =
-            pairs.find(|(encoded, _)| decode(encoded).is_some_and(|decoded| decoded == name))
-        else {
-            return Ok(None);
-        };
-        // Forms write a space as +. Only then is there something to copy.
-        let decoded = if value.contains('+') {
-            decode(&value.replace('+', " ")).map(|text| Cow::Owned(text.into_owned()))
-        } else {
-            decode(value)
-        };
-        match decoded {
-            Some(decoded) => Ok(Some(decoded)),
-            None => Err(Problem::field(Field::value_error(
-                Place::In("query", name),
-                BAD_ENCODING,
-                raw(value),
+    /// Refuses a parameter that is none of `known`: a misspelt one must not be a write without it.
+    pub(crate) fn only(self, known: &[&str]) -> Result<()> {
+        let mut names = self
+            .pairs()
+            .map(|(encoded, _)| decode(encoded).unwrap_or(encoded.into()));
+        match names.find(|name| !known.contains(&&**name)) {
+            None => Ok(()),
+            Some(name) => Err(Problem::field(Field::value_error(
+                Place::Whole(["query"]),
+                &unknown("parameter", &name, known),
+                None,
             ))),
         }
+    }
+
+    /// Returns the parameter `name`, decoded as forms encode it.
+    ///
+    /// # Errors
+    /// It is given twice, or its encoding is broken.
+    pub(crate) fn get(self, name: &'static str) -> Result<Option<Cow<'a, str>>> {
+        let mut all = self.all(name);
+        let first = all.next().transpose()?;
+        match all.next() {
+            None => Ok(first),
+            Some(second) => Err(Problem::field(Field::value_error(
+                Place::In("query", name),
+                "it must be given once",
+                raw(second?),
+            ))),
+        }
+    }
+
+    /// Returns every parameter `name`, decoded.
+    pub(crate) fn all(self, name: &'static str) -> impl Iterator<Item = Result<Cow<'a, str>>> {
+        let is_it = move |encoded: &str| decode(encoded).is_some_and(|decoded| decoded == name);
+        let found = self.pairs().filter(move |(encoded, _)| is_it(encoded));
+        found.map(move |(_, value)| value_of(name, value))
+    }
+
+    fn pairs(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let pairs = self.0.split('&').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 
     /// Whether the switch `name` is on: `?name=1`.
@@ -108,5 +122,37 @@ impl<'a> Query<'a> {
                 &text,
             ))),
         }
+    }
+}
+
+/// Undoes the encoding of the value of the parameter `name`.
+fn value_of<'a>(name: &'static str, value: &'a str) -> Result<Cow<'a, str>> {
+    // Forms write a space as +. Only then is there something to copy.
+    let decoded = if value.contains('+') {
+        decode(&value.replace('+', " ")).map(|text| Cow::Owned(text.into_owned()))
+    } else {
+        decode(value)
+    };
+    decoded.ok_or_else(|| {
+        Problem::field(Field::value_error(
+            Place::In("query", name),
+            BAD_ENCODING,
+            raw(value),
+        ))
+    })
+}
+
+/// Says that there is no such `what`, and which one may be meant.
+fn unknown(what: &str, name: &str, known: &[&str]) -> String {
+    // Short names differ a lot by one letter.
+    const SIMILAR: f64 = 0.6;
+    let name: String = name.chars().take(64).collect();
+    let nearness = |known: &str| strsim::jaro_winkler(&name.to_lowercase(), known);
+    let nearest = known
+        .iter()
+        .max_by(|a, b| nearness(a).total_cmp(&nearness(b)));
+    match nearest.filter(|nearest| nearness(nearest) >= SIMILAR) {
+        Some(nearest) => format!("{what} {name} is unknown; did you mean {nearest}?"),
+        None => format!("{what} {name} is unknown"),
     }
 }

@@ -19,6 +19,7 @@ use crate::answer::field::{Field, Place};
 use crate::answer::json::{Object, array};
 use crate::answer::reply::Reply;
 use crate::request::conditions::write_condition_of;
+use crate::request::target::Query;
 use crate::request::{body, ttl};
 
 /// Largest body, in bytes, unless a single value may be larger.
@@ -26,6 +27,7 @@ pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
 
 /// The body of a request.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Wanted<'a> {
     /// Each is read on its own, so that what is wrong has a place.
     #[serde(borrow)]
@@ -34,19 +36,20 @@ struct Wanted<'a> {
 
 /// One of its operations, as it was sent.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Sent<'a> {
     #[serde(borrow)]
     op: Cow<'a, str>,
     #[serde(borrow)]
     key: Cow<'a, str>,
-    /// `null` is a value.
+    /// `null` is a value, and a member that is there.
     #[serde(borrow, default, deserialize_with = "some")]
     value: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "some")]
     by: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "some")]
     patch: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "some")]
     ttl: Option<&'a RawValue>,
     #[serde(borrow, default)]
     if_match: Option<Cow<'a, str>>,
@@ -63,6 +66,7 @@ fn some<'de, D: Deserializer<'de>>(
 /// `POST`
 pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
     body::check_content_type(&parts.headers)?;
+    Query::new(parts.uri.query()).only(&[])?;
     if [IF_MATCH, IF_NONE_MATCH]
         .iter()
         .any(|name| parts.headers.contains_key(name))
@@ -149,7 +153,7 @@ fn operation(json: &RawValue) -> Result<Operation, String> {
             ("value", sent.value.is_some()),
             ("by", sent.by.is_some()),
             ("patch", sent.patch.is_some()),
-            ("ttl", ttl.is_some()),
+            ("ttl", sent.ttl.is_some()),
         ],
     };
     let operation = match &*sent.op {

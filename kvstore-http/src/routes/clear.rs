@@ -41,6 +41,7 @@ pub(super) async fn delete(context: &Context<'_>, parts: &Parts) -> Result<Reply
         )));
     }
     let query = Query::new(parts.uri.query());
+    query.only(&["prefix", "all"])?;
     let prefix = query.get("prefix")?.unwrap_or_default();
     context.access.may_write_all(&prefix)?;
     let is_all_meant = query.switch("all")?;

@@ -71,6 +71,7 @@ fn describe_letter(letter: &DeadLetter) -> Object {
 pub(super) async fn retry(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     // A page that a browser shows can't send this without being asked, either.
     check_content_type(&parts.headers)?;
+    Query::new(parts.uri.query()).only(&[])?;
     let id: JobId = path.parse().map_err(|_| Problem::no_letter())?;
     let dead = context.service.dead_letter(&id).await?;
     let dead = dead

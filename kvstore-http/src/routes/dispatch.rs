@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::poll_immediate;
 use hyper::body::{Body, Incoming};
-use hyper::header::TRANSFER_ENCODING;
+use hyper::header::{CONTENT_RANGE, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Method, Request};
 use tokio::time::error::Elapsed;
@@ -37,6 +37,7 @@ async fn dispatch(
 ) -> Result<Reply> {
     app.options.hosts.check(parts, app.asked_by)?;
     check_framing(parts)?;
+    check_range(parts)?;
     let route = route.ok_or_else(Problem::no_route)?;
     if let Some(answer) = app.options.cors.preflight(parts, route.allow()) {
         return Ok(answer);
@@ -106,6 +107,16 @@ fn check_framing(parts: &Parts) -> Result<()> {
         Ok(())
     } else {
         Err(Problem::ambiguous_body())
+    }
+}
+
+/// A write is of a whole value. What says that it is a part of one must not replace it (RFC 9110 §14.5).
+fn check_range(parts: &Parts) -> Result<()> {
+    match parts.method.is_safe() || !parts.headers.contains_key(CONTENT_RANGE) {
+        true => Ok(()),
+        false => Err(Problem::malformed(
+            "Content-Range: a part of a value cannot be written, send all of it",
+        )),
     }
 }
 

@@ -62,7 +62,9 @@ pub(super) async fn put(
 ) -> Result<Reply> {
     let key = target::key(path)?;
     body::check_content_type(&parts.headers)?;
-    let expiry = match Query::new(parts.uri.query()).get("ttl")? {
+    let query = Query::new(parts.uri.query());
+    query.only(&["ttl"])?;
+    let expiry = match query.get("ttl")? {
         None => Expiry::Never,
         Some(text) => ttl::from_text(&text).map_err(Problem::field)?,
     };
@@ -84,7 +86,9 @@ pub(super) async fn patch(
 ) -> Result<Reply> {
     let key = target::key(path)?;
     body::check_patch_type(&parts.headers)?;
-    let ttl = match Query::new(parts.uri.query()).get("ttl")? {
+    let query = Query::new(parts.uri.query());
+    query.only(&["ttl"])?;
+    let ttl = match query.get("ttl")? {
         None => None,
         Some(text) => Some(ttl::from_text(&text).map_err(Problem::field)?),
     };
@@ -116,6 +120,7 @@ pub(super) async fn add(
     // A page that a browser shows can't send this without being asked, either.
     body::check_content_type(&parts.headers)?;
     let query = Query::new(parts.uri.query());
+    query.only(&["add", "ttl"])?;
     let place = Place::In("query", "add");
     let text = query.get("add")?.ok_or_else(|| {
         Problem::field(Field::value_error(place, "it must say what to add", None))
@@ -167,6 +172,7 @@ async fn write(context: &Context<'_>, parts: &Parts, operation: Operation) -> Re
 /// `DELETE`
 pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
+    Query::new(parts.uri.query()).only(&[])?;
     let wait = context.options.resource_wait;
     let written = submit(context, parts, Operation::delete(key), wait).await?;
     let Progress::Applied(details) = written.progress else {

@@ -217,7 +217,6 @@ async fn list_and_several_keys_are_within_reach_as_a_whole_or_refused() {
         request("GET", "/v1/kv?prefix="),
         request("GET", "/v1/kv?prefix=team"),
         request("GET", "/v1/kv?prefix=team&delimiter=/"),
-        request("GET", "/v1/kv?prefix=other&prefix=team/"),
         mget("\"team/a\",\"other\""),
         mget("\"other\",\"team/a\""),
         mget("\"team/a\",\"absent\""),

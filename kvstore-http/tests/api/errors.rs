@@ -179,7 +179,7 @@ async fn type_of_an_answer_leads_to_its_page() {
         request("PUT", "/v1/kv/a").body("1").header("if-match", "*"),
         request("PUT", "/v1/kv/a")
             .body("1")
-            .header("content-type", "text/plain"),
+            .header("content-type", "text/xml"),
         request("PUT", "/v1/kv/a").body(" ".repeat(2 << 20)),
     ] {
         let problem = server.ask(&asks).await.json();

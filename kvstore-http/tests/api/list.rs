@@ -309,7 +309,7 @@ async fn bad_requests_for_several_entries_say_what_is_wrong() {
     }
     let enough = serde_json::to_string(&vec!["k"; 1000]).unwrap();
     assert_eq!(server.ask(&mget(&enough)).await.status, 200);
-    let text = mget("[]").header("content-type", "text/plain");
+    let text = mget("[]").header("content-type", "text/xml");
     assert_eq!(server.ask(&text).await.status, 415);
     let reply = server.ask(&request("GET", "/v1/mget")).await;
     assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")));

@@ -23,5 +23,6 @@ mod openapi;
 mod rules;
 mod service;
 mod simple;
+mod strict;
 mod visible;
 mod watch;

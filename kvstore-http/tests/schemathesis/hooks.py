@@ -27,6 +27,10 @@ def before_call(context, case, kwargs):
     # Only a number can be added to, and a new key counts as one.
     if case.method == "POST" and case.path == "/v1/kv/{key}":
         case.path_parameters["key"] = f"counter-{next(numbers)}"
+    # Without a body, a patch is a new deadline.
+    if case.method == "PATCH" and not isinstance(case.body, (dict, list, str, int, float, bool)):
+        query = case.query or {}
+        case.query = {**query, "ttl": query.get("ttl", 60)}
     # Deleting by prefix needs one.
     if case.method == "DELETE" and case.path == "/v1/kv":
         query = case.query or {}
@@ -38,7 +42,10 @@ def before_call(context, case, kwargs):
         case.query["after"] = os.environ["KVSTORE_JOB"]
     if case.query:
         case.query.pop("cursor", None)
-    # No key twice.
+    # No key twice, and no addition to what another request has written.
     if case.path == "/v1/batch" and isinstance(case.body, dict):
+        for operation in case.body["ops"]:
+            if operation["op"] == "add":
+                operation["key"] = f"counter-{next(numbers)}"
         operations = {operation["key"]: operation for operation in case.body["ops"]}
         case.body["ops"] = list(operations.values())

@@ -1,0 +1,204 @@
+//! §2: what a write says and the server does not know is refused, so that no misspelt word is a write without it.
+
+use std::time::Duration;
+
+use kvstore_core::service::ServiceOptions;
+use serde_json::json;
+
+use crate::support::client::{Request, request};
+use crate::support::server::{Server, Setup};
+
+/// Asks, expects a refusal that says `words`, and looks whether the key is still what it was.
+async fn is_refused(server: &Server, asked: &Request, status: u16, words: &str) {
+    let reply = server.ask(asked).await;
+    let line = asked.line();
+    assert_eq!(reply.status, status, "{line}: {}", reply.text());
+    assert!(reply.text().contains(words), "{line}: {}", reply.text());
+    let key = server.ask(&request("GET", "/v1/kv/k")).await;
+    assert_eq!((key.status, key.text()), (200, "1"), "{line}");
+}
+
+async fn server_with_a_key() -> Server {
+    let server = Server::start().await;
+    let put = server.ask(&request("PUT", "/v1/kv/k").body("1")).await;
+    assert_eq!(put.status, 201);
+    server
+}
+
+#[tokio::test]
+async fn unknown_parameter_of_a_write_is_named_with_the_nearest_known_one() {
+    let server = server_with_a_key().await;
+    let merge = "application/merge-patch+json";
+    for (asked, words) in [
+        (
+            request("PUT", "/v1/kv/k?tll=5").body("2"),
+            "tll is unknown; did you mean ttl?",
+        ),
+        (
+            request("PUT", "/v1/kv/k?TTL=5").body("2"),
+            "did you mean ttl?",
+        ),
+        (
+            request("PUT", "/v1/kv/k?ttl=5&colour=red").body("2"),
+            "colour is unknown",
+        ),
+        (request("PUT", "/v1/kv/k?%ZZ=5").body("2"), "%ZZ is unknown"),
+        (
+            request("PATCH", "/v1/kv/k?tl=5")
+                .header("content-type", merge)
+                .body("{}"),
+            "did you mean ttl?",
+        ),
+        (request("POST", "/v1/kv/k?ad=5"), "did you mean add?"),
+        (
+            request("DELETE", "/v1/kv/k?if-match=1"),
+            "if-match is unknown",
+        ),
+        (request("DELETE", "/v1/kv?prefx=k"), "did you mean prefix?"),
+        (
+            request("POST", "/v1/batch?atomic=1").body(r#"{"ops":[{"op":"delete","key":"k"}]}"#),
+            "atomic is unknown",
+        ),
+    ] {
+        is_refused(&server, &asked, 422, words).await;
+    }
+    // Where it can do no harm it is ignored.
+    let read = server.ask(&request("GET", "/v1/kv/k?tll=5")).await;
+    assert_eq!(read.status, 200);
+}
+
+#[tokio::test]
+async fn unknown_member_of_a_batch_is_named() {
+    let server = server_with_a_key().await;
+    for (body, words) in [
+        (
+            json!({"ops": [{"op": "set", "key": "k", "value": 2, "tll": 5}]}),
+            "`tll`",
+        ),
+        (
+            json!({"ops": [{"op": "delete", "key": "k", "ifMatch": "*"}]}),
+            "`ifMatch`",
+        ),
+        (
+            json!({"ops": [{"op": "delete", "key": "k"}], "atomic": false}),
+            "`atomic`",
+        ),
+    ] {
+        let batch = request("POST", "/v1/batch").body(body.to_string());
+        is_refused(&server, &batch, 422, words).await;
+    }
+}
+
+#[tokio::test]
+async fn parameter_that_is_given_twice_is_refused() {
+    let server = server_with_a_key().await;
+    for asked in [
+        request("PUT", "/v1/kv/k?ttl=5&ttl=6").body("2"),
+        request("POST", "/v1/kv/k?add=1&add=1"),
+        request("DELETE", "/v1/kv?prefix=k&prefix=j"),
+        request("GET", "/v1/kv?prefix=k&prefix=j"),
+        request("GET", "/v1/kv?limit=1&%6Cimit=1"),
+    ] {
+        is_refused(&server, &asked, 422, "given once").await;
+    }
+}
+
+#[tokio::test]
+async fn part_of_a_value_does_not_replace_it() {
+    let server = server_with_a_key().await;
+    for method in ["PUT", "PATCH", "POST"] {
+        let part = request(method, "/v1/kv/k?ttl=5")
+            .header("content-range", "bytes 0-2/10")
+            .body("123");
+        is_refused(&server, &part, 400, "Content-Range").await;
+    }
+}
+
+#[tokio::test]
+async fn body_of_a_type_that_programs_send_by_default_is_taken_unless_a_browser_sends_it() {
+    let server = server_with_a_key().await;
+    let defaults = [
+        "application/x-www-form-urlencoded",
+        "text/plain;charset=UTF-8",
+    ];
+    for content_type in defaults {
+        let put = request("PUT", "/v1/kv/k").header("content-type", content_type);
+        for mark in [
+            ("origin", "https://a.example"),
+            ("sec-fetch-site", "cross-site"),
+        ] {
+            let marked = put.clone().header(mark.0, mark.1).body("2");
+            is_refused(&server, &marked, 415, content_type).await;
+            is_refused(&server, &marked, 415, "application/json").await;
+        }
+        let taken = server.ask(&put.body("1")).await;
+        assert_eq!(taken.status, 200, "{content_type}: {}", taken.text());
+    }
+    let packed = request("PUT", "/v1/kv/k").header("content-encoding", "gzip");
+    let reply = server.ask(&packed.body("2")).await;
+    assert_eq!(
+        (reply.status, reply.header("accept-encoding")),
+        (415, Some("identity"))
+    );
+    let xml = request("PUT", "/v1/kv/k")
+        .header("content-type", "text/xml")
+        .body("2");
+    is_refused(&server, &xml, 415, "the body is text/xml").await;
+}
+
+#[tokio::test]
+async fn read_waits_for_every_sync_token() {
+    let server = Server::start_idle(Setup {
+        service: ServiceOptions {
+            visible_wait: Duration::from_millis(50),
+            ..ServiceOptions::default()
+        },
+        ..Setup::default()
+    })
+    .await;
+    let mut server = server;
+    let mut tokens = Vec::new();
+    for number in 0..17 {
+        let put = request("PUT", &format!("/v1/kv/k{number}")).header("prefer", "respond-async");
+        let reply = server.ask(&put.body("1")).await;
+        tokens.push(reply.header("sync-token").unwrap().to_owned());
+    }
+    let (lines, commas, parameters) = (
+        &tokens[..2],
+        tokens[..16].join(", "),
+        tokens[..16].join("&after="),
+    );
+    let by_lines = lines
+        .iter()
+        .fold(request("GET", "/v1/kv/k0"), |get, token| {
+            get.header("sync-token", token)
+        });
+    let ways = [
+        by_lines,
+        request("GET", "/v1/kv/k0").header("sync-token", &commas),
+        request("GET", &format!("/v1/kv/k0?after={parameters}")),
+        request(
+            "GET",
+            &format!("/v1/kv/k0?after={}", tokens[..16].join(",")),
+        ),
+    ];
+    for get in &ways {
+        let reply = server.ask(get).await;
+        assert_eq!(reply.status, 503, "{}: {}", get.line(), reply.text());
+    }
+    server.work();
+    for get in &ways {
+        let reply = server.ask(get).await;
+        assert_eq!(reply.status, 200, "{}: {}", get.line(), reply.text());
+    }
+    // Each counts, wherever it stands.
+    let foreign = format!("{}, 00000000000000aa.0.1-1", tokens[0]);
+    for get in [
+        request("GET", "/v1/kv/k0").header("sync-token", &tokens.join(",")),
+        request("GET", "/v1/kv/k0").header("sync-token", &format!("{}, x", tokens[0])),
+        request("GET", "/v1/kv/k0").header("sync-token", &foreign),
+    ] {
+        let reply = server.ask(&get).await;
+        assert_eq!(reply.status, 400, "{}: {}", get.line(), reply.text());
+    }
+}
