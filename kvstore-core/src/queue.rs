@@ -111,6 +111,8 @@ pub trait WorkQueue: JobQueue {
     ///
     /// # Errors
     /// [`Error::Gap`](crate::error::Error::Gap) if jobs after `after` have been dropped already: the store is older than the queue.
+    /// [`Error::Stale`](crate::error::Error::Stale) if the queue knows that the store has not applied what `after` says, because
+    /// another server has taken over: read the position again.
     async fn read(
         &self,
         claim: &Claim,
@@ -127,6 +129,9 @@ pub trait WorkQueue: JobQueue {
     async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()>;
 
     /// Drops the jobs up to `up_to`, which are applied: they count against no bound any more.
+    ///
+    /// # Errors
+    /// [`Error::Stale`](crate::error::Error::Stale), as in [`WorkQueue::read`]: nothing was dropped.
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()>;
 
     /// Lets the queue apply a job at the moment it accepts it, when nothing waits and a worker of this process holds the claims.

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::commit::Commit;
-use kvstore_core::model::id::{PartitionCount, Position};
+use kvstore_core::model::id::{Partition, PartitionCount, Position};
 use kvstore_core::model::job::NewJob;
 use kvstore_core::model::write::{Change, Condition, Write};
-use kvstore_core::queue::WorkerId;
+use kvstore_core::queue::{Claim, WorkerId};
 use kvstore_core::redis::{Options, Redis};
 use kvstore_core::{Error, Key, StoreExt, Value};
 use redis_server::{Server, free_port};
@@ -321,4 +321,75 @@ async fn a_cluster_that_refuses_a_change_the_second_time_has_not_refused_it() {
         "{answer:?}"
     );
     proxy.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_try_is_counted_once_however_often_its_answer_is_lost() {
+    const LOST: usize = 12;
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let redis = proxy.open().await;
+    let queue = redis.queue();
+    let head = queue
+        .enqueue(vec![job("a")])
+        .await
+        .remove(0)
+        .unwrap()
+        .id
+        .position;
+    let claim = queue
+        .claim(&WorkerId::new("tries"))
+        .await
+        .unwrap()
+        .remove(0);
+    for _ in 0..LOST {
+        proxy.cut(Cut::Answer, "tries-");
+        let answer = queue.begin_attempt(&claim, head).await;
+        assert!(matches!(answer, Err(Error::Unknown { .. })), "{answer:?}");
+    }
+    assert_eq!(queue.begin_attempt(&claim, head).await.unwrap(), 1);
+    // The next is another one, and is taken back once.
+    assert_eq!(queue.begin_attempt(&claim, head).await.unwrap(), 2);
+    for _ in 0..LOST {
+        proxy.cut(Cut::Answer, "tries-");
+        let answer = queue.withdraw_attempt(&claim, head).await;
+        assert!(matches!(answer, Err(Error::Unknown { .. })), "{answer:?}");
+    }
+    queue.withdraw_attempt(&claim, head).await.unwrap();
+    assert_eq!(proxy.cuts(), 2 * LOST);
+    assert_eq!(queue.begin_attempt(&claim, head).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_replaced_takes_back_no_try_of_another() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let (slow, fast) = (proxy.open().await, proxy.open().await);
+    let mut positions = Vec::new();
+    for key in ["a", "b"] {
+        let accepted = slow.queue().enqueue(vec![job(key)]).await.remove(0);
+        positions.push(accepted.unwrap().id.position);
+    }
+    let claim = |worker: &str| Claim {
+        worker: WorkerId::new(worker),
+        partition: Partition(0),
+    };
+    let (slow_claim, fast_claim) = (claim("slow"), claim("fast"));
+    let (slow, fast) = (slow.queue(), fast.queue());
+    let first = slow.begin_attempt(&slow_claim, positions[0]).await;
+    assert_eq!(first.unwrap(), 1);
+    // The fast one has applied the first job, and counts the tries of the second.
+    for number in 1..=2 {
+        let tries = fast.begin_attempt(&fast_claim, positions[1]).await;
+        assert_eq!(tries.unwrap(), number);
+    }
+    let late = slow.withdraw_attempt(&slow_claim, positions[0]).await;
+    late.unwrap();
+    let tries = fast.begin_attempt(&fast_claim, positions[1]).await;
+    assert_eq!(tries.unwrap(), 3);
+}
+
+fn job(key: &str) -> NewJob {
+    let (key, value) = (Key::new(key).unwrap(), Value::parse("1").unwrap());
+    NewJob::new(Command::One(Operation::set(key, value)))
 }

@@ -25,7 +25,7 @@ impl QueueAlone {
     pub(crate) async fn open(address: &Address, options: &Options) -> Result<Self> {
         let session = Session::open(address, options).await?;
         Ok(Self {
-            queue: RedisQueue::new(Arc::clone(&session), options),
+            queue: RedisQueue::new(Arc::clone(&session), options, false),
             session,
         })
     }

@@ -20,6 +20,7 @@
 //! kv:{t}:requests          hash    idempotency keys, kv:{t}:request-deadlines zset when they end
 //! kv:{t}:sender:NAME       string  the last change that a server or program sent, by number, and the answer to it; for ten minutes
 //! kv:{t}:claim             hash    the worker on it, and until when
+//! kv:{t}:barrier           string  written to wait for replicas behind what was read; for a second
 //! kv:workers               zset    who shares the partitions, and until when
 //! ```
 //!
@@ -77,7 +78,7 @@ impl Redis {
         let session = Session::open(address, &options).await?;
         alone::bind_here(&session).await?;
         Ok(Self {
-            queue: Arc::new(RedisQueue::new(Arc::clone(&session), &options)),
+            queue: Arc::new(RedisQueue::new(Arc::clone(&session), &options, true)),
             store: Arc::new(RedisStore::new(session)),
         })
     }

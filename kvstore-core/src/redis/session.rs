@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::{
     Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
-    ScriptInvocation, ServerErrorKind, Value,
+    Script, ScriptInvocation, ServerErrorKind, Value,
 };
 
 use crate::error::{Error, Result, Subject, source};
@@ -57,6 +57,8 @@ pub(crate) struct Session {
     pub(crate) partitions: PartitionCount,
     pub(crate) scripts: Scripts,
     pub(crate) wake: Wake,
+    /// Set once the store beside the queue is known to apply that queue's jobs.
+    applies_own_queue: AtomicBool,
     meta: String,
     skew_ms: Arc<AtomicI64>,
     closed: AtomicBool,
@@ -144,10 +146,32 @@ impl Session {
             keys,
             partitions,
             scripts,
+            applies_own_queue: AtomicBool::new(false),
             meta,
             skew_ms: Arc::clone(&options.skew_ms),
             closed: AtomicBool::new(false),
         }))
+    }
+
+    /// Remembers that `active` is the queue whose jobs the store applies.
+    pub(crate) fn applies(&self, active: QueueId) {
+        let is_own = active == self.queue;
+        self.applies_own_queue.store(is_own, Ordering::Relaxed);
+    }
+
+    /// Returns the field of a partition's state that holds how far the store beside the queue has applied
+    /// its jobs; an empty text as long as it applies none of them. A server that has lost that it does,
+    /// because it lagged behind the one that it has replaced, does not make this process forget it.
+    pub(crate) async fn applied_field(&self) -> Result<String> {
+        if !self.applies_own_queue.load(Ordering::Relaxed) {
+            let mut command = redis::cmd("HGET");
+            command.arg(&self.meta).arg("active");
+            match self.ask::<Option<String>>(&command).await? {
+                Some(active) if active == self.queue.to_string() => self.applies(self.queue),
+                _ => return Ok(String::new()),
+            }
+        }
+        Ok(format!("applied:{}", self.queue))
     }
 
     pub(crate) fn meta(&self) -> &str {
@@ -251,7 +275,7 @@ impl Session {
                 }
                 Err(error) if is_passing(&error) && meeting + 1 < MEETINGS_MAX => {}
                 Err(error) => return Err(not_changed(what, error)),
-                Ok((_, count)) if count < replicas => {
+                Ok((answer, count)) if count < replicas && is_change(&answer) => {
                     return Err(Error::Unknown {
                         what: format!(
                             "{what}: {count} replicas have it, and wait_replicas is {replicas}"
@@ -268,6 +292,50 @@ impl Session {
         Err(Error::unavailable(
             "the Redis server that the partition is on: it moves from one to another, so it",
         ))
+    }
+
+    /// Returns true if replicas must have what is acknowledged.
+    pub(crate) fn waits_for_replicas(&self) -> bool {
+        self.replicas > 0
+    }
+
+    /// Runs a script that only reads and that its server knows, and returns its answer once the replicas
+    /// that are wanted have all that it saw; `None` if they do not within [`REPLICAS_WAIT`].
+    pub(crate) async fn replicated<T: FromRedisValue>(
+        &self,
+        partition: Partition,
+        script: &Script,
+        keys: &[String],
+        arguments: &[String],
+    ) -> Result<Option<T>> {
+        self.check_open()?;
+        let wait = REPLICAS_WAIT.as_millis() as u64;
+        let mut pipeline = Pipeline::new();
+        pipeline
+            .cmd("EVALSHA")
+            .arg(script.get_hash())
+            .arg(keys.len())
+            .arg(keys)
+            .arg(arguments);
+        // A connection waits for its own last write, so it needs one behind what the script saw.
+        let barrier = self.keys.of(partition, "barrier");
+        pipeline.cmd("SET").arg(barrier).arg("").arg("PX").arg(wait);
+        pipeline.cmd("WAIT").arg(self.replicas).arg(wait);
+        let mut link = self.link_of(partition);
+        let answers = link.ask(self.keys.slot(partition), &pipeline).await;
+        let Ok([answer, set, count]) = <[Value; 3]>::try_from(answers.map_err(not_reached)?) else {
+            return Ok(None);
+        };
+        let count: usize = match (set.extract_error(), count.extract_error()) {
+            (Ok(_), Ok(count)) => redis::from_redis_value(count).unwrap_or(0),
+            _ => 0,
+        };
+        match answer.extract_error() {
+            Ok(answer) if count >= self.replicas => redis::from_redis_value(answer)
+                .map(Some)
+                .map_err(|error| not_reached(error.into())),
+            _ => Ok(None),
+        }
     }
 
     /// Over which to look at the server at the other end of `link`, and to do there what does no harm when it is done twice.
@@ -441,6 +509,14 @@ async fn send(
     Ok((answer, count.unwrap_or(0)))
 }
 
+/// Returns false if a script answers that it has changed nothing, for which no replica is waited.
+fn is_change(answer: &Value) -> bool {
+    match answer {
+        Value::Array(words) => words.first() == Some(&Value::BulkString(b"ok".to_vec())),
+        _ => true,
+    }
+}
+
 /// Why the first connection is not there.
 fn not_opened(address: &Address, error: RedisError) -> Error {
     if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
@@ -487,10 +563,19 @@ pub(crate) fn not_reached(error: RedisError) -> Error {
     }
 }
 
-/// An answer is a refusal: scripts judge before they write. Without one, nobody knows.
+/// Returns true if an error is a server's answer that nothing was changed: scripts judge before they
+/// write. An error from within a script may come after a write, unless it is about the type of a key, which
+/// is judged first.
+fn is_refusal(error: &RedisError) -> bool {
+    let is_from_within = || error.to_string().contains(" script: ");
+    error
+        .code()
+        .is_some_and(|code| code == "WRONGTYPE" || !is_from_within())
+}
+
+/// Converts the error of a change: without a server's answer it is unknown whether the change was made.
 fn not_changed(what: &str, error: RedisError) -> Error {
-    let answered = error.code().is_some();
-    if answered || error.is_connection_refusal() || is_passing(&error) {
+    if is_refusal(&error) || error.is_connection_refusal() || is_passing(&error) {
         not_reached(error)
     } else {
         Error::Unknown {

@@ -486,6 +486,8 @@ impl PartitionTask {
     /// Forgets what was read; a try that is under way does not count.
     fn start_over(&mut self) {
         self.position = None;
+        // The queue may be one that has taken the place of that which was told.
+        self.completed = Position::START;
         self.ahead.clear();
         if let Some(attempt) = self.attempt.take() {
             self.to_withdraw = Some(attempt.head);

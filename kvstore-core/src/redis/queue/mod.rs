@@ -42,6 +42,18 @@ pub(crate) struct RedisQueue {
     /// For each partition the jobs read last, with the jobs and bytes ever accepted up to each: what the server need not look up when
     /// they are applied.
     read: Vec<Mutex<Vec<(Position, u64, u64)>>>,
+    /// For each partition the try that was counted last.
+    tries: Vec<Mutex<Try>>,
+    /// False if the store is a folder.
+    store_is_beside: bool,
+}
+
+/// A try of a partition's head, under a name of its own, so that it is counted once.
+#[derive(Debug, Default)]
+struct Try {
+    head: Position,
+    number: u64,
+    is_answered: bool,
 }
 
 /// What a batch on its way needs, too.
@@ -110,7 +122,7 @@ impl Inner {
 }
 
 impl RedisQueue {
-    pub(crate) fn new(session: Arc<Session>, options: &Options) -> Self {
+    pub(crate) fn new(session: Arc<Session>, options: &Options, store_is_beside: bool) -> Self {
         let inner = Inner {
             wake: session.another_wake(session.keys.jobs_channel()),
             id: session.queue,
@@ -123,6 +135,8 @@ impl RedisQueue {
         let partitions = inner.session.partitions;
         Self {
             read: partitions.iter().map(|_| Mutex::default()).collect(),
+            tries: partitions.iter().map(|_| Mutex::default()).collect(),
+            store_is_beside,
             lanes: partitions.iter().map(|_| Arc::default()).collect(),
             inner: Arc::new(inner),
             claim_period: options.claim_period,
@@ -140,8 +154,27 @@ impl RedisQueue {
         self.inner.wake.close();
     }
 
-    async fn count_attempt(&self, claim: &Claim, head: Position, add: i8) -> Result<u32> {
-        self.session().check_partition(claim.partition)?;
+    /// Returns the field of a partition's state that holds the store's position, or an empty text.
+    async fn applied_field(&self) -> Result<String> {
+        if self.store_is_beside {
+            self.session().applied_field().await
+        } else {
+            Ok(String::new())
+        }
+    }
+
+    fn last_try(&self, partition: Partition) -> MutexGuard<'_, Try> {
+        let last = &self.tries[usize::from(partition.0)];
+        last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn count_attempt(
+        &self,
+        claim: &Claim,
+        head: Position,
+        add: i8,
+        number: u64,
+    ) -> Result<u32> {
         self.inner
             .change(
                 "the attempt was recorded",
@@ -150,7 +183,8 @@ impl RedisQueue {
                     .attempt
                     .key(self.inner.key(claim.partition, "queue"))
                     .arg(stream_id(head))
-                    .arg(add),
+                    .arg(add)
+                    .arg(format!("{} {number}", claim.worker)),
             )
             .await
     }
@@ -189,13 +223,17 @@ impl RedisQueue {
 
 impl RedisQueue {
     /// Returns the last job that was dropped from a partition, and the entries that hold jobs behind `after`.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if the state's field `applied_field` names a position before `after`.
     async fn held(
         &self,
         partition: Partition,
         after: Position,
         max: usize,
+        applied_field: &str,
     ) -> Result<(Position, Vec<Entry>)> {
-        let (trimmed, entries): (String, Vec<Entry>) = self
+        let (trimmed, applied, entries): (String, String, Vec<Entry>) = self
             .inner
             .read(
                 self.session()
@@ -203,11 +241,14 @@ impl RedisQueue {
                     .read
                     .key(self.inner.key(partition, "queue"))
                     .key(self.inner.key(partition, "jobs"))
+                    .key(self.inner.key(partition, "state"))
                     .arg(stream_id(after))
                     .arg(max)
-                    .arg(WORK_BATCH_BYTES),
+                    .arg(WORK_BATCH_BYTES)
+                    .arg(applied_field),
             )
             .await?;
+        check_applied(partition, &applied, after)?;
         Ok((position(&trimmed)?, entries))
     }
 }
@@ -224,6 +265,7 @@ impl JobQueue for RedisQueue {
 
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
         self.session().check_partition(partition)?;
+        let applied_field = self.applied_field().await?;
         let (major, minor) = match position {
             Position { major, .. } if major >= PART_MAX => {
                 return Err(Error::invalid(
@@ -243,8 +285,10 @@ impl JobQueue for RedisQueue {
                     .start_after
                     .key(self.inner.key(partition, "queue"))
                     .key(self.inner.key(partition, "jobs"))
+                    .key(self.inner.key(partition, "state"))
                     .arg(major)
-                    .arg(minor),
+                    .arg(minor)
+                    .arg(applied_field),
             )
             .await?;
         Ok(())
@@ -338,7 +382,7 @@ impl JobQueue for RedisQueue {
 
     async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
         self.session().check_partition(partition)?;
-        let (trimmed, entries) = self.held(partition, after, max).await?;
+        let (trimmed, entries) = self.held(partition, after, max, "").await?;
         let after = after.max(trimmed);
         let mut jobs = Vec::new();
         for entry in &entries {
@@ -475,9 +519,12 @@ impl WorkQueue for RedisQueue {
         let start = Instant::now();
         self.session().check_partition(claim.partition)?;
         let mut moved = self.inner.wake.of(claim.partition);
+        let applied_field = self.applied_field().await?;
         loop {
             moved.mark_unchanged();
-            let (trimmed, entries) = self.held(claim.partition, after, max).await?;
+            let (trimmed, entries) = self
+                .held(claim.partition, after, max, &applied_field)
+                .await?;
             if trimmed > after {
                 return Err(Error::Gap {
                     partition: claim.partition,
@@ -503,15 +550,33 @@ impl WorkQueue for RedisQueue {
     }
 
     async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
-        self.count_attempt(claim, head, 1).await
+        self.session().check_partition(claim.partition)?;
+        let number = {
+            let mut last = self.last_try(claim.partition);
+            // A try whose answer was lost may be counted already, so it keeps its name.
+            if last.is_answered || last.head != head {
+                *last = Try {
+                    head,
+                    number: last.number + 1,
+                    is_answered: false,
+                };
+            }
+            last.number
+        };
+        let attempts = self.count_attempt(claim, head, 1, number).await?;
+        self.last_try(claim.partition).is_answered = true;
+        Ok(attempts)
     }
 
     async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()> {
-        self.count_attempt(claim, head, -1).await.map(drop)
+        self.session().check_partition(claim.partition)?;
+        let number = self.last_try(claim.partition).number;
+        self.count_attempt(claim, head, -1, number).await.map(drop)
     }
 
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
         self.session().check_partition(claim.partition)?;
+        let applied_field = self.applied_field().await?;
         let counts = {
             let read = self.read(claim.partition);
             let place = read.binary_search_by_key(&up_to, |(at, ..)| *at);
@@ -521,7 +586,7 @@ impl WorkQueue for RedisQueue {
             Ok((_, jobs, bytes)) => (jobs.to_string(), bytes.to_string()),
             Err(_) => Default::default(),
         };
-        let _: u64 = self
+        let applied: String = self
             .inner
             .change(
                 "the applied jobs were dropped",
@@ -530,11 +595,27 @@ impl WorkQueue for RedisQueue {
                     .complete
                     .key(self.inner.key(claim.partition, "queue"))
                     .key(self.inner.key(claim.partition, "jobs"))
+                    .key(self.inner.key(claim.partition, "state"))
                     .arg(stream_id(up_to))
                     .arg(jobs)
-                    .arg(bytes),
+                    .arg(bytes)
+                    .arg(applied_field),
             )
             .await?;
-        Ok(())
+        check_applied(claim.partition, &applied, up_to)
     }
+}
+
+/// # Errors
+/// [`Error::Stale`] if the position of the store beside the queue, as a script has answered it (empty if the
+/// store is elsewhere), lies before `expected`.
+fn check_applied(partition: Partition, applied: &str, expected: Position) -> Result<()> {
+    if applied.is_empty() {
+        return Ok(());
+    }
+    let applied = position(applied)?;
+    if applied >= expected {
+        return Ok(());
+    }
+    Err(Error::Stale { partition, applied })
 }

@@ -34,3 +34,16 @@ end
 local function publish(channel, message)
   redis.pcall('PUBLISH', channel, message)
 end
+
+-- The two numbers of a position.
+local function parts(position)
+  local major, minor = string.match(position, '^(%d+)-(%d+)$')
+  return tonumber(major), tonumber(minor)
+end
+
+-- Returns true if one position lies before another.
+local function is_before(one, other)
+  local major, minor = parts(one)
+  local other_major, other_minor = parts(other)
+  return major < other_major or (major == other_major and minor < other_minor)
+end

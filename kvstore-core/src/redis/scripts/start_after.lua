@@ -1,18 +1,27 @@
--- Makes a partition's next job come after a position, if it would not anyway. What is held lies behind it then, and is dropped.
+-- Makes a partition's next job come after a position, if it would not anyway. The jobs that are held lie
+-- behind it then, and are dropped if the store has applied them: the position may be of a server that
+-- this one has replaced, and whose store was further than this one's.
 --
--- KEYS  1 queue, 2 jobs
--- ARGV  1 major, 2 minor of the position
+-- KEYS  1 queue, 2 jobs, 3 state
+-- ARGV  1 major, 2 minor of the position, 3 the field of the state that holds the store's position, ''
+--       if the store is elsewhere
 local known = redis.call('HMGET', KEYS[1], 'major', 'minor', 'jobs', 'bytes')
-local major, minor = tonumber(known[1] or '0'), tonumber(known[2] or '0')
-if tonumber(ARGV[1]) < major or (tonumber(ARGV[1]) == major and tonumber(ARGV[2]) <= minor) then
+local last, wanted = (known[1] or '0') .. '-' .. (known[2] or '0'), ARGV[1] .. '-' .. ARGV[2]
+if not is_before(last, wanted) then
   return 0
 end
-local fields = { 'major', ARGV[1], 'minor', ARGV[2], 'jobs done', known[3] or '0', 'bytes done', known[4] or '0' }
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-if last then
-  fields[#fields + 1] = 'trimmed'
-  fields[#fields + 1] = last[1]
-  redis.call('XTRIM', KEYS[2], 'MAXLEN', 0)
+local fields = { 'major', ARGV[1], 'minor', ARGV[2] }
+local applied = ARGV[3] ~= '' and (redis.call('HGET', KEYS[3], ARGV[3]) or '0-0')
+local held = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+if not applied or not held or not is_before(applied, held[1]) then
+  for _, field in ipairs({ 'jobs done', known[3] or '0', 'bytes done', known[4] or '0' }) do
+    fields[#fields + 1] = field
+  end
+  if held then
+    fields[#fields + 1] = 'trimmed'
+    fields[#fields + 1] = held[1]
+    redis.call('XTRIM', KEYS[2], 'MAXLEN', 0)
+  end
 end
 redis.call('HSET', KEYS[1], unpack(fields))
 return 1

@@ -50,25 +50,57 @@ impl RedisStore {
         self.session.keys.of(partition, "state")
     }
 
-    /// Where a job stands now.
+    /// Where a job stands now. One that is applied counts as queued until the replicas that are wanted have
+    /// what it has changed.
     async fn state_of(&self, job: &JobId) -> Result<JobState> {
         let session = &self.session;
         if session.check_partition(job.partition).is_err() {
             return Ok(JobState::Unknown);
         }
-        let found: Found = session
-            .read(
-                session
-                    .scripts
-                    .outcome
-                    .key(self.state(job.partition))
-                    .key(session.keys.outcomes(job.partition, job.queue))
-                    .key(session.keys.of(job.partition, "letters"))
-                    .arg(job.queue.to_string())
-                    .arg(stream_id(job.position))
-                    .arg(letter_name(job)),
-            )
+        let keys = [
+            self.state(job.partition),
+            session.keys.outcomes(job.partition, job.queue),
+            session.keys.of(job.partition, "letters"),
+        ];
+        let arguments = [
+            job.queue.to_string(),
+            stream_id(job.position),
+            letter_name(job),
+        ];
+        let mut script = session.scripts.outcome.prepare_invoke();
+        script.key(&keys).arg(&arguments);
+        let state = self.judge(job, session.read(&script).await?).await?;
+        let replicated = &self.memories[usize::from(job.partition.0)].replicated;
+        if state == JobState::Queued || !session.waits_for_replicas() {
+            return Ok(state);
+        }
+        // One at a time, since each answer is one for all jobs before it.
+        let asked = Instant::now();
+        let mut replicated = replicated.lock().await;
+        if job.queue == session.queue && job.position <= replicated.position {
+            return Ok(state);
+        }
+        if replicated.failed.is_some_and(|failed| failed > asked) {
+            return Ok(JobState::Queued);
+        }
+        let script = &session.scripts.outcome;
+        let found: Option<Found> = session
+            .replicated(job.partition, script, &keys, &arguments)
             .await?;
+        let Some(found) = found else {
+            replicated.failed = Some(Instant::now());
+            return Ok(JobState::Queued);
+        };
+        if job.queue == session.queue
+            && let Some(applied) = &found.1
+        {
+            replicated.position = position(applied)?;
+        }
+        self.judge(job, found).await
+    }
+
+    /// What `found` says of a job.
+    async fn judge(&self, job: &JobId, found: Found) -> Result<JobState> {
         let (active, applied, pruned, lost, letter, outcome) = found;
         if let Some(letter) = letter {
             return Ok(JobState::Finished(Outcome::Dead(dead(&letter)?.1)));

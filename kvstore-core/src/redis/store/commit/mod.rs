@@ -4,12 +4,13 @@ mod plain;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::error::{Error, Result, Subject};
 use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_MAX};
 use crate::model::commit::{Advance, Commit, Committed, dead_letters_full};
 use crate::model::entry::Version;
-use crate::model::id::{Partition, QueueId};
+use crate::model::id::{Partition, Position, QueueId};
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition};
 use crate::redis::run::resend::{Numbered, REMEMBERED, Senders, Tries};
@@ -28,6 +29,16 @@ pub(crate) struct Memory {
     senders: Senders,
     /// The last version there, as far as is known.
     latest: AtomicU64,
+    pub(crate) replicated: tokio::sync::Mutex<Replicated>,
+}
+
+/// What is known of the replicas that must have what is acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Replicated {
+    /// Up to this position of the store's own queue they have what was applied.
+    pub(crate) position: Position,
+    /// When they last did not answer in time.
+    pub(crate) failed: Option<Instant>,
 }
 
 /// `memories` has one for each partition.
@@ -120,12 +131,7 @@ async fn send(
     let mut tries = Tries::default();
     loop {
         let answer = session
-            .number(
-                "the commit took effect",
-                partition,
-                &script,
-                sent_as.is_some(),
-            )
+            .number("the commit took effect", partition, &script, true)
             .await;
         if sent_as.is_none() {
             return answer;
@@ -153,7 +159,9 @@ pub(crate) async fn adopt(
                 .arg(u8::from(only_first)),
         )
         .await?;
-    Ok((active.parse()?, decision))
+    let active = active.parse()?;
+    session.applies(active);
+    Ok((active, decision))
 }
 
 pub(crate) async fn activate(

@@ -37,7 +37,7 @@ pub(crate) async fn apply(
         let before = latest.load(Ordering::Relaxed);
         let script = invocation(session, before, &sets, partition)?;
         let mut answer: Vec<String> = session
-            .number("the commit took effect", partition, &script, false)
+            .number("the commit took effect", partition, &script, true)
             .await?;
         match &mut answer[..] {
             [word, version] if word == "version" => {

@@ -1,0 +1,54 @@
+//! A stable address in front of Redis servers, as a virtual address or a service would be: it leads to one
+//! of them, and later to another.
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use std::path::PathBuf;
+
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::watch;
+
+use crate::redis_server::Server;
+
+/// An address for as long as this lives.
+pub(crate) struct Address {
+    port: u16,
+    to: watch::Sender<PathBuf>,
+}
+
+impl Address {
+    pub(crate) async fn of(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (to, led) = watch::channel(socket(server));
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut led = led.clone();
+                tokio::spawn(async move {
+                    let path = led.borrow_and_update().clone();
+                    let Ok(mut server) = UnixStream::connect(path).await else {
+                        return;
+                    };
+                    tokio::select! {
+                        // It ends with either of the two.
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = led.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { port, to }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Cuts all connections; the next ones lead to `server`.
+    pub(crate) fn lead_to(&self, server: &Server) {
+        self.to.send_replace(socket(server));
+    }
+}
+
+fn socket(server: &Server) -> PathBuf {
+    PathBuf::from(server.url().strip_prefix("redis+unix://").unwrap())
+}
