@@ -11,6 +11,9 @@ import subprocess
 import sys
 import tomllib
 
+# An embedded store must not slow down every build of the program.
+EMBEDDED_CRATES_MAX = 49
+
 CRATES_IO = "registry+https://github.com/rust-lang/crates.io-index"
 
 
@@ -47,6 +50,13 @@ def allows(expression, allowed):
     return met
 
 
+def crates_of(package):
+    """What is compiled for `package` with its default features, itself included."""
+    command = ["cargo", "tree", "--locked", "-e", "normal", "--prefix", "none", "--format", "{p}", "-p", package]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return sorted({" ".join(line.split()[:2]) for line in lines})
+
+
 def main():
     with open("deny.toml", "rb") as file:
         deny = tomllib.load(file)
@@ -65,6 +75,10 @@ def main():
         if source is None:
             wild = [each["name"] for each in package["dependencies"] if each["req"] == "*" and "path" not in each]
             problems += [f"{name}: its dependency {each} has no version" for each in wild]
+    embedded = crates_of("kvstore-core")
+    if len(embedded) > EMBEDDED_CRATES_MAX:
+        problems.append(f"a program that embeds kvstore-core compiles {len(embedded)} crates: {' '.join(embedded)}")
+    print(f"{len(embedded)} crates for a program that embeds kvstore-core")
     print(*problems or [f"{len(packages)} packages, all allowed"], sep="\n")
     return 1 if problems else 0
 
