@@ -72,9 +72,6 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
 
     /// Reads the jobs of `partition` that wait after `after`, in their order and at most `max`, without claiming it. An empty
     /// answer means that none waits there. Jobs that are applied may be among them for as long as the queue holds them.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable) where this process cannot see what waits.
     async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>>;
 
     /// Returns how much waits.
@@ -251,9 +248,6 @@ pub enum Found {
     /// It was accepted once and has been dropped since, applied or lost; or [`JobQueue::start_after`] passed its number over,
     /// which a queue that lost its files can't tell apart.
     Dropped,
-    /// This process cannot see which jobs the queue holds. The id is of this queue; only the process that writes knows whether
-    /// such a job was accepted.
-    Unseen,
     /// No such job was ever accepted here.
     Unknown,
 }

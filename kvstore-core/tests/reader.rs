@@ -12,7 +12,7 @@ use kvstore_core::json_file::{JsonFile, JsonReader, JsonStore, Options};
 use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::commit::{Advance, Commit};
 use kvstore_core::model::id::{JobId, Partition, Position, QueueId};
-use kvstore_core::model::job::JobState;
+use kvstore_core::model::job::{JobState, NewJob};
 use kvstore_core::model::write::{Change, Write};
 use kvstore_core::open::Followed;
 use kvstore_core::queue::Found;
@@ -353,6 +353,35 @@ async fn lines_without_a_mark_are_not_shown() {
 }
 
 #[tokio::test]
+async fn jobs_without_a_mark_are_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write_to(folder.path(), 1 << 20).await;
+    for count in [1, 2] {
+        let set = Operation::set(Key::new("a").unwrap(), Value::parse("1").unwrap());
+        let job = NewJob::new(Command::One(set));
+        file.queue().enqueue(vec![job]).await.remove(0).unwrap();
+        // As if the writer had been stopped just before it wrote the mark, and after it.
+        for (is_marked, shown) in [(false, count - 1), (true, count)] {
+            let copy = tempfile::tempdir().unwrap();
+            for (name, (mut text, _)) in files(folder.path()) {
+                if name.starts_with("queue-") && !is_marked {
+                    let used = text.iter().rposition(|&byte| byte != b'\n').unwrap();
+                    let mark = text[..used]
+                        .iter()
+                        .rposition(|&byte| byte == b'\n')
+                        .unwrap();
+                    assert!(text[mark..].starts_with(b"\n{\"durable\""));
+                    text.truncate(mark + 1);
+                }
+                std::fs::write(copy.path().join(name), text).unwrap();
+            }
+            let reader = read_from(copy.path()).await;
+            assert_eq!(reader.queue().depth().await.unwrap().jobs, shown);
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_older_copy_of_the_folder_is_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     left_behind(folder.path()).await;
@@ -435,10 +464,30 @@ async fn service_that_only_reads_knows_the_jobs_of_the_one_that_writes() {
     while reading.ping().await.is_err() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // It says what it cannot see, and what cannot be.
-    let find = async |job| reading.queue().find(job).await.unwrap();
-    assert_eq!(find(&job).await, Found::Unseen);
-    assert_eq!(find(&foreign).await, Found::Unknown);
+    // It shows what waits as the writer does, and says what was never accepted.
+    let (reads, writes) = (reading.queue(), file.queue());
+    let held = reads.find(&job).await.unwrap();
+    assert!(matches!(held, Found::Held { .. }), "{held:?}");
+    assert_eq!(held, writes.find(&job).await.unwrap());
+    let peek = async |queue: &dyn JobQueue| {
+        let jobs = queue.peek(job.partition, Position::START, 10).await;
+        jobs.unwrap()
+    };
+    assert_eq!(peek(&**reads).await, peek(&*writes).await);
+    assert_eq!(peek(&**reads).await.len(), 1);
+    let depth = reads.depth().await.unwrap();
+    let expected = writes.depth().await.unwrap();
+    assert_eq!((depth.jobs, depth.bytes), (1, expected.bytes));
+    let later = JobId {
+        position: Position {
+            minor: job.position.minor + 1,
+            ..job.position
+        },
+        ..job
+    };
+    for unknown in [&foreign, &later] {
+        assert_eq!(reads.find(unknown).await.unwrap(), Found::Unknown);
+    }
     let waiting = reading.wait_visible(&job).await;
     assert!(
         matches!(waiting, Err(Error::NotYetVisible { .. })),

@@ -436,7 +436,7 @@ impl Service {
                 (Some(succeeded.summary.clone()), None)
             }
             (_, Found::Held { job, attempts }) => (Some(Summary::of(&job.command)), Some(attempts)),
-            (_, Found::Dropped | Found::Unseen | Found::Unknown) => (None, None),
+            (_, Found::Dropped | Found::Unknown) => (None, None),
         };
         Ok(Some(JobReport {
             id: *id,

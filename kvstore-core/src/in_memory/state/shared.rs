@@ -99,6 +99,11 @@ impl Shared {
         }
     }
 
+    /// The clock that all of this goes by.
+    pub(crate) fn time(&self) -> Arc<StoreTime> {
+        Arc::clone(&self.time)
+    }
+
     /// The store's time. It never goes back.
     pub(crate) fn now(&self) -> Timestamp {
         self.time.now()

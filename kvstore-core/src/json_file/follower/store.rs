@@ -125,7 +125,7 @@ impl JsonReader {
         Ok(Self(inner))
     }
 
-    /// The queue of the folder, as far as a reader has one: it knows whose jobs these are and accepts none.
+    /// The queue of the folder, as far as a reader has one: it shows the jobs that wait and accepts none.
     pub fn queue(&self) -> Arc<JsonReaderQueue> {
         Arc::new(JsonReaderQueue::new(self.clone()))
     }
@@ -138,6 +138,14 @@ impl JsonReader {
     /// How many journals were followed to their end and into the next.
     pub fn rotations(&self) -> u64 {
         self.0.rotations.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
+    pub(crate) fn time(&self) -> Arc<StoreTime> {
+        self.0.shared.time()
     }
 
     /// The id of the folder's queue, once that could be read.

@@ -203,6 +203,13 @@ impl Files {
         Ok(Self { kind, files })
     }
 
+    /// Leaves out the lines that no mark covers, which may not have been acknowledged.
+    pub(crate) fn leave_out_unmarked(&mut self) {
+        for file in &mut self.files {
+            file.contents.leave_out_unmarked();
+        }
+    }
+
     /// All their bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.contents.len()).sum()

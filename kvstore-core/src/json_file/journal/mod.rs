@@ -285,6 +285,13 @@ impl Contents {
         })
     }
 
+    /// Leaves out the lines that no mark covers.
+    pub(crate) fn leave_out_unmarked(&mut self) {
+        let durable = self.durable.length;
+        self.lines
+            .retain(|(_, range)| (range.start as u64) < durable);
+    }
+
     /// The length of the file.
     pub(crate) fn len(&self) -> u64 {
         self.text.len() as u64
