@@ -53,6 +53,9 @@ pub const DEAD_LETTERS_BYTES_MAX: usize = 64 << 20;
 /// Most changes kept for `watch`; whoever is further behind starts again from a listing.
 pub const CHANGES_MAX: usize = 10_000;
 
+/// Most bytes of their keys in a store that is held in memory.
+pub const CHANGES_BYTES_MAX: usize = 2 << 20;
+
 /// How long an idempotency key is remembered by default.
 pub const IDEMPOTENCY_WINDOW_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 

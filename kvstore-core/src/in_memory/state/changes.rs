@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
-use crate::limits::CHANGES_MAX;
+use crate::limits::{CHANGES_BYTES_MAX, CHANGES_MAX};
 use crate::model::entry::Version;
 use crate::model::key::Key;
 use crate::store::ChangeKind;
@@ -16,6 +16,8 @@ const GAPS_MAX: usize = 100;
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     recent: VecDeque<(Version, Key, ChangeKind)>,
+    /// The length of their keys.
+    bytes: usize,
     /// Changes up to this one are gone.
     dropped: Version,
     /// Where the store was opened: no version between the two was ever given out.
@@ -31,18 +33,20 @@ impl Changes {
     }
 
     pub(super) fn push(&mut self, version: Version, key: Key, kind: ChangeKind) {
-        if self.recent.len() == CHANGES_MAX
-            && let Some((oldest, ..)) = self.recent.pop_front()
-        {
-            self.drop_up_to(oldest);
-        }
+        self.bytes += key.as_str().len();
         self.recent.push_back((version, key, kind));
+        while (self.recent.len() > CHANGES_MAX || self.bytes > CHANGES_BYTES_MAX)
+            && let Some((oldest, ..)) = self.recent.front()
+        {
+            self.drop_up_to(*oldest);
+        }
     }
 
     fn drop_up_to(&mut self, version: Version) {
         self.dropped = version;
         let gone = self.recent.partition_point(|(other, ..)| *other <= version);
-        self.recent.drain(..gone);
+        let gone = self.recent.drain(..gone);
+        self.bytes -= gone.map(|(_, key, _)| key.as_str().len()).sum::<usize>();
         self.gaps.retain(|(_, behind)| *behind > version);
     }
 
@@ -71,5 +75,27 @@ impl Changes {
         }
         let start = self.recent.partition_point(|(other, ..)| *other <= version);
         Ok(self.recent.range(start..))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_is_bounded_in_number_and_in_bytes() {
+        for length in [8, 512] {
+            let mut changes = Changes::default();
+            let key = Key::new(&"k".repeat(length)).unwrap();
+            for version in 1..=2 * CHANGES_MAX as u64 {
+                changes.push(Version(version), key.clone(), ChangeKind::Set);
+                let kept = changes.after(changes.dropped).unwrap().count();
+                assert!(kept <= CHANGES_MAX && kept * length <= CHANGES_BYTES_MAX);
+                assert_eq!(kept * length, changes.bytes);
+            }
+            let kept = CHANGES_MAX.min(CHANGES_BYTES_MAX / length);
+            assert_eq!(changes.after(changes.dropped).unwrap().count(), kept);
+            assert!(changes.after(Version(changes.dropped.0 - 1)).is_err());
+        }
     }
 }
