@@ -133,9 +133,7 @@ pub trait WorkQueue: JobQueue {
 
     /// Lets the queue apply a job at the moment it accepts it, when nothing waits and a worker of this process holds the claims.
     /// `listener` receives what was applied so; it replaces an earlier one. A queue that only keeps jobs ignores this.
-    fn apply_on_acceptance(&self, listener: AppliedListener) {
-        let _ = listener;
-    }
+    fn apply_on_acceptance(&self, listener: AppliedListener);
 }
 
 /// A job that its queue applied when it accepted it.

@@ -15,7 +15,9 @@ use crate::in_memory::log::{Admission, Claims, PartitionLog, found_out, jobs_out
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
-use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, QueueOptions, WorkQueue, WorkerId};
+use crate::queue::{
+    Accepted, AppliedListener, Claim, Depth, Found, JobQueue, QueueOptions, WorkQueue, WorkerId,
+};
 
 /// A queue in memory, with any number of partitions. Its jobs are gone with it, and so are the claims on it.
 ///
@@ -270,6 +272,10 @@ impl WorkQueue for MemoryQueue {
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
         self.open_log(claim.partition)?.lock().complete(up_to);
         Ok(())
+    }
+
+    fn apply_on_acceptance(&self, _: AppliedListener) {
+        // It only keeps jobs.
     }
 }
 

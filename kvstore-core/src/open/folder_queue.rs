@@ -17,7 +17,7 @@ use crate::error::{Error, Result, source};
 use crate::json_file::JsonReader;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
-use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
+use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
 use crate::redis::QueueAlone;
 use crate::service::join;
 use crate::store::Store;
@@ -227,5 +227,9 @@ impl WorkQueue for FolderQueue<Holder> {
 
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
         self.queue().complete(claim, up_to).await
+    }
+
+    fn apply_on_acceptance(&self, _: AppliedListener) {
+        // It only keeps jobs.
     }
 }

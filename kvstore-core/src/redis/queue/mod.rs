@@ -17,7 +17,7 @@ use crate::error::{Error, Result, Subject};
 use crate::limits::WORK_BATCH_BYTES;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
-use crate::queue::{Accepted, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
+use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
 use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, Wake, woken};
 use crate::redis::options::Options;
 use crate::redis::queue::enqueue::{Lane, Waiting};
@@ -603,6 +603,10 @@ impl WorkQueue for RedisQueue {
             )
             .await?;
         check_applied(claim.partition, &applied, up_to)
+    }
+
+    fn apply_on_acceptance(&self, _: AppliedListener) {
+        // It only keeps jobs.
     }
 }
 
