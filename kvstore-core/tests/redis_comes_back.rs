@@ -9,12 +9,16 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::commit::Commit;
 use kvstore_core::model::evaluate::evaluate;
 use kvstore_core::model::id::{JobId, PartitionCount, Position};
-use kvstore_core::model::job::NewJob;
+use kvstore_core::model::job::{JobState, NewJob};
+use kvstore_core::model::write::Condition;
 use kvstore_core::queue::{Found, WorkQueue, WorkerId};
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::store::WatchFrom;
+use kvstore_core::service::{Service, ServiceOptions};
+use kvstore_core::store::{ChangeId, WatchFrom};
+use kvstore_core::worker;
 use kvstore_core::{Error, JobQueue, Key, Store, StoreExt, Value, Version};
 use redis_server::Server;
 
@@ -264,4 +268,126 @@ async fn a_claim_from_a_clock_that_was_ahead_is_over() {
     let redis = open(&server).await;
     let claims = redis.queue().claim(&WorkerId::new("alive")).await.unwrap();
     assert_eq!(claims.len(), 1);
+}
+
+/// Has a worker apply all that waits.
+async fn work(redis: &Redis) {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let working = tokio::spawn(worker::run(
+        redis.store(),
+        redis.queue(),
+        worker::Options::default(),
+        async move {
+            let _ = stopped.await;
+        },
+    ));
+    while redis.queue().depth().await.unwrap().jobs > 0 {
+        assert!(!working.is_finished());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.send(()).unwrap();
+    working.await.unwrap().unwrap();
+}
+
+/// What a history that is lost has given out, and what one in its place does with it.
+struct Lost {
+    version: Version,
+    jobs: [JobId; 2],
+    heard: ChangeId,
+}
+
+impl Lost {
+    async fn give_out(redis: &Redis) -> Self {
+        let (store, queue) = (redis.store(), redis.queue());
+        let applied = enqueue(&*queue).await;
+        work(redis).await;
+        let version = store.set("lost", &1).await.unwrap();
+        Self {
+            version,
+            jobs: [applied, enqueue(&*queue).await],
+            heard: store.watch(WatchFrom::Now).await.unwrap().start,
+        }
+    }
+
+    /// Does as much as the lost history did, and asks each time for what that has given out.
+    async fn is_unknown_to(&self, redis: &Redis) {
+        let (store, queue) = (redis.store(), redis.queue());
+        let service = Service::open(redis.store(), redis.queue(), ServiceOptions::default());
+        let service = service.await.unwrap();
+        for round in 0..4 {
+            assert_ne!(store.set("lost", &2).await.unwrap(), self.version);
+            let job = enqueue(&*queue).await;
+            assert!(!self.jobs.contains(&job), "{job}");
+            work(redis).await;
+            service.wait_visible(&job).await.unwrap();
+            for lost in &self.jobs {
+                let state = store.outcome(lost, Duration::ZERO).await.unwrap();
+                assert_eq!(state, JobState::Unknown, "round {round}");
+                assert_eq!(queue.find(lost).await.unwrap(), Found::Unknown, "{round}");
+                assert_eq!(service.job(lost, Duration::ZERO).await.unwrap(), None);
+                let token = service.wait_visible(lost).await;
+                assert!(matches!(token, Err(Error::Invalid { .. })), "{token:?}");
+            }
+            let watch = store.watch(WatchFrom::After(self.heard.clone())).await;
+            assert!(matches!(watch, Err(Error::Compacted)), "{round}: {watch:?}");
+            let on_lost = Commit {
+                checks: vec![(Key::new("lost").unwrap(), Condition::Version(self.version))],
+                ..Commit::default()
+            };
+            let conflict = store.commit(on_lost).await;
+            assert!(
+                matches!(conflict, Err(Error::Conflict { .. })),
+                "{conflict:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_lost_history_that_had_restarted_is_taken_for_something_else() {
+    // The clock of the one in its place is right, or an hour behind.
+    for skew_ms in [0, -3_600_000] {
+        let mut server = Server::start();
+        let redis = open(&server).await;
+        let kept = enqueue(&*redis.queue()).await;
+        work(&redis).await;
+        let old = server.copy();
+        redis.close();
+
+        server.kill_and_start();
+        let redis = open(&server).await;
+        let lost = Lost::give_out(&redis).await;
+        redis.close();
+
+        server.kill_and_start_from(&old);
+        for _ in 0..2 {
+            let options = Options {
+                partitions: Some(PartitionCount::new(1).unwrap()),
+                ..Options::default()
+            };
+            let skew = &options.skew_ms;
+            skew.store(skew_ms, std::sync::atomic::Ordering::SeqCst);
+            let redis = Redis::open(&server.url(), options).await.unwrap();
+            lost.is_unknown_to(&redis).await;
+            let state = redis.store().outcome(&kept, Duration::ZERO).await.unwrap();
+            assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+            redis.close();
+            server.kill_and_start();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_emptied_takes_writes_and_gives_nothing_out_again() {
+    let server = Server::start();
+    let redis = open(&server).await;
+    let lost = Lost::give_out(&redis).await;
+    server.cli(&["flushall"]);
+    assert_eq!(redis.store().get_as::<i32>("lost").await.unwrap(), None);
+    lost.is_unknown_to(&redis).await;
+    assert_eq!(redis.queue().depth().await.unwrap().lost, 2);
+    // Another process finds the store that this one has made.
+    let other = open(&server).await;
+    assert_eq!(other.queue().id(), redis.queue().id());
+    lost.is_unknown_to(&other).await;
 }

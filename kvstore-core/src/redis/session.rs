@@ -12,6 +12,7 @@ use redis::{
 };
 
 use crate::error::{Error, Result, Subject, source};
+use crate::limits::RENUMBER_GAP;
 use crate::model::id::{Partition, PartitionCount, Position, QueueId};
 use crate::redis::address::Address;
 use crate::redis::keys::Keys;
@@ -21,10 +22,7 @@ use crate::redis::link::{Resend, Servers};
 use crate::redis::options::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
 use crate::redis::run::durability::Look;
 use crate::redis::run::{Call, Numbering, Run, Runs};
-use crate::redis::scripts::Scripts;
-
-/// What the layout of the keys is called. Another one is another store.
-const FORMAT: &str = "1";
+use crate::redis::scripts::{FORMAT, Scripts};
 
 /// Connections for changes that wait for replicas, since that holds up what is sent behind them.
 const WAITING_LINKS: usize = 8;
@@ -101,19 +99,10 @@ impl Session {
         }
         let scripts = Scripts::new();
         let meta = Keys::meta(&options.prefix);
-        let (format, partitions, queue): (String, u16, String) = scripts
-            .meta
-            .key(&meta)
-            .arg(FORMAT)
-            .arg(
-                options
-                    .partitions
-                    .map_or(PARTITIONS_DEFAULT, PartitionCount::get),
-            )
-            .arg(QueueId::random().to_string())
-            .invoke_async(&mut link)
-            .await
-            .map_err(not_reached)?;
+        let wanted = PartitionCount::new(PARTITIONS_DEFAULT)?;
+        let wanted = options.partitions.unwrap_or(wanted);
+        let found = scripts.meta(&mut link, &meta, wanted, QueueId::random());
+        let (format, partitions, queue) = found.await.map_err(not_reached)?;
         if format != FORMAT {
             return Err(Error::Config(format!(
                 "the store under {meta} has format {format} and this program knows {FORMAT}: use the program that made it, or another prefix"
@@ -389,11 +378,14 @@ impl Session {
         let mut call = Call::new(Numbering::Enter);
         call.key(self.keys.of(partition, "state"))
             .key(self.keys.of(partition, "queue"))
-            .arg(acknowledged.major);
+            .arg(acknowledged.major)
+            .arg(fastrand::u64(RENUMBER_GAP..2 * RENUMBER_GAP))
+            .arg(self.skew());
         let ended: String = send(link, self.keys.slot(partition), run, &call, 0)
             .await
             .and_then(|(answer, _)| Ok(redis::from_redis_value(answer)?))
             .map_err(not_reached)?;
+        self.check_store(link).await?;
         if let Ok(minor) = ended.parse() {
             let end = Position {
                 minor,
@@ -402,6 +394,28 @@ impl Session {
             self.runs.ended(partition, end);
         }
         Ok(())
+    }
+
+    /// Creates the store again on a server that has lost all, with the same queue.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the server has another store now.
+    async fn check_store(&self, link: &mut Servers) -> Result<()> {
+        let found = self
+            .scripts
+            .meta(link, &self.meta, self.partitions, self.queue);
+        let (_, partitions, queue) = found.await.map_err(not_reached)?;
+        if queue == self.queue.to_string() && partitions == self.partitions.get() {
+            return Ok(());
+        }
+        Err(Error::Unavailable {
+            what: format!(
+                "the store under {} was created again, with queue {queue} in place of {}: start this program \
+                 again to use that one; until then the store",
+                self.meta, self.queue
+            ),
+            source: None,
+        })
     }
 
     /// # Errors

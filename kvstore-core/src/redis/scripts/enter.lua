@@ -1,26 +1,44 @@
--- Opens a partition to a run of its server that it was not changed by before: whatever an earlier one gave out, and may have lost, is
--- not given out again. Versions go on behind a gap, and jobs are numbered anew under a higher major number.
+-- Opens a partition to a run of its server that has not changed it before, and one that was emptied:
+-- nothing that an earlier history gave out, and may have lost, is given out again. Versions continue
+-- behind a gap, and jobs are numbered under a higher major number: both from the time in microseconds, or
+-- by chance far ahead where that is behind them (the clock was wrong once).
 --
 -- KEYS  1 state, 2 queue
--- ARGV  1 major number of a job
--- Says  the last minor number under that major one, '' if it is still in use or long gone
+-- ARGV  1 major number of a job, 2 a random number from 2^32 on, 3 skew (ms)
+-- Says  the last minor number under that major one ('0' if it was never in use here), '' if it is in use
 local state, queue = KEYS[1], KEYS[2]
-local known = redis.call('HMGET', state, 'run', 'version')
+local known = redis.call('HMGET', state, 'run', 'version', 'raised to')
 local log = redis.call('HMGET', queue, 'run', 'major', 'minor')
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2]) + 1000 * tonumber(ARGV[3])
+local function behind(last)
+  last = tonumber(last or '0')
+  return int(now > last and now or last + tonumber(ARGV[2]))
+end
 if known[1] ~= RUN then
-  local fields = { 'run', RUN }
-  if known[2] then
-    local raised = int(tonumber(known[2]) + 4294967296)
-    fields = { 'run', RUN, 'version', raised, 'raised from', known[2], 'raised to', raised }
-  end
-  redis.call('HSET', state, unpack(fields))
+  local raised = behind(known[2])
+  redis.call('HSET', state, 'run', RUN, 'version', raised,
+    'raised before', known[3] or '0', 'raised from', known[2] or '0', 'raised to', raised)
 end
 if log[1] ~= RUN then
-  local fields = { 'run', RUN }
+  local major = behind(log[2])
+  local fields = { 'run', RUN, 'major', major, 'minor', '0' }
   if log[2] then
-    fields = { 'run', RUN, 'ended:' .. log[2], log[3] or '0', 'major', int(tonumber(log[2]) + 1), 'minor', '0' }
-    redis.call('HDEL', queue, 'ended:' .. int(tonumber(log[2]) - 100))
+    for _, field in ipairs({ 'ended:' .. log[2], log[3] or '0', 'before:' .. major, log[2] }) do
+      fields[#fields + 1] = field
+    end
+    -- It is known of the last hundred numberings where they ended.
+    local oldest = log[2]
+    for _ = 1, 100 do
+      oldest = oldest and redis.call('HGET', queue, 'before:' .. oldest)
+    end
+    if oldest then
+      redis.call('HDEL', queue, 'ended:' .. oldest, 'before:' .. oldest)
+    end
   end
   redis.call('HSET', queue, unpack(fields))
 end
-return redis.call('HGET', queue, 'ended:' .. ARGV[1]) or ''
+if redis.call('HGET', queue, 'major') == ARGV[1] then
+  return ''
+end
+return redis.call('HGET', queue, 'ended:' .. ARGV[1]) or '0'

@@ -1,6 +1,12 @@
 //! The scripts: one operation each. Loaded when a server does not know them yet; those that give out numbers only by `run.rs`.
 
-use redis::Script;
+use redis::{RedisResult, Script};
+
+use crate::model::id::{PartitionCount, QueueId};
+use crate::redis::link::Servers;
+
+/// What the layout of the keys is called. Another one is another store.
+pub(crate) const FORMAT: &str = "1";
 
 /// The scripts of a store and its queue.
 pub(crate) struct Scripts {
@@ -13,7 +19,7 @@ pub(crate) struct Scripts {
     pub(crate) get: Script,
     pub(crate) letters: Script,
     pub(crate) list: Script,
-    pub(crate) meta: Script,
+    meta: Script,
     pub(crate) outcome: Script,
     pub(crate) attempt: Script,
     pub(crate) claim: Script,
@@ -62,5 +68,21 @@ impl Scripts {
             start_after: script!("allow-oom", "start_after.lua"),
             workers: script!("allow-oom", "workers.lua"),
         }
+    }
+
+    /// Creates the store under `meta` if it is not there. Returns its format, partitions and queue.
+    pub(crate) async fn meta(
+        &self,
+        link: &mut Servers,
+        meta: &str,
+        partitions: PartitionCount,
+        queue: QueueId,
+    ) -> RedisResult<(String, u16, String)> {
+        let mut script = self.meta.key(meta);
+        script
+            .arg(FORMAT)
+            .arg(partitions.get())
+            .arg(queue.to_string());
+        script.invoke_async(link).await
     }
 }

@@ -11,6 +11,9 @@ if not is_before(last, wanted) then
   return 0
 end
 local fields = { 'major', ARGV[1], 'minor', ARGV[2] }
+if known[1] and known[1] ~= ARGV[1] then
+  fields = { 'major', ARGV[1], 'minor', ARGV[2], 'ended:' .. known[1], known[2], 'before:' .. ARGV[1], known[1] }
+end
 local applied = ARGV[3] ~= '' and (redis.call('HGET', KEYS[3], ARGV[3]) or '0-0')
 local held = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 if not applied or not held or not is_before(applied, held[1]) then

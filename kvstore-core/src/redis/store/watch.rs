@@ -59,14 +59,18 @@ pub(crate) async fn watch(session: &Arc<Session>, from: WatchFrom) -> Result<Wat
 /// How far the versions of a partition go.
 struct History {
     latest: u64,
+    /// What the run of the server before this one began behind. What an earlier one gave out is too old, or
+    /// of a history that was lost.
+    begun: u64,
     /// The last version before the gap that a run of the server began with, and the one behind the gap.
     gap: Option<(u64, u64)>,
 }
 
 impl History {
-    fn new(latest: Option<u64>, from: Option<u64>, to: Option<u64>) -> Self {
+    fn new(latest: Option<u64>, begun: Option<u64>, from: Option<u64>, to: Option<u64>) -> Self {
         Self {
             latest: latest.unwrap_or(0),
+            begun: begun.unwrap_or(0),
             gap: from.zip(to),
         }
     }
@@ -77,6 +81,7 @@ impl History {
     /// [`Error::Compacted`] if some of it was dropped already, or that version was never there: it was lost, or is another store's.
     fn check(&self, heard: u64) -> Result<()> {
         let since = match self.gap {
+            Some(_) if heard < self.begun => None,
             Some((from, to)) if heard <= from => {
                 Some(from - heard + self.latest.saturating_sub(to))
             }
@@ -96,11 +101,12 @@ async fn latest(session: &Session) -> Result<Vec<History>> {
         let mut command = redis::cmd("HMGET");
         command.arg(session.keys.of(partition, "state")).arg(&[
             "version",
+            "raised before",
             "raised from",
             "raised to",
         ]);
-        let (latest, from, to) = session.ask(&command).await?;
-        Ok::<_, Error>(History::new(latest, from, to))
+        let (latest, before, from, to) = session.ask(&command).await?;
+        Ok::<_, Error>(History::new(latest, before, from, to))
     });
     futures_util::future::try_join_all(reads).await
 }
@@ -204,8 +210,14 @@ impl Watcher {
 
 type Change = (Key, u64, ChangeKind);
 
-/// The latest version, the ends of the gap, entries of the history.
-type Found = (u64, Option<u64>, Option<u64>, Vec<(String, Vec<String>)>);
+/// The latest version, the end of the gap before the last, the ends of that, entries of the history.
+type Found = (
+    u64,
+    Option<u64>,
+    Option<u64>,
+    Option<u64>,
+    Vec<(String, Vec<String>)>,
+);
 
 /// The changes behind version `after`, and the version up to which they are all that happened.
 async fn read_partition(
@@ -213,7 +225,7 @@ async fn read_partition(
     partition: Partition,
     after: u64,
 ) -> Result<(u64, Vec<Change>)> {
-    let (latest, from, to, entries): Found = session
+    let (latest, begun, from, to, entries): Found = session
         .read(
             session
                 .scripts
@@ -224,7 +236,7 @@ async fn read_partition(
                 .arg(ENTRIES_READ),
         )
         .await?;
-    History::new(Some(latest), from, to).check(after)?;
+    History::new(Some(latest), begun, from, to).check(after)?;
     let is_all = entries.len() < ENTRIES_READ;
     let mut found = Vec::new();
     for (_, fields) in entries {
