@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::StoreTime;
-use crate::error::{Error, Result, Subject};
+use crate::error::{Error, Result};
 use crate::in_memory::log::{Claims, PartitionLog, Remembered, found_out, jobs_out};
 use crate::json_file::disk::Disk;
 use crate::json_file::error::disk_error;
@@ -268,12 +268,7 @@ impl JobQueue for JsonQueue {
 
     async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
         self.check_open()?;
-        if partition != PARTITION {
-            return Err(Error::invalid(
-                Subject::Partition,
-                format!("{partition} is not one of the {}", PartitionCount::ONE),
-            ));
-        }
+        PartitionCount::ONE.check(partition)?;
         let jobs = self.shared.log().peek(after, max);
         Ok(jobs_out(jobs, &self.shared.time))
     }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, StoreTime};
-use crate::error::{Error, Result, Subject};
+use crate::error::{Error, Result};
 use crate::in_memory::log::{Admission, Claims, PartitionLog, found_out, jobs_out};
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
@@ -99,12 +99,8 @@ impl MemoryQueue {
     }
 
     fn log(&self, partition: Partition) -> Result<&Log> {
-        self.logs.get(usize::from(partition.0)).ok_or_else(|| {
-            Error::invalid(
-                Subject::Partition,
-                format!("{partition} is not one of the {}", self.partitions),
-            )
-        })
+        self.partitions.check(partition)?;
+        Ok(&self.logs[usize::from(partition.0)])
     }
 
     fn open_log(&self, partition: Partition) -> Result<&Log> {

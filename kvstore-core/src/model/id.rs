@@ -41,6 +41,17 @@ impl PartitionCount {
         self.0.get()
     }
 
+    /// Checks that `partition` is one of them.
+    pub(crate) fn check(self, partition: Partition) -> Result<()> {
+        if partition.0 < self.get() {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            Subject::Partition,
+            format!("{partition} is not one of the {self}"),
+        ))
+    }
+
     /// All of them, in order.
     pub fn iter(self) -> impl Iterator<Item = Partition> {
         (0..self.get()).map(Partition)

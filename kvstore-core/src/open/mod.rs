@@ -36,14 +36,12 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Closes both: the queue first, so that nothing more is accepted. Both are tried, the first failure is the answer.
+    /// Closes both, as [`Followed::close`] does.
     ///
     /// # Errors
     /// Those of [`JobQueue::close`] and [`Store::close`].
     pub async fn close(&self) -> Result<()> {
-        let queue = self.queue.close().await;
-        let store = self.store.close().await;
-        queue.and(store)
+        Followed::from(self.clone()).close().await
     }
 }
 
@@ -57,7 +55,8 @@ pub struct Followed {
 }
 
 impl Followed {
-    /// Closes both, as [`Opened::close`] does.
+    /// Closes both: the queue first, so that nothing more is accepted. Both are tried, the first
+    /// failure is the answer.
     ///
     /// # Errors
     /// Those of [`JobQueue::close`] and [`Store::close`].

@@ -64,10 +64,7 @@ pub(super) async fn put(
     body::check_content_type(&parts.headers)?;
     let query = Query::new(parts.uri.query());
     query.only(&["ttl"])?;
-    let expiry = match query.get("ttl")? {
-        None => Expiry::Never,
-        Some(text) => ttl::from_text(&text).map_err(Problem::field)?,
-    };
+    let expiry = expiry(query)?.unwrap_or_default();
     let options = &context.options;
     let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
     let set = Operation {
@@ -88,10 +85,7 @@ pub(super) async fn patch(
     body::check_patch_type(&parts.headers)?;
     let query = Query::new(parts.uri.query());
     query.only(&["ttl"])?;
-    let ttl = match query.get("ttl")? {
-        None => None,
-        Some(text) => Some(ttl::from_text(&text).map_err(Problem::field)?),
-    };
+    let ttl = expiry(query)?;
     let options = &context.options;
     let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
     let operation = match (text.is_empty(), ttl) {
@@ -132,15 +126,19 @@ pub(super) async fn add(
         let rule = "there must be none: what to add is in the query";
         return Err(Problem::field(Field::value_error(Place::BODY, rule, None)));
     }
-    let expiry = match query.get("ttl")? {
-        None => Expiry::Never,
-        Some(text) => ttl::from_text(&text).map_err(Problem::field)?,
-    };
+    let expiry = expiry(query)?.unwrap_or_default();
     let add = Operation {
         expiry,
         ..Operation::add(key, by)
     };
     write(context, parts, add).await
+}
+
+/// Returns what the parameter `ttl` asks for; `None` if it is not given.
+fn expiry(query: Query<'_>) -> Result<Option<Expiry>> {
+    let text = query.get("ttl")?;
+    text.map(|text| ttl::from_text(&text).map_err(Problem::field))
+        .transpose()
 }
 
 fn value(text: &[u8]) -> Result<Value> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::StoreTime;
-use crate::error::{Error, Result, Subject, source};
+use crate::error::{Error, Result, source};
 use crate::in_memory::log::{PartitionLog, found_out, jobs_out};
 use crate::json_file::PARTITION;
 use crate::json_file::disk::Folder;
@@ -122,12 +122,7 @@ impl JobQueue for JsonReaderQueue {
     }
 
     async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
-        if partition != PARTITION {
-            return Err(Error::invalid(
-                Subject::Partition,
-                format!("{partition} is not one of the {}", PartitionCount::ONE),
-            ));
-        }
+        PartitionCount::ONE.check(partition)?;
         let jobs = self.log().await?.peek(after, max);
         Ok(jobs_out(jobs, &self.reader.time()))
     }

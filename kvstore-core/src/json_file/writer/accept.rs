@@ -226,10 +226,9 @@ fn pass_over(staging: &mut Staging<'_>, (queue, position): (QueueId, Position)) 
 
 /// Returns how the job at `position` ended by `record`.
 fn outcome_of(record: &Record, position: Position) -> Outcome {
-    let outcomes = record.advance.iter().flat_map(|it| &it.outcomes);
-    let kept = outcomes.filter(|(at, _)| *at == position);
-    let kept = kept.map(|(_, outcome)| outcome.clone()).next();
-    kept.unwrap_or(Outcome::Succeeded(None))
+    let mut outcomes = record.advance.iter().flat_map(|it| &it.outcomes);
+    let kept = outcomes.find(|(at, _)| *at == position);
+    kept.map_or(Outcome::Succeeded(None), |(_, outcome)| outcome.clone())
 }
 
 /// Returns what `job` does, staged; `None` if it cannot be told here.

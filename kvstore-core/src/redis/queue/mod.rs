@@ -21,7 +21,7 @@ use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, Wor
 use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, Wake, woken};
 use crate::redis::options::Options;
 use crate::redis::queue::enqueue::{Lane, Waiting};
-use crate::redis::queue::pack::{Entry, unpack};
+use crate::redis::queue::pack::{Entry, unpack, unpack_all};
 use crate::redis::queue::share::share;
 use crate::redis::session::Session;
 use crate::redis::text::{number, position, stream_id};
@@ -344,7 +344,7 @@ impl JobQueue for RedisQueue {
             String,
             String,
             Option<String>,
-            Option<(String, Vec<String>)>,
+            Option<Entry>,
         ) = self
             .inner
             .read(
@@ -384,11 +384,7 @@ impl JobQueue for RedisQueue {
         self.session().check_partition(partition)?;
         let (trimmed, entries) = self.held(partition, after, max, "").await?;
         let after = after.max(trimmed);
-        let mut jobs = Vec::new();
-        for entry in &entries {
-            jobs.extend(unpack(entry, self.inner.id, partition, after)?);
-        }
-        jobs.truncate(max);
+        let jobs = unpack_all(&entries, self.inner.id, partition, after, max)?;
         Ok(jobs.into_iter().map(|counted| counted.job).collect())
     }
 
@@ -534,11 +530,7 @@ impl WorkQueue for RedisQueue {
             }
             let left = wait.saturating_sub(start.elapsed());
             if !entries.is_empty() || left.is_zero() {
-                let mut jobs = Vec::new();
-                for entry in &entries {
-                    jobs.extend(unpack(entry, self.inner.id, claim.partition, after)?);
-                }
-                jobs.truncate(max);
+                let jobs = unpack_all(&entries, self.inner.id, claim.partition, after, max)?;
                 let counts = jobs
                     .iter()
                     .map(|counted| (counted.job.id.position, counted.jobs, counted.bytes));

@@ -27,6 +27,22 @@ pub(crate) struct Counted {
 /// An entry of the log: its id, and its fields and their values.
 pub(crate) type Entry = (String, Vec<String>);
 
+/// Returns the jobs of several entries behind a position, in order and at most `max`.
+pub(crate) fn unpack_all(
+    entries: &[Entry],
+    queue: QueueId,
+    partition: Partition,
+    after: Position,
+    max: usize,
+) -> Result<Vec<Counted>> {
+    let mut jobs = Vec::new();
+    for entry in entries {
+        jobs.extend(unpack(entry, queue, partition, after)?);
+    }
+    jobs.truncate(max);
+    Ok(jobs)
+}
+
 /// The jobs of an entry behind a position, in order.
 pub(crate) fn unpack(
     (id, fields): &Entry,
