@@ -20,27 +20,13 @@ use kvstore_core::redis::{Options, Redis};
 use kvstore_core::store::DeadRequest;
 use kvstore_core::worker;
 use kvstore_core::{Error, JobQueue, Key, Store, StoreExt};
-use redis_server::{Server, free_port};
+use redis_server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server, one that follows it, and an address that leads to the first.
 async fn pair() -> (Server, Server, Address) {
-    let port = free_port().to_string();
-    let kept = ["--appendonly", "yes", "--appendfsync", "always"];
-    let primary = Server::start_with(
-        &[
-            &kept[..],
-            &["--port", &port, "--repl-diskless-sync-delay", "0"],
-        ]
-        .concat(),
-    );
-    let replica = Server::start_with(&[&kept[..], &["--replicaof", "127.0.0.1", &port]].concat());
-    until("the replica is online", || {
-        let replication = primary.ask(&["info", "replication"]);
-        replication.contains("state=online")
-    })
-    .await;
+    let (primary, replica, _) = Server::pair();
     let address = Address::of(&primary).await;
     (primary, replica, address)
 }

@@ -21,30 +21,6 @@ use tokio::net::{TcpListener, TcpStream};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server on a port, and one that follows it.
-fn pair() -> (Server, Server, u16) {
-    let number = free_port();
-    let port = number.to_string();
-    let kept = ["--appendonly", "yes", "--appendfsync", "always"];
-    let primary = Server::start_with(
-        &[
-            &kept[..],
-            &["--port", &port, "--repl-diskless-sync-delay", "0"],
-        ]
-        .concat(),
-    );
-    let replica = Server::start_with(&[&kept[..], &["--replicaof", "127.0.0.1", &port]].concat());
-    let begun = Instant::now();
-    while !primary
-        .ask(&["info", "replication"])
-        .contains("state=online")
-    {
-        assert!(begun.elapsed() < PATIENCE, "the replica does not connect");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    (primary, replica, number)
-}
-
 async fn open(url: &str, wait_replicas: usize) -> Redis {
     let options = Options {
         partitions: Some(PartitionCount::new(2).unwrap()),
@@ -69,7 +45,7 @@ fn jobs_on(server: &Server) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_is_on_the_replica() {
-    let (primary, replica, _) = pair();
+    let (primary, replica, _) = Server::pair();
     let redis = open(&primary.url(), 1).await;
     let (store, queue) = (redis.store(), redis.queue());
     for number in 1..=20 {
@@ -94,7 +70,7 @@ async fn what_is_acknowledged_is_on_the_replica() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_acknowledged_while_the_replica_hangs() {
-    let (primary, replica, _) = pair();
+    let (primary, replica, _) = Server::pair();
     let redis = open(&primary.url(), 1).await;
     let (store, queue) = (redis.store(), redis.queue());
     store.set("{a}", &0).await.unwrap();
@@ -161,7 +137,7 @@ async fn forwarder(primary: Arc<AtomicU16>) -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_takes_over_has_all_that_was_acknowledged() {
     const ACKNOWLEDGED_MIN: usize = 200;
-    let (mut primary, replica, port) = pair();
+    let (mut primary, replica, port) = Server::pair();
     let target = Arc::new(AtomicU16::new(port));
     let url = format!("redis://127.0.0.1:{}", forwarder(Arc::clone(&target)).await);
     let redis = open(&url, 1).await;
@@ -222,7 +198,7 @@ async fn a_replica_that_takes_over_has_all_that_was_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_not_refused_whose_server_becomes_a_replica_while_it_waits_for_one() {
-    let (primary, replica, _) = pair();
+    let (primary, replica, _) = Server::pair();
     let redis = open(&primary.url(), 1).await;
     redis
         .queue()

@@ -37,6 +37,33 @@ impl Server {
         server
     }
 
+    /// One on a port, and one that follows it.
+    pub(crate) fn pair() -> (Self, Self, u16) {
+        let number = free_port();
+        let port = number.to_string();
+        let kept = ["--appendonly", "yes", "--appendfsync", "always"];
+        let primary = Self::start_with(
+            &[
+                &kept[..],
+                &["--port", &port, "--repl-diskless-sync-delay", "0"],
+            ]
+            .concat(),
+        );
+        let replica = Self::start_with(&[&kept[..], &["--replicaof", "127.0.0.1", &port]].concat());
+        let begun = Instant::now();
+        while !primary
+            .ask(&["info", "replication"])
+            .contains("state=online")
+        {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "the replica does not connect"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (primary, replica, number)
+    }
+
     /// Kills it at once, and starts it again on what it has left.
     pub(crate) fn kill_and_start(&mut self) {
         self.kill_and_start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
