@@ -19,9 +19,10 @@ use crate::model::job::{Job, NewJob, Outcome};
 ///
 /// # What holds for every queue
 /// * A key's jobs stand in one partition ([`PartitionCount::partition_of`]), in the order in which they were accepted.
-/// * An accepted job survives what the backend names, and keeps its id for ever; ids are never reused.
-/// * Every bound, in jobs, bytes and idempotency keys, is answered with [`Error::Full`](crate::error::Error::Full), never by
-///   growth.
+/// * An accepted job survives what the backend names, and keeps its id for ever; ids are never
+///   reused.
+/// * Every bound, in jobs, bytes and idempotency keys, is answered with
+///   [`Error::Full`](crate::error::Error::Full), never by growth.
 /// * Dropping a future does not take a call back.
 ///
 /// ```
@@ -70,8 +71,9 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// Returns what the queue itself knows of a job.
     async fn find(&self, job: &JobId) -> Result<Found>;
 
-    /// Reads the jobs of `partition` that wait after `after`, in their order and at most `max`, without claiming it. An empty
-    /// answer means that none waits there. Jobs that are applied may be among them for as long as the queue holds them.
+    /// Reads the jobs of `partition` that wait after `after`, in their order and at most `max`,
+    /// without claiming it. An empty answer means that none waits there. Jobs that are applied may
+    /// be among them for as long as the queue holds them.
     async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>>;
 
     /// Returns how much waits.
@@ -88,28 +90,32 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
 /// What a worker needs of a queue in addition: claims on partitions, and their jobs.
 #[async_trait]
 pub trait WorkQueue: JobQueue {
-    /// Returns true if other processes may have workers on it that continue where one of this process ends. If not, a worker
-    /// that is stopped first applies what waits, since no other does before the next start.
+    /// Returns true if other processes may have workers on it that continue where one of this
+    /// process ends. If not, a worker that is stopped first applies what waits, since no other does
+    /// before the next start.
     fn is_shared(&self) -> bool;
 
-    /// Renews what `worker` holds, takes its fair share of the partitions, and returns what it holds now. What it had and is not
-    /// in the answer it must stop working on. Call it every third of [`CLAIM_PERIOD`].
+    /// Renews what `worker` holds, takes its fair share of the partitions, and returns what it
+    /// holds now. What it had and is not in the answer it must stop working on. Call it every third
+    /// of [`CLAIM_PERIOD`].
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>>;
 
-    /// Returns once another worker has come, gone or given something up since the last [`WorkQueue::claim`], which may return
-    /// something else now. It is a hint, for what would wait for the next renewal otherwise; where there is nothing to hear of,
-    /// it does not return.
+    /// Returns once another worker has come, gone or given something up since the last
+    /// [`WorkQueue::claim`], which may return something else now. It is a hint, for what would wait
+    /// for the next renewal otherwise; where there is nothing to hear of, it does not return.
     async fn claims_changed(&self);
 
     /// Gives a claim back, so that another worker can have the partition at once. No error if it is no longer held.
     async fn release(&self, claim: Claim) -> Result<()>;
 
-    /// Reads the jobs of the claimed partition that follow `after`, at least one unless none comes within `wait`, at most `max`.
+    /// Reads the jobs of the claimed partition that follow `after`, at least one unless none comes
+    /// within `wait`, at most `max`.
     ///
     /// # Errors
-    /// [`Error::Gap`](crate::error::Error::Gap) if jobs after `after` have been dropped already: the store is older than the queue.
-    /// [`Error::Stale`](crate::error::Error::Stale) if the queue knows that the store has not applied what `after` says, because
-    /// another server has taken over: read the position again.
+    /// [`Error::Gap`](crate::error::Error::Gap) if jobs after `after` have been dropped already:
+    /// the store is older than the queue. [`Error::Stale`](crate::error::Error::Stale) if the queue
+    /// knows that the store has not applied what `after` says, because another server has taken
+    /// over: read the position again.
     async fn read(
         &self,
         claim: &Claim,
@@ -118,21 +124,25 @@ pub trait WorkQueue: JobQueue {
         wait: Duration,
     ) -> Result<Vec<Job>>;
 
-    /// Records that the job at `head` is about to be tried, and returns for which time, from 1. It survives the process (not
-    /// necessarily the loss of power), so a job that ends its worker is counted.
+    /// Records that the job at `head` is about to be tried, and returns for which time, from 1. It
+    /// survives the process (not necessarily the loss of power), so a job that ends its worker is
+    /// counted.
     async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32>;
 
-    /// Takes the last [`WorkQueue::begin_attempt`] back: the store was down, and the job is not to blame.
+    /// Takes the last [`WorkQueue::begin_attempt`] back: the store was down, and the job is not to
+    /// blame.
     async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()>;
 
     /// Drops the jobs up to `up_to`, which are applied: they count against no bound any more.
     ///
     /// # Errors
-    /// [`Error::Stale`](crate::error::Error::Stale), as in [`WorkQueue::read`]: nothing was dropped.
+    /// [`Error::Stale`](crate::error::Error::Stale), as in [`WorkQueue::read`]: nothing was
+    /// dropped.
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()>;
 
-    /// Lets the queue apply a job at the moment it accepts it, when nothing waits and a worker of this process holds the claims.
-    /// `listener` receives what was applied so; it replaces an earlier one. A queue that only keeps jobs ignores this.
+    /// Lets the queue apply a job at the moment it accepts it, when nothing waits and a worker of
+    /// this process holds the claims. `listener` receives what was applied so; it replaces an
+    /// earlier one. A queue that only keeps jobs ignores this.
     fn apply_on_acceptance(&self, listener: AppliedListener);
 }
 
@@ -149,7 +159,8 @@ pub struct Applied {
 
 type Listen = dyn Fn(&[Applied], Duration) + Send + Sync;
 
-/// A function that receives the jobs of one durable write, and how long the write took. It must not block.
+/// A function that receives the jobs of one durable write, and how long the write took. It must not
+/// block.
 #[derive(Clone)]
 pub struct AppliedListener(Arc<Listen>);
 
@@ -178,7 +189,8 @@ pub struct Accepted {
     pub id: JobId,
     /// Whether an earlier request under the same idempotency key had put it there.
     pub replayed: bool,
-    /// How it ended, if it was applied in the same step; `None` if it waits for a worker, or was accepted earlier.
+    /// How it ended, if it was applied in the same step; `None` if it waits for a worker, or was
+    /// accepted earlier.
     pub outcome: Option<Outcome>,
 }
 
@@ -315,8 +327,9 @@ impl<Q: WorkQueue + ?Sized> WorkQueue for Arc<Q> {
 
 /// Implements methods of [`JobQueue`] by those of another queue, inside an `impl JobQueue for …`.
 ///
-/// `forward_queue!(|self| &self.0)` forwards all of them; `forward_queue!(|self| &self.0; except enqueue)` leaves those
-/// out that the wrapper writes itself. [`forward_store`](crate::forward_store) has an example.
+/// `forward_queue!(|self| &self.0)` forwards all of them; `forward_queue!(|self| &self.0; except
+/// enqueue)` leaves those out that the wrapper writes itself.
+/// [`forward_store`](crate::forward_store) has an example.
 #[macro_export]
 macro_rules! forward_queue {
     (|$self:ident| $inner:expr $(; except $($except:ident)+)?) => {
@@ -386,8 +399,9 @@ macro_rules! forward_queue {
 
 /// Implements methods of [`WorkQueue`] by those of another queue, inside an `impl WorkQueue for …`.
 ///
-/// `forward_work_queue!(|self| &self.0)` forwards all of them; `forward_work_queue!(|self| &self.0; except claim)` leaves those
-/// out that the wrapper writes itself. [`forward_store`](crate::forward_store) has an example.
+/// `forward_work_queue!(|self| &self.0)` forwards all of them; `forward_work_queue!(|self| &self.0;
+/// except claim)` leaves those out that the wrapper writes itself.
+/// [`forward_store`](crate::forward_store) has an example.
 #[macro_export]
 macro_rules! forward_work_queue {
     (|$self:ident| $inner:expr $(; except $($except:ident)+)?) => {

@@ -195,8 +195,9 @@ pub struct Page {
     pub next: Option<String>,
     /// How many keys start with the prefix, if that was asked for.
     pub count: Option<u64>,
-    /// The place in the history of changes that the page shows: [`WatchFrom::After`] it misses nothing of what comes after.
-    /// It may repeat what the page shows already. For a whole listing, take the first page's.
+    /// The place in the history of changes that the page shows: [`WatchFrom::After`] it misses
+    /// nothing of what comes after. It may repeat what the page shows already. For a whole listing,
+    /// take the first page's.
     pub as_of: ChangeId,
 }
 

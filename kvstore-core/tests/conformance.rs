@@ -36,7 +36,8 @@ mod json_file {
     kvstore_core::queue_conformance!(Folder::new());
 }
 
-/// Where jobs are applied on acceptance: the cases that look at what was accepted, and not at what waits or at a worker's batches.
+/// Where jobs are applied on acceptance: the cases that look at what was accepted, and not at what
+/// waits or at a worker's batches.
 mod json_file_applying {
     use super::*;
     kvstore_core::__conformance_cases! { Applying::new(), queue:

@@ -242,7 +242,8 @@ async fn a_queue_that_comes_back_older_than_its_folder_gives_no_number_again() {
     let state = reader.store.outcome(&last, Duration::ZERO).await.unwrap();
     assert!(matches!(state, JobState::Finished(_)), "{state:?}");
 
-    // All that it knew of its partitions is gone, and its clock was wrong: its numbers begin far behind.
+    // All that it knew of its partitions is gone, and its clock was wrong: its numbers begin far
+    // behind.
     let forget = "for _, key in ipairs(redis.call('KEYS', 'kv:{*')) do \
                   local run = string.find(key, ':queue$') and redis.call('HGET', key, 'run') \
                   redis.call('DEL', key) \

@@ -1,5 +1,5 @@
-//! Does a fleet on Redis keep what it acknowledged when another server takes over behind the same address:
-//! a replica that lags, or one that hangs?
+//! Does a fleet on Redis keep what it acknowledged when another server takes over behind the same
+//! address: a replica that lags, or one that hangs?
 
 #[path = "support/address.rs"]
 mod address;

@@ -115,8 +115,8 @@ async fn one_job_alone_is_accepted_in_one_round_trip() {
             .unwrap();
         took.push(counting.count() - before);
     }
-    // The first finds that the partition was not opened to this run of the server, opens it, sees that the
-    // store is there, and asks again.
+    // The first finds that the partition was not opened to this run of the server, opens it, sees
+    // that the store is there, and asks again.
     assert_eq!(took, [4, 1, 1]);
 }
 

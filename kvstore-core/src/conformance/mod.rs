@@ -1,9 +1,10 @@
 //! The suite that every backend has to pass, ours and yours (feature `conformance`).
 //!
-//! It checks each sentence of the contracts in [`Store`], [`JobQueue`](crate::queue::JobQueue) and [`WorkQueue`]. There are no
-//! switches: what one backend cannot do is not in the traits. To run it, tell it how to reach your backend (a [`StoreHarness`], and for a queue a
-//! [`QueueHarness`]), and call the macros in a test file; each case becomes a test of its own, reported by name, each with
-//! a harness of its own:
+//! It checks each sentence of the contracts in [`Store`], [`JobQueue`](crate::queue::JobQueue) and
+//! [`WorkQueue`]. There are no switches: what one backend cannot do is not in the traits. To run
+//! it, tell it how to reach your backend (a [`StoreHarness`], and for a queue a [`QueueHarness`]),
+//! and call the macros in a test file; each case becomes a test of its own, reported by name, each
+//! with a harness of its own:
 //!
 //! ```
 //! # #[cfg(any())]

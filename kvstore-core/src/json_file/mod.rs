@@ -89,8 +89,9 @@ pub struct Options {
     pub snapshot_bytes_min: u64,
     /// Take a `data.json` that was edited although later commits stand in journals, and give those up.
     pub keep_edit: bool,
-    /// Apply a job at the moment it is accepted, when nothing waits and a worker of this process has claimed the queue: its place,
-    /// its effect and the new position are one line and one sync then, as is the default. Otherwise the worker applies it.
+    /// Apply a job at the moment it is accepted, when nothing waits and a worker of this process
+    /// has claimed the queue: its place, its effect and the new position are one line and one sync
+    /// then, as is the default. Otherwise the worker applies it.
     pub apply_on_acceptance: bool,
     /// The time of day.
     pub clock: Arc<dyn Clock>,

@@ -22,7 +22,7 @@ use crate::redis::QueueAlone;
 use crate::service::join;
 use crate::store::Store;
 
-/// What this process is to the folder.
+/// The part of this process in the folder: holder or follower.
 #[async_trait]
 pub(crate) trait Role: fmt::Debug + Send + Sync + 'static {
     /// Returns what the folder is known by.

@@ -20,11 +20,12 @@ use crate::redis;
 /// The URL of a store or of a queue, for [`open`](fn@super::open).
 ///
 /// * `file:FOLDER`: a folder of JSON files, created if it is missing; `file:database`,
-///   `file:/var/lib/kvstore` or `file:///var/lib/kvstore`. Parameters: `data_bytes`, a ceiling on keys
-///   and values, all of which are in memory; `snapshot_bytes`, how large the journal gets before
-///   `data.json` is written again (unless that is larger, then its size); `keep_edit=true`, for one
-///   start: keep a `data.json` that was edited although later commits are in journals, and give those up;
-///   `apply_on_acceptance=false`: leave every job to the worker, although nothing is ahead of it.
+///   `file:/var/lib/kvstore` or `file:///var/lib/kvstore`. Parameters: `data_bytes`, a ceiling on
+///   keys and values, all of which are in memory; `snapshot_bytes`, how large the journal gets
+///   before `data.json` is written again (unless that is larger, then its size); `keep_edit=true`,
+///   for one start: keep a `data.json` that was edited although later commits are in journals, and
+///   give those up; `apply_on_acceptance=false`: leave every job to the worker, although nothing is
+///   ahead of it.
 /// * `memory:`: nothing outlives the process. Parameters: `partitions` of the queue.
 /// * `redis://[:PASSWORD@]HOST[:PORT][/DATABASE]`, `redis+unix:///PATH`, or
 ///   `redis+cluster://[:PASSWORD@]HOST[:PORT],HOST[:PORT]` with some of the servers of a Redis Cluster: a

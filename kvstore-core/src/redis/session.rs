@@ -148,9 +148,10 @@ impl Session {
         self.applies_own_queue.store(is_own, Ordering::Relaxed);
     }
 
-    /// Returns the field of a partition's state that holds how far the store beside the queue has applied
-    /// its jobs; an empty text as long as it applies none of them. A server that has lost that it does,
-    /// because it lagged behind the one that it has replaced, does not make this process forget it.
+    /// Returns the field of a partition's state that holds how far the store beside the queue has
+    /// applied its jobs; an empty text as long as it applies none of them. A server that has lost
+    /// that it does, because it lagged behind the one that it has replaced, does not make this
+    /// process forget it.
     pub(crate) async fn applied_field(&self) -> Result<String> {
         if !self.applies_own_queue.load(Ordering::Relaxed) {
             let mut command = redis::cmd("HGET");
@@ -288,8 +289,9 @@ impl Session {
         self.replicas > 0
     }
 
-    /// Runs a script that only reads and that its server knows, and returns its answer once the replicas
-    /// that are wanted have all that it saw; `None` if they do not within [`REPLICAS_WAIT`].
+    /// Runs a script that only reads and that its server knows, and returns its answer once the
+    /// replicas that are wanted have all that it saw; `None` if they do not within
+    /// [`REPLICAS_WAIT`].
     pub(crate) async fn replicated<T: FromRedisValue>(
         &self,
         partition: Partition,
@@ -517,8 +519,8 @@ async fn send(
     let mut answers = link.ask(slot, &pipeline).await?.into_iter();
     let mut next = || answers.next().unwrap_or(Value::Nil).extract_error();
     let answer = next()?;
-    // The change is made. An error of the wait (the server has become a replica meanwhile) only means
-    // that no replica is known to have it.
+    // The change is made. An error of the wait (the server has become a replica meanwhile) only
+    // means that no replica is known to have it.
     let count = next().and_then(|count| Ok(redis::from_redis_value(count)?));
     Ok((answer, count.unwrap_or(0)))
 }
@@ -577,9 +579,9 @@ pub(crate) fn not_reached(error: RedisError) -> Error {
     }
 }
 
-/// Returns true if an error is a server's answer that nothing was changed: scripts judge before they
-/// write. An error from within a script may come after a write, unless it is about the type of a key, which
-/// is judged first.
+/// Returns true if an error is a server's answer that nothing was changed: scripts judge before
+/// they write. An error from within a script may come after a write, unless it is about the type of
+/// a key, which is judged first.
 fn is_refusal(error: &RedisError) -> bool {
     let is_from_within = || error.to_string().contains(" script: ");
     error
@@ -587,7 +589,8 @@ fn is_refusal(error: &RedisError) -> bool {
         .is_some_and(|code| code == "WRONGTYPE" || !is_from_within())
 }
 
-/// Converts the error of a change: without a server's answer it is unknown whether the change was made.
+/// Converts the error of a change: without a server's answer it is unknown whether the change was
+/// made.
 fn not_changed(what: &str, error: RedisError) -> Error {
     if is_refusal(&error) || error.is_connection_refusal() || is_passing(&error) {
         not_reached(error)

@@ -174,8 +174,8 @@ impl Service {
         })
     }
 
-    /// Returns a service on a store that another process writes (see [`follow`](crate::open::follow)). It is not joined to its
-    /// queue, since that process did it.
+    /// Returns a service on a store that another process writes (see
+    /// [`follow`](crate::open::follow)). It is not joined to its queue, since that process did it.
     pub fn reading(followed: Followed, options: ServiceOptions) -> Self {
         Self {
             store: followed.store,
@@ -297,8 +297,8 @@ impl Service {
         self.store.get_many(keys).await
     }
 
-    /// Returns a page of keys. With values it ends before the entry that would bring them above [`PAGE_VALUE_BYTES_MAX`], except
-    /// that there is always a first one.
+    /// Returns a page of keys. With values it ends before the entry that would bring them above
+    /// [`PAGE_VALUE_BYTES_MAX`], except that there is always a first one.
     ///
     /// # Errors
     /// Those of [`Store::list`].

@@ -95,8 +95,8 @@ pub struct Options {
     /// Whether to go on behind a gap, for good: jobs that the queue has dropped and the store has never applied (it was
     /// restored from an older copy) are lost.
     pub accept_gap: bool,
-    /// Receives an [`Event`] for each thing that is worth counting; called from the worker's tasks and the queue's thread, so it
-    /// must not block.
+    /// Receives an [`Event`] for each thing that is worth counting; called from the worker's tasks
+    /// and the queue's thread, so it must not block.
     pub on_event: Option<EventListener>,
 }
 
@@ -107,7 +107,8 @@ impl Options {
         }
     }
 
-    /// Counts and logs the jobs of one commit, each with its trace and whether its own condition failed.
+    /// Counts and logs the jobs of one commit, each with its trace and whether its own condition
+    /// failed.
     fn committed<'a>(
         &self,
         jobs: impl ExactSizeIterator<Item = (JobId, Option<&'a str>, bool)> + Clone,
@@ -128,7 +129,8 @@ impl Options {
         }
     }
 
-    /// Returns a listener that counts and logs what a queue applies on acceptance like the commits of the worker.
+    /// Returns a listener that counts and logs what a queue applies on acceptance like the commits
+    /// of the worker.
     fn applied_listener(self: &Arc<Self>) -> AppliedListener {
         let options = Arc::clone(self);
         AppliedListener::new(move |jobs, took| {
@@ -153,9 +155,10 @@ impl Default for Options {
     }
 }
 
-/// Applies what waits in `queue` to `store`, until `shutdown`; then it finishes the batches in hand, gives its claims back, and
-/// returns. On a queue of this process alone ([`WorkQueue::is_shared`]) it first applies all that waits, but ends after ten seconds or
-/// a failure, and leaves the rest to the next start.
+/// Applies what waits in `queue` to `store`, until `shutdown`; then it finishes the batches in
+/// hand, gives its claims back, and returns. On a queue of this process alone
+/// ([`WorkQueue::is_shared`]) it first applies all that waits, but ends after ten seconds or a
+/// failure, and leaves the rest to the next start.
 ///
 /// Any number of workers may run on the same queue and store, in any number of processes. Dropping the future is like
 /// killing the process: safe, but its claims stay taken until they run out. Neither store nor queue is closed.

@@ -1,5 +1,5 @@
-//! A stable address in front of Redis servers, as a virtual address or a service would be: it leads to one
-//! of them, and later to another.
+//! A stable address in front of Redis servers, as a virtual address or a service would be: it leads
+//! to one of them, and later to another.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::path::PathBuf;

@@ -161,7 +161,8 @@ mod tests {
                 }
             }
         }
-        // Two each of both plain writes, `DELETE` and the batch, three each of `PUT`, `PATCH` and `POST`, one of a retry.
+        // Two each of both plain writes, `DELETE` and the batch, three each of `PUT`, `PATCH` and
+        // `POST`, one of a retry.
         assert_eq!(found, 18);
     }
 

@@ -41,9 +41,10 @@ pub(crate) async fn read(mut body: Incoming, bytes_max: usize, timeout: Duration
         .unwrap_or_else(|_| Err(Problem::body_timeout()))
 }
 
-/// Refuses a body that says it is something else than JSON. One that says nothing, or what programs say who know no better
-/// (`curl -d` a form, `fetch` of a string text), is taken for JSON, unless a browser sends it for a page: any page of any site may
-/// make a browser post such a body to any address, this machine's included, without asking first
+/// Refuses a body that says it is something else than JSON. One that says nothing, or what programs
+/// say who know no better (`curl -d` a form, `fetch` of a string text), is taken for JSON, unless a
+/// browser sends it for a page: any page of any site may make a browser post such a body to any
+/// address, this machine's included, without asking first
 /// (<https://fetch.spec.whatwg.org/#cors-safelisted-request-header>).
 pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<()> {
     check_type(headers, &["application/json"])

@@ -42,7 +42,8 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(text).decode_utf8().ok()
 }
 
-/// What stands behind the `?`. A read ignores parameters that it does not know; a write asks for [`Query::only`] its own.
+/// What stands behind the `?`. A read ignores parameters that it does not know; a write asks for
+/// [`Query::only`] its own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<'a>(&'a str);
 

@@ -196,7 +196,8 @@ fn operation(json: &RawValue) -> Result<Operation, String> {
     Ok(operation.under(condition))
 }
 
-/// Reads an integer, also one that is written with a fraction of zero or an exponent, as far as a float is exact.
+/// Reads an integer, also one that is written with a fraction of zero or an exponent, as far as a
+/// float is exact.
 fn integer(json: &RawValue) -> Option<i64> {
     const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
     let is_integer = |number: &f64| number.fract() == 0.0 && number.abs() < EXACT_BELOW;

@@ -1,7 +1,7 @@
 //! `DELETE /v1/kv?prefix=`: deletes the keys that it finds, in jobs of a bounded size.
 //!
-//! Not one moment: a key that is written meanwhile may stay. Repeating it is always safe, so it takes
-//! no idempotency key.
+//! Not one moment: a key that is written meanwhile may stay. Repeating it is always safe, so it
+//! takes no idempotency key.
 
 use std::collections::HashMap;
 use std::time::Instant;

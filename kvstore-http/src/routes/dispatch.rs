@@ -110,7 +110,8 @@ fn check_framing(parts: &Parts) -> Result<()> {
     }
 }
 
-/// A write is of a whole value. What says that it is a part of one must not replace it (RFC 9110 §14.5).
+/// A write is of a whole value. What says that it is a part of one must not replace it (RFC 9110
+/// §14.5).
 fn check_range(parts: &Parts) -> Result<()> {
     match parts.method.is_safe() || !parts.headers.contains_key(CONTENT_RANGE) {
         true => Ok(()),

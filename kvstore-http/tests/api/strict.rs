@@ -1,4 +1,5 @@
-//! §2: what a write says and the server does not know is refused, so that no misspelt word is a write without it.
+//! §2: what a write says and the server does not know is refused, so that no misspelt word is a
+//! write without it.
 
 use std::time::Duration;
 

@@ -394,7 +394,8 @@ impl Client {
         });
     }
 
-    /// Adds to a counter, until it is known to count. Some increments are sent once more for no reason.
+    /// Adds to a counter, until it is known to count. Some increments are sent once more for no
+    /// reason.
     async fn count(&mut self) {
         let increment = self.world.counters.begin();
         let (key, by) = (counter_name(increment.counter), increment.by);
@@ -436,7 +437,8 @@ impl Client {
         self.world.counters.end(increment, counted);
     }
 
-    /// Reads every counter until it shows what was acknowledged, and looks whether it is what it should be.
+    /// Reads every counter until it shows what was acknowledged, and looks whether it is what it
+    /// should be.
     pub(crate) async fn check_counters(&mut self) {
         let all = self.world.counters.sums();
         assert!(!all.is_empty(), "nothing was counted");

@@ -1,5 +1,5 @@
-//! Counters that all clients count up together. Each increment adds a power of two of its own, so the sum says which of them
-//! count, and that none counts twice.
+//! Counters that all clients count up together. Each increment adds a power of two of its own, so
+//! the sum says which of them count, and that none counts twice.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -89,7 +89,8 @@ impl Sums {
         sum & self.acknowledged == self.acknowledged
     }
 
-    /// Whether `sum` can be the last one: everything acknowledged counts once, and of the rest only what may.
+    /// Whether `sum` can be the last one: everything acknowledged counts once, and of the rest only
+    /// what may.
     pub(crate) fn explains(&self, sum: i64) -> bool {
         let rest = sum - self.acknowledged;
         rest >= 0 && rest & !self.open == 0

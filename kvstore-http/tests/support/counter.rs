@@ -1,5 +1,5 @@
-//! A counter that one client counts up. An increment that was not answered is sent again, after a restart as well, and still
-//! counts once.
+//! A counter that one client counts up. An increment that was not answered is sent again, after a
+//! restart as well, and still counts once.
 
 use crate::support::client::{Reply, Request, request};
 

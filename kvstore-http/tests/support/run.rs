@@ -86,7 +86,8 @@ impl Run {
         self.store = self.store.replace(SNAPSHOT_BYTES, "1GiB");
     }
 
-    /// From the next start on every job waits for the worker, or is applied on acceptance where that is possible.
+    /// From the next start on every job waits for the worker, or is applied on acceptance where
+    /// that is possible.
     pub(crate) fn leave_jobs_to_worker(&mut self, leave: bool) {
         self.store = self.store.replace(LEFT_TO_WORKER, "");
         if leave {

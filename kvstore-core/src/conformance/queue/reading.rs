@@ -72,7 +72,7 @@ pub async fn peek_needs_no_claim_and_takes_nothing_away(harness: &dyn QueueHarne
         "{found:?}"
     );
 
-    // What is gone leaves no gap: there is nobody who could miss it.
+    // What was dropped is no gap to a reader without a position of its own.
     queue.complete(&claim, accepted[6].position).await.unwrap();
     assert_eq!(peek(Position::START, 100).await, accepted[7..]);
     assert_eq!(peek(accepted[3].position, 2).await, accepted[7..9]);

@@ -154,7 +154,8 @@ pub async fn a_watch_from_a_page_misses_nothing_of_what_comes_after_it(harness: 
                     awaited -= 1;
                     continue;
                 }
-                // A page may show more than the place that it names: a change that it shows is told again.
+                // A page may show more than the place that it names: a change that it shows is told
+                // again.
                 let known = shown.get(&changed.key).map(|(version, _)| *version);
                 if known.is_some_and(|known| known > changed.version) {
                     continue;

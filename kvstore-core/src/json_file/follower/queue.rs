@@ -1,4 +1,5 @@
-//! The queue of a folder, for a process that only reads: it shows the jobs that wait, and accepts none.
+//! The queue of a folder, for a process that only reads: it shows the jobs that wait, and accepts
+//! none.
 
 use std::path::Path;
 use std::thread;
@@ -20,14 +21,15 @@ use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, Depth, Found, JobQueue, QueueOptions};
 use crate::store::Store;
 
-/// How often the files are read again when the writer exchanges them meanwhile, and how long it gets in between.
+/// How often the files are read again when the writer exchanges them meanwhile, and how long it
+/// gets in between.
 const TRIES_MAX: u32 = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(2);
 
 /// The queue of a folder that another process writes. Made by [`JsonReader::queue`].
 ///
-/// What the writer has acknowledged before a call is in its answer. Each call reads the queue's files, which are small as long as
-/// little waits.
+/// What the writer has acknowledged before a call is in its answer. Each call reads the queue's
+/// files, which are small as long as little waits.
 #[derive(Debug)]
 pub struct JsonReaderQueue {
     reader: JsonReader,
@@ -47,8 +49,8 @@ impl JsonReaderQueue {
         Err(self.reader.refusal())
     }
 
-    /// Returns what the writer has acknowledged. The store is read first: a job that is neither applied there nor in the files
-    /// afterwards was never accepted.
+    /// Returns what the writer has acknowledged. The store is read first: a job that is neither
+    /// applied there nor in the files afterwards was never accepted.
     async fn log(&self) -> Result<PartitionLog> {
         self.ping().await?;
         let id = self.id();

@@ -125,7 +125,8 @@ impl JsonReader {
         Ok(Self(inner))
     }
 
-    /// The queue of the folder, as far as a reader has one: it shows the jobs that wait and accepts none.
+    /// The queue of the folder, as far as a reader has one: it shows the jobs that wait and accepts
+    /// none.
     pub fn queue(&self) -> Arc<JsonReaderQueue> {
         Arc::new(JsonReaderQueue::new(self.clone()))
     }

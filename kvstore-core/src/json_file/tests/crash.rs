@@ -421,7 +421,8 @@ fn a_full_disk_is_an_answer_and_passes() {
             assert_eq!(contents(&store).await, model(1));
         }
         assert!(disk.faults_met() >= 3);
-        // Whoever only asks whether it answers may come in one group with a write that finds no room.
+        // Whoever only asks whether it answers may come in one group with a write that finds no
+        // room.
         for _ in 0..200 {
             let write = store.commit(Commit {
                 writes: writes(2),

@@ -160,7 +160,8 @@ impl Acceptance {
         })
     }
 
-    /// Publishes and reports what the group has accepted, which is durable by a write that took so long.
+    /// Publishes and reports what the group has accepted, which is durable by a write that took so
+    /// long.
     pub(crate) fn publish(&mut self, took: Duration) {
         if let Some(last) = self.group.last() {
             self.queue.log().pass(last.id.position);

@@ -258,7 +258,8 @@ impl Writer {
                     self.snapshot_waiters.push(answer);
                 }
                 Request::SnapshotEnded => {}
-                // The folder was just checked. Writes of the same group that find no room are not what was asked about.
+                // The folder was just checked. Writes of the same group that find no room are not
+                // what was asked about.
                 Request::Check(answer) => _ = answer.send(self.check_poison()),
                 Request::Close(answer) => close = Some(answer),
                 change => changes.push(change),

@@ -56,7 +56,8 @@ pub(crate) struct Shared {
     pub(crate) poisoned: OnceLock<String>,
     /// Calls on their way to this thread; changed while the log is locked.
     pub(crate) turns: AtomicUsize,
-    /// Set by a worker of this process: jobs that nothing is ahead of are applied on acceptance, and reported here.
+    /// Set by a worker of this process: jobs that nothing is ahead of are applied on acceptance,
+    /// and reported here.
     pub(crate) listener: Mutex<Option<AppliedListener>>,
 }
 

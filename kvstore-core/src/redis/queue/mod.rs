@@ -222,7 +222,8 @@ impl RedisQueue {
 }
 
 impl RedisQueue {
-    /// Returns the last job that was dropped from a partition, and the entries that hold jobs behind `after`.
+    /// Returns the last job that was dropped from a partition, and the entries that hold jobs
+    /// behind `after`.
     ///
     /// # Errors
     /// [`Error::Stale`] if the state's field `applied_field` names a position before `after`.
@@ -603,8 +604,8 @@ impl WorkQueue for RedisQueue {
 }
 
 /// # Errors
-/// [`Error::Stale`] if the position of the store beside the queue, as a script has answered it (empty if the
-/// store is elsewhere), lies before `expected`.
+/// [`Error::Stale`] if the position of the store beside the queue, as a script has answered it
+/// (empty if the store is elsewhere), lies before `expected`.
 fn check_applied(partition: Partition, applied: &str, expected: Position) -> Result<()> {
     if applied.is_empty() {
         return Ok(());

@@ -114,7 +114,8 @@ fn behind(text: &[u8]) -> Vec<u8> {
     behind
 }
 
-/// What one partition has: its latest version, how many keys start with the prefix, and its first items.
+/// What one partition has: its latest version, how many keys start with the prefix, and its first
+/// items.
 async fn part(
     session: &Session,
     request: &ListRequest,

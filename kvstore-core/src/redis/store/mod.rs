@@ -50,8 +50,8 @@ impl RedisStore {
         self.session.keys.of(partition, "state")
     }
 
-    /// Where a job stands now. One that is applied counts as queued until the replicas that are wanted have
-    /// what it has changed.
+    /// Where a job stands now. One that is applied counts as queued until the replicas that are
+    /// wanted have what it has changed.
     async fn state_of(&self, job: &JobId) -> Result<JobState> {
         let session = &self.session;
         if session.check_partition(job.partition).is_err() {

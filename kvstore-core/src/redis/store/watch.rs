@@ -59,8 +59,8 @@ pub(crate) async fn watch(session: &Arc<Session>, from: WatchFrom) -> Result<Wat
 /// How far the versions of a partition go.
 struct History {
     latest: u64,
-    /// What the run of the server before this one began behind. What an earlier one gave out is too old, or
-    /// of a history that was lost.
+    /// What the run of the server before this one began behind. What an earlier one gave out is too
+    /// old, or of a history that was lost.
     begun: u64,
     /// The last version before the gap that a run of the server began with, and the one behind the gap.
     gap: Option<(u64, u64)>,
@@ -210,7 +210,8 @@ impl Watcher {
 
 type Change = (Key, u64, ChangeKind);
 
-/// The latest version, the end of the gap before the last, the ends of that, entries of the history.
+/// The latest version, the end of the gap before the last, the ends of that, entries of the
+/// history.
 type Found = (
     u64,
     Option<u64>,
