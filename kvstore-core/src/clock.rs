@@ -286,7 +286,7 @@ mod tests {
             let warnings = text.lines().filter(|line| line.starts_with("WARN"));
             warnings.map(str::to_owned).collect::<Vec<_>>()
         };
-        let _told = tracing::subscriber::set_default(told.clone());
+        let _told = told.listen();
         // At the opening.
         let (clock, time) = time(NOON.after(HOUR));
         (0..3).for_each(|_| _ = time.now());

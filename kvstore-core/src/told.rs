@@ -1,10 +1,25 @@
 //! Listens to the log, for tests of what it says.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use tracing::Dispatch;
+use tracing::subscriber::DefaultGuard;
 
 /// What was logged, for the thread that it is the subscriber of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Told(Arc<Mutex<String>>);
+
+/// A subscriber of no thread, which lives for as long as the process. While only one subscriber is alive,
+/// `tracing` asks the thread that reaches an event first whether anyone listens to it, and a thread that
+/// listens to nothing would switch the event off for all.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Told(Arc::default())));
+
+impl Default for Told {
+    fn default() -> Self {
+        LazyLock::force(&SECOND);
+        Self(Arc::default())
+    }
+}
 
 impl tracing::Subscriber for Told {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
@@ -36,8 +51,28 @@ impl tracing::Subscriber for Told {
 }
 
 impl Told {
+    /// Listens to this thread until the guard is dropped.
+    pub(crate) fn listen(&self) -> DefaultGuard {
+        tracing::subscriber::set_default(self.clone())
+    }
+
     /// What was logged, a line for each event.
     pub(crate) fn text(&self) -> String {
         self.0.lock().unwrap().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_that_a_thread_without_a_listener_reaches_first_is_heard() {
+        let event = || tracing::warn!("heard");
+        let told = Told::default();
+        let _listening = told.listen();
+        std::thread::spawn(event).join().unwrap();
+        event();
+        assert_eq!(told.text().lines().count(), 1);
     }
 }

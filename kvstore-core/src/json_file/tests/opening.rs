@@ -366,7 +366,7 @@ fn a_clock_behind_the_folders_last_time_is_one_warning_with_both_times() {
         work(&file, &mut Seen::default()).await.unwrap();
         file.close().await.unwrap();
         let told = Told::default();
-        let _told = tracing::subscriber::set_default(told.clone());
+        let _told = told.listen();
         let earlier = Timestamp(NOON.0 - 3_600_000);
         let file = open(earlier);
         file.store().get(&Key::new("j1").unwrap()).await.unwrap();
