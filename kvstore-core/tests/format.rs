@@ -1,4 +1,4 @@
-//! Do folders of earlier versions still open, with all that was in them?
+//! Do folders of earlier versions still open, with all that was in them? (Format 1, which no release has had, is refused.)
 //!
 //! The folders in `tests/data/` were written by the program of their format and are never changed. A new format gets
 //! folders of its own:
@@ -29,7 +29,7 @@ use kvstore_core::store::{DeadRequest, ListRequest};
 use kvstore_core::{Error, JobQueue, Key, Store, Value, Version};
 
 /// The format of the present version, which the names of the folders carry.
-const FORMAT: &str = "format-1";
+const FORMAT: &str = "format-2";
 
 /// When the folders were written, and what time it is when they are opened: outcomes are kept for an hour only.
 const NOW: Timestamp = Timestamp(1_763_000_000_000);
@@ -304,7 +304,7 @@ fn copy_of(name: &str) -> tempfile::TempDir {
 
 #[tokio::test]
 async fn folder_that_was_closed_opens_with_all_that_was_in_it() {
-    let folder = copy_of("format-1-closed");
+    let folder = copy_of("format-2-closed");
     let file = open(folder.path()).await.unwrap();
     check(&file).await;
     file.close().await.unwrap();
@@ -312,7 +312,7 @@ async fn folder_that_was_closed_opens_with_all_that_was_in_it() {
 
 #[tokio::test]
 async fn folder_of_a_killed_process_opens_with_all_that_was_in_it() {
-    let folder = copy_of("format-1-killed");
+    let folder = copy_of("format-2-killed");
     // So that this stays a test of journals, too.
     assert!(folder.path().join("journal-1.jsonl").exists());
     let file = open(folder.path()).await.unwrap();
@@ -321,14 +321,15 @@ async fn folder_of_a_killed_process_opens_with_all_that_was_in_it() {
 }
 
 #[tokio::test]
-async fn folder_of_a_newer_format_is_refused_and_both_formats_are_named() {
-    for (name, file) in [
-        ("newer-meta", "data.meta.json"),
-        ("newer-journal", "journal-1.jsonl"),
+async fn folder_of_another_format_is_refused_and_both_formats_are_named() {
+    for (name, file, format) in [
+        ("format-1-killed", "files.json", "format 1"),
+        ("newer-meta", "data.meta.json", "format 999"),
+        ("newer-journal", "journal-1.jsonl", "format 999"),
     ] {
         let folder = copy_of(name);
         let error = open(folder.path()).await.unwrap_err().to_string();
-        for part in [file, "format 999", "format 1"] {
+        for part in [file, format, "format 2"] {
             assert!(error.contains(part), "{name}: {error}");
         }
         for entry in std::fs::read_dir(data(name)).unwrap() {
@@ -382,7 +383,7 @@ fn writes_the_folders_of_a_newer_format() {
         let text = std::fs::read_to_string(&path).unwrap();
         let first = text.lines().next().unwrap();
         // The checksum, `,"c":"00000000"}`, ends the line.
-        let first = first[..first.len() - 16].replacen("\"format\":1,", "\"format\":999,", 1);
+        let first = first[..first.len() - 16].replacen("\"format\":2,", "\"format\":999,", 1);
         assert!(first.contains("999"));
         let crc = crc32c::crc32c(first.as_bytes());
         std::fs::write(&path, format!("{first},\"c\":\"{crc:08x}\"}}\n")).unwrap();

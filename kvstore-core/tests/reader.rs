@@ -364,7 +364,7 @@ async fn jobs_without_a_mark_are_not_shown() {
         for (is_marked, shown) in [(false, count - 1), (true, count)] {
             let copy = tempfile::tempdir().unwrap();
             for (name, (mut text, _)) in files(folder.path()) {
-                if name.starts_with("queue-") && !is_marked {
+                if name.starts_with("journal-") && !is_marked {
                     let used = text.iter().rposition(|&byte| byte != b'\n').unwrap();
                     let mark = text[..used]
                         .iter()

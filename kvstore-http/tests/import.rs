@@ -410,7 +410,7 @@ fn damage(path: &Path, line: usize) {
 async fn damaged_file_is_named_with_its_line_and_nothing_is_changed() {
     for (name, line, place) in [
         ("journal-1.jsonl", 2, "journal-1.jsonl, line 2"),
-        ("queue-1.jsonl", 1, "queue-1.jsonl, line 1"),
+        ("journal-1.jsonl", 1, "journal-1.jsonl, line 1"),
         ("data.meta.json", 1, "data.meta.json"),
     ] {
         let folder = Folder::new();

@@ -3,31 +3,31 @@
 //! ```text
 //! database/
 //!   data.json            a plain JSON object, one entry a line, keys in byte order; always whole
-//!   data.meta.json       what the plain object can't hold: versions, deadlines, positions, outcomes, and which file it belongs to
-//!   journal-<n>.jsonl    commits since then, one line each
-//!   queue-<n>.jsonl      accepted jobs, one line each
-//!   files.json           which of those files are the latest, so that one that is removed is missed
+//!   data.meta.json       what the plain object can't hold: versions, deadlines, positions, outcomes, waiting jobs, and which file it belongs to
+//!   journal-<n>.jsonl    everything since then: accepted jobs and commits, one line each
+//!   files.json           which journal is the latest, so that one that is removed is missed
 //!   LOCK                 held by the process that writes; its id is in it
 //! ```
 //!
-//! A journal, and a queue file likewise:
+//! A journal:
 //!
 //! ```text
-//! {"journal":"store","format":1,"number":7,"previous":{"length":5120,"crc":2271560481},"version":40,"c":"8d3f01aa"}
+//! {"journal":7,"format":2,"previous":{"length":5120,"crc":2271560481},"version":40,"jobs":"1767225600000000-3","c":"8d3f01aa"}
 //! {"v":40,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["old"]],"c":"9f3a01bc"}     one commit: a set and a delete
 //! {"v":42,"t":1767225600001,"w":[["b",1]],"q":{…},"idem":{…},"c":"1f0a93de"}           a job that was applied when it was accepted
+//! {"n":"1767225600000000-5","t":1767225600002,"job":{"set":"b","value":2},"c":"5b1c7e02"}  a job that waits for a worker
 //! {"durable":{"length":204,"crc":2671378876},"c":"77ab01cd"}                            the bytes before it are on the disk
 //! ```
 //!
 //! # How it holds what it promises
-//! * One thread owns each journal. It takes all that waits, writes once, syncs once, makes it visible, answers all
-//!   (`writer/`): a durable write costs a line and a share of one `fdatasync`, whatever the size of the data.
+//! * One thread owns the folder. It takes all that waits, judges it in order, writes once, syncs once, makes it visible, answers
+//!   all (`writer/`): a durable write costs a line and a share of one `fdatasync`, whatever the size of the data.
 //! * Every line carries a CRC chained to the line before, and marks say how far the file had been synced: so a torn tail, which
 //!   is cut, is told from damage, which is refused with its place.
 //! * A snapshot goes on in a new journal, writes the pair in the background as it was at that moment, and removes the old
 //!   journals. `data.json` is replaced in one step and never absent.
 //! * After a failed write or sync nothing more is acknowledged until the folder is opened again. A full disk is no such failure:
-//!   the file is cut back, and writes go on when there is room.
+//!   the file is cut back, and writes go on when there is room. Room for the effects of jobs that wait is kept in the journal.
 //!
 //! Everything is in memory; the folder must be on a local file system. Network file systems may lose locks and syncs.
 
@@ -50,7 +50,7 @@ mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use self::disk::Disk;
 use self::disk::lock::Lock;
@@ -58,19 +58,18 @@ use self::error::{disk_error, io_error};
 pub use self::follower::JsonReader;
 pub use self::follower::JsonReaderQueue;
 pub use self::inspect::Problem;
-use self::journal::chain::{Files, Kind};
-use self::journal::manifest::Calls;
 pub use self::queue::JsonQueue;
-use self::recovery::Recovered;
 pub use self::repair::repair;
 pub use self::store::JsonStore;
 pub use self::verify::{Inspection, Summary};
-use self::writer::Unstated;
+use self::writer::Writer;
+use self::writer::jobs::Queue;
 use self::writer::quota::Room;
 use crate::clock::{Clock, StoreTime, SystemClock};
 use crate::error::{Error, Result, source};
+use crate::in_memory::log::Claims;
 use crate::in_memory::state::Shared;
-use crate::model::id::Partition;
+use crate::model::id::{Partition, PartitionCount};
 use crate::queue::JobQueue;
 use crate::queue::QueueOptions;
 use crate::store::Store;
@@ -165,41 +164,54 @@ impl JsonFile {
     }
 
     fn start(disk: Arc<dyn Disk>, options: &Options, lock: Option<Arc<Lock>>) -> Result<Self> {
-        let room = Arc::new(Room::new(options.data_bytes_max));
-        let holder = Holder::new(lock);
-        // Both are read before anything is written.
-        let queue_files = Files::read(&*disk, Kind::Queue, None, false)?;
-        let recovered = recovery::recover(&*disk, options.clock.now(), options.keep_edit)?;
+        let queue_options = QueueOptions {
+            partitions: PartitionCount::ONE,
+            ..options.queue.clone()
+        };
+        let now = options.clock.now();
+        let recovered = recovery::recover(&*disk, &queue_options, now, options.keep_edit)?;
         let id = recovered.meta.queue;
-        let applied = recovered.state.progress.applied(id, PARTITION);
-        let roll = Arc::new(Calls::new(recovered.roll));
         let time = StoreTime::new(Arc::clone(&options.clock), recovered.state.time);
-        let time = Arc::new(time);
-        let mut queue = queue::start(
-            Arc::clone(&disk),
-            options,
-            queue_files,
-            id,
-            applied,
-            Arc::clone(&room),
-            holder.clone(),
-            Arc::clone(&roll),
-            Arc::clone(&time),
-            &recovered.meta.remembered,
-        )?;
-        let store = start_store(
-            disk,
-            options,
-            recovered,
+        // A clock that is behind is told here.
+        time.now();
+        let claims = Claims::new(PartitionCount::ONE, queue_options.claim_period);
+        let room = Room {
+            limit: options.data_bytes_max,
+            data: recovered.state.table.bytes(),
+            queued: recovered.log.size_bytes() as u64,
+        };
+        let queue = Queue::new(recovered.log, claims, options.apply_on_acceptance);
+        let queue = Arc::new(queue);
+        let shared = Arc::new(Shared::new(recovered.state, Arc::new(time)));
+        let writer = Writer {
+            disk: Arc::clone(&disk),
+            shared: Arc::clone(&shared),
+            queue: Arc::clone(&queue),
             room,
-            holder,
-            roll,
-            time,
-            Some(queue.shared()),
-        )?;
-        if options.apply_on_acceptance {
-            queue.apply_by(store.requests.clone());
-        }
+            meta: recovered.meta,
+            data: recovered.data,
+            journal: recovered.journal,
+            number: recovered.number,
+            older_bytes: recovered.older_bytes,
+            meta_bytes: recovered.meta_bytes,
+            roll: recovered.roll,
+            snapshot_bytes_min: options.snapshot_bytes_min,
+            status: writer::Status::default(),
+        };
+        let requests = writer::start(writer)
+            .map_err(|error| disk_error(&*disk, "can't start a thread for", "", error))?;
+        let queue = JsonQueue {
+            id,
+            queue,
+            shared: Arc::clone(&shared),
+            requests: requests.clone(),
+            is_closed: AtomicBool::new(false),
+        };
+        let store = JsonStore {
+            shared,
+            requests,
+            lock,
+        };
         Ok(Self {
             store: Arc::new(store),
             queue: Arc::new(queue),
@@ -250,69 +262,5 @@ fn check_is_no_file(folder: &Path) -> Result<()> {
             folder.display()
         ))),
         false => Ok(()),
-    }
-}
-
-/// Starts the thread of the store.
-#[expect(clippy::too_many_arguments, reason = "all that an opening has, once")]
-fn start_store(
-    disk: Arc<dyn Disk>,
-    options: &Options,
-    recovered: Recovered,
-    room: Arc<Room>,
-    holder: Holder,
-    roll: Arc<Calls>,
-    time: Arc<StoreTime>,
-    queue: Option<Arc<writer::queue::Shared>>,
-) -> Result<JsonStore> {
-    roll.call(&*disk, Kind::Store, recovered.number)
-        .map_err(|error| roll_error(&*disk, error))?;
-    let (state, recovered) = Unstated::split(recovered);
-    room.set_data(state.table.bytes());
-    let shared = Arc::new(Shared::new(state, time));
-    let start = writer::Start {
-        disk: Arc::clone(&disk),
-        shared: Arc::clone(&shared),
-        room,
-        recovered,
-        snapshot_bytes_min: options.snapshot_bytes_min,
-        roll,
-        queue,
-    };
-    let requests = writer::start(start)
-        .map_err(|error| disk_error(&*disk, "can't start a thread for", "", error))?;
-    Ok(JsonStore {
-        shared,
-        requests,
-        holder,
-    })
-}
-
-/// The answer to an opening whose new file could not be put on the roll.
-fn roll_error(disk: &dyn Disk, error: journal::AppendError) -> Error {
-    match error {
-        journal::AppendError::Full(error) | journal::AppendError::Broken(error) => {
-            disk_error(disk, "can't write", journal::manifest::ROLL, error)
-        }
-    }
-}
-
-/// The lock on the folder, which goes when store and queue are both closed, or dropped.
-#[derive(Clone, Debug)]
-struct Holder(Arc<(Option<Arc<Lock>>, AtomicUsize)>);
-
-impl Holder {
-    fn new(lock: Option<Arc<Lock>>) -> Self {
-        Self(Arc::new((lock, AtomicUsize::new(2))))
-    }
-
-    /// One of the two is closed. It is no error to say so twice, so each says it once only.
-    fn let_go(&self) {
-        let (lock, open) = &*self.0;
-        if open.fetch_sub(1, Ordering::SeqCst) == 1
-            && let Some(lock) = lock
-        {
-            lock.release();
-        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing that was there is overwritten before all that can be had of it is on the disk: first each damaged file gets a second
 //! name, `<file>.removed-N`; then the pair is written, which is one step as in every snapshot; then the journals that it holds
-//! go; then a new queue file takes the place of the old ones. Cut off at any moment, it can be run again.
+//! go. Cut off at any moment, it can be run again.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,9 +13,7 @@ use crate::json_file::disk::lock::Lock;
 use crate::json_file::disk::{Disk, Folder};
 use crate::json_file::error::{disk_error, io_error};
 use crate::json_file::inspect::{Beside, Problem, Salvage, has_anything};
-use crate::json_file::journal::Journal;
-use crate::json_file::journal::chain::Kind;
-use crate::json_file::journal::jobs::{first_lines, job_line};
+use crate::json_file::journal::chain;
 use crate::json_file::journal::manifest::ROLL;
 use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD, Fingerprint, SNAPSHOT_PIECE};
 use crate::json_file::{PARTITION, check_is_no_file};
@@ -25,8 +23,8 @@ use crate::model::entry::{Timestamp, Version};
 ///
 /// Every line and entry that is provably as it was written stays; what that leaves out is what
 /// [`Inspection::problems`](crate::json_file::Inspection::problems) says beforehand. Damaged files are kept beside as `<file>.removed-N`.
-/// Versions go on 2^32 further, and if the queue was damaged, so do its positions, so none is used twice; jobs that are gone are
-/// unknown from then on, and never "succeeded".
+/// Versions and the positions of jobs go on with new numbers, so none is used twice; jobs that are gone are unknown from then on,
+/// and never "succeeded".
 ///
 /// # Errors
 /// [`Error::Locked`] if a process has it open; [`Error::NotFound`] if there is nothing of a store; [`Error::Corrupt`] for a
@@ -68,10 +66,7 @@ pub(super) fn repair_disk(disk: &dyn Disk, now: Timestamp) -> Result<Vec<Problem
     keep_aside(disk, &salvage)
         .map_err(|error| disk_error(disk, "can't keep the damage aside in", "", error))?;
     write_pair(disk, &mut salvage)?;
-    Kind::Store.remove_before(disk, salvage.meta.journal);
-    if salvage.has_queue_problem {
-        write_queue(disk, &salvage)?;
-    }
+    chain::remove_before(disk, salvage.meta.journal);
     if salvage.damaged.contains(ROLL) {
         disk.remove(ROLL)
             .map_err(|error| disk_error(disk, "can't remove", ROLL, error))?;
@@ -93,15 +88,13 @@ fn renumber(salvage: &mut Salvage, now: Timestamp) -> Result<()> {
     if salvage.has_unversioned {
         state.version = state.table.give_versions(state.version);
     }
-    if salvage.has_queue_problem {
-        let last = log.last();
-        let opened = log.open(now);
-        let lost = salvage.lost_jobs.iter().copied();
-        for (after, up_to) in lost.chain([(last, opened)]) {
-            state.progress.lose(meta.queue, PARTITION, after, up_to);
-        }
-        log.complete(state.progress.applied(meta.queue, PARTITION));
+    let last = log.last();
+    let opened = log.open(now);
+    let lost = salvage.lost_jobs.iter().copied();
+    for (after, up_to) in lost.chain([(last, opened)]) {
+        state.progress.lose(meta.queue, PARTITION, after, up_to);
     }
+    log.complete(state.progress.applied(meta.queue, PARTITION));
     Ok(())
 }
 
@@ -133,12 +126,15 @@ fn keep_aside(disk: &dyn Disk, salvage: &Salvage) -> std::io::Result<()> {
 
 /// Writes everything that could be read as a snapshot does.
 fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
-    let next = salvage.next_number(disk, Kind::Store)?;
-    let Salvage { state, meta, .. } = salvage;
+    let next = salvage.next_number(disk)?;
+    let Salvage {
+        state, meta, log, ..
+    } = salvage;
     meta.journal = next.max(meta.journal);
     meta.version = state.version;
     meta.time = state.time;
     meta.set_progress(&state.progress);
+    meta.set_log(log, state.time);
     let mut write = || {
         let replaces = disk.read(DATA)?.map(|text| Fingerprint::of(&text));
         state.table.start_cut();
@@ -147,22 +143,5 @@ fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
         })
     };
     write().map_err(|error| disk_error(disk, "can't write", DATA, error))?;
-    Ok(())
-}
-
-/// Writes the jobs that wait into a new file, which takes the place of all.
-fn write_queue(disk: &dyn Disk, salvage: &Salvage) -> Result<()> {
-    let number = salvage.next_number(disk, Kind::Queue)?;
-    let name = Kind::Queue.name(number);
-    let log = &salvage.log;
-    let mut lines = first_lines(number, None, salvage.meta.queue, log, salvage.state.time);
-    lines.extend(log.jobs().map(|job| job_line(job, None)));
-    Journal::create(disk, &name, &lines)
-        .map_err(|error| disk_error(disk, "can't write", &name, error))?;
-    // It names the files that are about to go; what is gone is settled now.
-    disk.remove(ROLL)
-        .and_then(|()| disk.sync_folder())
-        .map_err(|error| disk_error(disk, "can't remove", ROLL, error))?;
-    Kind::Queue.remove_before(disk, number);
     Ok(())
 }

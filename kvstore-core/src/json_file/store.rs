@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 use crate::in_memory::state::Shared;
+use crate::json_file::disk::lock::Lock;
 use crate::json_file::writer::{Answer, Request, Requests};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::{Entry, EntryRef};
@@ -22,7 +23,7 @@ use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, Watch
 pub struct JsonStore {
     pub(super) shared: Arc<Shared>,
     pub(super) requests: Requests,
-    pub(super) holder: crate::json_file::Holder,
+    pub(super) lock: Option<Arc<Lock>>,
 }
 
 impl JsonStore {
@@ -198,7 +199,9 @@ impl Store for JsonStore {
             },
         };
         self.shared.close();
-        self.holder.let_go();
+        if let Some(lock) = &self.lock {
+            lock.release();
+        }
         result
     }
 }

@@ -65,8 +65,6 @@ pub struct Summary {
     pub snapshot_age: Option<Duration>,
     /// The size of the journals that are not in `data.json` yet, in bytes.
     pub journal_bytes: u64,
-    /// The size of the queue files, in bytes.
-    pub queue_bytes: u64,
     /// The jobs that wait.
     pub waiting: Depth,
     /// Dead letters.
@@ -193,7 +191,6 @@ impl Inspection {
                 .map(|at| Duration::from_millis(millis(at)))
                 .map(|at| Duration::from_millis(SystemClock.now().0).saturating_sub(at)),
             journal_bytes: self.salvage.journal_bytes,
-            queue_bytes: self.salvage.queue_bytes,
             waiting: self.salvage.log.depth(self.now),
             dead: progress
                 .queues

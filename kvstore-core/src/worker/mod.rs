@@ -178,6 +178,10 @@ pub async fn run(
         store.adopt_queue(queue.id()).await?;
     }
     join(&store, &queue).await?;
+    // The queue of a folder applies jobs itself only where the store of that folder is the one that applies it.
+    if store.active_queue().await?.is_none() {
+        store.adopt_queue(queue.id()).await?;
+    }
 
     let mut worker = Worker {
         id: WorkerId::new(&options.name),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kvstore_core::conformance::{QueueBounds, QueueHarness, StoreHarness};
-use kvstore_core::json_file::JsonQueue;
+use kvstore_core::json_file::{JsonQueue, JsonStore};
 use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::job::NewJob;
 use kvstore_core::queue::{Accepted, AppliedListener, WorkQueue, WorkerId};
@@ -14,13 +14,16 @@ use crate::support::Folder;
 
 /// Each call is made while a worker holds the queue; the suite's own workers find it free.
 #[derive(Debug)]
-struct Held(Arc<JsonQueue>);
+struct Held(Arc<JsonQueue>, Arc<JsonStore>);
 
 #[async_trait]
 impl JobQueue for Held {
     kvstore_core::forward_queue!(|self| &self.0; except enqueue);
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
+        if self.1.active_queue().await.unwrap().is_none() {
+            self.1.adopt_queue(self.0.id()).await.unwrap();
+        }
         let claims = self.0.claim(&WorkerId::new("resident")).await.unwrap();
         let accepted = self.0.enqueue(jobs).await;
         for claim in claims {
@@ -64,8 +67,9 @@ impl StoreHarness for Applying {
 #[async_trait]
 impl QueueHarness for Applying {
     async fn queue(&self, bounds: QueueBounds) -> Arc<dyn WorkQueue> {
-        let queue = self.0.open(Some(bounds)).await.queue();
+        let file = self.0.open(Some(bounds)).await;
+        let queue = file.queue();
         queue.apply_on_acceptance(AppliedListener::new(|_, _| {}));
-        Arc::new(Held(queue))
+        Arc::new(Held(queue, file.store()))
     }
 }

@@ -38,7 +38,6 @@ fn run(folder: &Path) -> Result<ExitCode, Failure> {
         ("bytes of data.json", summary.data_bytes.to_string()),
         ("age of data.json", ago(summary.snapshot_age)),
         ("bytes of journals", summary.journal_bytes.to_string()),
-        ("bytes of queue files", summary.queue_bytes.to_string()),
         ("jobs that wait", summary.waiting.jobs.to_string()),
         ("age of the oldest job", ago(summary.waiting.oldest_age)),
         ("dead letters", summary.dead.to_string()),

@@ -148,9 +148,14 @@ impl PartitionLog {
         }
     }
 
-    /// Returns true if no job waits or is being accepted.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
+    /// How many jobs wait or are being accepted.
+    pub(crate) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// The keys and values of those, in bytes.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The id of the queue.
@@ -158,27 +163,25 @@ impl PartitionLog {
         self.queue
     }
 
-    /// Lets go of the job that was admitted last, since it is applied at once and never read. Then [`pass`](Self::pass) or
-    /// [`take_back`](Self::take_back) follows.
+    /// Lets go of the job that was admitted last, since it is applied at once and never read. [`withdraw`](Self::withdraw) takes
+    /// back what is remembered of its request, too.
     pub(crate) fn release_admitted(&mut self) {
         if let Some(job) = self.jobs.pop_back() {
             self.admitted -= 1;
             self.bytes -= job.command.size_bytes();
         }
-        self.admitted_keys.clear();
     }
 
-    /// The jobs up to `position`, which were never held, are applied.
-    pub(crate) fn pass(&mut self, position: Position) {
-        self.trimmed = self.trimmed.max(position);
+    /// Drops the jobs up to `up_to`, which the store of this queue has applied, whether they were ever held or not.
+    pub(crate) fn apply(&mut self, up_to: Position) {
+        self.complete(up_to);
+        self.trimmed = self.trimmed.max(up_to);
+        self.last = self.last.max(up_to);
     }
 
-    /// Forgets a request that was not accepted after all; numbering continues after `last`.
-    pub(crate) fn take_back(&mut self, last: Position, remembered: Option<&Remembered>) {
+    /// Gives the numbers after `last` out again, of jobs that were withdrawn and reached no disk.
+    pub(crate) fn reuse_after(&mut self, last: Position) {
         self.last = last;
-        if let Some(remembered) = remembered {
-            self.idempotency.remove(remembered.key);
-        }
     }
 
     /// Makes all admitted jobs readable.

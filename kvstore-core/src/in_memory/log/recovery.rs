@@ -81,8 +81,8 @@ impl PartitionLog {
     }
 
     /// The jobs that are held, in order.
-    pub(crate) fn jobs(&self) -> impl Iterator<Item = &Job> {
-        self.jobs.iter().map(|job| &**job)
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.jobs.iter()
     }
 
     /// The last position given out.

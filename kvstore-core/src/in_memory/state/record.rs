@@ -52,14 +52,6 @@ impl Record {
         }
     }
 
-    /// Returns whether it only says that a store or its queue was opened.
-    pub(crate) fn is_of_an_opening(&self) -> bool {
-        let is_passed_over =
-            (self.advance.as_ref()).is_some_and(|advance| advance.lost && advance.to.minor == 0);
-        let changes_nothing = self.writes.is_empty() && self.expired.is_empty();
-        self.opened.is_some() || is_passed_over && changes_nothing
-    }
-
     /// The latest version after it.
     pub(crate) fn after(&self) -> Version {
         let changes = self.writes.len() + self.expired.len();

@@ -21,8 +21,8 @@ pub(crate) struct Staging<'a> {
     state: &'a State,
     now: Timestamp,
     version: Version,
-    /// The versions that staged writes leave their keys with.
-    entries: HashMap<Key, Option<Version>>,
+    /// What staged writes leave under their keys.
+    entries: HashMap<Key, Option<Entry>>,
     active: Option<QueueId>,
     positions: HashMap<(QueueId, Partition), Position>,
     /// The number of dead letters, and their bytes.
@@ -50,7 +50,7 @@ impl<'a> Staging<'a> {
     /// The version of a live entry, staged writes included.
     fn current(&self, key: &Key) -> Option<Version> {
         match self.entries.get(key) {
-            Some(staged) => *staged,
+            Some(staged) => staged.as_ref().map(|entry| entry.version),
             None => self
                 .state
                 .table
@@ -144,13 +144,11 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// Returns true if a staged write changes `key`.
-    pub(crate) fn has_staged(&self, key: &Key) -> bool {
-        self.entries.contains_key(key)
-    }
-
-    /// The live entry under `key`, which no staged write changes.
+    /// The live entry under `key`, staged writes included.
     pub(crate) fn entry(&self, key: &Key) -> Option<Entry> {
+        if let Some(staged) = self.entries.get(key) {
+            return staged.clone();
+        }
         let row = self.state.table.get(key)?;
         row.is_live(self.now).then(|| row.entry())
     }
@@ -174,10 +172,15 @@ impl<'a> Staging<'a> {
     fn stage(&mut self, write: &Write) -> bool {
         let existed = self.current(&write.key).is_some();
         self.version = Version(self.version.0 + 1);
-        let is_there = (write.change.value_at(self.now))
-            .is_some_and(|(_, expires_at)| expires_at.is_none_or(|deadline| deadline > self.now));
-        self.entries
-            .insert(write.key.clone(), is_there.then_some(self.version));
+        let set = write.change.value_at(self.now);
+        let live =
+            set.filter(|(_, expires_at)| expires_at.is_none_or(|deadline| deadline > self.now));
+        let entry = live.map(|(value, expires_at)| Entry {
+            value: value.clone(),
+            version: self.version,
+            expires_at,
+        });
+        self.entries.insert(write.key.clone(), entry);
         existed
     }
 

@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     ErrorOnce,
     /// This step and the `steps` after it find no room, if they are writes.
     FullFor(u64),
+    /// From this step on no file can be made or grow.
+    NoRoom,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -155,8 +157,12 @@ impl Inode {
 }
 
 impl Contents {
-    /// Takes a step, unless a fault is planned for it.
+    /// Takes a step that takes no more room, unless a fault is planned for it.
     fn step(&mut self, writes: bool) -> io::Result<()> {
+        self.step_of(writes, false)
+    }
+
+    fn step_of(&mut self, writes: bool, grows: bool) -> io::Result<()> {
         self.steps += 1;
         let Some((step, fault)) = self.fault else {
             return Ok(());
@@ -167,6 +173,7 @@ impl Contents {
             Fault::FullFor(more) if writes && self.steps >= step && self.steps <= step + more => {
                 io::ErrorKind::StorageFull.into()
             }
+            Fault::NoRoom if grows && self.steps >= step => io::ErrorKind::StorageFull.into(),
             _ => return Ok(()),
         };
         self.faults_met += 1;
@@ -215,7 +222,7 @@ impl Disk for SimulatedDisk {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let mut contents = self.contents();
-        contents.step(true)?;
+        contents.step_of(true, true)?;
         let inode = match contents.names.get(name) {
             Some(inode) => *inode,
             None => {
@@ -278,7 +285,13 @@ struct SimulatedFile {
 impl SimulatedFile {
     fn change(&mut self, change: Change) -> io::Result<()> {
         let mut contents = self.disk.contents();
-        let result = contents.step(matches!(change, Change::Write(..)));
+        let length = contents.files[self.inode].now.len();
+        let end = match &change {
+            Change::Write(offset, bytes) => Some(offset + bytes.len()),
+            Change::SetLen(_) => None,
+        };
+        let grows = end.is_some_and(|end| end > length);
+        let result = contents.step_of(end.is_some(), grows);
         let file = &mut contents.files[self.inode];
         let change = match (&result, change) {
             (Ok(()), change) => change,

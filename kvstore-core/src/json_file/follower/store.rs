@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,20 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::clock::{Clock, StoreTime};
 use crate::error::{Error, Result, source};
+use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::{Shared, State};
+use crate::json_file::PARTITION;
 use crate::json_file::disk::lock;
 use crate::json_file::error::io_error;
 use crate::json_file::follower::queue::JsonReaderQueue;
 use crate::json_file::follower::tail::{Follower, Step};
+use crate::json_file::journal::record::Line;
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::{Entry, Timestamp};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::JobState;
 use crate::model::key::Key;
+use crate::queue::QueueOptions;
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
 
 /// How often the folder is looked at while nobody reads, for those who wait for a change.
@@ -66,6 +70,9 @@ pub struct JsonReader(Arc<Inner>);
 struct Inner {
     folder: PathBuf,
     shared: Arc<Shared>,
+    /// The jobs that wait. What is visible changes while it is locked, so a job that neither waits nor is applied was never
+    /// accepted.
+    log: std::sync::Mutex<PartitionLog>,
     following: Arc<Mutex<Following>>,
     /// How many looks have begun, each while `following` was held.
     looks: AtomicU64,
@@ -101,6 +108,11 @@ impl JsonReader {
             shared: Arc::new(Shared::new(
                 State::default(),
                 Arc::new(StoreTime::new(clock, Timestamp(0))),
+            )),
+            log: std::sync::Mutex::new(PartitionLog::new(
+                QueueId::random(),
+                PARTITION,
+                &QueueOptions::default(),
             )),
             following: Arc::new(Mutex::new(Following {
                 follower: None,
@@ -141,8 +153,9 @@ impl JsonReader {
         self.0.rotations.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        &self.0.folder
+    /// The queue, as the last look has left it.
+    pub(crate) fn log(&self) -> MutexGuard<'_, PartitionLog> {
+        self.0.log()
     }
 
     pub(crate) fn time(&self) -> Arc<StoreTime> {
@@ -242,6 +255,23 @@ fn follow(inner: &Weak<Inner>) {
 }
 
 impl Inner {
+    fn log(&self) -> MutexGuard<'_, PartitionLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, lines: Vec<Line>) -> Result<(), String> {
+        let mut log = self.log();
+        let mut records = Vec::new();
+        for line in lines {
+            if let Line::Job(job, _) = &line {
+                self.shared.time().observe(job.accepted_at);
+            }
+            records.extend(line.apply_to_log(&mut log)?);
+        }
+        self.shared.publish(records);
+        Ok(())
+    }
+
     fn look(&self, following: &mut Following) -> Result<()> {
         self.looks.fetch_add(1, Ordering::SeqCst);
         let began = self.opened.elapsed();
@@ -287,8 +317,11 @@ impl Inner {
             self.rotations
                 .fetch_add(follower.rotations - before, Ordering::SeqCst);
             match step {
-                Step::Records(records) if records.is_empty() => {}
-                Step::Records(records) => self.shared.publish(records),
+                Step::Lines(lines) if lines.is_empty() => {}
+                Step::Lines(lines) => {
+                    let published = self.publish(lines);
+                    published.map_err(|detail| follower.nonsense(&detail))?;
+                }
                 Step::Current => return Ok(()),
                 Step::Lost => {
                     *follower = self.load()?;
@@ -301,15 +334,20 @@ impl Inner {
     /// Loads what there is, and shows it if it is no older than what was shown.
     fn load(&self) -> Result<Follower> {
         for _ in 0..LOADS_MAX {
-            let (mut follower, mut state) = Follower::load(&self.folder)?;
+            let (mut follower, mut state, mut log) = Follower::load(&self.folder)?;
             loop {
                 match follower.step()? {
-                    Step::Records(records) => {
-                        records.into_iter().for_each(|record| state.apply(record));
+                    Step::Lines(lines) => {
+                        let mut lines = lines.into_iter();
+                        let applied = lines.try_for_each(|line| line.apply(&mut state, &mut log));
+                        applied.map_err(|detail| follower.nonsense(&detail))?;
                     }
                     Step::Current => {
                         self.check_newer(&follower, &state)?;
+                        let mut shown = self.log();
                         self.shared.replace(state);
+                        *shown = log;
+                        drop(shown);
                         self.reloads.fetch_add(1, Ordering::SeqCst);
                         return Ok(follower);
                     }

@@ -17,20 +17,22 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::in_memory::state::{Record, State};
+use crate::in_memory::log::PartitionLog;
+use crate::in_memory::state::State;
 use crate::json_file::disk::{Disk, Folder};
-use crate::json_file::error::{check_format, corrupt, disk_error, io_error};
-use crate::json_file::journal::chain::{Header, Kind};
-use crate::json_file::journal::{self, End, mark_at_end, marked};
-use crate::json_file::journal::{line, record};
-use crate::json_file::recovery::StoreHeader;
+use crate::json_file::error::{corrupt, disk_error, io_error};
+use crate::json_file::journal::chain::{self, Header};
+use crate::json_file::journal::record::{self, Line};
+use crate::json_file::journal::{self, End, line, mark_at_end, marked};
 use crate::json_file::snapshot::{DATA, DATA_NEW, Fingerprint, META, Meta, parse_meta};
 use crate::model::entry::Version;
+use crate::model::id::QueueId;
+use crate::queue::QueueOptions;
 
 /// What is read of a journal at a time.
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// Records are handed out when about this much has been read.
+/// Lines are handed out when about this much has been read.
 const STEP_BYTES: usize = 4 << 20;
 
 /// How often the folder is read again when files are exchanged under our hands, and how long it gets to settle in between.
@@ -39,8 +41,8 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
 /// What one step of following brought.
 pub(crate) enum Step {
-    /// Commits that are durable, in order.
-    Records(Vec<Record>),
+    /// Commits and jobs that are durable, in order.
+    Lines(Vec<Line>),
     /// Everything acknowledged before the step is known.
     Current,
     /// The thread is lost: files are gone, or a chain begins that does not follow from ours. The pair must be loaded.
@@ -65,7 +67,7 @@ impl Follower {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if there is no store there yet, or none that can be read just now; [`Error::Corrupt`].
-    pub(crate) fn load(folder: &Path) -> Result<(Self, State)> {
+    pub(crate) fn load(folder: &Path) -> Result<(Self, State, PartitionLog)> {
         let disk = match Folder::unlocked(folder) {
             Ok(disk) => disk,
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(nothing_there(folder)),
@@ -77,6 +79,7 @@ impl Follower {
                 Ok(Some((meta, meta_file, journal, text))) => {
                     let table = meta.table(&disk, &text)?;
                     let state = State::new(table, meta.progress(), meta.version, meta.time);
+                    let log = meta.log(&disk, &QueueOptions::default())?;
                     let follower = Self {
                         meta: meta.without_entries(),
                         disk,
@@ -84,7 +87,7 @@ impl Follower {
                         journal,
                         rotations: 0,
                     };
-                    return Ok((follower, state));
+                    return Ok((follower, state, log));
                 }
                 // Files are being exchanged, as at the end of each snapshot.
                 Ok(None) if tries < TRIES_MAX => thread::sleep(BETWEEN_TRIES),
@@ -128,7 +131,7 @@ impl Follower {
             }
             _ => return Ok(None),
         };
-        let journal = Tail::open(disk, meta.journal, meta.version)?;
+        let journal = Tail::open(disk, meta.journal, meta.version, meta.queue)?;
         // A newer pair may have come, and the journal of this one gone.
         let is_replaced = is_gone(disk, META, &meta_file).map_err(failed)?;
         Ok((journal.is_some() || !is_replaced).then_some((meta, meta_file, journal, text)))
@@ -141,7 +144,7 @@ impl Follower {
             None => false,
         };
         let is_gone = || match &self.journal {
-            Some(journal) => is_gone(&self.disk, &Kind::Store.name(journal.number), &journal.file),
+            Some(journal) => is_gone(&self.disk, &chain::name(journal.number), &journal.file),
             None => is_gone(&self.disk, META, &self.meta_file),
         };
         Ok(!goes_on && !self.has_next()? && !is_gone()?)
@@ -160,21 +163,26 @@ impl Follower {
                 is_lost.map_err(|error| disk_error(&self.disk, "can't read", META, error))?;
             return Ok(if is_lost { Step::Lost } else { Step::Current });
         };
-        let (records, has_more) = journal.read(&self.disk)?;
-        if !records.is_empty() || has_more {
-            return Ok(Step::Records(records));
+        let (lines, has_more) = journal.read(&self.disk)?;
+        if !lines.is_empty() || has_more {
+            return Ok(Step::Lines(lines));
         }
-        let next = Tail::open(&self.disk, journal.number + 1, journal.covered)?;
+        let next = Tail::open(
+            &self.disk,
+            journal.number + 1,
+            journal.covered,
+            journal.queue,
+        )?;
         let Some(mut next) = next else {
-            let name = Kind::Store.name(journal.number);
+            let name = chain::name(journal.number);
             let is_gone = is_gone(&self.disk, &name, &journal.file)
                 .map_err(|error| disk_error(&self.disk, "can't read", &name, error))?;
             return Ok(if is_gone { Step::Lost } else { Step::Current });
         };
         // It gets nothing more from here on. What it got since it was read is read now.
-        let (records, has_more) = journal.read(&self.disk)?;
-        if !records.is_empty() || has_more {
-            return Ok(Step::Records(records));
+        let (lines, has_more) = journal.read(&self.disk)?;
+        if !lines.is_empty() || has_more {
+            return Ok(Step::Lines(lines));
         }
         // Lines that no mark covers stand in it again, or were cut off.
         next.version = journal.covered;
@@ -184,11 +192,11 @@ impl Follower {
                 self.journal = Some(next);
                 self.rotations += 1;
                 // Whatever it has is for the next step.
-                Ok(Step::Records(Vec::new()))
+                Ok(Step::Lines(Vec::new()))
             }
             Some(end) if end.length > journal.durable.length => Err(corrupt(
                 &self.disk,
-                &Kind::Store.name(journal.number),
+                &chain::name(journal.number),
                 Some(journal.line),
                 format!(
                     "it can be read up to byte {}, and the journal after it says that {} had been on the disk; run verify",
@@ -200,12 +208,20 @@ impl Follower {
         }
     }
 
+    /// Damage in the lines of the last step, which can be read and make no sense.
+    pub(crate) fn nonsense(&self, detail: &str) -> Error {
+        match &self.journal {
+            Some(journal) => journal.damaged(&self.disk, detail),
+            None => corrupt(&self.disk, META, None, detail),
+        }
+    }
+
     fn has_next(&self) -> io::Result<bool> {
         let number = self
             .journal
             .as_ref()
             .map_or(self.meta.journal, |journal| journal.number + 1);
-        match std::fs::symlink_metadata(self.disk.path().join(Kind::Store.name(number))) {
+        match std::fs::symlink_metadata(self.disk.path().join(chain::name(number))) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -260,6 +276,8 @@ fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
 struct Tail {
     file: File,
     number: u64,
+    /// The queue of the folder.
+    queue: QueueId,
     /// Up to here lines were read and found sound.
     read: End,
     /// The number of the line that comes then, from 1.
@@ -275,18 +293,19 @@ struct Tail {
     /// The latest version in those that a mark covers.
     covered: Version,
     /// What the others say.
-    uncovered: Vec<Record>,
+    uncovered: Vec<Line>,
 }
 
 impl Tail {
     /// Journal `number`, which follows `version`; `None` if it is not there.
-    fn open(disk: &Folder, number: u64, version: Version) -> Result<Option<Self>> {
-        let name = Kind::Store.name(number);
+    fn open(disk: &Folder, number: u64, version: Version, queue: QueueId) -> Result<Option<Self>> {
+        let name = chain::name(number);
         let opened = disk.open(&name);
         let opened = opened.map_err(|error| disk_error(disk, "can't read", &name, error))?;
         Ok(opened.map(|file| Self {
             file,
             number,
+            queue,
             read: End::default(),
             line: 1,
             durable: End::default(),
@@ -308,23 +327,11 @@ impl Tail {
     }
 
     /// The first line, of a journal that was not read yet. It was there before the journal got its name.
-    fn header(&self, disk: &Folder) -> Result<Header<'static>> {
+    fn header(&self, disk: &Folder) -> Result<Header> {
         let text = self.fetch(disk)?;
         let line = journal::next_line(&text, 0);
-        line.filter(|line| line::check(line, 0).is_some())
-            .and_then(|line| self.parse_header(line))
-            .ok_or_else(|| self.damaged(disk, "it has not the header of this journal"))
-    }
-
-    fn parse_header(&self, line: &[u8]) -> Option<Header<'static>> {
-        let header: Header<'_> = serde_json::from_slice(line).ok()?;
-        let is_ours = header.number == self.number && header.journal == Kind::Store.word();
-        is_ours.then_some(Header {
-            journal: Kind::Store.word(),
-            format: header.format,
-            number: header.number,
-            previous: header.previous,
-        })
+        let line = line.filter(|line| line::check(line, 0).is_some());
+        Header::parse(disk, self.number, line)
     }
 
     /// What the file has behind the lines that were read, up to what is filled ahead or about [`STEP_BYTES`], and one whole
@@ -335,7 +342,7 @@ impl Tail {
             let offset = self.read.length + text.len() as u64;
             let length = CHUNK_BYTES.max(text.len());
             let more = read_at(&self.file, offset, length).map_err(|error| {
-                disk_error(disk, "can't read", &Kind::Store.name(self.number), error)
+                disk_error(disk, "can't read", &chain::name(self.number), error)
             })?;
             let is_last = more.len() < length || more.ends_with(b"\n\n");
             let has_line = more.contains(&b'\n');
@@ -346,8 +353,8 @@ impl Tail {
         }
     }
 
-    /// The records that marks cover by now and did not before, and whether it stopped before the end.
-    fn read(&mut self, disk: &Folder) -> Result<(Vec<Record>, bool)> {
+    /// The lines that marks cover by now and did not before, and whether it stopped before the end.
+    fn read(&mut self, disk: &Folder) -> Result<(Vec<Line>, bool)> {
         let mut covered = Vec::new();
         // A writer whose disk is full cuts off what no mark covers, and writes other lines there, perhaps of the same length.
         if !std::mem::take(&mut self.has_more) {
@@ -390,7 +397,7 @@ impl Tail {
     }
 
     /// Takes the sound lines at the start of `text`; how long they are.
-    fn take(&mut self, disk: &Folder, text: &[u8], covered: &mut Vec<Record>) -> Result<usize> {
+    fn take(&mut self, disk: &Folder, text: &[u8], covered: &mut Vec<Line>) -> Result<usize> {
         let mut taken = 0;
         while let Some(line) = journal::next_line(text, taken) {
             let Some(crc) = line::check(line, self.read.crc) else {
@@ -409,7 +416,7 @@ impl Tail {
                 self.covered = self.version;
                 covered.append(&mut self.uncovered);
             } else {
-                self.take_record(disk, line)?;
+                self.take_line(disk, line)?;
             }
             taken += line.len() + 1;
             self.read = End {
@@ -428,19 +435,21 @@ impl Tail {
     }
 
     fn take_header(&self, disk: &Folder, line: &[u8]) -> Result<()> {
-        let damaged = || self.damaged(disk, "it has not the header of this journal");
-        let header = self.parse_header(line).ok_or_else(damaged)?;
-        check_format(disk, &Kind::Store.name(self.number), header.format)?;
-        let own: StoreHeader = serde_json::from_slice(line).map_err(|_| damaged())?;
-        self.check_version(disk, own.version)
+        let header = Header::parse(disk, self.number, Some(line))?;
+        if header.queue != self.queue {
+            return Err(self.damaged(disk, &chain::elsewhere(self.queue, header.queue)));
+        }
+        self.check_version(disk, header.version)
     }
 
-    fn take_record(&mut self, disk: &Folder, line: &[u8]) -> Result<()> {
-        let record =
-            record::decode(line).map_err(|error| self.damaged(disk, &error.to_string()))?;
-        self.check_version(disk, record.before)?;
-        self.version = record.after();
-        self.uncovered.push(record);
+    fn take_line(&mut self, disk: &Folder, line: &[u8]) -> Result<()> {
+        let line = record::decode(line, self.queue)
+            .map_err(|error| self.damaged(disk, &error.to_string()))?;
+        if let Line::Commit(record, _) | Line::Opened(record, _) = &line {
+            self.check_version(disk, record.before)?;
+            self.version = record.after();
+        }
+        self.uncovered.push(line);
         Ok(())
     }
 
@@ -456,11 +465,6 @@ impl Tail {
     }
 
     fn damaged(&self, disk: &Folder, detail: &str) -> Error {
-        corrupt(
-            disk,
-            &Kind::Store.name(self.number),
-            Some(self.line),
-            detail,
-        )
+        corrupt(disk, &chain::name(self.number), Some(self.line), detail)
     }
 }

@@ -1,157 +1,335 @@
-//! The journals: what each readable line did, and which versions the others had.
+//! The journals: what each readable line did, and which versions and jobs the others had.
+
+use std::collections::BTreeMap;
 
 use super::pieces::{Damaged, Piece, pieces};
-use super::{Beside, Reading, list_keys};
-use crate::error::Result;
-use crate::in_memory::state::State;
-use crate::json_file::journal::ReadLine;
-use crate::json_file::journal::chain::Kind;
-use crate::json_file::journal::record;
-use crate::json_file::recovery::StoreHeader;
+use super::{Beside, Raw, Reading, list_keys};
+use crate::in_memory::log::PartitionLog;
+use crate::in_memory::state::{Lost, State};
+use crate::json_file::PARTITION;
+use crate::json_file::journal::chain::{self, Header};
+use crate::json_file::journal::record::{self, Line};
+use crate::json_file::journal::{ReadLine, read};
+use crate::json_file::snapshot::META;
 use crate::model::entry::Version;
+use crate::model::id::Position;
 
 const MISSING: &str = "it is missing; if this is a copy that was made while a server ran, a snapshot came between: copy again";
 
-/// Problems that end with the next readable line, which says how many versions they cost.
-struct Open {
-    problems: Vec<usize>,
+/// What is known while the journals are read.
+struct Walk<'a> {
+    state: &'a mut State,
+    log: &'a mut PartitionLog,
+    /// No line was read yet, so no version is known.
+    is_first: bool,
+    /// Problems that end with the next line that has a version, which says how many versions they cost.
+    open: Vec<usize>,
+    /// The keys in them, as far as they can be read.
     keys: Vec<String>,
+    /// The last number that a job got in each opening.
+    numbers: BTreeMap<u64, u64>,
+    places: Vec<Place>,
+}
+
+/// A place of damage: its problem, and the jobs around it.
+struct Place {
+    problem: usize,
+    after: Position,
+    before: Option<Position>,
+}
+
+impl Walk<'_> {
+    fn open(&mut self, problem: usize) {
+        self.open.push(problem);
+        self.places.push(Place {
+            problem,
+            after: self.last(),
+            before: None,
+        });
+    }
+
+    /// The last number that a job is known to have got.
+    fn last(&self) -> Position {
+        let last = self.numbers.last_key_value();
+        last.map_or(Position::START, |(&major, &minor)| Position {
+            major,
+            minor,
+        })
+    }
+
+    /// Notes that numbers up to `last` were given out in its opening.
+    fn give_out(&mut self, last: Position) {
+        let known = self.numbers.entry(last.major).or_default();
+        *known = last.minor.max(*known);
+    }
+
+    /// Returns the jobs that should wait and are not there.
+    fn gone(&self) -> Vec<(Position, Position)> {
+        let progress = self.state.progress.queues.get(&(self.log.id(), PARTITION));
+        let applied = progress.map_or(Position::START, |progress| progress.applied);
+        let known = progress.map_or(&[][..], |progress| &progress.lost);
+        let mut gone = Vec::new();
+        for (&major, &minor) in self.numbers.range(applied.major..) {
+            let mut at = applied.max(Position { major, minor: 0 });
+            let last = Position { major, minor };
+            let held = self.log.jobs().map(|job| job.id.position);
+            let held = held.filter(|job| *job > at && *job <= last);
+            let behind = Position {
+                major,
+                minor: minor.saturating_add(1),
+            };
+            for position in held.chain([behind]).collect::<Vec<_>>() {
+                gone.extend(not_lost(at, before(position), known));
+                at = position;
+            }
+        }
+        gone
+    }
 }
 
 impl Reading<'_> {
-    /// Applies what can be read of the journals from `first` on, or of all that are there. Their bytes.
-    pub(crate) fn journals(&mut self, first: Option<u64>, state: &mut State) -> Result<u64> {
-        let (files, missing) = self.files(Kind::Store, first)?;
+    /// Applies what can be read of the journals. `is_first`: there is no pair before them. Returns the jobs that are gone.
+    pub(super) fn journals(
+        &mut self,
+        (files, missing): (Vec<Raw>, Vec<u64>),
+        is_first: bool,
+        state: &mut State,
+        log: &mut PartitionLog,
+    ) -> Vec<(Position, Position)> {
         let mut missing = missing.into_iter().peekable();
-        let mut open = Open {
-            problems: Vec::new(),
+        let mut walk = Walk {
+            is_first,
+            open: Vec::new(),
             keys: Vec::new(),
+            numbers: BTreeMap::new(),
+            places: Vec::new(),
+            state,
+            log,
         };
-        let mut is_first = first.is_none();
+        walk.give_out(walk.log.last());
         for file in &files {
             while let Some(number) = missing.next_if(|number| *number < file.number) {
-                open.problems
-                    .push(self.problem(&Kind::Store.name(number), None, MISSING));
+                walk.open(self.problem(&chain::name(number), None, MISSING));
             }
-            let durable = match self.beside {
-                Beside::Writer if file.is_last => {
-                    crate::json_file::journal::read(file.text.clone(), None)
-                        .durable
-                        .length
-                }
-                _ => u64::MAX,
-            };
-            for piece in pieces(&file.text, file.end) {
-                match piece {
-                    Piece::Damaged(damaged) if damaged.is_torn && file.is_last => {
-                        self.torn(&file.name, &damaged);
-                        break;
-                    }
-                    Piece::Damaged(damaged) => {
-                        open.problems.push(self.damaged(&file.name, &damaged));
-                        open.keys.extend(keys(&damaged));
-                    }
-                    Piece::Line(line) if line.offset >= durable => break,
-                    Piece::Line(line) => {
-                        self.line(&file.name, line, is_first, state, &mut open);
-                        is_first = false;
-                    }
-                }
+            if let Some(other) = file.queue.filter(|queue| *queue != walk.log.id()) {
+                let what = chain::elsewhere(walk.log.id(), other);
+                walk.open(self.problem(&file.name, Some(1), what));
+                self.damaged.insert(file.name.clone());
+                continue;
             }
+            self.journal(file, &mut walk);
         }
         for number in missing {
-            open.problems
-                .push(self.problem(&Kind::Store.name(number), None, MISSING));
+            walk.open(self.problem(&chain::name(number), None, MISSING));
         }
-        let after = state.version;
-        self.settle(&mut open, &format!("the commits after version {after}"));
-        Ok(files.iter().map(|file| file.text.len() as u64).sum())
+        let after = walk.state.version;
+        self.settle(&mut walk, &format!("the commits after version {after}"));
+        let gone = walk.gone();
+        self.tell_jobs(&walk, &gone);
+        gone
     }
 
-    /// Takes one line. Before the very `first` one no version is known.
-    fn line(
+    fn journal(&mut self, file: &Raw, walk: &mut Walk<'_>) {
+        let durable = match self.beside {
+            Beside::Writer if file.is_last => read(file.text.clone(), None).durable.length,
+            _ => u64::MAX,
+        };
+        for piece in pieces(&file.text, file.end) {
+            match piece {
+                Piece::Damaged(damaged) if damaged.is_torn && file.is_last => {
+                    self.torn(&file.name, &damaged);
+                    break;
+                }
+                Piece::Damaged(damaged) => {
+                    walk.open(self.damaged(&file.name, &damaged));
+                    walk.keys.extend(keys(&damaged));
+                }
+                Piece::Line(line) if line.offset >= durable => break,
+                Piece::Line(line) => {
+                    if let Err(what) = self.line(&file.name, line, walk) {
+                        self.damaged.insert(file.name.clone());
+                        walk.open(self.problem(&file.name, Some(line.number), what));
+                    }
+                    walk.is_first = false;
+                }
+            }
+        }
+    }
+
+    /// Takes one line; fails, and says why, if it makes no sense.
+    fn line(&mut self, name: &str, line: ReadLine<'_>, walk: &mut Walk<'_>) -> Result<(), String> {
+        if line.number == 1 {
+            let header: Header =
+                serde_json::from_slice(line.text).map_err(|error| error.to_string())?;
+            walk.give_out(header.jobs);
+            // The line behind it tells more: commits without a write have no version.
+            if header.version != walk.state.version || walk.open.is_empty() {
+                self.version(name, line, header.version, walk);
+            }
+            return Ok(());
+        }
+        let text = record::decode(line.text, walk.log.id()).map_err(|error| error.to_string())?;
+        if let Some(before) = text.before()
+            && !self.version(name, line, before, walk)
+        {
+            return Ok(());
+        }
+        match &text {
+            Line::Job(job, _) => {
+                let position = job.id.position;
+                walk.give_out(position);
+                let places = walk.places.iter_mut();
+                for place in places.filter(|place| position > place.after) {
+                    place.before.get_or_insert(position);
+                }
+            }
+            Line::Opened(_, jobs) => walk.give_out(*jobs),
+            Line::Commit(record, _) => {
+                if let Some(advance) = &record.advance {
+                    let progress = &mut walk.state.progress;
+                    let applied = progress.applied(advance.queue, advance.partition);
+                    if applied < advance.from {
+                        // What became of those jobs is not known any more.
+                        progress.lose(advance.queue, advance.partition, applied, advance.from);
+                    }
+                }
+                if let Some(applied) = record::applied_of(record, walk.log.id()) {
+                    walk.give_out(applied);
+                }
+            }
+            Line::Tried(..) => {}
+        }
+        text.apply(walk.state, walk.log)
+    }
+
+    /// Takes in that `line` follows version `before`. Returns false if it can't count.
+    fn version(
         &mut self,
         name: &str,
         line: ReadLine<'_>,
-        is_first: bool,
-        state: &mut State,
-        open: &mut Open,
-    ) {
-        let is_header = line.number == 1;
-        let record = if is_header {
-            let header: serde_json::Result<StoreHeader> = serde_json::from_slice(line.text);
-            header.map(|header| (header.version, None))
-        } else {
-            record::decode_job(line.text).map(|(record, remembered)| {
-                self.remembered.extend(remembered);
-                (record.before, Some(record))
-            })
-        };
-        let (before, record) = match record {
-            Ok(record) => record,
-            Err(error) => {
-                self.damaged.insert(name.to_owned());
-                open.problems
-                    .push(self.problem(name, Some(line.number), error.to_string()));
-                return;
-            }
-        };
-        if before < state.version && !is_first {
+        before: Version,
+        walk: &mut Walk<'_>,
+    ) -> bool {
+        let is = walk.state.version;
+        let what = || format!("it follows version {before}, and should follow {is}");
+        if before < is && !walk.is_first {
             self.damaged.insert(name.to_owned());
-            let what = format!(
-                "it follows version {before}, and should follow {}",
-                state.version
-            );
-            let number = self.problem(name, Some(line.number), what);
+            let number = self.problem(name, Some(line.number), what());
             self.problems[number].loses = Some("what this line says".into());
-            return;
+            return false;
         }
-        if before > state.version && !is_first && open.problems.is_empty() {
-            let what = format!(
-                "it follows version {before}, and should follow {}",
-                state.version
-            );
-            open.problems
-                .push(self.problem(name, Some(line.number), what));
+        if before > is && !walk.is_first && walk.open.is_empty() {
+            walk.open(self.problem(name, Some(line.number), what()));
         }
-        if is_header && before == state.version && !open.problems.is_empty() {
-            // The line behind it tells more: commits without a write have no version.
-            return;
-        }
-        let lost = match before.0 - state.version.0.min(before.0) {
+        let lost = match before.0 - is.0.min(before.0) {
             0 => "no write".to_owned(),
             1 => format!("the write of version {before}"),
             count => format!(
                 "the {count} writes of versions {} to {before}",
-                Version(state.version.0 + 1)
+                Version(is.0 + 1)
             ),
         };
-        self.settle(open, &lost);
-        state.version = state.version.max(before);
-        let Some(record) = record else { return };
-        if let Some(advance) = &record.advance {
-            let applied = state.progress.applied(advance.queue, advance.partition);
-            if applied < advance.from {
-                // What became of those jobs is not known any more.
-                state
-                    .progress
-                    .lose(advance.queue, advance.partition, applied, advance.from);
-            }
-        }
-        state.apply(record);
+        self.settle(walk, &lost);
+        walk.state.version = is.max(before);
+        true
     }
 
     /// Says what the problems before this place cost.
-    fn settle(&mut self, open: &mut Open, lost: &str) {
+    fn settle(&mut self, walk: &mut Walk<'_>, lost: &str) {
         let mut loses = lost.to_owned();
-        if !open.keys.is_empty() {
-            let keys = list_keys(open.keys.iter().map(String::as_str));
+        if !walk.keys.is_empty() {
+            let keys = list_keys(walk.keys.iter().map(String::as_str));
             loses.push_str(&format!(" (keys, as far as they can be read: {keys})"));
         }
-        for problem in open.problems.drain(..) {
+        for problem in walk.open.drain(..) {
             self.problems[problem].loses = Some(loses.clone());
         }
-        open.keys.clear();
+        walk.keys.clear();
+    }
+
+    /// Says at the places of damage which jobs they cost.
+    fn tell_jobs(&mut self, walk: &Walk<'_>, gone: &[(Position, Position)]) {
+        for place in &walk.places {
+            let up_to = place.before.map_or(END, before);
+            let overlaps = gone
+                .iter()
+                .filter(|(after, to)| *after < up_to && *to > place.after);
+            let mut lost: Vec<String> = overlaps
+                .map(|(after, to)| interval((*after).max(place.after), (*to).min(up_to)))
+                .collect();
+            if place.before.is_none() {
+                let last = walk.last().max(place.after);
+                lost.push(format!(
+                    "any job after {last} that waited, if there was one"
+                ));
+            }
+            if let Some(loses) = self.problems[place.problem].loses.as_mut()
+                && !lost.is_empty()
+            {
+                loses.push_str(&format!("; {}", lost.join(", ")));
+            }
+        }
+        let is_explained = |gone: &&(Position, Position)| {
+            walk.places.iter().any(|place| {
+                gone.1 > place.after && place.before.is_none_or(|next| gone.0 < before(next))
+            })
+        };
+        let unexplained = gone.iter().filter(|gone| !is_explained(gone));
+        let unexplained: Vec<String> = unexplained
+            .map(|(after, to)| interval(*after, *to))
+            .collect();
+        if !unexplained.is_empty() {
+            let what = "jobs are not applied and not there";
+            let problem = self.problem(META, None, what);
+            self.problems[problem].loses = Some(unexplained.join(", "));
+        }
+    }
+}
+
+/// The parts of the interval behind `after`, up to and with `up_to`, that are not known to be lost.
+fn not_lost(after: Position, up_to: Position, known: &[Lost]) -> Vec<(Position, Position)> {
+    let mut parts = vec![(after, up_to)];
+    for lost in known {
+        parts = parts
+            .into_iter()
+            .flat_map(|(after, up_to)| {
+                [
+                    (after, up_to.min(lost.after)),
+                    (after.max(lost.up_to), up_to),
+                ]
+            })
+            .collect();
+        parts.dedup();
+    }
+    parts.retain(|(after, up_to)| after < up_to);
+    parts
+}
+
+/// The place after every job.
+const END: Position = Position {
+    major: u64::MAX,
+    minor: u64::MAX,
+};
+
+/// The place before a job.
+fn before(job: Position) -> Position {
+    Position {
+        minor: job.minor.saturating_sub(1),
+        ..job
+    }
+}
+
+/// Names the jobs of one opening behind `after`, up to and with `up_to`.
+fn interval(after: Position, up_to: Position) -> String {
+    match up_to.minor - after.minor {
+        1 => format!("job {up_to}"),
+        count => {
+            let first = Position {
+                minor: after.minor + 1,
+                ..after
+            };
+            format!("{count} jobs, {first} to {up_to}")
+        }
     }
 }
 

@@ -8,22 +8,22 @@
 mod journals;
 mod pair;
 pub(crate) mod pieces;
-mod queue;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use self::pieces::Damaged;
 use crate::error::{Error, Result};
-use crate::in_memory::log::{PartitionLog, Remembered};
+use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::State;
 use crate::json_file::disk::Disk;
 use crate::json_file::error::disk_error;
 use crate::json_file::journal::End;
-use crate::json_file::journal::chain::{Header, Kind};
+use crate::json_file::journal::chain::{self, Header};
 use crate::json_file::journal::manifest::{ROLL, Roll};
 use crate::json_file::snapshot::{DATA, META, Meta};
-use crate::model::id::Position;
+use crate::model::id::{Position, QueueId};
+use crate::queue::QueueOptions;
 
 /// Something wrong in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,6 @@ pub(crate) struct Salvage {
     pub(crate) log: PartitionLog,
     /// Jobs that are gone, each interval with the position before it.
     pub(crate) lost_jobs: Vec<(Position, Position)>,
-    pub(crate) has_queue_problem: bool,
     pub(crate) problems: Vec<Problem>,
     /// What is no damage and good to know.
     pub(crate) notes: Vec<String>,
@@ -76,7 +75,6 @@ pub(crate) struct Salvage {
     /// Entries whose versions are gone stand here with version 0.
     pub(crate) has_unversioned: bool,
     pub(crate) journal_bytes: u64,
-    pub(crate) queue_bytes: u64,
     roll: Roll,
 }
 
@@ -102,43 +100,39 @@ impl Salvage {
             notes: Vec::new(),
             damaged: BTreeSet::new(),
             roll: Roll::default(),
-            remembered: Vec::new(),
         };
         // Before the files are listed: beside a writer there may be later ones, and none less.
-        let has_roll = reading.roll()?;
-        let has_logs = has_roll
-            || !Kind::Store.numbers(disk)?.is_empty()
-            || !Kind::Queue.numbers(disk)?.is_empty();
-        let pair = reading.pair(has_logs)?;
-        let (mut state, mut meta, first) = (pair.state, pair.meta, pair.first_journal);
-        let journal_bytes = reading.journals(first, &mut state)?;
-        meta.remembered.append(&mut reading.remembered);
-        let problems_before = reading.problems.len();
-        let has_store = pair.has_meta || first.is_none() && has_logs;
-        let queue = reading.queue(has_store, pair.has_meta.then_some(meta.queue), &mut state)?;
-        meta.queue = queue.id;
-        state.time = state.time.max(queue.time);
+        let has_journals = reading.roll()? || !chain::numbers(disk)?.is_empty();
+        let pair = reading.pair(has_journals)?;
+        let (mut state, mut meta) = (pair.state, pair.meta);
+        let files = reading.files(pair.first_journal)?;
+        if !pair.has_meta {
+            let known = files.0.iter().find_map(|file| file.queue);
+            meta.queue = known.unwrap_or(meta.queue);
+        }
+        let mut log = meta.log(disk, &QueueOptions::default())?;
+        let journal_bytes = files.0.iter().map(|file| file.text.len() as u64).sum();
+        let first = pair.first_journal;
+        let lost_jobs = reading.journals(files, first.is_none(), &mut state, &mut log);
         Ok(Self {
             meta,
             state,
-            log: queue.log,
-            lost_jobs: queue.lost,
-            has_queue_problem: reading.problems.len() > problems_before,
+            log,
+            lost_jobs,
             problems: reading.problems,
             notes: reading.notes,
             damaged: reading.damaged,
             data_from: pair.data_from,
             has_unversioned: pair.has_unversioned,
             journal_bytes,
-            queue_bytes: queue.bytes,
             roll: reading.roll,
         })
     }
 
-    /// A number that no file of `kind` has had.
-    pub(crate) fn next_number(&self, disk: &dyn Disk, kind: Kind) -> Result<u64> {
-        let latest = kind.numbers(disk)?.last().copied().unwrap_or_default();
-        Ok(latest.max(self.roll.latest(kind)) + 1)
+    /// A number that no journal has had.
+    pub(crate) fn next_number(&self, disk: &dyn Disk) -> Result<u64> {
+        let latest = chain::numbers(disk)?.last().copied().unwrap_or_default();
+        Ok(latest.max(self.roll.journal) + 1)
     }
 }
 
@@ -150,14 +144,14 @@ struct Reading<'a> {
     notes: Vec<String>,
     damaged: BTreeSet<String>,
     roll: Roll,
-    /// The requests that journals remember.
-    remembered: Vec<Remembered>,
 }
 
-/// A journal or queue file, read.
+/// A journal, read.
 struct Raw {
     name: String,
     number: u64,
+    /// The queue that its header names, if that can be read.
+    queue: Option<QueueId>,
     text: Vec<u8>,
     /// Where it ends, as the file after it says.
     end: Option<End>,
@@ -205,18 +199,13 @@ impl Reading<'_> {
         }
     }
 
-    /// Reads the files of a kind, from `first` on or all that are there, and says which numbers are missing.
-    fn files(&self, kind: Kind, first: Option<u64>) -> Result<(Vec<Raw>, Vec<u64>)> {
-        let mut numbers = kind.numbers(self.disk)?;
+    /// Reads the journals from `first` on or all that are there, and says which numbers are missing.
+    fn files(&self, first: Option<u64>) -> Result<(Vec<Raw>, Vec<u64>)> {
+        let mut numbers = chain::numbers(self.disk)?;
         numbers.retain(|number| first.is_none_or(|first| *number >= first));
-        let latest = numbers.last().copied().max(Some(self.roll.latest(kind)));
+        let latest = numbers.last().copied().max(Some(self.roll.journal));
         let latest = latest.filter(|latest| *latest > 0);
-        let from = match kind {
-            Kind::Store => None,
-            Kind::Queue => self.roll.first_of_queue(),
-        };
-        let begin = from.into_iter().chain(numbers.first().copied()).min();
-        let begin = first.or(begin).or(latest);
+        let begin = first.or(numbers.first().copied()).or(latest);
         let missing = match (begin, latest) {
             (Some(begin), Some(latest)) => (begin..=latest)
                 .filter(|number| numbers.binary_search(number).is_err())
@@ -227,16 +216,18 @@ impl Reading<'_> {
         let mut files: Vec<Raw> = Vec::new();
         let mut stated = None;
         for number in numbers.into_iter().rev() {
-            let name = kind.name(number);
+            let name = chain::name(number);
             let text = self.read(&name)?.unwrap_or_default();
             let end = stated.filter(|(of, _)| *of == number).map(|(_, end)| end);
-            let previous = self.header(kind, number, &text)?;
+            let header = self.header(number, &text)?;
+            let previous = header.map(|header| header.previous);
             stated = previous
                 .flatten()
                 .and_then(|previous| Some((number.checked_sub(1)?, previous)));
             files.push(Raw {
                 name,
                 number,
+                queue: header.map(|header| header.queue),
                 text,
                 end,
                 is_last: files.is_empty(),
@@ -250,22 +241,17 @@ impl Reading<'_> {
         Ok((files, missing))
     }
 
-    /// Where the header of a file, if it can be read, says that the file before it ends.
-    fn header(&self, kind: Kind, number: u64, text: &[u8]) -> Result<Option<Option<End>>> {
+    /// The header of a journal, if it can be read.
+    fn header(&self, number: u64, text: &[u8]) -> Result<Option<Header>> {
         let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
         if crate::json_file::journal::line::check(line, 0).is_none() {
             return Ok(None);
         }
-        match serde_json::from_slice::<Header<'_>>(line) {
-            Ok(header) if header.journal == kind.word() && header.number == number => {
-                crate::json_file::error::check_format(
-                    self.disk,
-                    &kind.name(number),
-                    header.format,
-                )?;
-                Ok(Some(header.previous))
-            }
-            _ => Ok(None),
+        match Header::parse(self.disk, number, Some(line)) {
+            Ok(header) => Ok(Some(header)),
+            // Of another format, nothing can be said of it.
+            Err(error) if chain::is_of_other_format(line) => Err(error),
+            Err(_) => Ok(None),
         }
     }
 
@@ -279,7 +265,7 @@ impl Reading<'_> {
             Err(Error::Corrupt { line, detail, .. }) if !self.is_of_other_format()? => {
                 let number = self.problem(ROLL, line, detail);
                 self.problems[number].loses =
-                    Some("the knowledge of which journal and queue file is the latest".into());
+                    Some("the knowledge of which journal is the latest".into());
                 self.damaged.insert(ROLL.to_owned());
                 Ok(true)
             }
@@ -327,7 +313,5 @@ pub(crate) fn has_anything(disk: &dyn Disk) -> Result<bool> {
     let names = disk
         .names()
         .map_err(|error| disk_error(disk, "can't read", "", error))?;
-    Ok(names.iter().any(|name| name == DATA || name == META)
-        || !Kind::Store.numbers(disk)?.is_empty()
-        || !Kind::Queue.numbers(disk)?.is_empty())
+    Ok(names.iter().any(|name| name == DATA || name == META) || !chain::numbers(disk)?.is_empty())
 }

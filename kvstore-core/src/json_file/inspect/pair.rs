@@ -28,11 +28,11 @@ pub(crate) struct Pair {
 type Entries = BTreeMap<Key, Entry>;
 
 impl Reading<'_> {
-    pub(crate) fn pair(&mut self, has_logs: bool) -> Result<Pair> {
+    pub(crate) fn pair(&mut self, has_journals: bool) -> Result<Pair> {
         let data = self.read(DATA)?;
         match self.meta()? {
             Some(Some(meta)) => self.with_meta(meta, data),
-            found => self.without_meta(found.is_some(), has_logs, data),
+            found => self.without_meta(found.is_some(), has_journals, data),
         }
     }
 
@@ -123,17 +123,17 @@ impl Reading<'_> {
     fn without_meta(
         &mut self,
         is_there: bool,
-        has_logs: bool,
+        has_journals: bool,
         data: Option<Vec<u8>>,
     ) -> Result<Pair> {
         let meta = Meta::of_new_folder(QueueId::random());
         let mut entries = Entries::new();
-        let is_ours = is_there || has_logs;
+        let is_ours = is_there || has_journals;
         if is_ours {
             let what = if is_there {
                 "its checksum does not match"
             } else {
-                "it is missing, and there are journals or queue files beside it"
+                "it is missing, and there are journals beside it"
             };
             let number = self.problem(META, None, what);
             self.damaged.extend(is_there.then(|| META.to_owned()));

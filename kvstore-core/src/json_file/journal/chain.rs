@@ -1,156 +1,162 @@
-//! Numbered journals that follow each other: `journal-<n>.jsonl` of the store, `queue-<n>.jsonl` of the queue.
+//! Numbered journals that follow each other, `journal-<n>.jsonl`.
 //!
-//! Each header states where the file before it ends, so the files of a kind are one chain, and a file that is missing, cut
-//! short or of another folder is found. One that states nothing begins a chain: files before it are left over.
+//! Each header states where the file before it ends, so they are one chain, and a file that is missing, cut short or of another
+//! folder is found. One that states nothing begins a chain: files before it are left over.
 
 use std::io;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::json_file::disk::Disk;
-use crate::json_file::error::{corrupt, disk_error};
-use crate::json_file::journal::manifest::Calls;
+use crate::json_file::error::{check_format, corrupt, disk_error};
+use crate::json_file::journal::manifest::Roll;
 use crate::json_file::journal::record::push_json;
 use crate::json_file::journal::{self, AppendError, Contents, End, FORMAT, Journal, ReadLine};
-use crate::json_file::snapshot::free_name;
+use crate::json_file::snapshot::{Meta, free_name};
+use crate::model::entry::Version;
+use crate::model::id::{Position, QueueId};
 
 /// What is said of a line whose checksum is wrong although it had been written whole.
 const DAMAGED: &str = "its checksum does not match, and it had been on the disk whole; nothing was changed, restore a backup of the folder";
 
-/// Whose journals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Store,
-    Queue,
-}
+const NO_HEADER: &str = "it has not the header of this journal; restore a backup of the folder";
 
-/// What the first line of a journal says; behind that follows what a kind has of its own.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Header<'a> {
-    /// `store` or `queue`.
-    pub(crate) journal: &'a str,
+const PREFIX: &str = "journal-";
+
+/// The first line of a journal.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Header {
+    /// The number of the file.
+    pub(crate) journal: u64,
     pub(crate) format: u32,
-    pub(crate) number: u64,
-    /// Where the journal before it ends; `null` for the first.
+    /// The id of the folder's queue.
+    pub(crate) queue: QueueId,
+    /// Where the journal before it ends; `null` for one that begins a chain.
     pub(crate) previous: Option<End>,
+    /// The latest version before its first line.
+    pub(crate) version: Version,
+    /// The last position that a job had got before it.
+    pub(crate) jobs: Position,
 }
 
-impl Kind {
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Store => "journal-",
-            Self::Queue => "queue-",
-        }
-    }
-
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Store => "store",
-            Self::Queue => "queue",
-        }
-    }
-
-    /// The name of the file of that number.
-    pub(crate) fn name(self, number: u64) -> String {
-        format!("{}{number}.jsonl", self.prefix())
-    }
-
-    /// Returns true for the name that a file has before it is complete.
-    pub(crate) fn is_begun(self, name: &str) -> bool {
-        let number = name
-            .strip_prefix('.')
-            .and_then(|name| name.strip_prefix(self.prefix()))
-            .and_then(|name| name.strip_suffix(".jsonl.begun"));
-        number.is_some_and(|number| number.parse::<u64>().is_ok())
-    }
-
-    /// The numbers of the files that are there, in ascending order.
-    pub(crate) fn numbers(self, disk: &dyn Disk) -> Result<Vec<u64>> {
-        self.find(disk)
-            .map_err(|error| disk_error(disk, "can't read", "", error))
-    }
-
-    fn find(self, disk: &dyn Disk) -> io::Result<Vec<u64>> {
-        let number = |name: &String| {
-            name.strip_prefix(self.prefix())?
-                .strip_suffix(".jsonl")?
-                .parse()
-                .ok()
-        };
-        let mut numbers: Vec<u64> = disk.names()?.iter().filter_map(number).collect();
-        numbers.sort_unstable();
-        Ok(numbers)
-    }
-
-    /// The first line of file `number`, without its closing brace. `own` is what the kind adds.
-    pub(crate) fn header_line(
-        self,
-        number: u64,
+impl Header {
+    pub(crate) fn new(
+        journal: u64,
+        queue: QueueId,
         previous: Option<End>,
-        own: &impl Serialize,
-    ) -> Vec<u8> {
+        version: Version,
+        jobs: Position,
+    ) -> Self {
+        Self {
+            journal,
+            format: FORMAT,
+            queue,
+            previous,
+            version,
+            jobs,
+        }
+    }
+
+    /// The line, without its closing brace.
+    pub(crate) fn line(&self) -> Vec<u8> {
         let mut line = Vec::new();
-        push_json(
-            &mut line,
-            &Header {
-                journal: self.word(),
-                format: FORMAT,
-                number,
-                previous,
-            },
-        );
+        push_json(&mut line, self);
         line.pop();
-        let mut rest = Vec::new();
-        push_json(&mut rest, own);
-        rest.pop();
-        rest[0] = b',';
-        line.append(&mut rest);
         line
     }
 
-    /// Starts file `number` behind one that is still in use.
-    pub(crate) fn go_on(
-        self,
-        disk: &dyn Disk,
-        number: u64,
-        lines: &[Vec<u8>],
-        roll: &Calls,
-    ) -> Result<Journal, AppendError> {
-        let name = self.name(number);
-        let begin = || {
-            let journal = Journal::create(disk, &name, lines).map_err(AppendError::Full)?;
-            roll.call(disk, self, number)?;
-            Ok(journal)
-        };
-        begin().map_err(|error| match error {
-            // If it is there after all, it would cut off what the file before it gets from here on.
-            AppendError::Full(error) => {
-                match disk.remove(&name).and_then(|()| disk.sync_folder()) {
-                    Ok(()) => AppendError::Full(error),
-                    Err(error) => AppendError::Broken(error),
-                }
-            }
-            broken @ AppendError::Broken(_) => broken,
-        })
+    /// Reads the first line of journal `number`, whose checksum has been checked.
+    pub(crate) fn parse(disk: &dyn Disk, number: u64, line: Option<&[u8]>) -> Result<Self> {
+        let name = name(number);
+        let bad = || corrupt(disk, &name, Some(1), NO_HEADER);
+        let line = line.ok_or_else(bad)?;
+        // Of another format it may be something else altogether.
+        let Format { format } = serde_json::from_slice(line).map_err(|_| bad())?;
+        check_format(disk, &name, format)?;
+        let header: Self = serde_json::from_slice(line).map_err(|_| bad())?;
+        (header.journal == number).then_some(header).ok_or_else(bad)
     }
+}
 
-    /// Removes the files before `number`. One that stays is removed when the folder is opened next.
-    pub(crate) fn remove_before(self, disk: &dyn Disk, number: u64) {
-        let remove = || {
-            let mut old = self.find(disk)?.into_iter().take_while(|old| *old < number);
-            old.try_for_each(|old| disk.remove(&self.name(old)))
-        };
-        if let Err(error) = remove() {
-            tracing::warn!(folder = %disk.path().display(), %error, "an old journal can't be removed");
-        }
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// Returns true if a first line is of a journal that another version has written.
+pub(crate) fn is_of_other_format(line: &[u8]) -> bool {
+    serde_json::from_slice::<Format>(line).is_ok_and(|it| it.format != FORMAT)
+}
+
+/// The name of journal `number`.
+pub(crate) fn name(number: u64) -> String {
+    format!("{PREFIX}{number}.jsonl")
+}
+
+/// Returns true for the name that a journal has before it is complete.
+pub(crate) fn is_begun(name: &str) -> bool {
+    let number = name
+        .strip_prefix('.')
+        .and_then(|name| name.strip_prefix(PREFIX))
+        .and_then(|name| name.strip_suffix(".jsonl.begun"));
+    number.is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
+/// The numbers of the journals that are there, in ascending order.
+pub(crate) fn numbers(disk: &dyn Disk) -> Result<Vec<u64>> {
+    find(disk).map_err(|error| disk_error(disk, "can't read", "", error))
+}
+
+fn find(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    let number = |name: &String| {
+        name.strip_prefix(PREFIX)?
+            .strip_suffix(".jsonl")?
+            .parse()
+            .ok()
+    };
+    let mut numbers: Vec<u64> = disk.names()?.iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Starts journal `number` with `lines` behind one that is still in use, with room for `reserve` bytes.
+pub(crate) fn go_on(
+    disk: &dyn Disk,
+    number: u64,
+    lines: &[Vec<u8>],
+    reserve: u64,
+    roll: &mut Roll,
+) -> Result<Journal, AppendError> {
+    let name = name(number);
+    let mut begin = || {
+        let journal = Journal::create(disk, &name, lines, reserve).map_err(AppendError::Full)?;
+        roll.call(disk, number)?;
+        Ok(journal)
+    };
+    begin().map_err(|error| match error {
+        // If it is there after all, it would cut off what the file before it gets from here on.
+        AppendError::Full(error) => match disk.remove(&name).and_then(|()| disk.sync_folder()) {
+            Ok(()) => AppendError::Full(error),
+            Err(error) => AppendError::Broken(error),
+        },
+        broken @ AppendError::Broken(_) => broken,
+    })
+}
+
+/// Removes the journals before `number`. One that stays is removed when the folder is opened next.
+pub(crate) fn remove_before(disk: &dyn Disk, number: u64) {
+    let remove = || {
+        let mut old = find(disk)?.into_iter().take_while(|old| *old < number);
+        old.try_for_each(|old| disk.remove(&name(old)))
+    };
+    if let Err(error) = remove() {
+        tracing::warn!(folder = %disk.path().display(), %error, "an old journal can't be removed");
     }
 }
 
 /// Journals that follow each other, read whole.
 pub(crate) struct Files {
-    kind: Kind,
     files: Vec<File>,
 }
 
@@ -161,33 +167,28 @@ pub(crate) struct File {
 }
 
 impl Files {
-    /// Reads the files from `first` on, or all that are there. `lenient`: damage ends a file instead of the reading.
-    pub(crate) fn read(
-        disk: &dyn Disk,
-        kind: Kind,
-        first: Option<u64>,
-        lenient: bool,
-    ) -> Result<Self> {
-        let mut numbers = kind.numbers(disk)?;
-        numbers.retain(|number| first.is_none_or(|first| *number >= first));
-        let first = first.or(numbers.first().copied()).unwrap_or_default();
+    /// Reads the journals that `meta` does not have yet. `lenient`: damage ends a file instead of the reading.
+    pub(crate) fn read(disk: &dyn Disk, meta: &Meta, lenient: bool) -> Result<Self> {
+        let first = meta.journal;
+        let mut numbers = numbers(disk)?;
+        numbers.retain(|number| *number >= first);
         let missing = (first..)
             .zip(&numbers)
             .find(|(expected, number)| expected != *number);
         if let Some((missing, _)) = missing.filter(|_| !lenient) {
             let detail = "it is missing, and a later one is there; restore a backup of the folder";
-            return Err(corrupt(disk, &kind.name(missing), None, detail));
+            return Err(corrupt(disk, &name(missing), None, detail));
         }
         let mut files = Vec::new();
         let mut end = None;
         // From the last to the first, since each header states where the file before it ends.
         for number in numbers.into_iter().rev() {
-            let name = kind.name(number);
+            let name = name(number);
             let text = disk
                 .read(&name)
                 .map_err(|error| disk_error(disk, "can't read", &name, error))?;
             let contents = journal::read(text.unwrap_or_default(), end);
-            end = match previous_end(disk, kind, number, &contents) {
+            end = match previous_end(disk, number, meta.queue, &contents) {
                 Ok(end) => end,
                 Err(_) if lenient => None,
                 Err(error) => return Err(error),
@@ -200,23 +201,12 @@ impl Files {
             }
         }
         files.reverse();
-        Ok(Self { kind, files })
-    }
-
-    /// Leaves out the lines that no mark covers, which may not have been acknowledged.
-    pub(crate) fn leave_out_unmarked(&mut self) {
-        for file in &mut self.files {
-            file.contents.leave_out_unmarked();
-        }
+        Ok(Self { files })
     }
 
     /// All their bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.contents.len()).sum()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &File> {
-        self.files.iter()
     }
 
     /// All lines but the headers.
@@ -241,35 +231,6 @@ impl Files {
         self.files.last().map(|file| file.contents.durable)
     }
 
-    /// What the kind has of its own in a file's header.
-    pub(crate) fn own_header<T: DeserializeOwned>(
-        &self,
-        disk: &dyn Disk,
-        file: &File,
-    ) -> Result<T> {
-        let header = file.contents.lines().next();
-        let header = header.and_then(|line| serde_json::from_slice(line.text).ok());
-        header.ok_or_else(|| {
-            corrupt(
-                disk,
-                &self.kind.name(file.number),
-                Some(1),
-                "it has not the header of this journal",
-            )
-        })
-    }
-
-    /// Damage in a line that can be read and makes no sense.
-    pub(crate) fn nonsense(
-        &self,
-        disk: &dyn Disk,
-        file: &File,
-        line: u64,
-        detail: impl Into<String>,
-    ) -> crate::error::Error {
-        corrupt(disk, &self.kind.name(file.number), Some(line), detail)
-    }
-
     /// Puts what could not be read at the end of the last file into another one beside it, and says so.
     pub(crate) fn keep_torn_tail(&self, disk: &dyn Disk) -> Result<()> {
         let Some(file) = self.files.last() else {
@@ -278,7 +239,7 @@ impl Files {
         let Some(damage) = &file.contents.damage else {
             return Ok(());
         };
-        let name = self.kind.name(file.number);
+        let name = name(file.number);
         let keep = || {
             let kept = free_name(disk, &format!("{name}.torn"))?;
             let mut copy = disk.create(&kept)?;
@@ -301,28 +262,34 @@ impl Files {
 /// Where the file before this one ends, if this one is sound.
 fn previous_end(
     disk: &dyn Disk,
-    kind: Kind,
     number: u64,
+    queue: QueueId,
     contents: &Contents,
 ) -> Result<Option<End>> {
-    let name = kind.name(number);
     if let Some(damage) = contents.damage.as_ref().filter(|damage| damage.was_durable) {
-        return Err(corrupt(disk, &name, Some(damage.line), DAMAGED));
+        return Err(corrupt(disk, &name(number), Some(damage.line), DAMAGED));
     }
-    match contents
-        .lines()
-        .next()
-        .map(|line| serde_json::from_slice::<Header<'_>>(line.text))
-    {
-        Some(Ok(header)) if header.number == number && header.journal == kind.word() => {
-            crate::json_file::error::check_format(disk, &name, header.format)?;
-            Ok(header.previous)
-        }
-        _ => Err(corrupt(
+    let line = contents.lines().next().map(|line| line.text);
+    let header = Header::parse(disk, number, line)?;
+    match header.queue == queue {
+        true => Ok(header.previous),
+        false => Err(corrupt(
             disk,
-            &name,
+            &name(number),
             Some(1),
-            "it has not the header of this journal; restore a backup of the folder",
+            elsewhere(queue, header.queue),
         )),
     }
+}
+
+/// What is said of a journal with another queue than its folder.
+pub(crate) fn elsewhere(folder: QueueId, journal: QueueId) -> String {
+    format!(
+        "it is of the folder with queue {journal}, and this one's is {folder}: it was put here from elsewhere"
+    )
+}
+
+/// Damage in a line of journal `number` that can be read and makes no sense.
+pub(crate) fn nonsense(disk: &dyn Disk, number: u64, line: u64, detail: String) -> Error {
+    corrupt(disk, &name(number), Some(line), detail)
 }

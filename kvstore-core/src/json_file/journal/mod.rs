@@ -4,12 +4,12 @@
 //! says that the first N bytes are on the disk; the mark itself goes out with the next sync. So when a line is damaged, a
 //! mark beyond it tells that it had been durable, and the damage is corruption; no mark beyond it, and it is the torn tail
 //! of a write that was cut off. Ahead of its end the file is filled with newlines, so that a sync moves no file size; JSON
-//! Lines readers skip blank lines.
+//! Lines readers skip blank lines. The fill is also the room that is reserved for what must be written later whatever else fills
+//! the disk: the effects of jobs that wait.
 //!
-//! What the lines mean is not known here: see `record.rs` and `jobs.rs`.
+//! What the lines mean is not known here: see `record.rs`.
 
 pub(crate) mod chain;
-pub(crate) mod jobs;
 pub(crate) mod line;
 pub(crate) mod manifest;
 pub(crate) mod record;
@@ -25,8 +25,11 @@ use crate::json_file::disk::{Disk, DiskFile, is_full};
 /// The file is filled ahead in pieces of this size. One larger write would make each later sync dearer.
 const FILL_BYTES: u64 = 256 << 10;
 
+/// Room for a mark.
+const MARK_BYTES: u64 = 80;
+
 /// The version of all formats here.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// The name of a file until all that it starts with is on the disk.
 pub(crate) fn begun_name(name: &str) -> String {
@@ -72,11 +75,15 @@ impl AppendError {
 }
 
 impl Journal {
-    /// Starts a new file with `lines`, the first of which is its header. It gets its name when all of them are synced, so
-    /// a file of that name is never half begun.
-    pub(crate) fn create(disk: &dyn Disk, name: &str, lines: &[Vec<u8>]) -> io::Result<Self> {
+    /// Starts a new file with `lines`, the first of which is its header, and room for `reserve` bytes behind them. It gets its
+    /// name when all of them are synced, so a file of that name is never half begun.
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        name: &str,
+        lines: &[Vec<u8>],
+        reserve: u64,
+    ) -> io::Result<Self> {
         let begun = begun_name(name);
-        let mut file = disk.create(&begun)?;
         let mut text = Vec::new();
         let mut chain = 0;
         for body in lines {
@@ -90,20 +97,24 @@ impl Journal {
         if lines.len() > 1 {
             push_line(&mut text, &mark_body(durable), &mut chain);
         }
-        file.write_at(0, &text)?;
-        file.sync()?;
-        disk.rename(&begun, name)?;
-        disk.sync_folder()?;
         let end = End {
             length: text.len() as u64,
             crc: chain,
         };
-        Ok(Self {
-            file,
+        let mut journal = Self {
+            file: disk.create(&begun)?,
             end,
             durable,
             filled: end.length,
-        })
+        };
+        journal.file.write_at(0, &text)?;
+        if reserve > 0 {
+            journal.fill(end.length + reserve)?;
+        }
+        journal.file.sync()?;
+        disk.rename(&begun, name)?;
+        disk.sync_folder()?;
+        Ok(journal)
     }
 
     /// What is known to be on the disk.
@@ -117,10 +128,11 @@ impl Journal {
     }
 
     /// Appends `lines` (each an object without its closing brace) and makes them durable, with one write and one sync for all.
-    /// When it returns, whoever reads the file beside us finds them covered by a mark.
-    pub(crate) fn append(&mut self, lines: &[Vec<u8>]) -> Result<(), AppendError> {
+    /// When it returns, whoever reads the file beside us finds them covered by a mark, and there is room for `reserve` bytes
+    /// more.
+    pub(crate) fn append(&mut self, lines: &[Vec<u8>], reserve: u64) -> Result<(), AppendError> {
         let before = (self.end, self.durable);
-        self.write(lines)?;
+        self.write(lines, MARK_BYTES + reserve)?;
         self.file.sync().map_err(AppendError::Broken)?;
         self.durable = self.end;
         match self.mark() {
@@ -135,42 +147,55 @@ impl Journal {
 
     /// Says what is durable. Not synced itself: if it is lost, a torn tail can't be told from damage there, and recovery says so.
     fn mark(&mut self) -> Result<(), AppendError> {
-        self.write(&[mark_body(self.durable)])
+        self.write(&[mark_body(self.durable)], 0)
     }
 
-    /// Appends `lines` for the next sync to make durable. They survive the end of the process at once.
-    pub(crate) fn write(&mut self, lines: &[Vec<u8>]) -> Result<(), AppendError> {
+    /// Appends `lines` for the next sync to make durable, if there is room for `reserve` bytes behind them. They survive the end
+    /// of the process at once.
+    pub(crate) fn write(&mut self, lines: &[Vec<u8>], reserve: u64) -> Result<(), AppendError> {
         let mut text = Vec::with_capacity(lines.iter().map(|line| line.len() + 32).sum());
         let mut chain = self.end.crc;
         for body in lines {
             push_line(&mut text, body, &mut chain);
         }
         let length = self.end.length + text.len() as u64;
-        self.fill(length);
+        if let Err(error) = self.fill(length + reserve) {
+            return match is_full(&error) {
+                true => Err(AppendError::Full(error)),
+                false => Err(AppendError::Broken(error)),
+            };
+        }
         match self.file.write_at(self.end.length, &text) {
             Ok(()) => {
                 self.end = End { length, crc: chain };
-                self.filled = self.filled.max(length);
                 Ok(())
             }
+            // Some file systems need room to write where something stands already.
             Err(error) if is_full(&error) => self.cut_back(error),
             Err(error) => Err(AppendError::Broken(error)),
         }
     }
 
-    /// Fills ahead if `length` bytes would pass what is filled. A disk without room for that may still have room for the lines.
-    fn fill(&mut self, length: u64) {
+    /// Fills ahead if `length` bytes would pass what is filled: in pieces, and on a disk that has not so much room only as far as
+    /// must be.
+    fn fill(&mut self, length: u64) -> io::Result<()> {
         if length <= self.filled {
-            return;
+            return Ok(());
         }
-        let fill_end = length
+        let ample = length
             .next_multiple_of(FILL_BYTES)
             .max(length + FILL_BYTES / 2);
-        let start = length.max(self.filled);
-        let newlines = vec![b'\n'; usize::try_from(fill_end - start).unwrap_or(0)];
-        if self.file.write_at(start, &newlines).is_ok() {
-            self.filled = fill_end;
+        self.fill_to(ample).or_else(|_| self.fill_to(length))
+    }
+
+    fn fill_to(&mut self, length: u64) -> io::Result<()> {
+        while self.filled < length {
+            let piece = FILL_BYTES.min(length - self.filled);
+            let newlines = vec![b'\n'; usize::try_from(piece).unwrap_or_default()];
+            self.file.write_at(self.filled, &newlines)?;
+            self.filled += piece;
         }
+        Ok(())
     }
 
     fn cut_back(&mut self, full: io::Error) -> Result<(), AppendError> {
@@ -283,13 +308,6 @@ impl Contents {
             text: &self.text[range.clone()],
             offset: range.start as u64,
         })
-    }
-
-    /// Leaves out the lines that no mark covers.
-    pub(crate) fn leave_out_unmarked(&mut self) {
-        let durable = self.durable.length;
-        self.lines
-            .retain(|(_, range)| (range.start as u64) < durable);
     }
 
     /// The length of the file.

@@ -1,4 +1,5 @@
-//! The pair: `data.json`, which anybody can read, and `data.meta.json`, which holds what a plain object can't.
+//! The pair: `data.json`, which anybody can read, and `data.meta.json`, which holds what a plain object can't: what belongs to
+//! single entries, how far queues are applied, and the queue of the folder.
 //!
 //! # Writing
 //! (1) `data.json.new` is written and synced. (2) `data.meta.json`, which names the new and the previous file by length and
@@ -11,21 +12,25 @@ mod versions;
 use std::borrow::Cow;
 use std::io;
 use std::iter;
+use std::sync::Arc;
 
 use memchr::{memchr, memchr_iter};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::in_memory::log::Remembered;
+use crate::in_memory::log::{PartitionLog, Remembered};
 use crate::in_memory::state::{Lost, Progress, QueueProgress, Row, Sorted, Table};
+use crate::json_file::PARTITION;
 use crate::json_file::disk::{Disk, DiskFile, is_irregular};
 use crate::json_file::error::{corrupt, disk_error};
-use crate::json_file::journal::line;
+use crate::json_file::journal::record::JobText;
+use crate::json_file::journal::{FORMAT, line};
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{Partition, Position, QueueId};
-use crate::model::job::{Dead, Outcome};
+use crate::model::job::{Dead, Job, Outcome};
 use crate::model::key::Key;
 use crate::model::value::Value;
+use crate::queue::QueueOptions;
 
 pub(crate) const DATA: &str = "data.json";
 pub(crate) const META: &str = "data.meta.json";
@@ -78,9 +83,21 @@ pub(crate) struct Meta {
     /// How many versions were passed over by openings.
     pub(crate) skipped: u64,
     queues: Vec<QueueText>,
-    /// The requests that are remembered: their jobs may have been applied when they were accepted, and then stand nowhere else.
+    /// The last position that a job has got, and the last that was dropped.
+    last: Position,
+    trimmed: Position,
+    /// The jobs that wait.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) remembered: Vec<Remembered>,
+    jobs: Vec<JobText<'static>>,
+    /// The job that was tried last, and how often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tried: Option<(Position, u32)>,
+    /// The requests that are remembered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    remembered: Vec<Remembered>,
+    /// The jobs that wait, as the queue holds them.
+    #[serde(skip)]
+    waiting: Vec<Arc<Job>>,
     /// The versions of the entries, in the order of the file.
     #[serde(with = "versions")]
     versions: Vec<Version>,
@@ -111,7 +128,7 @@ impl Meta {
     /// Of a folder with nothing in it yet.
     pub(crate) fn of_new_folder(queue: QueueId) -> Self {
         Self {
-            format: crate::json_file::journal::FORMAT,
+            format: FORMAT,
             queue,
             data: Fingerprint::default(),
             previous: None,
@@ -121,7 +138,12 @@ impl Meta {
             active: None,
             skipped: 0,
             queues: Vec::new(),
+            last: Position::START,
+            trimmed: Position::START,
+            jobs: Vec::new(),
+            tried: None,
             remembered: Vec::new(),
+            waiting: Vec::new(),
             versions: Vec::new(),
             deadlines: Vec::new(),
             fingerprints: String::new(),
@@ -187,6 +209,34 @@ impl Meta {
                     .collect(),
             });
         self.queues = queues.collect();
+    }
+
+    /// The queue of the folder.
+    pub(crate) fn log(&self, disk: &dyn Disk, options: &QueueOptions) -> Result<PartitionLog> {
+        let mut log = PartitionLog::new(self.queue, PARTITION, options);
+        let restored = log
+            .restore_numbering(self.last, self.trimmed)
+            .and_then(|()| {
+                let jobs = self.jobs.iter().cloned();
+                let mut jobs = jobs.map(|text| text.into_job(self.queue));
+                jobs.try_for_each(|job| log.restore_job(job, None))
+            });
+        restored.map_err(|error| corrupt(disk, META, Some(1), error.to_string()))?;
+        for remembered in &self.remembered {
+            log.restore_idempotency(*remembered);
+        }
+        if let Some((head, count)) = self.tried {
+            log.restore_attempts(head, count);
+        }
+        Ok(log)
+    }
+
+    /// Takes down what the queue holds at `now`.
+    pub(crate) fn set_log(&mut self, log: &PartitionLog, now: Timestamp) {
+        (self.last, self.trimmed) = (log.last(), log.trimmed());
+        self.tried = log.attempts();
+        self.remembered = log.remembered(now).copied().collect();
+        self.waiting = log.jobs().cloned().collect();
     }
 
     /// The table of the `data.json` that this belongs to, whose text is `text`.
@@ -260,7 +310,9 @@ impl Meta {
     pub(crate) fn without_entries(&self) -> Self {
         Self {
             queues: self.queues.clone(),
+            jobs: self.jobs.clone(),
             remembered: self.remembered.clone(),
+            waiting: self.waiting.clone(),
             versions: Vec::new(),
             deadlines: Vec::new(),
             fingerprints: String::new(),
@@ -439,6 +491,11 @@ fn write_new(
 
     meta.data = written;
     meta.previous = replaces;
+    let waiting = std::mem::take(&mut meta.waiting);
+    let jobs = waiting
+        .iter()
+        .map(|job| JobText::of(job, None).into_owned());
+    meta.jobs = jobs.collect();
     let mut text = serde_json::to_vec(&meta).map_err(io::Error::other)?;
     text.pop();
     line::seal(&mut text, 0, &mut 0);
@@ -538,8 +595,8 @@ pub(crate) enum Pair {
     },
 }
 
-/// Reads the pair, and finishes what a crash has left undone. `has_logs`: there are journals or queue files beside it.
-pub(crate) fn load(disk: &dyn Disk, has_logs: bool) -> Result<Pair> {
+/// Reads the pair, and finishes what a crash has left undone. `has_journals`: there are journals beside it.
+pub(crate) fn load(disk: &dyn Disk, has_journals: bool) -> Result<Pair> {
     let read = |name: &str| {
         disk.read(name)
             .map_err(|error| disk_error(disk, "can't read", name, error))
@@ -560,11 +617,11 @@ pub(crate) fn load(disk: &dyn Disk, has_logs: bool) -> Result<Pair> {
     let (meta, data) = (meta?, data?);
     let Some(meta) = meta.map(Box::new) else {
         return match data {
-            _ if has_logs => Err(corrupt(
+            _ if has_journals => Err(corrupt(
                 disk,
                 META,
                 None,
-                "it is missing, and there are journals or queue files beside it; put it back, or start with an empty folder",
+                "it is missing, and there are journals beside it; put it back, or start with an empty folder",
             )),
             Some((_, text)) => Ok(Pair::Foreign(text)),
             None => Ok(Pair::None),

@@ -1,18 +1,21 @@
 //! Is a job that is applied when it is accepted applied once, in order, and as durable as any other?
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::crash::{block_on, contents, options};
-use crate::error::Result;
+use super::crash::{Seen, block_on, contents, options, work};
+use crate::error::{Error, Result};
 use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
-use crate::json_file::{JsonFile, Options};
+use crate::json_file::{JsonFile, JsonStore, Options};
 use crate::model::command::{Command, Operation};
+use crate::model::commit::Commit;
 use crate::model::id::{Partition, Position};
 use crate::model::job::{Idempotency, JobState, NewJob, Outcome};
 use crate::model::key::Key;
 use crate::model::value::Value;
-use crate::model::write::Condition;
+use crate::model::write::{Change, Condition, Write};
 use crate::queue::{
     Accepted, Applied, AppliedListener, Claim, Found, JobQueue, WorkQueue, WorkerId,
 };
@@ -24,6 +27,8 @@ fn start(disk: &SimulatedDisk) -> Result<JsonFile> {
 
 /// Claims the queue as a worker does that lets it apply jobs.
 async fn claim(file: &JsonFile) -> Claim {
+    // Where the power goes first, what follows says so.
+    let _ = file.store().adopt_queue(file.queue().id()).await;
     file.queue()
         .apply_on_acceptance(AppliedListener::new(|_, _| {}));
     let claims = file.queue().claim(&WorkerId::new("test")).await.unwrap();
@@ -168,19 +173,28 @@ fn job_is_left_to_the_worker_as_long_as_another_one_waits_or_no_worker_is_here()
 }
 
 #[test]
-fn jobs_of_one_call_keep_their_order_also_where_one_depends_on_another() {
+fn jobs_of_one_call_are_applied_in_order_also_where_one_depends_on_another() {
     block_on(async {
         let disk = SimulatedDisk::new();
         let file = start(&disk).unwrap();
-        let claim = claim(&file).await;
-        let jobs = vec![set("a", 1), create("a", 2), set("b", 3)];
+        let _claim = claim(&file).await;
+        let steps = disk.steps();
+        let add =
+            |amount| NewJob::new(Command::One(Operation::add(Key::new("b").unwrap(), amount)));
+        let jobs = vec![set("a", 1), create("a", 2), add(2), add(3)];
         let accepted = enqueue(&file, jobs).await.unwrap();
+        // One fill, and then the lines, their sync and the mark for all of them.
+        assert!(disk.steps() - steps <= 4);
         assert!(accepted.windows(2).all(|pair| pair[0].id < pair[1].id));
-        assert!(succeeded(&state(&file, &accepted[0]).await));
-        assert_eq!(state(&file, &accepted[2]).await, JobState::Queued);
-        let after = accepted[0].id.position;
-        let jobs = file.queue().read(&claim, after, 10, Duration::ZERO).await;
-        assert_eq!(jobs.unwrap().len(), 2);
+        let states: Vec<bool> =
+            futures_util::future::join_all(accepted.iter().map(|it| state(&file, it)))
+                .await
+                .iter()
+                .map(succeeded)
+                .collect();
+        assert_eq!(states, [true, false, true, true]);
+        let found = contents(&file.store()).await;
+        assert_eq!((found["a"], found["b"]), (1, 5));
     });
 }
 
@@ -286,12 +300,128 @@ fn full_disk_refuses_a_job_before_it_is_accepted_and_uses_its_number_again() {
         disk.plan(disk.steps() + 1, Fault::FullFor(10));
         let refused = enqueue(&file, vec![create("b", 2)]).await;
         assert!(
-            matches!(refused, Err(crate::error::Error::StorageFull { .. })),
+            matches!(refused, Err(Error::StorageFull { .. })),
             "{refused:?}"
         );
         disk.plan(u64::MAX, Fault::FullFor(0));
         let second = enqueue(&file, vec![create("b", 2)]).await.unwrap();
         assert!(!second[0].replayed);
         assert_eq!(second[0].id.position.minor, first[0].id.position.minor + 1);
+    });
+}
+
+/// The length of each value.
+async fn lengths(store: &JsonStore) -> BTreeMap<String, usize> {
+    let mut lengths = BTreeMap::new();
+    store.scan_with("", |key, entry| {
+        lengths.insert(key.to_owned(), entry.value.len());
+        ControlFlow::Continue(())
+    });
+    lengths
+}
+
+#[test]
+fn jobs_that_wait_are_applied_although_the_disk_is_full() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = start(&disk).unwrap();
+        // No worker is here yet, so they wait. Their effects take more than what is filled ahead anyway.
+        let large = |number: usize, length: usize| {
+            let value = Value::from_serialize(&"x".repeat(length)).unwrap();
+            let key = Key::new(&format!("k{number}")).unwrap();
+            NewJob::new(Command::One(Operation::set(key, value)))
+        };
+        for number in 0..20 {
+            enqueue(&file, vec![large(number, 100_000)]).await.unwrap();
+        }
+        disk.plan(disk.steps() + 1, Fault::NoRoom);
+        // What is refused stays refused, also in one group with what has room.
+        let commit = |number: u64| Commit {
+            writes: vec![Write {
+                key: Key::new(&format!("direct{number}")).unwrap(),
+                change: Change::Set {
+                    value: Value::from_serialize(&"x".repeat(600_000)).unwrap(),
+                    expires_at: None,
+                },
+            }],
+            ..Commit::default()
+        };
+        let store = file.store();
+        let refused = store.commit(commit(0)).await;
+        assert!(
+            matches!(refused, Err(Error::StorageFull { .. })),
+            "{refused:?}"
+        );
+        let mut seen = Seen::default();
+        let (mut applied, mut refused) = (0, 0);
+        for round in 1.. {
+            let (worked, direct, job) = tokio::join!(
+                work(&file, &mut seen),
+                store.commit(commit(round)),
+                enqueue(&file, vec![large(100, 600_000)])
+            );
+            // Once most of what waited is applied there may be room again.
+            refused += usize::from(direct.is_err()) + usize::from(job.is_err());
+            match worked.unwrap() {
+                0 => break,
+                count => applied += count,
+            }
+        }
+        assert_eq!(applied, 20);
+        assert!(refused >= 4, "{refused}");
+        let has_all = |entries: BTreeMap<String, usize>| {
+            (0..20).all(|number| entries.contains_key(&format!("k{number}")))
+        };
+        assert!(has_all(lengths(&store).await));
+        // And what they did is there after a kill.
+        let again = start(&disk.after_kill()).unwrap();
+        assert!(has_all(lengths(&again.store()).await));
+    });
+}
+
+#[test]
+fn room_for_jobs_that_wait_goes_over_into_the_next_journal() {
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = start(&disk).unwrap();
+        let value = Value::from_serialize(&"x".repeat(400_000)).unwrap();
+        for key in ["a", "b"] {
+            let set = Operation::set(Key::new(key).unwrap(), value.clone());
+            let job = NewJob::new(Command::One(set));
+            enqueue(&file, vec![job]).await.unwrap();
+        }
+        file.store().compact().await.unwrap();
+        disk.plan(disk.steps() + 1, Fault::NoRoom);
+        let applied = work(&file, &mut Seen::default()).await.unwrap();
+        assert_eq!(applied, 2);
+        let restarted = start(&disk.after_kill()).unwrap();
+        assert_eq!(lengths(&restarted.store()).await.len(), 2);
+    });
+}
+
+#[test]
+fn queue_of_a_folder_whose_store_is_not_the_one_that_applies_it_leaves_jobs_to_the_worker() {
+    block_on(async {
+        let file = start(&SimulatedDisk::new()).unwrap();
+        let store: Arc<dyn Store> = Arc::new(crate::memory::MemoryStore::default());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let until = async { drop(stopped.await) };
+        let options = crate::worker::Options::default();
+        let worker = crate::worker::run(Arc::clone(&store), file.queue(), options, until);
+        let work = async {
+            let mut last = None;
+            for number in 0..20 {
+                last = enqueue(&file, vec![set("a", number)]).await.unwrap().pop();
+                let id = last.as_ref().unwrap().id;
+                let state = store.outcome(&id, Duration::from_secs(10)).await.unwrap();
+                assert!(succeeded(&state), "{number}: {state:?}");
+            }
+            drop(stop);
+            last
+        };
+        let (ended, last) = tokio::join!(worker, work);
+        ended.unwrap();
+        assert_eq!(last.unwrap().outcome, None);
+        assert!(contents(&file.store()).await.is_empty());
     });
 }

@@ -7,15 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::clock::{Clock, ManualClock, StoreTime};
+use crate::clock::{Clock, ManualClock};
 use crate::error::{Error, Result};
 use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
-use crate::json_file::journal::manifest::Calls;
-use crate::json_file::recovery::recover;
 use crate::json_file::snapshot::{DATA_NEW, Fingerprint, META, META_NEW, parse_meta};
-use crate::json_file::writer::quota::Room;
-use crate::json_file::{Holder, JsonFile, JsonStore, Options, start_store};
+use crate::json_file::{JsonFile, JsonStore, Options};
 use crate::model::command::{Command, Operation};
 use crate::model::commit::Commit;
 use crate::model::entry::{Timestamp, Version};
@@ -30,20 +27,9 @@ use crate::store::{ListRequest, Store};
 
 const COMMITS: u64 = 24;
 
-/// The store alone: the queue's files have a story of their own below.
-fn open(disk: &SimulatedDisk) -> Result<JsonStore> {
-    let recovered = recover(disk, Timestamp(1), false)?;
-    let roll = Arc::new(Calls::new(recovered.roll));
-    start_store(
-        Arc::new(disk.clone()),
-        &options(),
-        recovered,
-        Arc::new(Room::new(None)),
-        Holder::new(None),
-        roll,
-        Arc::new(StoreTime::new(options().clock, Timestamp(1))),
-        None,
-    )
+fn open(disk: &SimulatedDisk) -> Result<Arc<JsonStore>> {
+    let file = JsonFile::start(Arc::new(disk.clone()), &options(), None)?;
+    Ok(file.store())
 }
 
 pub(crate) fn options() -> Options {
@@ -136,7 +122,7 @@ pub(crate) async fn contents(store: &JsonStore) -> BTreeMap<String, u64> {
 }
 
 /// Opens what is left and compares; how many commits are in it.
-async fn check(disk: &SimulatedDisk, told: Told, context: &str) -> (JsonStore, u64) {
+async fn check(disk: &SimulatedDisk, told: Told, context: &str) -> (Arc<JsonStore>, u64) {
     let store = open(disk).unwrap_or_else(|error| panic!("{context}: {error:?}"));
     let found = contents(&store).await;
     let commits = found.get("latest").copied().unwrap_or(0);
@@ -280,7 +266,7 @@ fn after_an_error_nothing_more_is_acknowledged_until_it_is_opened_again() {
 }
 
 /// Commits once, and takes a snapshot that fails at its step `step`; the store, if the fault has hit a snapshot.
-async fn after_failed_snapshot(disk: &SimulatedDisk, step: u64) -> Option<JsonStore> {
+async fn after_failed_snapshot(disk: &SimulatedDisk, step: u64) -> Option<Arc<JsonStore>> {
     let store = open(disk).unwrap();
     let commit = |number| {
         store.commit(Commit {
@@ -465,38 +451,6 @@ fn a_full_disk_is_an_answer_and_passes() {
                 model(3)
             );
         }
-    });
-}
-
-#[test]
-fn a_queue_that_could_begin_no_new_file_tries_again_soon() {
-    block_on(async {
-        let disk = SimulatedDisk::new();
-        let file = JsonFile::start(Arc::new(disk.clone()), &options(), None).unwrap();
-        let mut number = 0;
-        // Steps of one job: fill, lines, sync, mark.
-        let mut enqueue = async |full: bool| {
-            number += 1;
-            if full {
-                disk.plan(disk.steps() + 5, Fault::FullFor(0));
-            }
-            let command = Command::One(Operation::set(
-                Key::new(&format!("j{number}")).unwrap(),
-                Value::from_serialize(&"x".repeat(1 << 20)).unwrap(),
-            ));
-            let accepted = file.queue().enqueue(vec![NewJob::new(command)]).await;
-            assert!(accepted.iter().all(Result::is_ok), "{accepted:?}");
-        };
-        for _ in 0..7 {
-            enqueue(false).await;
-        }
-        enqueue(true).await;
-        for _ in 0..3 {
-            enqueue(false).await;
-        }
-        assert_eq!(disk.faults_met(), 1);
-        let names = disk.names().unwrap();
-        assert!(names.contains(&"queue-2.jsonl".to_owned()), "{names:?}");
     });
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn start(disk: &SimulatedDisk) -> Result<JsonFile> {
     JsonFile::start(Arc::new(disk.clone()), &options(), None)
 }
 
-/// A folder with a snapshot, two journals behind it, and two queue files with jobs, half of which are applied; killed.
+/// A folder with a snapshot and two journals behind it, with commits, and with jobs half of which are applied; killed.
 pub(crate) async fn folder() -> SimulatedDisk {
     let disk = SimulatedDisk::new();
     let file = start(&disk).unwrap();
@@ -151,7 +151,7 @@ fn sound_folder_has_no_problem_and_is_not_repaired() {
             .iter()
             .map(|name| name.trim_end_matches(|it: char| it != '-').to_owned())
             .collect();
-        assert!(kinds.len() >= 3, "{:?}", names(&disk));
+        assert!(kinds.len() >= 2, "{:?}", names(&disk));
         assert_eq!(open_and_work(&disk, "sound").await, complete());
     });
 }
@@ -230,7 +230,7 @@ fn what_repair_calls_lost_is_unknown_and_positions_are_not_used_again() {
         let disk = folder().await;
         let name = names(&disk)
             .into_iter()
-            .rfind(|it| it.starts_with("queue-"))
+            .rfind(|it| it.starts_with("journal-"))
             .unwrap();
         let mut text = disk.read(&name).unwrap().unwrap();
         let lines = String::from_utf8(text.clone()).unwrap();
@@ -250,7 +250,7 @@ fn what_repair_calls_lost_is_unknown_and_positions_are_not_used_again() {
         let loses = problem.loses.clone().unwrap();
         // It was the last one, so nobody knows whether others followed.
         let announced = format!("any job after {before}");
-        assert!(loses.starts_with(&announced), "{problem}");
+        assert!(loses.contains(&announced), "{problem}");
         repair_disk(&disk, Timestamp(1)).unwrap();
         let found = open_and_work(&disk, "repaired").await;
         assert!(!found.contains_key(&format!("j{}", JOBS - 1)));
@@ -279,7 +279,7 @@ fn power_cut_at_any_step_of_a_repair_is_repaired() {
     block_on(async {
         let whole = folder().await;
         let mut cuts = 0;
-        for kind in ["data.json", "data.meta.json", "journal-", "queue-"] {
+        for kind in ["data.json", "data.meta.json", "journal-"] {
             let name = names(&whole)
                 .into_iter()
                 .find(|it| it.starts_with(kind))

@@ -15,7 +15,8 @@ use crate::json_file::disk::Disk;
 use crate::json_file::disk::lock::{self, LOCK};
 use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
 use crate::json_file::follower::tail::{Follower, Step};
-use crate::json_file::journal::{End, line, mark_body, next_line, record};
+use crate::json_file::journal::record::{self, Line};
+use crate::json_file::journal::{End, line, mark_body, next_line};
 use crate::json_file::{JsonFile, Options};
 use crate::model::commit::Commit;
 use crate::model::entry::Timestamp;
@@ -153,7 +154,10 @@ fn follow(follower: &mut Follower) -> Option<Vec<Record>> {
     let mut all = Vec::new();
     loop {
         match follower.step().unwrap() {
-            Step::Records(records) => all.extend(records),
+            Step::Lines(lines) => all.extend(lines.into_iter().map(|line| match line {
+                Line::Commit(record, _) | Line::Opened(record, _) => record,
+                other => panic!("{other:?}"),
+            })),
             Step::Current => return Some(all),
             Step::Lost => return None,
         }
@@ -197,7 +201,7 @@ fn end_of(text: &[u8]) -> End {
 fn follower_finds_lines_that_were_written_again_where_it_had_read_others() {
     let folder = tempfile::tempdir().unwrap();
     let file = open(folder.path()).unwrap();
-    let (mut follower, _) = Follower::load(folder.path()).unwrap();
+    let (mut follower, ..) = Follower::load(folder.path()).unwrap();
     set(&file, "a", 100).unwrap();
     let last = follow(&mut follower).unwrap().pop().unwrap();
     // The process is killed here; from now on the file is written by hand.
@@ -236,7 +240,7 @@ fn follower_that_fell_behind_notices_although_the_journals_have_second_names() {
     let backup = tempfile::tempdir().unwrap();
     let file = open(folder.path()).unwrap();
     set(&file, "a", 1).unwrap();
-    let (mut follower, _) = Follower::load(folder.path()).unwrap();
+    let (mut follower, ..) = Follower::load(folder.path()).unwrap();
     follow(&mut follower).unwrap();
     for entry in fs::read_dir(folder.path()).unwrap() {
         let entry = entry.unwrap();

@@ -11,13 +11,13 @@ fn body(number: u32) -> Vec<u8> {
 /// A file with a header, three synced groups of two lines, and two lines that were not synced.
 fn written() -> Vec<u8> {
     let disk = SimulatedDisk::new();
-    let mut journal = Journal::create(&disk, "j.jsonl", &[body(0)]).unwrap();
+    let mut journal = Journal::create(&disk, "j.jsonl", &[body(0)], 0).unwrap();
     for group in 0..3 {
         journal
-            .append(&[body(group * 2 + 1), body(group * 2 + 2)])
+            .append(&[body(group * 2 + 1), body(group * 2 + 2)], 0)
             .unwrap();
     }
-    journal.write(&[body(7), body(8)]).unwrap();
+    journal.write(&[body(7), body(8)], 0).unwrap();
     disk.read("j.jsonl").unwrap().unwrap()
 }
 
@@ -33,10 +33,10 @@ fn what_is_acknowledged_is_covered_by_a_mark() {
     for step in 0..8 {
         let disk = SimulatedDisk::new();
         // A line that is carried over, too.
-        let mut journal = Journal::create(&disk, "j.jsonl", &[body(0), body(1)]).unwrap();
+        let mut journal = Journal::create(&disk, "j.jsonl", &[body(0), body(1)], 0).unwrap();
         assert_eq!(marked(&disk), 2);
         disk.plan(disk.steps() + step, Fault::FullFor(0));
-        let lines = match journal.append(&[body(2), body(3)]) {
+        let lines = match journal.append(&[body(2), body(3)], 0) {
             Ok(()) => 4,
             Err(AppendError::Full(_)) => 2,
             Err(AppendError::Broken(error)) => panic!("{error}"),
@@ -48,7 +48,7 @@ fn what_is_acknowledged_is_covered_by_a_mark() {
             &mut refused
         }) += disk.faults_met();
         disk.plan(u64::MAX, Fault::FullFor(0));
-        journal.append(&[body(4)]).unwrap();
+        journal.append(&[body(4)], 0).unwrap();
         assert_eq!(marked(&disk), lines + 1, "step {step}");
     }
     assert!(refused > 1 && accepted > 0, "{refused} {accepted}");
@@ -74,7 +74,7 @@ fn a_whole_file_is_read_whole() {
 fn damage_in_what_a_file_starts_with_is_told_from_a_torn_tail() {
     let disk = SimulatedDisk::new();
     let bodies = [body(0), body(1), body(2)];
-    let journal = Journal::create(&disk, "j.jsonl", &bodies).unwrap();
+    let journal = Journal::create(&disk, "j.jsonl", &bodies, 0).unwrap();
     let text = disk.read("j.jsonl").unwrap().unwrap();
     let contents = read(text.clone(), None);
     assert_eq!((contents.lines().count(), contents.damage), (3, None));

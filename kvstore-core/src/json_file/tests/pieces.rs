@@ -12,13 +12,13 @@ fn body(number: u32) -> Vec<u8> {
 /// A header, three synced groups of two lines, and two lines that were not synced.
 fn written() -> Vec<u8> {
     let disk = SimulatedDisk::new();
-    let mut journal = Journal::create(&disk, "j.jsonl", &[body(0)]).unwrap();
+    let mut journal = Journal::create(&disk, "j.jsonl", &[body(0)], 0).unwrap();
     for group in 0..3 {
         journal
-            .append(&[body(group * 2 + 1), body(group * 2 + 2)])
+            .append(&[body(group * 2 + 1), body(group * 2 + 2)], 0)
             .unwrap();
     }
-    journal.write(&[body(7), body(8)]).unwrap();
+    journal.write(&[body(7), body(8)], 0).unwrap();
     disk.read("j.jsonl").unwrap().unwrap()
 }
 

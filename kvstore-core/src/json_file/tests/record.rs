@@ -1,10 +1,12 @@
 //! Does a record come back from its line as it was?
 
+use crate::in_memory::log::Remembered;
 use crate::in_memory::state::{Advanced, Record};
 use crate::json_file::journal::record::*;
+use crate::model::command::{Command, Operation};
 use crate::model::entry::{Timestamp, Version};
-use crate::model::id::{JobId, Partition, Position, QueueId};
-use crate::model::job::{Applied, Computed, Outcome, Succeeded, Summary};
+use crate::model::id::{Fingerprint, JobId, Partition, Position, QueueId};
+use crate::model::job::{Applied, Computed, Job, Outcome, Succeeded, Summary};
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Write};
@@ -67,10 +69,56 @@ fn a_record_comes_back_as_it_was() {
         let mut line = encode(&record);
         line.push(b'}');
         assert_eq!(
-            decode(&line).unwrap(),
-            record,
+            decode(&line, queue).unwrap(),
+            Line::Commit(record, None),
             "{}",
             String::from_utf8_lossy(&line)
         );
     }
+}
+
+#[test]
+fn a_job_comes_back_as_it_was_also_from_what_the_pair_keeps() {
+    let queue = QueueId::random();
+    let key = |text| Key::new(text).unwrap();
+    let set = Operation::set(
+        key("é\"\\"),
+        Value::parse(r#"{"a":1,"a":"\u0000"}"#).unwrap(),
+    );
+    let position = Position { major: 5, minor: 6 };
+    let job = Job {
+        id: JobId {
+            queue,
+            partition: Partition(0),
+            position,
+        },
+        command: Command::Batch(vec![set, Operation::delete(key("b"))]),
+        keep_outcome: true,
+        accepted_at: Timestamp(7),
+        traceparent: Some("00-01-02-00".into()),
+    };
+    let remembered = Remembered {
+        key: Fingerprint::of(&[b"a"]),
+        job: position,
+        request: Fingerprint::of(&[b"b"]),
+        expires_at: Timestamp(8),
+    };
+    let mut line = encode_job(&job, Some(remembered));
+    line.push(b'}');
+    let expected = Line::Job(Box::new(job.clone()), Some(remembered));
+    assert_eq!(decode(&line, queue).unwrap(), expected);
+    let kept = serde_json::to_vec(&JobText::of(&job, None)).unwrap();
+    let kept: JobText<'static> = serde_json::from_slice(&kept).unwrap();
+    assert_eq!(kept.into_job(queue), job);
+
+    let mut line = encode_tried(position, 3);
+    line.push(b'}');
+    assert_eq!(decode(&line, queue).unwrap(), Line::Tried(position, 3));
+    let opening = Record::opening(Version(3), Timestamp(4), Timestamp(5));
+    let mut line = encode_opening(&opening, position);
+    line.push(b'}');
+    assert_eq!(
+        decode(&line, queue).unwrap(),
+        Line::Opened(opening, position)
+    );
 }

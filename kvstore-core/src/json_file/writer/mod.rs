@@ -1,9 +1,7 @@
-//! The thread that owns the journal of the store: it takes every change that waits, judges and numbers them in order,
-//! writes once, syncs once, makes them visible, and answers all. While it syncs, the next group gathers; there is no other
-//! delay.
+//! The thread that owns the folder: it takes every change and every job that waits, judges and numbers them in order, writes
+//! once, syncs once, makes them visible, and answers all. While it syncs, the next group gathers; there is no other delay.
 
-pub(crate) mod accept;
-pub(crate) mod queue;
+pub(crate) mod jobs;
 pub(crate) mod quota;
 
 use std::io;
@@ -14,25 +12,25 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Result, source};
-use crate::in_memory::state::{Record, Shared, Staging};
+use crate::in_memory::state::{Record, Shared, Staging, bytes_added};
 use crate::json_file::disk::Disk;
-use crate::json_file::journal::chain::Kind;
-use crate::json_file::journal::manifest::Calls;
-use crate::json_file::journal::record;
+use crate::json_file::journal::chain::{self, Header};
+use crate::json_file::journal::manifest::Roll;
+use crate::json_file::journal::record::{self, applied_of};
 use crate::json_file::journal::{AppendError, Journal};
-use crate::json_file::recovery::{Recovered, header_line};
 use crate::json_file::snapshot::{self, Fingerprint, Meta, SNAPSHOT_PIECE, Written};
-use crate::json_file::writer::accept::{Acceptance, Answered, Call, JobRecord};
+use crate::json_file::writer::jobs::Queue;
 use crate::json_file::writer::quota::Room;
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::Timestamp;
-use crate::model::id::{JobId, QueueId};
+use crate::model::id::{JobId, Position, QueueId};
 use crate::model::job::NewJob;
+use crate::queue::{Accepted, Applied};
 
-/// Most changes that wait for the thread; who comes then waits to be let in.
+/// Most requests that wait for the thread; who comes then waits to be let in.
 const WAITING_MAX: usize = 4096;
 
-/// Most changes in one group.
+/// Most requests in one group.
 const GROUP_MAX: usize = 1024;
 
 /// A group takes no further change once it has this many bytes.
@@ -42,14 +40,17 @@ const GROUP_BYTES: u64 = 4 << 20;
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// How often the folder is checked for having been moved or removed.
-pub(crate) const CHECK_PERIOD: Duration = Duration::from_secs(1);
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// Whoever asked, and what for.
 #[derive(Debug)]
 pub(crate) enum Request {
     Commit(Commit, Answer<Committed>),
-    /// Apply jobs that nothing is ahead of.
-    Accept(Vec<NewJob>, oneshot::Sender<Call>),
+    Enqueue(Vec<NewJob>, oneshot::Sender<Vec<Result<Accepted>>>),
+    BeginAttempt(Position, Answer<u32>),
+    WithdrawAttempt(Position, Answer<()>),
+    /// Number jobs behind this position, up to which another store has applied them.
+    StartAfter(Position, Answer<()>),
     Expire(Answer<usize>),
     Adopt(QueueId, Answer<()>),
     Forget(JobId, Answer<bool>),
@@ -69,21 +70,29 @@ impl Request {
         let closed = || Error::unavailable("the store");
         match self {
             Self::Commit(_, answer) => _ = answer.send(Err(closed())),
-            Self::Accept(jobs, answer) => {
-                let refused = jobs.iter().map(|_| Answered::Done(Err(closed())));
-                let answers = refused.collect();
-                _ = answer.send(Call {
-                    answers,
-                    turn: None,
-                });
+            Self::Enqueue(jobs, answer) => {
+                let refused = jobs.iter().map(|_| Err(Error::unavailable("the queue")));
+                _ = answer.send(refused.collect());
             }
+            Self::BeginAttempt(_, answer) => _ = answer.send(Err(closed())),
             Self::Expire(answer) => _ = answer.send(Err(closed())),
-            Self::Adopt(_, answer) | Self::Snapshot(answer) | Self::Check(answer) => {
-                _ = answer.send(Err(closed()))
-            }
+            Self::WithdrawAttempt(_, answer)
+            | Self::StartAfter(_, answer)
+            | Self::Adopt(_, answer)
+            | Self::Snapshot(answer)
+            | Self::Check(answer) => _ = answer.send(Err(closed())),
             Self::Forget(_, answer) => _ = answer.send(Err(closed())),
             Self::Close(answer) => _ = answer.send(Ok(())),
             Self::SnapshotEnded => {}
+        }
+    }
+
+    /// Returns true if it ends a job that waits, or tries it: there is room for that, whatever else fills the disk.
+    fn has_room(&self) -> bool {
+        match self {
+            Self::Commit(commit, _) => commit.advance.is_some(),
+            Self::BeginAttempt(..) | Self::WithdrawAttempt(..) => true,
+            _ => false,
         }
     }
 }
@@ -93,117 +102,34 @@ pub(crate) type Answer<T> = oneshot::Sender<Result<T>>;
 /// Where requests go.
 pub(crate) type Requests = mpsc::Sender<Request>;
 
-/// What the thread starts with.
-#[derive(Debug)]
-pub(crate) struct Start {
+/// The thread, before it is started.
+pub(crate) struct Writer {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) room: Arc<Room>,
-    pub(crate) recovered: Unstated,
-    /// Journals may have this many bytes more than `data.json` before a snapshot is taken.
-    pub(crate) snapshot_bytes_min: u64,
-    pub(crate) roll: Arc<Calls>,
-    /// The queue in front of it.
-    pub(crate) queue: Option<Arc<queue::Shared>>,
-}
-
-/// What was recovered, without the state, which is shared by now.
-#[derive(Debug)]
-pub(crate) struct Unstated {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) room: Room,
     pub(crate) meta: Meta,
+    /// What `data.json` was when we last wrote it.
     pub(crate) data: Fingerprint,
     pub(crate) journal: Journal,
     pub(crate) number: u64,
-    pub(crate) journal_bytes: u64,
-    pub(crate) meta_bytes: u64,
-}
-
-impl Unstated {
-    pub(crate) fn split(recovered: Recovered) -> (crate::in_memory::state::State, Self) {
-        let Recovered {
-            state,
-            meta,
-            data,
-            journal,
-            number,
-            journal_bytes,
-            meta_bytes,
-            roll: _,
-        } = recovered;
-        (
-            state,
-            Self {
-                meta,
-                data,
-                journal,
-                number,
-                journal_bytes,
-                meta_bytes,
-            },
-        )
-    }
-}
-
-/// Starts the thread. It ends after [`Request::Close`], or when all senders are gone.
-pub(crate) fn start(start: Start) -> io::Result<Requests> {
-    let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    let Start {
-        disk,
-        shared,
-        room,
-        recovered,
-        snapshot_bytes_min,
-        roll,
-        queue,
-    } = start;
-    let mut writer = Writer {
-        disk,
-        shared,
-        room,
-        meta: recovered.meta,
-        data: recovered.data,
-        journal: recovered.journal,
-        number: recovered.number,
-        older_bytes: recovered.journal_bytes,
-        snapshot_bytes_min,
-        retry_at: None,
-        is_full: false,
-        meta_bytes: recovered.meta_bytes,
-        checked: None,
-        unsettled: false,
-        snapshot: None,
-        snapshot_result: Arc::default(),
-        snapshot_waiters: Vec::new(),
-        snapshot_again: false,
-        sender: sender.downgrade(),
-        poisoned: None,
-        roll,
-        acceptance: queue.map(Acceptance::new),
-    };
-    std::thread::Builder::new()
-        .name("kvstore-journal".into())
-        .spawn(move || writer.run(receiver))?;
-    Ok(sender)
-}
-
-struct Writer {
-    disk: Arc<dyn Disk>,
-    shared: Arc<Shared>,
-    room: Arc<Room>,
-    meta: Meta,
-    /// What `data.json` was when we last wrote it.
-    data: Fingerprint,
-    journal: Journal,
-    number: u64,
     /// Bytes of the journals before this one that are not in `data.json` yet.
-    older_bytes: u64,
-    snapshot_bytes_min: u64,
+    pub(crate) older_bytes: u64,
+    /// The length of `data.meta.json`.
+    pub(crate) meta_bytes: u64,
+    pub(crate) roll: Roll,
+    /// Journals may have this many bytes more than the pair before a snapshot is taken.
+    pub(crate) snapshot_bytes_min: u64,
+    pub(crate) status: Status,
+}
+
+/// What has happened since the thread was started.
+#[derive(Default)]
+pub(crate) struct Status {
     /// After a snapshot that failed: when the next one is tried, or with how many bytes of journals, whichever comes first.
     retry_at: Option<(Timestamp, u64)>,
     /// The last write found no room.
     is_full: bool,
-    /// The length of `data.meta.json`.
-    meta_bytes: u64,
     /// When the folder was last checked.
     checked: Option<Instant>,
     /// The last snapshot failed, and may have left the pair half exchanged.
@@ -214,15 +140,52 @@ struct Writer {
     snapshot_waiters: Vec<Answer<()>>,
     /// Somebody asked for a snapshot of what came after the running one began.
     snapshot_again: bool,
-    sender: mpsc::WeakSender<Request>,
+    sender: Option<mpsc::WeakSender<Request>>,
     /// Why nothing is written any more.
     poisoned: Option<String>,
-    roll: Arc<Calls>,
-    acceptance: Option<Acceptance>,
 }
 
-/// A change that was judged and waits to be answered.
+/// Changes that are written together.
+struct Group<'a> {
+    staging: Staging<'a>,
+    now: Timestamp,
+    lines: Vec<Vec<u8>>,
+    records: Vec<Record>,
+    /// Keys and values of what it adds.
+    bytes: u64,
+    /// The last position that a job had got before it.
+    numbers_after: Position,
+    /// Jobs that nothing is ahead of are applied.
+    applies_jobs: bool,
+    /// Those that were.
+    applied: Vec<Applied>,
+    /// Others wait.
+    has_waiting: bool,
+}
+
+/// What a group comes to when all is judged.
+struct Judged {
+    lines: Vec<Vec<u8>>,
+    records: Vec<Record>,
+    numbers_after: Position,
+    applied: Vec<Applied>,
+    has_waiting: bool,
+    /// It only ends or tries jobs, for which there is room.
+    has_room: bool,
+}
+
+/// Answers a request once its group is on the disk, or not.
 type Reply = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// Starts the thread. It ends after [`Request::Close`], or when all senders are gone.
+pub(crate) fn start(mut writer: Writer) -> io::Result<Requests> {
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    writer.status.sender = Some(sender.downgrade());
+    std::thread::Builder::new()
+        .name("kvstore-journal".into())
+        .spawn(move || writer.run(receiver))?;
+    Ok(sender)
+}
 
 impl Writer {
     fn run(&mut self, mut requests: mpsc::Receiver<Request>) {
@@ -251,16 +214,18 @@ impl Writer {
         self.check_folder(CHECK_PERIOD);
         let mut close = None;
         let mut changes = Vec::new();
+        let mut starts = Vec::new();
         for request in group {
             match request {
                 Request::Snapshot(answer) => {
-                    self.snapshot_again |= self.snapshot.is_some();
-                    self.snapshot_waiters.push(answer);
+                    self.status.snapshot_again |= self.status.snapshot.is_some();
+                    self.status.snapshot_waiters.push(answer);
                 }
                 Request::SnapshotEnded => {}
                 // The folder was just checked. Writes of the same group that find no room are not
                 // what was asked about.
                 Request::Check(answer) => _ = answer.send(self.check_poison()),
+                Request::StartAfter(position, answer) => starts.push((position, answer)),
                 Request::Close(answer) => close = Some(answer),
                 change => changes.push(change),
             }
@@ -268,129 +233,119 @@ impl Writer {
         if !changes.is_empty() {
             self.change(changes);
         }
+        // Now that no job is half accepted.
+        for (position, answer) in starts {
+            let _ = answer.send(self.start_after(position));
+        }
         self.look_after_snapshot();
         self.snapshot_if_due();
         close
     }
 
     /// Judges the changes, writes them as one group (or several, if they are large), and answers.
-    fn change(&mut self, changes: Vec<Request>) {
+    fn change(&mut self, mut changes: Vec<Request>) {
+        if self.status.is_full {
+            // What has room is not to fail with what finds none.
+            changes.sort_by_key(|change| !change.has_room());
+        }
         let mut changes = changes.into_iter().peekable();
         while changes.peek().is_some() {
-            let shared = Arc::clone(&self.shared);
-            let state = shared.read();
-            let mut staging = Staging::new(&state, shared.now());
-            let mut records = Vec::new();
-            let mut lines = Vec::new();
-            let mut replies: Vec<Reply> = Vec::new();
-            let mut bytes = 0;
-            while bytes < GROUP_BYTES
-                && let Some(change) = changes.next_if(|change| match change {
-                    Request::Accept(jobs, _) => !Acceptance::needs_next_group(&staging, jobs),
-                    _ => true,
-                })
-            {
-                let (judged, reply) = match change {
-                    Request::Accept(jobs, answer) => self.accept(&mut staging, jobs, answer, bytes),
-                    change => {
-                        let (record, reply) = self.judge(&mut staging, change, bytes);
-                        (
-                            record.map(|record| (record, None)).into_iter().collect(),
-                            reply,
-                        )
-                    }
-                };
-                for (record, remembered) in judged {
-                    bytes += crate::in_memory::state::bytes_added(&record.writes);
-                    lines.push(record::encode_job(&record, remembered.as_ref()));
-                    records.push(record);
-                }
-                replies.push(reply);
-            }
-            drop(state);
-            let begun = Instant::now();
-            let result = self.write(records, &lines);
-            if let Some(acceptance) = &mut self.acceptance {
-                match &result {
-                    Ok(()) => acceptance.publish(begun.elapsed()),
-                    Err(error) => acceptance.withdraw(matches!(error, Error::StorageFull { .. })),
-                }
-            }
+            let (judged, replies) = self.judge_group(&mut changes);
+            let result = self.write(judged);
             for reply in replies {
                 reply(result.clone());
             }
         }
     }
 
-    fn judge(
-        &self,
-        staging: &mut Staging<'_>,
-        change: Request,
-        ahead: u64,
-    ) -> (Option<Record>, Reply) {
+    fn judge_group(
+        &mut self,
+        changes: &mut std::iter::Peekable<std::vec::IntoIter<Request>>,
+    ) -> (Judged, Vec<Reply>) {
+        let shared = Arc::clone(&self.shared);
+        let state = shared.read();
+        let now = shared.now();
+        let mut group = Group {
+            staging: Staging::new(&state, now),
+            now,
+            lines: Vec::new(),
+            records: Vec::new(),
+            bytes: 0,
+            numbers_after: self.queue.log().last(),
+            applies_jobs: state.progress.active == Some(self.meta.queue)
+                && self.queue.applies_on_acceptance(now),
+            applied: Vec::new(),
+            has_waiting: false,
+        };
+        let mut replies = Vec::new();
+        let mut has_room = true;
+        let splits = self.status.is_full;
+        while group.bytes < GROUP_BYTES
+            && let Some(change) =
+                changes.next_if(|next| !splits || replies.is_empty() || has_room == next.has_room())
+        {
+            has_room &= change.has_room();
+            replies.push(self.judge(&mut group, change));
+        }
+        let judged = Judged {
+            lines: group.lines,
+            records: group.records,
+            numbers_after: group.numbers_after,
+            applied: group.applied,
+            has_waiting: group.has_waiting,
+            has_room,
+        };
+        (judged, replies)
+    }
+
+    fn judge(&mut self, group: &mut Group<'_>, change: Request) -> Reply {
         match change {
             Request::Commit(commit, answer) => {
                 let judged = self
-                    .check_room(&commit, ahead)
-                    .and_then(|()| staging.commit(commit));
-                reply(
-                    answer,
-                    judged.map(|(record, committed)| (Some(record), committed)),
-                )
+                    .check_room(&commit, group.bytes)
+                    .and_then(|()| group.staging.commit(commit));
+                let judged = judged.map(|(record, committed)| (Some(record), committed));
+                group.reply(answer, judged)
+            }
+            Request::Enqueue(jobs, answer) => match self.check_poison() {
+                Ok(()) => group.enqueue(&self.queue, &self.room, jobs, answer),
+                Err(error) => Box::new(move |_| {
+                    let refused = jobs.iter().map(|_| Err(error.clone()));
+                    let _ = answer.send(refused.collect());
+                }),
+            },
+            Request::BeginAttempt(head, answer) => {
+                let count = self.queue.log().begin_attempt(head);
+                group.lines.push(record::encode_tried(head, count));
+                group.reply(answer, Ok((None, count)))
+            }
+            Request::WithdrawAttempt(head, answer) => {
+                let mut log = self.queue.log();
+                log.withdraw_attempt(head);
+                let count = log.attempts().map_or(0, |(_, count)| count);
+                group.lines.push(record::encode_tried(head, count));
+                group.reply(answer, Ok((None, ())))
             }
             Request::Expire(answer) => {
-                let record = staging.expire();
+                let record = group.staging.expire();
                 let count = record.as_ref().map_or(0, |record| record.expired.len());
-                reply(answer, Ok((record, count)))
+                group.reply(answer, Ok((record, count)))
             }
-            Request::Adopt(queue, answer) => reply(answer, Ok((staging.adopt(queue), ()))),
+            Request::Adopt(queue, answer) => {
+                let record = group.staging.adopt(queue);
+                group.reply(answer, Ok((record, ())))
+            }
             Request::Forget(job, answer) => {
-                let record = staging.forget(job);
+                let record = group.staging.forget(job);
                 let was_there = record.is_some();
-                reply(answer, Ok((record, was_there)))
+                group.reply(answer, Ok((record, was_there)))
             }
-            Request::Snapshot(answer) | Request::Close(answer) | Request::Check(answer) => {
-                reply(answer, Ok((None, ())))
-            }
-            Request::SnapshotEnded | Request::Accept(..) => (None, Box::new(|_| ())),
+            Request::StartAfter(_, answer)
+            | Request::Snapshot(answer)
+            | Request::Close(answer)
+            | Request::Check(answer) => group.reply(answer, Ok((None, ()))),
+            Request::SnapshotEnded => Box::new(|_| ()),
         }
-    }
-
-    /// Applies the jobs of a call that nothing is ahead of.
-    fn accept(
-        &mut self,
-        staging: &mut Staging<'_>,
-        jobs: Vec<NewJob>,
-        answer: oneshot::Sender<Call>,
-        ahead: u64,
-    ) -> (Vec<JobRecord>, Reply) {
-        let (call, records) = match (&mut self.acceptance, &self.poisoned) {
-            (Some(acceptance), None) => acceptance.accept(staging, &self.room, jobs, ahead),
-            (_, reason) => {
-                let refused = || match reason {
-                    Some(reason) => Error::Poisoned {
-                        reason: reason.clone(),
-                    },
-                    None => Error::unavailable("the queue"),
-                };
-                let answers = jobs.iter().map(|_| Answered::Done(Err(refused())));
-                let answers = answers.collect();
-                let call = Call {
-                    answers,
-                    turn: None,
-                };
-                (call, Vec::new())
-            }
-        };
-        let reply = move |result: Result<()>| {
-            let answers = call.answers.into_iter().map(|answer| match answer {
-                Answered::Done(Ok(accepted)) => Answered::Done(result.clone().map(|()| accepted)),
-                other => other,
-            });
-            let answers = answers.collect();
-            let _ = answer.send(Call { answers, ..call });
-        };
-        (records, Box::new(reply))
     }
 
     /// Room for jobs was reserved when they were accepted; a direct commit asks for its own, behind the `ahead` bytes of
@@ -398,35 +353,104 @@ impl Writer {
     fn check_room(&self, commit: &Commit, ahead: u64) -> Result<()> {
         match commit.advance {
             Some(_) => Ok(()),
-            None => match crate::in_memory::state::bytes_added(&commit.writes) {
+            None => match bytes_added(&commit.writes) {
                 0 => Ok(()),
                 bytes => self.room.check(ahead + bytes),
             },
         }
     }
 
-    fn check_poison(&self) -> Result<()> {
-        self.poisoned
-            .clone()
-            .map_or(Ok(()), |reason| Err(Error::Poisoned { reason }))
-    }
-
-    fn write(&mut self, records: Vec<Record>, lines: &[Vec<u8>]) -> Result<()> {
-        self.check_poison()?;
-        if records.is_empty() {
+    /// Numbers jobs behind `position`, where another store is that applies them.
+    fn start_after(&mut self, position: Position) -> Result<()> {
+        if position <= self.queue.log().last() {
             return Ok(());
         }
-        match self.journal.append(lines) {
+        let record = {
+            let state = self.shared.read();
+            Record::empty(state.version, state.time)
+        };
+        let line = record::encode_opening(&record, position);
+        self.queue.log().start_after(position);
+        self.write_alone(record, line)
+    }
+
+    fn write_alone(&mut self, record: Record, line: Vec<u8>) -> Result<()> {
+        let numbers_after = self.queue.log().last();
+        self.write(Judged {
+            lines: vec![line],
+            records: vec![record],
+            numbers_after,
+            applied: Vec::new(),
+            has_waiting: false,
+            has_room: false,
+        })
+    }
+
+    fn check_poison(&self) -> Result<()> {
+        let reason = self.status.poisoned.clone();
+        reason.map_or(Ok(()), |reason| Err(Error::Poisoned { reason }))
+    }
+
+    /// Writes what was judged, and makes it visible.
+    fn write(&mut self, judged: Judged) -> Result<()> {
+        let begun = Instant::now();
+        let result = self.append(&judged);
+        let mut log = self.queue.log();
+        if let Err(error) = &result {
+            log.withdraw();
+            if matches!(error, Error::StorageFull { .. }) {
+                log.reuse_after(judged.numbers_after);
+            }
+            return result;
+        }
+        drop(log);
+        let mut applied = (judged.records.iter()).filter_map(|it| applied_of(it, self.meta.queue));
+        let applied = applied.next_back();
+        // First here: a job that is neither waiting nor applied was never accepted.
+        self.shared.publish(judged.records);
+        let mut log = self.queue.log();
+        log.publish();
+        if let Some(applied) = applied {
+            log.apply(applied);
+        }
+        self.room.queued = log.size_bytes() as u64;
+        drop(log);
+        self.room.data = self.shared.read().table.bytes();
+        if judged.has_waiting {
+            self.queue.changed.notify_waiters();
+        }
+        if !judged.applied.is_empty()
+            && let Some(listener) = &*self.queue.listener()
+        {
+            listener.report(&judged.applied, begun.elapsed());
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, judged: &Judged) -> Result<()> {
+        self.check_poison()?;
+        if judged.lines.is_empty() {
+            return Ok(());
+        }
+        let reserve = match judged.has_room {
+            true => 0,
+            false => quota::reserve(&self.queue.log()),
+        };
+        // Attempts alone need not be on the disk: a loss of power is not what a poison job does.
+        let appended = match judged.records.is_empty() && !judged.has_waiting {
+            true => self.journal.write(&judged.lines, reserve),
+            false => self.journal.append(&judged.lines, reserve),
+        };
+        match appended {
+            Ok(()) if judged.has_room => Ok(()),
             Ok(()) => {
-                if std::mem::take(&mut self.is_full) {
-                    self.retry_at = None;
+                if std::mem::take(&mut self.status.is_full) {
+                    self.status.retry_at = None;
                 }
-                self.shared.publish(records);
-                self.room.set_data(self.shared.read().table.bytes());
                 Ok(())
             }
             Err(AppendError::Full(error)) => {
-                self.is_full = true;
+                self.status.is_full = true;
                 Err(Error::StorageFull {
                     detail: format!("{}: {error}", self.disk.path().display()),
                 })
@@ -442,29 +466,31 @@ impl Writer {
     /// Writes nothing more once the folder is not the one at its path, or its lock is gone. It looks if the last look is
     /// longer ago than `period`.
     fn check_folder(&mut self, period: Duration) {
-        if self.poisoned.is_some() || self.checked.is_some_and(|at| at.elapsed() < period) {
+        if self.status.poisoned.is_some()
+            || self.status.checked.is_some_and(|at| at.elapsed() < period)
+        {
             return;
         }
-        self.checked = Some(Instant::now());
+        self.status.checked = Some(Instant::now());
         if let Err(error) = self.disk.check() {
             self.poison(&error);
         }
     }
 
     fn poison(&mut self, error: &io::Error) -> String {
-        let file = self.disk.path().join(Kind::Store.name(self.number));
+        let file = self.disk.path().join(chain::name(self.number));
         let reason = format!("writing {} failed: {error}", file.display());
         tracing::error!(file = %file.display(), %error, "a write or sync failed: nothing more is accepted until the folder is opened again");
         self.shared.poison(&reason);
-        self.poisoned = Some(reason.clone());
+        self.status.poisoned = Some(reason.clone());
         reason
     }
 
     fn snapshot_if_due(&mut self) {
-        if self.poisoned.is_some() {
-            for waiter in self.snapshot_waiters.drain(..) {
+        if self.status.poisoned.is_some() {
+            for waiter in self.status.snapshot_waiters.drain(..) {
                 let _ = waiter.send(Err(Error::Poisoned {
-                    reason: self.poisoned.clone().unwrap_or_default(),
+                    reason: self.status.poisoned.clone().unwrap_or_default(),
                 }));
             }
             return;
@@ -473,10 +499,11 @@ impl Writer {
         let pair_bytes = self.data.length() + self.meta_bytes;
         let due = bytes > pair_bytes.max(self.snapshot_bytes_min)
             && self
+                .status
                 .retry_at
                 .is_none_or(|(at, above)| bytes > above || at <= self.shared.now());
-        let wanted = due || !self.snapshot_waiters.is_empty();
-        if self.snapshot.is_some() || !wanted {
+        let wanted = due || !self.status.snapshot_waiters.is_empty();
+        if self.status.snapshot.is_some() || !wanted {
             return;
         }
         if let Err(error) = self.start_snapshot() {
@@ -487,13 +514,27 @@ impl Writer {
     /// Goes on in a new journal, and writes what was true at its start from another thread.
     fn start_snapshot(&mut self) -> io::Result<()> {
         self.check_folder(Duration::ZERO);
-        if let Some(reason) = &self.poisoned {
+        if let Some(reason) = &self.status.poisoned {
             return Err(io::Error::other(reason.clone()));
         }
         let version = self.shared.read().version;
         let number = self.number + 1;
-        let header = header_line(number, Some(self.journal.durable()), version);
-        let journal = match Kind::Store.go_on(&*self.disk, number, &[header], &self.roll) {
+        let (lines, reserve) = {
+            let log = self.queue.log();
+            let header = Header::new(
+                number,
+                self.meta.queue,
+                Some(self.journal.durable()),
+                version,
+                log.last(),
+            );
+            let tried = log.attempts();
+            let tried = tried.map(|(head, count)| record::encode_tried(head, count));
+            let lines: Vec<_> = std::iter::once(header.line()).chain(tried).collect();
+            (lines, quota::reserve(&log))
+        };
+        let gone_on = chain::go_on(&*self.disk, number, &lines, reserve, &mut self.roll);
+        let journal = match gone_on {
             Ok(journal) => journal,
             Err(AppendError::Full(error)) => return Err(error),
             Err(AppendError::Broken(error)) => {
@@ -508,7 +549,10 @@ impl Writer {
         let meta = self.cut();
         let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
         let replaces = self.replaces();
-        let (sender, ended) = (self.sender.clone(), Arc::clone(&self.snapshot_result));
+        let (sender, ended) = (
+            self.status.sender.clone(),
+            Arc::clone(&self.status.snapshot_result),
+        );
         let thread = std::thread::Builder::new()
             .name("kvstore-snapshot".into())
             .spawn(move || {
@@ -516,22 +560,22 @@ impl Writer {
                 let result = replaces(&*disk)
                     .and_then(|data| snapshot::write(&*disk, &meta, Some(data), next));
                 if result.is_ok() {
-                    Kind::Store.remove_before(&*disk, meta.journal);
+                    chain::remove_before(&*disk, meta.journal);
                 }
                 *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 // Where there is no room for this, other requests wake the thread as well.
-                if let Some(sender) = sender.upgrade() {
+                if let Some(sender) = sender.as_ref().and_then(mpsc::WeakSender::upgrade) {
                     let _ = sender.try_send(Request::SnapshotEnded);
                 }
             })?;
-        self.snapshot = Some(thread);
-        self.snapshot_again = false;
+        self.status.snapshot = Some(thread);
+        self.status.snapshot_again = false;
         Ok(())
     }
 
     /// How to find out which `data.json` a snapshot is going to replace.
     fn replaces(&self) -> impl FnOnce(&dyn Disk) -> io::Result<Fingerprint> + Send + use<> {
-        let (unsettled, data) = (self.unsettled, self.data);
+        let (unsettled, data) = (self.status.unsettled, self.data);
         move |disk| match unsettled {
             true => snapshot::settle(disk),
             false => Ok(data),
@@ -547,30 +591,28 @@ impl Writer {
         self.meta.time = state.time;
         self.meta.journal = self.number;
         drop(state);
-        if let Some(acceptance) = &self.acceptance {
-            let log = acceptance.queue().log();
-            self.meta.remembered = log.remembered(self.meta.time).copied().collect();
-        }
+        self.meta.set_log(&self.queue.log(), self.meta.time);
         self.meta.clone()
     }
 
     fn look_after_snapshot(&mut self) {
         let ended = self
+            .status
             .snapshot_result
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let Some(result) = ended else { return };
-        self.snapshot = None;
+        self.status.snapshot = None;
         match result {
             Ok(written) => {
                 self.data = written.data;
                 self.meta_bytes = written.meta_bytes;
                 self.older_bytes = 0;
-                self.retry_at = None;
-                self.unsettled = false;
-                if !std::mem::take(&mut self.snapshot_again) {
-                    for waiter in self.snapshot_waiters.drain(..) {
+                self.status.retry_at = None;
+                self.status.unsettled = false;
+                if !std::mem::take(&mut self.status.snapshot_again) {
+                    for waiter in self.status.snapshot_waiters.drain(..) {
                         let _ = waiter.send(Ok(()));
                     }
                 }
@@ -585,9 +627,9 @@ impl Writer {
         tracing::error!(folder = %self.disk.path().display(), %error, "data.json could not be brought up to date: the journal grows on");
         self.shared.write().table.drop_cut();
         let bytes = self.older_bytes + self.journal.len();
-        self.retry_at = Some((self.shared.now().after(RETRY_AFTER), bytes * 2));
-        self.unsettled = true;
-        for waiter in self.snapshot_waiters.drain(..) {
+        self.status.retry_at = Some((self.shared.now().after(RETRY_AFTER), bytes * 2));
+        self.status.unsettled = true;
+        for waiter in self.status.snapshot_waiters.drain(..) {
             let what = "can't bring data.json up to date".to_owned();
             let _ = waiter.send(Err(Error::Unavailable {
                 what,
@@ -598,12 +640,12 @@ impl Writer {
 
     /// Leaves a plain `data.json` that holds everything, and no journal.
     fn close(&mut self) -> Result<()> {
-        if let Some(thread) = self.snapshot.take() {
+        if let Some(thread) = self.status.snapshot.take() {
             let _ = thread.join();
             self.look_after_snapshot();
         }
         self.check_folder(Duration::ZERO);
-        if let Some(reason) = &self.poisoned {
+        if let Some(reason) = &self.status.poisoned {
             return Err(Error::Poisoned {
                 reason: reason.clone(),
             });
@@ -621,7 +663,7 @@ impl Writer {
         self.replaces()(&*self.disk)
             .and_then(|data| snapshot::write(&*self.disk, &meta, Some(data), next))
             .map_err(failed)?;
-        Kind::Store.remove_before(&*self.disk, meta.journal);
+        chain::remove_before(&*self.disk, meta.journal);
         self.disk.sync_folder().map_err(failed)
     }
 
@@ -636,25 +678,30 @@ impl Writer {
                 None => return Ok(()),
                 Some(record) => {
                     let line = record::encode(&record);
-                    self.write(vec![record], &[line])?;
+                    self.write_alone(record, line)?;
                 }
             }
         }
     }
 }
 
-/// The answer to one change, to be given when its group is on the disk or not. Refusals wait too: they may rest on what the
-/// group writes.
-fn reply<T: Send + 'static>(
-    answer: Answer<T>,
-    judged: Result<(Option<Record>, T)>,
-) -> (Option<Record>, Reply) {
-    let (record, judged) = match judged {
-        Ok((record, value)) => (record, Ok(value)),
-        Err(error) => (None, Err(error)),
-    };
-    let reply = move |result: Result<()>| {
-        let _ = answer.send(result.and(judged));
-    };
-    (record, Box::new(reply))
+impl Group<'_> {
+    /// Takes in a change that was judged. Refusals wait for the group too: they may rest on what it writes.
+    fn reply<T: Send + 'static>(
+        &mut self,
+        answer: Answer<T>,
+        judged: Result<(Option<Record>, T)>,
+    ) -> Reply {
+        let judged = judged.map(|(record, value)| {
+            if let Some(record) = record {
+                self.bytes += bytes_added(&record.writes);
+                self.lines.push(record::encode(&record));
+                self.records.push(record);
+            }
+            value
+        });
+        Box::new(move |group: Result<()>| {
+            let _ = answer.send(group.and(judged));
+        })
+    }
 }

@@ -1,41 +1,30 @@
 //! How much the data may take: everything is in memory, so there can be a ceiling. It is judged when a write is accepted,
 //! and what is accepted has its room, so a worker never stands before a full store.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::error::{Error, Result};
+use crate::in_memory::log::PartitionLog;
+
+/// Returns the bytes of journal that the jobs in `log` need for their effects, whichever they are. (Of merges that wait for each
+/// other they may be more; what finds no room then waits for it.)
+pub(crate) fn reserve(log: &PartitionLog) -> u64 {
+    2 * log.size_bytes() as u64 + 512 * log.len() as u64
+}
 
 /// Bytes of keys and values, those of jobs that wait included.
 #[derive(Debug)]
 pub(crate) struct Room {
-    limit: Option<u64>,
-    data: AtomicU64,
-    queued: AtomicU64,
+    pub(crate) limit: Option<u64>,
+    pub(crate) data: u64,
+    pub(crate) queued: u64,
 }
 
 impl Room {
-    pub(crate) fn new(limit: Option<u64>) -> Self {
-        Self {
-            limit,
-            data: AtomicU64::new(0),
-            queued: AtomicU64::new(0),
-        }
-    }
-
-    pub(crate) fn set_data(&self, bytes: u64) {
-        self.data.store(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn set_queued(&self, bytes: u64) {
-        self.queued.store(bytes, Ordering::Relaxed);
-    }
-
     /// Whether `bytes` more may come. What takes no room always may, so a full store can be emptied.
     pub(crate) fn check(&self, bytes: u64) -> Result<()> {
         let Some(limit) = self.limit.filter(|_| bytes > 0) else {
             return Ok(());
         };
-        let used = self.data.load(Ordering::Relaxed) + self.queued.load(Ordering::Relaxed);
+        let used = self.data + self.queued;
         if used.saturating_add(bytes) <= limit {
             return Ok(());
         }

@@ -1,0 +1,151 @@
+//! Jobs on their way in. One that nothing is ahead of is applied the moment it is accepted: its place, its effect and the new
+//! position are one line and one sync, and no worker is needed for it. All others wait in the log for a worker.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::error::Result;
+use crate::in_memory::log::{Admission, Claims, PartitionLog, Remembered};
+use crate::in_memory::state::{Record, Staging};
+use crate::json_file::PARTITION;
+use crate::json_file::journal::record;
+use crate::json_file::writer::quota::Room;
+use crate::json_file::writer::{Group, Reply};
+use crate::model::entry::Timestamp;
+use crate::model::evaluate::{evaluate, keys_needed};
+use crate::model::id::{PartitionCount, Position};
+use crate::model::job::{Job, NewJob, Outcome};
+use crate::queue::{Accepted, Applied, AppliedListener};
+
+/// The queue, as the thread of the journal and its callers share it.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    /// Held for some memory operations, and never across a wait or a write.
+    log: Mutex<PartitionLog>,
+    /// Told when jobs are published, and when the queue is closed.
+    pub(crate) changed: Notify,
+    claims: Mutex<Claims>,
+    /// Set by a worker of this process: what is applied on acceptance is reported here.
+    listener: Mutex<Option<AppliedListener>>,
+    applies_on_acceptance: bool,
+}
+
+impl Queue {
+    pub(crate) fn new(log: PartitionLog, claims: Claims, applies_on_acceptance: bool) -> Self {
+        Self {
+            log: Mutex::new(log),
+            changed: Notify::new(),
+            claims: Mutex::new(claims),
+            listener: Mutex::default(),
+            applies_on_acceptance,
+        }
+    }
+
+    // What the locks guard is whole at any time, also after a panic.
+    pub(crate) fn log(&self) -> MutexGuard<'_, PartitionLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn listener(&self) -> MutexGuard<'_, Option<AppliedListener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns true if a worker of this process would apply a job anyway, so that it may as well be applied on acceptance.
+    pub(super) fn applies_on_acceptance(&self, now: Timestamp) -> bool {
+        self.applies_on_acceptance && self.listener().is_some() && self.claims().are_all_held(now)
+    }
+}
+
+impl Group<'_> {
+    /// Judges the jobs of one call in order; the reply answers for all of them.
+    pub(super) fn enqueue(
+        &mut self,
+        queue: &Queue,
+        room: &Room,
+        jobs: Vec<NewJob>,
+        answer: tokio::sync::oneshot::Sender<Vec<Result<Accepted>>>,
+    ) -> Reply {
+        let mut log = queue.log();
+        let accept = |job| self.accept(&mut log, room, job);
+        let judged: Vec<Result<Accepted>> = jobs.into_iter().map(accept).collect();
+        drop(log);
+        let before = self.numbers_after;
+        Box::new(move |group: Result<()>| {
+            // A request that repeats one of this group stands and falls with it.
+            let answered = |accepted: Accepted| match accepted.id.position > before {
+                true => group.clone().map(|()| accepted),
+                false => Ok(accepted),
+            };
+            let answers = judged.into_iter().map(|judged| judged.and_then(answered));
+            let _ = answer.send(answers.collect());
+        })
+    }
+
+    fn accept(&mut self, log: &mut PartitionLog, room: &Room, new: NewJob) -> Result<Accepted> {
+        let size = new.bytes_taken();
+        new.command.check(PartitionCount::ONE)?;
+        room.check(self.bytes + size)?;
+        let (job, remembered) = match log.admit(new, self.now)? {
+            Admission::Replayed { id, .. } => return Ok(Accepted::replayed(id)),
+            Admission::New { job, remembered } => (job, remembered),
+        };
+        self.bytes += size;
+        // Where another store has applied jobs, this one is behind what is dropped.
+        let applied = self.staging.applied((log.id(), PARTITION));
+        let nothing_is_ahead = log.len() == 1 && applied >= log.trimmed();
+        let applied = (self.applies_jobs && nothing_is_ahead)
+            .then(|| judge(&mut self.staging, &job))
+            .flatten();
+        let Some(record) = applied else {
+            self.lines.push(record::encode_job(&job, remembered));
+            self.has_waiting = true;
+            return Ok(Accepted::waiting(job.id));
+        };
+        log.release_admitted();
+        Ok(self.apply(&job, record, remembered))
+    }
+
+    fn apply(&mut self, job: &Job, record: Record, remembered: Option<Remembered>) -> Accepted {
+        let outcome = outcome_of(&record, job.id.position);
+        self.lines.push(record::encode_applied(&record, remembered));
+        self.records.push(record);
+        self.applied.push(Applied {
+            id: job.id,
+            traceparent: job.traceparent.clone(),
+            failed: matches!(outcome, Outcome::Failed(_)),
+        });
+        Accepted {
+            outcome: Some(outcome),
+            ..Accepted::waiting(job.id)
+        }
+    }
+}
+
+/// Returns how the job at `position` ended by `record`.
+fn outcome_of(record: &Record, position: Position) -> Outcome {
+    let mut outcomes = record.advance.iter().flat_map(|it| &it.outcomes);
+    let kept = outcomes.find(|(at, _)| *at == position);
+    kept.map_or(Outcome::Succeeded(None), |(_, outcome)| outcome.clone())
+}
+
+/// Returns what `job` does, staged. `None` if it cannot be told here: a worker tries it then, and isolates it if it is a poison
+/// job.
+fn judge(staging: &mut Staging<'_>, job: &Job) -> Option<Record> {
+    let from = staging.applied((job.id.queue, job.id.partition));
+    let jobs = std::slice::from_ref(job);
+    let evaluation = catch_unwind(AssertUnwindSafe(|| {
+        let entries = keys_needed(jobs).into_iter().filter_map(|key| {
+            let entry = staging.entry(&key)?;
+            Some((key, entry))
+        });
+        evaluate(from, jobs, &entries.collect())
+    }));
+    let commit = evaluation.ok()?.commit;
+    staging.commit(commit).ok().map(|(record, _)| record)
+}
