@@ -565,24 +565,62 @@ fn jobs(paths: &mut Value) {
             .json("Job")
             .headers(&["cache-control", "retry-after?"])])
         .fails(&[&ALWAYS, &[404]]);
-    paths["/v1/jobs/{id}"] = job.into_get_and_head();
-    let mut status = in_query(
-        "status",
-        "Only dead letters can be listed",
-        json!({ "enum": ["dead"] }),
-    );
-    status["required"] = true.into();
-    let list = Operation::new(tag, "listJobs", "List the jobs that were given up")
-        .takes([
-            status,
-            limit(),
-            in_query("cursor", "From the page before", text()),
-        ])
-        .answers([Answer::new(200, "A page")
-            .json("Jobs")
+    let forget = Operation::new(tag, "forgetJob", "Drop a job that was given up")
+        .takes([id()])
+        .answers([Answer::new(200, "It is dropped").json("Forgotten")])
+        .fails(&[&ALWAYS, &KEYS, &[404, 504, 507]]);
+    let mut one = job.into_get_and_head();
+    one["delete"] = forget.into_json();
+    paths["/v1/jobs/{id}"] = one;
+    let list = Operation::new(
+        tag,
+        "listJobs",
+        "List the jobs that wait, by partition and place, or that were given up",
+    )
+    .takes([
+        in_query(
+            "status",
+            "Those that wait if it is absent",
+            json!({ "enum": ["queued", "dead"] }),
+        ),
+        limit(),
+        in_query("cursor", "From the page before", text()),
+    ])
+    .answers([Answer::new(200, "A page")
+        .json("Jobs")
+        .headers(&["cache-control"])])
+    .fails(&[&ALWAYS]);
+    let all_dead = || {
+        let mut status = in_query(
+            "status",
+            "All that were given up",
+            json!({ "enum": ["dead"] }),
+        );
+        status["required"] = true.into();
+        status
+    };
+    let forget_all = Operation::new(tag, "forgetJobs", "Drop all jobs that were given up")
+        .takes([all_dead()])
+        .answers([Answer::new(200, "They are dropped").json("AllForgotten")])
+        .fails(&[&ALWAYS, &[504, 507]]);
+    let mut jobs = list.into_get_and_head();
+    jobs["delete"] = forget_all.into_json();
+    paths["/v1/jobs"] = jobs;
+    let retry_all = Operation::new(
+        tag,
+        "retryJobs",
+        "Try all jobs again that were given up: each takes its place at the end",
+    )
+    .takes([all_dead()])
+    .answers([Answer::new(200, "They are queued again, as new jobs").json("AllRetried")])
+    .fails(&[&ALWAYS, &[415, 504, 507]]);
+    paths["/v1/jobs/retry"] = json!({ "post": retry_all.into_json() });
+    let queue = Operation::new(tag, "getQueue", "How much waits, and for how long")
+        .answers([Answer::new(200, "The queue")
+            .json("Queue")
             .headers(&["cache-control"])])
         .fails(&[&ALWAYS]);
-    paths["/v1/jobs"] = list.into_get_and_head();
+    paths["/v1/queue"] = queue.into_get_and_head();
     let retry = Operation::new(
         tag,
         "retryJob",

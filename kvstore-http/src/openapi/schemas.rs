@@ -47,6 +47,7 @@ fn closed(mut object: Value) -> Value {
 pub(super) fn all() -> Value {
     let text = || json!({ "type": "string" });
     let flag = || json!({ "type": "boolean" });
+    let count = || json!({ "type": "integer", "minimum": 0 });
     let version = || schema("ETag");
     let job = || schema("JobId");
     let key = || schema("Key");
@@ -149,7 +150,7 @@ pub(super) fn all() -> Value {
             ("job_ids", list(job())),
         ]),
         "ClearQueued": object([("prefix", text()), ("job_ids", list(job())), ("status", is("queued"))]),
-        "Deleted": object([("key", key()), ("job_id", job()), ("deleted?", flag())]),
+        "Deleted": object([("key", key()), ("job_id", job()), ("etag?", version()), ("deleted?", flag())]),
         "Page": object([
             (
                 "keys",
@@ -171,7 +172,7 @@ pub(super) fn all() -> Value {
             json!({ "type": "array", "items": key(), "maxItems": MGET_KEYS_MAX }),
         )]),
         "Entries": object([
-            ("entries", list(object([("key", key()), ("value", value()), ("etag", version())]))),
+            ("entries", list(object([("key", key()), ("value", value()), ("etag", version()), ("expires_at", moment())]))),
             ("missing", list(key())),
         ]),
         "Batch": closed(object([(
@@ -275,10 +276,21 @@ pub(super) fn all() -> Value {
             ("attempts", json!({ "type": ["integer", "null"] })),
             ("result", json!({ "type": ["object", "null"], "description": "What a waiting client would have been told" })),
             ("error", json!({ "type": ["object", "null"], "description": "type and detail of the problem" })),
+            ("accepted_at?", moment()),
             ("dead_at?", moment()),
         ]),
         "Jobs": object([("jobs", list(schema("Job"))), ("cursor?", text())]),
         "Retried": object([("id", job()), ("job_id", job()), ("status", is("queued"))]),
+        "AllRetried": object([("retried", count())]),
+        "Forgotten": object([("id", job()), ("forgotten", json!({ "const": true }))]),
+        "AllForgotten": object([("forgotten", count())]),
+        "Queue": object([
+            ("jobs", count()),
+            ("bytes", count()),
+            ("oldest_age_seconds", json!({ "type": ["number", "null"], "minimum": 0, "description": "Null if nothing waits" })),
+            ("dead", count()),
+            ("partitions", json!({ "type": "integer", "minimum": 1 })),
+        ]),
         "Status": object([("status", text())]),
         "Service": object([("name", is("kvstore")), ("version", text()), ("links", json!({ "type": "object" }))]),
     });

@@ -1,60 +1,39 @@
-//! Dead letters, for operators: `/v1/jobs?status=dead`, and trying one again.
+//! Dead letters, for operators: `/v1/jobs?status=dead`, trying them again and dropping them, one or all.
 
 use hyper::StatusCode;
-use hyper::header::{CACHE_CONTROL, LOCATION};
+use hyper::header::LOCATION;
 use hyper::http::request::Parts;
+use kvstore_core::limits::PAGE_ENTRIES_MAX;
 use kvstore_core::model::command::Command;
 use kvstore_core::model::id::JobId;
-use kvstore_core::model::job::{DeadLetter, JobState, Outcome, Summary};
+use kvstore_core::model::job::{Dead, DeadLetter, JobState, Outcome, Summary};
 use kvstore_core::service::JobReport;
 use kvstore_core::store::DeadRequest;
 
 use super::context::Context;
 use super::jobs::describe;
 use super::kv::rfc3339;
-use super::list::limit;
+use super::queue::{Status, status};
 use crate::answer::error::{Problem, Result};
-use crate::answer::field::{Field, Place, raw};
-use crate::answer::json::{Object, array};
-use crate::answer::reply::{self, NO_STORE, Reply, SYNC_TOKEN, header_value};
+use crate::answer::json::Object;
+use crate::answer::reply::{self, Reply, SYNC_TOKEN, header_value};
 use crate::request::body::check_content_type;
 use crate::request::target::Query;
 
-/// `GET` and `HEAD`
-pub(super) async fn list(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
-    let query = Query::new(parts.uri.query());
-    check_status(query)?;
-    let after = query.get("cursor")?.map(|cursor| cursor.parse());
-    let after = after.transpose().map_err(|_| {
-        Problem::malformed("the cursor is not one that a page of jobs has handed out")
-    })?;
-    let limit = limit(query)?;
+/// Returns a page of the letters that the caller may know of, and the cursor of the next.
+pub(super) async fn page(
+    context: &Context<'_>,
+    after: Option<JobId>,
+    limit: usize,
+) -> Result<(Vec<Object>, Option<JobId>)> {
     let page = context.service.dead(&DeadRequest { after, limit }).await?;
-    let seen = page
-        .letters
-        .iter()
-        .filter(|letter| is_visible(context, &letter.dead.command));
-    let mut answer = Object::new().raw("jobs", &array(seen.map(describe_letter)));
-    if let (true, Some(last)) = (page.more, page.letters.last()) {
-        answer = answer.member("cursor", last.id);
-    }
-    let mut reply = reply::object(StatusCode::OK, answer);
-    reply.headers_mut().insert(CACHE_CONTROL, NO_STORE);
-    Ok(reply)
-}
-
-/// Only dead letters are kept in an order that can be listed, so nobody gets another list for the one that was meant.
-fn check_status(query: Query<'_>) -> Result<()> {
-    match query.get("status")?.as_deref() {
-        Some("dead") => Ok(()),
-        other => Err(Problem::field(Field {
-            kind: "literal_error",
-            place: Place::In("query", "status"),
-            message: "Input should be 'dead'".into(),
-            input: raw(other),
-            context: raw(serde_json::json!({ "expected": "'dead'" })),
-        })),
-    }
+    let seen = page.letters.iter();
+    let seen = seen.filter(|letter| is_visible(context, &letter.dead.command));
+    let last = page.letters.last().filter(|_| page.more);
+    Ok((
+        seen.map(describe_letter).collect(),
+        last.map(|last| last.id),
+    ))
 }
 
 fn describe_letter(letter: &DeadLetter) -> Object {
@@ -67,19 +46,12 @@ fn describe_letter(letter: &DeadLetter) -> Object {
     describe(&report).member("dead_at", rfc3339(letter.at))
 }
 
-/// `POST`
+/// `POST /v1/jobs/{id}/retry`
 pub(super) async fn retry(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     // A page that a browser shows can't send this without being asked, either.
     check_content_type(&parts.headers)?;
     Query::new(parts.uri.query()).only(&[])?;
-    let id: JobId = path.parse().map_err(|_| Problem::no_letter())?;
-    let dead = context.service.dead_letter(&id).await?;
-    let dead = dead
-        .filter(|dead| is_visible(context, &dead.command))
-        .ok_or_else(Problem::no_letter)?;
-    for operation in dead.command.operations() {
-        context.access.may_write(&operation.key)?;
-    }
+    let (id, dead) = letter(context, path).await?;
     let accepted = context.service.retry(&id, dead).await?;
     let answer = Object::new()
         .member("id", id)
@@ -92,7 +64,119 @@ pub(super) async fn retry(context: &Context<'_>, parts: &Parts, path: &str) -> R
     Ok(reply)
 }
 
+/// `DELETE /v1/jobs/{id}`
+pub(super) async fn forget(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
+    Query::new(parts.uri.query()).only(&[])?;
+    let (id, _) = letter(context, path).await?;
+    match context.service.store().forget(&id).await? {
+        true => {
+            let answer = Object::new().member("id", id).member("forgotten", true);
+            Ok(reply::object(StatusCode::OK, answer))
+        }
+        // Another request was faster.
+        false => Err(Problem::no_letter()),
+    }
+}
+
+/// `POST /v1/jobs/retry?status=dead`
+///
+/// One after the other, so that those of a key keep their order.
+pub(super) async fn retry_all(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
+    check_content_type(&parts.headers)?;
+    check_all_meant(parts)?;
+    let mut retried = 0;
+    for id in ids(context).await? {
+        let dead = context.service.dead_letter(&id).await;
+        let dead = dead.map_err(|error| cut_off(retried, error.into()))?;
+        // One that has gone meanwhile was retried or dropped by another request.
+        if let Some(dead) = dead {
+            let retry = context.service.retry(&id, dead).await;
+            retry.map_err(|error| cut_off(retried, error.into()))?;
+            retried += 1;
+        }
+    }
+    Ok(reply::object(
+        StatusCode::OK,
+        Object::new().member("retried", retried),
+    ))
+}
+
+/// `DELETE /v1/jobs?status=dead`
+pub(super) async fn forget_all(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
+    check_all_meant(parts)?;
+    let mut forgotten: u64 = 0;
+    for id in ids(context).await? {
+        let forget = context.service.store().forget(&id).await;
+        forgotten += u64::from(forget.map_err(|error| cut_off(forgotten, error.into()))?);
+    }
+    Ok(reply::object(
+        StatusCode::OK,
+        Object::new().member("forgotten", forgotten),
+    ))
+}
+
+/// Checks that the query says of which jobs all are meant.
+fn check_all_meant(parts: &Parts) -> Result<()> {
+    let query = Query::new(parts.uri.query());
+    query.only(&["status"])?;
+    match status(query)? {
+        Some(Status::Dead) => Ok(()),
+        _ => Err(Status::refused(query.get("status")?.as_deref(), "'dead'")),
+    }
+}
+
+/// Returns the letters that there are now and that the caller may know of; those of jobs that die later are not among them.
+///
+/// # Errors
+/// 403 if it may not write what one of them writes.
+async fn ids(context: &Context<'_>) -> Result<Vec<JobId>> {
+    let mut ids = Vec::new();
+    let mut request = DeadRequest {
+        after: None,
+        limit: PAGE_ENTRIES_MAX,
+    };
+    loop {
+        let page = context.service.dead(&request).await?;
+        let seen = page.letters.iter();
+        for letter in seen.filter(|letter| is_visible(context, &letter.dead.command)) {
+            check_may_write(context, &letter.dead.command)?;
+            ids.push(letter.id);
+        }
+        match page.letters.last().filter(|_| page.more) {
+            Some(last) => request.after = Some(last.id),
+            None => return Ok(ids),
+        }
+    }
+}
+
+/// The error of a request for all letters that has dealt with some.
+fn cut_off(done: u64, error: Box<Problem>) -> Box<Problem> {
+    match done {
+        0 => error,
+        _ => Problem::unknown("some of the dead letters are dealt with: repeat it for the others"),
+    }
+}
+
+/// Returns the letter of the job named by `path`.
+///
+/// # Errors
+/// 404 if there is none that the caller may know of; 403 if it may not write what the letter writes.
+async fn letter(context: &Context<'_>, path: &str) -> Result<(JobId, Dead)> {
+    let id: JobId = path.parse().map_err(|_| Problem::no_letter())?;
+    let dead = context.service.dead_letter(&id).await?;
+    let dead = dead
+        .filter(|dead| is_visible(context, &dead.command))
+        .ok_or_else(Problem::no_letter)?;
+    check_may_write(context, &dead.command)?;
+    Ok((id, dead))
+}
+
+fn check_may_write(context: &Context<'_>, command: &Command) -> Result<()> {
+    let mut operations = command.operations().iter();
+    operations.try_for_each(|operation| context.access.may_write(&operation.key))
+}
+
 /// Whether the caller may know of a job that does this: all of it.
-fn is_visible(context: &Context<'_>, command: &Command) -> bool {
+pub(super) fn is_visible(context: &Context<'_>, command: &Command) -> bool {
     context.access.may_see_job(Some(&Summary::of(command)))
 }

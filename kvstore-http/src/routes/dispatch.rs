@@ -16,7 +16,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::context::{App, Context};
-use super::{Route, batch, clear, dead, docs, jobs, kv, list, mget, service, simple, watch};
+use super::{Route, batch, clear, dead, docs, jobs, kv, list, mget, queue, service, simple, watch};
 use crate::access::token::Access;
 use crate::answer::error::{Face, Problem, Result};
 use crate::answer::problems::{self, Kind};
@@ -85,8 +85,12 @@ async fn dispatch(
         (Route::Mget, &Method::POST) => mget::post(context, parts, body).await,
         (Route::Batch, &Method::POST) => batch::post(context, parts, body).await,
         (Route::Watch, &Method::GET) => watch::get(context, parts).await,
-        (Route::Jobs, &Method::GET) => dead::list(context, parts).await,
+        (Route::Jobs, &Method::GET) => queue::list(context, parts).await,
+        (Route::Jobs, &Method::DELETE) => dead::forget_all(context, parts).await,
+        (Route::Job(id), &Method::DELETE) => dead::forget(context, parts, id).await,
         (Route::Retry(id), &Method::POST) => dead::retry(context, parts, id).await,
+        (Route::RetryAll, &Method::POST) => dead::retry_all(context, parts).await,
+        (Route::Queue, &Method::GET) => queue::get(context).await,
         (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
         // To OPTIONS, too.
         (Route::Entry(_), _) => Err(Problem::method_not_allowed(route.allow()).patchable()),

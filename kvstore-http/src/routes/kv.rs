@@ -178,7 +178,7 @@ pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> 
     };
     let mut answer = Object::new().member("key", &written.key);
     if let Some(applied) = details {
-        answer = answer.member("deleted", applied.existed);
+        answer = describe(answer, "delete", &applied);
     }
     Ok(written.reply(StatusCode::OK, answer.member("job_id", written.job)))
 }

@@ -8,6 +8,7 @@ use kvstore_core::{Entry, Key};
 use serde::Deserialize;
 
 use super::context::Context;
+use super::kv::rfc3339;
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place, raw};
 use crate::answer::json::{Object, array};
@@ -100,6 +101,7 @@ fn answer(keys: &[Key], found: &[Option<Entry>], bytes: usize) -> Object {
             .member("key", key)
             .raw("value", entry.value.as_bytes())
             .member("etag", etag_text(entry.version))
+            .member("expires_at", entry.expires_at.map(rfc3339))
     }));
     let missing = keys.iter().zip(found).filter(|(_, entry)| entry.is_none());
     let missing: Vec<&Key> = missing.map(|(key, _)| key).collect();

@@ -11,6 +11,7 @@ mod jobs;
 mod kv;
 mod list;
 mod mget;
+mod queue;
 mod read;
 mod service;
 mod set_request;
@@ -45,6 +46,8 @@ enum Route<'a> {
     Jobs,
     Job(&'a str),
     Retry(&'a str),
+    RetryAll,
+    Queue,
 }
 
 impl<'a> Route<'a> {
@@ -63,6 +66,8 @@ impl<'a> Route<'a> {
             "/v1/batch" => Some(Self::Batch),
             "/v1/watch" => Some(Self::Watch),
             "/v1/jobs" => Some(Self::Jobs),
+            "/v1/jobs/retry" => Some(Self::RetryAll),
+            "/v1/queue" => Some(Self::Queue),
             _ => below("/v1/kv/")
                 .map(Self::Entry)
                 .or_else(|| below("/get/").map(Self::Get))
@@ -94,12 +99,11 @@ impl<'a> Route<'a> {
             | Self::DocsFile(_)
             | Self::Get(_)
             | Self::Watch
-            | Self::Jobs
-            | Self::Job(_) => "GET, HEAD",
-            Self::Set | Self::Mget | Self::Batch | Self::Retry(_) => "POST",
+            | Self::Queue => "GET, HEAD",
+            Self::Set | Self::Mget | Self::Batch | Self::Retry(_) | Self::RetryAll => "POST",
             Self::Delete(_) => "DELETE",
             Self::Entry(_) => "GET, HEAD, PUT, PATCH, POST, DELETE",
-            Self::List => "GET, HEAD, DELETE",
+            Self::List | Self::Jobs | Self::Job(_) => "GET, HEAD, DELETE",
         }
     }
 
@@ -140,6 +144,8 @@ impl<'a> Route<'a> {
             Self::Jobs => "/v1/jobs",
             Self::Job(_) => "/v1/jobs/{id}",
             Self::Retry(_) => "/v1/jobs/{id}/retry",
+            Self::RetryAll => "/v1/jobs/retry",
+            Self::Queue => "/v1/queue",
         }
     }
 }
@@ -180,7 +186,7 @@ mod tests {
     }
 
     /// A path of every route. Whoever adds a route adds one here: the compiler asks for it.
-    const PATHS: [&str; 20] = [
+    const PATHS: [&str; 22] = [
         "/",
         "/livez",
         "/readyz",
@@ -201,6 +207,8 @@ mod tests {
         "/v1/jobs",
         "/v1/jobs/{id}",
         "/v1/jobs/{id}/retry",
+        "/v1/jobs/retry",
+        "/v1/queue",
     ];
 
     fn is_in_paths(route: Route<'_>) -> bool {
@@ -209,7 +217,7 @@ mod tests {
             Route::OpenApi | Route::Docs | Route::DocsFile(_) => {}
             Route::Set | Route::Get(_) | Route::Delete(_) => {}
             Route::Entry(_) | Route::List | Route::Mget | Route::Batch | Route::Watch => {}
-            Route::Jobs | Route::Job(_) | Route::Retry(_) => {}
+            Route::Jobs | Route::Job(_) | Route::Retry(_) | Route::RetryAll | Route::Queue => {}
         }
         PATHS.iter().any(|path| Route::of(path) == Some(route))
     }

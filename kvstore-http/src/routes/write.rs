@@ -133,7 +133,9 @@ pub(super) async fn send(
 pub(super) fn describe(answer: Object, name: &str, applied: &Applied) -> Object {
     let etag = || etag_text(applied.version);
     match name {
-        "delete" => answer.member("deleted", applied.existed),
+        "delete" => answer
+            .member("etag", etag())
+            .member("deleted", applied.existed),
         "touch" => answer
             .member("etag", etag())
             .member("expires_at", applied.computed.expires_at.map(rfc3339)),

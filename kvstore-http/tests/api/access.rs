@@ -343,6 +343,57 @@ async fn token_of_some_keys_can_follow_each_of_its_own_writes() {
 }
 
 #[tokio::test]
+async fn list_of_jobs_has_only_what_a_token_reaches() {
+    let server = Server::start_idle(setup()).await;
+    for key in ["team/a", "other"] {
+        let put = request("PUT", &format!("/v1/kv/{key}")).body("1");
+        let put = put.header("prefer", "respond-async").by("writer");
+        assert_eq!(server.ask(&put).await.status, 202);
+    }
+    let list = async |name: &str| {
+        let reply = server
+            .ask(&request("GET", "/v1/jobs").by(name))
+            .await
+            .json();
+        let jobs = reply["jobs"].as_array().unwrap().iter();
+        jobs.map(|job| job["key"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(list("reader").await, ["team/a", "other"]);
+    assert_eq!(list("team").await, ["team/a"]);
+    for (name, status) in [("reader", 200), ("team", 403), ("nobody", 401)] {
+        let queue = server.ask(&request("GET", "/v1/queue").by(name)).await;
+        assert_eq!(queue.status, status, "{name}");
+    }
+    // The letter is of a key that neither the one may write nor the other may know of.
+    let job = server
+        .ask(&request("GET", "/v1/jobs").by("reader"))
+        .await
+        .json()["jobs"][0]["id"]
+        .clone();
+    let job = job.as_str().unwrap();
+    server.bury(job).await;
+    let one = format!("/v1/jobs/{job}");
+    for (name, all, single) in [
+        ("reader", 403, 403),
+        ("team", 200, 404),
+        ("writer", 200, 200),
+    ] {
+        let drop = server.ask(&request("DELETE", &one).by(name)).await;
+        assert_eq!(drop.status, single, "{name}");
+        if single != 200 {
+            for (method, path) in [
+                ("POST", "/v1/jobs/retry?status=dead"),
+                ("DELETE", "/v1/jobs?status=dead"),
+            ] {
+                let reply = server.ask(&request(method, path).by(name)).await;
+                assert_eq!(reply.status, all, "{name} {method}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn two_tokens_with_one_idempotency_key_mean_two_requests() {
     let server = Server::start_with(setup()).await;
     let put = |name: &str, value: &str| {

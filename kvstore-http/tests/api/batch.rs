@@ -38,12 +38,14 @@ async fn several_writes_are_one_job() {
         .await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     let job = reply.json()["job_id"].clone();
+    let deleted = reply.json()["results"][2]["etag"].clone();
+    assert!(deleted.is_string(), "{}", reply.text());
     assert_eq!(
         reply.json(),
         json!({"job_id": job, "results": [
             {"op": "set", "key": "a", "etag": etag_of(&server, "a").await, "created": true},
             {"op": "set", "key": "old", "etag": etag_of(&server, "old").await, "created": false},
-            {"op": "delete", "key": "none", "deleted": false},
+            {"op": "delete", "key": "none", "etag": deleted, "deleted": false},
         ]})
     );
     assert_eq!(reply.header("sync-token"), job.as_str());

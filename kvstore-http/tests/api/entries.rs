@@ -92,14 +92,20 @@ async fn put_takes_json_or_no_content_type() {
 async fn delete_is_idempotent() {
     let server = Server::start().await;
     server.put("a", "1").await;
+    let get = server.ask(&request("GET", "/v1/kv/a")).await;
+    let number = |etag: &str| etag.trim_matches('"').parse::<u64>().unwrap();
+    let mut last = number(get.header("etag").unwrap());
     for deleted in [true, false] {
         let reply = server.ask(&request("DELETE", "/v1/kv/a")).await;
         assert_eq!(reply.status, 200);
         let job = reply.json()["job_id"].clone();
         assert_eq!(
             reply.json(),
-            json!({"key": "a", "deleted": deleted, "job_id": job})
+            json!({"key": "a", "etag": reply.json()["etag"], "deleted": deleted, "job_id": job})
         );
+        let version = number(reply.json()["etag"].as_str().unwrap());
+        assert!(version > last, "a delete is a change, too");
+        last = version;
         assert_eq!(reply.header("sync-token"), job.as_str());
     }
     assert_eq!(

@@ -52,7 +52,7 @@ async fn job_that_is_done_says_what_it_did() {
     let delete = server.ask(&request("DELETE", "/v1/kv/a")).await;
     assert_eq!(
         job_of(&server, &delete).await.json()["result"],
-        json!({"deleted": true})
+        json!({"etag": delete.json()["etag"], "deleted": true})
     );
 }
 

@@ -274,7 +274,7 @@ async fn several_entries_come_in_the_order_asked_for() {
     assert_eq!(
         reply.text(),
         format!(
-            r#"{{"entries":[{{"key":"b","value":null,"etag":{b}}},{{"key":"a","value":1.0,"etag":{a}}}],"missing":["none"]}}"#
+            r#"{{"entries":[{{"key":"b","value":null,"etag":{b},"expires_at":null}},{{"key":"a","value":1.0,"etag":{a},"expires_at":null}}],"missing":["none"]}}"#
         )
     );
     let none = server.ask(&mget("[]")).await;
