@@ -7,10 +7,11 @@ COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
 COPY kvstore-core/Cargo.toml kvstore-core/
 COPY kvstore-worker/Cargo.toml kvstore-worker/
 COPY kvstore-http/Cargo.toml kvstore-http/
+COPY kvstore-client/Cargo.toml kvstore-client/
 COPY examples/Cargo.toml examples/
 COPY benches/Cargo.toml benches/
 # Empty sources in place of ours: this layer is the dependencies alone, made again only when those change.
-RUN for crate in kvstore-core kvstore-worker kvstore-http examples benches; do \
+RUN for crate in kvstore-core kvstore-worker kvstore-http kvstore-client examples benches; do \
       mkdir -p $crate/src $crate/tests; \
       touch $crate/src/lib.rs $crate/tests/process.rs; \
       echo 'fn main() {}' > $crate/src/main.rs; \

@@ -204,6 +204,13 @@ pub enum Error {
         queue: QueueId,
     },
 
+    /// A server does not let the caller do this: its token is unknown, or does not reach so far.
+    #[error("the server does not permit this: {reason}")]
+    Denied {
+        /// What the server says.
+        reason: String,
+    },
+
     /// A setting is wrong, or two of them do not go together.
     #[error("{0}")]
     Config(String),

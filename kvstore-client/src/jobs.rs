@@ -1,0 +1,295 @@
+//! Jobs, dead letters and the state of the queue.
+
+use std::time::Duration;
+
+use futures_core::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use hyper::{Method, StatusCode};
+use kvstore_core::error::Subject;
+use kvstore_core::model::entry::Timestamp;
+use kvstore_core::model::id::JobId;
+use kvstore_core::model::job::Applied;
+use kvstore_core::{Key, Result, Version};
+use serde::Deserialize;
+
+use crate::error::{Problem, unexpected};
+use crate::service::{RemoteService, WireApplied, parse};
+use crate::transport::{Call, Effect, Reply};
+use crate::wire::{self, Target};
+
+/// What is known of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobInfo {
+    /// The job.
+    pub id: JobId,
+    /// What it does: `set`, `delete`, `add`, `merge`, `touch` or `batch`, as long as that is kept.
+    pub op: Option<String>,
+    /// Its key, or the first of a batch, as long as that is kept.
+    pub key: Option<Key>,
+    /// How often it was tried, if that is known.
+    pub attempts: Option<u32>,
+    /// How it stands.
+    pub outcome: JobOutcome,
+    /// When it became a dead letter.
+    pub dead_at: Option<Timestamp>,
+}
+
+/// How a job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobOutcome {
+    /// It waits to be applied.
+    Queued,
+    /// It is applied; with what it did, if it is no batch and that is kept.
+    Succeeded(Option<Applied>),
+    /// It could not be done when its turn came; nothing took effect.
+    Failed {
+        /// Why.
+        reason: String,
+        /// Which operation of a batch, from 0.
+        operation: usize,
+        /// The version that the operation's key had at that moment; `None` if it was absent.
+        current: Option<Version>,
+    },
+    /// The store rejected it for good, or its attempts ran out. It is kept as a dead letter.
+    Dead {
+        /// Why, for an operator.
+        reason: String,
+    },
+}
+
+/// Which jobs to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobStatus {
+    /// Those that wait.
+    Queued,
+    /// Those that were given up.
+    Dead,
+}
+
+impl JobStatus {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// How full the queue is.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct QueueStatus {
+    /// How many jobs wait.
+    pub jobs: u64,
+    /// Their keys and values, in bytes.
+    pub bytes: u64,
+    /// The age of the oldest, in seconds; `None` if none waits.
+    pub oldest_age_seconds: Option<f64>,
+    /// How many dead letters there are.
+    pub dead: u64,
+    /// How many partitions the queue has.
+    pub partitions: u16,
+}
+
+impl RemoteService {
+    /// Returns what is known of a job, once it is finished or after `wait`; `None` if it is unknown or
+    /// forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](kvstore_core::Error::Unavailable),
+    /// [`Error::Denied`](kvstore_core::Error::Denied).
+    pub async fn job(&self, id: &JobId, wait: Duration) -> Result<Option<JobInfo>> {
+        let seconds = wait.as_millis().div_ceil(1000).min(60);
+        let target = Target::new(&format!("/v1/jobs/{id}")).with("wait", seconds);
+        let mut call = Call::get(target.finish(), Subject::JobId);
+        call.wait = wait;
+        let reply = self.transport().send(&call).await?;
+        match reply.status {
+            StatusCode::OK => info(&reply, &call).map(Some),
+            StatusCode::NOT_FOUND if Problem::of(&reply).is_own() => Ok(None),
+            _ => Err(Problem::of(&reply).into_error(&call)),
+        }
+    }
+
+    /// Streams the jobs that wait, or the dead letters, that the token may see, in ascending order.
+    ///
+    /// # Errors
+    /// As those of [`RemoteService::job`]; the stream ends after the first.
+    pub fn jobs(&self, status: JobStatus) -> BoxStream<'static, Result<JobInfo>> {
+        let target = move |cursor: Option<String>| {
+            let target = Target::new("/v1/jobs")
+                .with("status", status.as_str())
+                .with("limit", 1000);
+            target.with_some("cursor", cursor).finish()
+        };
+        let first = (self.clone(), Some(target(None)));
+        let pages = stream::try_unfold(first, move |(service, wanted)| async move {
+            let Some(wanted) = wanted else {
+                return Ok(None);
+            };
+            let call = Call::get(wanted, Subject::JobId);
+            let reply = service.expect(StatusCode::OK, &call).await?;
+            let page: WirePage = parse(&reply, &call)?;
+            let jobs: Option<Vec<JobInfo>> = page.jobs.into_iter().map(WireJob::info).collect();
+            let jobs = jobs.ok_or_else(|| unexpected(&reply, &call, &"a job has no status"))?;
+            let next = page.cursor.map(|cursor| target(Some(cursor)));
+            Ok(Some((
+                stream::iter(jobs.into_iter().map(Ok)),
+                (service, next),
+            )))
+        });
+        pages.try_flatten().boxed()
+    }
+
+    /// Has a dead letter tried again as a new job, and returns that. Two retries of one letter are one
+    /// job.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](kvstore_core::Error::NotFound) if there is no such letter.
+    pub async fn retry(&self, id: &JobId) -> Result<JobId> {
+        let mut call = write(Method::POST, format!("/v1/jobs/{id}/retry"));
+        // The server derives an idempotency key from the old id.
+        call.effect = Effect::Once;
+        let reply = self.expect(StatusCode::OK, &call).await?;
+        let answer: Retried = parse(&reply, &call)?;
+        Ok(answer.job_id)
+    }
+
+    /// Drops a dead letter, and returns true if it was there.
+    ///
+    /// # Errors
+    /// As those of [`RemoteService::job`].
+    pub async fn forget(&self, id: &JobId) -> Result<bool> {
+        let call = write(Method::DELETE, format!("/v1/jobs/{id}"));
+        let reply = self.transport().send(&call).await?;
+        match reply.status {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND if Problem::of(&reply).is_own() => Ok(false),
+            _ => Err(Problem::of(&reply).into_error(&call)),
+        }
+    }
+
+    /// Has all dead letters that the token may see tried again, and returns how many.
+    ///
+    /// # Errors
+    /// As those of [`RemoteService::job`]; some may have been retried then, and to repeat the call is safe.
+    pub async fn retry_dead(&self) -> Result<u64> {
+        let call = write(Method::POST, "/v1/jobs/retry?status=dead".to_owned());
+        let reply = self.expect(StatusCode::OK, &call).await?;
+        let answer: Many = parse(&reply, &call)?;
+        answer
+            .retried
+            .ok_or_else(|| unexpected(&reply, &call, &"it has no number"))
+    }
+
+    /// Drops all dead letters that the token may see, and returns how many.
+    ///
+    /// # Errors
+    /// As those of [`RemoteService::job`]; some may have been dropped then, and to repeat the call is safe.
+    pub async fn forget_dead(&self) -> Result<u64> {
+        let call = write(Method::DELETE, "/v1/jobs?status=dead".to_owned());
+        let reply = self.expect(StatusCode::OK, &call).await?;
+        let answer: Many = parse(&reply, &call)?;
+        answer
+            .forgotten
+            .ok_or_else(|| unexpected(&reply, &call, &"it has no number"))
+    }
+
+    /// Returns how full the queue is.
+    ///
+    /// # Errors
+    /// As those of [`RemoteService::job`].
+    pub async fn queue_status(&self) -> Result<QueueStatus> {
+        let call = Call::get("/v1/queue".to_owned(), Subject::Job);
+        let reply = self.expect(StatusCode::OK, &call).await?;
+        parse(&reply, &call)
+    }
+
+    async fn expect(&self, status: StatusCode, call: &Call) -> Result<Reply> {
+        let reply = self.transport().send(call).await?;
+        match reply.status == status {
+            true => Ok(reply),
+            false => Err(Problem::of(&reply).into_error(call)),
+        }
+    }
+}
+
+/// A write that finds nothing left to do when it is sent twice.
+fn write(method: Method, target: String) -> Call {
+    Call {
+        effect: Effect::Once,
+        ..Call::read(method, target, Subject::JobId)
+    }
+}
+
+fn info(reply: &Reply, call: &Call) -> Result<JobInfo> {
+    let job: WireJob = parse(reply, call)?;
+    job.info()
+        .ok_or_else(|| unexpected(reply, call, &"the job has no status"))
+}
+
+/// A page of jobs.
+#[derive(Debug, Deserialize)]
+struct WirePage {
+    jobs: Vec<WireJob>,
+    cursor: Option<String>,
+}
+
+/// A job of the API.
+#[derive(Debug, Deserialize)]
+struct WireJob {
+    id: JobId,
+    op: Option<String>,
+    key: Option<Key>,
+    status: String,
+    attempts: Option<u32>,
+    result: Option<WireApplied>,
+    error: Option<WireError>,
+    dead_at: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireError {
+    detail: String,
+    current_etag: Option<String>,
+    failed_op: Option<usize>,
+}
+
+impl WireJob {
+    fn info(self) -> Option<JobInfo> {
+        let error = self.error;
+        let outcome = match (self.status.as_str(), error) {
+            ("queued", _) => JobOutcome::Queued,
+            ("succeeded", _) => {
+                JobOutcome::Succeeded(self.result.and_then(|result| result.applied()))
+            }
+            ("failed", Some(error)) => JobOutcome::Failed {
+                reason: error.detail,
+                operation: error.failed_op.unwrap_or(0),
+                current: error.current_etag.as_deref().and_then(wire::version),
+            },
+            ("dead", Some(error)) => JobOutcome::Dead {
+                reason: error.detail,
+            },
+            _ => return None,
+        };
+        Some(JobInfo {
+            id: self.id,
+            op: self.op,
+            key: self.key,
+            attempts: self.attempts,
+            outcome,
+            dead_at: self.dead_at.as_deref().and_then(wire::timestamp),
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Retried {
+    job_id: JobId,
+}
+
+#[derive(Debug, Deserialize)]
+struct Many {
+    retried: Option<u64>,
+    forgotten: Option<u64>,
+}

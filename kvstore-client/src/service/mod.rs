@@ -1,0 +1,403 @@
+//! Writes that are accepted into the server's queue, jobs, and the state of the queue.
+
+mod request;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::HeaderMap;
+use hyper::{Method, StatusCode};
+use kvstore_core::error::Subject;
+use kvstore_core::model::command::{Action, Command};
+use kvstore_core::model::id::JobId;
+use kvstore_core::model::job::{Applied, Computed, JobState, Outcome, Succeeded, Summary};
+use kvstore_core::service::{Request, Submitted};
+use kvstore_core::store::{ListRequest, Listed, Page};
+use kvstore_core::{Entry, Error, Key, Result, Version};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::error::{Problem, unexpected};
+use crate::submission::Submission;
+use crate::transport::{
+    Backoff, Call, Effect, IDEMPOTENCY_REPLAYED, PREFER, Reply, SYNC_TOKEN, Transport,
+};
+use crate::wire::{self, Target, WireEntry};
+
+/// The longest wait of one request: what the API grants.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The queued writes of a server, with the verbs of [`Service`](kvstore_core::Service). Cheap to clone.
+///
+/// ```no_run
+/// # async fn program() -> kvstore_core::Result<()> {
+/// # use std::time::Duration;
+/// use kvstore_client::Client;
+///
+/// let kv = Client::open("http://127.0.0.1:8000").await?;
+/// let service = kv.service();
+/// let login = service
+///     .set("session:7", "Ada")
+///     .if_absent()
+///     .expires_after(Duration::from_secs(3600))
+///     .await?;
+/// assert!(login.version().is_some());
+/// service
+///     .batch()
+///     .check("account:2")
+///     .if_absent()
+///     .add("account:1", -30)
+///     .set("account:3", &30)
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct RemoteService {
+    transport: Arc<Transport>,
+}
+
+impl RemoteService {
+    pub(crate) fn new(transport: Arc<Transport>) -> Self {
+        Self { transport }
+    }
+
+    pub(crate) fn transport(&self) -> &Arc<Transport> {
+        &self.transport
+    }
+
+    /// Gives `key` the `value`.
+    pub fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Submission<'_> {
+        self.batch().set(key, value)
+    }
+
+    /// Makes `key` absent.
+    pub fn delete(&self, key: &str) -> Submission<'_> {
+        self.batch().delete(key)
+    }
+
+    /// Adds `by` to the 64-bit integer under `key`, 0 if it is absent; [`Submitted::number`] is the sum.
+    pub fn add(&self, key: &str, by: i64) -> Submission<'_> {
+        self.batch().add(key, by)
+    }
+
+    /// Merges `patch` into the value under `key` as RFC 7396 says. A deadline of the entry stays.
+    pub fn merge<T: Serialize + ?Sized>(&self, key: &str, patch: &T) -> Submission<'_> {
+        self.batch().merge(key, patch)
+    }
+
+    /// Lets the entry under `key` live for `ttl` from when this is accepted.
+    pub fn touch(&self, key: &str, ttl: Duration) -> Submission<'_> {
+        self.batch().touch(key, ttl)
+    }
+
+    /// Begins a batch.
+    pub fn batch(&self) -> Submission<'_> {
+        Submission::new(self)
+    }
+
+    /// Has a write accepted into the server's queue, durably, and waits for its outcome if asked to.
+    ///
+    /// When this returns `Ok`, the write has its place in its key's order and will be applied exactly
+    /// once in effect. A wait that runs out is no error: the state is then [`JobState::Queued`]. The
+    /// server keeps the outcome in any case, as [`Request::keep_outcome`] asks for.
+    ///
+    /// # Errors
+    /// Those of a [`Submission`]; [`Error::Unavailable`] if the server could not be reached and the write
+    /// was not accepted; [`Error::Unknown`] if that is not known; [`Error::StorageFull`];
+    /// [`Error::Denied`].
+    pub async fn submit(&self, mut request: Request) -> Result<Submitted> {
+        if request.idempotency_key.is_none() && self.transport.options.idempotency_keys {
+            request.idempotency_key = Some(random_key());
+        }
+        let is_keyed = request.idempotency_key.is_some();
+        let command = &request.command;
+        let mut call = request::call(&request)?;
+        let end = Instant::now() + request.wait;
+        let mut was_replayed = None;
+        let mut backoff = Backoff::default();
+        loop {
+            let left = end.saturating_duration_since(Instant::now()).min(WAIT_MAX);
+            let mut call_now = call.clone();
+            call_now.wait = left;
+            let prefer = match left.is_zero() {
+                true => "respond-async".to_owned(),
+                false => format!("wait={}", left.as_millis().div_ceil(1000)),
+            };
+            call_now.header(PREFER, &prefer);
+            let reply = self.transport.send(&call_now).await?;
+            let mut submitted = submitted(command, &reply, &call_now)?;
+            submitted.replayed = *was_replayed.get_or_insert(submitted.replayed);
+            if submitted.state != JobState::Queued || !is_keyed {
+                return Ok(submitted);
+            }
+            // The server stopped waiting early, as one that shuts down does: the same request under the
+            // same key is answered with the same job.
+            let pause = backoff.next(Duration::ZERO);
+            if Instant::now() + pause >= end {
+                return Ok(submitted);
+            }
+            tokio::time::sleep(pause).await;
+            call.effect = Effect::Once;
+        }
+    }
+
+    /// Returns the entry under `key`. To see a write of another process, [`RemoteService::wait_visible`]
+    /// first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Denied`].
+    pub async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        let target = Target::entry(key).with("meta", 1).finish();
+        let call = Call::get(target, Subject::Key);
+        let reply = self.transport.send(&call).await?;
+        if reply.status == StatusCode::OK {
+            let entry: WireEntry<'_> = parse(&reply, &call)?;
+            return entry
+                .entry()
+                .map(Some)
+                .ok_or_else(|| unexpected(&reply, &call, &"no entry"));
+        }
+        let problem = Problem::of(&reply);
+        match problem.is_absent_key() {
+            true => Ok(None),
+            false => Err(problem.into_error(&call)),
+        }
+    }
+
+    /// Returns the entries under `keys`, in their order, as they were at one moment of each partition for
+    /// each thousand keys.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if a thousand of them come to more than an answer holds;
+    /// [`Error::Unavailable`], [`Error::Denied`].
+    pub async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        let mut entries = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(kvstore_core::limits::PAGE_ENTRIES_MAX) {
+            let (reply, call) = self.mget(keys, None).await?;
+            let found: Found<'_> = parse(&reply, &call)?;
+            let mut found = found.entries.into_iter().peekable();
+            for key in keys {
+                // Those that are there are in the order of the keys.
+                let entry = found.next_if(|entry| entry.key == *key);
+                entries.push(match entry {
+                    None => None,
+                    Some(wire) => Some(
+                        wire.entry()
+                            .ok_or_else(|| unexpected(&reply, &call, &"no entry"))?,
+                    ),
+                });
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn mget(&self, keys: &[Key], token: Option<&JobId>) -> Result<(Reply, Call)> {
+        let subject = match token {
+            Some(_) => Subject::SyncToken,
+            None => Subject::Key,
+        };
+        let mut call = Call::read(Method::POST, "/v1/mget".to_owned(), subject);
+        let body = serde_json::to_vec(&serde_json::json!({ "keys": keys }));
+        call.json("application/json", body.expect("keys have a JSON form"));
+        if let Some(token) = token {
+            call.header(SYNC_TOKEN, &token.to_string());
+        }
+        let reply = self.transport.send(&call).await?;
+        if reply.status == StatusCode::OK {
+            return Ok((reply, call));
+        }
+        let problem = Problem::of(&reply);
+        Err(match (token, problem.is("not-yet-visible")) {
+            (Some(job), true) => Error::NotYetVisible { job: *job },
+            _ => problem.into_error(&call),
+        })
+    }
+
+    /// Returns a page of keys; [`Page::next`] goes into [`ListRequest::after`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a limit outside 1 to 1000; [`Error::Unavailable`], [`Error::Denied`].
+    pub async fn list(&self, request: &ListRequest) -> Result<Page> {
+        let flag = |is_set: bool, value| is_set.then_some(value);
+        let target = Target::new("/v1/kv")
+            .with("prefix", &request.prefix)
+            .with("limit", request.limit)
+            .with_some("cursor", request.after.as_ref())
+            .with_some("delimiter", request.delimiter.as_ref())
+            .with_some("include", flag(request.include_values, "value"))
+            .with_some("count", flag(request.count, "1"));
+        if request.delimiter.as_deref() == Some("") {
+            return Err(Error::Invalid {
+                subject: Subject::Delimiter,
+                reason: "it is empty".to_owned(),
+            });
+        }
+        let call = Call::get(target.finish(), Subject::Limit);
+        let reply = self.transport.send(&call).await?;
+        if reply.status != StatusCode::OK {
+            return Err(Problem::of(&reply).into_error(&call));
+        }
+        let page: WirePage<'_> = parse(&reply, &call)?;
+        let entries: Option<Vec<Listed>> = page
+            .keys
+            .into_iter()
+            .map(|wire| {
+                Some(Listed {
+                    version: wire.version()?,
+                    size: wire.size?,
+                    expires_at: wire.expires_at(),
+                    value: wire.value(),
+                    key: wire.key,
+                })
+            })
+            .collect();
+        Ok(Page {
+            entries: entries
+                .ok_or_else(|| unexpected(&reply, &call, &"an entry lacks its version"))?,
+            prefixes: page.prefixes,
+            next: page.cursor,
+            count: page.count,
+            as_of: kvstore_core::store::ChangeId::new(page.as_of),
+        })
+    }
+
+    /// Waits until the write that `token` names has been applied (or has failed), so that a read shows
+    /// it.
+    ///
+    /// # Errors
+    /// [`Error::NotYetVisible`] after as long as the server waits; [`Error::Invalid`] if it knows no such
+    /// write.
+    pub async fn wait_visible(&self, token: &JobId) -> Result<()> {
+        self.mget(&[], Some(token)).await.map(|_| ())
+    }
+
+    /// Asks whether the server would answer now, store and queue included.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn ping(&self) -> Result<()> {
+        let call = Call::get("/readyz".to_owned(), Subject::Job);
+        let reply = self.transport.send(&call).await?;
+        match reply.status {
+            StatusCode::OK => Ok(()),
+            _ => Err(Problem::of(&reply).into_error(&call)),
+        }
+    }
+}
+
+/// 128 random bits.
+fn random_key() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
+/// Reads the JSON of an answer.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(reply: &'a Reply, call: &Call) -> Result<T> {
+    serde_json::from_slice(&reply.body).map_err(|error| unexpected(reply, call, &error))
+}
+
+/// The answer of `mget`.
+#[derive(Debug, Deserialize)]
+struct Found<'a> {
+    #[serde(borrow)]
+    entries: Vec<WireEntry<'a>>,
+}
+
+/// A page of a listing.
+#[derive(Debug, Deserialize)]
+struct WirePage<'a> {
+    #[serde(borrow)]
+    keys: Vec<WireEntry<'a>>,
+    prefixes: Vec<String>,
+    cursor: Option<String>,
+    count: Option<u64>,
+    as_of: String,
+}
+
+/// The answer to a write, a single one or a batch.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    job_id: JobId,
+    #[serde(flatten)]
+    one: WireApplied,
+    results: Option<Vec<WireApplied>>,
+}
+
+/// What one operation did.
+#[derive(Debug, Deserialize)]
+pub(crate) struct WireApplied {
+    op: Option<String>,
+    etag: Option<String>,
+    created: Option<bool>,
+    deleted: Option<bool>,
+    value: Option<i64>,
+    expires_at: Option<String>,
+}
+
+impl WireApplied {
+    /// Returns what it did, if the answer says so.
+    pub(crate) fn applied(&self) -> Option<Applied> {
+        let version: Version = wire::version(self.etag.as_deref()?)?;
+        let existed = match (self.created, self.deleted) {
+            (Some(created), _) => !created,
+            (None, Some(deleted)) => deleted,
+            // A touch finds its entry, or fails.
+            (None, None) => true,
+        };
+        Some(Applied {
+            version,
+            existed,
+            computed: Computed {
+                number: self.value,
+                expires_at: self.expires_at.as_deref().and_then(wire::timestamp),
+            },
+        })
+    }
+}
+
+/// Reads the answer to a write.
+fn submitted(command: &Command, reply: &Reply, call: &Call) -> Result<Submitted> {
+    if !reply.status.is_success() {
+        let problem = Problem::of(reply);
+        let operations = command.operations();
+        let operation = operations
+            .get(problem.failed_op())
+            .unwrap_or(&operations[0]);
+        return Err(problem.of_write(&operation.key, call));
+    }
+    let answer: Answer = parse(reply, call)?;
+    let state = match reply.status {
+        StatusCode::ACCEPTED => JobState::Queued,
+        _ => {
+            let results = answer.results.unwrap_or_else(|| vec![answer.one]);
+            let writes = results
+                .iter()
+                .filter(|result| result.op.as_deref() != Some("check"));
+            let writes: Option<Vec<Applied>> = writes.map(WireApplied::applied).collect();
+            let summary = Summary::of(command);
+            JobState::Finished(Outcome::Succeeded(
+                writes
+                    .filter(|writes| {
+                        let is_write = |operation: &&_| !matches!(action(operation), Action::Check);
+                        writes.len() == command.operations().iter().filter(is_write).count()
+                    })
+                    .map(|writes| Succeeded { summary, writes }),
+            ))
+        }
+    };
+    Ok(Submitted {
+        id: answer.job_id,
+        replayed: is_replayed(&reply.headers),
+        state,
+    })
+}
+
+fn action(operation: &kvstore_core::model::command::Operation) -> &Action {
+    &operation.action
+}
+
+fn is_replayed(headers: &HeaderMap) -> bool {
+    headers
+        .get(IDEMPOTENCY_REPLAYED)
+        .is_some_and(|value| value == "true")
+}

@@ -1,0 +1,169 @@
+//! A command as a request of the API.
+
+use hyper::Method;
+use kvstore_core::error::Subject;
+use kvstore_core::model::command::{Action, Command, Expiry, Operation};
+use kvstore_core::service::Request;
+use kvstore_core::{Error, Key, Result, Value};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::transport::{Call, Effect, IDEMPOTENCY_KEY, TRACEPARENT};
+use crate::wire::{self, Target};
+
+/// Returns the request for `request`, without its wait.
+pub(super) fn call(request: &Request) -> Result<Call> {
+    let mut call = match &request.command {
+        Command::One(Operation {
+            action: Action::Check,
+            ..
+        })
+        | Command::Batch(_) => batch(request.command.operations())?,
+        Command::One(operation) => one(operation)?,
+    };
+    call.effect = Effect::EachTime;
+    if let Some(key) = &request.idempotency_key {
+        // A string of structured fields (RFC 9651 §3.3.3).
+        let quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
+        call.header(IDEMPOTENCY_KEY, &quoted)
+            .ok_or_else(|| Error::Invalid {
+                subject: Subject::Job,
+                reason: "its idempotency key has a character that is not visible ASCII".to_owned(),
+            })?;
+        call.effect = Effect::Once;
+    }
+    if let Some(traceparent) = &request.traceparent {
+        call.header(TRACEPARENT, traceparent)
+            .ok_or_else(|| Error::Invalid {
+                subject: Subject::Job,
+                reason: "its traceparent has a character that no header takes".to_owned(),
+            })?;
+    }
+    Ok(call)
+}
+
+fn one(operation: &Operation) -> Result<Call> {
+    let key = &operation.key;
+    let ttl = ttl(operation)?;
+    let target = Target::entry(key).with_some("ttl", ttl.as_ref().map(Ttl::text));
+    let write = |method, target: Target| Call::read(method, target.finish(), Subject::Value);
+    let mut call = match &operation.action {
+        Action::Set { value } => {
+            let mut call = write(Method::PUT, target);
+            call.json("application/json", value.clone().into_bytes());
+            call
+        }
+        Action::Delete | Action::Check => write(Method::DELETE, target),
+        Action::Add { by } => write(Method::POST, target.with("add", by)),
+        Action::Merge { patch, .. } => {
+            let mut call = write(Method::PATCH, target);
+            call.json("application/merge-patch+json", patch.clone().into_bytes());
+            call
+        }
+        Action::Touch => write(Method::PATCH, target),
+    };
+    if let Some((header, _, value)) = wire::condition(operation.condition) {
+        let header = hyper::header::HeaderName::from_static(header);
+        call.header(header, &value).expect("a tag is visible ASCII");
+    }
+    Ok(call)
+}
+
+/// A time to live as the API has it.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(untagged)]
+enum Ttl {
+    Seconds(u64),
+    Keep(&'static str),
+}
+
+impl Ttl {
+    fn text(&self) -> String {
+        match self {
+            Self::Seconds(seconds) => seconds.to_string(),
+            Self::Keep(keep) => (*keep).to_owned(),
+        }
+    }
+}
+
+fn ttl(operation: &Operation) -> Result<Option<Ttl>> {
+    let is_merge = matches!(operation.action, Action::Merge { .. });
+    match operation.expiry {
+        Expiry::After(ttl) => Ok(Some(Ttl::Seconds(wire::whole_seconds(ttl)?))),
+        Expiry::Keep => Ok(Some(Ttl::Keep("keep"))),
+        Expiry::Never if is_merge => Err(Error::Invalid {
+            subject: Subject::Ttl,
+            reason: "a merge over HTTP keeps the deadline or sets a new one".to_owned(),
+        }),
+        Expiry::Never => Ok(None),
+    }
+}
+
+/// One operation of a batch.
+#[derive(Debug, Serialize)]
+struct WireOperation<'a> {
+    op: &'static str,
+    key: &'a Key,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<Ttl>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    if_match: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    if_none_match: Option<String>,
+}
+
+/// The body of a batch.
+#[derive(Debug, Serialize)]
+struct WireBatch<'a> {
+    ops: Vec<WireOperation<'a>>,
+}
+
+fn batch(operations: &[Operation]) -> Result<Call> {
+    if operations.is_empty() {
+        return Err(Error::Invalid {
+            subject: Subject::Batch,
+            reason: "it has no operation".to_owned(),
+        });
+    }
+    let ops: Result<Vec<_>> = operations.iter().map(operation).collect();
+    let body = serde_json::to_vec(&WireBatch { ops: ops? }).expect("it has a JSON form");
+    let mut call = Call::read(Method::POST, "/v1/batch".to_owned(), Subject::Batch);
+    call.json("application/json", body);
+    Ok(call)
+}
+
+fn operation(operation: &Operation) -> Result<WireOperation<'_>> {
+    let mut wire = WireOperation {
+        op: operation.action.name(),
+        key: &operation.key,
+        value: None,
+        patch: None,
+        by: None,
+        ttl: ttl(operation)?,
+        if_match: None,
+        if_none_match: None,
+    };
+    match &operation.action {
+        Action::Set { value } => wire.value = Some(raw(value)),
+        Action::Merge { patch, .. } => wire.patch = Some(raw(patch)),
+        Action::Add { by } => wire.by = Some(*by),
+        Action::Delete | Action::Touch | Action::Check => {}
+    }
+    if let Some((_, member, tag)) = wire::condition(operation.condition) {
+        match member {
+            "if_match" => wire.if_match = Some(tag),
+            _ => wire.if_none_match = Some(tag),
+        }
+    }
+    Ok(wire)
+}
+
+fn raw(value: &Value) -> &RawValue {
+    serde_json::from_slice(value.as_bytes()).expect("a value is JSON text")
+}

@@ -1,0 +1,325 @@
+//! The entries of a server, with the methods of `StoreExt`.
+
+use std::time::Duration;
+
+use futures_core::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use kvstore_core::limits::PAGE_ENTRIES_MAX;
+use kvstore_core::model::commit::Committed;
+use kvstore_core::model::job::JobState;
+use kvstore_core::model::write::Condition;
+use kvstore_core::service::Submitted;
+use kvstore_core::store::{ListRequest, Listed, Page, Watch, WatchFrom};
+use kvstore_core::{Entry, Error, Key, Result, Version};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::batch::Batch;
+use crate::collection::Collection;
+use crate::service::RemoteService;
+use crate::submission::Submission;
+use crate::watch::Watching;
+
+/// How long a write waits to be applied.
+const APPLIED_WAIT: Duration = Duration::from_secs(60);
+
+/// The entries of a server: the methods of [`StoreExt`](kvstore_core::StoreExt), and the reads of
+/// [`Store`](kvstore_core::Store). Cheap to clone.
+///
+/// A write goes through the server's queue like any other, in the order of its key, and returns once it
+/// is applied and durable.
+///
+/// ```no_run
+/// # async fn program() -> kvstore_core::Result<()> {
+/// use futures_util::TryStreamExt;
+/// use kvstore_client::Client;
+///
+/// let kv = Client::open("http://127.0.0.1:8000").await?;
+/// let store = kv.store();
+/// let first = store.create("visits", &1).await?;
+/// store.compare_and_set("visits", first, &2).await?;
+/// store.update("visits", |visits: Option<u64>| visits.unwrap_or(0) + 1).await?;
+/// let keys: Vec<_> = store.keys("user:").try_collect().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// All fail with [`Error::Invalid`] for a key that breaks the rules of [`Key`] and for a value that is not
+/// the type asked for or has no JSON; with [`Error::Unavailable`] if nothing happened and
+/// [`Error::Unknown`] if that is not known; with [`Error::Denied`] if the token does not suffice.
+#[derive(Clone, Debug)]
+pub struct RemoteStore {
+    service: RemoteService,
+}
+
+impl RemoteStore {
+    pub(crate) fn new(service: RemoteService) -> Self {
+        Self { service }
+    }
+
+    /// Returns the entry under `key`, or `None`.
+    ///
+    /// # Errors
+    /// Those named above.
+    pub async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.service.get(key).await
+    }
+
+    /// Returns the entries under `keys`, in their order.
+    ///
+    /// # Errors
+    /// Those of [`RemoteService::get_many`].
+    pub async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        self.service.get_many(keys).await
+    }
+
+    /// Returns a page of keys.
+    ///
+    /// # Errors
+    /// Those of [`RemoteService::list`].
+    pub async fn list(&self, request: &ListRequest) -> Result<Page> {
+        self.service.list(request).await
+    }
+
+    /// Returns the changes from a point on, as [`Store::watch`](kvstore_core::Store::watch) does. The
+    /// stream resumes by itself when the connection breaks; after that it may repeat a change, and never
+    /// skips one. [`Client::watch`](crate::Client::watch) begins with a snapshot and can be limited to a
+    /// prefix.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`], here or from the stream, if that point is no longer in the history.
+    pub async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+        Watching::new(self.service.transport().clone(), "")
+            .values()
+            .changes_from(from)
+            .await
+    }
+
+    /// Returns the value under `key`, read as a `T`, or `None` if it is absent.
+    ///
+    /// # Errors
+    /// Those named above.
+    pub async fn get_as<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        let entry = self.get(&Key::new(key)?).await?;
+        entry.map(|entry| entry.value.to()).transpose()
+    }
+
+    /// Returns the values under `keys`, in their order, each read as a `T`, or `None` where it is absent.
+    ///
+    /// # Errors
+    /// Those of [`RemoteService::get_many`].
+    pub async fn get_many_as<T: DeserializeOwned>(
+        &self,
+        keys: &[impl AsRef<str>],
+    ) -> Result<Vec<Option<T>>> {
+        let keys: Result<Vec<Key>> = keys.iter().map(|key| Key::new(key.as_ref())).collect();
+        let entries = self.get_many(&keys?).await?.into_iter();
+        entries
+            .map(|entry| entry.map(|entry| entry.value.to()).transpose())
+            .collect()
+    }
+
+    /// Gives `key` the `value` for ever, and returns its version.
+    ///
+    /// # Errors
+    /// Those named above.
+    pub async fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<Version> {
+        version(self.service.set(key, value)).await
+    }
+
+    /// Gives `key` the `value` for `ttl`, whole seconds, and returns its version.
+    ///
+    /// # Errors
+    /// Those named above.
+    pub async fn set_for<T: Serialize + ?Sized>(
+        &self,
+        key: &str,
+        value: &T,
+        ttl: Duration,
+    ) -> Result<Version> {
+        version(self.service.set(key, value).expires_after(ttl)).await
+    }
+
+    /// Adds `by` to the 64-bit integer under `key` (0 if it is absent), and returns the sum. A deadline of
+    /// the entry stays.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the value is no 64-bit integer, or the sum would not be one.
+    pub async fn add(&self, key: &str, by: i64) -> Result<i64> {
+        let added = applied(self.service.add(key, by)).await?;
+        added.number().ok_or_else(|| no_details(&added))
+    }
+
+    /// Makes `key` absent, and returns true if it was present.
+    ///
+    /// # Errors
+    /// Those named above.
+    pub async fn delete(&self, key: &str) -> Result<bool> {
+        let deleted = applied(self.service.delete(key)).await?;
+        deleted.existed().ok_or_else(|| no_details(&deleted))
+    }
+
+    /// Gives `key` the `value` if it is absent, and returns its version.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if it is present.
+    pub async fn create<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<Version> {
+        version(self.service.set(key, value).if_absent()).await
+    }
+
+    /// Gives `key` the `value` for ever if it still has the version `expected`, and returns the new one.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`], with the version that it has, if that is another.
+    pub async fn compare_and_set<T: Serialize + ?Sized>(
+        &self,
+        key: &str,
+        expected: Version,
+        value: &T,
+    ) -> Result<Version> {
+        version(self.service.set(key, value).if_version(expected)).await
+    }
+
+    /// Replaces the value under `key` by the result of `change` (of `None`, if it is absent), and returns
+    /// that.
+    ///
+    /// No write is lost: if another one came between, `change` is called again with the newer value. A
+    /// deadline of the entry stays.
+    ///
+    /// # Errors
+    /// Those named above.
+    pub async fn update<T, F>(&self, key: &str, mut change: F) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned + Send,
+        F: FnMut(Option<T>) -> T + Send,
+    {
+        let name = Key::new(key)?;
+        loop {
+            let entry = self.get(&name).await?;
+            let condition = Condition::unchanged(entry.as_ref().map(|entry| entry.version));
+            let old = entry.map(|entry| entry.value.to()).transpose()?;
+            let new = change(old);
+            let set = self.service.set(key, &new).keep_ttl().under(condition);
+            match applied(set).await {
+                Ok(_) => return Ok(new),
+                Err(Error::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Begins a batch: changes that take effect together or not at all.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch::new(&self.service)
+    }
+
+    /// Returns the collection of `T`s whose keys start with `prefix`.
+    pub fn collection<T>(&self, prefix: &str) -> Collection<T>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+    {
+        Collection::new(self.clone(), prefix)
+    }
+
+    /// Streams the keys that start with `prefix`, in byte order, read page by page as the stream is polled.
+    ///
+    /// A key that exists during the whole iteration appears exactly once; the stream ends after the first
+    /// error.
+    pub fn keys(&self, prefix: &str) -> BoxStream<'static, Result<Key>> {
+        self.listed(prefix, false)
+            .map_ok(|listed| listed.key)
+            .boxed()
+    }
+
+    /// Streams the entries whose keys start with `prefix`: like [`RemoteStore::keys`], with values.
+    pub fn entries(&self, prefix: &str) -> BoxStream<'static, Result<(Key, Entry)>> {
+        self.listed(prefix, true)
+            .try_filter_map(|listed| async move {
+                // Every entry has a value here, since the request asks for them.
+                Ok(listed.value.map(|value| {
+                    let (version, expires_at) = (listed.version, listed.expires_at);
+                    let entry = Entry {
+                        value,
+                        version,
+                        expires_at,
+                    };
+                    (listed.key, entry)
+                }))
+            })
+            .boxed()
+    }
+
+    /// Streams what a listing says of the keys that start with `prefix`, with values or without.
+    pub fn listed(&self, prefix: &str, include_values: bool) -> BoxStream<'static, Result<Listed>> {
+        let first = ListRequest {
+            prefix: prefix.to_owned(),
+            limit: PAGE_ENTRIES_MAX,
+            include_values,
+            ..ListRequest::default()
+        };
+        let pages = stream::try_unfold(
+            (self.service.clone(), Some(first)),
+            |(service, request)| async move {
+                let Some(request) = request else {
+                    return Ok(None);
+                };
+                let page = service.list(&request).await?;
+                let next = page.next.map(|after| ListRequest {
+                    after: Some(after),
+                    ..request
+                });
+                let entries = stream::iter(page.entries.into_iter().map(Ok));
+                Ok(Some((entries, (service, next))))
+            },
+        );
+        pages.try_flatten().boxed()
+    }
+}
+
+/// Sends a write and waits until it is applied.
+pub(crate) async fn applied(write: Submission<'_>) -> Result<Submitted> {
+    let submitted = write.wait(APPLIED_WAIT).await?;
+    match submitted.state {
+        JobState::Queued => Err(Error::Unknown {
+            what: format!(
+                "the write {} is applied by now: it is queued, and will be",
+                submitted.id
+            ),
+            source: None,
+        }),
+        _ => Ok(submitted),
+    }
+}
+
+async fn version(write: Submission<'_>) -> Result<Version> {
+    let submitted = applied(write).await?;
+    submitted.version().ok_or_else(|| no_details(&submitted))
+}
+
+/// Returns what a batch did.
+pub(crate) async fn committed(write: Submission<'_>) -> Result<Committed> {
+    let submitted = applied(write).await?;
+    let Some(first_version) = submitted.version() else {
+        return Err(no_details(&submitted));
+    };
+    Ok(Committed {
+        first_version,
+        existed: submitted
+            .applied()
+            .iter()
+            .map(|write| write.existed)
+            .collect(),
+    })
+}
+
+/// The error of a write that is applied, and of which the server no longer knows what it did.
+fn no_details(submitted: &Submitted) -> Error {
+    Error::Unknown {
+        what: format!(
+            "what the write {} did: it is applied, and its details are no longer kept",
+            submitted.id
+        ),
+        source: None,
+    }
+}

@@ -1,0 +1,366 @@
+//! Live changes as a stream that resumes by itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_core::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use kvstore_core::error::Subject;
+use kvstore_core::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom};
+use kvstore_core::{Error, Key, Result, Value, Version};
+use tokio::time::{sleep, timeout};
+
+use crate::error::source;
+use crate::events::{Events, Sent};
+use crate::transport::{Backoff, Call, Connection, LAST_EVENT_ID, Transport};
+use crate::wire::{Target, WireEntry};
+
+/// What a watch shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An entry that is there: a part of the snapshot.
+    Present {
+        /// Its key.
+        key: Key,
+        /// Its version.
+        version: Version,
+        /// Its value, if values were asked for.
+        value: Option<Value>,
+    },
+    /// The snapshot is complete. What follows are changes.
+    Synced,
+    /// A change.
+    Changed(Changed),
+    /// The history between what was shown and now is lost, or the snapshot was cut off. A new snapshot
+    /// follows: what it does not hold is absent.
+    Reset,
+}
+
+/// A watch of the keys with one prefix, made by [`Client::watch`](crate::Client::watch).
+///
+/// ```no_run
+/// # async fn program(kv: kvstore_client::Client) -> kvstore_core::Result<()> {
+/// use std::collections::BTreeMap;
+///
+/// use futures_util::TryStreamExt;
+/// use kvstore_client::Event;
+/// use kvstore_core::store::ChangeKind;
+///
+/// // A copy of all users, kept up to date.
+/// let mut users = BTreeMap::new();
+/// let mut events = kv.watch("user:").snapshot().values().stream();
+/// while let Some(event) = events.try_next().await? {
+///     match event {
+///         Event::Reset => users.clear(),
+///         Event::Present { key, value, .. } => drop(users.insert(key, value)),
+///         Event::Changed(change) if change.kind == ChangeKind::Set => {
+///             users.insert(change.key, change.value);
+///         }
+///         Event::Changed(change) => drop(users.remove(&change.key)),
+///         Event::Synced => println!("{} users", users.len()),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing happens before `stream`"]
+#[derive(Clone, Debug)]
+pub struct Watching {
+    transport: Arc<Transport>,
+    prefix: String,
+    kinds: Option<Vec<ChangeKind>>,
+    values: bool,
+    snapshot: bool,
+    since: Option<ChangeId>,
+}
+
+impl Watching {
+    pub(crate) fn new(transport: Arc<Transport>, prefix: &str) -> Self {
+        Self {
+            transport,
+            prefix: prefix.to_owned(),
+            kinds: None,
+            values: false,
+            snapshot: false,
+            since: None,
+        }
+    }
+
+    /// Asks for values, too.
+    pub fn values(mut self) -> Self {
+        self.values = true;
+        self
+    }
+
+    /// Shows what is there first.
+    pub fn snapshot(mut self) -> Self {
+        self.snapshot = true;
+        self
+    }
+
+    /// Shows only changes of these kinds.
+    pub fn kinds(mut self, kinds: &[ChangeKind]) -> Self {
+        self.kinds = Some(kinds.to_vec());
+        self
+    }
+
+    /// Begins behind a change seen before, and without a snapshot unless the history since then is lost.
+    pub fn since(mut self, id: ChangeId) -> Self {
+        self.since = Some(id);
+        self
+    }
+
+    /// Connects when it is polled, and again whenever the connection breaks, behind the last change that
+    /// was shown: a change may be repeated, and none is skipped.
+    ///
+    /// If the server no longer has the history since then, a watch with a snapshot goes on with
+    /// [`Event::Reset`] and a new one, and a watch without ends with [`Error::Compacted`]. It also ends
+    /// with what the server rejects, such as [`Error::Denied`]; a server that cannot be reached ends
+    /// nothing.
+    pub fn stream(self) -> BoxStream<'static, Result<Event>> {
+        let feed = Feed::new(self);
+        stream::try_unfold(feed, |mut feed| async move {
+            Ok(feed.next().await?.map(|event| (event, feed)))
+        })
+        .boxed()
+    }
+
+    /// Returns the changes as a store of the core does.
+    pub(crate) async fn changes_from(mut self, from: WatchFrom) -> Result<Watch> {
+        if let WatchFrom::After(id) = from {
+            self.since = Some(id);
+        }
+        let retry_for = self.transport.options.retry_for;
+        let mut feed = Feed::new(self);
+        let start = match timeout(retry_for, feed.begin()).await {
+            Ok(start) => start?,
+            Err(_) => return Err(feed.last_error()),
+        };
+        let changes = stream::try_unfold(feed, |mut feed| async move {
+            Ok(feed.next().await?.map(|event| (event, feed)))
+        });
+        let changes = changes.try_filter_map(|event| async move {
+            Ok(match event {
+                Event::Changed(change) => Some(change),
+                _ => None,
+            })
+        });
+        Ok(Watch {
+            start,
+            changes: changes.boxed(),
+        })
+    }
+}
+
+/// A watch under way.
+struct Feed {
+    watching: Watching,
+    /// The last change that was received, or where the watch began.
+    last: Option<ChangeId>,
+    connection: Option<Reading>,
+    received: VecDeque<Event>,
+    backoff: Backoff,
+    /// Whether a part of a snapshot was shown that is not complete.
+    is_half_shown: bool,
+    error: Option<Error>,
+}
+
+/// A connection with events on it.
+struct Reading {
+    body: Incoming,
+    events: Events,
+    /// Dropping it would end the body.
+    _connection: Connection,
+}
+
+impl Feed {
+    fn new(watching: Watching) -> Self {
+        Self {
+            last: watching.since.clone(),
+            watching,
+            connection: None,
+            received: VecDeque::new(),
+            backoff: Backoff::default(),
+            is_half_shown: false,
+            error: None,
+        }
+    }
+
+    /// Connects and returns where the watch begins.
+    async fn begin(&mut self) -> Result<ChangeId> {
+        loop {
+            if self.connection.is_some()
+                && let Some(start) = &self.last
+            {
+                return Ok(start.clone());
+            }
+            self.step().await?;
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Event>> {
+        loop {
+            if let Some(event) = self.received.pop_front() {
+                return Ok(Some(event));
+            }
+            self.step().await?;
+        }
+    }
+
+    /// Connects, or takes the next piece.
+    async fn step(&mut self) -> Result<()> {
+        match self.connection.take() {
+            None => self.connect().await,
+            Some(reading) => self.read(reading).await,
+        }
+    }
+
+    async fn connect(&mut self) -> Result<()> {
+        let watching = &self.watching;
+        let kinds = watching.kinds.as_ref();
+        let kinds = kinds.map(|kinds| kinds.iter().map(name).collect::<Vec<_>>().join(","));
+        let target = Target::new("/v1/watch")
+            .with("prefix", &watching.prefix)
+            .with_some("events", kinds)
+            .with_some("include", watching.values.then_some("value"))
+            .with_some("snapshot", watching.snapshot.then_some("1"));
+        let mut call = Call::get(target.finish(), Subject::ChangeId);
+        if let Some(last) = &self.last {
+            let added = call.header(LAST_EVENT_ID, last.as_str());
+            added.ok_or_else(|| Error::Invalid {
+                subject: Subject::ChangeId,
+                reason: "it is not of the form that a server hands out".to_owned(),
+            })?;
+        }
+        match watching.transport.stream(&call).await {
+            Ok((response, connection)) => {
+                if self.is_half_shown {
+                    self.is_half_shown = false;
+                    self.received.push_back(Event::Reset);
+                }
+                self.connection = Some(Reading {
+                    body: response.into_body(),
+                    events: Events::default(),
+                    _connection: connection,
+                });
+            }
+            Err((Error::Compacted, _)) if watching.snapshot && self.last.is_some() => {
+                self.last = None;
+                self.is_half_shown = false;
+                self.received.push_back(Event::Reset);
+            }
+            Err((error, true)) => {
+                self.error = Some(error);
+                self.pause().await;
+            }
+            Err((error, false)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, mut reading: Reading) -> Result<()> {
+        let options = &self.watching.transport.options;
+        let answer_bytes_max = options.answer_bytes_max;
+        let piece = match timeout(options.watch_timeout, reading.body.frame()).await {
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            // It ended, broke or fell silent: connect again.
+            ended => {
+                self.error = Some(Error::Unavailable {
+                    what: "the watch was cut off".to_owned(),
+                    source: match ended {
+                        Ok(Some(Err(error))) => source(error),
+                        _ => None,
+                    },
+                });
+                self.pause().await;
+                return Ok(());
+            }
+        };
+        let mut sent = Vec::new();
+        reading.events.take(&piece, |event| sent.push(event));
+        if reading.events.pending_bytes() > answer_bytes_max {
+            return Err(Error::TooLarge {
+                subject: Subject::Value,
+                limit: answer_bytes_max as u64,
+                unit: kvstore_core::error::Unit::Bytes,
+            });
+        }
+        for sent in sent {
+            self.backoff = Backoff::default();
+            self.take(sent)?;
+        }
+        self.connection = Some(reading);
+        Ok(())
+    }
+
+    fn take(&mut self, sent: Sent) -> Result<()> {
+        let id = sent.id.map(ChangeId::new);
+        let kind = KINDS.into_iter().find(|kind| name(kind) == sent.name);
+        match (kind, sent.name.as_str()) {
+            (Some(kind), _) => {
+                let entry: Option<WireEntry<'_>> = serde_json::from_str(&sent.data).ok();
+                let entry = entry.and_then(|entry| {
+                    let (version, value) = (entry.version()?, entry.value());
+                    Some((entry.key, version, value))
+                });
+                let Some((key, version, value)) = entry else {
+                    return Err(Error::Unavailable {
+                        what: format!("an event of the watch is not as expected: {}", sent.data),
+                        source: None,
+                    });
+                };
+                self.received.push_back(match &id {
+                    Some(id) => Event::Changed(Changed {
+                        id: id.clone(),
+                        key,
+                        version,
+                        kind,
+                        value,
+                    }),
+                    None => {
+                        self.is_half_shown = true;
+                        Event::Present {
+                            key,
+                            version,
+                            value,
+                        }
+                    }
+                });
+            }
+            (None, "synced") => {
+                self.is_half_shown = false;
+                self.received.push_back(Event::Synced);
+            }
+            // Only the id has moved, or an event of a later time.
+            _ => {}
+        }
+        if id.is_some() {
+            self.last = id;
+        }
+        Ok(())
+    }
+
+    async fn pause(&mut self) {
+        sleep(self.backoff.next(Duration::ZERO)).await;
+    }
+
+    fn last_error(self) -> Error {
+        self.error.unwrap_or_else(|| Error::Unavailable {
+            what: "the server does not begin the watch".to_owned(),
+            source: None,
+        })
+    }
+}
+
+const KINDS: [ChangeKind; 3] = [ChangeKind::Set, ChangeKind::Delete, ChangeKind::Expire];
+
+fn name(kind: &ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Set => "set",
+        ChangeKind::Delete => "delete",
+        ChangeKind::Expire => "expire",
+    }
+}

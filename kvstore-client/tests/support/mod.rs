@@ -1,0 +1,206 @@
+//! The real server as a child process, and relays in front of it: a Unix socket, and one that loses
+//! answers.
+#![allow(dead_code, reason = "each test file uses its own part of it")]
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use kvstore_client::{Client, Options};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener as Listener, TcpStream};
+
+/// A running server on a folder, killed when it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    args: Vec<String>,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Starts it with `--store URL` and more arguments.
+    pub(crate) fn start(store: &str, more: &[&str]) -> Self {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = port.local_addr().unwrap();
+        drop(port);
+        let mut args = vec![
+            "--store".to_owned(),
+            store.to_owned(),
+            "--listen".to_owned(),
+            address.to_string(),
+        ];
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        Self {
+            child: spawn(&args),
+            args,
+            address,
+        }
+    }
+
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        Self::start(&format!("file:{}", folder.display()), &[])
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.client_with(Options::default())
+    }
+
+    pub(crate) fn client_with(&self, options: Options) -> Client {
+        Client::open_with(&self.url().parse().unwrap(), options).unwrap()
+    }
+
+    /// Kills it as a loss of power would, and starts it again.
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.child = spawn(&self.args);
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(&self.args);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(args: &[String]) -> Child {
+    let mut command = Command::new(program());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KVSTORE_") {
+            command.env_remove(name);
+        }
+    }
+    let quiet = (Stdio::null(), Stdio::null());
+    let command = command.args(args).stdin(Stdio::null());
+    command.stdout(quiet.0).stderr(quiet.1).spawn().unwrap()
+}
+
+/// The server is a program of another package, beside this test's own folder.
+pub(crate) fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().unwrap().with_file_name("kvstore-http");
+    assert!(
+        program.exists(),
+        "the server is missing: cargo build --workspace --bins"
+    );
+    program
+}
+
+/// Takes connections on a Unix socket and passes them on.
+pub(crate) fn relay_unix(path: &Path, to: SocketAddr) {
+    let listener = tokio::net::UnixListener::bind(path).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(to).await?;
+                tokio::io::copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    });
+}
+
+/// Passes connections on, and closes every other one when its first answer has come: the request was
+/// served, and its client does not know.
+pub(crate) async fn relay_losing_answers(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let lost = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&lost);
+    tokio::spawn(async move {
+        let mut number = 0;
+        while let Ok((mut near, _)) = listener.accept().await {
+            number += 1;
+            let (is_lossy, count) = (number % 2 == 1, Arc::clone(&count));
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(to).await.unwrap();
+                let mut buffer = vec![0; 1 << 16];
+                loop {
+                    let read = near.read(&mut buffer).await.unwrap_or(0);
+                    if read == 0 || far.write_all(&buffer[..read]).await.is_err() {
+                        return;
+                    }
+                    // Requests and answers of these tests fit into one piece.
+                    let answered = far.read(&mut buffer).await.unwrap_or(0);
+                    if is_lossy {
+                        count.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                    if near.write_all(&buffer[..answered]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, lost)
+}
+
+/// A server that gives the answers of a list, one to a connection, and keeps what it was sent.
+pub(crate) struct Scripted {
+    pub(crate) address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Scripted {
+    /// After the last answer it takes no more connections.
+    pub(crate) async fn start(answers: &[String]) -> Self {
+        let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (seen, answers) = (Arc::clone(&requests), answers.to_vec());
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut buffer = vec![0; 1 << 16];
+                let read = stream.read(&mut buffer).await.unwrap();
+                let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
+                seen.lock().unwrap().push(text);
+                // The client may have gone.
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        Self { address, requests }
+    }
+
+    pub(crate) fn client(&self, options: Options) -> Client {
+        Client::open_with(
+            &format!("http://{}", self.address).parse().unwrap(),
+            options,
+        )
+        .unwrap()
+    }
+
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+/// An answer, after which the connection is closed.
+pub(crate) fn answer(status: u16, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+    )
+}
+
+/// A problem of the server's own.
+pub(crate) fn problem(status: u16, name: &str) -> String {
+    let body = format!(r#"{{"type":"/problems/{name}","status":{status},"detail":"words"}}"#);
+    answer(status, "", &body)
+}
