@@ -153,7 +153,11 @@ async fn unknown_methods_are_answered_with_those_that_there_are() {
         ("/get/a", "GET, HEAD"),
         ("/delete/a", "DELETE"),
         ("/v1/kv/a", "GET, HEAD, PUT, PATCH, POST, DELETE"),
-        ("/v1/jobs/a", "GET, HEAD"),
+        ("/v1/jobs", "GET, HEAD, DELETE"),
+        ("/v1/jobs/a", "GET, HEAD, DELETE"),
+        ("/v1/jobs/a/retry", "POST"),
+        ("/v1/jobs/retry", "POST"),
+        ("/v1/queue", "GET, HEAD"),
     ] {
         for method in ["OPTIONS", "PATCH", "TRACE", "POST", "BREW"] {
             if allow.split(", ").any(|allowed| allowed == method) {
