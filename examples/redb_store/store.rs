@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
@@ -20,7 +20,7 @@ use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueI
 use kvstore_core::model::job::{DeadLetter, JobState, Outcome};
 use kvstore_core::store::{
     ChangeId, ChangeKind, Changed, DeadPage, DeadRequest, ListRequest, Listed, Page, Watch,
-    WatchFrom,
+    WatchFrom, WatchRequest,
 };
 use kvstore_core::{Entry, Error, Key, Result, Store, Value};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
@@ -424,8 +424,9 @@ fn changes(transaction: &ReadTransaction, now: Timestamp, after: u64) -> Done<Ve
     let changed = rows.take(WATCH_PAGE).map(|row| {
         let (version, row) = row?;
         let (version, (kind, key)) = (Version(version.value()), row.value());
-        let kinds = [ChangeKind::Set, ChangeKind::Delete, ChangeKind::Expire];
-        let kind = kinds.into_iter().find(|known| *known as u8 == kind);
+        let kind = ChangeKind::ALL
+            .into_iter()
+            .find(|known| *known as u8 == kind);
         let entry = entry(&entries, key, now)?.filter(|entry| entry.version == version);
         Ok(Changed {
             id: ChangeId::new(version.0.to_string()),
@@ -551,9 +552,9 @@ impl Store for RedbStore {
         self.write(move |tables| tables.forget(&job)).await
     }
 
-    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+    async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
         let moved = self.0.moved.clone();
-        let after = match &from {
+        let after = match &request.from {
             WatchFrom::Now => *moved.borrow(),
             WatchFrom::After(id) => {
                 let number = id.as_str().parse().ok();
@@ -567,8 +568,10 @@ impl Store for RedbStore {
         };
         self.read(|transaction, now| changes(transaction, now, after))?;
         let inner = Arc::downgrade(&self.0);
+        let (request, place) = (request.clone(), Arc::new(AtomicU64::new(after)));
+        let (taken, all_taken) = (place.clone(), place.clone());
         let pages = stream::unfold(Some((after, moved)), move |state| {
-            let inner = inner.clone();
+            let (inner, request, all_taken) = (inner.clone(), request.clone(), all_taken.clone());
             async move {
                 let (mut after, mut moved) = state?;
                 loop {
@@ -576,15 +579,23 @@ impl Store for RedbStore {
                     let read = |inner: Arc<Inner>| {
                         inner.read(|transaction, now| changes(transaction, now, after))
                     };
-                    let page: Vec<Result<Changed>> = match inner.upgrade().map(read)? {
-                        Ok(page) => page.into_iter().map(Ok).collect(),
+                    let page = match inner.upgrade().map(read)? {
+                        Ok(page) => page,
                         Err(Error::Unavailable { .. }) => return None,
                         Err(error) => return Some((vec![Err(error)], None)),
                     };
-                    if let Some(Ok(last)) = page.last() {
+                    if let Some(last) = page.last() {
                         after = last.version.0;
-                        return Some((page, Some((after, moved))));
+                        let shown = page
+                            .into_iter()
+                            .filter(|changed| request.shows(&changed.key, changed.kind));
+                        let shown = shown.map(|changed| {
+                            let value = changed.value.filter(|_| request.include_values);
+                            Ok(Changed { value, ..changed })
+                        });
+                        return Some((shown.collect(), Some((after, moved))));
                     }
+                    all_taken.store(after, Ordering::SeqCst);
                     // It fails once the store is closed.
                     moved.changed().await.ok()?;
                 }
@@ -592,7 +603,15 @@ impl Store for RedbStore {
         });
         Ok(Watch {
             start: ChangeId::new(after.to_string()),
-            changes: pages.flat_map(stream::iter).boxed(),
+            changes: pages
+                .flat_map(stream::iter::<Vec<_>>)
+                .inspect(move |changed: &Result<Changed>| {
+                    if let Ok(changed) = changed {
+                        taken.store(changed.version.0, Ordering::SeqCst);
+                    }
+                })
+                .boxed(),
+            place: Box::new(move || ChangeId::new(place.load(Ordering::SeqCst).to_string())),
         })
     }
 

@@ -138,7 +138,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Error::Compacted`](crate::error::Error::Compacted) if that point is no longer in the history, or was never in it;
     /// [`Error::Invalid`](crate::error::Error::Invalid) for an id that no store of this kind hands out.
-    async fn watch(&self, from: WatchFrom) -> Result<Watch>;
+    async fn watch(&self, request: &WatchRequest) -> Result<Watch>;
 
     /// How long ago a store that another process writes had everything that was acknowledged, as far as it knows; `None` for one
     /// that is never behind, because it is the one that is written. Reads look first, so they are less far behind than this.
@@ -247,6 +247,46 @@ pub struct DeadPage {
     pub more: bool,
 }
 
+/// What a watch should show.
+///
+/// What it leaves out costs next to nothing, also where many watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchRequest {
+    /// Where it starts.
+    pub from: WatchFrom,
+    /// Only keys that start with this.
+    pub prefix: String,
+    /// Only changes of these kinds.
+    pub kinds: Vec<ChangeKind>,
+    /// Whether to hand out values.
+    pub include_values: bool,
+}
+
+impl WatchRequest {
+    /// Returns true for a change that the watch shows.
+    pub fn shows(&self, key: &Key, kind: ChangeKind) -> bool {
+        self.kinds.contains(&kind) && key.as_str().starts_with(&self.prefix)
+    }
+}
+
+impl Default for WatchRequest {
+    /// All changes from now on, with values.
+    fn default() -> Self {
+        WatchFrom::Now.into()
+    }
+}
+
+impl From<WatchFrom> for WatchRequest {
+    fn from(from: WatchFrom) -> Self {
+        Self {
+            from,
+            prefix: String::new(),
+            kinds: ChangeKind::ALL.to_vec(),
+            include_values: true,
+        }
+    }
+}
+
 /// Where a watch starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchFrom {
@@ -278,6 +318,9 @@ pub struct Watch {
     pub start: ChangeId,
     /// The changes. It never ends by itself but with an error, or when the store is closed.
     pub changes: BoxStream<'static, Result<Changed>>,
+    /// Returns the place up to which all that the watch shows was taken from it: where little is shown, it gets far ahead of the
+    /// last change that was.
+    pub place: Box<dyn Fn() -> ChangeId + Send + Sync>,
 }
 
 impl fmt::Debug for Watch {
@@ -299,7 +342,7 @@ pub struct Changed {
     pub version: Version,
     /// What happened.
     pub kind: ChangeKind,
-    /// For [`ChangeKind::Set`], the value, as long as this version is still the key's and has not expired: when it has been
+    /// For [`ChangeKind::Set`], where values were asked for, the value, as long as this version is still the key's and has not expired: when it has been
     /// replaced meanwhile, a later change brings the newer one.
     pub value: Option<Value>,
 }
@@ -313,6 +356,11 @@ pub enum ChangeKind {
     Delete,
     /// Its deadline passed.
     Expire,
+}
+
+impl ChangeKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Set, Self::Delete, Self::Expire];
 }
 
 /// A shared store is a store.
@@ -433,7 +481,7 @@ macro_rules! forward_store {
             -> $crate::error::Result<bool>);
     };
     (@method watch $self:ident, $inner:expr) => {
-        $crate::__forward!($crate::store::Store: watch($self, $inner; from: $crate::store::WatchFrom)
+        $crate::__forward!($crate::store::Store: watch($self, $inner; &request: $crate::store::WatchRequest)
             -> $crate::error::Result<$crate::store::Watch>);
     };
     (@method ping $self:ident, $inner:expr) => {

@@ -9,7 +9,7 @@ use kvstore_core::model::commit::{Commit, Committed};
 use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use kvstore_core::model::job::{Job, JobState, NewJob};
 use kvstore_core::queue::{Accepted, AppliedListener, Claim, Depth, Found, WorkQueue, WorkerId};
-use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchFrom};
+use kvstore_core::store::{DeadPage, DeadRequest, ListRequest, Page, Watch, WatchRequest};
 use kvstore_core::{Entry, Error, JobQueue, Key, Result, Store};
 
 const WAIT: Duration = Duration::from_millis(11);
@@ -82,8 +82,8 @@ impl Store for Noting {
     async fn forget(&self, job: &JobId) -> Result<bool> {
         Err(self.note(&("forget", (job,))))
     }
-    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
-        Err(self.note(&("watch", (from,))))
+    async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
+        Err(self.note(&("watch", (request,))))
     }
     async fn ping(&self) -> Result<()> {
         Err(self.note(&("ping", ())))
@@ -254,8 +254,8 @@ async fn a_wrapped_store_gets_every_call() {
     expected.push(format!("{:?}", ("dead", (&letters,))));
     refused(wrapper.forget(&job).await);
     expected.push(format!("{:?}", ("forget", (&job,))));
-    refused(wrapper.watch(WatchFrom::Now).await);
-    expected.push(format!("{:?}", ("watch", (WatchFrom::Now,))));
+    refused(wrapper.watch(&WatchRequest::default()).await);
+    expected.push(format!("{:?}", ("watch", (WatchRequest::default(),))));
     refused(Store::ping(&wrapper).await);
     expected.push(format!("{:?}", ("ping", ())));
     refused(Store::close(&wrapper).await);

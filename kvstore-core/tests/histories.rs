@@ -276,7 +276,7 @@ async fn nothing_of_a_lost_history_is_taken_for_something_else() {
                     .await,
             );
         }
-        let mut watch = opened.store.watch(WatchFrom::Now).await.unwrap();
+        let mut watch = opened.store.watch(&WatchFrom::Now.into()).await.unwrap();
         opened.work().await;
         let seen = watch.changes.next().await.unwrap().unwrap();
         let mut ids = vec![watch.start.clone(), seen.id];
@@ -303,7 +303,10 @@ async fn nothing_of_a_lost_history_is_taken_for_something_else() {
                 );
             }
             for id in &ids {
-                let resumed = opened.store.watch(WatchFrom::After(id.clone())).await;
+                let resumed = opened
+                    .store
+                    .watch(&WatchFrom::After(id.clone()).into())
+                    .await;
                 assert!(
                     matches!(resumed, Err(Error::Compacted)),
                     "round {round}: {resumed:?}"
@@ -351,7 +354,7 @@ async fn service(opened: &Opened) -> Service {
 async fn a_watcher_of_a_memory_store_that_restarted_learns_that_it_missed_something() {
     let clock = ManualClock::new(NOON);
     let opened = Opened::memory(&clock);
-    let mut watch = opened.store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = opened.store.watch(&WatchFrom::Now.into()).await.unwrap();
     opened.commit("a", HOUR).await;
     let seen = watch.changes.next().await.unwrap().unwrap();
     // The clock of the next process may be ahead or behind.
@@ -359,7 +362,10 @@ async fn a_watcher_of_a_memory_store_that_restarted_learns_that_it_missed_someth
         let restarted = Opened::memory(&ManualClock::new(now));
         for _ in 0..3 {
             for id in [&watch.start, &seen.id] {
-                let resumed = restarted.store.watch(WatchFrom::After(id.clone())).await;
+                let resumed = restarted
+                    .store
+                    .watch(&WatchFrom::After(id.clone()).into())
+                    .await;
                 assert!(matches!(resumed, Err(Error::Compacted)), "{resumed:?}");
             }
             restarted.commit("a", HOUR).await;
@@ -372,18 +378,21 @@ async fn a_watcher_resumes_after_an_opening_if_nothing_was_missed() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::new(NOON);
     let opened = Opened::folder(folder.path(), &clock).await;
-    let mut watch = opened.store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = opened.store.watch(&WatchFrom::Now.into()).await.unwrap();
     opened.commit("a", HOUR).await;
     let seen = watch.changes.next().await.unwrap().unwrap();
     opened.close().await;
     clock.advance(SECOND);
 
     let opened = Opened::folder(folder.path(), &clock).await;
-    let resumed = opened.store.watch(WatchFrom::After(seen.id)).await;
+    let resumed = opened.store.watch(&WatchFrom::After(seen.id).into()).await;
     opened.commit("b", HOUR).await;
     let next = resumed.unwrap().changes.next().await.unwrap().unwrap();
     assert_eq!(next.key, key("b"));
-    let earlier = opened.store.watch(WatchFrom::After(watch.start)).await;
+    let earlier = opened
+        .store
+        .watch(&WatchFrom::After(watch.start).into())
+        .await;
     assert!(matches!(earlier, Err(Error::Compacted)), "{earlier:?}");
     opened.close().await;
 }

@@ -160,7 +160,7 @@ async fn watchers_hear_of_every_write_and_that_the_data_was_replaced() {
     let file = write_to(folder.path(), 1 << 20).await;
     let reader = read_from(folder.path()).await;
     file.store().set("gone", &1).await.unwrap();
-    let mut watch = reader.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = reader.watch(&WatchFrom::Now.into()).await.unwrap();
     for count in 0..20 {
         file.store().set("a", &count).await.unwrap();
         let change = tokio::time::timeout(SOON, watch.changes.next())

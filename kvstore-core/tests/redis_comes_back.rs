@@ -66,7 +66,7 @@ async fn come_back_with_less(forgets_scripts: bool) {
     let old = server.copy();
     let lost = store.set("lost", &1).await.unwrap();
     let lost_jobs = [enqueue(&*queue).await, enqueue(&*queue).await];
-    let heard = store.watch(WatchFrom::Now).await.unwrap().start;
+    let heard = store.watch(&WatchFrom::Now.into()).await.unwrap().start;
 
     server.kill_and_start_from(&old);
     // Through the connection that was broken. Another process is there first.
@@ -92,7 +92,7 @@ async fn come_back_with_less(forgets_scripts: bool) {
         let found = queue.find(&held).await.unwrap();
         assert!(matches!(found, Found::Held { .. }), "{held}: {found:?}");
     }
-    let watch = store.watch(WatchFrom::After(heard)).await;
+    let watch = store.watch(&WatchFrom::After(heard).into()).await;
     assert!(matches!(watch, Err(Error::Compacted)), "{watch:?}");
     // What was not lost is as it was.
     let entry = store.get(&Key::new("kept").unwrap()).await.unwrap();
@@ -105,12 +105,12 @@ async fn a_restart_alone_loses_nothing_and_ends_no_watch() {
     let redis = open(&server).await;
     let (store, queue) = (redis.store(), redis.queue());
     let worker = WorkerId::new("test");
-    let mut before = store.watch(WatchFrom::Now).await.unwrap().start;
+    let mut before = store.watch(&WatchFrom::Now.into()).await.unwrap().start;
     let mut versions = Vec::new();
     let mut jobs = Vec::new();
     for round in 0..4 {
         versions.push(store.set("a", &round).await.unwrap());
-        before = store.watch(WatchFrom::Now).await.unwrap().start;
+        before = store.watch(&WatchFrom::Now.into()).await.unwrap().start;
         jobs.push(enqueue(&*queue).await);
         apply(&redis, &worker).await;
         server.kill_and_start();
@@ -127,7 +127,7 @@ async fn a_restart_alone_loses_nothing_and_ends_no_watch() {
         assert_ne!(found, Found::Unknown, "{job}");
     }
     // From before the last restart: the job's set, and the one after it.
-    let mut watch = store.watch(WatchFrom::After(before)).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::After(before).into()).await.unwrap();
     let mut heard: Vec<Version> = Vec::new();
     while heard.len() < 2 {
         heard.push(watch.changes.next().await.unwrap().unwrap().version);
@@ -305,7 +305,7 @@ impl Lost {
         Self {
             version,
             jobs: [applied, enqueue(&*queue).await],
-            heard: store.watch(WatchFrom::Now).await.unwrap().start,
+            heard: store.watch(&WatchFrom::Now.into()).await.unwrap().start,
         }
     }
 
@@ -328,7 +328,9 @@ impl Lost {
                 let token = service.wait_visible(lost).await;
                 assert!(matches!(token, Err(Error::Invalid { .. })), "{token:?}");
             }
-            let watch = store.watch(WatchFrom::After(self.heard.clone())).await;
+            let watch = store
+                .watch(&WatchFrom::After(self.heard.clone()).into())
+                .await;
             assert!(matches!(watch, Err(Error::Compacted)), "{round}: {watch:?}");
             let on_lost = Commit {
                 checks: vec![(Key::new("lost").unwrap(), Condition::Version(self.version))],

@@ -702,7 +702,7 @@ async fn expired_entries_are_removed_and_announced() {
     let key = key("k");
     let set = Operation::set(key, Value::from_serialize(&1).unwrap());
     let job = NewJob::new(set.expires_after(Duration::from_secs(5)).into());
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let worker = Running::start(&store, &queue, Options::default());
     enqueue(&*queue, job).await;
     let start = Instant::now();

@@ -108,7 +108,7 @@ fn writes_of(outcome: Outcome) -> Vec<Applied> {
 pub async fn adds_to_one_counter_are_applied_together_and_all_count(harness: &dyn QueueHarness) {
     let fleet = Fleet::open(harness).await;
     let key = key("n");
-    let mut watch = fleet.store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = fleet.store.watch(&WatchFrom::Now.into()).await.unwrap();
     let job = NewJob {
         keep_outcome: true,
         ..NewJob::new(Operation::add(key.clone(), 3).into())
@@ -303,7 +303,7 @@ pub async fn a_touch_changes_the_deadline_alone(harness: &dyn QueueHarness) {
 
     let text = r#"{"a":1.0,"a":2}"#;
     let version = put(&fleet.store, &key, text).await;
-    let mut watch = fleet.store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = fleet.store.watch(&WatchFrom::Now.into()).await.unwrap();
     let before = harness.now().await;
     let applied = fleet.succeed_one(touch(SHORT)).await;
     assert!(applied.version > version && applied.existed);

@@ -72,7 +72,7 @@ async fn applied_once_in_order(store: &dyn Store, watch: &mut Watch, ids: &[JobI
 pub async fn what_is_accepted_is_applied_in_order(harness: &dyn QueueHarness) {
     let (store, queue) = open(harness).await;
     let key = key("a");
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let count = 2 * WORK_BATCH_JOBS + 10;
     let ids = accept_all(
         &queue,
@@ -98,7 +98,7 @@ pub async fn what_is_accepted_is_applied_in_order(harness: &dyn QueueHarness) {
 pub async fn a_worker_that_dies_before_its_commit_loses_nothing(harness: &dyn QueueHarness) {
     let (store, queue) = open(harness).await;
     let key = key("a");
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let ids = accept_all(
         &queue,
         (0..10)
@@ -131,7 +131,7 @@ pub async fn a_worker_that_dies_before_its_commit_loses_nothing(harness: &dyn Qu
 pub async fn a_worker_that_dies_after_its_commit_doubles_nothing(harness: &dyn QueueHarness) {
     let (store, queue) = open(harness).await;
     let key = key("a");
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let mut ids = accept_all(
         &queue,
         (0..10)
@@ -165,7 +165,7 @@ pub async fn workers_on_one_partition_apply_each_job_once(harness: &dyn QueueHar
     const JOBS: u64 = 60;
     let (store, queue) = open(harness).await;
     let key = key("a");
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let mut ids = Vec::new();
     for number in 0..JOBS {
         // Each depends on whether the deadline that the one before sets has passed, so they are

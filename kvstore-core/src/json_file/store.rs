@@ -16,7 +16,7 @@ use crate::model::entry::{Entry, EntryRef};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::JobState;
 use crate::model::key::Key;
-use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
+use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchRequest};
 
 /// The store of a folder. Made by [`JsonFile::open`](crate::json_file::JsonFile::open).
 #[derive(Debug)]
@@ -174,9 +174,9 @@ impl Store for JsonStore {
         self.ask(|answer| Request::Forget(*job, answer)).await
     }
 
-    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+    async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
         self.check_open()?;
-        self.shared.watch(from)
+        self.shared.watch(request)
     }
 
     fn lag(&self) -> Option<Duration> {

@@ -14,7 +14,7 @@ use crate::model::entry::{Entry, Timestamp};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::JobState;
 use crate::model::key::Key;
-use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
+use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchRequest};
 
 /// A store in memory: for tests and caches. It keeps every promise but one: what "durable" survives is nothing.
 #[derive(Clone, Debug)]
@@ -133,9 +133,9 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+    async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
         self.check_open()?;
-        self.shared.watch(from)
+        self.shared.watch(request)
     }
 
     fn lag(&self) -> Option<Duration> {

@@ -58,7 +58,7 @@ type Written = (Key, Version, Option<JobId>);
 pub(crate) async fn history<H: QueueHarness + 'static>(harness: Arc<H>, plan: Plan) {
     let store = harness.store().await;
     let queue = harness.queue(QueueBounds::default()).await;
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let mut workers = Vec::new();
     for _ in 0..plan.workers {

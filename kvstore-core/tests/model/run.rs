@@ -32,7 +32,7 @@ struct Run<H> {
 pub(crate) async fn agree<H: QueueHarness>(harness: H, steps: Vec<Step>) {
     let store = harness.store().await;
     let queue = harness.queue(QueueBounds::default()).await;
-    let watch = store.watch(WatchFrom::Now).await.unwrap();
+    let watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let mut run = Run {
         model: Model {
             now: harness.now().await,
@@ -247,11 +247,15 @@ impl<H: QueueHarness> Run<H> {
         kvstore_core::service::join(&self.store, &self.queue)
             .await
             .unwrap();
-        self.watch = match self.store.watch(WatchFrom::After(self.seen.clone())).await {
+        self.watch = match self
+            .store
+            .watch(&WatchFrom::After(self.seen.clone()).into())
+            .await
+        {
             Ok(watch) => watch,
             // The history ends here, so the mirror begins again with what is there.
             Err(Error::Compacted) => {
-                let watch = self.store.watch(WatchFrom::Now).await.unwrap();
+                let watch = self.store.watch(&WatchFrom::Now.into()).await.unwrap();
                 self.seen = watch.start.clone();
                 self.expire_all().await;
                 let page = self.store.list(&ListRequest::default()).await.unwrap();

@@ -9,7 +9,7 @@ use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 use kvstore_core::clock::{Clock, SystemClock};
 use kvstore_core::model::entry::Timestamp;
-use kvstore_core::store::{Watch, WatchFrom};
+use kvstore_core::store::{Watch, WatchRequest};
 use kvstore_core::{Entry, Key, Version};
 use tokio::time::{Instant, sleep_until};
 
@@ -74,7 +74,12 @@ async fn changed(
     let store = context.service.store();
     loop {
         // Before it is read again, so that no change comes between.
-        let mut watch = store.watch(WatchFrom::Now).await?;
+        let request = WatchRequest {
+            prefix: key.as_str().to_owned(),
+            include_values: false,
+            ..WatchRequest::default()
+        };
+        let mut watch = store.watch(&request).await?;
         let found = store.get(key).await?;
         if !is_known(parts, found.as_ref())? || until <= Instant::now() {
             return Ok(found);

@@ -13,7 +13,9 @@ use futures_util::stream::{self, StreamExt};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response};
-use kvstore_core::store::{ChangeId, ChangeKind, Changed, ListRequest, Listed, Watch, WatchFrom};
+use kvstore_core::store::{
+    ChangeId, ChangeKind, Changed, ListRequest, Listed, Watch, WatchFrom, WatchRequest,
+};
 use kvstore_core::{Error, Service};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -125,21 +127,18 @@ impl Watcher {
 pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
     let mut wanted = Wanted::of(query)?;
-    context.access.may_list(&wanted.prefix)?;
+    context.access.may_list(&wanted.request.prefix)?;
     for token in sync_tokens(&parts.headers, query)? {
         context.service.wait_visible(&token).await?;
     }
-    let from = match since(parts, query)? {
-        Some(id) => {
-            // Whoever connects again has had what was there.
-            wanted.snapshot = false;
-            WatchFrom::After(ChangeId::new(id))
-        }
-        None => WatchFrom::Now,
-    };
+    if let Some(id) = since(parts, query)? {
+        // Whoever connects again has had what was there.
+        wanted.snapshot = false;
+        wanted.request.from = WatchFrom::After(ChangeId::new(id));
+    }
     let watcher = context.watchers.admit(context)?;
     // Before the snapshot is read: a change meanwhile is told again, and none is missed.
-    let watch = context.service.store().watch(from).await?;
+    let watch = context.service.store().watch(&wanted.request).await?;
     let body = match parts.method {
         Method::HEAD => Body::default(),
         _ => {
@@ -172,32 +171,28 @@ fn since(parts: &Parts, query: Query<'_>) -> Result<Option<String>> {
 /// What a client wants to hear of.
 #[derive(Debug)]
 struct Wanted {
-    prefix: String,
-    kinds: Vec<ChangeKind>,
-    values: bool,
+    request: WatchRequest,
     snapshot: bool,
 }
 
 impl Wanted {
     fn of(query: Query<'_>) -> Result<Self> {
         let kinds = match query.get("events")? {
-            None => KINDS.to_vec(),
+            None => ChangeKind::ALL.to_vec(),
             Some(names) => names.split(',').map(kind).collect::<Result<_>>()?,
         };
-        Ok(Self {
+        let request = WatchRequest {
+            from: WatchFrom::Now,
             prefix: query.get("prefix")?.map(String::from).unwrap_or_default(),
             kinds,
-            values: include_values(query)?,
+            include_values: include_values(query)?,
+        };
+        Ok(Self {
+            request,
             snapshot: query.switch("snapshot")?,
         })
     }
-
-    fn has(&self, change: &Changed) -> bool {
-        self.kinds.contains(&change.kind) && change.key.as_str().starts_with(&self.prefix)
-    }
 }
-
-const KINDS: [ChangeKind; 3] = [ChangeKind::Set, ChangeKind::Delete, ChangeKind::Expire];
 
 fn name(kind: ChangeKind) -> &'static str {
     match kind {
@@ -208,7 +203,9 @@ fn name(kind: ChangeKind) -> &'static str {
 }
 
 fn kind(wanted: &str) -> Result<ChangeKind> {
-    let found = KINDS.into_iter().find(|kind| name(*kind) == wanted);
+    let found = ChangeKind::ALL
+        .into_iter()
+        .find(|kind| name(*kind) == wanted);
     found.ok_or_else(|| {
         Problem::field(Field::value_error(
             Place::In("query", "events"),
@@ -226,8 +223,8 @@ struct Events {
     wanted: Wanted,
     heartbeat: Duration,
     stage: Stage,
-    /// The last change that was seen, if the client has not been told its id.
-    untold: Option<ChangeId>,
+    /// The last id that the client was told.
+    told: ChangeId,
 }
 
 enum Stage {
@@ -242,11 +239,11 @@ impl Events {
         Self {
             service: context.service.clone(),
             heartbeat: context.options.watch_heartbeat,
+            told: watch.start.clone(),
             watcher,
             watch,
             wanted,
             stage: Stage::Begin,
-            untold: None,
         }
     }
 
@@ -263,8 +260,8 @@ impl Events {
                     // Without an id: who is cut off in the middle begins anew.
                     text.push(b'\n');
                     self.stage = Stage::Snapshot(ListRequest {
-                        prefix: self.wanted.prefix.clone(),
-                        include_values: self.wanted.values,
+                        prefix: self.wanted.request.prefix.clone(),
+                        include_values: self.wanted.request.include_values,
                         ..ListRequest::default()
                     });
                 } else {
@@ -309,8 +306,10 @@ impl Events {
                 () = &mut pause => {
                     text.extend_from_slice(b": heartbeat\n");
                     // Of what the client does not want to hear it should know that it is behind it: it need not be in the history.
-                    if let Some(id) = self.untold.take() {
-                        write_id(text, &id);
+                    let place = (self.watch.place)();
+                    if place != self.told {
+                        write_id(text, &place);
+                        self.told = place;
                     }
                     text.push(b'\n');
                     return Some(());
@@ -329,19 +328,15 @@ impl Events {
     }
 
     fn write_change(&mut self, text: &mut Vec<u8>, change: Changed) {
-        if !self.wanted.has(&change) {
-            self.untold = Some(change.id);
-            return;
-        }
-        self.untold = None;
         write_id(text, &change.id);
         let mut data = Object::new()
             .member("key", &change.key)
             .member("etag", etag_text(change.version));
-        if let Some(value) = change.value.filter(|_| self.wanted.values) {
+        if let Some(value) = change.value {
             data = data.raw("value", value.as_bytes());
         }
         write_event(text, name(change.kind), data);
+        self.told = change.id;
     }
 }
 

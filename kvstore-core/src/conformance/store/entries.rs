@@ -259,7 +259,7 @@ pub async fn a_closed_store_refuses(harness: &dyn StoreHarness) {
         Err(Unavailable { .. })
     ));
     assert!(matches!(
-        store.watch(crate::store::WatchFrom::Now).await,
+        store.watch(&crate::store::WatchFrom::Now.into()).await,
         Err(Unavailable { .. })
     ));
     assert!(matches!(store.ping().await, Err(Unavailable { .. })));

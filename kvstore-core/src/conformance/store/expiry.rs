@@ -119,7 +119,7 @@ pub async fn deadline_in_the_past_is_an_applied_write(harness: &dyn StoreHarness
     let key = key("a");
     let before = put(&store, &key, "1").await;
     let past = harness.now().await.before(SHORT);
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let committed = store
         .commit(writes([
             set_until(&key, "2", past),
@@ -193,7 +193,7 @@ pub async fn expire_is_announced_with_a_version_of_its_own(harness: &dyn StoreHa
     let store = harness.store().await;
     let key = key("a");
     let deadline = harness.now().await.after(SHORT);
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let (version, _) = commit_one(&store, set_until(&key, "1", deadline)).await;
     harness.set_clock(deadline).await;
     assert_eq!(store.expire(partition(&store)).await.unwrap(), 1);

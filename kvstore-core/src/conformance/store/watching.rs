@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use rand::rngs::StdRng;
@@ -15,13 +16,18 @@ use crate::limits::CHANGES_MAX;
 use crate::model::entry::Version;
 use crate::model::key::Key;
 use crate::model::value::Value;
-use crate::store::{ChangeId, ChangeKind, ListRequest, Store, WatchFrom};
+use crate::store::{ChangeId, ChangeKind, ListRequest, Store, WatchFrom, WatchRequest};
 
 pub async fn watch_shows_every_change_in_order(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let key = key("a");
     put(&store, &key, "0").await;
-    let mut watch = harness.store().await.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = harness
+        .store()
+        .await
+        .watch(&WatchFrom::Now.into())
+        .await
+        .unwrap();
     let mut expected = Vec::new();
     for write in [set(&key, "1"), set(&key, "2"), delete(&key), set(&key, "3")] {
         let kind = match write.change {
@@ -47,7 +53,7 @@ pub async fn watch_shows_every_change_in_order(harness: &dyn StoreHarness) {
 pub async fn watch_from_now_shows_nothing_older(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     put(&store, &key("a"), "1").await;
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let version = put(&store, &key("a"), "2").await;
     assert_eq!(next(&mut watch).await.version, version);
 }
@@ -55,7 +61,7 @@ pub async fn watch_from_now_shows_nothing_older(harness: &dyn StoreHarness) {
 pub async fn a_watch_resumes_behind_any_change(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let key = key("a");
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let committed = store
         .commit(writes([set(&key, "1"), set(&key, "2"), delete(&key)]))
         .await
@@ -75,7 +81,7 @@ pub async fn a_watch_resumes_behind_any_change(harness: &dyn StoreHarness) {
     for (seen, start) in starts.into_iter().enumerate() {
         // An id goes through a client as text.
         let from = WatchFrom::After(ChangeId::new(start.as_str()));
-        let mut resumed = harness.store().await.watch(from).await.unwrap();
+        let mut resumed = harness.store().await.watch(&from.into()).await.unwrap();
         for version in &versions[seen..] {
             assert_eq!(next(&mut resumed).await.version, *version);
         }
@@ -147,7 +153,7 @@ pub async fn a_watch_from_a_page_misses_nothing_of_what_comes_after_it(harness: 
         readers.push(tokio::spawn(async move {
             let (mut shown, as_of) = list_all(&store, limit).await;
             listed.fetch_add(1, Ordering::SeqCst);
-            let mut watch = store.watch(WatchFrom::After(as_of)).await.unwrap();
+            let mut watch = store.watch(&WatchFrom::After(as_of).into()).await.unwrap();
             while awaited > 0 {
                 let changed = next(&mut watch).await;
                 if changed.key.as_str().starts_with("key-") {
@@ -182,7 +188,7 @@ pub async fn a_watch_from_a_page_misses_nothing_of_what_comes_after_it(harness: 
 pub async fn a_value_goes_out_only_with_its_own_version(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let key = key("a");
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let mut versions = Vec::new();
     for number in 0..20 {
         versions.push(put(&store, &key, &number.to_string()).await);
@@ -206,7 +212,7 @@ pub async fn no_expired_value_goes_out(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let key = key("a");
     let deadline = harness.now().await.after(SHORT);
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let (version, _) = commit_one(&store, set_until(&key, "1", deadline)).await;
     harness.set_clock(deadline).await;
     let changed = next(&mut watch).await;
@@ -217,7 +223,7 @@ pub async fn no_expired_value_goes_out(harness: &dyn StoreHarness) {
 pub async fn nobody_hears_of_a_delete_of_nothing(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let key = key("a");
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let (unused, _) = commit_one(&store, delete(&key)).await;
     let version = put(&store, &key, "1").await;
     assert!(version > unused, "it uses up a version");
@@ -233,7 +239,7 @@ pub async fn a_mirror_of_the_changes_is_the_store(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let mut random = StdRng::seed_from_u64(7);
     let keys: Vec<Key> = (0..6).map(|number| key(&number.to_string())).collect();
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let start = harness.now().await;
     for round in 0..8 {
         for _ in 0..8 {
@@ -298,7 +304,12 @@ pub async fn watchers_see_what_concurrent_writers_do(harness: &dyn StoreHarness)
     let store = harness.store().await;
     let mut watchers = Vec::new();
     for _ in 0..3 {
-        let mut watch = harness.store().await.watch(WatchFrom::Now).await.unwrap();
+        let mut watch = harness
+            .store()
+            .await
+            .watch(&WatchFrom::Now.into())
+            .await
+            .unwrap();
         watchers.push(tokio::spawn(async move {
             let mut seen: BTreeMap<Key, Vec<Version>> = BTreeMap::new();
             for _ in 0..2 * ROUNDS * WRITERS as usize {
@@ -351,12 +362,15 @@ async fn fill_history(store: &dyn Store) {
 
 pub async fn a_point_out_of_the_history_is_compacted(harness: &dyn StoreHarness) {
     let store = harness.store().await;
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     put(&store, &key("a"), "1").await;
     let early = next(&mut watch).await.id;
     fill_history(&store).await;
     for from in [watch.start, early] {
-        let error = store.watch(WatchFrom::After(from)).await.unwrap_err();
+        let error = store
+            .watch(&WatchFrom::After(from).into())
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Compacted), "{error}");
     }
 }
@@ -371,14 +385,14 @@ pub async fn a_point_that_is_no_id_is_refused(harness: &dyn StoreHarness) {
         "99999999999999999999999",
     ] {
         let from = WatchFrom::After(ChangeId::new(text));
-        let error = store.watch(from).await.unwrap_err();
+        let error = store.watch(&from.into()).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{text:?}: {error}");
     }
 }
 
 pub async fn a_watch_that_falls_behind_ends_with_compacted(harness: &dyn StoreHarness) {
     let store = harness.store().await;
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let first = put(&store, &key("filler"), "1").await;
     fill_history(&store).await;
     let mut expected = first.0;
@@ -397,14 +411,19 @@ pub async fn a_watch_that_falls_behind_ends_with_compacted(harness: &dyn StoreHa
 
 pub async fn a_watch_over_a_restart_skips_nothing(harness: &dyn StoreHarness) {
     let store = harness.store().await;
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     put(&store, &key("a"), "1").await;
     let seen = next(&mut watch).await.id;
     let missed = put(&store, &key("a"), "2").await;
     drop((watch, store));
     harness.restart().await;
     // A store that keeps no history through a restart says so.
-    match harness.store().await.watch(WatchFrom::After(seen)).await {
+    match harness
+        .store()
+        .await
+        .watch(&WatchFrom::After(seen).into())
+        .await
+    {
         Ok(mut resumed) => assert_eq!(next(&mut resumed).await.version, missed),
         Err(error) => assert!(matches!(error, Error::Compacted), "{error}"),
     }
@@ -412,7 +431,7 @@ pub async fn a_watch_over_a_restart_skips_nothing(harness: &dyn StoreHarness) {
 
 pub async fn a_watch_ends_when_the_store_is_closed(harness: &dyn StoreHarness) {
     let store = harness.store().await;
-    let mut watch = store.watch(WatchFrom::Now).await.unwrap();
+    let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let watching =
         tokio::spawn(async move { while let Some(Ok(_)) = watch.changes.next().await {} });
     store.close().await.unwrap();
@@ -420,4 +439,85 @@ pub async fn a_watch_ends_when_the_store_is_closed(harness: &dyn StoreHarness) {
         .await
         .expect("nobody waits for ever")
         .unwrap();
+}
+
+pub async fn a_watch_shows_what_was_asked_for_alone(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let request = |prefix: &str, kinds: &[ChangeKind], include_values| WatchRequest {
+        prefix: key(prefix).as_str().to_owned(),
+        kinds: kinds.to_vec(),
+        include_values,
+        from: WatchFrom::Now,
+    };
+    let all = ChangeKind::ALL;
+    let watch = async |request| store.watch(&request).await.unwrap();
+    let mut of_users = watch(request("user:", &[ChangeKind::Set], true)).await;
+    let mut of_one = watch(request("user:1", &all, false)).await;
+    let mut of_others = watch(request("other:", &all, true)).await;
+    let (one, two) = (key("user:1"), key("user:2"));
+    put(&store, &key("us"), "0").await;
+    let first = put(&store, &one, "1").await;
+    commit_one(&store, delete(&one)).await;
+    let second = put(&store, &two, "2").await;
+
+    let shown = next(&mut of_users).await;
+    assert_eq!((shown.key, shown.version), (one.clone(), first));
+    let shown = next(&mut of_users).await;
+    assert_eq!((shown.key, shown.version), (two.clone(), second));
+    assert_eq!(shown.value, Some(number(2)));
+    for kind in [ChangeKind::Set, ChangeKind::Delete] {
+        let shown = next(&mut of_one).await;
+        assert_eq!((shown.kind, shown.value), (kind, None));
+        assert_eq!(shown.key, one);
+    }
+    // One that had nothing to show is as far all the same.
+    let started = of_others.start.clone();
+    let place = loop {
+        let pending = tokio::time::timeout(Duration::from_millis(20), of_others.changes.next());
+        assert!(pending.await.is_err(), "it shows what nobody asked for");
+        let place = (of_others.place)();
+        if place != started {
+            break place;
+        }
+    };
+    let after = watch(WatchFrom::After(started).into()).await;
+    let missed: Vec<_> = after.changes.take(4).collect().await;
+    assert!(missed.iter().all(Result::is_ok), "{missed:?}");
+    let mut resumed = watch(WatchFrom::After(place).into()).await;
+    let third = put(&store, &key("other:1"), "3").await;
+    assert_eq!(next(&mut of_others).await.version, third);
+    assert_eq!(next(&mut resumed).await.version, third);
+}
+
+pub async fn many_who_watch_apart_hear_of_their_own_keys(harness: &dyn StoreHarness) {
+    const WATCHERS: u64 = 50;
+    const ROUNDS: u64 = 40;
+    let store = harness.store().await;
+    let name = |watcher, round| key(&format!("w{watcher}:{round}"));
+    let mut tasks = Vec::new();
+    for number in 0..WATCHERS {
+        let request = WatchRequest {
+            prefix: key(&format!("w{number}:")).as_str().to_owned(),
+            ..WatchRequest::default()
+        };
+        let mut watch = store.watch(&request).await.unwrap();
+        tasks.push(tokio::spawn(async move {
+            for round in 0..ROUNDS {
+                assert_eq!(next(&mut watch).await.key, name(number, round));
+            }
+        }));
+    }
+    for writer in 0..4 {
+        let store = store.clone();
+        tasks.push(tokio::spawn(async move {
+            for round in 0..ROUNDS {
+                for number in (0..WATCHERS).filter(|number| number % 4 == writer) {
+                    put(&store, &name(number, round), "1").await;
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
 }

@@ -15,6 +15,8 @@ mod shared;
 mod sorted;
 mod staging;
 mod table;
+mod watchers;
+mod watching;
 
 pub(crate) use progress::{Lost, Progress, QueueProgress};
 pub(crate) use record::{Advanced, Record};

@@ -3,34 +3,26 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
 use std::ops::{Bound, ControlFlow};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
-use futures_util::StreamExt;
-use futures_util::stream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::row::Row;
+use super::watchers::{Ended, Watchers, change_id};
 use super::{Record, Staging, State};
 use crate::clock::StoreTime;
 use crate::error::{Error, Result, Subject};
 use crate::limits::PAGE_ENTRIES_MAX;
 use crate::model::commit::Commit;
-use crate::model::entry::{Entry, EntryRef, Timestamp, Version};
+use crate::model::entry::{Entry, EntryRef, Timestamp};
 use crate::model::id::{JobId, Position};
 use crate::model::job::JobState;
 use crate::model::key::Key;
-use crate::model::value::Value;
 use crate::model::write::Change;
-use crate::store::{
-    ChangeId, ChangeKind, Changed, DeadPage, DeadRequest, ListRequest, Listed, Page, Watch,
-    WatchFrom,
-};
-
-/// Most changes that a watcher takes at a time, so that it holds the lock for a bounded time.
-const WATCH_BATCH: usize = 256;
+use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page};
 
 /// A state, the time by which it is read, and who waits for it to change.
 #[derive(Debug)]
@@ -41,10 +33,8 @@ pub(crate) struct Shared {
     waiting: Mutex<Waiting>,
     /// Why nothing can be changed any more, if so.
     poisoned: OnceLock<String>,
-    /// The latest version that is visible, or `None` once the store is closed.
-    visible: watch::Sender<Option<Version>>,
-    /// How often the whole state was replaced; changed only while the lock is held.
-    replaced: AtomicU64,
+    pub(super) watchers: Watchers,
+    pub(super) is_closed: AtomicBool,
 }
 
 /// Who waits for which job.
@@ -56,21 +46,19 @@ struct Waiting {
 
 impl Shared {
     pub(crate) fn new(state: State, time: Arc<StoreTime>) -> Self {
-        let visible = watch::Sender::new(Some(state.version));
         Self {
             state: ShardedLock::new(state),
             time,
             waiting: Mutex::default(),
             poisoned: OnceLock::new(),
-            visible,
-            replaced: AtomicU64::new(0),
+            watchers: Watchers::default(),
+            is_closed: AtomicBool::new(false),
         }
     }
 
     /// Puts another state in the place of this one. How one became the other is not known, so watches end with
     /// [`Error::Compacted`]; who waits for a job is woken.
     pub(crate) fn replace(&self, state: State) {
-        let version = state.version;
         self.time.observe(state.time);
         let applied = state.progress.queues.iter();
         let applied: Vec<JobId> = applied
@@ -82,17 +70,10 @@ impl Shared {
             .collect();
         let mut now = self.write();
         let old = std::mem::replace(&mut *now, state);
-        self.replaced.fetch_add(1, Ordering::SeqCst);
+        self.watchers.end(Ended::Replaced);
         drop(now);
         // Large as it may be, nobody waits for it to go.
         drop(old);
-        self.visible.send_if_modified(|visible| match visible {
-            Some(visible) => {
-                *visible = version;
-                true
-            }
-            None => false,
-        });
         let mut waiting = self.waiting();
         for up_to in applied {
             waiting.wake(up_to);
@@ -184,19 +165,18 @@ impl Shared {
                 position: advanced.to,
             })
             .collect();
+        let before = state.version;
         for record in records {
             state.apply(record);
         }
-        let version = state.version;
+        let woken = match self.watchers.are_there() {
+            true => self.watchers.hand_out(&state, before),
+            false => Vec::new(),
+        };
         drop(state);
-
-        self.visible.send_if_modified(|visible| match visible {
-            Some(visible) if *visible < version => {
-                *visible = version;
-                true
-            }
-            _ => false,
-        });
+        for watcher in woken {
+            watcher.changed.notify_one();
+        }
         if !advanced.is_empty() {
             let mut waiting = self.waiting();
             for up_to in advanced {
@@ -223,7 +203,8 @@ impl Shared {
 
     /// Ends all watches and waits.
     pub(crate) fn close(&self) {
-        self.visible.send_replace(None);
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.watchers.end(Ended::Closed);
         self.waiting().jobs.clear();
     }
 
@@ -326,107 +307,6 @@ impl Shared {
         }
         DeadPage { letters, more }
     }
-
-    /// Changes from a point on, as they become visible.
-    pub(crate) fn watch(self: &Arc<Self>, from: WatchFrom) -> Result<Watch> {
-        let state = self.read();
-        let start = match from {
-            WatchFrom::Now => state.version,
-            WatchFrom::After(id) => {
-                let version = id.as_str().parse().map(Version);
-                version.map_err(|_| {
-                    Error::invalid(
-                        Subject::ChangeId,
-                        "it is not one that this store handed out",
-                    )
-                })?
-            }
-        };
-        if start > state.version {
-            return Err(Error::Compacted);
-        }
-        drop(state.changes.after(start)?);
-        let follower = Follower {
-            shared: Arc::clone(self),
-            visible: self.visible.subscribe(),
-            seen: start,
-            replaced: self.replaced.load(Ordering::SeqCst),
-        };
-        drop(state);
-        let changes = stream::unfold(Some(follower), |follower| async move {
-            let mut follower = follower?;
-            match follower.next().await? {
-                Ok(changes) => Some((changes.into_iter().map(Ok).collect(), Some(follower))),
-                Err(error) => Some((vec![Err(error)], None)),
-            }
-        });
-        Ok(Watch {
-            start: id_of(start),
-            changes: changes.flat_map(stream::iter::<Vec<_>>).boxed(),
-        })
-    }
-}
-
-fn id_of(version: Version) -> ChangeId {
-    ChangeId::new(version.to_string())
-}
-
-/// One reader of the changes.
-struct Follower {
-    shared: Arc<Shared>,
-    visible: watch::Receiver<Option<Version>>,
-    seen: Version,
-    /// It watches this state, and none that is put in its place.
-    replaced: u64,
-}
-
-impl Follower {
-    /// The next changes, at least one; `None` once the store is closed.
-    async fn next(&mut self) -> Option<Result<Vec<Changed>>> {
-        loop {
-            // Marked as seen before the state is read: what comes after that wakes us again.
-            (*self.visible.borrow_and_update())?;
-            let changes = self.take();
-            if changes.as_ref().is_err()
-                || changes.as_ref().is_ok_and(|changes| !changes.is_empty())
-            {
-                return Some(changes);
-            }
-            self.visible.changed().await.ok()?;
-        }
-    }
-
-    fn take(&mut self) -> Result<Vec<Changed>> {
-        let state = self.shared.read();
-        if self.shared.replaced.load(Ordering::SeqCst) != self.replaced {
-            return Err(Error::Compacted);
-        }
-        let now = self.shared.now();
-        let changes: Vec<Changed> = state
-            .changes
-            .after(self.seen)?
-            .take(WATCH_BATCH)
-            .map(|(version, key, kind)| Changed {
-                id: id_of(*version),
-                key: key.clone(),
-                version: *version,
-                kind: *kind,
-                value: (*kind == ChangeKind::Set)
-                    .then(|| value_of(&state, key, *version, now))
-                    .flatten(),
-            })
-            .collect();
-        self.seen = changes.last().map_or(state.version, |last| last.version);
-        Ok(changes)
-    }
-}
-
-fn value_of(state: &State, key: &Key, version: Version, now: Timestamp) -> Option<Value> {
-    state
-        .table
-        .get(key)
-        .filter(|row| row.version() == version && row.is_live(now))
-        .map(Row::value)
 }
 
 impl Waiting {
@@ -484,7 +364,7 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
     let prefix = request.prefix.as_str();
     let mut page = Page {
         entries: Vec::with_capacity(request.limit),
-        ..Page::empty(id_of(state.version))
+        ..Page::empty(change_id(state.version))
     };
     let mut start: (Bound<String>, Option<String>) = match &request.after {
         Some(after) if after.as_str() >= prefix => {
@@ -568,6 +448,7 @@ fn behind_prefix(prefix: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
+    use crate::model::entry::Version;
 
     #[test]
     fn scan_hands_out_what_is_live_below_the_prefix_until_it_breaks_off() {

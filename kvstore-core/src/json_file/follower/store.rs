@@ -25,7 +25,7 @@ use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::JobState;
 use crate::model::key::Key;
 use crate::queue::QueueOptions;
-use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
+use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchRequest};
 
 /// How often the folder is looked at while nobody reads, for those who wait for a change.
 const LOOK_PERIOD: Duration = Duration::from_millis(5);
@@ -445,9 +445,9 @@ impl Store for JsonReader {
         Err(self.refusal())
     }
 
-    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
+    async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
         self.catch_up().await?;
-        self.0.shared.watch(from)
+        self.0.shared.watch(request)
     }
 
     /// Some milliseconds, or the time since the folder could be followed no more.

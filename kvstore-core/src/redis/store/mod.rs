@@ -23,7 +23,7 @@ use crate::redis::store::commit::{Memory, activate, adopt};
 use crate::redis::text::{
     dead, entry, finished, letter_id, letter_name, position, stream_id, unexpected,
 };
-use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchFrom};
+use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchRequest};
 
 /// A store on a Redis server.
 #[derive(Debug)]
@@ -380,8 +380,8 @@ impl Store for RedisStore {
             .await
     }
 
-    async fn watch(&self, from: WatchFrom) -> Result<Watch> {
-        watch::watch(&self.session, from).await
+    async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
+        watch::watch(&self.session, request).await
     }
 
     fn lag(&self) -> Option<Duration> {

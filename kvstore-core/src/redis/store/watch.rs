@@ -3,7 +3,7 @@
 //! A place in the history is the version up to which each partition was heard, so a change's id has a number for each.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt;
 use tokio::sync::watch::Receiver;
@@ -17,18 +17,18 @@ use crate::redis::link::wake::woken;
 use crate::redis::session::Session;
 use crate::redis::store::entries;
 use crate::redis::text::{number, unexpected};
-use crate::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom};
+use crate::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom, WatchRequest};
 
 /// Most entries of a partition's history read at once; each holds the changes of one commit, or a part of them.
 const ENTRIES_READ: usize = 20;
 
-pub(crate) async fn watch(session: &Arc<Session>, from: WatchFrom) -> Result<Watch> {
+pub(crate) async fn watch(session: &Arc<Session>, request: &WatchRequest) -> Result<Watch> {
     session.check_open()?;
     let latest = latest(session).await?;
-    let heard = match from {
+    let heard = match &request.from {
         WatchFrom::Now => latest.iter().map(|history| history.latest).collect(),
         WatchFrom::After(id) => {
-            let heard = parse(&id, latest.len())?;
+            let heard = parse(id, latest.len())?;
             for (heard, history) in heard.iter().zip(&latest) {
                 history.check(*heard)?;
             }
@@ -38,8 +38,11 @@ pub(crate) async fn watch(session: &Arc<Session>, from: WatchFrom) -> Result<Wat
     let start = id(&heard);
     let mut moved = session.wake.any();
     moved.mark_changed();
+    let place = Arc::new(Mutex::new(start.clone()));
     let watcher = Watcher {
         session: Arc::clone(session),
+        request: request.clone(),
+        place: Arc::clone(&place),
         heard,
         moved,
         waiting: VecDeque::new(),
@@ -53,6 +56,7 @@ pub(crate) async fn watch(session: &Arc<Session>, from: WatchFrom) -> Result<Wat
     Ok(Watch {
         start,
         changes: changes.boxed(),
+        place: Box::new(move || place.lock().unwrap_or_else(PoisonError::into_inner).clone()),
     })
 }
 
@@ -137,6 +141,9 @@ fn parse(id: &ChangeId, partitions: usize) -> Result<Vec<u64>> {
 
 struct Watcher {
     session: Arc<Session>,
+    request: WatchRequest,
+    /// Up to here all that it shows was taken.
+    place: Arc<Mutex<ChangeId>>,
     heard: Vec<u64>,
     moved: Receiver<u64>,
     waiting: VecDeque<Changed>,
@@ -151,6 +158,7 @@ impl Watcher {
                 return None;
             }
             if let Some(changed) = self.waiting.pop_front() {
+                self.set_place(changed.id.clone());
                 return Some(Ok(changed));
             }
             self.moved.mark_unchanged();
@@ -158,9 +166,14 @@ impl Watcher {
                 return (!self.session.is_closed()).then_some(Err(error));
             }
             if self.waiting.is_empty() {
+                self.set_place(id(&self.heard));
                 woken(&mut self.moved, crate::redis::link::wake::ASK_AFTER).await;
             }
         }
+    }
+
+    fn set_place(&self, id: ChangeId) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = id;
     }
 
     /// Reads what is new in all partitions.
@@ -169,6 +182,11 @@ impl Watcher {
             let place = usize::from(partition.0);
             let after = self.heard[place];
             let (latest, found) = read_partition(&self.session, partition, after).await?;
+            let heard_of = found.last().map_or(after, |(_, version, _)| *version);
+            let shown = found
+                .into_iter()
+                .filter(|(key, _, kind)| self.request.shows(key, *kind));
+            let found: Vec<Change> = shown.collect();
             let values = self.values(partition, &found).await?;
             for ((key, version, kind), value) in found.into_iter().zip(values) {
                 self.heard[place] = version;
@@ -181,7 +199,7 @@ impl Watcher {
                 });
             }
             // Versions that nobody hears of are behind it, too.
-            self.heard[place] = latest.max(self.heard[place]);
+            self.heard[place] = latest.max(heard_of);
         }
         Ok(())
     }
@@ -191,8 +209,8 @@ impl Watcher {
         partition: Partition,
         found: &[Change],
     ) -> Result<Vec<Option<crate::model::value::Value>>> {
-        if found.is_empty() {
-            return Ok(Vec::new());
+        if found.is_empty() || !self.request.include_values {
+            return Ok(vec![None; found.len()]);
         }
         let keys = found.iter().map(|(key, ..)| key);
         let entries = entries(&self.session, partition, keys).await?;

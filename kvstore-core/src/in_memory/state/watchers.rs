@@ -1,0 +1,257 @@
+//! Who watches, and what is handed to each. A commit prepares a change once, for all who watch it, and wakes nobody else.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::State;
+use super::row::Row;
+use crate::model::entry::{Timestamp, Version};
+use crate::model::key::Key;
+use crate::store::{ChangeId, ChangeKind, Changed, WatchRequest};
+
+/// Most changes that wait for a watcher, and most bytes of them. One that is further behind reads the history.
+const QUEUE_MAX: usize = 256;
+const QUEUE_BYTES_MAX: usize = 1 << 20;
+
+/// One of those who watch.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    id: usize,
+    pub(super) request: WatchRequest,
+    pub(super) changed: Notify,
+    place: Mutex<Place>,
+}
+
+/// How far a watcher is.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Changes that it was handed and has not taken.
+    queue: VecDeque<Arc<Prepared>>,
+    bytes: usize,
+    /// The last change that it has taken, or where it began.
+    pub(super) taken: Version,
+    /// It was handed all that it watches up to here, or up to now if it is not behind.
+    pub(super) up_to: Version,
+    /// What comes is not handed to it: it reads the history.
+    pub(super) is_behind: bool,
+    /// The state was replaced, or the store closed.
+    pub(super) ended: Option<Ended>,
+}
+
+/// Why a watch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Replaced,
+    Closed,
+}
+
+impl Watcher {
+    pub(super) fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.queue.len() >= QUEUE_MAX || self.bytes >= QUEUE_BYTES_MAX
+    }
+
+    fn hand(&mut self, change: &Arc<Prepared>) {
+        self.is_behind |= self.is_full();
+        if !self.is_behind {
+            self.up_to = change.changed.version;
+            self.push(Arc::clone(change));
+        }
+    }
+
+    pub(super) fn push(&mut self, change: Arc<Prepared>) {
+        self.bytes += change.bytes();
+        self.queue.push_back(change);
+    }
+
+    /// Takes the next one, as it is `now`: a value may have expired since.
+    pub(super) fn take(&mut self, now: Timestamp) -> Option<Changed> {
+        let change = self.queue.pop_front()?;
+        self.bytes -= change.bytes();
+        let Prepared {
+            mut changed,
+            expires_at,
+        } = Arc::unwrap_or_clone(change);
+        self.taken = changed.version;
+        changed.value = changed
+            .value
+            .filter(|_| expires_at.is_none_or(|deadline| deadline > now));
+        Some(changed)
+    }
+}
+
+/// A change, prepared.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    changed: Changed,
+    /// When its value ends.
+    expires_at: Option<Timestamp>,
+}
+
+impl Prepared {
+    /// Prepares a change of `state`. Its value goes along as long as it is there, if it is wanted.
+    pub(super) fn new(
+        state: &State,
+        version: Version,
+        key: &Key,
+        kind: ChangeKind,
+        wants_value: bool,
+    ) -> Arc<Self> {
+        let row = wants_value.then(|| state.table.get(key)).flatten();
+        let row = row.filter(|row| row.version() == version);
+        let changed = Changed {
+            id: change_id(version),
+            key: key.clone(),
+            version,
+            kind,
+            value: row.map(Row::value),
+        };
+        let expires_at = row.and_then(Row::expires_at);
+        Arc::new(Self {
+            changed,
+            expires_at,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.changed.value.as_ref().map_or(0, |value| value.len())
+    }
+}
+
+/// All of them, by the prefixes that they watch.
+#[derive(Debug, Default)]
+pub(super) struct Watchers {
+    count: AtomicUsize,
+    all: Mutex<All>,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    next_id: usize,
+    by_prefix: HashMap<String, Vec<Arc<Watcher>>>,
+    /// How many prefixes have that length: a key is looked up by those of its own.
+    lengths: BTreeMap<usize, usize>,
+}
+
+impl Watchers {
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn are_there(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
+    /// Adds one that was handed all up to `up_to`. Called while the state is locked.
+    pub(super) fn add(
+        &self,
+        request: WatchRequest,
+        up_to: Version,
+        is_behind: bool,
+    ) -> Arc<Watcher> {
+        let mut all = self.all();
+        all.next_id += 1;
+        let watcher = Arc::new(Watcher {
+            id: all.next_id,
+            changed: Notify::new(),
+            place: Mutex::new(Place {
+                queue: VecDeque::new(),
+                bytes: 0,
+                taken: up_to,
+                up_to,
+                is_behind,
+                ended: None,
+            }),
+            request,
+        });
+        let prefix = &watcher.request.prefix;
+        if !all.by_prefix.contains_key(prefix) {
+            *all.lengths.entry(prefix.len()).or_default() += 1;
+        }
+        let same = all.by_prefix.entry(prefix.clone()).or_default();
+        same.push(Arc::clone(&watcher));
+        self.count.fetch_add(1, Ordering::SeqCst);
+        watcher
+    }
+
+    pub(super) fn remove(&self, watcher: &Watcher) {
+        let mut all = self.all();
+        let prefix = &watcher.request.prefix;
+        let Some(same) = all.by_prefix.get_mut(prefix) else {
+            return;
+        };
+        same.retain(|other| other.id != watcher.id);
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        if same.is_empty() {
+            all.by_prefix.remove(prefix);
+            if let Some(count) = all.lengths.get_mut(&prefix.len()) {
+                *count -= 1;
+                if *count == 0 {
+                    all.lengths.remove(&prefix.len());
+                }
+            }
+        }
+    }
+
+    /// Hands out the changes of `state` behind version `before`, which were just made; returns whom to wake once the state is no
+    /// longer locked.
+    pub(super) fn hand_out(&self, state: &State, before: Version) -> Vec<Arc<Watcher>> {
+        let all = self.all();
+        let mut woken: Vec<Arc<Watcher>> = Vec::new();
+        let Ok(changes) = state.changes.after(before) else {
+            // More than the history holds: they find that out by themselves.
+            for watcher in all.by_prefix.values().flatten() {
+                watcher.place().is_behind = true;
+                woken.push(Arc::clone(watcher));
+            }
+            return woken;
+        };
+        for (version, key, kind) in changes {
+            let text = key.as_str();
+            let prefixes = all.lengths.range(..=text.len());
+            let prefixes = prefixes.filter_map(|(length, _)| text.get(..*length));
+            let watchers = prefixes.filter_map(|prefix| all.by_prefix.get(prefix));
+            let watchers = watchers.flatten();
+            let (mut with_value, mut without) = (None, None);
+            for watcher in watchers.filter(|it| it.request.kinds.contains(kind)) {
+                let wants_value = watcher.request.include_values;
+                let change = match wants_value {
+                    true => &mut with_value,
+                    false => &mut without,
+                };
+                let change = change
+                    .get_or_insert_with(|| Prepared::new(state, *version, key, *kind, wants_value));
+                watcher.place().hand(change);
+                if woken.last().is_none_or(|last| last.id != watcher.id) {
+                    woken.push(Arc::clone(watcher));
+                }
+            }
+        }
+        woken
+    }
+
+    /// Ends all watches.
+    pub(super) fn end(&self, why: Ended) {
+        for watcher in self.all().by_prefix.values().flatten() {
+            watcher.place().ended.get_or_insert(why);
+            watcher.changed.notify_one();
+        }
+    }
+}
+
+/// The place in the history behind `version`.
+pub(super) fn change_id(version: Version) -> ChangeId {
+    ChangeId::new(version.to_string())
+}
