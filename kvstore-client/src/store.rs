@@ -9,7 +9,7 @@ use kvstore_core::model::commit::Committed;
 use kvstore_core::model::job::JobState;
 use kvstore_core::model::write::Condition;
 use kvstore_core::service::Submitted;
-use kvstore_core::store::{ListRequest, Listed, Page, Watch, WatchFrom};
+use kvstore_core::store::{ListRequest, Listed, Page, Watch, WatchRequest};
 use kvstore_core::{Entry, Error, Key, Result, Version};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -84,15 +84,13 @@ impl RemoteStore {
 
     /// Returns the changes from a point on, as [`Store::watch`](kvstore_core::Store::watch) does. The
     /// stream resumes by itself when the connection breaks; after that it may repeat a change, and never
-    /// skips one. [`Client::watch`](crate::Client::watch) begins with a snapshot and can be limited to a
-    /// prefix.
+    /// skips one. [`Client::watch`](crate::Client::watch) can begin with a snapshot.
     ///
     /// # Errors
     /// [`Error::Compacted`], here or from the stream, if that point is no longer in the history.
-    pub async fn watch(&self, from: WatchFrom) -> Result<Watch> {
-        Watching::new(self.service.transport().clone(), "")
-            .values()
-            .changes_from(from)
+    pub async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
+        Watching::new(self.service.transport().clone(), &request.prefix)
+            .changes(request)
             .await
     }
 

@@ -1,7 +1,7 @@
 //! Live changes as a stream that resumes by itself.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_core::stream::BoxStream;
@@ -9,7 +9,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use kvstore_core::error::Subject;
-use kvstore_core::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom};
+use kvstore_core::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom, WatchRequest};
 use kvstore_core::{Error, Key, Result, Value, Version};
 use tokio::time::{sleep, timeout};
 
@@ -129,16 +129,20 @@ impl Watching {
     }
 
     /// Returns the changes as a store of the core does.
-    pub(crate) async fn changes_from(mut self, from: WatchFrom) -> Result<Watch> {
-        if let WatchFrom::After(id) = from {
-            self.since = Some(id);
+    pub(crate) async fn changes(mut self, request: &WatchRequest) -> Result<Watch> {
+        if let WatchFrom::After(id) = &request.from {
+            self.since = Some(id.clone());
         }
+        self.kinds = Some(request.kinds.clone());
+        self.values = request.include_values;
         let retry_for = self.transport.options.retry_for;
         let mut feed = Feed::new(self);
         let start = match timeout(retry_for, feed.begin()).await {
             Ok(start) => start?,
             Err(_) => return Err(feed.last_error()),
         };
+        let place = Arc::new(Mutex::new(start.clone()));
+        feed.place = Some(Arc::clone(&place));
         let changes = stream::try_unfold(feed, |mut feed| async move {
             Ok(feed.next().await?.map(|event| (event, feed)))
         });
@@ -151,6 +155,7 @@ impl Watching {
         Ok(Watch {
             start,
             changes: changes.boxed(),
+            place: Box::new(move || place.lock().unwrap_or_else(PoisonError::into_inner).clone()),
         })
     }
 }
@@ -165,6 +170,8 @@ struct Feed {
     backoff: Backoff,
     /// Whether a part of a snapshot was shown that is not complete.
     is_half_shown: bool,
+    /// Where the place is told up to which everything was taken, if that is asked for.
+    place: Option<Arc<Mutex<ChangeId>>>,
     error: Option<Error>,
 }
 
@@ -185,6 +192,7 @@ impl Feed {
             received: VecDeque::new(),
             backoff: Backoff::default(),
             is_half_shown: false,
+            place: None,
             error: None,
         }
     }
@@ -203,8 +211,17 @@ impl Feed {
 
     async fn next(&mut self) -> Result<Option<Event>> {
         loop {
-            if let Some(event) = self.received.pop_front() {
-                return Ok(Some(event));
+            let event = self.received.pop_front();
+            let id = match &event {
+                Some(Event::Changed(change)) => Some(&change.id),
+                Some(_) => None,
+                None => self.last.as_ref(),
+            };
+            if let (Some(place), Some(id)) = (&self.place, id) {
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = id.clone();
+            }
+            if event.is_some() {
+                return Ok(event);
             }
             self.step().await?;
         }
@@ -298,7 +315,9 @@ impl Feed {
 
     fn take(&mut self, sent: Sent) -> Result<()> {
         let id = sent.id.map(ChangeId::new);
-        let kind = KINDS.into_iter().find(|kind| name(kind) == sent.name);
+        let kind = ChangeKind::ALL
+            .into_iter()
+            .find(|kind| name(kind) == sent.name);
         match (kind, sent.name.as_str()) {
             (Some(kind), _) => {
                 let entry: Option<WireEntry<'_>> = serde_json::from_str(&sent.data).ok();
@@ -354,8 +373,6 @@ impl Feed {
         })
     }
 }
-
-const KINDS: [ChangeKind; 3] = [ChangeKind::Set, ChangeKind::Delete, ChangeKind::Expire];
 
 fn name(kind: &ChangeKind) -> &'static str {
     match kind {

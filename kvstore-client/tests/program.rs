@@ -132,14 +132,14 @@ macro_rules! program {
             service.ping().await?;
 
             // Changes.
-            let mut watch = store.watch(WatchFrom::Now).await?;
+            let mut watch = store.watch(&WatchFrom::Now.into()).await?;
             store.set("w", &1).await?;
             store.delete("w").await?;
             let set = watch.changes.next().await.expect("a change")?;
             assert_eq!((set.key.as_str(), set.kind), ("w", ChangeKind::Set));
             let deleted = watch.changes.next().await.expect("a change")?;
             assert_eq!((deleted.key.as_str(), deleted.kind), ("w", ChangeKind::Delete));
-            let mut since = store.watch(WatchFrom::After(watch.start.clone())).await?;
+            let mut since = store.watch(&WatchFrom::After(watch.start.clone()).into()).await?;
             assert_eq!(since.changes.next().await.expect("a change")?.version, set.version);
             drop((watch, since));
 

@@ -125,12 +125,17 @@ async fn watch_of_a_lost_history_begins_with_what_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let (_server, client) = started(folder.path()).await;
     client.store().set("a", &1).await.unwrap();
-    let now = client.store().watch(WatchFrom::Now).await.unwrap().start;
+    let now = client
+        .store()
+        .watch(&WatchFrom::Now.into())
+        .await
+        .unwrap()
+        .start;
     // An id from a history that there never was.
     let lost = ChangeId::new(format!("9{}", now.as_str()));
     let error = client
         .store()
-        .watch(WatchFrom::After(lost.clone()))
+        .watch(&WatchFrom::After(lost.clone()).into())
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Compacted), "{error:?}");
