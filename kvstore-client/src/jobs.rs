@@ -30,7 +30,9 @@ pub struct JobInfo {
     pub attempts: Option<u32>,
     /// How it stands.
     pub outcome: JobOutcome,
-    /// When it became a dead letter.
+    /// When it was accepted, of a job that waits, in a listing.
+    pub accepted_at: Option<Timestamp>,
+    /// When it became a dead letter, in a listing.
     pub dead_at: Option<Timestamp>,
 }
 
@@ -244,6 +246,7 @@ struct WireJob {
     attempts: Option<u32>,
     result: Option<WireApplied>,
     error: Option<WireError>,
+    accepted_at: Option<String>,
     dead_at: Option<String>,
 }
 
@@ -278,6 +281,7 @@ impl WireJob {
             key: self.key,
             attempts: self.attempts,
             outcome,
+            accepted_at: self.accepted_at.as_deref().and_then(wire::timestamp),
             dead_at: self.dead_at.as_deref().and_then(wire::timestamp),
         })
     }

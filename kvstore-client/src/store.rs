@@ -207,6 +207,17 @@ impl RemoteStore {
         }
     }
 
+    /// Makes every key that starts with `prefix` absent, and returns how many were there.
+    ///
+    /// The server does it in several jobs: it is not one moment, and a key that is written meanwhile may
+    /// stay.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if some of them may be left; to repeat the call is safe.
+    pub async fn delete_all(&self, prefix: &str) -> Result<u64> {
+        self.service.delete_all(prefix, APPLIED_WAIT).await
+    }
+
     /// Begins a batch: changes that take effect together or not at all.
     pub fn batch(&self) -> Batch<'_> {
         Batch::new(&self.service)

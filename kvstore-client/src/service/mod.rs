@@ -142,6 +142,20 @@ impl RemoteService {
         }
     }
 
+    pub(crate) async fn delete_all(&self, prefix: &str, wait: Duration) -> Result<u64> {
+        let target = Target::new("/v1/kv").with("prefix", prefix).with("all", 1);
+        let mut call = Call::read(Method::DELETE, target.finish(), Subject::Key);
+        // A second one finds what the first has left.
+        (call.effect, call.wait) = (Effect::Once, wait);
+        call.header(PREFER, &format!("wait={}", wait.as_secs()));
+        let reply = self.transport.send(&call).await?;
+        match reply.status {
+            StatusCode::OK => parse(&reply, &call).map(|answer: Cleared| answer.deleted),
+            StatusCode::ACCEPTED => Err(unexpected(&reply, &call, &"the jobs are still queued")),
+            _ => Err(Problem::of(&reply).into_error(&call)),
+        }
+    }
+
     /// Returns the entry under `key`. To see a write of another process, [`RemoteService::wait_visible`]
     /// first.
     ///
@@ -312,6 +326,12 @@ struct WirePage<'a> {
     cursor: Option<String>,
     count: Option<u64>,
     as_of: String,
+}
+
+/// The answer to a delete by prefix.
+#[derive(Debug, Deserialize)]
+struct Cleared {
+    deleted: u64,
 }
 
 /// The answer to a write, a single one or a batch.

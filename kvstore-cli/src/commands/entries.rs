@@ -1,0 +1,183 @@
+//! `get set delete add merge touch`
+
+use kvstore_core::Key;
+use kvstore_core::model::command::{Expiry, Operation};
+use kvstore_core::model::job::JobState;
+use kvstore_core::model::write::Condition;
+use kvstore_core::service::Submitted;
+use serde_json::{Map, Value as Json, json};
+
+use super::{Context, under};
+use crate::args::{Add, Delete, Get, Merge, Sending, Set, Touch};
+use crate::failure::Failure;
+use crate::output::{deadline, etag, line, raw, shortened};
+
+pub(super) async fn get(context: &Context, get: Get) -> Result<(), Failure> {
+    let entries = match get.keys.as_slice() {
+        [key] => vec![context.client.store().get(key).await?],
+        keys => context.client.store().get_many(keys).await?,
+    };
+    // Many keys need their names; the value of one is what was asked for.
+    let is_plain = !get.meta && (get.keys.len() == 1 || get.raw);
+    let mut absent = Vec::new();
+    let mut rows = context.output.rows(&["KEY", "ETAG", "EXPIRES", "VALUE"]);
+    for (key, entry) in get.keys.iter().zip(&entries) {
+        let Some(entry) = entry else {
+            absent.push(key.as_str());
+            continue;
+        };
+        if is_plain {
+            match (get.raw, entry.value.to::<String>()) {
+                (true, Ok(text)) => line(text.as_bytes())?,
+                _ => line(entry.value.as_bytes())?,
+            }
+            continue;
+        }
+        let object = EntryObject {
+            key,
+            etag: etag(entry.version),
+            expires_at: entry.expires_at.map(|moment| moment.to_string()),
+            value: Some(raw(&entry.value)),
+            size: None,
+        };
+        let cells = vec![
+            key.to_string(),
+            entry.version.to_string(),
+            deadline(entry.expires_at),
+            shortened(Some(&entry.value)),
+        ];
+        rows.row(cells, &object)?;
+    }
+    rows.flush()?;
+    match absent.as_slice() {
+        [] => Ok(()),
+        keys => Err(Failure::Absent(format!("no such key: {}", keys.join(", ")))),
+    }
+}
+
+/// An entry as a line of JSON.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct EntryObject<'a> {
+    pub(super) key: &'a Key,
+    pub(super) etag: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) size: Option<usize>,
+    pub(super) expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) value: Option<&'a serde_json::value::RawValue>,
+}
+
+pub(super) async fn set(context: &Context, set: Set) -> Result<(), Failure> {
+    let value = match set.text {
+        true => set.value.text()?,
+        false => set.value.json()?,
+    };
+    let condition = match set.if_absent {
+        true => Some(Condition::Absent),
+        false => set.if_match,
+    };
+    let operation = Operation {
+        expiry: set.ttl.unwrap_or_default(),
+        ..Operation::set(set.key, value)
+    };
+    write(context, under(operation, condition), &set.sending).await
+}
+
+pub(super) async fn delete(context: &Context, delete: Delete) -> Result<(), Failure> {
+    if let Some(prefix) = delete.prefix {
+        if prefix.is_empty() && !delete.all {
+            let text = "an empty prefix means every key of the server: say --all if it does";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        let deleted = context.client.store().delete_all(&prefix).await?;
+        let object = json!({"prefix": prefix, "deleted": deleted});
+        return Ok(context.output.one(&format!("{deleted} deleted"), &object)?);
+    }
+    for key in delete.keys {
+        let operation = under(Operation::delete(key), delete.if_match);
+        write(context, operation, &delete.sending).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn add(context: &Context, add: Add) -> Result<(), Failure> {
+    let operation = Operation {
+        expiry: add.ttl.unwrap_or_default(),
+        ..Operation::add(add.key, add.by)
+    };
+    write(context, under(operation, add.if_match), &add.sending).await
+}
+
+pub(super) async fn merge(context: &Context, merge: Merge) -> Result<(), Failure> {
+    let operation = Operation {
+        expiry: merge.ttl.unwrap_or(Expiry::Keep),
+        ..Operation::merge(merge.key, merge.patch.json()?)
+    };
+    write(context, under(operation, merge.if_match), &merge.sending).await
+}
+
+pub(super) async fn touch(context: &Context, touch: Touch) -> Result<(), Failure> {
+    let operation = Operation::touch(touch.key, touch.ttl);
+    write(context, under(operation, touch.if_match), &touch.sending).await
+}
+
+/// Sends one operation and prints what it did.
+async fn write(context: &Context, operation: Operation, sending: &Sending) -> Result<(), Failure> {
+    let (key, name) = (operation.key.clone(), operation.action.name());
+    let submitted = context.submit(operation, sending).await?;
+    let mut object = Map::new();
+    object.insert("key".to_owned(), key.as_str().into());
+    describe(&mut object, name, &submitted, 0);
+    object.insert("job_id".to_owned(), submitted.id.to_string().into());
+    Ok(context
+        .output
+        .one(&sentence(name, &key, &submitted), &object)?)
+}
+
+/// Adds the members that say what operation number `index` of those that write did.
+pub(super) fn describe(
+    object: &mut Map<String, Json>,
+    name: &str,
+    submitted: &Submitted,
+    index: usize,
+) {
+    let mut member = |name: &str, value: Json| object.insert(name.to_owned(), value);
+    if submitted.state == JobState::Queued {
+        member("status", "queued".into());
+        return;
+    }
+    let Some(applied) = submitted.applied().get(index) else {
+        return;
+    };
+    if let Some(number) = applied.computed.number {
+        member("value", number.into());
+    }
+    member("etag", etag(applied.version).into());
+    match name {
+        "delete" => member("deleted", applied.existed.into()),
+        "touch" => {
+            let moment = applied.computed.expires_at.map(|moment| moment.to_string());
+            member("expires_at", moment.into())
+        }
+        _ => member("created", (!applied.existed).into()),
+    };
+}
+
+/// Says what a write did, for people.
+fn sentence(name: &str, key: &Key, submitted: &Submitted) -> String {
+    if submitted.state == JobState::Queued {
+        return format!("{key} queued as job {}", submitted.id);
+    }
+    let Some(applied) = submitted.applied().first() else {
+        return format!("{key} applied");
+    };
+    let version = applied.version;
+    match (name, applied.existed) {
+        ("add", _) => applied.computed.number.unwrap_or_default().to_string(),
+        ("delete", true) => format!("{key} deleted"),
+        ("delete", false) => format!("{key} was absent"),
+        ("touch", _) => format!("{key} expires {}", deadline(applied.computed.expires_at)),
+        (_, true) => format!("{key} replaced, etag {version}"),
+        (_, false) => format!("{key} created, etag {version}"),
+    }
+}

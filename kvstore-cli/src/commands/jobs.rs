@@ -1,0 +1,183 @@
+//! `jobs` and `queue`
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use kvstore_client::{JobInfo, JobOutcome, JobStatus};
+use kvstore_core::error::Error;
+use serde_json::{Value as Json, json};
+
+use super::Context;
+use crate::args::{Jobs, Letters};
+use crate::failure::Failure;
+use crate::output::{age, deadline, etag};
+
+pub(super) async fn jobs(context: &Context, jobs: Jobs) -> Result<(), Failure> {
+    match jobs {
+        Jobs::List { dead } => list(context, dead).await,
+        Jobs::Get { id, wait } => {
+            let job = context.client.service().job(&id, wait).await?;
+            let absent = || Failure::Absent(format!("no such job is known: {id}"));
+            print(context, vec![job.ok_or_else(absent)?])
+        }
+        Jobs::Retry(letters) => retry(context, letters).await,
+        Jobs::Forget(letters) => forget(context, letters).await,
+    }
+}
+
+async fn list(context: &Context, dead: bool) -> Result<(), Failure> {
+    let status = match dead {
+        true => JobStatus::Dead,
+        false => JobStatus::Queued,
+    };
+    let mut jobs = context.client.service().jobs(status);
+    let mut rows = context.output.rows(NAMES);
+    while let Some(job) = jobs.try_next().await? {
+        rows.row(cells(&job), &object(&job))?;
+    }
+    Ok(rows.flush()?)
+}
+
+fn print(context: &Context, jobs: Vec<JobInfo>) -> Result<(), Failure> {
+    let mut rows = context.output.rows(NAMES);
+    for job in jobs {
+        rows.row(cells(&job), &object(&job))?;
+    }
+    Ok(rows.flush()?)
+}
+
+const NAMES: &[&str] = &["ID", "OP", "KEY", "STATUS", "TRIES", "SINCE", "REASON"];
+
+fn cells(job: &JobInfo) -> Vec<String> {
+    let (status, reason) = match &job.outcome {
+        JobOutcome::Queued => ("queued", ""),
+        JobOutcome::Succeeded(_) => ("succeeded", ""),
+        JobOutcome::Failed { reason, .. } => ("failed", reason.as_str()),
+        JobOutcome::Dead { reason } => ("dead", reason.as_str()),
+    };
+    vec![
+        job.id.to_string(),
+        job.op.clone().unwrap_or_default(),
+        job.key
+            .as_ref()
+            .map(|key| key.to_string())
+            .unwrap_or_default(),
+        status.to_owned(),
+        job.attempts
+            .map(|attempts| attempts.to_string())
+            .unwrap_or_default(),
+        deadline(job.dead_at.or(job.accepted_at)),
+        reason.to_owned(),
+    ]
+}
+
+fn object(job: &JobInfo) -> Json {
+    let mut object = json!({
+        "id": job.id,
+        "op": job.op,
+        "key": job.key,
+        "attempts": job.attempts,
+    });
+    let mut member = |name: &str, value: Json| object[name] = value;
+    match &job.outcome {
+        JobOutcome::Queued => member("status", "queued".into()),
+        JobOutcome::Succeeded(applied) => {
+            member("status", "succeeded".into());
+            if let Some(applied) = applied {
+                member("etag", etag(applied.version).into());
+                member("existed", applied.existed.into());
+            }
+        }
+        JobOutcome::Failed {
+            reason,
+            operation,
+            current,
+        } => {
+            member("status", "failed".into());
+            member("reason", reason.as_str().into());
+            member("failed_op", (*operation).into());
+            member("current_etag", current.map(etag).into());
+        }
+        JobOutcome::Dead { reason } => {
+            member("status", "dead".into());
+            member("reason", reason.as_str().into());
+        }
+    }
+    for (name, moment) in [("accepted_at", job.accepted_at), ("dead_at", job.dead_at)] {
+        if let Some(moment) = moment {
+            member(name, moment.to_string().into());
+        }
+    }
+    object
+}
+
+async fn retry(context: &Context, letters: Letters) -> Result<(), Failure> {
+    let service = context.client.service();
+    if letters.all {
+        let retried = service.retry_dead().await?;
+        let object = json!({"retried": retried});
+        return Ok(context
+            .output
+            .one(&format!("{retried} queued again"), &object)?);
+    }
+    for id in letters.ids {
+        let job = service.retry(&id).await.map_err(no_letter)?;
+        let object = json!({"id": id, "job_id": job, "status": "queued"});
+        context
+            .output
+            .one(&format!("{id} queued again as job {job}"), &object)?;
+    }
+    Ok(())
+}
+
+async fn forget(context: &Context, letters: Letters) -> Result<(), Failure> {
+    let service = context.client.service();
+    if letters.all {
+        let forgotten = service.forget_dead().await?;
+        let object = json!({"forgotten": forgotten});
+        return Ok(context
+            .output
+            .one(&format!("{forgotten} dropped"), &object)?);
+    }
+    for id in letters.ids {
+        if !service.forget(&id).await? {
+            return Err(Failure::Absent(format!("no such dead letter: {id}")));
+        }
+        let object = json!({"id": id, "forgotten": true});
+        context.output.one(&format!("{id} dropped"), &object)?;
+    }
+    Ok(())
+}
+
+fn no_letter(error: Error) -> Failure {
+    match error {
+        Error::NotFound { what } => Failure::Absent(what),
+        error => error.into(),
+    }
+}
+
+pub(super) async fn queue(context: &Context) -> Result<(), Failure> {
+    let queue = context.client.service().queue_status().await?;
+    let oldest = queue.oldest_age_seconds;
+    let cells = vec![
+        queue.jobs.to_string(),
+        queue.bytes.to_string(),
+        oldest
+            .map(|seconds| age(Duration::from_secs_f64(seconds)))
+            .unwrap_or_default(),
+        queue.dead.to_string(),
+        queue.partitions.to_string(),
+    ];
+    let object = json!({
+        "jobs": queue.jobs,
+        "bytes": queue.bytes,
+        "oldest_age_seconds": oldest,
+        "dead": queue.dead,
+        "partitions": queue.partitions,
+    });
+    let mut rows = context
+        .output
+        .rows(&["JOBS", "BYTES", "OLDEST", "DEAD", "PARTITIONS"]);
+    rows.row(cells, &object)?;
+    Ok(rows.flush()?)
+}

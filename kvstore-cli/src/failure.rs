@@ -1,0 +1,119 @@
+//! How a run ends that cannot do what it was asked to: a line that says what to do, and a code.
+
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+
+use kvstore_core::Error;
+use kvstore_core::error::in_one_line;
+
+/// The exit codes, for the help.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed for a reason of its own, which standard error names
+  2  wrong arguments or input
+  3  a key or job that was asked for is absent
+  4  a condition did not hold (--if-match, --if-absent, check)
+  5  the server cannot be reached or cannot do it now; nothing happened
+  6  it is not known whether the write took effect
+  7  the token does not permit it";
+
+/// Why a run failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Store(Error),
+    Usage(String),
+    /// What was asked for is absent; the rest of the output stands.
+    Absent(String),
+    Io(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Failure {
+    /// Says on standard error what is wrong and what to do, and returns the code.
+    pub(crate) fn report(self) -> ExitCode {
+        let (code, text) = match &self {
+            // Whoever read has had enough, as behind `| head -1`.
+            Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return ExitCode::SUCCESS;
+            }
+            Self::Io(error) => (1, error.to_string()),
+            Self::Usage(text) => (2, text.clone()),
+            Self::Absent(text) => (3, text.clone()),
+            Self::Store(error) => {
+                let (code, advice) = advice(error);
+                let text = in_one_line(error);
+                match advice {
+                    "" => (code, text),
+                    advice => (code, format!("{text}\n  {advice}")),
+                }
+            }
+        };
+        let label = match crate::output::is_colored() && io::stderr().is_terminal() {
+            true => "\x1b[1;31merror\x1b[0m",
+            false => "error",
+        };
+        #[expect(clippy::print_stderr, reason = "it is where errors go")]
+        {
+            eprintln!("{label}: {text}");
+        }
+        ExitCode::from(code)
+    }
+}
+
+fn advice(error: &Error) -> (u8, &'static str) {
+    match error {
+        Error::Invalid { .. }
+        | Error::TooLarge { .. }
+        | Error::CrossPartition { .. }
+        | Error::KeyReused => (2, ""),
+        Error::Config(_) => (
+            2,
+            "name the server with --url or KVSTORE_URL, such as http://127.0.0.1:8000",
+        ),
+        Error::NotFound { .. } => (3, ""),
+        Error::Conflict { .. } => (
+            4,
+            "nothing was changed: read it with `kvstore get --meta KEY`, then decide",
+        ),
+        Error::Unavailable { what, .. } if what.contains("cannot be reached") => (
+            5,
+            "nothing was changed: start a server with `kvstore-http`, or name one with --url or KVSTORE_URL",
+        ),
+        Error::Unavailable { .. } | Error::NotYetVisible { .. } | Error::Full { .. } => {
+            (5, "nothing was changed: try it again later")
+        }
+        Error::StorageFull { .. } => (
+            5,
+            "nothing was changed: delete something, or give the server more room",
+        ),
+        Error::Unknown { .. } => (
+            6,
+            "read before you repeat it, or repeat it with the same --idempotency-key",
+        ),
+        Error::Denied { .. } => (
+            7,
+            "give a token that permits it, with --token-file FILE or in KVSTORE_TOKEN",
+        ),
+        Error::DeadLettered { .. } => (
+            1,
+            "`kvstore jobs list --dead` shows it; remove the cause, then `kvstore jobs retry ID`",
+        ),
+        Error::Compacted => (
+            1,
+            "begin again with --snapshot, which shows what is there now",
+        ),
+        _ => (1, ""),
+    }
+}

@@ -1,0 +1,539 @@
+//! Does the command do what its help says, print what suits its reader, and end with the code that it names?
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+
+/// A running server on a folder, killed when it is dropped.
+struct Server {
+    child: Child,
+    args: Vec<String>,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(folder: &Path, more: &[&str]) -> Self {
+        Self::start_on(&format!("file:{}", folder.display()), more)
+    }
+
+    fn start_on(store: &str, more: &[&str]) -> Self {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = port.local_addr().unwrap();
+        drop(port);
+        let (store, listen) = (store.to_owned(), address.to_string());
+        let mut args = vec!["--store".to_owned(), store, "--listen".to_owned(), listen];
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        let child = Self::spawn(&args, address);
+        Self {
+            child,
+            args,
+            address,
+        }
+    }
+
+    fn spawn(args: &[String], address: SocketAddr) -> Child {
+        let program = Path::new(env!("CARGO_BIN_EXE_kvstore")).with_file_name("kvstore-http");
+        assert!(
+            program.exists(),
+            "the server is missing: cargo build --workspace --bins"
+        );
+        let mut command = clean(Command::new(program));
+        command
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        let begun = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "it does not serve"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child
+    }
+
+    fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = Self::spawn(&self.args, self.address);
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = clean(Command::new(env!("CARGO_BIN_EXE_kvstore")));
+        command
+            .args(args)
+            .env("KVSTORE_URL", format!("http://{}", self.address));
+        command
+    }
+
+    /// Runs it in a pipe and returns its code, its lines and what it says of errors.
+    fn run(&self, args: &[&str]) -> Ended {
+        ended(&mut self.command(args))
+    }
+
+    /// Runs it and returns the JSON of its lines.
+    fn lines(&self, args: &[&str]) -> Vec<Json> {
+        let ended = self.run(args);
+        assert_eq!(ended.code, 0, "{args:?}: {}", ended.errors);
+        ended
+            .lines
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// Runs it on a terminal, and returns what that shows.
+    fn on_terminal(&self, args: &str, variables: &[(&str, &str)]) -> String {
+        let program = env!("CARGO_BIN_EXE_kvstore");
+        let mut command = clean(Command::new("script"));
+        let url = format!("http://{}", self.address);
+        command.args(["-qec", &format!("{program} {args}"), "/dev/null"]);
+        command
+            .env("KVSTORE_URL", url)
+            .env_remove("NO_COLOR")
+            .envs(variables.iter().copied());
+        let output = command.stdin(Stdio::null()).output();
+        let output = output.expect("this test needs script: apt-get install -y bsdutils");
+        String::from_utf8(output.stdout).unwrap().replace('\r', "")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn clean(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KVSTORE_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+#[derive(Debug)]
+struct Ended {
+    code: i32,
+    lines: Vec<String>,
+    errors: String,
+}
+
+fn ended(command: &mut Command) -> Ended {
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ended {
+        code: output.status.code().unwrap(),
+        lines: text(output.stdout).lines().map(str::to_owned).collect(),
+        errors: text(output.stderr),
+    }
+}
+
+#[test]
+fn entries_are_written_and_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder.path().join("database"), &[]);
+    let set = &server.lines(&["set", "user:1", r#"{"name": "Ada", "x": 1.0}"#])[0];
+    assert_eq!(
+        (&set["key"], &set["created"]),
+        (&json!("user:1"), &json!(true))
+    );
+    let etag = set["etag"].as_str().unwrap().to_owned();
+    // The value alone, byte for byte.
+    assert_eq!(
+        server.run(&["get", "user:1"]).lines,
+        [r#"{"name":"Ada","x":1.0}"#]
+    );
+    let meta = &server.lines(&["get", "--meta", "user:1"])[0];
+    assert_eq!(
+        (&meta["etag"], &meta["expires_at"]),
+        (&json!(etag), &json!(null))
+    );
+
+    // From a file, from standard input, as text.
+    let file = folder.path().join("value.json");
+    std::fs::write(&file, "[1,\n2]\n").unwrap();
+    server.lines(&["set", "f", &format!("@{}", file.display())]);
+    assert_eq!(server.run(&["get", "f"]).lines, ["[1,2]"]);
+    let mut child = server
+        .command(&["set", "s", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b" null ").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(server.run(&["get", "s"]).lines, ["null"]);
+    server.lines(&["set", "t", "plain \"text\"", "--text"]);
+    assert_eq!(server.run(&["get", "t"]).lines, [r#""plain \"text\"""#]);
+    assert_eq!(server.run(&["get", "-r", "t"]).lines, ["plain \"text\""]);
+    server.lines(&["set", "n", "-1"]);
+
+    // Conditions and times to live.
+    let late = server.run(&["set", "user:1", "2", "--if-absent"]);
+    assert_eq!(late.code, 4, "{late:?}");
+    assert!(late.errors.contains("kvstore get --meta"), "{late:?}");
+    assert_eq!(
+        server.run(&["set", "user:1", "2", "--if-match", "1"]).code,
+        4
+    );
+    server.lines(&["set", "user:1", "2", "--if-match", &etag, "--ttl", "15m"]);
+    let expires = |key: &str| server.lines(&["get", "--meta", key])[0]["expires_at"].clone();
+    let before = expires("user:1");
+    assert!(before.is_string());
+    server.lines(&["set", "user:1", "3", "--ttl", "keep", "--if-match", "*"]);
+    assert_eq!(expires("user:1"), before);
+    let touched = &server.lines(&["touch", "user:1", "2h"])[0];
+    assert_eq!(touched["expires_at"], expires("user:1"));
+    assert_ne!(touched["expires_at"], before);
+    assert_eq!(server.run(&["touch", "none", "2h"]).code, 3);
+
+    // Numbers and patches.
+    assert_eq!(server.lines(&["add", "hits"])[0]["value"], 1);
+    assert_eq!(
+        server.lines(&["add", "hits", "-5", "--ttl", "60"])[0]["value"],
+        -4
+    );
+    assert_eq!(server.run(&["add", "t"]).code, 2);
+    server.lines(&["merge", "m", r#"{"a":1,"b":2}"#]);
+    server.lines(&["merge", "m", r#"{"a":null}"#]);
+    assert_eq!(server.run(&["get", "m"]).lines, [r#"{"b":2}"#]);
+
+    // Several keys, and those that are absent.
+    let several = server.run(&["get", "f", "none", "s", "nor"]);
+    assert_eq!((several.code, several.lines.len()), (3, 2));
+    assert!(several.errors.contains("none, nor"), "{several:?}");
+    let gone = server.lines(&["delete", "f", "none"]);
+    assert_eq!(
+        (&gone[0]["deleted"], &gone[1]["deleted"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(server.run(&["delete", "none", "--if-match", "*"]).code, 4);
+    assert_eq!(server.run(&["delete", "--prefix", ""]).code, 2);
+    assert_eq!(
+        server.lines(&["delete", "--prefix", "user:"]),
+        [json!({"prefix": "user:", "deleted": 1})]
+    );
+    server.lines(&["delete", "--prefix", "", "--all"]);
+    assert!(server.lines(&["list"]).is_empty());
+}
+
+#[test]
+fn same_write_under_the_same_key_is_the_same_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    let add = ["add", "hits", "5", "--idempotency-key", "monday"];
+    let (first, second) = (server.lines(&add), server.lines(&add));
+    assert_eq!(first, second);
+    assert_eq!(server.run(&["get", "hits"]).lines, ["5"]);
+    assert_eq!(
+        server
+            .run(&["add", "hits", "6", "--idempotency-key", "monday"])
+            .code,
+        2
+    );
+    let queued = &server.lines(&["set", "a", "1", "--no-wait"])[0];
+    assert_eq!(queued["status"], "queued");
+    let job = queued["job_id"].as_str().unwrap();
+    let job = &server.lines(&["jobs", "get", job, "--wait", "10s"])[0];
+    assert_eq!(
+        (&job["status"], &job["op"]),
+        (&json!("succeeded"), &json!("set"))
+    );
+    assert_eq!(server.run(&["jobs", "get", "0123456789abcdef.0.1"]).code, 3);
+    assert_eq!(
+        server.run(&["jobs", "retry", "0123456789abcdef.0.1"]).code,
+        3
+    );
+    assert_eq!(
+        server.run(&["jobs", "forget", "0123456789abcdef.0.1"]).code,
+        3
+    );
+    assert_eq!(
+        server.lines(&["jobs", "retry", "--dead", "--all"]),
+        [json!({"retried": 0})]
+    );
+    assert_eq!(
+        server.lines(&["jobs", "forget", "--dead", "--all"]),
+        [json!({"forgotten": 0})]
+    );
+    for list in [&["jobs", "list"][..], &["jobs", "list", "--dead"]] {
+        assert!(server.lines(list).is_empty());
+    }
+    assert_eq!(
+        server.lines(&["queue"]),
+        [json!({"jobs": 0, "bytes": 0, "oldest_age_seconds": null, "dead": 0, "partitions": 1})]
+    );
+}
+
+/// A Redis server on a socket in `folder`, killed when it is dropped.
+struct Redis(Child);
+
+impl Redis {
+    fn start(folder: &Path) -> (Self, String) {
+        let socket = folder.join("redis.sock");
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--port",
+            "0",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+        ]);
+        command
+            .arg("--unixsocket")
+            .arg(&socket)
+            .arg("--dir")
+            .arg(folder);
+        let child = command.stdout(Stdio::null()).stdin(Stdio::null()).spawn();
+        let child = child.expect("this test needs Redis: apt-get install -y redis-server");
+        let begun = Instant::now();
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "Redis does not start"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        (Self(child), format!("redis+unix://{}", socket.display()))
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn jobs_that_wait_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_redis, store) = Redis::start(folder.path());
+    // Nothing applies what it accepts.
+    let server = Server::start_on(&store, &["--worker", "none"]);
+    let set = server.run(&["set", "a", "1", "--no-wait"]);
+    assert_eq!(set.code, 0, "{set:?}");
+    let jobs = server.lines(&["jobs", "list"]);
+    assert_eq!(
+        (jobs.len(), &jobs[0]["key"], &jobs[0]["status"]),
+        (1, &json!("a"), &json!("queued"))
+    );
+    assert!(jobs[0]["accepted_at"].is_string());
+    let queue = &server.lines(&["queue"])[0];
+    assert_eq!(queue["jobs"], 1);
+    assert!(queue["oldest_age_seconds"].is_number());
+    let waited = &server.lines(&["set", "b", "1", "--wait", "1s"])[0];
+    assert_eq!(waited["status"], "queued");
+}
+
+#[test]
+fn batch_is_made_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder.path().join("database"), &[]);
+    let operations = r#"[{"op":"set","key":"a","value":1.0},{"op":"add","key":"n","by":2},{"op":"delete","key":"x"}]"#;
+    let made = server.lines(&["batch", operations]);
+    assert_eq!(
+        (&made[0]["created"], &made[1]["value"], &made[2]["deleted"]),
+        (&json!(true), &json!(2), &json!(false))
+    );
+    let file = folder.path().join("batch");
+    std::fs::write(&file, "{\"op\":\"set\",\"key\":\"b\",\"value\":1}\n{\"op\":\"check\",\"key\":\"a\",\"if_none_match\":\"*\"}\n").unwrap();
+    let late = server.run(&["batch", &format!("@{}", file.display())]);
+    assert_eq!(late.code, 4);
+    assert!(late.errors.contains("\"a\""), "{late:?}");
+    assert_eq!(server.run(&["get", "b"]).code, 3);
+    assert_eq!(server.run(&["batch", "[]"]).code, 2);
+    assert_eq!(server.run(&["batch", r#"{"op":"put","key":"a"}"#]).code, 2);
+}
+
+#[test]
+fn terminal_gets_tables_and_a_pipe_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    for key in ["a", "team/x/1", "team/x/2", "team/y", "z"] {
+        server.lines(&["set", key, "\"v\""]);
+    }
+    let listed = server.lines(&["list", "team/", "--values"]);
+    assert_eq!(listed.len(), 3);
+    assert_eq!(
+        (&listed[0]["key"], &listed[0]["value"], &listed[0]["size"]),
+        (&json!("team/x/1"), &json!("v"), &json!(3))
+    );
+    assert_eq!(server.lines(&["list", "--limit", "2"]).len(), 2);
+    assert_eq!(
+        server.lines(&["list", "--count"]),
+        [json!({"prefix": "", "count": 5})]
+    );
+    assert_eq!(
+        server.lines(&["list", "--fold"]),
+        [
+            json!({"key": "a"}),
+            json!({"prefix": "team/"}),
+            json!({"key": "z"})
+        ]
+    );
+    let plain = server.on_terminal("list", &[("NO_COLOR", "1")]);
+    let lines: Vec<&str> = plain.lines().collect();
+    assert!(lines[0].starts_with("KEY       ETAG"), "{plain}");
+    assert!(lines[2].starts_with("team/x/1  "), "{plain}");
+    assert_eq!(lines.len(), 6);
+    let colored = server.on_terminal("list", &[]);
+    assert!(colored.starts_with("\x1b[1mKEY"), "{colored:?}");
+    assert_eq!(
+        server.on_terminal("list --tree", &[]),
+        "a  3 B\nteam/\n  x/\n    1  3 B\n    2  3 B\n  y  3 B\nz  3 B\n"
+    );
+    // Either form can be asked for.
+    let json = server.on_terminal("list z -o json", &[]);
+    assert_eq!(serde_json::from_str::<Json>(&json).unwrap()["key"], "z");
+    assert!(server.run(&["list", "-o", "table"]).lines[0].starts_with("KEY"));
+    // A reader that has had enough is no error.
+    let head = format!(
+        "{} list -o table | true; echo ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_kvstore")
+    );
+    let mut shell = clean(Command::new("bash"));
+    shell
+        .args(["-c", &head])
+        .env("KVSTORE_URL", format!("http://{}", server.address));
+    assert_eq!(ended(&mut shell).lines, ["0"]);
+}
+
+#[test]
+fn watch_goes_on_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path(), &[]);
+    server.lines(&["set", "w/0", "0"]);
+    let mut command = server.command(&["watch", "w/", "--snapshot", "--values"]);
+    let mut watch = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Json>(&lines.next().unwrap().unwrap()).unwrap();
+    let present = next();
+    assert_eq!(
+        (&present["event"], &present["value"]),
+        (&json!("present"), &json!(0))
+    );
+    assert_eq!(next(), json!({"event": "synced"}));
+    server.lines(&["set", "w/1", "1"]);
+    let set = next();
+    assert_eq!(
+        (&set["event"], &set["key"], &set["value"]),
+        (&json!("set"), &json!("w/1"), &json!(1))
+    );
+    server.restart();
+    server.lines(&["delete", "w/1"]);
+    // The history may not outlive a kill: then it begins with what is there.
+    let seen = next();
+    match seen["event"].as_str() {
+        Some("reset") => {
+            assert_eq!(next()["key"], "w/0");
+            assert_eq!(next(), json!({"event": "synced"}));
+        }
+        _ => assert_eq!(
+            (&seen["event"], &seen["key"]),
+            (&json!("delete"), &json!("w/1"))
+        ),
+    }
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    // sha256sum of "secret"
+    let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+    std::fs::write(&tokens, format!("reader:{hash}:r\n")).unwrap();
+    let server = Server::start(
+        &folder.path().join("database"),
+        &["--tokens-file", tokens.to_str().unwrap()],
+    );
+    let denied = server.run(&["get", "a"]);
+    assert_eq!(denied.code, 7, "{denied:?}");
+    assert!(denied.errors.contains("KVSTORE_TOKEN"), "{denied:?}");
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "secret\n").unwrap();
+    let secret = secret.to_str().unwrap();
+    assert_eq!(server.run(&["get", "a", "--token-file", secret]).code, 3);
+    assert_eq!(
+        ended(server.command(&["get", "a"]).env("KVSTORE_TOKEN", "secret")).code,
+        3
+    );
+    assert_eq!(
+        server.run(&["set", "a", "1", "--token-file", secret]).code,
+        7
+    );
+
+    let nowhere = "http://127.0.0.1:1";
+    for command in [&["get", "a"][..], &["set", "a", "1"], &["watch"]] {
+        let mut args = vec!["--url", nowhere, "--retry-for", "0s"];
+        args.extend(command);
+        let down = server.run(&args);
+        assert_eq!(down.code, 5, "{down:?}");
+        assert!(
+            down.errors.contains("kvstore-http") && down.errors.contains(nowhere),
+            "{down:?}"
+        );
+    }
+    for (args, words) in [
+        (&["set", "a", "Ada"][..], "--text"),
+        (&["set", "a", "@/none"], "/none"),
+        (&["set", "a//b", "1"], "a//b"),
+        (&["set", "a", "1", "--ttl", "soon"], "15m"),
+        (&["set", "a", "1", "--if-match", "x"], "etag"),
+        (&["get", "a", "--url", "localhost:8000"], "http://HOST:PORT"),
+        (&["jobs", "retry"], "required"),
+        (&["watch", "--events", "put"], "delete or expire"),
+        (&["get", "a", "--token-file", "/none"], "/none"),
+    ] {
+        let wrong = server.run(args);
+        assert_eq!(wrong.code, 2, "{args:?}: {wrong:?}");
+        assert!(wrong.errors.contains(words), "{args:?}: {wrong:?}");
+    }
+    let help = server.run(&["--help"]);
+    assert!(
+        help.lines
+            .iter()
+            .any(|line| line.contains("a condition did not hold")),
+        "{help:?}"
+    );
+}
+
+#[test]
+fn completions_and_man_pages_come_from_the_definition() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut kvstore = clean(Command::new(env!("CARGO_BIN_EXE_kvstore")));
+    let man = ended(kvstore.args(["man", folder.path().to_str().unwrap()]));
+    assert_eq!(man.code, 0, "{man:?}");
+    let page = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    assert!(page("kvstore.1").contains("condition did not hold"));
+    assert!(page("kvstore-set.1").contains("if\\-absent"));
+    assert!(page("kvstore-jobs-retry.1").contains("dead letters"));
+    for (shell, check) in [("bash", true), ("zsh", false), ("fish", false)] {
+        let mut kvstore = clean(Command::new(env!("CARGO_BIN_EXE_kvstore")));
+        let script = ended(kvstore.args(["completions", shell]));
+        let text = script.lines.join("\n");
+        assert!(
+            text.contains("if-absent") && text.contains("jobs"),
+            "{shell}"
+        );
+        if check {
+            let mut bash = clean(Command::new("bash"));
+            assert!(bash.args(["-nc", &text]).status().unwrap().success());
+        }
+    }
+}
