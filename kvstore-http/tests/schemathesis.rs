@@ -64,7 +64,7 @@ async fn ask(process: &Process, headers: &[String]) {
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "it has found something");
     // All of them, but for the one that never ends.
-    assert!(text.contains("Selected: 37/39") && text.contains("Tested: 37"));
+    assert!(text.contains("Selected: 42/44") && text.contains("Tested: 42"));
     for phase in ["Examples", "Coverage", "Fuzzing", "Stateful"] {
         assert!(
             text.contains(&format!("✅ {phase}")),

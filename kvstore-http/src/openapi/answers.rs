@@ -136,9 +136,13 @@ fn described(status: u16) -> Value {
         401 => names.push(("www-authenticate", true)),
         405 => names.push(("allow", true)),
         412 => names.push(("preference-applied", false)),
-        415 => names.push(("accept-patch", false)),
+        415 => names.extend([("accept-patch", false), ("accept-encoding", false)]),
         503 | 507 => names.push(("retry-after", true)),
         _ => {}
+    }
+    // Those of a job that was waited for.
+    if matches!(status, 404 | 412 | 413 | 422 | 500 | 504) {
+        names.extend([("sync-token", false), ("idempotency-replayed", false)]);
     }
     let headers: Map<_, _> = names
         .into_iter()
@@ -189,10 +193,11 @@ pub(super) fn headers() -> Value {
     headers.into()
 }
 
-fn all_headers() -> [(&'static str, &'static str, Value); 15] {
+fn all_headers() -> [(&'static str, &'static str, Value); 16] {
     let text = || json!({ "type": "string" });
     let seconds = || json!({ "type": "integer", "minimum": 1 });
     [
+        ("accept-encoding", "How a body may be encoded", text()),
         ("accept-patch", "What a patch may be", text()),
         ("allow", "The methods that the route has", text()),
         ("cache-control", "Whether a copy may be kept", text()),

@@ -15,7 +15,7 @@ use kvstore_core::service::ServiceOptions;
 use serde_json::{Value, json};
 
 use crate::config::{ENVELOPE_BYTES, Options};
-use crate::routes::{BATCH_BODY_BYTES_MAX, MGET_KEYS_MAX};
+use crate::routes::{BODIES_BYTES_MAX, MGET_KEYS_MAX};
 
 /// What stands at the beginning of the document, and of the page that shows it.
 const PROMISES: &str = "\
@@ -74,7 +74,7 @@ fn limits(options: &Options, service: &ServiceOptions) -> Value {
         "value_bytes": service.value_bytes_max,
         "value_nesting": VALUE_DEPTH_MAX,
         "body_bytes": with_value,
-        "batch_body_bytes": body.unwrap_or(with_value.max(BATCH_BODY_BYTES_MAX)),
+        "batch_body_bytes": body.unwrap_or(with_value.max(BODIES_BYTES_MAX)),
         "batch_operations": BATCH_OPERATIONS_MAX,
         "mget_keys": MGET_KEYS_MAX,
         "page_entries": PAGE_ENTRIES_MAX,

@@ -7,6 +7,7 @@ use super::answers::{Answer, problem, without_bodies};
 use super::schemas::schema;
 use crate::answer::error::{Face, MERGE_PATCH};
 use crate::config::Options;
+use crate::request::headers::SYNC_TOKENS_MAX;
 
 /// What may go wrong with every route that touches data.
 const ALWAYS: [u16; 5] = [400, 401, 422, 500, 503];
@@ -148,7 +149,7 @@ fn switch(name: &str, description: &str) -> Value {
     in_query(
         name,
         description,
-        json!({ "enum": ["1", "0", "true", "false"] }),
+        json!({ "type": "string", "enum": ["1", "0", "true", "false"] }),
     )
 }
 
@@ -157,10 +158,12 @@ fn key() -> Value {
 }
 
 fn after() -> [Value; 2] {
-    let description = "A job: the answer shows what it did, or is 503 not-yet-visible";
+    let description = "Jobs: the answer shows what they did, or is 503 not-yet-visible";
+    let jobs = json!({ "type": "array", "items": schema("JobId"), "maxItems": SYNC_TOKENS_MAX });
+    let header = format!("{description}; several with commas between them");
     [
-        in_query("after", description, schema("JobId")),
-        in_header("Sync-Token", description, schema("JobId")),
+        in_query("after", description, jobs),
+        in_header("Sync-Token", &header, schema("JobId")),
     ]
 }
 
@@ -182,7 +185,7 @@ fn include() -> Value {
     in_query(
         "include",
         "Whether to send values",
-        json!({ "enum": ["value"] }),
+        json!({ "type": "string", "enum": ["value"] }),
     )
 }
 

@@ -34,37 +34,40 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_bytes(&digits).expect("digits are visible ASCII")
 }
 
-/// The writes that a read has to show: from the header `Sync-Token`, and from `?after=`.
-pub(crate) fn sync_tokens(
-    headers: &HeaderMap,
-    query: Query<'_>,
-) -> Result<impl Iterator<Item = JobId>> {
+/// Most sync tokens of a read: what `API.md` §5 grants.
+pub(crate) const SYNC_TOKENS_MAX: usize = 16;
+
+/// The writes that a read has to show: from all lines of `Sync-Token` and from each `?after=`, with commas
+/// between them.
+pub(crate) fn sync_tokens(headers: &HeaderMap, query: Query<'_>) -> Result<Vec<JobId>> {
     let mut tokens = Vec::new();
     for line in headers.get_all(SYNC_TOKEN) {
-        for text in line.to_str().unwrap_or_default().split(',') {
-            tokens.push(parse_token(text.trim())?);
+        let before = tokens.len();
+        parse_tokens(line.to_str().unwrap_or("not visible"), &mut tokens)?;
+        if tokens.len() == before {
+            return Err(Problem::malformed("Sync-Token must not be empty"));
         }
     }
-    for text in query.all("after") {
-        for text in text?.split(',') {
-            tokens.push(parse_token(text)?);
-        }
+    for parameter in query.all("after") {
+        parse_tokens(&parameter?, &mut tokens)?;
     }
-    match tokens.len() > SYNC_TOKENS_MAX {
-        false => Ok(tokens.into_iter()),
-        true => Err(Problem::malformed(format!(
-            "a read takes at most {SYNC_TOKENS_MAX} sync tokens"
-        ))),
+    if tokens.len() > SYNC_TOKENS_MAX {
+        return Err(Problem::malformed(format!(
+            "a read takes at most {SYNC_TOKENS_MAX} sync tokens, and these are {}",
+            tokens.len()
+        )));
     }
+    Ok(tokens)
 }
 
-fn parse_token(text: &str) -> Result<JobId> {
-    text.parse()
-        .map_err(|_| Problem::malformed("the sync token is not one that this service hands out"))
+fn parse_tokens(text: &str, tokens: &mut Vec<JobId>) -> Result<()> {
+    for token in text.split(',').map(str::trim).filter(|it| !it.is_empty()) {
+        tokens.push(token.parse().map_err(|_| {
+            Problem::malformed("the sync token is not one that this service hands out")
+        })?);
+    }
+    Ok(())
 }
-
-/// Most sync tokens of a read: what `API.md` §5 grants.
-const SYNC_TOKENS_MAX: usize = 16;
 
 /// Most characters of an idempotency key: what `API.md` §6 grants.
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;

@@ -25,10 +25,11 @@ impl Prefer {
         let lines = headers.get_all(PREFER).iter();
         for preference in lines
             .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(','))
+            .flat_map(|line| split_outside_quotes(line, b','))
         {
             // Behind a semicolon stand parameters, and none of ours has any.
-            let preference = preference.split(';').next().unwrap_or_default();
+            let mut parts = split_outside_quotes(preference, b';');
+            let preference = parts.next().unwrap_or_default();
             let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
             let (name, value) = (name.trim(), unquoted(value.trim()));
             if name.eq_ignore_ascii_case("respond-async") {
@@ -70,6 +71,26 @@ impl Prefer {
         };
         headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static(heeded));
     }
+}
+
+/// Splits at each `separator` that is not within a quoted string (RFC 9110 §5.6.4).
+fn split_outside_quotes(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let (mut is_quoted, mut is_escaped) = (false, false);
+        let end = text.bytes().position(|byte| {
+            let was_escaped = std::mem::take(&mut is_escaped);
+            match byte {
+                b'\\' => is_escaped = is_quoted && !was_escaped,
+                b'"' if !was_escaped => is_quoted = !is_quoted,
+                _ => {}
+            }
+            byte == separator && !is_quoted
+        });
+        rest = end.map(|end| &text[end + 1..]);
+        Some(&text[..end.unwrap_or(text.len())])
+    })
 }
 
 fn unquoted(text: &str) -> &str {
@@ -114,9 +135,14 @@ mod tests {
             "wait=x",
             "waits=5",
             "foo=\"a, wait=5\"",
+            "foo=\"a, wait=5, b\"",
+            r#"foo="a\", wait=5, b""#,
+            "foo=\"a, wait=5, b",
         ] {
             assert_eq!(read(&[ignored]).wait, None, "{ignored}");
         }
+        assert_eq!(read(&[r#"foo="\\", wait=5"#]).wait, seconds(5));
+        assert!(!read(&["foo=\"a, respond-async, b\""]).respond_async);
         let both = read(&["handling=lenient, Respond-Async", "return=representation"]);
         assert!(both.respond_async && both.representation);
         assert!(!read(&["return=minimal"]).representation);

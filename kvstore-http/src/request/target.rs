@@ -67,11 +67,16 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// Returns the parameter `name`, decoded as forms encode it.
+    /// Returns the parameter `name`, decoded as forms encode it. An empty one counts as absent.
     ///
     /// # Errors
     /// It is given twice, or its encoding is broken.
     pub(crate) fn get(self, name: &'static str) -> Result<Option<Cow<'a, str>>> {
+        Ok(self.given(name)?.filter(|text| !text.is_empty()))
+    }
+
+    /// The same, but an empty one is there: an empty `ttl` must not be a write without one.
+    pub(crate) fn given(self, name: &'static str) -> Result<Option<Cow<'a, str>>> {
         let mut all = self.all(name);
         let first = all.next().transpose()?;
         match all.next() {
@@ -144,7 +149,7 @@ fn value_of<'a>(name: &'static str, value: &'a str) -> Result<Cow<'a, str>> {
 }
 
 /// Says that there is no such `what`, and which one may be meant.
-fn unknown(what: &str, name: &str, known: &[&str]) -> String {
+pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     // Short names differ a lot by one letter.
     const SIMILAR: f64 = 0.6;
     let name: String = name.chars().take(64).collect();

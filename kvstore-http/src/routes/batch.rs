@@ -1,6 +1,7 @@
 //! `POST /v1/batch`: several writes that take effect together or not at all, as one job.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use hyper::StatusCode;
 use hyper::body::Incoming;
@@ -9,6 +10,7 @@ use hyper::http::request::Parts;
 use kvstore_core::model::command::{Action, Command, Expiry, Operation};
 use kvstore_core::model::write::Condition;
 use kvstore_core::{Key, Value};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -19,11 +21,8 @@ use crate::answer::field::{Field, Place};
 use crate::answer::json::{Object, array};
 use crate::answer::reply::Reply;
 use crate::request::conditions::write_condition_of;
-use crate::request::target::Query;
+use crate::request::target::{Query, unknown};
 use crate::request::{body, ttl};
-
-/// Largest body, in bytes, unless a single value may be larger.
-pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
 
 /// The body of a request.
 #[derive(Debug, Deserialize)]
@@ -57,6 +56,26 @@ struct Sent<'a> {
     if_none_match: Option<Cow<'a, str>>,
 }
 
+impl Sent<'_> {
+    const MEMBERS: [&'static str; 8] = [
+        "op",
+        "key",
+        "value",
+        "by",
+        "patch",
+        "ttl",
+        "if_match",
+        "if_none_match",
+    ];
+}
+
+/// Looks for a member of the object `json` that is none of `known`, and says so.
+fn unknown_member(json: &[u8], known: &[&str]) -> Option<String> {
+    let members: BTreeMap<String, IgnoredAny> = serde_json::from_slice(json).ok()?;
+    let name = members.keys().find(|name| !known.contains(&&***name))?;
+    Some(unknown("member", name, known))
+}
+
 fn some<'de, D: Deserializer<'de>>(
     json: D,
 ) -> std::result::Result<Option<&'de RawValue>, D::Error> {
@@ -76,11 +95,7 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
         ));
     }
     let options = context.options;
-    let bytes_max = match options.body_bytes_max {
-        Some(bytes_max) => bytes_max,
-        None => context.body_bytes_max().max(BODY_BYTES_MAX),
-    };
-    let text = body::read(body, bytes_max, options.body_timeout).await?;
+    let text = body::read(body, context.bodies_bytes_max(), options.body_timeout).await?;
     let operations = operations(&text)?;
     let asked: Vec<_> = operations
         .iter()
@@ -113,7 +128,8 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
 
 fn operations(text: &[u8]) -> Result<Vec<Operation>> {
     let wanted: Wanted<'_> = serde_json::from_slice(text).map_err(|error| {
-        Problem::field(Field::value_error(Place::BODY, &error.to_string(), None))
+        let rule = unknown_member(text, &["ops"]).unwrap_or_else(|| error.to_string());
+        Problem::field(Field::value_error(Place::BODY, &rule, None))
     })?;
     let mut operations = Vec::with_capacity(wanted.ops.len());
     let mut wrong = Vec::new();
@@ -136,7 +152,9 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>> {
 /// # Errors
 /// What is wrong with it.
 fn operation(json: &RawValue) -> Result<Operation, String> {
-    let sent: Sent<'_> = serde_json::from_str(json.get()).map_err(|error| error.to_string())?;
+    let sent: Sent<'_> = serde_json::from_str(json.get()).map_err(|error| {
+        unknown_member(json.get().as_bytes(), &Sent::MEMBERS).unwrap_or_else(|| error.to_string())
+    })?;
     let key = Key::new(&sent.key).map_err(|error| error.to_string())?;
     let condition = write_condition_of(sent.if_match.as_deref(), sent.if_none_match.as_deref())?;
     let parse = |json: &RawValue| Value::parse(json.get()).map_err(|error| error.to_string());

@@ -4,16 +4,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
+use hyper::http::request::Parts;
 use kvstore_core::Service;
 use kvstore_worker::admin::Health;
 
 use super::watch::Watchers;
 use crate::access::token::Access;
+use crate::answer::error::Result;
 use crate::config::{ENVELOPE_BYTES, Options};
 use crate::metrics::Metrics;
 use crate::openapi;
+use crate::request::headers::sync_tokens;
+use crate::request::target::Query;
 use crate::server::connection::Phase;
 use crate::server::places::Places;
+
+/// Largest body of a request about many keys, in bytes, unless a single value may be larger.
+pub(crate) const BODIES_BYTES_MAX: usize = 8 << 20;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -81,5 +89,20 @@ impl<'a> Context<'a> {
         self.options
             .body_bytes_max
             .unwrap_or(self.service.options().value_bytes_max + ENVELOPE_BYTES)
+    }
+
+    /// The largest body that a request about many keys may have.
+    pub(super) fn bodies_bytes_max(&self) -> usize {
+        self.options
+            .body_bytes_max
+            .unwrap_or_else(|| self.body_bytes_max().max(BODIES_BYTES_MAX))
+    }
+
+    /// Waits until the writes that a read has to show are applied: all of them together as long as one.
+    pub(super) async fn wait_visible(&self, parts: &Parts, query: Query<'_>) -> Result<()> {
+        let tokens = sync_tokens(&parts.headers, query)?;
+        let waits = tokens.iter().map(|token| self.service.wait_visible(token));
+        try_join_all(waits).await?;
+        Ok(())
     }
 }

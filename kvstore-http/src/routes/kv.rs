@@ -116,7 +116,7 @@ pub(super) async fn add(
     let query = Query::new(parts.uri.query());
     query.only(&["add", "ttl"])?;
     let place = Place::In("query", "add");
-    let text = query.get("add")?.ok_or_else(|| {
+    let text = query.given("add")?.ok_or_else(|| {
         Problem::field(Field::value_error(place, "it must say what to add", None))
     })?;
     let by = text
@@ -136,7 +136,7 @@ pub(super) async fn add(
 
 /// Returns what the parameter `ttl` asks for; `None` if it is not given.
 fn expiry(query: Query<'_>) -> Result<Option<Expiry>> {
-    let text = query.get("ttl")?;
+    let text = query.given("ttl")?;
     text.map(|text| ttl::from_text(&text).map_err(Problem::field))
         .transpose()
 }

@@ -15,7 +15,6 @@ use crate::answer::field::{Field, Place, raw};
 use crate::answer::json::{Object, array};
 use crate::answer::reply::{self, NO_CACHE, Reply};
 use crate::request::conditions::etag_text;
-use crate::request::headers::sync_tokens;
 use crate::request::target::Query;
 
 /// `GET` and `HEAD`
@@ -23,9 +22,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
     let request = request(query)?;
     context.access.may_list(&request.prefix)?;
-    for token in sync_tokens(&parts.headers, query)? {
-        context.service.wait_visible(&token).await?;
-    }
+    context.wait_visible(parts, query).await?;
     let page = context.service.list(&request).await?;
     let mut reply = reply::object(StatusCode::OK, body(&request, &page));
     reply.headers_mut().insert(CACHE_CONTROL, NO_CACHE);

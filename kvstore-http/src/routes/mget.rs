@@ -15,7 +15,6 @@ use crate::answer::json::{Object, array};
 use crate::answer::reply::{self, NO_STORE, Reply};
 use crate::request::body;
 use crate::request::conditions::etag_text;
-use crate::request::headers::sync_tokens;
 use crate::request::target::Query;
 
 /// Most keys of one request.
@@ -35,14 +34,12 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
     body::check_content_type(&parts.headers)?;
     let query = Query::new(parts.uri.query());
     let options = &context.options;
-    let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
+    let text = body::read(body, context.bodies_bytes_max(), options.body_timeout).await?;
     let keys = keys(&text)?;
     for key in &keys {
         context.access.may_read(key)?;
     }
-    for token in sync_tokens(&parts.headers, query)? {
-        context.service.wait_visible(&token).await?;
-    }
+    context.wait_visible(parts, query).await?;
     let found = context.service.get_many(&keys).await?;
     let bytes_max = context
         .service

@@ -21,7 +21,7 @@ mod write;
 
 use kvstore_worker::admin;
 
-pub(crate) use self::batch::BODY_BYTES_MAX as BATCH_BODY_BYTES_MAX;
+pub(crate) use self::context::BODIES_BYTES_MAX;
 pub(crate) use self::mget::KEYS_MAX as MGET_KEYS_MAX;
 
 /// Everything that is served, with the part of the path that is a key or an id.

@@ -17,7 +17,6 @@ use super::context::Context;
 use crate::answer::error::{Problem, Result};
 use crate::answer::reply::{self, NO_CACHE, PREFERENCE_APPLIED, Reply, X_TTL};
 use crate::request::conditions::{ReadCondition, etag};
-use crate::request::headers::sync_tokens;
 use crate::request::prefer::Prefer;
 use crate::request::target::Query;
 
@@ -30,9 +29,7 @@ pub(super) async fn reply(
     body: impl FnOnce(Entry) -> Bytes,
 ) -> Result<Reply> {
     context.access.may_read(key)?;
-    for token in sync_tokens(&parts.headers, query)? {
-        context.service.wait_visible(&token).await?;
-    }
+    context.wait_visible(parts, query).await?;
     let mut found = context.service.get(key).await?;
     let wait = Prefer::of(&parts.headers).wait(Duration::ZERO, context.options.wait_max);
     let waits = !wait.is_zero() && is_known(parts, found.as_ref())?;

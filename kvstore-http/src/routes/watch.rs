@@ -28,7 +28,6 @@ use crate::answer::json::Object;
 use crate::answer::problems::Kind;
 use crate::answer::reply::{Body, NO_STORE, Reply};
 use crate::request::conditions::etag_text;
-use crate::request::headers::sync_tokens;
 use crate::request::target::Query;
 use crate::server::connection::Waiting;
 
@@ -128,9 +127,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
     let mut wanted = Wanted::of(query)?;
     context.access.may_list(&wanted.request.prefix)?;
-    for token in sync_tokens(&parts.headers, query)? {
-        context.service.wait_visible(&token).await?;
-    }
+    context.wait_visible(parts, query).await?;
     if let Some(id) = since(parts, query)? {
         // Whoever connects again has had what was there.
         wanted.snapshot = false;

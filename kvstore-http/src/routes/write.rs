@@ -92,6 +92,14 @@ pub(super) async fn send(
 
     let submitted = context.service.submit(request).await?;
     let job = submitted.id;
+    // A job that failed is answered with what names it, as one that succeeded is.
+    let answered = |problem: Box<Problem>| {
+        let problem = problem.header(SYNC_TOKEN, header_value(job.to_string()));
+        match submitted.replayed {
+            true => problem.header(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")),
+            false => problem,
+        }
+    };
     let mut writes = Vec::new();
     let progress = match submitted.state {
         JobState::Queued => Progress::Queued,
@@ -111,13 +119,16 @@ pub(super) async fn send(
             } else {
                 Problem::condition_failed(failed.current)
             };
-            return Err(match is_batch {
+            let problem = match is_batch {
                 true => problem.with("failed_op", failed.operation),
                 false => problem,
-            });
+            };
+            return Err(answered(problem.with("job_id", job)));
         }
-        JobState::Finished(Outcome::Dead(_)) => return Err(Problem::dead_lettered(&job)),
-        JobState::Forgotten | JobState::Unknown => return Err(Problem::outcome_unknown(&job)),
+        JobState::Finished(Outcome::Dead(_)) => return Err(answered(Problem::dead_lettered(&job))),
+        JobState::Forgotten | JobState::Unknown => {
+            return Err(answered(Problem::outcome_unknown(&job)));
+        }
     };
     Ok(Written {
         key,

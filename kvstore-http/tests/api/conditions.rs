@@ -244,6 +244,45 @@ async fn repeated_request_under_one_key_is_the_same_job() {
 }
 
 #[tokio::test]
+async fn a_write_that_failed_is_answered_again_as_the_first_time() {
+    let server = Server::start().await;
+    server.put("a", "\"text\"").await;
+    let batch = r#"{"ops":[{"op":"set","key":"a","value":1,"if_none_match":"*"}]}"#;
+    for (write, status) in [
+        (
+            request("PUT", "/v1/kv/a")
+                .body("1")
+                .header("if-none-match", "*"),
+            412,
+        ),
+        (request("POST", "/v1/kv/a?add=1"), 422),
+        (request("PATCH", "/v1/kv/none?ttl=60"), 404),
+        (request("POST", "/v1/batch").body(batch), 412),
+        (
+            request("DELETE", "/delete/none")
+                .header("if-match", "*")
+                .header("prefer", "wait=5"),
+            412,
+        ),
+    ] {
+        let key = format!("\"{}\"", write.line());
+        let write = write.header("idempotency-key", &key);
+        let (first, second) = (server.ask(&write).await, server.ask(&write).await);
+        assert_eq!((first.status, second.status), (status, status), "{write:?}");
+        assert_eq!(first.json(), second.json(), "{write:?}");
+        let job = first.json()["job_id"].as_str().unwrap().to_owned();
+        for (reply, replayed) in [(&first, None), (&second, Some("true"))] {
+            assert_eq!(reply.header("idempotency-replayed"), replayed, "{write:?}");
+            assert_eq!(reply.header("sync-token"), Some(&*job), "{write:?}");
+        }
+        let job = server
+            .ask(&request("GET", &format!("/v1/jobs/{job}")))
+            .await;
+        assert_eq!(job.json()["status"], "failed", "{write:?}");
+    }
+}
+
+#[tokio::test]
 async fn idempotency_key_that_is_none_is_refused() {
     let server = Server::start().await;
     let long = "k".repeat(256);

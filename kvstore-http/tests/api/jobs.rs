@@ -166,7 +166,7 @@ async fn unknown_job_is_not_found() {
             "{unknown}"
         );
     }
-    for bad in ["-1", "x", "", "1.5"] {
+    for bad in ["-1", "x", "1.5"] {
         let reply = server
             .ask(&request("GET", &format!("/v1/jobs/{id}?wait={bad}")))
             .await;

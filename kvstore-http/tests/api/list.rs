@@ -133,7 +133,7 @@ async fn default_page_has_a_hundred_keys_and_the_largest_a_thousand() {
     }
     assert_eq!(names(&page(&server, "").await).len(), 100);
     assert_eq!(names(&page(&server, "?limit=1000").await).len(), 101);
-    for limit in ["0", "1001", "-1", "x", "", "99999999999999999999999"] {
+    for limit in ["0", "1001", "-1", "x", "99999999999999999999999"] {
         let reply = server
             .ask(&request("GET", &format!("/v1/kv?limit={limit}")))
             .await;
@@ -201,7 +201,6 @@ async fn cursor_of_another_listing_is_refused() {
         format!("?prefix=a&cursor={cursor}"),
         format!("?prefix=a:&delimiter=/&cursor={cursor}"),
         "?prefix=a:&cursor=x".to_owned(),
-        "?cursor=".to_owned(),
         "?cursor=%00".to_owned(),
     ] {
         let reply = server.ask(&request("GET", &format!("/v1/kv{query}"))).await;
@@ -313,6 +312,19 @@ async fn bad_requests_for_several_entries_say_what_is_wrong() {
     assert_eq!(server.ask(&text).await.status, 415);
     let reply = server.ask(&request("GET", "/v1/mget")).await;
     assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")));
+}
+
+#[tokio::test]
+async fn as_many_of_the_longest_keys_as_one_may_ask_for_can_be_asked_for() {
+    let server = Server::start().await;
+    let keys: Vec<_> = (0..1000)
+        .map(|number| format!("{}{number:03}", "💡".repeat(509)))
+        .collect();
+    let reply = server
+        .ask(&mget(&serde_json::to_string(&keys).unwrap()))
+        .await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.json()["missing"].as_array().unwrap().len(), 1000);
 }
 
 #[tokio::test]

@@ -74,15 +74,15 @@ async fn unknown_member_of_a_batch_is_named() {
     for (body, words) in [
         (
             json!({"ops": [{"op": "set", "key": "k", "value": 2, "tll": 5}]}),
-            "`tll`",
+            "tll is unknown; did you mean ttl?",
         ),
         (
             json!({"ops": [{"op": "delete", "key": "k", "ifMatch": "*"}]}),
-            "`ifMatch`",
+            "ifMatch is unknown; did you mean if_match?",
         ),
         (
             json!({"ops": [{"op": "delete", "key": "k"}], "atomic": false}),
-            "`atomic`",
+            "atomic is unknown",
         ),
     ] {
         let batch = request("POST", "/v1/batch").body(body.to_string());
@@ -99,8 +99,33 @@ async fn parameter_that_is_given_twice_is_refused() {
         request("DELETE", "/v1/kv?prefix=k&prefix=j"),
         request("GET", "/v1/kv?prefix=k&prefix=j"),
         request("GET", "/v1/kv?limit=1&%6Cimit=1"),
+        request("GET", "/v1/kv?limit=&limit=1"),
+        request("GET", "/v1/watch?prefix=a&prefix=b"),
     ] {
         is_refused(&server, &asked, 422, "given once").await;
+    }
+}
+
+#[tokio::test]
+async fn empty_parameter_of_a_read_is_none_and_an_empty_ttl_or_add_is_refused() {
+    let server = server_with_a_key().await;
+    for target in [
+        "/v1/kv/k?meta=&after=",
+        "/v1/kv?prefix=&limit=&cursor=&include=&delimiter=&count=&after=",
+        "/v1/jobs?status=dead&limit=&cursor=",
+        "/v1/watch?prefix=&events=&include=&snapshot=&since=&after=",
+    ] {
+        let reply = server.ask(&request("HEAD", target)).await;
+        assert_eq!(reply.status, 200, "{target}: {reply:?}");
+    }
+    for asked in [
+        request("PUT", "/v1/kv/k?ttl=").body("2"),
+        request("PATCH", "/v1/kv/k?ttl=").body("2"),
+        request("POST", "/v1/kv/k?add="),
+        request("POST", "/v1/kv/k?add=1&ttl="),
+        request("DELETE", "/v1/kv?prefix="),
+    ] {
+        is_refused(&server, &asked, 422, "query").await;
     }
 }
 

@@ -93,12 +93,52 @@ async fn token_that_was_never_handed_out_is_an_error_and_never_a_plain_read() {
     let foreign = write(&other).await;
     let (head, _) = token.rsplit_once('.').unwrap();
     let future = format!("{head}.999999");
-    for bad in ["x", "", &foreign, &future] {
+    for bad in ["x", &foreign, &future] {
         for read in reads(bad) {
             assert_eq!(server.ask(&read).await.status, 400, "{read:?}");
         }
     }
+    for empty in ["", " , "] {
+        let read = request("GET", "/v1/kv/a").header("sync-token", empty);
+        assert_eq!(server.ask(&read).await.status, 400, "{read:?}");
+    }
     let both = request("GET", &format!("/v1/kv/a?after={foreign}")).header("sync-token", &token);
+    assert_eq!(server.ask(&both).await.status, 400);
+}
+
+#[tokio::test]
+async fn a_read_waits_for_all_of_its_sync_tokens() {
+    let mut server = Server::start_with(impatient()).await;
+    let put = server.ask(&request("PUT", "/v1/kv/a").body("1")).await;
+    let applied = put.header("sync-token").unwrap().to_owned();
+    server.rest();
+    let pending = write(&server).await;
+    let get = |target: &str| request("GET", target);
+    let plain = || get("/v1/kv/a");
+    for asks in [
+        plain()
+            .header("sync-token", &applied)
+            .header("sync-token", &pending),
+        plain().header("sync-token", &format!("{applied}, {pending}")),
+        plain().header("sync-token", &format!(",{applied} ,,{pending},")),
+        get(&format!("/v1/kv/a?after={applied}&after={pending}")),
+        get(&format!("/v1/kv/a?after={applied},{pending}")),
+        get(&format!("/v1/kv/a?after={pending}")).header("sync-token", &applied),
+        get(&format!("/v1/kv?after={applied}&after={pending}")),
+        request("POST", &format!("/v1/mget?after={applied}&after={pending}"))
+            .body(r#"{"keys":["a"]}"#),
+    ] {
+        let reply = server.ask(&asks).await;
+        assert_eq!(reply.status, 503, "{asks:?}");
+        assert_eq!(reply.json()["type"], "/problems/not-yet-visible");
+    }
+    // They are waited for together, so as many take no longer than one.
+    let tokens = |count| vec![pending.as_str(); count].join(",");
+    let asks = plain().header("sync-token", &tokens(16));
+    assert_eq!(server.ask(&asks).await.status, 503);
+    let more = plain().header("sync-token", &tokens(17));
+    assert_eq!(server.ask(&more).await.status, 400);
+    let both = get(&format!("/v1/kv/a?after={applied}")).header("sync-token", &tokens(16));
     assert_eq!(server.ask(&both).await.status, 400);
 }
 

@@ -39,7 +39,7 @@ def before_call(context, case, kwargs):
     if headers and "Sync-Token" in headers:
         headers["Sync-Token"] = os.environ["KVSTORE_JOB"]
     if case.query and "after" in case.query:
-        case.query["after"] = os.environ["KVSTORE_JOB"]
+        case.query["after"] = [os.environ["KVSTORE_JOB"]]
     if case.query:
         case.query.pop("cursor", None)
     # No key twice, and no addition to what another request has written.

@@ -121,6 +121,11 @@ impl Server {
         }));
     }
 
+    /// From here on accepted writes wait again.
+    pub(crate) fn rest(&mut self) {
+        self.worker.take().expect("a worker").abort();
+    }
+
     /// Asks on a connection of its own.
     pub(crate) async fn ask(&self, request: &Request) -> Reply {
         self.connect().await.ask(request).await
