@@ -10,6 +10,7 @@ use kvstore_core::Key;
 use kvstore_core::model::command::Expiry;
 use kvstore_core::model::id::JobId;
 use kvstore_core::model::write::Condition;
+use kvstore_core::portable::Form as FileForm;
 use kvstore_core::store::{ChangeId, ChangeKind};
 
 use crate::failure::EXIT_CODES;
@@ -90,6 +91,10 @@ pub(crate) enum Command {
     Jobs(Jobs),
     /// Print how much waits in the queue, and for how long
     Queue,
+    /// Write all entries to a file or standard output
+    Export(Export),
+    /// Bring the entries of a file to the server; run again, it continues where it ended
+    Import(Import),
     /// Print the completions of a shell
     Completions {
         /// Which shell
@@ -302,6 +307,30 @@ pub(crate) enum Jobs {
     Retry(Letters),
     /// Drop dead letters
     Forget(Letters),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Export {
+    /// A file that is not there yet, or - for standard output
+    pub(crate) file: Option<PathBuf>,
+    /// What the keys start with
+    #[arg(long, default_value = "")]
+    pub(crate) prefix: String,
+    /// json or ndjson [else: json for a file *.json, ndjson otherwise]
+    #[arg(long, value_parser = str::parse::<FileForm>)]
+    pub(crate) format: Option<FileForm>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Import {
+    /// The file, or - for standard input: one JSON object, or an object a line with key, value and expires_at
+    pub(crate) file: PathBuf,
+    /// Leave keys as they are that the server has
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// json or ndjson [else: json for a file *.json, ndjson otherwise]
+    #[arg(long, value_parser = str::parse::<FileForm>)]
+    pub(crate) format: Option<FileForm>,
 }
 
 /// One or more dead letters, or all of them.

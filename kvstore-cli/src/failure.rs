@@ -22,6 +22,11 @@ Exit codes:
 #[derive(Debug)]
 pub(crate) enum Failure {
     Store(Error),
+    /// What was done until then stays.
+    Interrupted {
+        error: Error,
+        done: String,
+    },
     Usage(String),
     /// What was asked for is absent; the rest of the output stands.
     Absent(String),
@@ -51,6 +56,9 @@ impl Failure {
             Self::Io(error) => (1, error.to_string()),
             Self::Usage(text) => (2, text.clone()),
             Self::Absent(text) => (3, text.clone()),
+            Self::Interrupted { error, done } => {
+                (advice(error).0, format!("{}\n  {done}", in_one_line(error)))
+            }
             Self::Store(error) => {
                 let (code, advice) = advice(error);
                 let text = in_one_line(error);

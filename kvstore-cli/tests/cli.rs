@@ -452,6 +452,82 @@ fn watch_goes_on_after_a_restart() {
 }
 
 #[test]
+fn entries_go_to_a_file_and_from_there_to_another_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let from = Server::start(&folder.path().join("from"), &[]);
+    let mut lines = String::new();
+    for number in 0..1500 {
+        lines += &format!("{{\"key\":\"n/{number:04}\",\"value\":{number}.0}}\n");
+    }
+    std::fs::write(folder.path().join("all.ndjson"), &lines).unwrap();
+    let totals = |written, equal, kept| json!({"written": written, "equal": equal, "kept": kept, "expired": 0});
+    assert_eq!(
+        from.lines(&["import", &path("all.ndjson")]),
+        [totals(1500, 0, 0)]
+    );
+    assert_eq!(
+        from.lines(&["import", &path("all.ndjson")]),
+        [totals(0, 1500, 0)],
+        "run again"
+    );
+    from.lines(&["set", "session", "1", "--ttl", "1h"]);
+    from.lines(&["set", "n/0007", "null"]);
+    assert_eq!(
+        from.lines(&["import", &path("all.ndjson"), "--keep"]),
+        [totals(0, 1499, 1)]
+    );
+
+    assert_eq!(
+        from.lines(&["export", &path("out.ndjson")]),
+        [json!({"exported": 1501})]
+    );
+    let again = from.run(&["export", &path("out.ndjson")]);
+    assert_eq!(again.code, 2, "a file that is there stays: {again:?}");
+    let to = Server::start(&folder.path().join("to"), &[]);
+    assert_eq!(
+        to.lines(&["import", &path("out.ndjson")]),
+        [totals(1501, 0, 0)]
+    );
+    assert_eq!(
+        to.lines(&["import", &path("out.ndjson")]),
+        [totals(0, 1501, 0)],
+        "the deadline is equal, too"
+    );
+    let deadline = |server: &Server| {
+        let entry = server.lines(&["get", "--meta", "session"]);
+        humantime::parse_rfc3339(entry[0]["expires_at"].as_str().unwrap()).unwrap()
+    };
+    let later = deadline(&to).duration_since(deadline(&from)).unwrap();
+    assert!(later < Duration::from_secs(3), "{later:?}");
+    assert_eq!(to.run(&["get", "n/0001", "n/0007"]).lines.len(), 2);
+    assert_eq!(to.run(&["get", "n/0001"]).lines, ["1.0"], "byte for byte");
+
+    // As one object, by standard input and output.
+    let object = to.run(&["export", "--format", "json", "--prefix", "n/000"]);
+    let parsed: Json = serde_json::from_str(&object.lines.join("")).unwrap();
+    assert_eq!(parsed.as_object().unwrap().len(), 10);
+    std::fs::write(folder.path().join("one.json"), object.lines.join("\n")).unwrap();
+    let third = Server::start(&folder.path().join("third"), &[]);
+    assert_eq!(
+        third.lines(&["import", &path("one.json")]),
+        [totals(10, 0, 0)]
+    );
+
+    // What is bad is named, and nothing is written.
+    std::fs::write(
+        folder.path().join("bad.ndjson"),
+        "{\"key\":\"x\",\"value\":1}\n{\"key\":\"\",\"value\":1}\n",
+    )
+    .unwrap();
+    let bad = third.run(&["import", &path("bad.ndjson")]);
+    assert_eq!(bad.code, 2);
+    assert!(bad.errors.contains("line 2 column 8"), "{bad:?}");
+    assert_eq!(third.run(&["get", "x"]).code, 3);
+    assert_eq!(third.run(&["import", &path("none.ndjson")]).code, 2);
+}
+
+#[test]
 fn what_is_wrong_is_said_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let tokens = folder.path().join("tokens");

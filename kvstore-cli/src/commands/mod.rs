@@ -5,6 +5,7 @@ mod entries;
 mod generate;
 mod jobs;
 mod list;
+mod transfer;
 mod watch;
 
 use kvstore_client::{Client, Options};
@@ -30,7 +31,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     };
     let context = Context {
         output: Output::new(args.server.output),
-        client: client(args.server)?,
+        client: client(args.server, !matches!(command, Command::Import(_)))?,
     };
     match command {
         Command::Get(get) => entries::get(&context, get).await,
@@ -44,11 +45,14 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::Batch(batch) => batch::batch(&context, batch).await,
         Command::Jobs(jobs) => jobs::jobs(&context, jobs).await,
         Command::Queue => jobs::queue(&context).await,
+        Command::Export(export) => transfer::export(&context, export).await,
+        Command::Import(import) => transfer::import(&context, import).await,
         Command::Completions { .. } | Command::Man { .. } => unreachable!("done above"),
     }
 }
 
-fn client(server: Server) -> Result<Client, Failure> {
+/// `idempotency_keys`: each write gets one; an import has too many of them, and each can be repeated.
+fn client(server: Server, idempotency_keys: bool) -> Result<Client, Failure> {
     let token = match &server.token_file {
         None => environment_token()?,
         Some(path) => {
@@ -62,6 +66,7 @@ fn client(server: Server) -> Result<Client, Failure> {
         token: token.filter(|token| !token.is_empty()),
         retry_for: server.retry_for,
         ca_file: server.ca_file,
+        idempotency_keys,
         ..Options::default()
     };
     Ok(Client::open_with(&server.url, options)?)
