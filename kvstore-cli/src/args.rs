@@ -21,7 +21,7 @@ use crate::input::{Source, change_kind, condition, duration, expiry, key};
 #[command(
     name = "kvstore",
     version,
-    after_help = EXIT_CODES,
+    after_long_help = EXIT_CODES,
     arg_required_else_help = true
 )]
 pub(crate) struct Args {
@@ -165,7 +165,7 @@ pub(crate) struct Delete {
     #[arg(required_unless_present = "prefix", value_parser = key)]
     pub(crate) keys: Vec<Key>,
     /// All keys that start with this, in place of single ones
-    #[arg(long, conflicts_with_all = ["keys", "if_match"])]
+    #[arg(long, conflicts_with_all = ["keys", "if_match", "wait", "no_wait", "idempotency_key"])]
     pub(crate) prefix: Option<String>,
     /// Every key of the server, where the prefix is empty
     #[arg(long, requires = "prefix")]
@@ -182,7 +182,7 @@ pub(crate) struct List {
     /// What the keys start with
     #[arg(default_value = "")]
     pub(crate) prefix: String,
-    /// Print a tree of the parts between slashes
+    /// Print a tree of the parts between slashes, in a pipe as well
     #[arg(long, conflicts_with_all = ["count", "fold"])]
     pub(crate) tree: bool,
     /// Print one line for all keys with the same first part behind the prefix, up to this delimiter

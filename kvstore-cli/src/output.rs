@@ -24,6 +24,7 @@ pub(crate) fn is_colored() -> bool {
 /// Standard output, in the form that was asked for or that suits it.
 #[derive(Debug)]
 pub(crate) struct Output {
+    given: Option<Form>,
     form: Form,
     is_colored: bool,
 }
@@ -32,6 +33,7 @@ impl Output {
     pub(crate) fn new(form: Option<Form>) -> Self {
         let is_terminal = io::stdout().is_terminal();
         Self {
+            given: form,
             form: form.unwrap_or(match is_terminal {
                 true => Form::Table,
                 false => Form::Json,
@@ -40,8 +42,9 @@ impl Output {
         }
     }
 
-    pub(crate) fn is_table(&self) -> bool {
-        self.form == Form::Table
+    /// Returns true if lines of JSON were asked for, rather than chosen because of a pipe.
+    pub(crate) fn is_json_asked_for(&self) -> bool {
+        self.given == Some(Form::Json)
     }
 
     /// Prints one result: `text` for people, `object` for programs.

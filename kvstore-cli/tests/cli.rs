@@ -396,6 +396,10 @@ fn terminal_gets_tables_and_a_pipe_lines() {
         server.on_terminal("list --tree", &[]),
         "a  3 B\nteam/\n  x/\n    1  3 B\n    2  3 B\n  y  3 B\nz  3 B\n"
     );
+    assert_eq!(
+        server.run(&["list", "team/x/", "--tree"]).lines,
+        ["team/", "  x/", "    1  3 B", "    2  3 B"]
+    );
     // Either form can be asked for.
     let json = server.on_terminal("list z -o json", &[]);
     assert_eq!(serde_json::from_str::<Json>(&json).unwrap()["key"], "z");
@@ -572,6 +576,8 @@ fn what_is_wrong_is_said_with_what_to_do() {
         (&["set", "a", "1", "--ttl", "soon"], "15m"),
         (&["set", "a", "1", "--if-match", "x"], "etag"),
         (&["get", "a", "--url", "localhost:8000"], "http://HOST:PORT"),
+        (&["list", "--tree", "-o", "json"], "for people"),
+        (&["delete", "--prefix", "a", "--no-wait"], "cannot be used"),
         (&["jobs", "retry"], "required"),
         (&["watch", "--events", "put"], "delete or expire"),
         (&["get", "a", "--token-file", "/none"], "/none"),

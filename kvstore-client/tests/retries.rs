@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kvstore_client::{Client, Options};
+use futures_util::{StreamExt, TryStreamExt};
+use kvstore_client::{Client, Event, JobOutcome, JobStatus, Options};
 use kvstore_core::{Error, Key};
 use rand::Rng;
 use support::{Scripted, Server, answer, problem, relay_losing_answers};
@@ -277,4 +278,154 @@ async fn server_that_is_asked_to_wait_longer_than_it_lives_is_asked_again() {
         .unwrap();
     assert!(set.version().is_none());
     assert!(server.requests()[0].contains("prefer: respond-async"));
+}
+
+#[tokio::test]
+async fn server_that_does_not_answer_in_time_leaves_a_write_unknown() {
+    // It takes connections and says nothing.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let options = Options {
+        request_timeout: Duration::from_millis(50),
+        retry_for: Duration::from_millis(200),
+        ..Options::default()
+    };
+    let client = Client::open_with(&url.parse().unwrap(), options).unwrap();
+    let set = client.service().set("a", &1).wait(Duration::ZERO).await;
+    assert!(matches!(set, Err(Error::Unknown { .. })), "{set:?}");
+    let get = client.store().get_as::<u8>("a").await;
+    assert!(matches!(get, Err(Error::Unavailable { .. })), "{get:?}");
+}
+
+/// An answer of events, which ends when the connection does.
+fn events(text: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n{text}")
+}
+
+#[tokio::test]
+async fn watch_that_is_cut_off_continues_behind_the_last_event() {
+    let set = |id: &str, key: &str| {
+        format!("id: {id}\nevent: set\ndata: {{\"key\":\"{key}\",\"etag\":\"\\\"7\\\"\"}}\n\n")
+    };
+    let present = "event: set\ndata: {\"key\":\"a\",\"etag\":\"\\\"7\\\"\"}\n\n";
+    let synced = "id: 1\nevent: synced\ndata: {}\n\n";
+    let half = set("4", "d");
+    let server = Scripted::start(&[
+        // A snapshot that is cut off is of no use.
+        events(present),
+        problem(503, "draining"),
+        events(&format!("{present}{synced}")),
+        // A change, half of one, and the rest of it once more.
+        events(&format!(
+            "{}: heartbeat\nid: 3\n\n{}",
+            set("2", "b"),
+            &half[..half.len() - 9]
+        )),
+        events(&half),
+        problem(410, "history-compacted"),
+        events(&format!("{present}{synced}")),
+        problem(403, "forbidden"),
+    ])
+    .await;
+    let seen: Vec<_> = server
+        .client(quick())
+        .watch("")
+        .snapshot()
+        .stream()
+        .collect()
+        .await;
+    let names: Vec<String> = seen
+        .iter()
+        .map(|event| match event {
+            Ok(Event::Present { key, .. }) => format!("present {key}"),
+            Ok(Event::Changed(change)) => format!("set {}", change.key),
+            Ok(event) => format!("{event:?}"),
+            Err(Error::Denied { .. }) => "denied".to_owned(),
+            Err(error) => format!("{error:?}"),
+        })
+        .collect();
+    let expected = [
+        "present a",
+        "Reset",
+        "present a",
+        "Synced",
+        "set b",
+        "set d",
+        "Reset",
+        "present a",
+        "Synced",
+        "denied",
+    ];
+    assert_eq!(names, expected);
+    let since = |request: &String| {
+        let line = request
+            .lines()
+            .find_map(|line| line.strip_prefix("last-event-id: "));
+        line.unwrap_or("").to_owned()
+    };
+    let since: Vec<String> = server.requests().iter().map(since).collect();
+    assert_eq!(since, ["", "", "", "1", "3", "4", "", "1"]);
+}
+
+const ID: &str = "0123456789abcdef.0.1";
+
+#[tokio::test]
+async fn dead_letters_are_listed_retried_and_dropped() {
+    let letter = format!(
+        r#"{{"id":"{ID}","op":"set","key":"a","status":"dead","attempts":12,"result":null,"error":{{"type":"/problems/dead-lettered","detail":"no"}},"dead_at":"2026-01-01T00:00:00.000Z"}}"#
+    );
+    let page = |cursor: &str| answer(200, "", &format!(r#"{{"jobs":[{letter}]{cursor}}}"#));
+    let server = Scripted::start(&[
+        page(&format!(r#","cursor":"{ID}""#)),
+        page(""),
+        answer(
+            200,
+            "",
+            &format!(r#"{{"id":"{ID}","job_id":"0123456789abcdef.0.2","status":"queued"}}"#),
+        ),
+        problem(404, "not-found"),
+        answer(200, "", &format!(r#"{{"id":"{ID}","forgotten":true}}"#)),
+        problem(404, "not-found"),
+        answer(200, "", r#"{"retried":3}"#),
+        answer(200, "", r#"{"forgotten":4}"#),
+        answer(
+            200,
+            "",
+            r#"{"jobs":1,"bytes":2,"oldest_age_seconds":0.5,"dead":3,"partitions":64,"limits":{}}"#,
+        ),
+    ])
+    .await;
+    let client = server.client(quick());
+    let service = client.service();
+    let letters: Vec<_> = service.jobs(JobStatus::Dead).try_collect().await.unwrap();
+    assert_eq!(letters.len(), 2);
+    assert_eq!(letters[0].attempts, Some(12));
+    assert!(matches!(&letters[0].outcome, JobOutcome::Dead { reason } if reason == "no"));
+    assert!(letters[0].dead_at.is_some());
+    let id = ID.parse().unwrap();
+    assert_eq!(service.retry(&id).await.unwrap().position.minor, 2);
+    assert!(matches!(
+        service.retry(&id).await,
+        Err(Error::NotFound { .. })
+    ));
+    assert!(service.forget(&id).await.unwrap());
+    assert!(!service.forget(&id).await.unwrap());
+    assert_eq!(service.retry_dead().await.unwrap(), 3);
+    assert_eq!(service.forget_dead().await.unwrap(), 4);
+    let queue = service.queue_status().await.unwrap();
+    assert_eq!(
+        (queue.jobs, queue.dead, queue.oldest_age_seconds),
+        (1, 3, Some(0.5))
+    );
+    let lines: Vec<String> = server
+        .requests()
+        .iter()
+        .map(|request| request.lines().next().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        lines[1],
+        format!("GET /v1/jobs?status=dead&limit=1000&cursor={ID} HTTP/1.1")
+    );
+    assert_eq!(lines[6], "POST /v1/jobs/retry?status=dead HTTP/1.1");
+    assert_eq!(lines[7], "DELETE /v1/jobs?status=dead HTTP/1.1");
 }

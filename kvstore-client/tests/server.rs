@@ -237,6 +237,14 @@ async fn token_decides_what_is_permitted() {
 }
 
 #[tokio::test]
+async fn server_with_its_probes_elsewhere_is_there_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().display());
+    let server = Server::start(&store, &["--admin-listen", "127.0.0.1:0"]);
+    server.client().service().ping().await.unwrap();
+}
+
+#[tokio::test]
 async fn server_is_reached_over_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let (server, _) = started(folder.path()).await;

@@ -14,6 +14,10 @@ use crate::failure::Failure;
 use crate::output::{deadline, etag, line, printable, raw, shortened};
 
 pub(super) async fn list(context: &Context, list: List) -> Result<(), Failure> {
+    if list.tree && context.output.is_json_asked_for() {
+        let text = "a tree is for people: leave out either --tree or --output json";
+        return Err(Failure::Usage(text.to_owned()));
+    }
     if list.count {
         return count(context, &list.prefix).await;
     }
@@ -32,7 +36,7 @@ pub(super) async fn list(context: &Context, list: List) -> Result<(), Failure> {
         && let Some(entry) = listed.try_next().await?
     {
         left -= 1;
-        if list.tree && context.output.is_table() {
+        if list.tree {
             tree.print(&entry)?;
             continue;
         }

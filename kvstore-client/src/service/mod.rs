@@ -286,7 +286,8 @@ impl RemoteService {
         self.mget(&[], Some(token)).await.map(|_| ())
     }
 
-    /// Asks whether the server would answer now, store and queue included.
+    /// Asks whether the server would answer now, store and queue included. A server that has its probes
+    /// on another port says only that it is there.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
@@ -295,6 +296,7 @@ impl RemoteService {
         let reply = self.transport.send(&call).await?;
         match reply.status {
             StatusCode::OK => Ok(()),
+            StatusCode::NOT_FOUND => self.mget(&[], None).await.map(|_| ()),
             _ => Err(Problem::of(&reply).into_error(&call)),
         }
     }
