@@ -23,10 +23,11 @@ pub struct Options {
     /// How long to wait for an answer, in addition to the time that the request itself waits for its
     /// outcome.
     pub request_timeout: Duration,
-    /// How long a request that may succeed later is sent again; zero not to.
+    /// How long a request that may succeed later is sent again, in addition to the time that the request
+    /// itself waits for its outcome; zero not to.
     pub retry_for: Duration,
     /// Whether a write without an idempotency key of its own gets a random one, so that it can be sent
-    /// again when its answer is lost.
+    /// again when its answer is lost. The server remembers it only as long as that may happen.
     pub idempotency_keys: bool,
     /// After how long without a sign of life a watch connects again; the server's heartbeat is 15 seconds
     /// unless it is set up otherwise.

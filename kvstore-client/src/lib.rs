@@ -30,10 +30,13 @@
 //! [`Options::retry_for`] says. What the server rejects is not sent again. [`Error::Unknown`] is
 //! returned only if it is still open at the end whether the write takes effect.
 //!
-//! A server remembers a bounded number of idempotency keys, 100,000 for each partition, for a bounded
-//! time, 24 hours unless it is set up otherwise. A program that writes more than that either shortens
-//! the server's `--idempotency-window` or sets [`Options::idempotency_keys`] to false; then a write whose
-//! answer is lost is not sent again, and is [`Error::Unknown`].
+//! A server remembers a bounded number of idempotency keys, 100,000 for each partition. The random
+//! ones of a client are remembered only for as long as it may send the write again. With the default
+//! [`Options`] that is 85 seconds for a queued write, which waits for 5, and 195 for one of
+//! [`Client::store`], which waits for up to 60: enough for 1,000 and 500 writes a second without a pause.
+//! A program that writes more shortens [`Options::retry_for`] and [`Options::request_timeout`], or sets
+//! [`Options::idempotency_keys`] to false; then a write whose answer is lost is not sent again, and is
+//! [`Error::Unknown`].
 //!
 //! # Features
 //! `tls`: `https://`. Without it, an `https://` URL is an error.

@@ -147,6 +147,8 @@ async fn refusal_that_passes_is_tried_again_with_the_same_key() {
         assert_eq!(requests.len(), 3);
         assert_eq!(key(&requests[0]), key(&requests[1]));
         assert_eq!(key(&requests[0]), key(&requests[2]));
+        // 20 s of retries, 5 s and 30 s for the last one, twice the wait of 5 s, and a margin.
+        assert!(key(&requests[0]).ends_with("\";window=75"), "{requests:?}");
     }
 }
 

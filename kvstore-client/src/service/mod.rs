@@ -109,6 +109,7 @@ impl RemoteService {
     pub async fn submit(&self, mut request: Request) -> Result<Submitted> {
         if request.idempotency_key.is_none() && self.transport.options.idempotency_keys {
             request.idempotency_key = Some(random_key());
+            request.idempotency_window = Some(self.transport.retry_window(request.wait));
         }
         let is_keyed = request.idempotency_key.is_some();
         let command = &request.command;

@@ -1,5 +1,7 @@
 //! A command as a request of the API.
 
+use std::fmt::Write as _;
+
 use hyper::Method;
 use kvstore_core::error::Subject;
 use kvstore_core::model::command::{Action, Command, Expiry, Operation};
@@ -24,7 +26,11 @@ pub(super) fn call(request: &Request) -> Result<Call> {
     call.effect = Effect::EachTime;
     if let Some(key) = &request.idempotency_key {
         // A string of structured fields (RFC 9651 §3.3.3).
-        let quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
+        let mut quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
+        if let Some(window) = request.idempotency_window {
+            let seconds = window.as_millis().div_ceil(1000).max(1);
+            write!(quoted, ";window={seconds}").expect("a String takes it");
+        }
         call.header(IDEMPOTENCY_KEY, &quoted)
             .ok_or_else(|| Error::Invalid {
                 subject: Subject::Job,

@@ -41,6 +41,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause that the client chooses by itself; a server may name a longer one.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// What clocks of client and server may differ in, over the time in which a write is retried.
+const RETRY_MARGIN: Duration = Duration::from_secs(10);
+
 /// A request, as often as it has to be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
@@ -166,6 +169,18 @@ impl Transport {
         })
     }
 
+    /// Returns how long after a write was accepted it may still be sent again: until its own wait is over,
+    /// then as long as it is retried, and the time that the last try takes.
+    pub(crate) fn retry_window(&self, wait: Duration) -> Duration {
+        let Options {
+            connect_timeout,
+            request_timeout,
+            retry_for,
+            ..
+        } = &self.options;
+        2 * wait + *retry_for + *connect_timeout + *request_timeout + RETRY_MARGIN
+    }
+
     pub(crate) fn close_idle(&self) {
         self.idle.clear();
     }
@@ -176,10 +191,11 @@ impl Transport {
     /// [`Error::Unavailable`] if no try reached the server's verdict and none had an effect;
     /// [`Error::Unknown`] if one may have had its effect.
     pub(crate) async fn send(&self, call: &Call) -> Result<Reply> {
-        let end = Instant::now() + self.options.retry_for;
+        let mut end = Instant::now() + self.options.retry_for;
         let mut backoff = Backoff::default();
         let mut may_have_happened = false;
         loop {
+            let begun = Instant::now();
             let failure = match self.attempt(call).await {
                 Ok(reply) => match postponed(call, &reply) {
                     None => return Ok(reply),
@@ -187,6 +203,10 @@ impl Transport {
                 },
                 Err(failure) => failure,
             };
+            if failure.is_unknown {
+                // That the server waits as it was asked to takes nothing of the time for retries.
+                end += begun.elapsed().min(call.wait);
+            }
             may_have_happened |= failure.is_unknown && call.effect != Effect::None;
             let may_repeat = !(failure.is_unknown && call.effect == Effect::EachTime);
             let pause = backoff.next(failure.pause);

@@ -80,6 +80,9 @@ pub struct Request {
     pub command: Command,
     /// The caller's idempotency key, with whatever it is scoped to, if there is one.
     pub idempotency_key: Option<String>,
+    /// How long the key has to be remembered, if that is shorter than
+    /// [`ServiceOptions::idempotency_window`]: the number of keys that are remembered at once is bounded.
+    pub idempotency_window: Option<Duration>,
     /// Whether details of the outcome may be asked for later; waiting implies it.
     pub keep_outcome: bool,
     /// How long to wait for the outcome; zero not to.
@@ -94,6 +97,7 @@ impl Request {
         Self {
             command,
             idempotency_key: None,
+            idempotency_window: None,
             keep_outcome: false,
             wait,
             traceparent: None,
@@ -211,7 +215,10 @@ impl Service {
     pub async fn submit(&self, mut request: Request) -> Result<Submitted> {
         self.check_sizes(&request.command)?;
         request.command.bound_merges(self.options.value_bytes_max);
-        let window = self.options.idempotency_window;
+        let longest = self.options.idempotency_window;
+        let window = request
+            .idempotency_window
+            .map_or(longest, |window| window.min(longest));
         let idempotency = request
             .idempotency_key
             .map(|key| Idempotency { key, window });

@@ -20,8 +20,7 @@ const WRITE: [u16; 3] = [412, 504, 507];
 const BODY: [u16; 3] = [408, 413, 415];
 
 /// Visible characters and spaces, or the same as a string of structured fields.
-const IDEMPOTENCY_KEY_PATTERN: &str =
-    r#"^([!#-~]([ -~]{0,253}[!-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}")$"#;
+const IDEMPOTENCY_KEY_PATTERN: &str = r#"^([!#-~]([ -~]{0,253}[!-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}"( *; *window=0*[1-9][0-9]{0,17})?)$"#;
 
 /// One method of a route.
 struct Operation {
@@ -229,7 +228,7 @@ fn write_headers() -> [Value; 2] {
         ),
         in_header(
             "Idempotency-Key",
-            "With the same one, the same request is the same job: safe to send again",
+            "With the same one, the same request is the same job: safe to send again. In quotes it can have ;window=SECONDS behind it, to be remembered for a shorter time than usual",
             json!({ "type": "string", "pattern": IDEMPOTENCY_KEY_PATTERN }),
         ),
     ]

@@ -1,5 +1,7 @@
 //! What else requests say in their headers: their own id, sync tokens, idempotency keys, traces.
 
+use std::time::Duration;
+
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use kvstore_core::model::id::JobId;
 
@@ -72,8 +74,16 @@ fn parse_tokens(text: &str, tokens: &mut Vec<JobId>) -> Result<()> {
 /// Most characters of an idempotency key: what `API.md` §6 grants.
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
-/// The idempotency key of a write: a string of structured fields (`"…"`, RFC 9651 §3.3.3), or the same without quotes.
-pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
+/// An idempotency key, and how long it has to be remembered if that is shorter than usual.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdempotencyKey {
+    pub(crate) text: String,
+    pub(crate) window: Option<Duration>,
+}
+
+/// Returns the idempotency key of a write: a string of structured fields (`"…"`, RFC 9651 §3.3.3), which can have the
+/// parameter `;window=SECONDS`, or the same without quotes and parameter.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>> {
     let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(line) = lines.next() else {
         return Ok(None);
@@ -82,38 +92,59 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
         .ok()
         .filter(|_| lines.next().is_none())
         .and_then(structured_string)
-        .filter(|key| (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()))
+        .filter(|key| (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.text.len()))
         .filter(|key| {
-            key.bytes()
-                .all(|byte| byte == b' ' || byte.is_ascii_graphic())
+            let mut bytes = key.text.bytes();
+            bytes.all(|byte| byte == b' ' || byte.is_ascii_graphic())
         })
         .map(Some)
         .ok_or_else(|| {
             Problem::malformed(
-                "Idempotency-Key must be one string of 1 to 255 visible ASCII characters",
+                "Idempotency-Key must be one string of 1 to 255 visible ASCII characters; \
+                 in quotes it can have ;window=SECONDS behind it",
             )
         })
 }
 
-fn structured_string(text: &str) -> Option<String> {
+fn structured_string(text: &str) -> Option<IdempotencyKey> {
     let text = text.trim();
     let Some(quoted) = text.strip_prefix('"') else {
-        return Some(text.to_owned());
+        let text = text.to_owned();
+        return Some(IdempotencyKey { text, window: None });
     };
-    let mut characters = quoted.strip_suffix('"')?.chars();
+    let mut characters = quoted.chars();
     let mut string = String::with_capacity(quoted.len());
-    while let Some(character) = characters.next() {
-        match character {
+    loop {
+        match characters.next()? {
             '\\' => string.push(
                 characters
                     .next()
                     .filter(|escaped| matches!(escaped, '"' | '\\'))?,
             ),
-            '"' => return None,
+            '"' => break,
             plain => string.push(plain),
         }
     }
-    Some(string)
+    let window = match characters.as_str().trim_start() {
+        "" => None,
+        parameter => Some(window(parameter)?),
+    };
+    Some(IdempotencyKey {
+        text: string,
+        window,
+    })
+}
+
+/// Reads `;window=SECONDS`.
+fn window(parameter: &str) -> Option<Duration> {
+    let digits = parameter
+        .strip_prefix(';')?
+        .trim_start()
+        .strip_prefix("window=")?;
+    let seconds: u64 = digits.parse().ok().filter(|seconds| *seconds > 0)?;
+    // A sign also parses.
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_plain.then(|| Duration::from_secs(seconds))
 }
 
 /// Longest `traceparent` passed on. Version 00 has 55 characters; later ones may have more behind them.
@@ -147,6 +178,7 @@ mod tests {
             idempotency_key(&HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)]))
                 .ok()
                 .flatten()
+                .map(|key| key.text)
         };
         for (text, key) in [
             ("abc", Some("abc")),
@@ -160,6 +192,27 @@ mod tests {
             (r#""a\b""#, None),
         ] {
             assert_eq!(read(text).as_deref(), key, "{text}");
+        }
+        for (text, seconds) in [
+            ("\"a\";window=60", Some(60)),
+            ("\"a\" ; window=1", Some(1)),
+            ("\"a\"", None),
+            ("a;window=60", None),
+        ] {
+            let value = HeaderValue::from_str(text).unwrap();
+            let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)]);
+            let key = idempotency_key(&headers).unwrap().unwrap();
+            assert_eq!(key.window, seconds.map(Duration::from_secs), "{text}");
+        }
+        for text in [
+            "\"a\";window=0",
+            "\"a\";window=+1",
+            "\"a\";window=",
+            "\"a\";ttl=60",
+            "\"a\"window=60",
+            "\"a\";window=60;x=1",
+        ] {
+            assert_eq!(read(text), None, "{text}");
         }
         assert_eq!(read(&"k".repeat(255)), Some("k".repeat(255)));
         assert_eq!(read(&"k".repeat(256)), None);

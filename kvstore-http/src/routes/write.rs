@@ -83,8 +83,10 @@ pub(super) async fn send(
     let prefer = Prefer::of(headers);
     let wait = prefer.wait(default_wait, context.options.wait_max);
     let mut request = Request::new(command, wait);
-    request.idempotency_key =
-        idempotency_key(headers)?.map(|text| scoped(context.access.name(), &key, &text));
+    if let Some(given) = idempotency_key(headers)? {
+        request.idempotency_key = Some(scoped(context.access.name(), &key, &given.text));
+        request.idempotency_window = given.window;
+    }
     request.traceparent = traceparent(headers);
     // Who asks not to wait will ask the job. Of writes that nobody asked about, only failures are kept; but a job that names no key
     // is not shown to a token that reaches some keys only.

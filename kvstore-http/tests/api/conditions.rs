@@ -297,3 +297,27 @@ async fn idempotency_key_that_is_none_is_refused() {
         .header("idempotency-key", &long[1..]);
     assert_eq!(server.ask(&put).await.status, 201);
 }
+
+#[tokio::test]
+async fn idempotency_key_is_forgotten_after_a_shorter_window_that_it_asks_for() {
+    let server = Server::start().await;
+    let add = |key: &str| request("POST", "/v1/kv/n?add=1").header("idempotency-key", key);
+    let ask = async |key: &str| server.ask(&add(key)).await.json()["value"].clone();
+    assert_eq!(ask("\"short\";window=60").await, 1);
+    assert_eq!(ask("\"usual\"").await, 2);
+    // No one asks for more than the setting grants.
+    assert_eq!(ask("\"long\";window=999999999").await, 3);
+    server.clock.advance(std::time::Duration::from_secs(59));
+    assert_eq!(ask("\"short\";window=60").await, 1, "it is the same job");
+    server.clock.advance(std::time::Duration::from_secs(1));
+    assert_eq!(ask("\"short\";window=60").await, 4, "it is another");
+    assert_eq!(ask("\"usual\"").await, 2);
+    server
+        .clock
+        .advance(std::time::Duration::from_secs(24 * 60 * 60 - 61));
+    assert_eq!(ask("\"long\"").await, 3);
+    server.clock.advance(std::time::Duration::from_secs(1));
+    assert_eq!(ask("\"long\"").await, 5);
+    let wrong = server.ask(&add("\"a\";window=0")).await;
+    assert_eq!(wrong.status, 400);
+}
