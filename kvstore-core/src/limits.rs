@@ -16,6 +16,9 @@ pub const VALUE_BYTES_DEFAULT: usize = 1 << 20;
 /// Most operations in one batch: its checks and writes are one line of a file, or the keys of one script.
 pub const BATCH_OPERATIONS_MAX: usize = 1000;
 
+/// What an entry takes in memory besides its key and value, in bytes, where all data is in memory.
+pub const ENTRY_BYTES: u64 = 112;
+
 /// Most entries on one page of a listing.
 pub const PAGE_ENTRIES_MAX: usize = 1000;
 

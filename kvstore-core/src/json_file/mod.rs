@@ -64,7 +64,7 @@ pub use self::store::JsonStore;
 pub use self::verify::{Inspection, Summary};
 use self::writer::Writer;
 use self::writer::jobs::Queue;
-use self::writer::quota::Room;
+use self::writer::quota::{self, Room};
 use crate::clock::{Clock, StoreTime, SystemClock};
 use crate::error::{Error, Result, source};
 use crate::in_memory::log::Claims;
@@ -82,7 +82,8 @@ const PARTITION: Partition = Partition(0);
 pub struct Options {
     /// The bounds of the queue. It has one partition, whatever is set here.
     pub queue: QueueOptions,
-    /// Most bytes of keys and values, those of waiting jobs included; none by default. All of them are in memory.
+    /// Most bytes of memory that entries take, those of waiting jobs included: keys, values, and
+    /// [`ENTRY_BYTES`](crate::limits::ENTRY_BYTES) each; none by default.
     pub data_bytes_max: Option<u64>,
     /// A snapshot is taken once the journal is larger than this and than `data.json`.
     pub snapshot_bytes_min: u64,
@@ -177,8 +178,8 @@ impl JsonFile {
         let claims = Claims::new(PartitionCount::ONE, queue_options.claim_period);
         let room = Room {
             limit: options.data_bytes_max,
-            data: recovered.state.table.bytes(),
-            queued: recovered.log.size_bytes() as u64,
+            data: recovered.state.table.memory_bytes(),
+            queued: quota::memory_bytes(&recovered.log),
         };
         let queue = Queue::new(recovered.log, claims, options.apply_on_acceptance);
         let queue = Arc::new(queue);

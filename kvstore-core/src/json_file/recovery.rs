@@ -115,7 +115,8 @@ impl Opening<'_> {
         meta.version = version;
         meta.time = meta.time.max(self.now);
         log.open(self.now);
-        meta.set_log(&log, meta.time);
+        meta.set_log(&log);
+        meta.add_remembered(meta.time, || &log);
         let mut table = Table::of(entries);
         table.start_cut();
         let written = snapshot::write(disk, &meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
@@ -175,7 +176,9 @@ impl Opening<'_> {
             meta = meta.without_entries();
         }
         meta.set_progress(&state.progress);
-        meta.set_log(&log, state.time);
+        meta.set_log(&log);
+        meta.add_outcomes(|| &state);
+        meta.add_remembered(state.time, || &log);
         (meta.version, meta.time) = (state.version, state.time);
         meta.journal = journals.next_number().unwrap_or(meta.journal);
         journals.keep_torn_tail(disk)?;

@@ -134,7 +134,9 @@ fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
     meta.version = state.version;
     meta.time = state.time;
     meta.set_progress(&state.progress);
-    meta.set_log(log, state.time);
+    meta.set_log(log);
+    meta.add_outcomes(|| &*state);
+    meta.add_remembered(state.time, || &*log);
     let mut write = || {
         let replaces = disk.read(DATA)?.map(|text| Fingerprint::of(&text));
         state.table.start_cut();

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::ENTRY_BYTES;
 use crate::model::command::Command;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::JobId;
@@ -46,10 +47,11 @@ impl NewJob {
         self.command.size_bytes()
     }
 
-    /// The room that it needs in a store: none for deletes alone, which are accepted where nothing else is.
+    /// The memory that its entries need in a store: none for deletes alone, which are accepted where nothing else is.
     pub(crate) fn bytes_taken(&self) -> u64 {
         if self.command.takes_room() {
-            self.size_bytes() as u64
+            let entries = self.command.operations().len() as u64;
+            self.size_bytes() as u64 + ENTRY_BYTES * entries
         } else {
             0
         }

@@ -21,7 +21,7 @@ use crate::redis;
 ///
 /// * `file:FOLDER`: a folder of JSON files, created if it is missing; `file:database`,
 ///   `file:/var/lib/kvstore` or `file:///var/lib/kvstore`. Parameters: `data_bytes`, a ceiling on
-///   keys and values, all of which are in memory; `snapshot_bytes`, how large the journal gets
+///   the memory of entries (keys, values and 112 bytes each); `snapshot_bytes`, how large the journal gets
 ///   before `data.json` is written again (unless that is larger, then its size); `keep_edit=true`,
 ///   for one start: keep a `data.json` that was edited although later commits are in journals, and
 ///   give those up; `apply_on_acceptance=false`: leave every job to the worker, although nothing is

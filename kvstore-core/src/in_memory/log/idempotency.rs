@@ -5,6 +5,7 @@
 //! a bound in bytes too.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
@@ -96,10 +97,18 @@ impl IdempotencyTable {
         }
     }
 
-    /// Those not expired, by deadline.
-    pub(super) fn live(&self, now: Timestamp) -> impl Iterator<Item = &Remembered> {
+    /// Those not expired, by deadline, and those behind `after` alone.
+    pub(super) fn live(
+        &self,
+        now: Timestamp,
+        after: Option<&Remembered>,
+    ) -> impl Iterator<Item = &Remembered> {
+        let start = match after {
+            Some(after) => Bound::Excluded((after.expires_at, after.key)),
+            None => Bound::Unbounded,
+        };
         self.by_deadline
-            .iter()
+            .range((start, Bound::Unbounded))
             .filter(move |(expires_at, _)| *expires_at > now)
             .filter_map(|(_, key)| self.by_key.get(key))
     }
@@ -188,8 +197,8 @@ mod tests {
         table.insert(remembered(1, 10));
         table.insert(remembered(1, 90));
         table.look_up(hash(2), hash(2), Timestamp(50)).unwrap();
-        let live: Vec<_> = table.live(Timestamp(50)).copied().collect();
+        let live: Vec<_> = table.live(Timestamp(50), None).copied().collect();
         assert_eq!(live, [remembered(1, 90)]);
-        assert_eq!(table.live(Timestamp(90)).count(), 0);
+        assert_eq!(table.live(Timestamp(90), None).count(), 0);
     }
 }

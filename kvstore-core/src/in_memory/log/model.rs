@@ -210,7 +210,7 @@ fn new_log(queue: QueueId) -> PartitionLog {
 fn rebuilt(log: &PartitionLog, queue: QueueId, now: Timestamp) -> PartitionLog {
     let mut new = new_log(queue);
     new.restore_numbering(log.last(), log.trimmed()).unwrap();
-    for remembered in log.remembered(now) {
+    for remembered in log.remembered(now, None) {
         new.restore_idempotency(*remembered);
     }
     for job in &log.jobs {
@@ -232,7 +232,7 @@ fn check(log: &PartitionLog, model: &Model, queue: QueueId, clock: Timestamp) {
     assert_eq!(log.last(), Position::counted(model.last));
     assert_eq!(log.trimmed(), Position::counted(model.trimmed));
     let live = model.keys.iter().filter(|known| known.3 > now);
-    assert_eq!(log.remembered(clock).count(), live.count());
+    assert_eq!(log.remembered(clock, None).count(), live.count());
 
     for number in 0..=model.last + 1 {
         let held = model.jobs.iter().find(|job| job.number == number);

@@ -100,8 +100,12 @@ impl PartitionLog {
         self.attempts
     }
 
-    /// The requests still remembered.
-    pub(crate) fn remembered(&self, now: Timestamp) -> impl Iterator<Item = &Remembered> {
-        self.idempotency.live(now)
+    /// The requests still remembered at `now`, by deadline, those behind `after` alone.
+    pub(crate) fn remembered(
+        &self,
+        now: Timestamp,
+        after: Option<&Remembered>,
+    ) -> impl Iterator<Item = &Remembered> {
+        self.idempotency.live(now, after)
     }
 }

@@ -1,6 +1,7 @@
 //! How far queues are applied, and how their jobs ended: for as long, and as many, as [`crate::limits`] says.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::record::Advanced;
 use crate::limits::{OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, OUTCOMES_MAX};
@@ -46,9 +47,12 @@ impl Outcomes {
         }
     }
 
-    /// Those that are kept, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Position, &(Timestamp, Option<Outcome>))> {
-        self.map.iter()
+    /// Those that are kept behind `after`, in order.
+    pub(crate) fn after(
+        &self,
+        after: Position,
+    ) -> impl Iterator<Item = (&Position, &(Timestamp, Option<Outcome>))> {
+        self.map.range((Bound::Excluded(after), Bound::Unbounded))
     }
 
     /// Drops what is older than `oldest`, and what is too much; returns the last position that was dropped.

@@ -6,7 +6,7 @@ use super::State;
 use super::record::{Advanced, Record};
 use super::row::Row;
 use crate::error::{Error, Result};
-use crate::limits::{DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX, EXPIRE_BATCH};
+use crate::limits::{DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX, ENTRY_BYTES, EXPIRE_BATCH};
 use crate::model::commit::{Advance, Commit, Committed, Verdict, dead_letters_full};
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position, QueueId};
@@ -290,11 +290,11 @@ impl<'a> Staging<'a> {
     }
 }
 
-/// Room for what an entry takes: keys and values, in bytes.
+/// The memory that what is written takes, in bytes.
 pub(crate) fn bytes_added(writes: &[Write]) -> u64 {
     let added = writes.iter().map(|write| match &write.change {
         Change::Set { value, .. } | Change::SetFor { value, .. } => {
-            (write.key.as_str().len() + value.len()) as u64
+            (write.key.as_str().len() + value.len()) as u64 + ENTRY_BYTES
         }
         Change::Delete => 0,
     });

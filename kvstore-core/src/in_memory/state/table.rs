@@ -7,6 +7,7 @@ use super::index::{Id, Index};
 use super::order::Order;
 use super::row::Row;
 use super::sorted::Sorted;
+use crate::limits::ENTRY_BYTES;
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::key::Key;
 
@@ -74,6 +75,11 @@ impl Table {
             rows.push(key.as_str(), value, entry.version, expires_at);
         }
         Self::from_sorted(vec![rows]).expect("a map is in order")
+    }
+
+    /// The memory that entries take, in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.bytes() + ENTRY_BYTES * (self.rows.len() - self.free.len()) as u64
     }
 
     /// Keys and values, in bytes.

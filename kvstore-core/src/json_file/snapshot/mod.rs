@@ -12,6 +12,7 @@ mod versions;
 use std::borrow::Cow;
 use std::io;
 use std::iter;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use memchr::{memchr, memchr_iter};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::in_memory::log::{PartitionLog, Remembered};
-use crate::in_memory::state::{Lost, Progress, QueueProgress, Row, Sorted, Table};
+use crate::in_memory::state::{Lost, Progress, QueueProgress, Row, Sorted, State, Table};
 use crate::json_file::PARTITION;
 use crate::json_file::disk::{Disk, DiskFile, is_irregular};
 use crate::json_file::error::{corrupt, disk_error};
@@ -42,6 +43,9 @@ pub(crate) const DATA_OLD: &str = ".data.json.replaced";
 
 /// Files are written, and synced, in pieces of about this size.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Outcomes, or remembered requests, that a snapshot takes at a time.
+const META_PIECE: usize = 1024;
 
 /// Entries that a snapshot takes at a time, under the lock that writes need.
 pub(crate) const SNAPSHOT_PIECE: usize = 256;
@@ -181,6 +185,8 @@ impl Meta {
         }
     }
 
+    /// Takes down how far queues are applied, and the dead letters; [`add_outcomes`](Self::add_outcomes) and
+    /// [`add_remembered`](Self::add_remembered) follow.
     pub(crate) fn set_progress(&mut self, progress: &Progress) {
         self.active = progress.active;
         self.skipped = progress.skipped;
@@ -197,11 +203,7 @@ impl Meta {
                     .iter()
                     .map(|lost| (lost.after, lost.up_to))
                     .collect(),
-                outcomes: progress
-                    .outcomes
-                    .iter()
-                    .map(|(position, (at, outcome))| (*position, *at, outcome.clone()))
-                    .collect(),
+                outcomes: Vec::new(),
                 dead: progress
                     .dead
                     .iter()
@@ -209,6 +211,49 @@ impl Meta {
                     .collect(),
             });
         self.queues = queues.collect();
+    }
+
+    /// Adds the outcomes, some at a time, of a state that may go on meanwhile: what comes later stands in the journal, too. What
+    /// was dropped meanwhile is below the mark, which is read last.
+    pub(crate) fn add_outcomes<S: Deref<Target = State>>(&mut self, state: impl Fn() -> S) {
+        for text in &mut self.queues {
+            let mut last = Position::START;
+            loop {
+                let state = state();
+                let Some(queue) = state.progress.queues.get(&(text.queue, text.partition)) else {
+                    break;
+                };
+                let piece = queue.outcomes.after(last).take(META_PIECE);
+                let before = text.outcomes.len();
+                text.outcomes.extend(
+                    piece.map(|(position, (at, outcome))| (*position, *at, outcome.clone())),
+                );
+                text.pruned = queue.pruned;
+                match &text.outcomes[before..] {
+                    [] => break,
+                    [.., (position, ..)] => last = *position,
+                }
+            }
+        }
+    }
+
+    /// Adds the requests that are remembered at `now`, likewise.
+    pub(crate) fn add_remembered<L: Deref<Target = PartitionLog>>(
+        &mut self,
+        now: Timestamp,
+        log: impl Fn() -> L,
+    ) {
+        self.remembered.clear();
+        loop {
+            let log = log();
+            let before = self.remembered.len();
+            let last = self.remembered.last().copied();
+            let piece = log.remembered(now, last.as_ref()).take(META_PIECE);
+            self.remembered.extend(piece.copied());
+            if self.remembered.len() == before {
+                return;
+            }
+        }
     }
 
     /// The queue of the folder.
@@ -231,11 +276,10 @@ impl Meta {
         Ok(log)
     }
 
-    /// Takes down what the queue holds at `now`.
-    pub(crate) fn set_log(&mut self, log: &PartitionLog, now: Timestamp) {
+    /// Takes down the jobs that wait.
+    pub(crate) fn set_log(&mut self, log: &PartitionLog) {
         (self.last, self.trimmed) = (log.last(), log.trimmed());
         self.tried = log.attempts();
-        self.remembered = log.remembered(now).copied().collect();
         self.waiting = log.jobs().cloned().collect();
     }
 

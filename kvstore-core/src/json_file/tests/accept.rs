@@ -425,3 +425,58 @@ fn queue_of_a_folder_whose_store_is_not_the_one_that_applies_it_leaves_jobs_to_t
         assert!(contents(&file.store()).await.is_empty());
     });
 }
+
+#[test]
+fn snapshot_beside_jobs_keeps_every_outcome_and_request() {
+    const BEFORE: u64 = 3000;
+    const BESIDE: u64 = 300;
+    block_on(async {
+        let disk = SimulatedDisk::new();
+        let file = start(&disk).unwrap();
+        let _claim = claim(&file).await;
+        let mut accepted = Vec::new();
+        let mut accept = async |numbers: std::ops::Range<u64>| {
+            // Every third job fails, which is kept.
+            let jobs =
+                numbers.map(|number| create(&format!("k{}", number - number % 3 / 2), number));
+            let jobs = jobs.zip(accepted.len()..).map(|(job, number)| NewJob {
+                idempotency: Some(Idempotency {
+                    key: format!("request {number}"),
+                    window: Duration::from_secs(3600),
+                }),
+                ..job
+            });
+            accepted.extend(enqueue(&file, jobs.collect()).await.unwrap());
+        };
+        accept(0..BEFORE).await;
+        let store = file.store();
+        let compacted = tokio::spawn(async move { store.compact().await });
+        for number in BEFORE..BEFORE + BESIDE {
+            accept(number..number + 1).await;
+        }
+        compacted.await.unwrap().unwrap();
+        let again = start(&disk.after_kill()).unwrap();
+        let mut failed = 0;
+        for job in &accepted {
+            let is = state(&again, job).await;
+            assert_eq!(
+                Some(is.clone()),
+                job.outcome.clone().map(JobState::Finished)
+            );
+            failed += u64::from(!succeeded(&is));
+        }
+        assert_eq!(failed, (BEFORE + BESIDE) / 3);
+        let _claim = claim(&again).await;
+        for (number, job) in accepted.iter().enumerate() {
+            let repeated = NewJob {
+                idempotency: Some(Idempotency {
+                    key: format!("request {number}"),
+                    window: Duration::from_secs(3600),
+                }),
+                ..create(&format!("k{}", number - number % 3 / 2), number as u64)
+            };
+            let repeated = enqueue(&again, vec![repeated]).await.unwrap();
+            assert!(repeated[0].replayed && repeated[0].id == job.id, "{number}");
+        }
+    });
+}

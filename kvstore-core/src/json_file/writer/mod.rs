@@ -413,9 +413,9 @@ impl Writer {
         if let Some(applied) = applied {
             log.apply(applied);
         }
-        self.room.queued = log.size_bytes() as u64;
+        self.room.queued = quota::memory_bytes(&log);
         drop(log);
-        self.room.data = self.shared.read().table.bytes();
+        self.room.data = self.shared.read().table.memory_bytes();
         if judged.has_waiting {
             self.queue.changed.notify_waiters();
         }
@@ -547,21 +547,13 @@ impl Writer {
         self.number = number;
 
         let meta = self.cut();
-        let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
-        let replaces = self.replaces();
-        let (sender, ended) = (
-            self.status.sender.clone(),
-            Arc::clone(&self.status.snapshot_result),
-        );
+        let (disk, write) = (Arc::clone(&self.disk), self.write_pair(meta));
+        let sender = self.status.sender.clone();
+        let ended = Arc::clone(&self.status.snapshot_result);
         let thread = std::thread::Builder::new()
             .name("kvstore-snapshot".into())
             .spawn(move || {
-                let next = || shared.write().table.next_of_cut(SNAPSHOT_PIECE);
-                let result = replaces(&*disk)
-                    .and_then(|data| snapshot::write(&*disk, &meta, Some(data), next));
-                if result.is_ok() {
-                    chain::remove_before(&*disk, meta.journal);
-                }
+                let result = write(&*disk);
                 *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 // Where there is no room for this, other requests wake the thread as well.
                 if let Some(sender) = sender.as_ref().and_then(mpsc::WeakSender::upgrade) {
@@ -573,26 +565,36 @@ impl Writer {
         Ok(())
     }
 
-    /// How to find out which `data.json` a snapshot is going to replace.
-    fn replaces(&self) -> impl FnOnce(&dyn Disk) -> io::Result<Fingerprint> + Send + use<> {
-        let (unsettled, data) = (self.status.unsettled, self.data);
-        move |disk| match unsettled {
-            true => snapshot::settle(disk),
-            false => Ok(data),
-        }
-    }
-
-    /// Starts the walk over the entries as they are, and says all else that was true then.
+    /// Starts the walk over the entries as they are, and says what else was true then and is not taken down later.
     fn cut(&mut self) -> Meta {
-        let mut state = self.shared.write();
-        state.table.start_cut();
+        // Nothing changes in between, since only this thread changes the state, and who reads is not held up.
+        let state = self.shared.read();
         self.meta.set_progress(&state.progress);
         self.meta.version = state.version;
         self.meta.time = state.time;
         self.meta.journal = self.number;
         drop(state);
-        self.meta.set_log(&self.queue.log(), self.meta.time);
+        self.shared.write().table.start_cut();
+        self.meta.set_log(&self.queue.log());
         self.meta.clone()
+    }
+
+    /// How to write the pair as it was cut.
+    fn write_pair(&self, mut meta: Meta) -> impl FnOnce(&dyn Disk) -> io::Result<Written> + use<> {
+        let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
+        let (unsettled, data) = (self.status.unsettled, self.data);
+        move |disk| {
+            let replaces = match unsettled {
+                true => snapshot::settle(disk)?,
+                false => data,
+            };
+            meta.add_outcomes(|| shared.read());
+            meta.add_remembered(meta.time, || queue.log());
+            let next = || shared.write().table.next_of_cut(SNAPSHOT_PIECE);
+            let written = snapshot::write(disk, &meta, Some(replaces), next)?;
+            chain::remove_before(disk, meta.journal);
+            Ok(written)
+        }
     }
 
     fn look_after_snapshot(&mut self) {
@@ -658,12 +660,7 @@ impl Writer {
         self.journal.finish().map_err(failed)?;
         self.number += 1;
         let meta = self.cut();
-        let shared = Arc::clone(&self.shared);
-        let next = || shared.write().table.next_of_cut(SNAPSHOT_PIECE);
-        self.replaces()(&*self.disk)
-            .and_then(|data| snapshot::write(&*self.disk, &meta, Some(data), next))
-            .map_err(failed)?;
-        chain::remove_before(&*self.disk, meta.journal);
+        self.write_pair(meta)(&*self.disk).map_err(failed)?;
         self.disk.sync_folder().map_err(failed)
     }
 

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
+use crate::limits::ENTRY_BYTES;
 
 /// Returns the bytes of journal that the jobs in `log` need for their effects, whichever they are. (Of merges that wait for each
 /// other they may be more; what finds no room then waits for it.)
@@ -10,7 +11,12 @@ pub(crate) fn reserve(log: &PartitionLog) -> u64 {
     2 * log.size_bytes() as u64 + 512 * log.len() as u64
 }
 
-/// Bytes of keys and values, those of jobs that wait included.
+/// Returns the bytes of memory that the entries of the jobs in `log` need.
+pub(crate) fn memory_bytes(log: &PartitionLog) -> u64 {
+    log.size_bytes() as u64 + ENTRY_BYTES * log.len() as u64
+}
+
+/// Bytes of memory that entries take, those of jobs that wait included.
 #[derive(Debug)]
 pub(crate) struct Room {
     pub(crate) limit: Option<u64>,
@@ -30,7 +36,7 @@ impl Room {
         }
         Err(Error::StorageFull {
             detail: format!(
-                "the data has {used} bytes of the {limit} that data_bytes allows, and this needs {bytes}"
+                "the data takes {used} of the {limit} bytes that data_bytes allows, and this needs {bytes}"
             ),
         })
     }
