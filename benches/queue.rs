@@ -95,7 +95,7 @@ async fn accepted() {
                     }
                 })
                 .await;
-                let per_sync = rates.calls / syncs(folder.path(), "queue-");
+                let per_sync = rates.calls / syncs(folder.path(), "journal-");
                 add(&mut table, backend, tasks, &rates, &[per_sync]);
                 opened.close().await.expect("it closes");
             }

@@ -9,7 +9,7 @@ pub(crate) mod simulated;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +32,12 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// A whole file; `None` if there is none of that name.
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
 
+    /// A file, opened for reading; `None` if there is none of that name.
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn DiskReader>>>;
+
+    /// Which file has this name by now, where the folder's path leads; `None` if none has.
+    fn identity(&self, name: &str) -> io::Result<Option<Identity>>;
+
     /// A new, empty file in place of any that was there. Its name is durable after [`Disk::sync_folder`].
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
@@ -46,6 +52,30 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
 
     /// Makes the names durable.
     fn sync_folder(&self) -> io::Result<()>;
+}
+
+/// What a file is recognised by, whatever names it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    number: u64,
+}
+
+impl Identity {
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            number: metadata.ino(),
+        }
+    }
+}
+
+/// A file that is open for reading, and may grow meanwhile.
+pub(crate) trait DiskReader: fmt::Debug + Send + Sync {
+    fn identity(&self) -> io::Result<Identity>;
+
+    /// Up to `length` bytes from `offset` on; fewer only at the end of the file.
+    fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>>;
 }
 
 /// A file that is open for writing.
@@ -139,8 +169,7 @@ impl Folder {
         })
     }
 
-    /// Opens a file for reading; `None` if there is none of that name.
-    pub(crate) fn open(&self, name: &str) -> io::Result<Option<File>> {
+    fn open_file(&self, name: &str) -> io::Result<Option<File>> {
         match open_regular(self.handle(), name, OFlags::RDONLY) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -181,13 +210,26 @@ impl Disk for Folder {
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        let Some(mut file) = self.open(name)? else {
+        let Some(mut file) = self.open_file(name)? else {
             return Ok(None);
         };
         let length = file.metadata()?.len();
         let mut text = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         file.read_to_end(&mut text)?;
         Ok(Some(text))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn DiskReader>>> {
+        let file = self.open_file(name)?;
+        Ok(file.map(|file| Box::new(RealFile(file)) as Box<dyn DiskReader>))
+    }
+
+    fn identity(&self, name: &str) -> io::Result<Option<Identity>> {
+        match std::fs::symlink_metadata(self.path.join(name)) {
+            Ok(metadata) => Ok(Some(Identity::of(&metadata))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
@@ -223,6 +265,27 @@ impl Disk for Folder {
 
 #[derive(Debug)]
 struct RealFile(File);
+
+impl DiskReader for RealFile {
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(Identity::of(&self.0.metadata()?))
+    }
+
+    fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut text = vec![0; length];
+        let mut filled = 0;
+        while filled < length {
+            match FileExt::read_at(&self.0, &mut text[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        text.truncate(filled);
+        Ok(text)
+    }
+}
 
 impl DiskFile for RealFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {

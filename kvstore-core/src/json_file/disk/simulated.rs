@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::json_file::disk::{Disk, DiskFile};
+use crate::json_file::disk::{Disk, DiskFile, DiskReader, Identity};
 
 /// What happens when the steps run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +220,22 @@ impl Disk for SimulatedDisk {
             .map(|inode| contents.files[*inode].now.clone()))
     }
 
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn DiskReader>>> {
+        let mut contents = self.contents();
+        contents.step(false)?;
+        let inode = contents.names.get(name).copied();
+        Ok(inode.map(|inode| {
+            let disk = self.clone();
+            Box::new(SimulatedFile { disk, inode }) as Box<dyn DiskReader>
+        }))
+    }
+
+    fn identity(&self, name: &str) -> io::Result<Option<Identity>> {
+        let mut contents = self.contents();
+        contents.step(false)?;
+        Ok(contents.names.get(name).copied().map(identity))
+    }
+
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let mut contents = self.contents();
         contents.step_of(true, true)?;
@@ -304,6 +320,27 @@ impl SimulatedFile {
         change.make(&mut file.now);
         file.unsynced.push(change);
         result
+    }
+}
+
+fn identity(inode: usize) -> Identity {
+    Identity {
+        device: 0,
+        number: inode as u64,
+    }
+}
+
+impl DiskReader for SimulatedFile {
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(identity(self.inode))
+    }
+
+    fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut contents = self.disk.contents();
+        contents.step(false)?;
+        let text = &contents.files[self.inode].now;
+        let start = (offset as usize).min(text.len());
+        Ok(text[start..(start + length).min(text.len())].to_vec())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The store of a folder that another process writes: every read first takes in what that process has acknowledged.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock, PoisonError, Weak};
@@ -14,10 +15,10 @@ use crate::error::{Error, Result, source};
 use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::{Shared, State};
 use crate::json_file::PARTITION;
-use crate::json_file::disk::lock;
+use crate::json_file::disk::{Disk, Folder, lock};
 use crate::json_file::error::io_error;
 use crate::json_file::follower::queue::JsonReaderQueue;
-use crate::json_file::follower::tail::{Follower, Step};
+use crate::json_file::follower::tail::{Follower, Step, nothing_there};
 use crate::json_file::journal::record::Line;
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::{Entry, Timestamp};
@@ -259,6 +260,14 @@ impl Inner {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn disk(&self) -> Result<Arc<dyn Disk>> {
+        match Folder::unlocked(&self.folder) {
+            Ok(disk) => Ok(Arc::new(disk)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(nothing_there(&self.folder)),
+            Err(error) => Err(io_error(&self.folder, "cannot open", error)),
+        }
+    }
+
     fn publish(&self, lines: Vec<Line>) -> Result<(), String> {
         let mut log = self.log();
         let mut records = Vec::new();
@@ -334,7 +343,7 @@ impl Inner {
     /// Loads what there is, and shows it if it is no older than what was shown.
     fn load(&self) -> Result<Follower> {
         for _ in 0..LOADS_MAX {
-            let (mut follower, mut state, mut log) = Follower::load(&self.folder)?;
+            let (mut follower, mut state, mut log) = Follower::load(self.disk()?)?;
             loop {
                 match follower.step()? {
                     Step::Lines(lines) => {

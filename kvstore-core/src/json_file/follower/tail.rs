@@ -9,18 +9,17 @@
 //! followed go on? Is there a file with the next number? Has the file that is followed lost its name? Journals are begun and
 //! removed in the order of their numbers; so three times no means that there was nothing when the look began.
 
-use std::fs::File;
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::State;
-use crate::json_file::disk::{Disk, Folder};
-use crate::json_file::error::{corrupt, disk_error, io_error};
+use crate::json_file::disk::{Disk, DiskReader};
+use crate::json_file::error::{corrupt, disk_error};
 use crate::json_file::journal::chain::{self, Header};
 use crate::json_file::journal::record::{self, Line};
 use crate::json_file::journal::{self, End, line, mark_at_end, marked};
@@ -52,10 +51,10 @@ pub(crate) enum Step {
 /// A place in the files of a folder, from which it can be read on.
 #[derive(Debug)]
 pub(crate) struct Follower {
-    disk: Folder,
+    disk: Arc<dyn Disk>,
     pub(crate) meta: Meta,
     /// Kept open, so that another file in its place is told by the name that this one has lost.
-    meta_file: File,
+    meta_file: Box<dyn DiskReader>,
     /// The journal that is followed; `None` as long as there is none.
     journal: Option<Tail>,
     /// How many journals were followed to their end.
@@ -63,23 +62,18 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Loads the pair of `folder`. What stands in journals comes with the first steps.
+    /// Loads the pair. What stands in journals comes with the first steps.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if there is no store there yet, or none that can be read just now; [`Error::Corrupt`].
-    pub(crate) fn load(folder: &Path) -> Result<(Self, State, PartitionLog)> {
-        let disk = match Folder::unlocked(folder) {
-            Ok(disk) => disk,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(nothing_there(folder)),
-            Err(error) => return Err(io_error(folder, "cannot open", error)),
-        };
+    pub(crate) fn load(disk: Arc<dyn Disk>) -> Result<(Self, State, PartitionLog)> {
         let mut tries = 1;
         loop {
-            match Self::try_load(&disk) {
+            match Self::try_load(&*disk) {
                 Ok(Some((meta, meta_file, journal, text))) => {
-                    let table = meta.table(&disk, &text)?;
+                    let table = meta.table(&*disk, &text)?;
                     let state = State::new(table, meta.progress(), meta.version, meta.time);
-                    let log = meta.log(&disk, &QueueOptions::default())?;
+                    let log = meta.log(&*disk, &QueueOptions::default())?;
                     let follower = Self {
                         meta: meta.without_entries(),
                         disk,
@@ -95,7 +89,7 @@ impl Follower {
                     let detail = "it is not the file that data.meta.json belongs to: it was edited, or parts of the folder \
                                   are missing; the process that writes there says more when it starts, and until its next \
                                   snapshot nobody else can load the data";
-                    return Err(corrupt(&disk, DATA, None, detail));
+                    return Err(corrupt(&*disk, DATA, None, detail));
                 }
                 Err(error) => return Err(error),
             }
@@ -108,7 +102,9 @@ impl Follower {
         clippy::type_complexity,
         reason = "it is taken apart at once, in one place"
     )]
-    fn try_load(disk: &Folder) -> Result<Option<(Meta, File, Option<Tail>, Vec<u8>)>> {
+    fn try_load(
+        disk: &dyn Disk,
+    ) -> Result<Option<(Meta, Box<dyn DiskReader>, Option<Tail>, Vec<u8>)>> {
         let read = |name: &str| {
             disk.read(name)
                 .map_err(|error| disk_error(disk, "can't read", name, error))
@@ -116,9 +112,7 @@ impl Follower {
         let failed = |error| disk_error(disk, "can't read", META, error);
         let opened = disk.open(META).map_err(failed)?;
         let meta_file = opened.ok_or_else(|| nothing_there(disk.path()))?;
-        let length = meta_file.metadata().map_err(failed)?.len();
-        let text = read_at(&meta_file, 0, usize::try_from(length).unwrap_or(usize::MAX));
-        let meta = parse_meta(disk, &text.map_err(failed)?)?;
+        let meta = parse_meta(disk, &read_all(&*meta_file).map_err(failed)?)?;
         let data = read(DATA)?.map(|text| (Fingerprint::of(&text), text));
         let text = match data {
             Some((is, text)) if is == meta.data => text,
@@ -133,7 +127,7 @@ impl Follower {
         };
         let journal = Tail::open(disk, meta.journal, meta.version, meta.queue)?;
         // A newer pair may have come, and the journal of this one gone.
-        let is_replaced = is_gone(disk, META, &meta_file).map_err(failed)?;
+        let is_replaced = is_gone(disk, META, &*meta_file).map_err(failed)?;
         Ok((journal.is_some() || !is_replaced).then_some((meta, meta_file, journal, text)))
     }
 
@@ -144,8 +138,8 @@ impl Follower {
             None => false,
         };
         let is_gone = || match &self.journal {
-            Some(journal) => is_gone(&self.disk, &chain::name(journal.number), &journal.file),
-            None => is_gone(&self.disk, META, &self.meta_file),
+            Some(journal) => is_gone(&*self.disk, &chain::name(journal.number), &*journal.file),
+            None => is_gone(&*self.disk, META, &*self.meta_file),
         };
         Ok(!goes_on && !self.has_next()? && !is_gone()?)
     }
@@ -158,35 +152,35 @@ impl Follower {
         let Some(journal) = &mut self.journal else {
             let is_lost = self
                 .has_next()
-                .and_then(|has_next| Ok(has_next || is_gone(&self.disk, META, &self.meta_file)?));
+                .and_then(|has_next| Ok(has_next || is_gone(&*self.disk, META, &*self.meta_file)?));
             let is_lost =
-                is_lost.map_err(|error| disk_error(&self.disk, "can't read", META, error))?;
+                is_lost.map_err(|error| disk_error(&*self.disk, "can't read", META, error))?;
             return Ok(if is_lost { Step::Lost } else { Step::Current });
         };
-        let (lines, has_more) = journal.read(&self.disk)?;
+        let (lines, has_more) = journal.read(&*self.disk)?;
         if !lines.is_empty() || has_more {
             return Ok(Step::Lines(lines));
         }
         let next = Tail::open(
-            &self.disk,
+            &*self.disk,
             journal.number + 1,
             journal.covered,
             journal.queue,
         )?;
         let Some(mut next) = next else {
             let name = chain::name(journal.number);
-            let is_gone = is_gone(&self.disk, &name, &journal.file)
-                .map_err(|error| disk_error(&self.disk, "can't read", &name, error))?;
+            let is_gone = is_gone(&*self.disk, &name, &*journal.file)
+                .map_err(|error| disk_error(&*self.disk, "can't read", &name, error))?;
             return Ok(if is_gone { Step::Lost } else { Step::Current });
         };
         // It gets nothing more from here on. What it got since it was read is read now.
-        let (lines, has_more) = journal.read(&self.disk)?;
+        let (lines, has_more) = journal.read(&*self.disk)?;
         if !lines.is_empty() || has_more {
             return Ok(Step::Lines(lines));
         }
         // Lines that no mark covers stand in it again, or were cut off.
         next.version = journal.covered;
-        let header = next.header(&self.disk)?;
+        let header = next.header(&*self.disk)?;
         match header.previous {
             Some(end) if end == journal.durable => {
                 self.journal = Some(next);
@@ -195,7 +189,7 @@ impl Follower {
                 Ok(Step::Lines(Vec::new()))
             }
             Some(end) if end.length > journal.durable.length => Err(corrupt(
-                &self.disk,
+                &*self.disk,
                 &chain::name(journal.number),
                 Some(journal.line),
                 format!(
@@ -211,8 +205,8 @@ impl Follower {
     /// Damage in the lines of the last step, which can be read and make no sense.
     pub(crate) fn nonsense(&self, detail: &str) -> Error {
         match &self.journal {
-            Some(journal) => journal.damaged(&self.disk, detail),
-            None => corrupt(&self.disk, META, None, detail),
+            Some(journal) => journal.damaged(&*self.disk, detail),
+            None => corrupt(&*self.disk, META, None, detail),
         }
     }
 
@@ -221,15 +215,11 @@ impl Follower {
             .journal
             .as_ref()
             .map_or(self.meta.journal, |journal| journal.number + 1);
-        match std::fs::symlink_metadata(self.disk.path().join(chain::name(number))) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(self.disk.identity(&chain::name(number))?.is_some())
     }
 }
 
-fn nothing_there(folder: &Path) -> Error {
+pub(super) fn nothing_there(folder: &Path) -> Error {
     let what = if folder.is_dir() {
         format!(
             "{} holds no store yet: start the process that writes there",
@@ -246,35 +236,27 @@ fn nothing_there(folder: &Path) -> Error {
 
 /// Returns true if a file that is open has lost its name: it was removed, or another one has the name now. It goes by identity,
 /// and not by the number of names: a backup may have given the file a second one.
-fn is_gone(disk: &Folder, name: &str, file: &File) -> io::Result<bool> {
-    let held = file.metadata()?;
-    match std::fs::symlink_metadata(disk.path().join(name)) {
-        Ok(there) => Ok((there.dev(), there.ino()) != (held.dev(), held.ino())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error),
-    }
+fn is_gone(disk: &dyn Disk, name: &str, file: &dyn DiskReader) -> io::Result<bool> {
+    Ok(disk.identity(name)? != Some(file.identity()?))
 }
 
-/// Up to `length` bytes from `offset` on; fewer only at the end of the file.
-fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut text = vec![0; length];
-    let mut filled = 0;
-    while filled < length {
-        match file.read_at(&mut text[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+fn read_all(file: &dyn DiskReader) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    loop {
+        let length = CHUNK_BYTES.max(text.len());
+        let more = file.read_at(text.len() as u64, length)?;
+        let is_last = more.len() < length;
+        text.extend(more);
+        if is_last {
+            return Ok(text);
         }
     }
-    text.truncate(filled);
-    Ok(text)
 }
 
 /// A journal, read on from where it was left.
 #[derive(Debug)]
 struct Tail {
-    file: File,
+    file: Box<dyn DiskReader>,
     number: u64,
     /// The queue of the folder.
     queue: QueueId,
@@ -298,7 +280,12 @@ struct Tail {
 
 impl Tail {
     /// Journal `number`, which follows `version`; `None` if it is not there.
-    fn open(disk: &Folder, number: u64, version: Version, queue: QueueId) -> Result<Option<Self>> {
+    fn open(
+        disk: &dyn Disk,
+        number: u64,
+        version: Version,
+        queue: QueueId,
+    ) -> Result<Option<Self>> {
         let name = chain::name(number);
         let opened = disk.open(&name);
         let opened = opened.map_err(|error| disk_error(disk, "can't read", &name, error))?;
@@ -321,13 +308,12 @@ impl Tail {
         if self.read != self.marked.0 {
             return Ok(true);
         }
-        let mut first = [b'\n'];
-        self.file.read_at(&mut first, self.read.length)?;
-        Ok(first[0] != b'\n')
+        let first = self.file.read_at(self.read.length, 1)?;
+        Ok(first.first().is_some_and(|&byte| byte != b'\n'))
     }
 
     /// The first line, of a journal that was not read yet. It was there before the journal got its name.
-    fn header(&self, disk: &Folder) -> Result<Header> {
+    fn header(&self, disk: &dyn Disk) -> Result<Header> {
         let text = self.fetch(disk)?;
         let line = journal::next_line(&text, 0);
         let line = line.filter(|line| line::check(line, 0).is_some());
@@ -336,12 +322,12 @@ impl Tail {
 
     /// What the file has behind the lines that were read, up to what is filled ahead or about [`STEP_BYTES`], and one whole
     /// line at least.
-    fn fetch(&self, disk: &Folder) -> Result<Vec<u8>> {
+    fn fetch(&self, disk: &dyn Disk) -> Result<Vec<u8>> {
         let mut text = Vec::new();
         loop {
             let offset = self.read.length + text.len() as u64;
             let length = CHUNK_BYTES.max(text.len());
-            let more = read_at(&self.file, offset, length).map_err(|error| {
+            let more = self.file.read_at(offset, length).map_err(|error| {
                 disk_error(disk, "can't read", &chain::name(self.number), error)
             })?;
             let is_last = more.len() < length || more.ends_with(b"\n\n");
@@ -354,7 +340,7 @@ impl Tail {
     }
 
     /// The lines that marks cover by now and did not before, and whether it stopped before the end.
-    fn read(&mut self, disk: &Folder) -> Result<(Vec<Line>, bool)> {
+    fn read(&mut self, disk: &dyn Disk) -> Result<(Vec<Line>, bool)> {
         let mut covered = Vec::new();
         // A writer whose disk is full cuts off what no mark covers, and writes other lines there, perhaps of the same length.
         if !std::mem::take(&mut self.has_more) {
@@ -397,7 +383,7 @@ impl Tail {
     }
 
     /// Takes the sound lines at the start of `text`; how long they are.
-    fn take(&mut self, disk: &Folder, text: &[u8], covered: &mut Vec<Line>) -> Result<usize> {
+    fn take(&mut self, disk: &dyn Disk, text: &[u8], covered: &mut Vec<Line>) -> Result<usize> {
         let mut taken = 0;
         while let Some(line) = journal::next_line(text, taken) {
             let Some(crc) = line::check(line, self.read.crc) else {
@@ -434,7 +420,7 @@ impl Tail {
         Ok(taken)
     }
 
-    fn take_header(&self, disk: &Folder, line: &[u8]) -> Result<()> {
+    fn take_header(&self, disk: &dyn Disk, line: &[u8]) -> Result<()> {
         let header = Header::parse(disk, self.number, Some(line))?;
         if header.queue != self.queue {
             return Err(self.damaged(disk, &chain::elsewhere(self.queue, header.queue)));
@@ -442,7 +428,7 @@ impl Tail {
         self.check_version(disk, header.version)
     }
 
-    fn take_line(&mut self, disk: &Folder, line: &[u8]) -> Result<()> {
+    fn take_line(&mut self, disk: &dyn Disk, line: &[u8]) -> Result<()> {
         let line = record::decode(line, self.queue)
             .map_err(|error| self.damaged(disk, &error.to_string()))?;
         if let Line::Commit(record, _) | Line::Opened(record, _) = &line {
@@ -453,7 +439,7 @@ impl Tail {
         Ok(())
     }
 
-    fn check_version(&self, disk: &Folder, before: Version) -> Result<()> {
+    fn check_version(&self, disk: &dyn Disk, before: Version) -> Result<()> {
         if before == self.version {
             return Ok(());
         }
@@ -464,7 +450,7 @@ impl Tail {
         Err(self.damaged(disk, &detail))
     }
 
-    fn damaged(&self, disk: &Folder, detail: &str) -> Error {
+    fn damaged(&self, disk: &dyn Disk, detail: &str) -> Error {
         corrupt(disk, &chain::name(self.number), Some(self.line), detail)
     }
 }

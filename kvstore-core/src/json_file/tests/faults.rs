@@ -11,9 +11,9 @@ use super::crash::{block_on, options};
 use crate::clock::ManualClock;
 use crate::error::{Error, Result};
 use crate::in_memory::state::Record;
-use crate::json_file::disk::Disk;
 use crate::json_file::disk::lock::{self, LOCK};
 use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
+use crate::json_file::disk::{Disk, Folder};
 use crate::json_file::follower::tail::{Follower, Step};
 use crate::json_file::journal::record::{self, Line};
 use crate::json_file::journal::{End, line, mark_body, next_line};
@@ -25,6 +25,10 @@ use crate::model::value::Value;
 use crate::model::write::{Change, Write};
 use crate::store::Store;
 use crate::store_ext::StoreExt;
+
+fn disk(folder: &Path) -> Arc<dyn Disk> {
+    Arc::new(Folder::unlocked(folder).unwrap())
+}
 
 fn open(folder: &Path) -> Result<JsonFile> {
     block_on(JsonFile::open(folder, options()))
@@ -201,7 +205,7 @@ fn end_of(text: &[u8]) -> End {
 fn follower_finds_lines_that_were_written_again_where_it_had_read_others() {
     let folder = tempfile::tempdir().unwrap();
     let file = open(folder.path()).unwrap();
-    let (mut follower, ..) = Follower::load(folder.path()).unwrap();
+    let (mut follower, ..) = Follower::load(disk(folder.path())).unwrap();
     set(&file, "a", 100).unwrap();
     let last = follow(&mut follower).unwrap().pop().unwrap();
     // The process is killed here; from now on the file is written by hand.
@@ -240,7 +244,7 @@ fn follower_that_fell_behind_notices_although_the_journals_have_second_names() {
     let backup = tempfile::tempdir().unwrap();
     let file = open(folder.path()).unwrap();
     set(&file, "a", 1).unwrap();
-    let (mut follower, ..) = Follower::load(folder.path()).unwrap();
+    let (mut follower, ..) = Follower::load(disk(folder.path())).unwrap();
     follow(&mut follower).unwrap();
     for entry in fs::read_dir(folder.path()).unwrap() {
         let entry = entry.unwrap();

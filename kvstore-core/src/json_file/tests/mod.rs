@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod edits;
 mod faults;
+mod following;
 mod journal;
 mod line;
 mod links;
