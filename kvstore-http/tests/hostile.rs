@@ -286,6 +286,52 @@ async fn odd_requests_that_mean_one_thing_are_answered_and_the_connection_stays_
 }
 
 #[tokio::test]
+async fn fragment_in_a_target_is_refused_and_never_cut_off() {
+    let victim = Victim::start(&[]).await;
+    let mut connection = Connection::open(victim.address()).await;
+    // The value looks like a head, in one read with it or behind it.
+    let value = format!("\"{}\"", "PUT /a#b ".repeat(10_000));
+    for _ in 0..3 {
+        for target in ["/v1/kv/user#1", "/v1/kv/user?ttl=5#1", "/v1/kv/user#"] {
+            let reply = connection.ask(&request("PUT", target).body("1")).await;
+            assert_eq!(reply.status, 400, "{target}");
+            assert_eq!(reply.json()["type"], "/problems/malformed");
+            assert!(reply.text().contains("%23"), "{}", reply.text());
+        }
+        let elsewhere = request("GET", "/get/a#b").header("host", "evil.example");
+        assert_eq!(connection.ask(&elsewhere).await.status, 421);
+        assert_eq!(
+            connection.ask(&request("GET", "/v1/kv/user")).await.status,
+            404
+        );
+        for (key, value) in [("user%231", "1"), ("user%232", &value)] {
+            let put = request("PUT", &format!("/v1/kv/{key}")).header("x-note", "PUT /#");
+            assert_eq!(
+                connection.ask(&put.body(value)).await.status / 100,
+                2,
+                "{key}"
+            );
+        }
+        // A body that is too large is not read to its end.
+        let large = request("PUT", "/v1/kv/large").body(value.repeat(20));
+        let _ = Connection::open(victim.address()).await.ask(&large).await;
+    }
+    let head = "PUT /v1/kv/user#1 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n1";
+    for cut in 1..head.len() {
+        let mut stream = TcpStream::connect(victim.address()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(&head.as_bytes()[..cut]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        stream.write_all(&head.as_bytes()[cut..]).await.unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 400", "cut at {cut}");
+    }
+    assert_eq!(victim.ask("GET", "/v1/kv/user").await.status, 404);
+    victim.must_be_unharmed(16).await;
+}
+
+#[tokio::test]
 async fn client_that_closes_its_side_is_answered_what_it_has_asked_whole() {
     let victim = Victim::start(&[]).await;
     for (bytes, statuses) in [

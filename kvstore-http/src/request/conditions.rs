@@ -30,16 +30,16 @@ enum Tags<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tag<'a> {
     weak: bool,
-    /// What stands between its quotes.
-    opaque: &'a str,
+    /// The bytes between its quotes, which need not be ASCII (RFC 9110 §8.8.3).
+    opaque: &'a [u8],
 }
 
 impl Tag<'_> {
     /// The version that it is the tag of. A tag that this service never made is that of no version.
     fn version(self) -> Option<Version> {
-        let number = self.opaque.parse().ok()?;
-        let version = Version(number);
-        (version.to_string() == self.opaque).then_some(version)
+        let text = str::from_utf8(self.opaque).ok()?;
+        let version = Version(text.parse().ok()?);
+        (version.to_string() == text).then_some(version)
     }
 }
 
@@ -57,17 +57,21 @@ impl<'a> Tags<'a> {
         };
         let mut tags = Vec::new();
         for line in lines {
-            let mut rest = line.to_str().map_err(|_| malformed())?.trim();
-            if rest == "*" && headers.get_all(&name).iter().count() == 1 {
+            let mut rest = line.as_bytes().trim_ascii();
+            if rest == b"*" && headers.get_all(&name).iter().count() == 1 {
                 return Ok(Some(Self::Any));
             }
             while !rest.is_empty() {
-                let (tag, after) = Tag::split_first(rest).ok_or_else(malformed)?;
-                tags.push(tag);
-                rest = match after.trim_start().strip_prefix(',') {
-                    Some(more) => more.trim_start(),
-                    None if after.trim().is_empty() => "",
-                    None => return Err(malformed()),
+                // An element may be empty, and counts for nothing (RFC 9110 §5.6.1.2).
+                if rest[0] != b',' {
+                    let (tag, after) = Tag::split_first(rest).ok_or_else(malformed)?;
+                    tags.push(tag);
+                    rest = after.trim_ascii_start();
+                }
+                rest = match rest.split_first() {
+                    Some((b',', more)) => more.trim_ascii_start(),
+                    None => rest,
+                    Some(_) => return Err(malformed()),
                 };
             }
         }
@@ -89,14 +93,18 @@ impl<'a> Tags<'a> {
 }
 
 impl<'a> Tag<'a> {
-    fn split_first(text: &'a str) -> Option<(Self, &'a str)> {
-        let (weak, text) = match text.strip_prefix("W/") {
+    fn split_first(text: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (weak, text) = match text.strip_prefix(b"W/") {
             Some(text) => (true, text),
             None => (false, text),
         };
-        let (opaque, after) = text.strip_prefix('"')?.split_once('"')?;
-        // Nor are there spaces in it (RFC 9110 §8.8.3).
-        let is_plain = opaque.bytes().all(|byte| byte.is_ascii_graphic());
+        let text = text.strip_prefix(b"\"")?;
+        let end = text.iter().position(|byte| *byte == b'"')?;
+        let (opaque, after) = (&text[..end], &text[end + 1..]);
+        // There are no spaces in it (RFC 9110 §8.8.3).
+        let is_plain = opaque
+            .iter()
+            .all(|byte| byte.is_ascii_graphic() || !byte.is_ascii());
         is_plain.then_some((Self { weak, opaque }, after))
     }
 }
@@ -215,6 +223,10 @@ mod tests {
             (vec![(IF_NONE_MATCH, " * ")], Some(Condition::Absent)),
             (vec![(IF_MATCH, "42")], None),
             (vec![(IF_MATCH, "\"42")], None),
+            (
+                vec![(IF_MATCH, ",\"42\" ,")],
+                Some(Condition::Version(Version(42))),
+            ),
             (vec![(IF_MATCH, "")], None),
             (vec![(IF_MATCH, "\"1\" \"2\"")], None),
             (vec![(IF_MATCH, "\"1 2\"")], None),
@@ -249,6 +261,14 @@ mod tests {
                 ReadCondition::NotModified,
             ),
             (vec![(IF_NONE_MATCH, "*")], ReadCondition::NotModified),
+            (
+                vec![(IF_NONE_MATCH, ", \"1\", ,\t,\"42\",,")],
+                ReadCondition::NotModified,
+            ),
+            (
+                vec![(IF_NONE_MATCH, ""), (IF_NONE_MATCH, "\"42\"")],
+                ReadCondition::NotModified,
+            ),
             (vec![(IF_NONE_MATCH, "\"41\"")], ReadCondition::Holds),
             (vec![(IF_MATCH, "\"42\"")], ReadCondition::Holds),
             (vec![(IF_MATCH, "W/\"42\"")], ReadCondition::Failed),
@@ -263,6 +283,18 @@ mod tests {
         ] {
             assert_eq!(condition(&lines), Some(expected), "{lines:?}");
         }
-        assert_eq!(condition(&[(IF_NONE_MATCH, "42")]), None);
+        for malformed in ["42", "", ",", " , ,", "\"1\" \"42\"", ",\"42"] {
+            assert_eq!(
+                condition(&[(IF_NONE_MATCH, malformed)]),
+                None,
+                "{malformed}"
+            );
+        }
+        let foreign = HeaderValue::from_bytes(b"\"\xe9t\xe9\", \"42\"").unwrap();
+        let headers = HeaderMap::from_iter([(IF_NONE_MATCH, foreign)]);
+        assert_eq!(
+            ReadCondition::of(&headers, Version(42)).ok(),
+            Some(ReadCondition::NotModified)
+        );
     }
 }

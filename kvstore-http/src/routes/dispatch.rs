@@ -35,9 +35,15 @@ async fn dispatch(
     parts: &Parts,
     body: Incoming,
 ) -> Result<Reply> {
+    let has_fragment = phase.take_fragment();
     app.options.hosts.check(parts, app.asked_by)?;
     check_framing(parts)?;
     check_range(parts)?;
+    if has_fragment {
+        return Err(Problem::malformed(
+            "a request target has no #: as a part of a key it is sent as %23",
+        ));
+    }
     let route = route.ok_or_else(Problem::no_route)?;
     if let Some(answer) = app.options.cors.preflight(parts, route.allow()) {
         return Ok(answer);

@@ -30,6 +30,8 @@ pub(crate) struct Phase {
     handling: AtomicBool,
     /// Some of the last request's body was not read.
     unread: AtomicBool,
+    /// The target of the next request has a fragment, which is gone from the one that hyper hands on.
+    has_fragment: AtomicBool,
     /// The answer waits for something to happen, so a client that closes its side is gone.
     waits: AtomicBool,
     /// Since when it has been without a request, in microseconds of the process; [`BUSY`] during one.
@@ -56,6 +58,7 @@ impl Default for Phase {
             heads: AtomicU64::new(0),
             handling: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            has_fragment: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             idle_since: AtomicU64::new(now()),
             is_closing: AtomicBool::new(false),
@@ -77,6 +80,12 @@ impl Phase {
     pub(crate) fn end(&self, unread: bool) {
         self.unread.store(unread, Ordering::Relaxed);
         self.handling.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns true, once, if the target of the request has a fragment.
+    pub(crate) fn take_fragment(&self) -> bool {
+        self.has_fragment.load(Ordering::Relaxed)
+            && self.has_fragment.swap(false, Ordering::Relaxed)
     }
 
     /// It waits for the next request.
@@ -145,6 +154,44 @@ pub(crate) struct Patience {
     pub(crate) write: Duration,
 }
 
+/// How far the request line of a head has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    /// Not at all.
+    Ahead,
+    /// Its end is to come.
+    Begun,
+    /// To its end.
+    Past,
+}
+
+impl Line {
+    /// Reads on in `bytes`; returns true if what they have of the line has a `#` in it.
+    ///
+    /// Bytes that begin with no method are the rest of a body, or of a head whose beginning came with the request before it, and
+    /// are not looked at.
+    fn read(&mut self, bytes: &[u8]) -> bool {
+        let mut bytes = bytes;
+        if *self == Self::Ahead {
+            // Empty lines before it count for nothing (RFC 9112 §2.2).
+            bytes = bytes.trim_ascii_start();
+            let after_method = bytes.iter().find(|byte| !byte.is_ascii_uppercase());
+            if bytes.is_empty() || !matches!(after_method, None | Some(b' ')) {
+                return false;
+            }
+            *self = Self::Begun;
+        }
+        if *self == Self::Past {
+            return false;
+        }
+        if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            bytes = &bytes[..end];
+            *self = Self::Past;
+        }
+        bytes.contains(&b'#')
+    }
+}
+
 /// A stream that fails with [`io::ErrorKind::TimedOut`] when its peer takes too long.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
@@ -155,6 +202,8 @@ pub(crate) struct Guarded<S> {
     heads: u64,
     /// Bytes have come that belong to the next one, or it is the first one.
     head_begun: bool,
+    /// How far its request line has been read.
+    line: Line,
     /// What was read when nothing was expected but the end.
     early: Vec<u8>,
     /// Each timer exists only while somebody is late: most heads and answers pass in one piece and need none.
@@ -171,6 +220,7 @@ impl<S> Guarded<S> {
             patience,
             heads: 0,
             head_begun: true,
+            line: Line::Ahead,
             early: Vec::new(),
             head_timer: None,
             write_timer: None,
@@ -232,6 +282,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        let before = buffer.filled().len();
         let progress = if this.early.is_empty() {
             Pin::new(&mut this.stream).poll_read(cx, buffer)
         } else {
@@ -244,12 +295,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         if heads != this.heads {
             this.heads = heads;
             this.head_begun = false;
+            this.line = Line::Ahead;
             this.head_timer = None;
         }
         if this.phase.handling.load(Ordering::Relaxed) {
             // What comes now is the request's body, which has a timer of its own.
         } else if progress.is_ready() {
             this.head_begun = true;
+            if this.line.read(&buffer.filled()[before..]) {
+                this.phase.has_fragment.store(true, Ordering::Relaxed);
+            }
         } else if this.head_begun {
             ready!(poll_timer(&mut this.head_timer, this.patience.head, cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
