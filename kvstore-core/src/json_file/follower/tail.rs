@@ -20,9 +20,10 @@ use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::State;
 use crate::json_file::disk::{Disk, DiskReader};
 use crate::json_file::error::{corrupt, disk_error};
+use crate::json_file::journal::End;
 use crate::json_file::journal::chain::{self, Header};
 use crate::json_file::journal::record::{self, Line};
-use crate::json_file::journal::{self, End, line, mark_at_end, marked};
+use crate::json_file::journal::scan::Scan;
 use crate::json_file::snapshot::{DATA, DATA_NEW, Fingerprint, META, Meta, parse_meta};
 use crate::model::entry::Version;
 use crate::model::id::QueueId;
@@ -315,9 +316,9 @@ impl Tail {
     /// The first line, of a journal that was not read yet. It was there before the journal got its name.
     fn header(&self, disk: &dyn Disk) -> Result<Header> {
         let text = self.fetch(disk)?;
-        let line = journal::next_line(&text, 0);
-        let line = line.filter(|line| line::check(line, 0).is_some());
-        Header::parse(disk, self.number, line)
+        let first = Scan::new(&text, 1, 0).next();
+        let first = first.filter(|first| first.crc.is_some());
+        Header::parse(disk, self.number, first.map(|first| first.line.text))
     }
 
     /// What the file has behind the lines that were read, up to what is filled ahead or about [`STEP_BYTES`], and one whole
@@ -350,14 +351,9 @@ impl Tail {
         loop {
             let text = self.fetch(disk)?;
             let taken = self.take(disk, &text, &mut covered)?;
-            let end = text
-                .iter()
-                .rposition(|&byte| byte != b'\n')
-                .map_or(0, |last| last + 1);
-            let rest = text.get(taken..end).unwrap_or_default();
-            let had_been_whole = rest.split(|&byte| byte == b'\n').any(|line| {
-                mark_at_end(line).is_some_and(|durable| durable.length > self.read.length)
-            });
+            let rest = text.get(taken..).unwrap_or_default();
+            let mut marks = Scan::new(rest, self.line, self.read.crc).filter_map(|it| it.mark());
+            let had_been_whole = marks.any(|durable| durable.length > self.read.length);
             if !had_been_whole {
                 self.has_more = taken > 0 && text.len() >= STEP_BYTES;
                 return Ok((covered, self.has_more));
@@ -385,13 +381,14 @@ impl Tail {
     /// Takes the sound lines at the start of `text`; how long they are.
     fn take(&mut self, disk: &dyn Disk, text: &[u8], covered: &mut Vec<Line>) -> Result<usize> {
         let mut taken = 0;
-        while let Some(line) = journal::next_line(text, taken) {
-            let Some(crc) = line::check(line, self.read.crc) else {
+        let start = self.read.length;
+        for scanned in Scan::new(text, self.line, self.read.crc) {
+            let Some(crc) = scanned.crc else {
                 break;
             };
+            let line = scanned.line.text;
             let is_header = self.line == 1;
-            let mark = marked(line).filter(|_| !is_header);
-            let is_mark = mark.is_some();
+            let mark = scanned.mark();
             if is_header {
                 self.take_header(disk, line)?;
             } else if let Some(durable) = mark {
@@ -404,16 +401,16 @@ impl Tail {
             } else {
                 self.take_line(disk, line)?;
             }
-            taken += line.len() + 1;
+            taken = scanned.end();
             self.read = End {
-                length: self.read.length + line.len() as u64 + 1,
+                length: start + taken as u64,
                 crc,
             };
             self.line += 1;
             if is_header {
                 self.durable = self.read;
             }
-            if is_header || is_mark {
+            if is_header || mark.is_some() {
                 self.marked = (self.read, self.line);
             }
         }

@@ -13,6 +13,7 @@ pub(crate) mod chain;
 pub(crate) mod line;
 pub(crate) mod manifest;
 pub(crate) mod record;
+pub(crate) mod scan;
 
 use std::io;
 use std::ops::Range;
@@ -20,6 +21,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use self::line::Chain;
+use self::scan::{Kind, Scan};
 use crate::json_file::disk::{Disk, DiskFile, is_full};
 
 /// The file is filled ahead in pieces of this size. One larger write would make each later sync dearer.
@@ -329,86 +331,52 @@ pub(crate) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
         text.truncate(usize::try_from(end.length).unwrap_or(usize::MAX));
     }
     let mut lines = Vec::new();
-    let mut durable = End::default();
-    let mut chain = 0;
-    let mut at = 0;
+    let (mut durable, mut reached) = (End::default(), End::default());
     let mut number = 1;
-    while let Some(line) = next_line(&text, at) {
-        let Some(after) = line::check(line, chain) else {
-            break;
-        };
-        if line.starts_with(MARK.as_bytes()) {
-            durable = End {
-                length: at as u64,
-                crc: chain,
+    let mut damage: Option<Damage> = None;
+    let scan = Scan::new(&text, 1, 0);
+    let used = scan.used();
+    for scanned in scan {
+        let start = scanned.line.offset as usize;
+        if let (None, Some(crc)) = (&damage, scanned.crc) {
+            match scanned.kind {
+                Kind::Mark(_) => durable = reached,
+                _ => lines.push((number, start..start + scanned.line.text.len())),
+            }
+            reached = End {
+                length: scanned.end() as u64,
+                crc,
             };
-        } else {
-            lines.push((number, at..at + line.len()));
+            if number == 1 {
+                durable = reached;
+            }
+            number += 1;
+            continue;
         }
-        chain = after;
-        at += line.len() + 1;
-        if number == 1 {
-            durable = End {
-                length: at as u64,
-                crc: chain,
-            };
+        let damage = damage.get_or_insert(Damage {
+            line: number,
+            was_durable: false,
+            has_whole_lines: false,
+            tail: start..used,
+        });
+        match scanned.mark() {
+            Some(mark) => damage.was_durable |= mark.length > damage.tail.start as u64,
+            None => damage.has_whole_lines |= scanned.crc.is_some(),
         }
-        number += 1;
     }
-    let used = text
-        .iter()
-        .rposition(|&byte| byte != b'\n')
-        .map_or(0, |last| last + 1)
-        .max(at);
-    let damage = match end {
-        Some(end)
-            if (End {
-                length: at as u64,
-                crc: chain,
-            }) == end =>
-        {
-            None
-        }
-        Some(_) => Some(Damage {
+    if let Some(end) = end {
+        let at = reached.length as usize;
+        damage = (reached != end).then(|| Damage {
             line: number,
             was_durable: true,
             has_whole_lines: true,
-            tail: at..used,
-        }),
-        None if used == at => None,
-        None => Some(examine(&text, at..used, number)),
-    };
+            tail: at..used.max(at),
+        });
+    }
     Contents {
         text,
         lines,
         durable: end.unwrap_or(durable),
         damage,
     }
-}
-
-/// The line that starts at `at`, without its newline; `None` if it is blank, or not whole.
-pub(crate) fn next_line(text: &[u8], at: usize) -> Option<&[u8]> {
-    let rest = text.get(at..)?;
-    let length = rest.iter().position(|&byte| byte == b'\n')?;
-    (length > 0).then(|| &rest[..length])
-}
-
-/// Looks at what stands behind damage. A line there is checked against the CRC that the one before it claims; a mark by itself.
-fn examine(text: &[u8], tail: Range<usize>, line: u64) -> Damage {
-    let mut damage = Damage {
-        line,
-        was_durable: false,
-        has_whole_lines: false,
-        tail: tail.clone(),
-    };
-    let mut before = None;
-    for text in text[tail.clone()].split(|&byte| byte == b'\n') {
-        if let Some(durable) = mark_at_end(text) {
-            damage.was_durable |= durable.length > tail.start as u64;
-        } else if before.is_some_and(|chain| line::check(text, chain).is_some()) {
-            damage.has_whole_lines = true;
-        }
-        before = line::claimed(text);
-    }
-    damage
 }

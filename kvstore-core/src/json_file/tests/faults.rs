@@ -16,7 +16,8 @@ use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
 use crate::json_file::disk::{Disk, Folder};
 use crate::json_file::follower::tail::{Follower, Step};
 use crate::json_file::journal::record::{self, Line};
-use crate::json_file::journal::{End, line, mark_body, next_line};
+use crate::json_file::journal::scan::Scan;
+use crate::json_file::journal::{End, line, mark_body};
 use crate::json_file::{JsonFile, Options};
 use crate::model::commit::Commit;
 use crate::model::entry::Timestamp;
@@ -194,9 +195,9 @@ fn seal(mut line: Vec<u8>, end: End) -> (Vec<u8>, End) {
 /// Where the lines of a journal end.
 fn end_of(text: &[u8]) -> End {
     let mut end = End::default();
-    while let Some(line) = next_line(text, end.length as usize) {
-        end.crc = line::check(line, end.crc).unwrap();
-        end.length += line.len() as u64 + 1;
+    for scanned in Scan::new(text, 1, 0) {
+        end.crc = scanned.crc.unwrap();
+        end.length = scanned.end() as u64;
     }
     end
 }
