@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvstore_core::process::{
-    Fallback, Program, Setting, Settings, Shared, bytes, duration, within,
+    Fallback, Program, Setting, Settings, Shared, address, bytes, duration, within,
 };
 use kvstore_core::service::ServiceOptions;
 use kvstore_http::{Cors, Hosts, Options, Tokens};
@@ -54,7 +54,7 @@ const LISTEN: Setting = Setting {
     flag: "listen",
     value: "ADDRESS",
     default: Fallback::Value("127.0.0.1:8000"),
-    allowed: "an address with a port, such as 127.0.0.1:8000; off this machine only with --tokens-file or --allow-unauthenticated",
+    allowed: "an address or a host with a port, such as 127.0.0.1:8000 or localhost:8000, :8000 for every address, or 8000 for this machine alone; off this machine only with --tokens-file or --allow-unauthenticated",
     help: "Where to serve HTTP",
 };
 
@@ -307,7 +307,7 @@ pub(crate) fn read_tokens(path: &Path) -> Result<Tokens, String> {
 }
 
 fn read_listen(settings: &mut Settings, has_tokens: bool) -> Option<SocketAddr> {
-    let listen = settings.get(&LISTEN, str::parse::<SocketAddr>);
+    let listen = settings.get(&LISTEN, address);
     let is_allowed = settings.switch(&ALLOW_UNAUTHENTICATED);
     let (listen, is_allowed) = (listen?, is_allowed?);
     if !is_local(listen) && !has_tokens && !is_allowed {
@@ -440,21 +440,35 @@ mod tests {
 
     #[test]
     fn address_that_others_reach_has_to_be_allowed() {
-        for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1"] {
+        for address in [
+            "0.0.0.0:1",
+            "[::]:1",
+            "192.0.2.1:1",
+            "[2001:db8::1]:1",
+            ":1",
+        ] {
             let problem = problem(&["--listen", address], |settings| {
                 read_listen(settings, false).is_some()
             });
             assert!(problem.contains("--allow-unauthenticated"), "{problem}");
             let mut allowed = settings(&["--listen", address, "--allow-unauthenticated"]);
-            assert_eq!(read_listen(&mut allowed, false), address.parse().ok());
+            assert_eq!(
+                read_listen(&mut allowed, false),
+                super::address(address).ok()
+            );
             let mut guarded = settings(&["--listen", address]);
-            assert_eq!(read_listen(&mut guarded, true), address.parse().ok());
+            assert_eq!(
+                read_listen(&mut guarded, true),
+                super::address(address).ok()
+            );
         }
         for address in [
             "127.0.0.1:1",
             "127.1.2.3:1",
             "[::1]:1",
             "[::ffff:127.0.0.1]:1",
+            "localhost:1",
+            "1",
         ] {
             assert!(
                 read_listen(&mut settings(&["--listen", address]), false).is_some(),

@@ -198,6 +198,13 @@ fn health_says_whether_a_server_is_ready() {
     assert_eq!(ready.stdout, "{\"status\":\"ready\"}\n");
     // Who listens on every address is asked here.
     let port = process.address.port();
+    for named in [
+        format!("localhost:{port}"),
+        port.to_string(),
+        format!(":{port}"),
+    ] {
+        assert_eq!(health(&named).code, Some(0), "{named}");
+    }
     assert_eq!(health(&format!("0.0.0.0:{port}")).code, Some(0));
 
     process.signal("TERM");

@@ -78,7 +78,7 @@ use tracing_subscriber::EnvFilter;
 use crate::error::in_one_line;
 use crate::error::{Error, source};
 pub use notify::notify_ready;
-pub use settings::{Fallback, Program, Setting, Settings, bytes, duration, within};
+pub use settings::{Fallback, Program, Setting, Settings, address, bytes, duration, within};
 pub use shared::{LogFormat, STORE, Shared};
 
 /// Why a program can't start or go on; anything that is an error converts into it.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fmt::Display;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -441,6 +442,25 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
+/// Reads where to listen: an address or the name of a host with a port, `:8000` for every address of this machine, `8000` for its
+/// loopback address. A name that has several addresses is the first one of IPv4, or the first.
+///
+/// # Errors
+/// For anything else, and for a name that has no address.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let port = |text: &str| text.parse::<u16>().ok();
+    if let Some(port) = port(text) {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    if let Some(port) = text.strip_prefix(':').and_then(port) {
+        return Ok((Ipv4Addr::UNSPECIFIED, port).into());
+    }
+    let found = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    found
+        .min_by_key(|address| !address.is_ipv4())
+        .ok_or_else(|| "the name has no address".to_owned())
+}
+
 /// Reads a number of bytes: `65536`, `64KiB`, `1MiB`, `2GiB`.
 ///
 /// # Errors
@@ -475,6 +495,31 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn address_is_a_host_with_a_port_or_a_port_alone() {
+        for (text, expected) in [
+            ("192.0.2.1:80", "192.0.2.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("localhost:80", "127.0.0.1:80"),
+            (":80", "0.0.0.0:80"),
+            ("80", "127.0.0.1:80"),
+        ] {
+            assert_eq!(address(text), Ok(expected.parse().unwrap()), "{text}");
+        }
+        for text in [
+            "",
+            ":",
+            "localhost",
+            "::1",
+            "65536",
+            ":65536",
+            "-1",
+            "no.invalid:80",
+        ] {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
 
     const LISTEN: Setting = Setting {
         flag: "listen-on",

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::settings::{Fallback, Setting, Settings};
+use super::settings::{Fallback, Setting, Settings, address};
 use crate::error::{Error, Result};
 use crate::open::{self, Followed, Opened, StoreUrl};
 
@@ -46,7 +46,7 @@ const ADMIN_LISTEN: Setting = Setting {
     flag: "admin-listen",
     value: "ADDRESS",
     default: Fallback::Absent("none"),
-    allowed: "an address with a port, such as 127.0.0.1:9000",
+    allowed: "an address or a host with a port, such as 127.0.0.1:9000, :9000 for every address, or 9000 for this machine alone",
     help: "Where to serve /livez, /readyz and /metrics apart from everything else",
 };
 
@@ -116,7 +116,7 @@ impl Shared {
             "json" => Ok(LogFormat::Json),
             _ => Err("it is neither of the two formats"),
         });
-        let admin_listen = settings.get_optional(&ADMIN_LISTEN, str::parse);
+        let admin_listen = settings.get_optional(&ADMIN_LISTEN, address);
         Some(Self {
             store: store?,
             queue: queue?,
@@ -191,7 +191,7 @@ mod tests {
             ("KVSTORE_QUEUE", "file:x"),
             ("KVSTORE_LOG", "inof"),
             ("KVSTORE_LOG_FORMAT", "xml"),
-            ("KVSTORE_ADMIN_LISTEN", "9000"),
+            ("KVSTORE_ADMIN_LISTEN", "nowhere"),
         ]);
         assert!(shared.is_none());
         let flags: Vec<_> = problems

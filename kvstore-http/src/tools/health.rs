@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kvstore_core::process::{self, Failure, Fallback, Program, Setting, Settings};
+use kvstore_core::process::{self, Failure, Fallback, Program, Setting, Settings, address};
 
 use super::print;
 
@@ -21,7 +21,7 @@ const ADMIN_LISTEN: Setting = Setting {
     flag: "admin-listen",
     value: "ADDRESS",
     default: Fallback::Absent("none"),
-    allowed: "an address with a port, such as 127.0.0.1:9000",
+    allowed: "as in the server and the worker, such as 127.0.0.1:9000",
     help: "Where server or worker answer probes, if apart from everything else",
 };
 
@@ -45,8 +45,8 @@ pub(super) fn main() -> ExitCode {
 }
 
 fn read(settings: &mut Settings) -> Option<SocketAddr> {
-    let listen = settings.get(&LISTEN, str::parse::<SocketAddr>);
-    let admin = settings.get_optional(&ADMIN_LISTEN, str::parse::<SocketAddr>);
+    let listen = settings.get(&LISTEN, address);
+    let admin = settings.get_optional(&ADMIN_LISTEN, address);
     let (listen, admin) = (listen?, admin?);
     Some(admin.unwrap_or(listen))
 }
