@@ -1,4 +1,4 @@
-# Both programs in an image without a shell. The server runs unless another command is given:
+# Server, worker and command in an image without a shell. The server runs unless another command is given:
 #   docker build -t kvstore:0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" --build-arg SOURCE="$(git remote get-url origin)" .
 #   docker run --read-only -p 127.0.0.1:8000:8000 -v kvstore:/var/lib/kvstore -e KVSTORE_ALLOW_UNAUTHENTICATED=true kvstore:0.1.0
 FROM rust:1.95-bookworm AS build
@@ -35,10 +35,11 @@ ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="kvstore" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.source="$SOURCE" \
-      org.opencontainers.image.description="A JSON key-value store: server and worker" \
+      org.opencontainers.image.description="A JSON key-value store: server, worker and command" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
-COPY --from=build /build/target/release/kvstore-http /build/target/release/kvstore-worker /usr/local/bin/
+COPY --from=build /build/target/release/kvstore-http /build/target/release/kvstore-worker /build/target/release/kvstore \
+     /usr/local/bin/
 COPY --from=build --chown=65532:65532 /data /var/lib/kvstore
 USER 65532:65532
 ENV KVSTORE_LISTEN=0.0.0.0:8000 \
