@@ -298,7 +298,7 @@ fn killed_import_goes_on_where_it_was() {
 fn store_without_room_stops_the_import_and_says_how_far_it_got() {
     let folder = Folder::new();
     let from = folder.file("all.ndjson", &lines(0..5000));
-    let small = format!("{}?data_bytes=20KiB", folder.store("store"));
+    let small = format!("{}?data_bytes=300KiB", folder.store("store"));
     let full = run(&["import", "--from", &from, "--to", &small], &[]);
     let said = error(&full);
     assert!(said.contains("no room"), "{said}");
