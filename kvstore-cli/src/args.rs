@@ -129,10 +129,20 @@ pub(crate) struct Sending {
     /// Return as soon as it is durable in the queue
     #[arg(long, conflicts_with = "wait", help_heading = "Sending")]
     pub(crate) no_wait: bool,
-    /// The same key with the same write again is the same job; without it, a random key makes this run's own
-    /// retries safe
+    /// The same key with the same write again is the same job; without it, a random key makes this
+    /// run's own retries safe
     #[arg(long, value_name = "KEY", help_heading = "Sending")]
     pub(crate) idempotency_key: Option<String>,
+}
+
+/// How one key is written.
+#[derive(Debug, Group)]
+pub(crate) struct Write {
+    /// Only if the key has this etag; * if it is present
+    #[arg(long, value_name = "ETAG", value_parser = condition)]
+    pub(crate) if_match: Option<Condition>,
+    #[command(flatten)]
+    pub(crate) sending: Sending,
 }
 
 #[derive(Debug, Group)]
@@ -146,17 +156,14 @@ pub(crate) struct Set {
     /// The value is plain text, to be stored as a JSON string
     #[arg(long)]
     pub(crate) text: bool,
-    /// Only if the key has this etag; * if it is present
-    #[arg(long, value_name = "ETAG", value_parser = condition, conflicts_with = "if_absent")]
-    pub(crate) if_match: Option<Condition>,
     /// Only if the key is absent
-    #[arg(long)]
+    #[arg(long, conflicts_with = "if_match")]
     pub(crate) if_absent: bool,
     /// How long it lives, such as 15m, 7d or 90 (seconds); keep for the deadline that it has
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Option<Expiry>,
     #[command(flatten)]
-    pub(crate) sending: Sending,
+    pub(crate) write: Write,
 }
 
 #[derive(Debug, Group)]
@@ -170,11 +177,8 @@ pub(crate) struct Delete {
     /// Every key of the server, where the prefix is empty
     #[arg(long, requires = "prefix")]
     pub(crate) all: bool,
-    /// Only if the key has this etag; * if it is present
-    #[arg(long, value_name = "ETAG", value_parser = condition)]
-    pub(crate) if_match: Option<Condition>,
     #[command(flatten)]
-    pub(crate) sending: Sending,
+    pub(crate) write: Write,
 }
 
 #[derive(Debug, Group)]
@@ -229,11 +233,8 @@ pub(crate) struct Add {
     /// How long a counter lives that this creates, such as 60s; an existing one keeps its deadline
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Option<Expiry>,
-    /// Only if the key has this etag; * if it is present
-    #[arg(long, value_name = "ETAG", value_parser = condition)]
-    pub(crate) if_match: Option<Condition>,
     #[command(flatten)]
-    pub(crate) sending: Sending,
+    pub(crate) write: Write,
 }
 
 #[derive(Debug, Group)]
@@ -247,11 +248,8 @@ pub(crate) struct Merge {
     /// A new deadline, such as 15m, in place of the one that it has
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Option<Expiry>,
-    /// Only if the key has this etag; * if it is present
-    #[arg(long, value_name = "ETAG", value_parser = condition)]
-    pub(crate) if_match: Option<Condition>,
     #[command(flatten)]
-    pub(crate) sending: Sending,
+    pub(crate) write: Write,
 }
 
 #[derive(Debug, Group)]
@@ -262,11 +260,8 @@ pub(crate) struct Touch {
     /// How long it lives from now, such as 15m
     #[arg(value_name = "TIME", value_parser = duration)]
     pub(crate) ttl: Duration,
-    /// Only if the key has this etag
-    #[arg(long, value_name = "ETAG", value_parser = condition)]
-    pub(crate) if_match: Option<Condition>,
     #[command(flatten)]
-    pub(crate) sending: Sending,
+    pub(crate) write: Write,
 }
 
 /// Make several changes at once, all or none of them

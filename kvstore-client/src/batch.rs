@@ -105,8 +105,7 @@ impl<'s> Batch<'s> {
         }
         let mut submission = self.service.batch();
         for operation in checks_alone.into_iter().chain(writes) {
-            let key = operation.key.clone();
-            submission = submission.operation(key.as_str(), |_| Ok(operation));
+            submission = submission.operation(operation);
         }
         let committed = store::committed(submission).await;
         committed.map_err(|error| match error {

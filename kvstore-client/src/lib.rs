@@ -55,7 +55,6 @@ mod events;
 mod jobs;
 mod service;
 mod store;
-mod submission;
 mod transport;
 mod url;
 mod watch;
@@ -65,9 +64,8 @@ pub use batch::Batch;
 pub use client::{Client, Options};
 pub use collection::Collection;
 pub use jobs::{JobInfo, JobOutcome, JobStatus, QueueStatus};
-pub use service::RemoteService;
+pub use service::{RemoteService, Submission};
 pub use store::RemoteStore;
-pub use submission::Submission;
 pub use url::ServerUrl;
 pub use watch::{Event, Watching};
 

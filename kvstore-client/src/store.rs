@@ -16,8 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::batch::Batch;
 use crate::collection::Collection;
-use crate::service::RemoteService;
-use crate::submission::Submission;
+use crate::service::{RemoteService, Submission};
 use crate::watch::Watching;
 
 /// How long a write waits to be applied.

@@ -3,12 +3,11 @@
 use kvstore_core::Key;
 use kvstore_core::model::command::{Expiry, Operation};
 use kvstore_core::model::job::JobState;
-use kvstore_core::model::write::Condition;
 use kvstore_core::service::Submitted;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Context, under};
-use crate::args::{Add, Delete, Get, Merge, Sending, Set, Touch};
+use super::Context;
+use crate::args::{Add, Delete, Get, Merge, Set, Touch, Write};
 use crate::failure::Failure;
 use crate::output::{deadline, etag, line, raw, shortened};
 
@@ -72,15 +71,15 @@ pub(super) async fn set(context: &Context, set: Set) -> Result<(), Failure> {
         true => set.value.text()?,
         false => set.value.json()?,
     };
-    let condition = match set.if_absent {
-        true => Some(Condition::Absent),
-        false => set.if_match,
-    };
     let operation = Operation {
         expiry: set.ttl.unwrap_or_default(),
         ..Operation::set(set.key, value)
     };
-    write(context, under(operation, condition), &set.sending).await
+    let operation = match set.if_absent {
+        true => operation.if_absent(),
+        false => operation,
+    };
+    write(context, operation, &set.write).await
 }
 
 pub(super) async fn delete(context: &Context, delete: Delete) -> Result<(), Failure> {
@@ -94,8 +93,7 @@ pub(super) async fn delete(context: &Context, delete: Delete) -> Result<(), Fail
         return Ok(context.output.one(&format!("{deleted} deleted"), &object)?);
     }
     for key in delete.keys {
-        let operation = under(Operation::delete(key), delete.if_match);
-        write(context, operation, &delete.sending).await?;
+        write(context, Operation::delete(key), &delete.write).await?;
     }
     Ok(())
 }
@@ -105,7 +103,7 @@ pub(super) async fn add(context: &Context, add: Add) -> Result<(), Failure> {
         expiry: add.ttl.unwrap_or_default(),
         ..Operation::add(add.key, add.by)
     };
-    write(context, under(operation, add.if_match), &add.sending).await
+    write(context, operation, &add.write).await
 }
 
 pub(super) async fn merge(context: &Context, merge: Merge) -> Result<(), Failure> {
@@ -113,18 +111,22 @@ pub(super) async fn merge(context: &Context, merge: Merge) -> Result<(), Failure
         expiry: merge.ttl.unwrap_or(Expiry::Keep),
         ..Operation::merge(merge.key, merge.patch.json()?)
     };
-    write(context, under(operation, merge.if_match), &merge.sending).await
+    write(context, operation, &merge.write).await
 }
 
 pub(super) async fn touch(context: &Context, touch: Touch) -> Result<(), Failure> {
     let operation = Operation::touch(touch.key, touch.ttl);
-    write(context, under(operation, touch.if_match), &touch.sending).await
+    write(context, operation, &touch.write).await
 }
 
 /// Sends one operation and prints what it did.
-async fn write(context: &Context, operation: Operation, sending: &Sending) -> Result<(), Failure> {
+async fn write(context: &Context, operation: Operation, write: &Write) -> Result<(), Failure> {
     let (key, name) = (operation.key.clone(), operation.action.name());
-    let submitted = context.submit(operation, sending).await?;
+    let operation = match write.if_match {
+        Some(condition) => operation.under(condition),
+        None => operation,
+    };
+    let submitted = context.submit(operation, &write.sending).await?;
     let mut object = Map::new();
     object.insert("key".to_owned(), key.as_str().into());
     describe(&mut object, name, &submitted, 0);

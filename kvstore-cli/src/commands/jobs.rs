@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
+use futures_util::stream::{self, Stream, TryStreamExt as _};
 use kvstore_client::{JobInfo, JobOutcome, JobStatus};
 use kvstore_core::error::Error;
 use serde_json::{Value as Json, json};
@@ -14,33 +14,29 @@ use crate::output::{age, deadline, etag};
 
 pub(super) async fn jobs(context: &Context, jobs: Jobs) -> Result<(), Failure> {
     match jobs {
-        Jobs::List { dead } => list(context, dead).await,
+        Jobs::List { dead } => {
+            let status = match dead {
+                true => JobStatus::Dead,
+                false => JobStatus::Queued,
+            };
+            print(context, context.client.service().jobs(status)).await
+        }
         Jobs::Get { id, wait } => {
             let job = context.client.service().job(&id, wait).await?;
             let absent = || Failure::Absent(format!("no such job is known: {id}"));
-            print(context, vec![job.ok_or_else(absent)?])
+            print(context, stream::iter([Ok(job.ok_or_else(absent)?)])).await
         }
         Jobs::Retry(letters) => retry(context, letters).await,
         Jobs::Forget(letters) => forget(context, letters).await,
     }
 }
 
-async fn list(context: &Context, dead: bool) -> Result<(), Failure> {
-    let status = match dead {
-        true => JobStatus::Dead,
-        false => JobStatus::Queued,
-    };
-    let mut jobs = context.client.service().jobs(status);
+async fn print(
+    context: &Context,
+    mut jobs: impl Stream<Item = Result<JobInfo, Error>> + Unpin,
+) -> Result<(), Failure> {
     let mut rows = context.output.rows(NAMES);
     while let Some(job) = jobs.try_next().await? {
-        rows.row(cells(&job), &object(&job))?;
-    }
-    Ok(rows.flush()?)
-}
-
-fn print(context: &Context, jobs: Vec<JobInfo>) -> Result<(), Failure> {
-    let mut rows = context.output.rows(NAMES);
-    for job in jobs {
         rows.row(cells(&job), &object(&job))?;
     }
     Ok(rows.flush()?)
@@ -114,11 +110,12 @@ fn object(job: &JobInfo) -> Json {
 async fn retry(context: &Context, letters: Letters) -> Result<(), Failure> {
     let service = context.client.service();
     if letters.all {
-        let retried = service.retry_dead().await?;
-        let object = json!({"retried": retried});
-        return Ok(context
-            .output
-            .one(&format!("{retried} queued again"), &object)?);
+        return counted(
+            context,
+            service.retry_dead().await?,
+            "queued again",
+            "retried",
+        );
     }
     for id in letters.ids {
         let job = service.retry(&id).await.map_err(no_letter)?;
@@ -133,11 +130,12 @@ async fn retry(context: &Context, letters: Letters) -> Result<(), Failure> {
 async fn forget(context: &Context, letters: Letters) -> Result<(), Failure> {
     let service = context.client.service();
     if letters.all {
-        let forgotten = service.forget_dead().await?;
-        let object = json!({"forgotten": forgotten});
-        return Ok(context
-            .output
-            .one(&format!("{forgotten} dropped"), &object)?);
+        return counted(
+            context,
+            service.forget_dead().await?,
+            "dropped",
+            "forgotten",
+        );
     }
     for id in letters.ids {
         if !service.forget(&id).await? {
@@ -147,6 +145,12 @@ async fn forget(context: &Context, letters: Letters) -> Result<(), Failure> {
         context.output.one(&format!("{id} dropped"), &object)?;
     }
     Ok(())
+}
+
+/// Prints how many dead letters something was done with: `done` for people, `member` for programs.
+fn counted(context: &Context, count: u64, done: &str, member: &str) -> Result<(), Failure> {
+    let object = json!({ member: count });
+    Ok(context.output.one(&format!("{count} {done}"), &object)?)
 }
 
 fn no_letter(error: Error) -> Failure {

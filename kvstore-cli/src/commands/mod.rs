@@ -9,7 +9,7 @@ mod transfer;
 mod watch;
 
 use kvstore_client::{Client, Options};
-use kvstore_core::model::command::{Command as Write, Operation};
+use kvstore_core::model::command::Command as Write;
 use kvstore_core::service::{Request, Submitted};
 
 use crate::args::{Args, Command, Sending, Server};
@@ -95,16 +95,5 @@ impl Context {
             ..Request::new(write.into(), wait)
         };
         Ok(self.client.service().submit(request).await?)
-    }
-}
-
-/// Puts `operation` under a condition, if there is one.
-fn under(
-    operation: Operation,
-    condition: Option<kvstore_core::model::write::Condition>,
-) -> Operation {
-    match condition {
-        Some(condition) => operation.under(condition),
-        None => operation,
     }
 }

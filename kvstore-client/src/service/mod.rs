@@ -11,14 +11,13 @@ use kvstore_core::error::Subject;
 use kvstore_core::model::command::{Action, Command};
 use kvstore_core::model::id::JobId;
 use kvstore_core::model::job::{Applied, Computed, JobState, Outcome, Succeeded, Summary};
-use kvstore_core::service::{Request, Submitted};
+use kvstore_core::service::{self, Request, Submit, Submitted};
 use kvstore_core::store::{ListRequest, Listed, Page};
 use kvstore_core::{Entry, Error, Key, Result, Version};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::error::{Problem, unexpected};
-use crate::submission::Submission;
 use crate::transport::{
     Backoff, Call, Effect, IDEMPOTENCY_REPLAYED, PREFER, Reply, SYNC_TOKEN, Transport,
 };
@@ -55,6 +54,15 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct RemoteService {
     transport: Arc<Transport>,
+}
+
+/// A write to a server that is sent when it is awaited; made by the verbs of [`RemoteService`].
+pub type Submission<'s> = service::Submission<'s, RemoteService>;
+
+impl Submit for RemoteService {
+    fn submit(&self, request: Request) -> impl Future<Output = Result<Submitted>> + Send {
+        self.submit(request)
+    }
 }
 
 impl RemoteService {

@@ -21,7 +21,7 @@ use crate::open::Followed;
 use crate::queue::{Accepted, Found, JobQueue};
 use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page, Store};
 
-pub use submission::Submission;
+pub use submission::{Submission, Submit};
 
 /// Bounds that an operator may want to move.
 #[derive(Clone, Debug)]

@@ -12,28 +12,44 @@ use crate::model::entry::Version;
 use crate::model::job::{Applied, Failed, Failure, JobState, Outcome};
 use crate::model::key::Key;
 use crate::model::value::Value;
+use crate::model::write::Condition;
 use crate::service::{Request, Service, Submitted};
 
-/// How long an awaited [`Submission`] waits for its outcome unless [`Submission::wait`] says otherwise.
+/// How long an awaited [`Submission`] waits for its outcome by default.
 const WAIT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Accepts writes: a [`Service`], or a client of one elsewhere.
+pub trait Submit: Sync {
+    /// Has a write accepted into the queue, durably, and waits for its outcome if asked to.
+    ///
+    /// # Errors
+    /// Those of [`Service::submit`].
+    fn submit(&self, request: Request) -> impl Future<Output = Result<Submitted>> + Send;
+}
+
+impl Submit for Service {
+    fn submit(&self, request: Request) -> impl Future<Output = Result<Submitted>> + Send {
+        self.submit(request)
+    }
+}
 
 /// A write that is submitted to the queue when it is awaited; made by the verbs of [`Service`].
 ///
-/// Each verb adds an operation, and the methods after it refine that one. Several operations are a batch: they
-/// take effect together or not at all, and each needs a key of its own.
+/// Each verb adds an operation, and the methods after it refine that one. Several operations are a
+/// batch: they take effect together or not at all, and each needs a key of its own.
 ///
-/// Awaiting it waits for the outcome, 5 seconds unless [`Submission::wait`] says otherwise. `Ok` means that
-/// the write is applied, or is still queued and will be (see [`Submitted::state`]).
+/// Awaiting it waits for the outcome, 5 seconds unless [`Submission::wait`] says otherwise. `Ok` means
+/// that the write is applied, or is still queued and will be (see [`Submitted::state`]).
 ///
 /// # Errors
-/// Nothing took effect: [`Error::Conflict`] if a condition failed, [`Error::NotFound`] for a touch of an absent
-/// key, [`Error::Invalid`] for an addition to a value that is no integer or beyond 64 bits, and for a key or
-/// value that breaks a rule; [`Error::DeadLettered`] if the store rejected the job; those of
-/// [`Service::submit`].
+/// Nothing took effect: [`Error::Conflict`] if a condition failed, [`Error::NotFound`] for a touch of
+/// an absent key, [`Error::Invalid`] for an addition to a value that is no integer or beyond 64 bits,
+/// and for a key or value that breaks a rule; [`Error::DeadLettered`] if the store rejected the job;
+/// those of [`Submit::submit`].
 #[must_use = "nothing happens before it is awaited"]
-#[derive(Debug)]
-pub struct Submission<'s> {
-    service: &'s Service,
+#[derive(Clone, Debug)]
+pub struct Submission<'s, S = Service> {
+    service: &'s S,
     /// The first error ends it; it is reported when it is awaited.
     operations: Result<Vec<Operation>>,
     idempotency_key: Option<String>,
@@ -105,49 +121,59 @@ impl Service {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn batch(&self) -> Submission<'_> {
-        Submission {
-            service: self,
+        Submission::new(self)
+    }
+}
+
+impl<'s, S> Submission<'s, S> {
+    /// Begins a batch that is submitted to `service`.
+    pub fn new(service: &'s S) -> Self {
+        Self {
+            service,
             operations: Ok(Vec::new()),
             idempotency_key: None,
             traceparent: None,
             wait: WAIT_DEFAULT,
         }
     }
-}
 
-impl Submission<'_> {
+    /// Adds an operation that was made elsewhere.
+    pub fn operation(self, operation: Operation) -> Self {
+        self.add_operation(Ok(operation))
+    }
+
     /// Adds an operation that gives `key` the `value`.
     pub fn set<T: Serialize + ?Sized>(self, key: &str, value: &T) -> Self {
-        self.operation(key, |key| {
+        self.keyed(key, |key| {
             Ok(Operation::set(key, Value::from_serialize(value)?))
         })
     }
 
     /// Adds an operation that makes `key` absent.
     pub fn delete(self, key: &str) -> Self {
-        self.operation(key, |key| Ok(Operation::delete(key)))
+        self.keyed(key, |key| Ok(Operation::delete(key)))
     }
 
     /// Adds an operation that adds `by` to the 64-bit integer under `key`.
     pub fn add(self, key: &str, by: i64) -> Self {
-        self.operation(key, |key| Ok(Operation::add(key, by)))
+        self.keyed(key, |key| Ok(Operation::add(key, by)))
     }
 
     /// Adds an operation that merges `patch` into the value under `key`.
     pub fn merge<T: Serialize + ?Sized>(self, key: &str, patch: &T) -> Self {
-        self.operation(key, |key| {
+        self.keyed(key, |key| {
             Ok(Operation::merge(key, Value::from_serialize(patch)?))
         })
     }
 
     /// Adds an operation that gives the entry under `key` a new deadline.
     pub fn touch(self, key: &str, ttl: Duration) -> Self {
-        self.operation(key, |key| Ok(Operation::touch(key, ttl)))
+        self.keyed(key, |key| Ok(Operation::touch(key, ttl)))
     }
 
     /// Adds a check of `key`, which the batch does not write; a condition has to follow.
     pub fn check(self, key: &str) -> Self {
-        self.operation(key, |key| Ok(Operation::check(key)))
+        self.keyed(key, |key| Ok(Operation::check(key)))
     }
 
     /// Lets the value of the last operation live for `ttl` from when the write is accepted.
@@ -162,22 +188,29 @@ impl Submission<'_> {
 
     /// Fails the write unless the last operation's key is absent.
     pub fn if_absent(self) -> Self {
-        self.refine(Operation::if_absent)
+        self.under(Condition::Absent)
     }
 
     /// Fails the write unless the last operation's key is present.
     pub fn if_present(self) -> Self {
-        self.refine(Operation::if_present)
+        self.under(Condition::Present)
     }
 
     /// Fails the write unless the last operation's key has `version`.
     pub fn if_version(self, version: Version) -> Self {
-        self.refine(|operation| operation.if_version(version))
+        self.under(Condition::Version(version))
     }
 
-    /// Makes a repeated write with the same `key` the same job, so that a retry has no second effect.
+    /// Puts the last operation under `condition`.
+    pub fn under(self, condition: Condition) -> Self {
+        self.refine(|operation| operation.under(condition))
+    }
+
+    /// Makes a repeated write with the same `key` the same job, so that a retry has no second effect,
+    /// also after this program was started again. A client takes 1 to 255 visible ASCII characters.
     ///
-    /// It is remembered for [`ServiceOptions::idempotency_window`](crate::service::ServiceOptions::idempotency_window).
+    /// It is remembered for
+    /// [`ServiceOptions::idempotency_window`](crate::service::ServiceOptions::idempotency_window).
     /// The same key with another write is [`Error::KeyReused`].
     pub fn idempotency_key(mut self, key: &str) -> Self {
         self.idempotency_key = Some(key.to_owned());
@@ -196,9 +229,13 @@ impl Submission<'_> {
         self
     }
 
-    fn operation(mut self, key: &str, make: impl FnOnce(Key) -> Result<Operation>) -> Self {
+    fn keyed(self, key: &str, make: impl FnOnce(Key) -> Result<Operation>) -> Self {
+        self.add_operation(Key::new(key).and_then(make))
+    }
+
+    fn add_operation(mut self, operation: Result<Operation>) -> Self {
         if let Ok(operations) = &mut self.operations {
-            match Key::new(key).and_then(make) {
+            match operation {
                 Ok(operation) => operations.push(operation),
                 Err(error) => self.operations = Err(error),
             }
@@ -218,7 +255,9 @@ impl Submission<'_> {
         }
         self
     }
+}
 
+impl<S: Submit> Submission<'_, S> {
     async fn submit(self) -> Result<Submitted> {
         let mut operations = self.operations?;
         let command = match operations.len() {
@@ -242,7 +281,7 @@ impl Submission<'_> {
     }
 }
 
-impl<'s> IntoFuture for Submission<'s> {
+impl<'s, S: Submit> IntoFuture for Submission<'s, S> {
     type Output = Result<Submitted>;
     type IntoFuture = BoxFuture<'s, Result<Submitted>>;
 
