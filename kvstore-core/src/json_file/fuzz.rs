@@ -7,7 +7,9 @@ use crate::json_file::disk::simulated::SimulatedDisk;
 use crate::json_file::journal::record::{self, Line};
 use crate::json_file::journal::{self, Journal};
 use crate::json_file::snapshot::import::{Known, import};
-use crate::json_file::snapshot::{DATA, META, Meta, Pair, load, write};
+use crate::json_file::snapshot::meta::Meta;
+use crate::json_file::snapshot::pair::{Pair, load};
+use crate::json_file::snapshot::{DATA, META, write};
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::QueueId;
 

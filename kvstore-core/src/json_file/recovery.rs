@@ -11,8 +11,11 @@ use crate::json_file::journal::chain::{self, Files, Header, nonsense};
 use crate::json_file::journal::manifest::Roll;
 use crate::json_file::journal::record;
 use crate::json_file::journal::{AppendError, Journal};
+use crate::json_file::snapshot::data::Fingerprint;
 use crate::json_file::snapshot::import::import;
-use crate::json_file::snapshot::{self, DATA, Fingerprint, Meta, Pair, SNAPSHOT_PIECE};
+use crate::json_file::snapshot::meta::Meta;
+use crate::json_file::snapshot::pair::{Pair, load};
+use crate::json_file::snapshot::{self, DATA, SNAPSHOT_PIECE};
 use crate::json_file::writer::quota;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::QueueId;
@@ -63,7 +66,7 @@ pub(super) fn recover(
         now,
         roll,
     };
-    let recovered = match snapshot::load(disk, has_journals)? {
+    let recovered = match load(disk, has_journals)? {
         Pair::None => opening.take_over(Meta::of_new_folder(QueueId::random()), None, b"{}"),
         Pair::Foreign(text) => {
             tracing::info!(file = %disk.path().join(DATA).display(), "taking this file as the data");

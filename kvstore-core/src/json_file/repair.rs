@@ -15,7 +15,9 @@ use crate::json_file::error::{disk_error, io_error};
 use crate::json_file::inspect::{Beside, Problem, Salvage, has_anything};
 use crate::json_file::journal::chain;
 use crate::json_file::journal::manifest::ROLL;
-use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD, Fingerprint, SNAPSHOT_PIECE};
+use crate::json_file::snapshot::data::Fingerprint;
+use crate::json_file::snapshot::pair::free_name;
+use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD, SNAPSHOT_PIECE};
 use crate::json_file::{PARTITION, check_is_no_file};
 use crate::model::entry::{Timestamp, Version};
 
@@ -103,7 +105,7 @@ fn keep_aside(disk: &dyn Disk, salvage: &Salvage) -> std::io::Result<()> {
     let names = disk.names()?;
     for name in &salvage.damaged {
         if names.contains(name) {
-            let kept = snapshot::free_name(disk, &format!("{name}.removed"))?;
+            let kept = free_name(disk, &format!("{name}.removed"))?;
             disk.link(name, &kept)?;
             tracing::warn!(file = %disk.path().join(name).display(), kept, "this file is damaged: it is kept aside");
         }
@@ -116,7 +118,7 @@ fn keep_aside(disk: &dyn Disk, salvage: &Salvage) -> std::io::Result<()> {
     // The pair is about to be written under these names.
     for name in [DATA_NEW, DATA_OLD] {
         if names.iter().any(|it| it == name) && salvage.data_from != Some(name) {
-            let kept = snapshot::free_name(disk, &format!("{name}.removed"))?;
+            let kept = free_name(disk, &format!("{name}.removed"))?;
             disk.rename(name, &kept)?;
             disk.sync_folder()?;
         }

@@ -21,7 +21,8 @@ use crate::json_file::error::disk_error;
 use crate::json_file::journal::End;
 use crate::json_file::journal::chain::{self, Header};
 use crate::json_file::journal::manifest::{ROLL, Roll};
-use crate::json_file::snapshot::{DATA, META, Meta};
+use crate::json_file::snapshot::meta::{Meta, is_sealed, parse_meta};
+use crate::json_file::snapshot::{DATA, META};
 use crate::model::id::{Position, QueueId};
 use crate::queue::QueueOptions;
 
@@ -276,7 +277,7 @@ impl Reading<'_> {
     /// Whether the roll is as it was written, by another version.
     fn is_of_other_format(&self) -> Result<bool> {
         let text = self.read(ROLL)?.unwrap_or_default();
-        Ok(crate::json_file::snapshot::is_sealed(&text))
+        Ok(is_sealed(&text))
     }
 
     /// `data.meta.json`, if it is as it was written.
@@ -284,10 +285,10 @@ impl Reading<'_> {
         let Some(text) = self.read(META)? else {
             return Ok(None);
         };
-        match crate::json_file::snapshot::parse_meta(self.disk, &text) {
+        match parse_meta(self.disk, &text) {
             Ok(meta) => Ok(Some(Some(meta))),
             // It is as it was written, by another version.
-            Err(error) if crate::json_file::snapshot::is_sealed(&text) => Err(error),
+            Err(error) if is_sealed(&text) => Err(error),
             Err(Error::Corrupt { .. }) => Ok(Some(None)),
             Err(error) => Err(error),
         }

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Reading, list_keys};
 use crate::error::{Error, Result};
 use crate::in_memory::state::{State, Table};
+use crate::json_file::snapshot::data::{Fingerprint, entry_fingerprint, split_entry};
 use crate::json_file::snapshot::import::{Known, import};
-use crate::json_file::snapshot::{
-    DATA, DATA_NEW, DATA_OLD, Fingerprint, META, Meta, entry_fingerprint, split_entry,
-};
+use crate::json_file::snapshot::meta::Meta;
+use crate::json_file::snapshot::{DATA, DATA_NEW, DATA_OLD, META};
 use crate::model::entry::{Entry, Version};
 use crate::model::id::QueueId;
 use crate::model::key::Key;

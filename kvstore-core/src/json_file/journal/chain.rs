@@ -13,7 +13,8 @@ use crate::json_file::error::{check_format, corrupt, disk_error};
 use crate::json_file::journal::manifest::Roll;
 use crate::json_file::journal::record::push_json;
 use crate::json_file::journal::{self, AppendError, Contents, End, FORMAT, Journal, ReadLine};
-use crate::json_file::snapshot::{Meta, free_name};
+use crate::json_file::snapshot::meta::Meta;
+use crate::json_file::snapshot::pair::free_name;
 use crate::model::entry::Version;
 use crate::model::id::{Position, QueueId};
 

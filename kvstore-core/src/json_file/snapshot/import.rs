@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::error::{Error, Result};
 use crate::json_file::disk::Disk;
-use crate::json_file::snapshot::{DATA, entry_fingerprint};
+use crate::json_file::snapshot::DATA;
+use crate::json_file::snapshot::data::entry_fingerprint;
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::json::{JsonError, Place, Scanner};
 use crate::model::key::Key;

@@ -18,7 +18,10 @@ use crate::json_file::journal::chain::{self, Header};
 use crate::json_file::journal::manifest::Roll;
 use crate::json_file::journal::record::{self, applied_of};
 use crate::json_file::journal::{AppendError, Journal};
-use crate::json_file::snapshot::{self, Fingerprint, Meta, SNAPSHOT_PIECE, Written};
+use crate::json_file::snapshot::data::Fingerprint;
+use crate::json_file::snapshot::meta::Meta;
+use crate::json_file::snapshot::pair::settle;
+use crate::json_file::snapshot::{self, SNAPSHOT_PIECE, Written};
 use crate::json_file::writer::jobs::Queue;
 use crate::json_file::writer::quota::Room;
 use crate::model::commit::{Commit, Committed};
@@ -585,7 +588,7 @@ impl Writer {
         let (unsettled, data) = (self.status.unsettled, self.data);
         move |disk| {
             let replaces = match unsettled {
-                true => snapshot::settle(disk)?,
+                true => settle(disk)?,
                 false => data,
             };
             meta.add_outcomes(|| shared.read());
