@@ -6,8 +6,9 @@ use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::SimulatedDisk;
 use crate::json_file::journal::record::{self, Line};
 use crate::json_file::journal::{self, Journal};
+use crate::json_file::snapshot::data::Fingerprint;
 use crate::json_file::snapshot::import::{Known, import};
-use crate::json_file::snapshot::meta::Meta;
+use crate::json_file::snapshot::meta::{Meta, known_entries};
 use crate::json_file::snapshot::pair::{Pair, load};
 use crate::json_file::snapshot::{DATA, META, write};
 use crate::model::entry::{Timestamp, Version};
@@ -152,10 +153,9 @@ pub fn snapshot(bytes: &[u8]) -> Option<usize> {
         table.next_of_cut(3).into_iter().map(deadline).collect()
     })
     .expect("it is memory");
-    let Ok(Pair::Whole(meta, text)) = load(&disk, false) else {
+    let Ok(Pair::Whole(mut meta, mut read)) = load(&disk, false) else {
         panic!("what was written is not whole");
     };
-    let mut read = meta.table(&disk, &text).expect("it was written");
     read.start_cut();
     let rows = read.next_of_cut(usize::MAX);
     assert_eq!(rows.len(), count);
@@ -172,7 +172,11 @@ pub fn snapshot(bytes: &[u8]) -> Option<usize> {
     }
 
     // As an edit that has changed nothing, each entry keeps what it had.
-    let known = meta.known_entries();
+    let text = disk
+        .read(META)
+        .expect("it is memory")
+        .expect("it was written");
+    let known = known_entries(&disk, &text).expect("it was written");
     let edited = import(&disk, bytes, &known, &mut version).expect("it was taken before");
     assert_eq!(version, Version(count as u64), "a version was given out");
     for (row, (key, entry)) in rows.iter().zip(&edited) {
@@ -181,13 +185,17 @@ pub fn snapshot(bytes: &[u8]) -> Option<usize> {
 
     // Bytes that are not what was written are told from those that are.
     if let [first, ..] = bytes {
-        let mut flipped = text;
+        let mut flipped = disk
+            .read(DATA)
+            .expect("it is memory")
+            .expect("it was written");
         let place = usize::from(*first) % flipped.len();
         flipped[place] ^= 1 << (bytes.len() % 8);
         disk.put(DATA, &flipped);
         assert!(matches!(load(&disk, false), Ok(Pair::Edited { .. })));
         // And if the checksum were to match, they would be read without a panic.
-        let _ = meta.table(&disk, &flipped);
+        meta.data = Fingerprint::of(&flipped);
+        let _ = meta.table(&disk, DATA);
     }
     Some(count)
 }

@@ -12,7 +12,7 @@ use crate::json_file::journal::manifest::Roll;
 use crate::json_file::journal::record;
 use crate::json_file::journal::{AppendError, Journal};
 use crate::json_file::snapshot::data::Fingerprint;
-use crate::json_file::snapshot::import::import;
+use crate::json_file::snapshot::import::{Known, import};
 use crate::json_file::snapshot::meta::Meta;
 use crate::json_file::snapshot::pair::{Pair, load};
 use crate::json_file::snapshot::{self, DATA, SNAPSHOT_PIECE};
@@ -67,22 +67,32 @@ pub(super) fn recover(
         roll,
     };
     let recovered = match load(disk, has_journals)? {
-        Pair::None => opening.take_over(Meta::of_new_folder(QueueId::random()), None, b"{}"),
+        Pair::None => opening.take_over(
+            Meta::of_new_folder(QueueId::random()),
+            &Known::new(),
+            None,
+            b"{}",
+        ),
         Pair::Foreign(text) => {
             tracing::info!(file = %disk.path().join(DATA).display(), "taking this file as the data");
             let meta = Meta::of_new_folder(QueueId::random());
-            opening.take_over(meta, Some(Fingerprint::of(&text)), &text)
+            opening.take_over(meta, &Known::new(), Some(Fingerprint::of(&text)), &text)
         }
-        Pair::Edited { meta, text, newer } => {
+        Pair::Edited {
+            meta,
+            known,
+            text,
+            newer,
+        } => {
             let is_missing = match roll.check(disk, meta.journal) {
                 Err(error @ Error::Corrupt { .. }) if !keep_edit => return Err(error),
                 checked => checked.is_err(),
             };
-            opening.edited(*meta, &text, newer || is_missing, keep_edit)
+            opening.edited(*meta, known, &text, newer || is_missing, keep_edit)
         }
-        Pair::Whole(meta, text) => {
+        Pair::Whole(meta, table) => {
             roll.check(disk, meta.journal)?;
-            opening.whole(*meta, &text)
+            opening.whole(*meta, table)
         }
     }?;
     remove_begun(disk)?;
@@ -102,11 +112,12 @@ fn remove_begun(disk: &dyn Disk) -> Result<()> {
 }
 
 impl Opening<'_> {
-    /// Takes `text` as the data, and writes the pair before anything else can happen. What `meta` knows of entries that are in
-    /// the text unchanged stays with them, and so does its queue.
+    /// Takes `text` as the data, and writes the pair before anything else can happen. What is known of entries that are in the
+    /// text unchanged stays with them, and the queue of `meta` stays.
     fn take_over(
         self,
         mut meta: Meta,
+        known: &Known,
         replaces: Option<Fingerprint>,
         text: &[u8],
     ) -> Result<Recovered> {
@@ -114,7 +125,7 @@ impl Opening<'_> {
         let mut log = meta.log(disk, self.queue)?;
         let mut version = Version(first_number(meta.version.0, self.now));
         meta.skipped += version.0 - meta.version.0;
-        let entries = import(disk, text, &meta.known_entries(), &mut version)?;
+        let entries = import(disk, text, known, &mut version)?;
         meta.version = version;
         meta.time = meta.time.max(self.now);
         log.open(self.now);
@@ -139,6 +150,7 @@ impl Opening<'_> {
     fn edited(
         self,
         mut meta: Meta,
+        mut known: Known,
         text: &[u8],
         newer: bool,
         keep_edit: bool,
@@ -177,6 +189,7 @@ impl Opening<'_> {
             );
             // Everything is taken on but their values, and no version is used again.
             meta = meta.without_entries();
+            known.clear();
         }
         meta.set_progress(&state.progress);
         meta.set_log(&log);
@@ -186,15 +199,14 @@ impl Opening<'_> {
         meta.journal = journals.next_number().unwrap_or(meta.journal);
         journals.keep_torn_tail(disk)?;
         let (version, entries) = (meta.version, meta.entry_count());
-        let recovered = self.take_over(meta, Some(Fingerprint::of(text)), text)?;
+        let recovered = self.take_over(meta, &known, Some(Fingerprint::of(text)), text)?;
         tell_edit(disk, &recovered.state, version, entries);
         chain::remove_before(disk, recovered.number);
         Ok(recovered)
     }
 
-    fn whole(self, meta: Meta, text: &[u8]) -> Result<Recovered> {
+    fn whole(self, meta: Meta, table: Table) -> Result<Recovered> {
         let disk = self.disk;
-        let table = meta.table(disk, text)?;
         let mut log = meta.log(disk, self.queue)?;
         let mut state = State::new(table, meta.progress(), meta.version, meta.time);
         let journals = Files::read(disk, &meta, false)?;

@@ -15,7 +15,7 @@ use crate::json_file::error::{disk_error, io_error};
 use crate::json_file::inspect::{Beside, Problem, Salvage, has_anything};
 use crate::json_file::journal::chain;
 use crate::json_file::journal::manifest::ROLL;
-use crate::json_file::snapshot::data::Fingerprint;
+use crate::json_file::snapshot::data::fingerprint;
 use crate::json_file::snapshot::pair::free_name;
 use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD, SNAPSHOT_PIECE};
 use crate::json_file::{PARTITION, check_is_no_file};
@@ -140,7 +140,7 @@ fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
     meta.add_outcomes(|| &*state);
     meta.add_remembered(state.time, || &*log);
     let mut write = || {
-        let replaces = disk.read(DATA)?.map(|text| Fingerprint::of(&text));
+        let replaces = fingerprint(disk, DATA)?;
         state.table.start_cut();
         snapshot::write(disk, meta, replaces, || {
             state.table.next_of_cut(SNAPSHOT_PIECE)

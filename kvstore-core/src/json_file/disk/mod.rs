@@ -74,6 +74,8 @@ impl Identity {
 pub(crate) trait DiskReader: fmt::Debug + Send + Sync {
     fn identity(&self) -> io::Result<Identity>;
 
+    fn length(&self) -> io::Result<u64>;
+
     /// Up to `length` bytes from `offset` on; fewer only at the end of the file.
     fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>>;
 }
@@ -269,6 +271,10 @@ struct RealFile(File);
 impl DiskReader for RealFile {
     fn identity(&self) -> io::Result<Identity> {
         Ok(Identity::of(&self.0.metadata()?))
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
     }
 
     fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {

@@ -335,6 +335,12 @@ impl DiskReader for SimulatedFile {
         Ok(identity(self.inode))
     }
 
+    fn length(&self) -> io::Result<u64> {
+        let mut contents = self.disk.contents();
+        contents.step(false)?;
+        Ok(contents.files[self.inode].now.len() as u64)
+    }
+
     fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let mut contents = self.disk.contents();
         contents.step(false)?;

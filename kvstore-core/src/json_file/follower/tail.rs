@@ -17,16 +17,16 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
-use crate::in_memory::state::State;
+use crate::in_memory::state::{State, Table};
 use crate::json_file::disk::{Disk, DiskReader};
 use crate::json_file::error::{corrupt, disk_error};
 use crate::json_file::journal::End;
 use crate::json_file::journal::chain::{self, Header};
 use crate::json_file::journal::record::{self, Line};
 use crate::json_file::journal::scan::Scan;
-use crate::json_file::snapshot::data::Fingerprint;
 use crate::json_file::snapshot::meta::{Meta, parse_meta};
-use crate::json_file::snapshot::{DATA, DATA_NEW, META};
+use crate::json_file::snapshot::pair::Standing;
+use crate::json_file::snapshot::{DATA, META};
 use crate::model::entry::Version;
 use crate::model::id::QueueId;
 use crate::queue::QueueOptions;
@@ -73,8 +73,7 @@ impl Follower {
         let mut tries = 1;
         loop {
             match Self::try_load(&*disk) {
-                Ok(Some((meta, meta_file, journal, text))) => {
-                    let table = meta.table(&*disk, &text)?;
+                Ok(Some((meta, meta_file, journal, table))) => {
                     let state = State::new(table, meta.progress(), meta.version, meta.time);
                     let log = meta.log(&*disk, &QueueOptions::default())?;
                     let follower = Self {
@@ -107,31 +106,20 @@ impl Follower {
     )]
     fn try_load(
         disk: &dyn Disk,
-    ) -> Result<Option<(Meta, Box<dyn DiskReader>, Option<Tail>, Vec<u8>)>> {
-        let read = |name: &str| {
-            disk.read(name)
-                .map_err(|error| disk_error(disk, "can't read", name, error))
-        };
+    ) -> Result<Option<(Meta, Box<dyn DiskReader>, Option<Tail>, Table)>> {
         let failed = |error| disk_error(disk, "can't read", META, error);
         let opened = disk.open(META).map_err(failed)?;
         let meta_file = opened.ok_or_else(|| nothing_there(disk.path()))?;
         let meta = parse_meta(disk, &read_all(&*meta_file).map_err(failed)?)?;
-        let data = read(DATA)?.map(|text| (Fingerprint::of(&text), text));
-        let text = match data {
-            Some((is, text)) if is == meta.data => text,
+        let table = match Standing::of(&meta, |name| meta.table(disk, name))? {
             // The writer is about to exchange the two, or was stopped before it could.
-            other if other.as_ref().map(|(is, _)| *is) == meta.previous => {
-                match read(DATA_NEW)?.filter(|text| Fingerprint::of(text) == meta.data) {
-                    Some(text) => text,
-                    None => return Ok(None),
-                }
-            }
-            _ => return Ok(None),
+            Standing::Whole(table) | Standing::Unfinished(table) => table,
+            Standing::Other { .. } => return Ok(None),
         };
         let journal = Tail::open(disk, meta.journal, meta.version, meta.queue)?;
         // A newer pair may have come, and the journal of this one gone.
         let is_replaced = is_gone(disk, META, &*meta_file).map_err(failed)?;
-        Ok((journal.is_some() || !is_replaced).then_some((meta, meta_file, journal, text)))
+        Ok((journal.is_some() || !is_replaced).then_some((meta, meta_file, journal, table)))
     }
 
     /// Whether there is nothing that [`Follower::step`] would find: three system calls.

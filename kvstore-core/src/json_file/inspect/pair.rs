@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use crate::in_memory::state::{State, Table};
 use crate::json_file::snapshot::data::{Fingerprint, entry_fingerprint, split_entry};
 use crate::json_file::snapshot::import::{Known, import};
-use crate::json_file::snapshot::meta::Meta;
+use crate::json_file::snapshot::meta::{Meta, known_entries};
+use crate::json_file::snapshot::pair::Standing;
 use crate::json_file::snapshot::{DATA, DATA_NEW, DATA_OLD, META};
 use crate::model::entry::{Entry, Version};
 use crate::model::id::QueueId;
@@ -29,36 +30,44 @@ type Entries = BTreeMap<Key, Entry>;
 
 impl Reading<'_> {
     pub(crate) fn pair(&mut self, has_journals: bool) -> Result<Pair> {
-        let data = self.read(DATA)?;
         match self.meta()? {
-            Some(Some(meta)) => self.with_meta(meta, data),
-            found => self.without_meta(found.is_some(), has_journals, data),
+            Some(Some((meta, text))) => self.with_meta(meta, &text),
+            found => self.without_meta(found.is_some(), has_journals),
         }
     }
 
-    fn with_meta(&mut self, meta: Meta, data: Option<Vec<u8>>) -> Result<Pair> {
-        let is_whole = |text: &Vec<u8>| Fingerprint::of(text) == meta.data;
+    fn with_meta(&mut self, meta: Meta, text: &[u8]) -> Result<Pair> {
         let mut data_from = None;
-        let table = if let Some(text) = data.as_ref().filter(|text| is_whole(text)) {
-            meta.table(self.disk, text)?
-        } else if let Some((name, text)) = self.other_whole(&is_whole)? {
-            let is_previous = data.as_deref().map(Fingerprint::of) == meta.previous;
-            if name == DATA_NEW && is_previous {
+        let read = |name: &str| meta.table(self.disk, name);
+        let other = match Standing::of(&meta, read)? {
+            Standing::Whole(table) => Ok(table),
+            Standing::Unfinished(table) => {
                 self.notes.push(format!(
                     "{}: a snapshot was being finished; opening goes on with it",
-                    self.disk.path().join(name).display()
+                    self.disk.path().join(DATA_NEW).display()
                 ));
-            } else {
+                Ok(table)
+            }
+            Standing::Other {
+                new: Some(table), ..
+            } => Err(Some((DATA_NEW, table))),
+            Standing::Other { .. } => Err(read(DATA_OLD)?.ok().map(|table| (DATA_OLD, table))),
+        };
+        let table = match other {
+            Ok(table) => table,
+            Err(Some((name, table))) => {
                 data_from = Some(name);
                 let what = format!("it is not what data.meta.json says, and {name} is");
                 let number = self.problem(DATA, None, what);
                 self.problems[number].loses =
                     Some(format!("nothing of what was written here: {name} has it"));
                 self.damaged.insert(DATA.to_owned());
+                table
             }
-            meta.table(self.disk, &text)?
-        } else {
-            Table::of(self.recognise(&meta, data.as_deref()))
+            Err(None) => {
+                let known = known_entries(self.disk, text)?;
+                Table::of(self.recognise(&meta, &known)?)
+            }
         };
         let state = State::new(table, meta.progress(), meta.version, meta.time);
         Ok(Pair {
@@ -71,38 +80,24 @@ impl Reading<'_> {
         })
     }
 
-    /// Another file that is what `data.json` should be.
-    fn other_whole(
-        &self,
-        is_whole: &impl Fn(&Vec<u8>) -> bool,
-    ) -> Result<Option<(&'static str, Vec<u8>)>> {
-        for name in [DATA_NEW, DATA_OLD] {
-            if let Some(text) = self.read(name)?.filter(is_whole) {
-                return Ok(Some((name, text)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The entries of `data` that are as `meta` knows them.
-    fn recognise(&mut self, meta: &Meta, data: Option<&[u8]>) -> Entries {
-        let Some(text) = data else {
+    /// The entries of `data.json` that are as they are known.
+    fn recognise(&mut self, meta: &Meta, known: &Known) -> Result<Entries> {
+        let Some(text) = self.read(DATA)? else {
             let number = self.problem(DATA, None, "it is missing beside its data.meta.json");
             self.problems[number].loses = Some(format!(
                 "all {} entries, but for those that journals have",
                 meta.entry_count()
             ));
-            return Entries::new();
+            return Ok(Entries::new());
         };
-        let known = meta.known_entries();
-        let mut read = self.members(text, Some(&known), meta.version);
+        let mut read = self.members(&text, Some(known), meta.version);
         let entries: Entries = std::mem::take(&mut read.entries)
             .into_iter()
             .filter(|(_, entry)| entry.version <= meta.version)
             .collect();
         let changed: Vec<&str> = read.unknown.iter().map(Key::as_str).collect();
         let gone = meta.entry_count().saturating_sub(entries.len());
-        let when = if meta.previous == Some(Fingerprint::of(text)) {
+        let when = if meta.previous == Some(Fingerprint::of(&text)) {
             "it is the file from before the last snapshot, and data.json.new, which holds the rest, is missing"
         } else {
             "it is not the file that data.meta.json belongs to"
@@ -117,15 +112,10 @@ impl Reading<'_> {
         self.problems[number].loses =
             Some("those entries, but for what journals have of them".into());
         self.damaged.insert(DATA.to_owned());
-        entries
+        Ok(entries)
     }
 
-    fn without_meta(
-        &mut self,
-        is_there: bool,
-        has_journals: bool,
-        data: Option<Vec<u8>>,
-    ) -> Result<Pair> {
+    fn without_meta(&mut self, is_there: bool, has_journals: bool) -> Result<Pair> {
         let meta = Meta::of_new_folder(QueueId::random());
         let mut entries = Entries::new();
         let is_ours = is_there || has_journals;
@@ -143,7 +133,7 @@ impl Reading<'_> {
                     .into(),
             );
         }
-        match data {
+        match self.read(DATA)? {
             Some(text) if is_ours => {
                 let read = self.members(&text, None, Version(0));
                 if let Some(first) = read.lines.first() {

@@ -1,22 +1,23 @@
 //! `data.json`: a plain JSON object, one entry a line, in the byte order of its keys.
 
 use std::borrow::Cow;
-use std::iter;
+use std::{io, iter};
 
-use memchr::{memchr, memchr_iter};
+use memchr::memchr_iter;
 use serde::{Deserialize, Serialize};
 
+use crate::json_file::disk::Disk;
 use crate::model::key::Key;
 use crate::model::value::Value;
 
-/// Files are written, and synced, in pieces of about this size.
+/// Files are written, synced and read in pieces of about this size.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// A file's contents, for telling whether it is still the one that was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint {
-    pub(super) length: u64,
-    pub(super) crc: u32,
+    length: u64,
+    crc: u32,
 }
 
 impl Fingerprint {
@@ -27,48 +28,57 @@ impl Fingerprint {
         }
     }
 
+    /// Returns what two texts are, one behind the other.
+    pub(super) fn and(self, behind: Self) -> Self {
+        let behind_bytes = usize::try_from(behind.length).expect("it was in memory");
+        Self {
+            length: self.length + behind.length,
+            crc: crc32c::crc32c_combine(self.crc, behind.crc, behind_bytes),
+        }
+    }
+
     pub(crate) fn length(self) -> u64 {
         self.length
     }
 }
 
-/// Some of the lines of entries, each with the newline before it.
-pub(super) struct Part<'a> {
-    pub(super) text: &'a [u8],
-    /// The number of its first entry.
-    pub(super) first: usize,
-    /// How many entries it has.
-    pub(super) count: usize,
-}
-
-impl<'a> Part<'a> {
-    pub(super) fn lines(&self) -> impl Iterator<Item = &'a [u8]> {
-        let text = self.text;
-        let ends = memchr_iter(b'\n', text)
-            .skip(1)
-            .chain(iter::once(text.len()));
-        ends.scan(1, move |start, end| {
-            let line = text.get(*start..end);
-            *start = end + 1;
-            line
-        })
+/// Returns what a file is, read in pieces; `None` if it is not there.
+pub(crate) fn fingerprint(disk: &dyn Disk, name: &str) -> io::Result<Option<Fingerprint>> {
+    let Some(file) = disk.open(name)? else {
+        return Ok(None);
+    };
+    let mut is = Fingerprint::default();
+    loop {
+        let text = file.read_at(is.length, PIECE_BYTES)?;
+        is = is.and(Fingerprint::of(&text));
+        if text.len() < PIECE_BYTES {
+            return Ok(Some(is));
+        }
     }
 }
 
-/// Cuts `text` into about `count` parts of whole lines: compact JSON holds no newline of its own.
-pub(super) fn parts(text: &[u8], count: usize) -> Vec<Part<'_>> {
-    let share = text.len() / count + 1;
-    let (mut rest, mut first) = (text, 0);
-    let mut parts = Vec::new();
-    while !rest.is_empty() {
-        let newline = rest.get(share..).and_then(|rest| memchr(b'\n', rest));
-        let (text, behind) = rest.split_at(newline.map_or(rest.len(), |at| share + at));
-        let count = memchr_iter(b'\n', text).count();
-        parts.push(Part { text, first, count });
-        first += count;
-        rest = behind;
-    }
-    parts
+/// Returns the lines of entries in a piece of the file; `None` if it does not begin, or end, as it should.
+pub(super) fn lines(
+    text: &[u8],
+    is_first: bool,
+    is_last: bool,
+) -> Option<impl Iterator<Item = &[u8]>> {
+    let text = text.strip_prefix(if is_first { b"{" } else { b"," })?;
+    let text = if is_last {
+        text.strip_suffix(b"\n}\n")?
+    } else {
+        text
+    };
+    // Compact JSON holds no newline of its own.
+    let ends = memchr_iter(b'\n', text)
+        .skip(1)
+        .chain(iter::once(text.len()));
+    let lines = ends.scan(1, move |start, end| {
+        let line = text.get(*start..end);
+        *start = end + 1;
+        line
+    });
+    Some(lines.map(|line| line.strip_suffix(b",").unwrap_or(line)))
 }
 
 /// The key and the value of a line that [`push_entry`] wrote.

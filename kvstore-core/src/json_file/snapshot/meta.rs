@@ -1,20 +1,26 @@
 //! `data.meta.json`: what belongs to single entries, how far queues are applied, and the queue of the folder.
 
+use std::collections::HashMap;
+use std::io;
 use std::ops::Deref;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::in_memory::log::{PartitionLog, Remembered};
 use crate::in_memory::state::{Lost, Progress, QueueProgress, Sorted, State, Table};
 use crate::json_file::PARTITION;
-use crate::json_file::disk::Disk;
-use crate::json_file::error::corrupt;
+use crate::json_file::disk::{Disk, DiskReader};
+use crate::json_file::error::{check_format, corrupt, disk_error};
 use crate::json_file::journal::record::JobText;
 use crate::json_file::journal::{FORMAT, line};
-use crate::json_file::snapshot::data::{Fingerprint, PIECE_BYTES, Part, parts, split_entry};
-use crate::json_file::snapshot::{DATA, META, versions};
+use crate::json_file::snapshot::data::{Fingerprint, fingerprint, lines, split_entry};
+use crate::json_file::snapshot::import::Known;
+use crate::json_file::snapshot::pair::Read;
+use crate::json_file::snapshot::{META, versions};
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{Partition, Position, QueueId};
 use crate::model::job::{Dead, Job, Outcome};
@@ -30,6 +36,8 @@ pub(crate) struct Meta {
     /// The id of the queue in this folder.
     pub(crate) queue: QueueId,
     pub(crate) data: Fingerprint,
+    /// The pieces that it was written in, each with its bytes and entries: they can be read apart.
+    pub(crate) pieces: Vec<(u64, usize)>,
     /// The `data.json` that this one replaces.
     pub(crate) previous: Option<Fingerprint>,
     /// The first journal whose commits are not in `data.json`.
@@ -60,7 +68,8 @@ pub(crate) struct Meta {
     pub(super) versions: Vec<Version>,
     /// The number of an entry, from 0, and its deadline.
     pub(super) deadlines: Vec<(usize, Timestamp)>,
-    /// For each entry 16 hexadecimal digits, by which an edit tells what it has left as it was.
+    /// For each entry 16 hexadecimal digits, by which an edit tells what it has left as it was; see [`known_entries`].
+    #[serde(skip_deserializing)]
     pub(super) fingerprints: String,
     /// The length of the file that it was read from.
     #[serde(skip)]
@@ -88,6 +97,7 @@ impl Meta {
             format: FORMAT,
             queue,
             data: Fingerprint::default(),
+            pieces: Vec::new(),
             previous: None,
             journal: 1,
             version: Version(0),
@@ -236,66 +246,123 @@ impl Meta {
         self.waiting = log.jobs().cloned().collect();
     }
 
-    /// The table of the `data.json` that this belongs to, whose text is `text`.
-    pub(crate) fn table(&self, disk: &dyn Disk, text: &[u8]) -> Result<Table> {
-        let bad = |index: usize| {
-            // The first line is the opening brace.
-            let line = Some(index as u64 + 2);
-            corrupt(disk, DATA, line, "it is not a line that was written here")
+    /// Returns the entries of the file `name` if it is the `data.json` that this belongs to, and what it is if not. Several
+    /// threads read it, a piece at a time, so that it never is in memory as a whole.
+    pub(crate) fn table(&self, disk: &dyn Disk, name: &str) -> Result<Read<Table>> {
+        let failed = |error| disk_error(disk, "cannot read", name, error);
+        let Some(file) = disk.open(name).map_err(failed)? else {
+            return Ok(Err(None));
         };
-        let threads = match text.len() {
-            ..PIECE_BYTES => 1,
-            _ => std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(8),
-        };
-        let lines = text
-            .strip_prefix(b"{")
-            .and_then(|text| text.strip_suffix(b"\n}\n"));
-        let parts = parts(lines.ok_or_else(|| bad(0))?, threads);
-        let rows: Vec<_> = std::thread::scope(|scope| {
-            let threads = parts.iter().zip(Sorted::parts(parts.len()));
-            let threads: Vec<_> = threads
-                .map(|(part, rows)| scope.spawn(move || self.rows(part, rows)))
-                .collect();
-            threads.into_iter().map(|thread| thread.join()).collect()
-        });
-        let rows = rows
-            .into_iter()
-            .map(|rows| rows.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        let rows = rows.collect::<Result<Vec<_>, _>>().map_err(bad)?;
-        let count = rows.iter().map(Sorted::len).sum();
-        if count != self.versions.len() {
-            return Err(bad(count));
+        let sizes = self.pieces.iter().copied().map(|(bytes, _)| bytes);
+        let counts = self.pieces.iter().map(|(_, count)| count);
+        if sizes.sum::<u64>() != self.data.length() || counts.sum::<usize>() != self.versions.len()
+        {
+            return Err(corrupt(
+                disk,
+                META,
+                Some(1),
+                "its pieces are not what it says of the whole",
+            ));
         }
-        Table::from_sorted(rows).ok_or_else(|| {
+        if file.length().map_err(failed)? != self.data.length() {
+            return fingerprint(disk, name).map(Err).map_err(failed);
+        }
+        let threads = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(8);
+        let share = self.pieces.len().div_ceil(threads).max(1);
+        let mut next = (0, 0);
+        let shares = self
+            .pieces
+            .chunks(share)
+            .zip(Sorted::parts(threads))
+            .map(|(pieces, rows)| {
+                let (start, first) = next;
+                for (bytes, count) in pieces {
+                    next = (next.0 + bytes, next.1 + count);
+                }
+                (pieces, start, first, rows)
+            });
+        let shares: Vec<_> = std::thread::scope(|scope| {
+            let threads = shares.map(|(pieces, start, first, rows)| {
+                let file = &*file;
+                scope.spawn(move || self.rows(file, pieces, (start, first), rows))
+            });
+            let threads: Vec<_> = threads.collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined
+                .map(|share| share.unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
+        });
+        let mut is = Fingerprint::default();
+        let mut rows = Vec::new();
+        let mut bad = None;
+        for share in shares {
+            let share = share.map_err(failed)?;
+            is = is.and(share.is);
+            rows.push(share.rows);
+            bad = bad.or(share.bad);
+        }
+        if is != self.data {
+            return Ok(Err(Some(is)));
+        }
+        if let Some(number) = bad {
+            // The first line is the opening brace.
+            let line = Some(number as u64 + 2);
+            return Err(corrupt(
+                disk,
+                name,
+                line,
+                "it is not a line that was written here",
+            ));
+        }
+        let table = Table::from_sorted(rows);
+        let unsorted = || {
             corrupt(
                 disk,
-                DATA,
+                name,
                 None,
                 "its keys are not in the order in which they were written",
             )
-        })
+        };
+        Ok(Ok(table.ok_or_else(unsorted)?))
     }
 
-    /// Adds the rows of some lines to `rows`; the number of the first line that is none.
-    fn rows(&self, part: &Part<'_>, mut rows: Sorted) -> Result<Sorted, usize> {
-        rows.reserve(part.count);
+    /// Reads `pieces` of the file, which start at a place and with the entry of a number, and adds their rows to `rows`.
+    fn rows(
+        &self,
+        file: &dyn DiskReader,
+        pieces: &[(u64, usize)],
+        (mut start, mut first): (u64, usize),
+        mut rows: Sorted,
+    ) -> io::Result<Share> {
+        rows.reserve(pieces.iter().map(|(_, count)| count).sum());
         let deadlines = self
             .deadlines
-            .partition_point(|(number, _)| *number < part.first);
+            .partition_point(|(number, _)| *number < first);
         let mut deadlines = self.deadlines[deadlines..].iter().copied().peekable();
-        let versions = self.versions.get(part.first..).unwrap_or_default();
-        let mut versions = versions.iter().copied();
-        for (number, line) in (part.first..).zip(part.lines()) {
-            let line = line.strip_suffix(b",").unwrap_or(line);
-            let (key, value) = split_entry(line).ok_or(number)?;
-            let version = versions.next().ok_or(number)?;
-            let deadline = deadlines.next_if(|(with_deadline, _)| *with_deadline == number);
-            let expires_at = deadline.map(|(_, deadline)| deadline);
-            rows.push(&key, value, version, expires_at);
+        let mut is = Fingerprint::default();
+        let mut bad = None;
+        for (bytes, count) in pieces {
+            let text = file.read_at(start, usize::try_from(*bytes).unwrap_or(usize::MAX))?;
+            is = is.and(Fingerprint::of(&text));
+            let is_last = start + bytes == self.data.length();
+            let mut versions = self.versions[first..first + count].iter().copied();
+            let mut take = |number, line| {
+                let (key, value) = split_entry(line)?;
+                let deadline = deadlines.next_if(|(with_deadline, _)| *with_deadline == number);
+                let expires_at = deadline.map(|(_, deadline)| deadline);
+                rows.push(&key, value, versions.next()?, expires_at);
+                Some(())
+            };
+            let lines = lines(&text, start == 0, is_last).into_iter().flatten();
+            for (number, line) in (first..).zip(lines) {
+                bad = bad.or(take(number, line).is_none().then_some(number));
+            }
+            (start, first) = (start + bytes, first + count);
+            bad = bad.or(versions.next().map(|_| first));
         }
-        Ok(rows)
+        Ok(Share { is, rows, bad })
     }
 
     /// How many entries the `data.json` has that this belongs to.
@@ -310,41 +377,61 @@ impl Meta {
             jobs: self.jobs.clone(),
             remembered: self.remembered.clone(),
             waiting: self.waiting.clone(),
+            pieces: Vec::new(),
             versions: Vec::new(),
             deadlines: Vec::new(),
             fingerprints: String::new(),
             ..*self
         }
     }
-
-    /// What each entry of the file was, by its fingerprint: version and deadline.
-    pub(crate) fn known_entries(
-        &self,
-    ) -> std::collections::HashMap<u64, (Version, Option<Timestamp>)> {
-        let deadlines: std::collections::HashMap<usize, Timestamp> =
-            self.deadlines.iter().copied().collect();
-        let digits = self.fingerprints.as_bytes().chunks_exact(16);
-        let fingerprints = digits.map(|digits| {
-            std::str::from_utf8(digits)
-                .ok()
-                .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-                .unwrap_or(0)
-        });
-        let known = fingerprints.zip(&self.versions).enumerate();
-        known
-            .map(|(index, (fingerprint, version))| {
-                (fingerprint, (*version, deadlines.get(&index).copied()))
-            })
-            .collect()
-    }
 }
 
-/// Whether it is a `data.meta.json` as it was written, by whatever version.
+/// What several pieces of a `data.json` hold.
+struct Share {
+    is: Fingerprint,
+    rows: Sorted,
+    /// The number of the first entry that is not there as it was written.
+    bad: Option<usize>,
+}
+
+/// Returns true for a `data.meta.json` as it was written, by whatever version.
 pub(crate) fn is_sealed(text: &[u8]) -> bool {
     line::check(text.strip_suffix(b"\n").unwrap_or(text), 0).is_some()
 }
 
+/// Reads the text of a `data.meta.json`.
 pub(crate) fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
+    let mut meta: Meta = parse(disk, text)?;
+    meta.bytes = text.len() as u64;
+    Ok(meta)
+}
+
+/// Reads what each entry was, by its fingerprint. They are read apart, since only an edit needs them.
+pub(crate) fn known_entries(disk: &dyn Disk, text: &[u8]) -> Result<Known> {
+    #[derive(Deserialize)]
+    struct Entries {
+        #[serde(with = "versions")]
+        versions: Vec<Version>,
+        deadlines: Vec<(usize, Timestamp)>,
+        fingerprints: String,
+    }
+    let entries: Entries = parse(disk, text)?;
+    let deadlines: HashMap<usize, Timestamp> = entries.deadlines.into_iter().collect();
+    let digits = entries.fingerprints.as_bytes().chunks_exact(16);
+    let fingerprints = digits.map(|digits| {
+        let digits = std::str::from_utf8(digits).ok();
+        digits
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+            .unwrap_or(0)
+    });
+    let known = fingerprints.zip(entries.versions).enumerate();
+    let known = known.map(|(number, (fingerprint, version))| {
+        (fingerprint, (version, deadlines.get(&number).copied()))
+    });
+    Ok(known.collect())
+}
+
+fn parse<T: DeserializeOwned>(disk: &dyn Disk, text: &[u8]) -> Result<T> {
     if !is_sealed(text) {
         return Err(corrupt(
             disk,
@@ -353,21 +440,15 @@ pub(crate) fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
             "its checksum does not match; restore a backup of the folder",
         ));
     }
-    let text = text.strip_suffix(b"\n").unwrap_or(text);
     // Of another format it may be something else altogether.
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
-    let meta = serde_json::from_slice::<Meta>(text);
-    let format = meta
-        .as_ref()
-        .map(|meta| meta.format)
-        .or_else(|_| serde_json::from_slice::<Format>(text).map(|head| head.format));
-    if let Ok(format) = format {
-        crate::json_file::error::check_format(disk, META, format)?;
-    }
-    let mut meta = meta.map_err(|error| corrupt(disk, META, None, error.to_string()))?;
-    meta.bytes = text.len() as u64;
-    Ok(meta)
+    serde_json::from_slice(text).map_err(|error| match serde_json::from_slice::<Format>(text) {
+        Ok(Format { format }) if format != FORMAT => {
+            check_format(disk, META, format).expect_err("it is another")
+        }
+        _ => corrupt(disk, META, None, error.to_string()),
+    })
 }

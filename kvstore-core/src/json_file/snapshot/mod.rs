@@ -12,6 +12,7 @@ pub(crate) mod meta;
 pub(crate) mod pair;
 mod versions;
 
+use std::fmt::Write as _;
 use std::io;
 
 use crate::in_memory::state::Row;
@@ -70,15 +71,17 @@ fn write_new(
 ) -> io::Result<Written> {
     let mut file = disk.create(DATA_NEW)?;
     let mut text = b"{".to_vec();
-    let mut written = Fingerprint::default();
-    let mut flush = |text: &mut Vec<u8>, written: &mut Fingerprint| {
-        write_synced(&mut *file, written.length, text)?;
-        written.length += text.len() as u64;
-        written.crc = crc32c::crc32c_append(written.crc, text);
+    let mut meta = meta.without_entries();
+    meta.data = Fingerprint::default();
+    let mut flush = |text: &mut Vec<u8>, meta: &mut Meta| {
+        write_synced(&mut *file, meta.data.length(), text)?;
+        meta.data = meta.data.and(Fingerprint::of(text));
+        let before: usize = meta.pieces.iter().map(|(_, count)| count).sum();
+        meta.pieces
+            .push((text.len() as u64, meta.versions.len() - before));
         text.clear();
         io::Result::Ok(())
     };
-    let mut meta = meta.without_entries();
     loop {
         let rows = next();
         if rows.is_empty() {
@@ -92,22 +95,21 @@ fn write_new(
             });
             let start = text.len();
             push_entry(&mut text, &row.key(), row.value_bytes());
-            meta.fingerprints
-                .push_str(&format!("{:016x}", line_fingerprint(&text[start..])));
+            let fingerprint = line_fingerprint(&text[start..]);
+            write!(meta.fingerprints, "{fingerprint:016x}").map_err(io::Error::other)?;
             let deadline = row.expires_at();
             meta.deadlines
                 .extend(deadline.map(|deadline| (meta.versions.len(), deadline)));
             meta.versions.push(row.version());
             if text.len() >= PIECE_BYTES {
-                flush(&mut text, &mut written)?;
+                flush(&mut text, &mut meta)?;
             }
         }
     }
     text.extend_from_slice(b"\n}\n");
-    flush(&mut text, &mut written)?;
+    flush(&mut text, &mut meta)?;
     drop(file);
 
-    meta.data = written;
     meta.previous = replaces;
     let waiting = std::mem::take(&mut meta.waiting);
     let jobs = waiting
@@ -120,7 +122,7 @@ fn write_new(
     let mut file = disk.create(META_NEW)?;
     write_synced(&mut *file, 0, &text)?;
     Ok(Written {
-        data: written,
+        data: meta.data,
         meta_bytes: text.len() as u64,
     })
 }

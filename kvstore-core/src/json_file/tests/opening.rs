@@ -4,21 +4,27 @@
 //! and then nothing was changed. The one thing that is cut is a last line that was never acknowledged.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 
 use crate::clock::ManualClock;
 use crate::error::{Error, Result};
+use crate::in_memory::state::Table;
 use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::SimulatedDisk;
 use crate::json_file::journal::manifest::ROLL;
-use crate::json_file::snapshot::DATA;
+use crate::json_file::snapshot::meta::Meta;
+use crate::json_file::snapshot::pair::{Pair, load};
+use crate::json_file::snapshot::{DATA, write};
 use crate::json_file::tests::crash::{Seen, block_on, contents, job, work};
 use crate::json_file::tests::damage::{commit, complete, copy, folder, open_and_work, start};
 use crate::json_file::{JsonFile, Options};
-use crate::model::entry::Timestamp;
+use crate::model::entry::{Entry, Timestamp, Version};
+use crate::model::id::QueueId;
 use crate::model::key::Key;
+use crate::model::value::Value;
 use crate::queue::JobQueue;
 use crate::store::Store;
 use crate::told::Told;
@@ -376,4 +382,52 @@ fn a_clock_behind_the_folders_last_time_is_one_warning_with_both_times() {
         }
         file.close().await.unwrap();
     });
+}
+
+#[test]
+fn data_that_is_read_in_pieces_by_several_threads_comes_back_whole() {
+    let disk = SimulatedDisk::new();
+    // Pieces of a megabyte, some of one entry and some of hundreds, in the order of the keys.
+    let entries: BTreeMap<Key, Entry> = (0..1200_u64)
+        .map(|number| {
+            let length = if number % 400 == 0 { 2_000_000 } else { 4000 };
+            let entry = Entry {
+                value: Value::parse(format!("\"{}\"", "x".repeat(length)).as_bytes()).unwrap(),
+                version: Version(number + 1),
+                expires_at: (number % 7 == 0).then_some(Timestamp(number)),
+            };
+            (Key::new(&format!("key-{number:04}")).unwrap(), entry)
+        })
+        .collect();
+    let mut table = Table::of(entries.clone());
+    table.start_cut();
+    let meta = Meta::of_new_folder(QueueId::random());
+    write(&disk, &meta, None, || table.next_of_cut(100)).unwrap();
+    let Ok(Pair::Whole(meta, table)) = load(&disk, false) else {
+        panic!("what was written is not whole");
+    };
+    assert!(meta.pieces.len() > 6, "{:?}", meta.pieces);
+    let rows = table.range_from(Bound::Unbounded);
+    let read: BTreeMap<Key, Entry> = rows.map(|row| (row.key(), row.entry())).collect();
+    assert!(read == entries);
+
+    // A change in any piece is found, and so are other lengths.
+    let text = disk.read(DATA).unwrap().unwrap();
+    let mut start = 0;
+    for (bytes, _) in &meta.pieces {
+        let mut edited = text.clone();
+        let place = start + *bytes as usize / 2;
+        edited[place] = if edited[place] == b'x' { b'y' } else { b'x' };
+        disk.put(DATA, &edited);
+        assert!(
+            matches!(load(&disk, false), Ok(Pair::Edited { .. })),
+            "in the piece at {start}"
+        );
+        start += *bytes as usize;
+    }
+    assert_eq!(start, text.len());
+    for edited in [&text[..text.len() - 1], &[&text[..], b"\n"].concat()] {
+        disk.put(DATA, edited);
+        assert!(matches!(load(&disk, false), Ok(Pair::Edited { .. })));
+    }
 }
