@@ -143,6 +143,7 @@ pub fn snapshot(bytes: &[u8]) -> Option<usize> {
         let expires_at = key.len().is_multiple_of(2).then_some(Timestamp(9));
         Row::new(
             &mut Vec::new(),
+            0,
             key,
             row.value_bytes(),
             row.version(),

@@ -1,91 +1,68 @@
-//! Where the row of a key is, by its hash.
+//! The rows by the hash of their keys.
 
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-/// The number of a row.
-pub(super) type Id = u32;
+use super::row::Row;
+use crate::model::key::Key;
 
 /// So many tables that the growth of one is over soon, whoever waits for it: each holds one part of the keys.
-const TABLES: u8 = 64;
+pub(super) const TABLES: usize = 64;
 
 /// How keys are hashed: of another seed in each process, so that keys that collide in one don't in the next.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hasher(DefaultHashBuilder);
 
 impl Hasher {
-    pub(super) fn hash(&self, key: &[u8]) -> Hash {
-        let hash = self.0.hash_one(key);
-        Hash {
-            hash: hash as u32,
-            table: (hash >> 32) as u8 % TABLES,
-        }
+    pub(super) fn hash(&self, key: &[u8]) -> u64 {
+        self.0.hash_one(key)
     }
 }
 
-/// Numbers of rows by the hash of their keys. It holds no keys: who asks compares them.
+/// Returns the number of the table for a hash. Within it the place comes from the lowest bits, and a tag from the uppermost.
+pub(super) fn table_of(hash: u64) -> usize {
+    (hash >> 32) as usize % TABLES
+}
+
 #[derive(Debug)]
 pub(super) struct Index {
     hasher: Hasher,
-    tables: Vec<HashTable<Place>>,
-}
-
-/// A key's hash and where its row is.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    hash: u32,
-    id: Id,
-}
-
-/// A key's hash, and the table that it belongs to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Hash {
-    hash: u32,
-    table: u8,
+    tables: Vec<HashTable<Row>>,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self::with_hasher(Hasher::default())
-    }
-}
-
-/// A table takes the place from the lower bits and a tag from the uppermost, so both are to be there.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
-}
-
-impl Index {
-    fn with_hasher(hasher: Hasher) -> Self {
         Self {
-            hasher,
+            hasher: Hasher::default(),
             tables: (0..TABLES).map(|_| HashTable::new()).collect(),
         }
     }
+}
 
-    /// An index of keys that are all different, with the numbers from 0 on, whose `hashes` come in parts. `threads` build it.
-    pub(super) fn of(hasher: Hasher, hashes: &[&[Hash]], threads: usize) -> Self {
-        let mut index = Self::with_hasher(hasher);
-        let tables = usize::from(TABLES);
-        let share = hashes.iter().map(|part| part.len()).sum::<usize>() / tables;
-        let owned = tables.div_ceil(threads);
+impl Index {
+    /// An index of rows whose keys are all different. Each of the `parts` has the rows of each table with their hashes.
+    pub(super) fn of(hasher: Hasher, mut parts: Vec<Vec<Vec<(u64, Row)>>>) -> Self {
+        let mut index = Self {
+            hasher,
+            ..Self::default()
+        };
+        let owned = TABLES.div_ceil(parts.len().max(1));
         std::thread::scope(|scope| {
-            for (first, tables) in (0..).step_by(owned).zip(index.tables.chunks_mut(owned)) {
+            // From the last to the first, so that each thread can take what it needs off the end.
+            for tables in index.tables.rchunks_mut(owned) {
+                let hashed = parts
+                    .iter_mut()
+                    .map(|part| part.split_off(part.len() - tables.len()));
+                let hashed: Vec<_> = hashed.collect();
+                let hasher = &index.hasher;
                 scope.spawn(move || {
-                    for table in &mut *tables {
-                        table.reserve(share, |place| spread(place.hash));
-                    }
-                    for (id, hash) in (0..).zip(hashes.iter().copied().flatten()) {
-                        let own = usize::from(hash.table).checked_sub(first);
-                        if let Some(table) = own.and_then(|own| tables.get_mut(own)) {
-                            let place = Place {
-                                hash: hash.hash,
-                                id,
-                            };
-                            table.insert_unique(spread(hash.hash), place, |place| {
-                                spread(place.hash)
-                            });
+                    let mut hashed: Vec<_> = hashed.into_iter().map(Vec::into_iter).collect();
+                    for table in tables {
+                        let rows: Vec<_> = hashed.iter_mut().filter_map(Iterator::next).collect();
+                        table.reserve(rows.iter().map(Vec::len).sum(), rehash(hasher));
+                        for (hash, row) in rows.into_iter().flatten() {
+                            table.insert_unique(hash, row, rehash(hasher));
                         }
                     }
                 });
@@ -94,33 +71,47 @@ impl Index {
         index
     }
 
-    pub(super) fn hash(&self, key: &[u8]) -> Hash {
+    pub(super) fn hash(&self, key: &[u8]) -> u64 {
         self.hasher.hash(key)
     }
 
-    /// The number under `hash` of which `is_it` holds.
-    pub(super) fn find(&self, hash: Hash, is_it: impl Fn(Id) -> bool) -> Option<Id> {
-        let found = self.tables[usize::from(hash.table)].find(spread(hash.hash), |place| {
-            place.hash == hash.hash && is_it(place.id)
+    /// Returns the row of a key that has this hash.
+    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<&Row> {
+        self.tables[table_of(hash)].find(hash, |row| row.key_bytes() == key)
+    }
+
+    /// Adds what [`find`](Self::find) returns for each of `keys`. Their places are looked up before any of their rows is.
+    pub(super) fn find_many<'a>(&'a self, keys: &[Key], rows: &mut Vec<Option<&'a Row>>) {
+        let places = keys.iter().map(|key| {
+            let hash = self.hash(key.as_str().as_bytes());
+            (hash, self.tables[table_of(hash)].find(hash, |_| true))
         });
-        found.map(|place| place.id)
+        let places: Vec<_> = places.collect();
+        rows.extend(places.into_iter().zip(keys).map(|((hash, place), key)| {
+            let key = key.as_str().as_bytes();
+            match place? {
+                row if row.key_bytes() == key => Some(row),
+                // Another key has the same tag.
+                _ => self.find(hash, key),
+            }
+        }));
     }
 
-    /// Adds the number of a key that is not there yet.
-    pub(super) fn insert(&mut self, hash: Hash, id: Id) {
-        let place = Place {
-            hash: hash.hash,
-            id,
-        };
-        self.tables[usize::from(hash.table)]
-            .insert_unique(spread(hash.hash), place, |place| spread(place.hash));
-    }
-
-    pub(super) fn remove(&mut self, hash: Hash, id: Id) {
-        let entry = self.tables[usize::from(hash.table)]
-            .find_entry(spread(hash.hash), |place| place.id == id);
-        if let Ok(entry) = entry {
-            entry.remove();
+    /// Puts `row` in the place of the one with its key and hash, if there is one.
+    pub(super) fn set(&mut self, hash: u64, row: Row) {
+        let table = &mut self.tables[table_of(hash)];
+        match table.find_mut(hash, |old| old.key_bytes() == row.key_bytes()) {
+            Some(old) => *old = row,
+            None => _ = table.insert_unique(hash, row, rehash(&self.hasher)),
         }
     }
+
+    pub(super) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Row> {
+        let found = self.tables[table_of(hash)].find_entry(hash, |row| row.key_bytes() == key);
+        found.ok().map(|found| found.remove().0)
+    }
+}
+
+fn rehash(hasher: &Hasher) -> impl Fn(&Row) -> u64 {
+    |row| hasher.hash(row.key_bytes())
 }

@@ -1,47 +1,78 @@
 //! The numbers of rows in the byte order of their keys, in pieces, so that one more or less moves only a few.
 
+use std::cmp::Ordering;
 use std::ops::Bound;
 
-use super::index::Id;
+use super::row::Id;
 
 /// Most numbers of a piece.
-const PIECE: usize = 512;
+pub(super) const PIECE: usize = 512;
 
 /// Numbers of rows in order of key. Who asks brings along what tells the key of a number.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     /// None is empty.
-    pieces: Vec<Piece>,
+    pub(super) pieces: Vec<Piece>,
 }
 
 #[derive(Debug)]
-struct Piece {
+pub(super) struct Piece {
     /// The key of the first number: all pieces' together stay in the processor's cache, where rows don't.
     first: Box<[u8]>,
+    /// So many bytes are the same in all keys.
+    same: usize,
+    /// The four bytes behind those: most comparisons need no row.
+    heads: Vec<u32>,
     ids: Vec<Id>,
 }
 
+/// The bytes of `key` from `start` on that are compared first. A key has no zeros, so a shorter one comes first.
+fn head(key: &[u8], start: usize) -> u32 {
+    let mut head = [0; 4];
+    head.iter_mut()
+        .zip(key.iter().skip(start))
+        .for_each(|(to, byte)| *to = *byte);
+    u32::from_be_bytes(head)
+}
+
+/// So many bytes are the same at the start of both.
+fn same(one: &[u8], other: &[u8]) -> usize {
+    one.iter()
+        .zip(other)
+        .take_while(|(one, other)| one == other)
+        .count()
+}
+
 impl Piece {
-    fn new<'a>(ids: Vec<Id>, key_of: impl Fn(Id) -> &'a [u8]) -> Self {
+    /// Some numbers, in order of key.
+    pub(super) fn new<'a>(ids: Vec<Id>, key_of: impl Fn(Id) -> &'a [u8]) -> Self {
+        let (first, last) = (key_of(ids[0]), key_of(ids[ids.len() - 1]));
+        let same = same(first, last);
         Self {
-            first: key_of(ids[0]).into(),
+            first: first.into(),
+            same,
+            heads: ids.iter().map(|id| head(key_of(*id), same)).collect(),
             ids,
         }
+    }
+
+    /// The place of `key`; `Err` if it is not there and would have to go to that place.
+    fn find<'a>(&self, key: &[u8], key_of: &impl Fn(Id) -> &'a [u8]) -> Result<usize, usize> {
+        let prefix = &key[..self.same.min(key.len())];
+        match prefix.cmp(&self.first[..self.same]) {
+            Ordering::Less => return Err(0),
+            Ordering::Greater => return Err(self.ids.len()),
+            Ordering::Equal => {}
+        }
+        let head = head(key, self.same);
+        let start = self.heads.partition_point(|it| *it < head);
+        let count = self.heads[start..].partition_point(|it| *it == head);
+        let found = self.ids[start..start + count].binary_search_by(|id| key_of(*id).cmp(key));
+        found.map(|at| start + at).map_err(|at| start + at)
     }
 }
 
 impl Order {
-    /// The numbers from 0 on, whose keys are in order.
-    pub(super) fn of<'a>(count: usize, key_of: impl Fn(Id) -> &'a [u8]) -> Self {
-        let piece = |first| {
-            let ids = first..count.min(first + PIECE / 2);
-            Piece::new(ids.map(|id| id as Id).collect(), &key_of)
-        };
-        Self {
-            pieces: (0..count).step_by(PIECE / 2).map(piece).collect(),
-        }
-    }
-
     /// The piece and the place in it of `key`; `Err` if it is not there and would have to go to that place.
     fn find<'a>(
         &self,
@@ -49,12 +80,12 @@ impl Order {
         key_of: &impl Fn(Id) -> &'a [u8],
     ) -> Result<(usize, usize), (usize, usize)> {
         let behind = self.pieces.partition_point(|piece| *piece.first <= *key);
-        let piece = behind.saturating_sub(1);
-        let Some(found) = self.pieces.get(piece) else {
+        let number = behind.saturating_sub(1);
+        let Some(piece) = self.pieces.get(number) else {
             return Err((0, 0));
         };
-        let place = found.ids.binary_search_by(|id| key_of(*id).cmp(key));
-        place.map(|at| (piece, at)).map_err(|at| (piece, at))
+        let place = piece.find(key, key_of);
+        place.map(|at| (number, at)).map_err(|at| (number, at))
     }
 
     /// The numbers from `start` on, in order.
@@ -99,15 +130,19 @@ impl Order {
             return;
         };
         piece.ids.insert(at, id);
-        if at == 0 {
-            piece.first = key.into();
-        }
         if piece.ids.len() > PIECE {
             // Keys that come in order fill their pieces: only what is in the midst of others is cut in halves.
             let is_last = at + 1 == piece.ids.len();
             let rest = piece.ids.split_off(if is_last { PIECE } else { PIECE / 2 });
-            piece.ids.shrink_to_fit();
+            *piece = Piece::new(std::mem::take(&mut piece.ids), &key_of);
             self.pieces.insert(number + 1, Piece::new(rest, key_of));
+        } else if same(&piece.first, key) < piece.same {
+            *piece = Piece::new(std::mem::take(&mut piece.ids), key_of);
+        } else {
+            piece.heads.insert(at, head(key, piece.same));
+            if at == 0 {
+                piece.first = key.into();
+            }
         }
     }
 
@@ -116,6 +151,7 @@ impl Order {
         if let Ok((number, at)) = self.find(key, &key_of) {
             let piece = &mut self.pieces[number];
             piece.ids.remove(at);
+            piece.heads.remove(at);
             match piece.ids.first() {
                 None => _ = self.pieces.remove(number),
                 Some(first) if at == 0 => piece.first = key_of(*first).into(),

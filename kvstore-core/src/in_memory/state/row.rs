@@ -1,22 +1,25 @@
 //! An entry as it is kept: key, value, version and deadline in one piece of memory, so that a look-up waits for one.
 
 use std::str;
-use std::sync::Arc;
 
 use bytes::Bytes;
+use triomphe::ThinArc;
 
 use crate::limits::KEY_CHARS_MAX;
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::key::Key;
 use crate::model::value::Value;
 
-/// Version and deadline, 8 bytes each, the key's length in 2, the key, and the value up to the end. A clone is the same memory.
-/// That there is a deadline is told by the uppermost bit of the length.
-#[derive(Clone, Debug)]
-pub(crate) struct Row(Arc<[u8]>);
+/// The number of a row in its table.
+pub(super) type Id = u32;
 
-/// Where the key starts.
-const HEAD: usize = 18;
+/// Version (8 bytes), number (4) and the key's length (2); the deadline (8) if the uppermost bit of the length says so; the key;
+/// and the value up to the end. A clone is the same memory, and eight bytes, so that an index has room for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Row(ThinArc<(), u8>);
+
+/// Where the deadline is, or the key of a row without one.
+const HEAD: usize = 14;
 
 const HAS_DEADLINE: u16 = 1 << 15;
 const _: () = assert!(4 * KEY_CHARS_MAX < HAS_DEADLINE as usize);
@@ -28,45 +31,61 @@ impl Row {
     /// A row of these. `scratch` is memory to put it together in.
     pub(crate) fn new(
         scratch: &mut Vec<u8>,
+        id: Id,
         key: &str,
         value: &[u8],
         version: Version,
         expires_at: Option<Timestamp>,
     ) -> Self {
-        let deadline = if expires_at.is_some() {
+        let has_deadline = if expires_at.is_some() {
             HAS_DEADLINE
         } else {
             0
         };
-        let length = key.len() as u16 | deadline;
         scratch.clear();
         scratch.extend_from_slice(&version.0.to_le_bytes());
-        scratch.extend_from_slice(&expires_at.unwrap_or_default().0.to_le_bytes());
-        scratch.extend_from_slice(&length.to_le_bytes());
+        scratch.extend_from_slice(&id.to_le_bytes());
+        scratch.extend_from_slice(&(key.len() as u16 | has_deadline).to_le_bytes());
+        scratch.extend(
+            expires_at
+                .iter()
+                .flat_map(|deadline| deadline.0.to_le_bytes()),
+        );
         scratch.extend_from_slice(key.as_bytes());
         scratch.extend_from_slice(value);
-        Self(scratch.as_slice().into())
+        Self(ThinArc::from_header_and_slice((), scratch))
     }
 
-    fn number(&self, at: usize) -> u64 {
-        let bytes = self.0[at..at + 8].try_into();
-        u64::from_le_bytes(bytes.expect("eight bytes are eight bytes"))
+    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
+        let bytes = self.0.slice[at..].first_chunk();
+        *bytes.expect("a row has all its parts")
     }
 
     fn length(&self) -> u16 {
-        u16::from_le_bytes([self.0[HEAD - 2], self.0[HEAD - 1]])
+        u16::from_le_bytes(self.bytes(HEAD - 2))
     }
 
-    fn value_start(&self) -> usize {
-        HEAD + usize::from(self.length() & !HAS_DEADLINE)
+    fn key_place(&self) -> (usize, usize) {
+        let length = self.length();
+        let start = if length & HAS_DEADLINE == 0 {
+            HEAD
+        } else {
+            HEAD + 8
+        };
+        (start, start + usize::from(length & !HAS_DEADLINE))
+    }
+
+    pub(super) fn id(&self) -> Id {
+        Id::from_le_bytes(self.bytes(8))
     }
 
     pub(crate) fn version(&self) -> Version {
-        Version(self.number(0))
+        Version(u64::from_le_bytes(self.bytes(0)))
     }
 
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
-        (self.length() & HAS_DEADLINE != 0).then(|| Timestamp(self.number(8)))
+        let has_deadline = self.length() & HAS_DEADLINE != 0;
+        has_deadline.then(|| Timestamp(u64::from_le_bytes(self.bytes(HEAD))))
     }
 
     /// Whether its deadline, if it has one, is still ahead.
@@ -76,7 +95,8 @@ impl Row {
 
     /// The key's bytes: their order is that of keys.
     pub(crate) fn key_bytes(&self) -> &[u8] {
-        &self.0[HEAD..self.value_start()]
+        let (start, end) = self.key_place();
+        &self.0.slice[start..end]
     }
 
     pub(crate) fn key_str(&self) -> &str {
@@ -93,7 +113,7 @@ impl Row {
     }
 
     pub(crate) fn value_bytes(&self) -> &[u8] {
-        &self.0[self.value_start()..]
+        &self.0.slice[self.key_place().1..]
     }
 
     /// The value for somebody else to keep: small ones copied, larger ones shared.
@@ -116,7 +136,7 @@ impl Row {
 
     /// Key and value, in bytes.
     pub(crate) fn size(&self) -> u64 {
-        (self.0.len() - HEAD) as u64
+        (self.0.slice.len() - self.key_place().0) as u64
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
+use std::iter;
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,6 +12,7 @@ use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteG
 use tokio::sync::oneshot;
 
 use super::row::Row;
+use super::table::PASS;
 use super::watchers::{Ended, Watchers, change_id};
 use super::{Record, Staging, State};
 use crate::clock::StoreTime;
@@ -246,14 +248,9 @@ impl Shared {
     pub(crate) fn get_many(&self, keys: &[Key]) -> Vec<Option<Entry>> {
         let now = self.now();
         let state = self.read();
-        let live = |key| {
-            state
-                .table
-                .get(key)
-                .filter(|row| row.is_live(now))
-                .map(|row| self.entry(row))
-        };
-        keys.iter().map(live).collect()
+        let rows = state.table.get_many(keys).into_iter();
+        let live = rows.map(|row| row.filter(|row| row.is_live(now)));
+        live.map(|row| row.map(|row| self.entry(row))).collect()
     }
 
     pub(crate) fn list(&self, request: &ListRequest) -> Result<Page> {
@@ -383,11 +380,14 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
             None if fold.is_some() => break,
             None => bound.clone(),
         };
-        for row in state.table.range_from(bound.as_ref().map(String::as_str)) {
+        let rows = state.table.range_from(bound.as_ref().map(String::as_str));
+        // A row that begins a folded prefix is followed by none that is looked at.
+        let pass = if request.delimiter.is_some() { 1 } else { PASS };
+        for (row, is_live) in in_passes(rows, pass, |row| row.is_live(now)) {
             if !row.starts_with(prefix) {
                 break 'folds;
             }
-            if !row.is_live(now) {
+            if !is_live {
                 continue;
             }
             let key = row.key();
@@ -417,6 +417,23 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
         state.table.count(prefix, behind.as_deref(), now) as u64
     });
     page
+}
+
+/// Looks at `pass` rows at a time before any of them is handed out: the memory for one is on its way while others are looked at.
+fn in_passes<'a, T>(
+    mut rows: impl Iterator<Item = &'a Row>,
+    pass: usize,
+    look: impl Fn(&Row) -> T,
+) -> impl Iterator<Item = (&'a Row, T)> {
+    let next = move || {
+        let rows: Vec<_> = rows
+            .by_ref()
+            .take(pass)
+            .map(|row| (row, look(row)))
+            .collect();
+        (!rows.is_empty()).then_some(rows)
+    };
+    iter::from_fn(next).flatten()
 }
 
 /// The common prefix that `name` (a key, or such a prefix) is folded into.

@@ -1,17 +1,23 @@
 //! Rows that come in ascending order of key, and what a table has to know of them, gathered while a row is still in the cache.
 
-use super::index::{Hash, Hasher};
-use super::row::Row;
+use super::index::{Hasher, TABLES, table_of};
+use super::order::{PIECE, Piece};
+use super::row::{Id, Row};
+use super::table::key_of;
 use crate::model::entry::{Timestamp, Version};
 
 /// A part of the rows of one table. Each part can be filled by a thread of its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sorted {
     pub(super) hasher: Hasher,
+    /// The number of its first row.
+    first: usize,
     pub(super) rows: Vec<Option<Row>>,
-    pub(super) hashes: Vec<Hash>,
-    /// The deadlines, and the numbers of their rows.
-    pub(super) deadlines: Vec<(Timestamp, usize)>,
+    /// For each table of an index its rows, with their hashes.
+    pub(super) hashed: Vec<Vec<(u64, Row)>>,
+    /// Its rows in order, but for the last ones.
+    pub(super) pieces: Vec<Piece>,
+    pub(super) deadlines: Vec<(Timestamp, Id)>,
     /// Keys and values, in bytes.
     pub(super) bytes: u64,
     is_out_of_order: bool,
@@ -19,23 +25,29 @@ pub(crate) struct Sorted {
 }
 
 impl Sorted {
-    /// `count` empty parts of one table.
-    pub(crate) fn parts(count: usize) -> Vec<Self> {
+    /// Empty parts of one table, for so many rows each.
+    pub(crate) fn parts(counts: &[usize]) -> Vec<Self> {
         let hasher = Hasher::default();
-        let part = |_| Self {
-            hasher: hasher.clone(),
-            ..Self::default()
-        };
-        (0..count).map(part).collect()
-    }
-
-    pub(crate) fn reserve(&mut self, rows: usize) {
-        self.rows.reserve_exact(rows);
-        self.hashes.reserve_exact(rows);
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.rows.len()
+        let mut first = 0;
+        let parts = counts.iter().map(|count| {
+            let part = Self {
+                hasher: hasher.clone(),
+                first,
+                rows: Vec::with_capacity(*count),
+                // Some tables get more than others.
+                hashed: (0..TABLES)
+                    .map(|_| Vec::with_capacity(count / TABLES * 9 / 8))
+                    .collect(),
+                pieces: Vec::new(),
+                deadlines: Vec::new(),
+                bytes: 0,
+                is_out_of_order: false,
+                scratch: Vec::new(),
+            };
+            first += count;
+            part
+        });
+        parts.collect()
     }
 
     pub(crate) fn push(
@@ -45,14 +57,32 @@ impl Sorted {
         version: Version,
         expires_at: Option<Timestamp>,
     ) {
-        let row = Row::new(&mut self.scratch, key, value, version, expires_at);
+        let id = Id::try_from(self.first + self.rows.len()).expect("so many rows are in no memory");
+        let row = Row::new(&mut self.scratch, id, key, value, version, expires_at);
         let last = self.rows.last().and_then(Option::as_ref);
         self.is_out_of_order |= last.is_some_and(|last| last.key_bytes() >= row.key_bytes());
-        self.hashes.push(self.hasher.hash(row.key_bytes()));
+        let hash = self.hasher.hash(row.key_bytes());
+        self.hashed[table_of(hash)].push((hash, row.clone()));
         self.deadlines
-            .extend(expires_at.map(|deadline| (deadline, self.rows.len())));
+            .extend(expires_at.map(|deadline| (deadline, id)));
         self.bytes += row.size();
         self.rows.push(Some(row));
+        if self.rows.len().is_multiple_of(PIECE / 2) {
+            self.end_piece();
+        }
+    }
+
+    /// Puts the latest rows in order.
+    pub(super) fn end_piece(&mut self) {
+        let start = self.pieces.len() * (PIECE / 2);
+        let ids: Vec<Id> = (start..self.rows.len())
+            .map(|number| (self.first + number) as Id)
+            .collect();
+        if !ids.is_empty() {
+            let key_of = key_of(&self.rows);
+            let piece = Piece::new(ids, |id| key_of(id - self.first as Id));
+            self.pieces.push(piece);
+        }
     }
 
     /// Whether each key is behind the one before it, from the first part to the last.

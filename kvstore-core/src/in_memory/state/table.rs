@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use super::index::{Id, Index};
+use super::index::Index;
 use super::order::Order;
-use super::row::Row;
+use super::row::{Id, Row};
 use super::sorted::Sorted;
 use crate::limits::ENTRY_BYTES;
 use crate::model::entry::{Entry, Timestamp, Version};
@@ -35,8 +35,11 @@ struct Cut {
     before: BTreeMap<Vec<u8>, Option<Row>>,
 }
 
+/// So many rows are looked up together.
+pub(super) const PASS: usize = 16;
+
 /// The key of a row that is there.
-fn key_of<'a>(rows: &'a [Option<Row>]) -> impl Fn(Id) -> &'a [u8] {
+pub(super) fn key_of<'a>(rows: &'a [Option<Row>]) -> impl Fn(Id) -> &'a [u8] {
     move |id| rows[id as usize].as_ref().map_or(&[], Row::key_bytes)
 }
 
@@ -46,35 +49,32 @@ impl Table {
         if !Sorted::are_in_order(&parts) {
             return None;
         }
-        let hasher = parts.first().map(|part| part.hasher.clone());
-        let hashes: Vec<_> = parts.iter().map(|part| part.hashes.as_slice()).collect();
-        let index = Index::of(hasher.unwrap_or_default(), &hashes, parts.len().max(1));
-        let mut rows = Vec::with_capacity(parts.iter().map(Sorted::len).sum());
-        let mut deadlines = Vec::new();
-        let mut bytes = 0;
+        let hasher = parts
+            .first()
+            .map(|part| part.hasher.clone())
+            .unwrap_or_default();
+        let mut rows = Vec::with_capacity(parts.iter().map(|part| part.rows.len()).sum());
+        let mut hashed = Vec::with_capacity(parts.len());
+        let mut table = Self::default();
         for mut part in parts {
-            let numbered = |(deadline, number)| (deadline, (rows.len() + number) as Id);
-            deadlines.extend(part.deadlines.into_iter().map(numbered));
-            bytes += part.bytes;
+            part.end_piece();
+            table.order.pieces.append(&mut part.pieces);
+            table.deadlines.extend(part.deadlines);
+            table.bytes += part.bytes;
             rows.append(&mut part.rows);
+            hashed.push(part.hashed);
         }
-        Some(Self {
-            index,
-            order: Order::of(rows.len(), key_of(&rows)),
-            rows,
-            deadlines: deadlines.into_iter().collect(),
-            bytes,
-            ..Self::default()
-        })
+        table.index = Index::of(hasher, hashed);
+        Some(Self { rows, ..table })
     }
 
     pub(crate) fn of(entries: BTreeMap<Key, Entry>) -> Self {
-        let mut rows = Sorted::default();
+        let mut parts = Sorted::parts(&[entries.len()]);
         for (key, entry) in entries {
             let (value, expires_at) = (entry.value.as_bytes(), entry.expires_at);
-            rows.push(key.as_str(), value, entry.version, expires_at);
+            parts[0].push(key.as_str(), value, entry.version, expires_at);
         }
-        Self::from_sorted(vec![rows]).expect("a map is in order")
+        Self::from_sorted(parts).expect("a map is in order")
     }
 
     /// The memory that entries take, in bytes.
@@ -85,12 +85,6 @@ impl Table {
     /// Keys and values, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    fn find(&self, key: &[u8]) -> Option<Id> {
-        let key_of = key_of(&self.rows);
-        self.index
-            .find(self.index.hash(key), |id| key_of(id) == key)
     }
 
     /// Gives the versions after `version` to the entries that have none (0), in order of key. The last one given.
@@ -107,8 +101,18 @@ impl Table {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Row> {
-        let id = self.find(key.as_str().as_bytes())?;
-        self.rows[id as usize].as_ref()
+        let key = key.as_str().as_bytes();
+        self.index.find(self.index.hash(key), key)
+    }
+
+    /// The rows of several keys, in passes over some of them at a time: the memory for one is on its way while others are looked
+    /// up.
+    pub(crate) fn get_many(&self, keys: &[Key]) -> Vec<Option<&Row>> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(PASS) {
+            self.index.find_many(keys, &mut rows);
+        }
+        rows
     }
 
     /// The rows whose keys are `start` or behind it.
@@ -141,40 +145,40 @@ impl Table {
         version: Version,
         expires_at: Option<Timestamp>,
     ) {
-        let row = Row::new(&mut self.scratch, key.as_str(), value, version, expires_at);
-        let key = key.as_str().as_bytes();
+        let bytes = key.as_str().as_bytes();
+        let hash = self.index.hash(bytes);
+        let found = self.index.find(hash, bytes).map(Row::id);
+        let id = found.or_else(|| self.free.pop()).unwrap_or_else(|| {
+            self.rows.push(None);
+            Id::try_from(self.rows.len() - 1).expect("so many rows are in no memory")
+        });
+        let row = Row::new(
+            &mut self.scratch,
+            id,
+            key.as_str(),
+            value,
+            version,
+            expires_at,
+        );
         self.bytes += row.size();
-        let (id, old) = match self.find(key) {
-            Some(id) => (id, self.rows[id as usize].replace(row)),
-            None => (self.add(key, row), None),
-        };
-        if let Some(old) = &old {
-            self.forget(id, old);
+        self.index.set(hash, row.clone());
+        let old = self.rows[id as usize].replace(row);
+        match &old {
+            Some(old) => self.forget(id, old),
+            None => self.order.insert(id, bytes, key_of(&self.rows)),
         }
         if let Some(deadline) = expires_at {
             self.deadlines.insert((deadline, id));
         }
-        self.keep_for_cut(key, old);
-    }
-
-    /// A number for the row of `key`, which has none.
-    fn add(&mut self, key: &[u8], row: Row) -> Id {
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.rows.push(None);
-            Id::try_from(self.rows.len() - 1).expect("so many rows are in no memory")
-        });
-        self.rows[id as usize] = Some(row);
-        self.index.insert(self.index.hash(key), id);
-        self.order.insert(id, key, key_of(&self.rows));
-        id
+        self.keep_for_cut(bytes, old);
     }
 
     pub(crate) fn remove(&mut self, key: &Key) -> Option<Row> {
         let key = key.as_str().as_bytes();
-        let id = self.find(key)?;
-        self.index.remove(self.index.hash(key), id);
+        let old = self.index.remove(self.index.hash(key), key)?;
+        let id = old.id();
         self.order.remove(key, key_of(&self.rows));
-        let old = self.rows[id as usize].take()?;
+        self.rows[id as usize] = None;
         self.free.push(id);
         self.forget(id, &old);
         self.keep_for_cut(key, Some(old.clone()));
@@ -357,9 +361,11 @@ mod tests {
             let mut model: BTreeMap<String, Known> = (0..loaded.min(700))
                 .map(|number| (key(number).to_string(), (b"0".to_vec(), Version(1), (number % 5 == 0).then_some(Timestamp(8)))))
                 .collect();
-            let mut parts = Sorted::parts(3);
+            let share = model.len() / 3;
+            let mut parts = Sorted::parts(&[share, share, model.len() - 2 * share]);
             for (number, (key, (value, version, deadline))) in model.iter().enumerate() {
-                parts[number * 3 / model.len()].push(key, value, *version, *deadline);
+                let part = number.checked_div(share).unwrap_or(2).min(2);
+                parts[part].push(key, value, *version, *deadline);
             }
             let mut table = Table::from_sorted(parts).unwrap();
             let mut cut: Option<(BTreeMap<String, Known>, BTreeMap<String, Known>)> = None;
@@ -403,7 +409,7 @@ mod tests {
     #[test]
     fn rows_out_of_order_are_no_table() {
         let table = |parts: [&[&str]; 3]| {
-            let mut sorted = Sorted::parts(parts.len());
+            let mut sorted = Sorted::parts(&parts.map(<[_]>::len));
             for (part, keys) in sorted.iter_mut().zip(parts) {
                 keys.iter()
                     .for_each(|key| part.push(key, b"1", Version(1), None));

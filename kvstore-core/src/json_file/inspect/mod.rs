@@ -280,16 +280,13 @@ impl Reading<'_> {
         Ok(is_sealed(&text))
     }
 
-    /// `data.meta.json` and its text, if it is as it was written.
-    fn meta(&mut self) -> Result<Option<Option<(Meta, Vec<u8>)>>> {
-        let Some(text) = self.read(META)? else {
-            return Ok(None);
-        };
-        match parse_meta(self.disk, &text) {
-            Ok(meta) => Ok(Some(Some((meta, text)))),
+    /// What the text of `data.meta.json` says; `None` if it is not as it was written.
+    fn meta(&self, text: &[u8]) -> Result<Option<Meta>> {
+        match parse_meta(self.disk, text) {
+            Ok(meta) => Ok(Some(meta)),
             // It is as it was written, by another version.
-            Err(error) if is_sealed(&text) => Err(error),
-            Err(Error::Corrupt { .. }) => Ok(Some(None)),
+            Err(error) if is_sealed(text) => Err(error),
+            Err(Error::Corrupt { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

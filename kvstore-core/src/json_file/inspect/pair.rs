@@ -30,9 +30,12 @@ type Entries = BTreeMap<Key, Entry>;
 
 impl Reading<'_> {
     pub(crate) fn pair(&mut self, has_journals: bool) -> Result<Pair> {
-        match self.meta()? {
-            Some(Some((meta, text))) => self.with_meta(meta, &text),
-            found => self.without_meta(found.is_some(), has_journals),
+        let Some(text) = self.read(META)? else {
+            return self.without_meta(false, has_journals);
+        };
+        match self.meta(&text)? {
+            Some(meta) => self.with_meta(meta, &text),
+            None => self.without_meta(true, has_journals),
         }
     }
 

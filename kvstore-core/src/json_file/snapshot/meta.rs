@@ -271,18 +271,19 @@ impl Meta {
             .map_or(1, usize::from)
             .min(8);
         let share = self.pieces.len().div_ceil(threads).max(1);
+        let shares = self.pieces.chunks(share);
+        let counts = shares
+            .clone()
+            .map(|pieces| pieces.iter().map(|(_, count)| count).sum());
+        let counts: Vec<usize> = counts.collect();
         let mut next = (0, 0);
-        let shares = self
-            .pieces
-            .chunks(share)
-            .zip(Sorted::parts(threads))
-            .map(|(pieces, rows)| {
-                let (start, first) = next;
-                for (bytes, count) in pieces {
-                    next = (next.0 + bytes, next.1 + count);
-                }
-                (pieces, start, first, rows)
-            });
+        let shares = shares.zip(Sorted::parts(&counts)).map(|(pieces, rows)| {
+            let (start, first) = next;
+            for (bytes, count) in pieces {
+                next = (next.0 + bytes, next.1 + count);
+            }
+            (pieces, start, first, rows)
+        });
         let shares: Vec<_> = std::thread::scope(|scope| {
             let threads = shares.map(|(pieces, start, first, rows)| {
                 let file = &*file;
@@ -336,7 +337,6 @@ impl Meta {
         (mut start, mut first): (u64, usize),
         mut rows: Sorted,
     ) -> io::Result<Share> {
-        rows.reserve(pieces.iter().map(|(_, count)| count).sum());
         let deadlines = self
             .deadlines
             .partition_point(|(number, _)| *number < first);
@@ -402,6 +402,7 @@ pub(crate) fn is_sealed(text: &[u8]) -> bool {
 /// Reads the text of a `data.meta.json`.
 pub(crate) fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
     let mut meta: Meta = parse(disk, text)?;
+    check_format(disk, META, meta.format)?;
     meta.bytes = text.len() as u64;
     Ok(meta)
 }
