@@ -241,8 +241,8 @@ async fn connections_that_are_cut_change_no_numbers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_may_not_send_messages_has_no_write_refused_that_was_made() {
     let server = Server::start();
-    server.cli(&["acl", "setuser", "default", "resetchannels"]);
     let redis = open(&server).await;
+    server.cli(&["acl", "setuser", "default", "resetchannels"]);
     let (store, queue) = (redis.store(), redis.queue());
     let job = enqueue(&*queue).await;
     let found = queue.find(&job).await.unwrap();

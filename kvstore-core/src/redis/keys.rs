@@ -30,6 +30,10 @@ impl Keys {
         format!("{prefix}:meta")
     }
 
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The channel that says which partition moved on.
     pub(crate) fn channel(&self) -> String {
         format!("{}:moved", self.prefix)

@@ -21,7 +21,7 @@ use crate::redis::link::wake::Wake;
 use crate::redis::link::{Resend, Servers};
 use crate::redis::options::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
 use crate::redis::run::durability::Look;
-use crate::redis::run::{Call, Numbering, Run, Runs};
+use crate::redis::run::{Call, Numbering, Run, Runs, rights};
 use crate::redis::scripts::{FORMAT, Scripts};
 
 /// Connections for changes that wait for replicas, since that holds up what is sent behind them.
@@ -84,7 +84,7 @@ impl Session {
         };
         let failed = |error| not_opened(address, error);
         let mut link = open(Resend::Some).await.map_err(failed)?;
-        let met = look_at_all(&mut link, options).await?;
+        let met = look_at_all(address, &mut link, options).await?;
         let mut numbering = Vec::new();
         let links = match (&link, options.wait_replicas) {
             (Servers::One(_), 0) => {
@@ -102,7 +102,7 @@ impl Session {
         let wanted = PartitionCount::new(PARTITIONS_DEFAULT)?;
         let wanted = options.partitions.unwrap_or(wanted);
         let found = scripts.meta(&mut link, &meta, wanted, QueueId::random());
-        let (format, partitions, queue) = found.await.map_err(not_reached)?;
+        let (format, partitions, queue) = found.await.map_err(failed)?;
         if format != FORMAT {
             return Err(Error::Config(format!(
                 "the store under {meta} has format {format} and this program knows {FORMAT}: use the program that made it, or another prefix"
@@ -366,11 +366,23 @@ impl Session {
             load(link, slot, &run).await.map_err(not_reached)?;
         }
         if is_other {
+            self.check_rights(link, slot).await?;
             // Another process may have done so before, and then this one would not be told that it has to.
             self.enter(partition, link, &run).await?;
         }
         self.runs.meet(partition, Arc::clone(&run), breaks);
         Ok(run)
+    }
+
+    /// # Errors
+    /// [`Error::Unavailable`] if the user lacks a right on the server that has `slot`.
+    async fn check_rights(&self, link: &mut Servers, slot: u16) -> Result<()> {
+        let prefix = self.keys.prefix();
+        match rights::missing(link, slot, prefix).await {
+            Ok(None) => Ok(()),
+            Ok(Some(what)) => Err(Error::Unavailable { what, source: None }),
+            Err(error) => Err(not_reached(error)),
+        }
     }
 
     /// Opens the partition to a run of its server, and finds out whether an earlier one has lost what it acknowledged.
@@ -460,11 +472,20 @@ fn nodes(address: &Address, options: &Options) -> Result<Vec<ConnectionInfo>> {
     Ok(nodes)
 }
 
-/// Looks at each server, and gives it the scripts that are bound to its run.
-async fn look_at_all(link: &mut Servers, options: &Options) -> Result<Vec<Arc<Run>>> {
+/// Looks at each server and the user's rights there, and gives it the scripts that are bound to its run.
+async fn look_at_all(
+    address: &Address,
+    link: &mut Servers,
+    options: &Options,
+) -> Result<Vec<Arc<Run>>> {
+    let failed = |error| not_opened(address, error);
     let mut runs = Vec::new();
-    for slot in link.slots().await.map_err(not_reached)? {
-        let look = Look::at(link, slot).await.map_err(not_reached)?;
+    for slot in link.slots().await.map_err(failed)? {
+        let missing = rights::missing(link, slot, &options.prefix).await;
+        if let Some(missing) = missing.map_err(failed)? {
+            return Err(Error::Config(missing));
+        }
+        let look = Look::at(link, slot).await.map_err(failed)?;
         if !options.relaxed_durability && !look.problems.is_empty() {
             return Err(Error::Config(look.refusal()));
         }
@@ -476,7 +497,7 @@ async fn look_at_all(link: &mut Servers, options: &Options) -> Result<Vec<Arc<Ru
             );
         }
         let run = Arc::new(Run::new(look.run.as_deref()));
-        load(link, slot, &run).await.map_err(not_reached)?;
+        load(link, slot, &run).await.map_err(failed)?;
         runs.push(run);
     }
     Ok(runs)
@@ -535,6 +556,12 @@ fn is_change(answer: &Value) -> bool {
 
 /// Why the first connection is not there.
 fn not_opened(address: &Address, error: RedisError) -> Error {
+    if error.code() == Some("NOPERM") {
+        return Error::Config(format!(
+            "the Redis user lacks a right: {}",
+            error.detail().unwrap_or("NOPERM")
+        ));
+    }
     if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
         return Error::Config(format!(
             "the Redis server refuses writes: {}",

@@ -190,6 +190,16 @@ fn spawn(folder: &tempfile::TempDir, settings: &[&str]) -> Child {
         .expect(INSTALL)
 }
 
+/// The rights that the README gives to a user of its own, for another prefix.
+pub(crate) fn rights(prefix: &str) -> Vec<String> {
+    let line = include_str!("../../../README.md")
+        .lines()
+        .find_map(|line| line.strip_prefix("ACL SETUSER kvstore on >PASSWORD "))
+        .expect("the README has a line for ACL SETUSER");
+    let keys = line.replace("kv:", &format!("{prefix}:"));
+    keys.split(' ').map(str::to_owned).collect()
+}
+
 /// A store under a prefix of its own. Each handle is a connection of its own.
 pub(crate) struct OnRedis {
     url: String,
@@ -203,10 +213,17 @@ pub(crate) struct OnRedis {
 }
 
 impl OnRedis {
-    /// On a server of its own.
+    /// On a server of its own, with the rights that the README gives and no others.
     pub(crate) fn new(partitions: u16) -> Self {
         let server = Server::start();
-        Self::at(server.url(), server, partitions)
+        let user = ["acl", "setuser", "default", "reset", "on", "nopass"].map(str::to_owned);
+        let new = Self::at(server.url(), (), partitions);
+        let user = [&user[..], &rights(&new.prefix)].concat();
+        server.cli(&user.iter().map(String::as_str).collect::<Vec<_>>());
+        Self {
+            _server: Box::new(server),
+            ..new
+        }
     }
 
     /// On `server`, which is at `url`.

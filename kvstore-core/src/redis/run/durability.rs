@@ -64,7 +64,7 @@ impl Look {
                     "{name} is {value}, set it to {needed} (otherwise {otherwise})"
                 )),
                 None => problems.push(format!(
-                    "it does not show its setting {name}, which has to be {needed}"
+                    "it does not show its setting {name} (CONFIG GET), which has to be {needed}"
                 )),
             }
         }

@@ -10,6 +10,7 @@
 
 pub(crate) mod durability;
 pub(crate) mod resend;
+pub(crate) mod rights;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,0 +1,32 @@
+-- Returns what the user lacks of the rights that this program needs, as ACL SETUSER takes it.
+--
+-- ARGV  1 prefix of the keys and channels
+local prefix, missing = ARGV[1] .. ':', {}
+local function check(right, ...)
+  local is_allowed = redis.acl_check_cmd(...)
+  if not is_allowed then
+    missing[#missing + 1] = right
+  end
+  return is_allowed
+end
+
+-- The user runs EVALSHA just now, so a refusal of it with keys is one of the keys.
+local keys = { prefix .. 'meta', prefix .. 'workers', prefix .. '{0}:state', prefix .. '{0}:v:a' }
+if check('~' .. prefix .. '*', 'EVALSHA', '', #keys, unpack(keys)) then
+  for command in string.gmatch('DEL EXISTS GET GETRANGE HDEL HGET HINCRBY HLEN HMGET HSET HSETNX MGET MSET PEXPIRE SET '
+      .. 'XADD XDEL XLEN XRANGE XREVRANGE XTRIM '
+      .. 'ZADD ZCARD ZLEXCOUNT ZRANGEBYLEX ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE', '%u+') do
+    check('+' .. string.lower(command), command, keys[1])
+  end
+end
+for _, command in ipairs({ 'PING', 'TIME', 'WAIT' }) do
+  check('+' .. string.lower(command), command)
+end
+check('+script|flush', 'SCRIPT', 'FLUSH')
+-- Only both together tell of the channels.
+local publishes = check('+publish', 'PUBLISH', prefix .. 'moved', '') and check('+publish', 'PUBLISH', prefix .. 'accepted', '')
+local subscribes = check('+subscribe', 'SUBSCRIBE', prefix .. 'moved', prefix .. 'accepted')
+if not publishes and not subscribes then
+  missing[#missing + 1] = '&' .. prefix .. '*'
+end
+return missing
