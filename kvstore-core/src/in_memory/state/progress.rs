@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use serde::{Deserialize, Serialize, Serializer};
+
 use super::record::Advanced;
 use crate::limits::{OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, OUTCOMES_MAX};
 use crate::model::entry::Timestamp;
@@ -19,28 +21,49 @@ pub(crate) struct Progress {
 }
 
 /// One partition of one queue.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct QueueProgress {
     /// Everything up to here is applied.
     pub(crate) applied: Position,
     /// Outcomes up to here may have been dropped.
     pub(crate) pruned: Position,
     /// Jobs that no one will ever apply.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) lost: Vec<Lost>,
-    /// What can't be told from `applied` alone, and since when it is known. `None`: a dead letter that was dropped.
+    /// What cannot be told from `applied` alone, and since when it is known. `None`: a dead letter that was dropped.
     pub(crate) outcomes: Outcomes,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) dead: BTreeMap<Position, (Timestamp, Dead)>,
 }
 
 /// Kept outcomes, and how many bytes they take.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "OutcomeMap")]
 pub(crate) struct Outcomes {
-    map: BTreeMap<Position, (Timestamp, Option<Outcome>)>,
+    map: OutcomeMap,
     bytes: usize,
 }
 
+type OutcomeMap = BTreeMap<Position, (Timestamp, Option<Outcome>)>;
+
+impl Serialize for Outcomes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.map.serialize(serializer)
+    }
+}
+
+impl From<OutcomeMap> for Outcomes {
+    fn from(map: OutcomeMap) -> Self {
+        let bytes = map
+            .values()
+            .map(|(_, outcome)| bytes_of(outcome.as_ref()))
+            .sum();
+        Self { map, bytes }
+    }
+}
+
 impl Outcomes {
-    fn insert(&mut self, position: Position, at: Timestamp, outcome: Option<Outcome>) {
+    pub(crate) fn insert(&mut self, position: Position, at: Timestamp, outcome: Option<Outcome>) {
         self.bytes += bytes_of(outcome.as_ref());
         if let Some((_, before)) = self.map.insert(position, (at, outcome)) {
             self.bytes -= bytes_of(before.as_ref());
@@ -72,18 +95,6 @@ impl Outcomes {
     }
 }
 
-impl FromIterator<(Position, (Timestamp, Option<Outcome>))> for Outcomes {
-    fn from_iter<I: IntoIterator<Item = (Position, (Timestamp, Option<Outcome>))>>(
-        outcomes: I,
-    ) -> Self {
-        let mut all = Self::default();
-        for (position, (at, outcome)) in outcomes {
-            all.insert(position, at, outcome);
-        }
-        all
-    }
-}
-
 /// Returns about what a kept outcome takes in memory.
 fn bytes_of(outcome: Option<&Outcome>) -> usize {
     let of_summary = |summary: &Summary| {
@@ -101,7 +112,7 @@ fn bytes_of(outcome: Option<&Outcome>) -> usize {
 }
 
 /// The jobs behind `after`, up to and with `up_to`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lost {
     pub(crate) after: Position,
     pub(crate) up_to: Position,
@@ -109,6 +120,18 @@ pub(crate) struct Lost {
 
 /// Most lost intervals told apart; past that the two oldest become one.
 const LOST_INTERVALS_MAX: usize = 100;
+
+impl QueueProgress {
+    /// A copy without the outcomes, of which there may be many.
+    pub(crate) fn without_outcomes(&self) -> Self {
+        Self {
+            lost: self.lost.clone(),
+            outcomes: Outcomes::default(),
+            dead: self.dead.clone(),
+            ..*self
+        }
+    }
+}
 
 impl Progress {
     pub(crate) fn applied(&self, queue: QueueId, partition: Partition) -> Position {

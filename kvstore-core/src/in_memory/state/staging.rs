@@ -19,7 +19,7 @@ use crate::model::write::{Change, Condition, Write};
 #[derive(Debug)]
 pub(crate) struct Staging<'a> {
     state: &'a State,
-    now: Timestamp,
+    pub(crate) now: Timestamp,
     version: Version,
     /// What staged writes leave under their keys.
     entries: HashMap<Key, Option<Entry>>,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::in_memory::log::{PartitionLog, Remembered};
-use crate::in_memory::state::{Lost, Progress, QueueProgress, Sorted, State, Table};
+use crate::in_memory::state::{Progress, QueueProgress, Sorted, State, Table};
 use crate::json_file::PARTITION;
 use crate::json_file::disk::{Disk, DiskReader};
 use crate::json_file::error::{check_format, corrupt, disk_error};
@@ -23,7 +23,7 @@ use crate::json_file::snapshot::pair::Read;
 use crate::json_file::snapshot::{META, versions};
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{Partition, Position, QueueId};
-use crate::model::job::{Dead, Job, Outcome};
+use crate::model::job::Job;
 use crate::queue::QueueOptions;
 
 /// Outcomes, or remembered requests, that a snapshot takes at a time.
@@ -47,7 +47,7 @@ pub(crate) struct Meta {
     pub(crate) active: Option<QueueId>,
     /// How many versions were passed over by openings.
     pub(crate) skipped: u64,
-    queues: Vec<QueueText>,
+    queues: Vec<((QueueId, Partition), QueueProgress)>,
     /// The last position that a job has got, and the last that was dropped.
     last: Position,
     trimmed: Position,
@@ -74,20 +74,6 @@ pub(crate) struct Meta {
     /// The length of the file that it was read from.
     #[serde(skip)]
     pub(crate) bytes: u64,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct QueueText {
-    queue: QueueId,
-    partition: Partition,
-    applied: Position,
-    pruned: Position,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    lost: Vec<(Position, Position)>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    outcomes: Vec<(Position, Timestamp, Option<Outcome>)>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    dead: Vec<(Position, Timestamp, Dead)>,
 }
 
 impl Meta {
@@ -119,32 +105,10 @@ impl Meta {
     }
 
     pub(crate) fn progress(&self) -> Progress {
-        let queues = self.queues.iter().cloned().map(|text| {
-            let progress = QueueProgress {
-                applied: text.applied,
-                pruned: text.pruned,
-                lost: text
-                    .lost
-                    .into_iter()
-                    .map(|(after, up_to)| Lost { after, up_to })
-                    .collect(),
-                outcomes: text
-                    .outcomes
-                    .into_iter()
-                    .map(|(position, at, outcome)| (position, (at, outcome)))
-                    .collect(),
-                dead: text
-                    .dead
-                    .into_iter()
-                    .map(|(position, at, dead)| (position, (at, dead)))
-                    .collect(),
-            };
-            ((text.queue, text.partition), progress)
-        });
         Progress {
             active: self.active,
             skipped: self.skipped,
-            queues: queues.collect(),
+            queues: self.queues.iter().cloned().collect(),
         }
     }
 
@@ -153,48 +117,30 @@ impl Meta {
     pub(crate) fn set_progress(&mut self, progress: &Progress) {
         self.active = progress.active;
         self.skipped = progress.skipped;
-        let queues = progress
-            .queues
-            .iter()
-            .map(|((queue, partition), progress)| QueueText {
-                queue: *queue,
-                partition: *partition,
-                applied: progress.applied,
-                pruned: progress.pruned,
-                lost: progress
-                    .lost
-                    .iter()
-                    .map(|lost| (lost.after, lost.up_to))
-                    .collect(),
-                outcomes: Vec::new(),
-                dead: progress
-                    .dead
-                    .iter()
-                    .map(|(position, (at, dead))| (*position, *at, dead.clone()))
-                    .collect(),
-            });
-        self.queues = queues.collect();
+        let queues = progress.queues.iter();
+        self.queues = queues
+            .map(|(id, queue)| (*id, queue.without_outcomes()))
+            .collect();
     }
 
     /// Adds the outcomes, some at a time, of a state that may go on meanwhile: what comes later stands in the journal, too. What
     /// was dropped meanwhile is below the mark, which is read last.
     pub(crate) fn add_outcomes<S: Deref<Target = State>>(&mut self, state: impl Fn() -> S) {
-        for text in &mut self.queues {
+        for (id, kept) in &mut self.queues {
             let mut last = Position::START;
             loop {
                 let state = state();
-                let Some(queue) = state.progress.queues.get(&(text.queue, text.partition)) else {
+                let Some(queue) = state.progress.queues.get(id) else {
                     break;
                 };
-                let piece = queue.outcomes.after(last).take(META_PIECE);
-                let before = text.outcomes.len();
-                text.outcomes.extend(
-                    piece.map(|(position, (at, outcome))| (*position, *at, outcome.clone())),
-                );
-                text.pruned = queue.pruned;
-                match &text.outcomes[before..] {
-                    [] => break,
-                    [.., (position, ..)] => last = *position,
+                let before = last;
+                for (position, (at, outcome)) in queue.outcomes.after(before).take(META_PIECE) {
+                    kept.outcomes.insert(*position, *at, outcome.clone());
+                    last = *position;
+                }
+                kept.pruned = queue.pruned;
+                if last == before {
+                    break;
                 }
             }
         }

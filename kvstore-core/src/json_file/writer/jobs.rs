@@ -62,17 +62,18 @@ impl Queue {
     }
 }
 
-impl Group<'_> {
+impl Group {
     /// Judges the jobs of one call in order; the reply answers for all of them.
     pub(super) fn enqueue(
         &mut self,
+        staging: &mut Staging<'_>,
         queue: &Queue,
         room: &Room,
         jobs: Vec<NewJob>,
         answer: tokio::sync::oneshot::Sender<Vec<Result<Accepted>>>,
     ) -> Reply {
         let mut log = queue.log();
-        let accept = |job| self.accept(&mut log, room, job);
+        let accept = |job| self.accept(staging, &mut log, room, job);
         let judged: Vec<Result<Accepted>> = jobs.into_iter().map(accept).collect();
         drop(log);
         let before = self.numbers_after;
@@ -87,20 +88,26 @@ impl Group<'_> {
         })
     }
 
-    fn accept(&mut self, log: &mut PartitionLog, room: &Room, new: NewJob) -> Result<Accepted> {
+    fn accept(
+        &mut self,
+        staging: &mut Staging<'_>,
+        log: &mut PartitionLog,
+        room: &Room,
+        new: NewJob,
+    ) -> Result<Accepted> {
         let size = new.bytes_taken();
         new.command.check(PartitionCount::ONE)?;
         room.check(self.bytes + size)?;
-        let (job, remembered) = match log.admit(new, self.now)? {
+        let (job, remembered) = match log.admit(new, staging.now)? {
             Admission::Replayed { id, .. } => return Ok(Accepted::replayed(id)),
             Admission::New { job, remembered } => (job, remembered),
         };
         self.bytes += size;
         // Where another store has applied jobs, this one is behind what is dropped.
-        let applied = self.staging.applied((log.id(), PARTITION));
+        let applied = staging.applied((log.id(), PARTITION));
         let nothing_is_ahead = log.len() == 1 && applied >= log.trimmed();
         let applied = (self.applies_jobs && nothing_is_ahead)
-            .then(|| judge(&mut self.staging, &job))
+            .then(|| judge(staging, &job))
             .flatten();
         let Some(record) = applied else {
             self.lines.push(record::encode_job(&job, remembered));

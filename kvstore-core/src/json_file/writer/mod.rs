@@ -149,9 +149,8 @@ pub(crate) struct Status {
 }
 
 /// Changes that are written together.
-struct Group<'a> {
-    staging: Staging<'a>,
-    now: Timestamp,
+#[derive(Default)]
+struct Group {
     lines: Vec<Vec<u8>>,
     records: Vec<Record>,
     /// Keys and values of what it adds.
@@ -163,15 +162,6 @@ struct Group<'a> {
     /// Those that were.
     applied: Vec<Applied>,
     /// Others wait.
-    has_waiting: bool,
-}
-
-/// What a group comes to when all is judged.
-struct Judged {
-    lines: Vec<Vec<u8>>,
-    records: Vec<Record>,
-    numbers_after: Position,
-    applied: Vec<Applied>,
     has_waiting: bool,
     /// It only ends or tries jobs, for which there is room.
     has_room: bool,
@@ -253,8 +243,8 @@ impl Writer {
         }
         let mut changes = changes.into_iter().peekable();
         while changes.peek().is_some() {
-            let (judged, replies) = self.judge_group(&mut changes);
-            let result = self.write(judged);
+            let (group, replies) = self.judge_group(&mut changes);
+            let result = self.write(group);
             for reply in replies {
                 reply(result.clone());
             }
@@ -264,54 +254,41 @@ impl Writer {
     fn judge_group(
         &mut self,
         changes: &mut std::iter::Peekable<std::vec::IntoIter<Request>>,
-    ) -> (Judged, Vec<Reply>) {
+    ) -> (Group, Vec<Reply>) {
         let shared = Arc::clone(&self.shared);
         let state = shared.read();
         let now = shared.now();
+        let mut staging = Staging::new(&state, now);
         let mut group = Group {
-            staging: Staging::new(&state, now),
-            now,
-            lines: Vec::new(),
-            records: Vec::new(),
-            bytes: 0,
             numbers_after: self.queue.log().last(),
             applies_jobs: state.progress.active == Some(self.meta.queue)
                 && self.queue.applies_on_acceptance(now),
-            applied: Vec::new(),
-            has_waiting: false,
+            has_room: true,
+            ..Group::default()
         };
         let mut replies = Vec::new();
-        let mut has_room = true;
         let splits = self.status.is_full;
         while group.bytes < GROUP_BYTES
-            && let Some(change) =
-                changes.next_if(|next| !splits || replies.is_empty() || has_room == next.has_room())
+            && let Some(change) = changes
+                .next_if(|next| !splits || replies.is_empty() || group.has_room == next.has_room())
         {
-            has_room &= change.has_room();
-            replies.push(self.judge(&mut group, change));
+            group.has_room &= change.has_room();
+            replies.push(self.judge(&mut group, &mut staging, change));
         }
-        let judged = Judged {
-            lines: group.lines,
-            records: group.records,
-            numbers_after: group.numbers_after,
-            applied: group.applied,
-            has_waiting: group.has_waiting,
-            has_room,
-        };
-        (judged, replies)
+        (group, replies)
     }
 
-    fn judge(&mut self, group: &mut Group<'_>, change: Request) -> Reply {
+    fn judge(&self, group: &mut Group, staging: &mut Staging<'_>, change: Request) -> Reply {
         match change {
             Request::Commit(commit, answer) => {
                 let judged = self
                     .check_room(&commit, group.bytes)
-                    .and_then(|()| group.staging.commit(commit));
+                    .and_then(|()| staging.commit(commit));
                 let judged = judged.map(|(record, committed)| (Some(record), committed));
                 group.reply(answer, judged)
             }
             Request::Enqueue(jobs, answer) => match self.check_poison() {
-                Ok(()) => group.enqueue(&self.queue, &self.room, jobs, answer),
+                Ok(()) => group.enqueue(staging, &self.queue, &self.room, jobs, answer),
                 Err(error) => Box::new(move |_| {
                     let refused = jobs.iter().map(|_| Err(error.clone()));
                     let _ = answer.send(refused.collect());
@@ -330,16 +307,16 @@ impl Writer {
                 group.reply(answer, Ok((None, ())))
             }
             Request::Expire(answer) => {
-                let record = group.staging.expire();
+                let record = staging.expire();
                 let count = record.as_ref().map_or(0, |record| record.expired.len());
                 group.reply(answer, Ok((record, count)))
             }
             Request::Adopt(queue, answer) => {
-                let record = group.staging.adopt(queue);
+                let record = staging.adopt(queue);
                 group.reply(answer, Ok((record, ())))
             }
             Request::Forget(job, answer) => {
-                let record = group.staging.forget(job);
+                let record = staging.forget(job);
                 let was_there = record.is_some();
                 group.reply(answer, Ok((record, was_there)))
             }
@@ -379,13 +356,11 @@ impl Writer {
 
     fn write_alone(&mut self, record: Record, line: Vec<u8>) -> Result<()> {
         let numbers_after = self.queue.log().last();
-        self.write(Judged {
+        self.write(Group {
             lines: vec![line],
             records: vec![record],
             numbers_after,
-            applied: Vec::new(),
-            has_waiting: false,
-            has_room: false,
+            ..Group::default()
         })
     }
 
@@ -395,22 +370,22 @@ impl Writer {
     }
 
     /// Writes what was judged, and makes it visible.
-    fn write(&mut self, judged: Judged) -> Result<()> {
+    fn write(&mut self, group: Group) -> Result<()> {
         let begun = Instant::now();
-        let result = self.append(&judged);
+        let result = self.append(&group);
         let mut log = self.queue.log();
         if let Err(error) = &result {
             log.withdraw();
             if matches!(error, Error::StorageFull { .. }) {
-                log.reuse_after(judged.numbers_after);
+                log.reuse_after(group.numbers_after);
             }
             return result;
         }
         drop(log);
-        let mut applied = (judged.records.iter()).filter_map(|it| applied_of(it, self.meta.queue));
+        let mut applied = (group.records.iter()).filter_map(|it| applied_of(it, self.meta.queue));
         let applied = applied.next_back();
         // First here: a job that is neither waiting nor applied was never accepted.
-        self.shared.publish(judged.records);
+        self.shared.publish(group.records);
         let mut log = self.queue.log();
         log.publish();
         if let Some(applied) = applied {
@@ -419,33 +394,33 @@ impl Writer {
         self.room.queued = quota::memory_bytes(&log);
         drop(log);
         self.room.data = self.shared.read().table.memory_bytes();
-        if judged.has_waiting {
+        if group.has_waiting {
             self.queue.changed.notify_waiters();
         }
-        if !judged.applied.is_empty()
+        if !group.applied.is_empty()
             && let Some(listener) = &*self.queue.listener()
         {
-            listener.report(&judged.applied, begun.elapsed());
+            listener.report(&group.applied, begun.elapsed());
         }
         Ok(())
     }
 
-    fn append(&mut self, judged: &Judged) -> Result<()> {
+    fn append(&mut self, group: &Group) -> Result<()> {
         self.check_poison()?;
-        if judged.lines.is_empty() {
+        if group.lines.is_empty() {
             return Ok(());
         }
-        let reserve = match judged.has_room {
+        let reserve = match group.has_room {
             true => 0,
             false => quota::reserve(&self.queue.log()),
         };
         // Attempts alone need not be on the disk: a loss of power is not what a poison job does.
-        let appended = match judged.records.is_empty() && !judged.has_waiting {
-            true => self.journal.write(&judged.lines, reserve),
-            false => self.journal.append(&judged.lines, reserve),
+        let appended = match group.records.is_empty() && !group.has_waiting {
+            true => self.journal.write(&group.lines, reserve),
+            false => self.journal.append(&group.lines, reserve),
         };
         match appended {
-            Ok(()) if judged.has_room => Ok(()),
+            Ok(()) if group.has_room => Ok(()),
             Ok(()) => {
                 if std::mem::take(&mut self.status.is_full) {
                     self.status.retry_at = None;
@@ -685,7 +660,7 @@ impl Writer {
     }
 }
 
-impl Group<'_> {
+impl Group {
     /// Takes in a change that was judged. Refusals wait for the group too: they may rest on what it writes.
     fn reply<T: Send + 'static>(
         &mut self,
