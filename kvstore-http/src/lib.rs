@@ -19,6 +19,7 @@
 mod access;
 mod answer;
 mod config;
+mod console;
 mod metrics;
 mod openapi;
 mod request;

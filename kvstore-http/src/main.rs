@@ -5,6 +5,7 @@ mod reload;
 mod settings;
 mod tools;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -79,7 +80,7 @@ async fn serve_and_work(
     };
     let has_worker = working.is_some();
     let address = listener.local_addr()?;
-    tracing::info!(%address, store = %shared.store, role = ?own.role, "serving");
+    tracing::info!(%address, url = console_url(address), store = %shared.store, role = ?own.role, "serving");
     process::notify_ready(&format!("serving on {address}"));
     if !is_local(address) && own.options.tokens.is_none() {
         tracing::warn!(%address, "whoever reaches this address may read and write everything");
@@ -118,6 +119,18 @@ async fn serve_and_work(
         worker.await??;
     }
     Ok(served?)
+}
+
+/// Returns what to open in a browser. One on this machine reaches a server on all addresses by the
+/// loopback one.
+fn console_url(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}/")
 }
 
 /// A file that can't be read, or holds a bad line, changes nothing: better the tokens of before than none.

@@ -261,6 +261,23 @@ impl Access {
         }
     }
 
+    /// Returns true if it may write the keys that it reaches.
+    pub(crate) fn may_write_some(&self) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Of(token) => token.may_write,
+            Self::Nothing => false,
+        }
+    }
+
+    /// Returns what every key that it reaches begins with.
+    pub(crate) fn prefix(&self) -> &str {
+        match self {
+            Self::Of(token) => &token.prefix,
+            Self::Everything | Self::Nothing => "",
+        }
+    }
+
     /// Counts a connection among those of the token, if there is one.
     pub(crate) fn hold(&self) -> Option<Held> {
         Held::new(self, |token| &token.connections)

@@ -193,7 +193,7 @@ pub(super) fn headers() -> Value {
     headers.into()
 }
 
-fn all_headers() -> [(&'static str, &'static str, Value); 16] {
+fn all_headers() -> [(&'static str, &'static str, Value); 17] {
     let text = || json!({ "type": "string" });
     let seconds = || json!({ "type": "integer", "minimum": 1 });
     [
@@ -233,6 +233,7 @@ fn all_headers() -> [(&'static str, &'static str, Value); 16] {
             "The job: a read with it shows what the write did",
             text(),
         ),
+        ("vary", "What the answer depends on", text()),
         ("www-authenticate", "What is asked for", text()),
         (
             "x-accel-buffering",

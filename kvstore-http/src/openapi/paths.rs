@@ -7,6 +7,7 @@ use super::answers::{Answer, problem, without_bodies};
 use super::schemas::schema;
 use crate::answer::error::{Face, MERGE_PATCH};
 use crate::config::Options;
+use crate::console;
 use crate::request::headers::SYNC_TOKENS_MAX;
 
 /// What may go wrong with every route that touches data.
@@ -645,10 +646,34 @@ fn service(paths: &mut Value, options: &Options) {
             .public()
             .fails(&[&[400, 500, 503]])
     };
-    let root =
-        page("root", "Name, version and where to go")
-            .answers([Answer::new(200, "The service").json("Service")]);
-    paths["/"] = root.into_get_and_head();
+    let root = page(
+        "root",
+        "Name, version, what the caller may do, and where to go; for a browser, the console",
+    )
+    .answers([Answer::new(200, "The service").json("Service").headers(&[
+        "cache-control",
+        "content-security-policy?",
+        "vary",
+    ])]);
+    let mut root = root.into_get_and_head();
+    root["get"]["responses"]["200"]["content"]["text/html; charset=utf-8"] =
+        json!({ "schema": html() });
+    paths["/"] = root;
+    let console_file = page("consoleFile", "What the console is made of")
+        .takes([in_path(
+            "file",
+            json!({ "enum": console::FILES.map(|(name, ..)| name) }),
+        )])
+        .answers([Answer::new(200, "The file")
+            .content("text/javascript; charset=utf-8", html())
+            .headers(&["cache-control"])])
+        .fails(&[&[404]]);
+    let mut console_file = console_file.into_get_and_head();
+    for media_type in ["text/css; charset=utf-8", "image/svg+xml"] {
+        console_file["get"]["responses"]["200"]["content"][media_type] =
+            json!({ "schema": html() });
+    }
+    paths["/console/{file}"] = console_file;
     let document = page("openapi", "This document").answers([Answer::new(200, "OpenAPI 3.1")
         .content("application/json", json!({ "type": "object" }))
         .headers(&["cache-control"])]);

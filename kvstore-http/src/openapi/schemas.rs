@@ -292,11 +292,31 @@ pub(super) fn all() -> Value {
             ("partitions", json!({ "type": "integer", "minimum": 1 })),
         ]),
         "Status": object([("status", text())]),
-        "Service": object([("name", is("kvstore")), ("version", text()), ("links", json!({ "type": "object" }))]),
     });
     let all = schemas.as_object_mut().expect("schemas by name");
+    all.extend(service());
     all.extend(problems());
     schemas
+}
+
+fn service() -> Map<String, Value> {
+    let access = object([
+        ("write", json!({ "type": "boolean" })),
+        ("prefix", json!({ "type": "string" })),
+    ]);
+    let service = object([
+        ("name", json!({ "const": "kvstore" })),
+        ("version", json!({ "type": "string" })),
+        (
+            "access",
+            json!({ "anyOf": [schema("Access"), { "type": "null" }] }),
+        ),
+        ("links", json!({ "type": "object" })),
+    ]);
+    Map::from_iter([
+        ("Access".to_owned(), access),
+        ("Service".to_owned(), service),
+    ])
 }
 
 fn problems() -> Map<String, Value> {

@@ -21,6 +21,7 @@ use crate::access::token::Access;
 use crate::answer::error::{Face, Problem, Result};
 use crate::answer::problems::{self, Kind};
 use crate::answer::reply::{Reply, X_REQUEST_ID};
+use crate::console;
 use crate::request::headers::request_id;
 use crate::request::target::Query;
 use crate::server::connection::Phase;
@@ -68,7 +69,7 @@ async fn dispatch(
         method => method,
     };
     match (route, method) {
-        (Route::Root, &Method::GET) => Ok(service::root(context)),
+        (Route::Root, &Method::GET) => Ok(service::root(context, parts)),
         (Route::Probe | Route::Metrics, _) if !context.options.admin_routes => {
             Err(Problem::no_route())
         }
@@ -78,6 +79,9 @@ async fn dispatch(
         (Route::OpenApi, &Method::GET) => Ok(docs::openapi(context)),
         (Route::Docs, &Method::GET) => Ok(docs::page()),
         (Route::DocsFile(name), &Method::GET) => docs::file(name).ok_or_else(Problem::no_route),
+        (Route::ConsoleFile(name), &Method::GET) => {
+            console::file(name).ok_or_else(Problem::no_route)
+        }
         (Route::Set, &Method::POST) => simple::set(context, parts, body).await,
         (Route::Get(key), &Method::GET) => simple::get(context, parts, key).await,
         (Route::Delete(key), &Method::DELETE) => simple::delete(context, parts, key).await,

@@ -35,6 +35,7 @@ enum Route<'a> {
     OpenApi,
     Docs,
     DocsFile(&'a str),
+    ConsoleFile(&'a str),
     Set,
     Get(&'a str),
     Delete(&'a str),
@@ -74,7 +75,8 @@ impl<'a> Route<'a> {
                 .or_else(|| below("/delete/").map(Self::Delete))
                 .or_else(|| below("/v1/jobs/").map(Self::of_job))
                 .or_else(|| below("/problems/").map(Self::Problem))
-                .or_else(|| below("/docs/").map(Self::DocsFile)),
+                .or_else(|| below("/docs/").map(Self::DocsFile))
+                .or_else(|| below("/console/").map(Self::ConsoleFile)),
         }
     }
 
@@ -97,6 +99,7 @@ impl<'a> Route<'a> {
             | Self::OpenApi
             | Self::Docs
             | Self::DocsFile(_)
+            | Self::ConsoleFile(_)
             | Self::Get(_)
             | Self::Watch
             | Self::Queue => "GET, HEAD",
@@ -119,6 +122,7 @@ impl<'a> Route<'a> {
                 | Self::OpenApi
                 | Self::Docs
                 | Self::DocsFile(_)
+                | Self::ConsoleFile(_)
         )
     }
 
@@ -133,6 +137,7 @@ impl<'a> Route<'a> {
             Self::OpenApi => "/openapi.json",
             Self::Docs => "/docs",
             Self::DocsFile(_) => "/docs/{file}",
+            Self::ConsoleFile(_) => "/console/{file}",
             Self::Set => "/set",
             Self::Get(_) => "/get/{key}",
             Self::Delete(_) => "/delete/{key}",
@@ -186,7 +191,7 @@ mod tests {
     }
 
     /// A path of every route. Whoever adds a route adds one here: the compiler asks for it.
-    const PATHS: [&str; 22] = [
+    const PATHS: [&str; 23] = [
         "/",
         "/livez",
         "/readyz",
@@ -196,6 +201,7 @@ mod tests {
         "/openapi.json",
         "/docs",
         "/docs/{file}",
+        "/console/{file}",
         "/set",
         "/get/{key}",
         "/delete/{key}",
@@ -214,7 +220,7 @@ mod tests {
     fn is_in_paths(route: Route<'_>) -> bool {
         match route {
             Route::Root | Route::Probe | Route::Metrics | Route::Problems | Route::Problem(_) => {}
-            Route::OpenApi | Route::Docs | Route::DocsFile(_) => {}
+            Route::OpenApi | Route::Docs | Route::DocsFile(_) | Route::ConsoleFile(_) => {}
             Route::Set | Route::Get(_) | Route::Delete(_) => {}
             Route::Entry(_) | Route::List | Route::Mget | Route::Batch | Route::Watch => {}
             Route::Jobs | Route::Job(_) | Route::Retry(_) | Route::RetryAll | Route::Queue => {}

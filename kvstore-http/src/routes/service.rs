@@ -1,16 +1,38 @@
 //! What the server says about itself.
 
+use hyper::header::{CACHE_CONTROL, HeaderValue, VARY};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::json;
 
 use super::context::Context;
+use crate::access::token::Access;
 use crate::answer::error::{Problem, Result};
 use crate::answer::json::Object;
-use crate::answer::reply::{self, Body, Reply};
+use crate::answer::reply::{self, Body, NO_STORE, Reply};
+use crate::console;
 
-/// `GET /`
-pub(super) fn root(context: &Context<'_>) -> Reply {
+/// Whose answer it is depends on these.
+const VARIES: HeaderValue = HeaderValue::from_static("accept, authorization");
+
+/// `GET /`: the console for a browser, and for a program what it can ask for.
+pub(super) fn root(context: &Context<'_>, parts: &Parts) -> Reply {
+    let mut reply = match console::prefers_html(&parts.headers) {
+        true => console::page(),
+        false => description(context, parts),
+    };
+    reply.headers_mut().insert(VARY, VARIES);
+    reply
+}
+
+fn description(context: &Context<'_>, parts: &Parts) -> Reply {
+    // Public, so what the caller may do is asked here. An unknown token may do nothing.
+    let access = match &context.options.tokens {
+        None => Some(Access::Everything),
+        Some(tokens) => tokens.admit(&parts.headers).ok(),
+    };
+    let access =
+        access.map(|access| json!({ "write": access.may_write_some(), "prefix": access.prefix() }));
     let mut links = json!({
         "set": "/set",
         "get": "/get/{key}",
@@ -30,8 +52,11 @@ pub(super) fn root(context: &Context<'_>) -> Reply {
     let body = Object::new()
         .member("name", "kvstore")
         .member("version", env!("CARGO_PKG_VERSION"))
+        .member("access", access)
         .member("links", links);
-    reply::object(StatusCode::OK, body)
+    let mut reply = reply::object(StatusCode::OK, body);
+    reply.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    reply
 }
 
 /// `GET /livez`, `GET /readyz` and `GET /metrics`: the same as on a listener for these alone.

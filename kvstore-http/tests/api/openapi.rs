@@ -83,6 +83,11 @@ async fn what_is_answered_stands_in_the_document() {
     let entry = "/v1/kv/{key}";
     let cases: Vec<(&str, &str, Request, u16)> = vec![
         ("/", "GET", get("/"), 200),
+        ("/", "GET", get("/").header("accept", "text/html"), 200),
+        ("/console/{file}", "GET", get("/console/main.js"), 200),
+        ("/console/{file}", "GET", get("/console/style.css"), 200),
+        ("/console/{file}", "GET", get("/console/icon.svg"), 200),
+        ("/console/{file}", "GET", get("/console/mod.rs"), 404),
         ("/livez", "GET", get("/livez"), 200),
         ("/readyz", "GET", get("/readyz"), 200),
         ("/metrics", "GET", get("/metrics"), 200),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use kvstore_core::clock::{Clock, ManualClock, SystemClock};
 use kvstore_core::memory::{MemoryQueue, MemoryStore};
 use kvstore_core::model::commit::{Advance, Commit, Verdict};
-use kvstore_core::model::id::{JobId, Position};
+use kvstore_core::model::id::JobId;
 use kvstore_core::model::job::Dead;
 use kvstore_core::model::write::Write;
+use kvstore_core::open::Opened;
 use kvstore_core::queue::{QueueOptions, WorkQueue};
 use kvstore_core::service::ServiceOptions;
 use kvstore_core::{Key, Service, Store, Value};
@@ -81,6 +82,15 @@ impl Server {
             .await
             .expect("a fresh store and queue");
         Self::serve(service, queue, clock, faults, setup.options).await
+    }
+
+    /// A server that nobody works for over a store that is open already, whose time is the real one.
+    pub(crate) async fn start_on(opened: Opened, options: Options) -> Self {
+        let service = ServiceOptions::default();
+        let service = Service::open(opened.store, opened.queue.clone(), service).await;
+        let service = service.expect("a store and its queue");
+        let clock = ManualClock::new(SystemClock.now());
+        Self::serve(service, opened.queue, clock, Switch::default(), options).await
     }
 
     async fn serve(
@@ -161,10 +171,12 @@ impl Server {
             attempts: 3,
             command: kvstore_core::model::command::Operation::delete(key).into(),
         };
+        let store = self.service.store();
+        let from = store.applied(id.queue, id.partition).await;
         let advance = Advance {
             queue: id.queue,
             partition: id.partition,
-            from: Position::START,
+            from: from.expect("a position"),
             to: id.position,
             outcomes: vec![(id.position, Verdict::Dead(dead))],
             lost: false,
@@ -173,7 +185,7 @@ impl Server {
             advance: Some(advance),
             ..Commit::default()
         };
-        self.service.store().commit(commit).await.expect("a commit");
+        store.commit(commit).await.expect("a commit");
     }
 
     /// Tells it to stop.

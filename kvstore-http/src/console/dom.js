@@ -1,0 +1,66 @@
+// Elements, dialogs and the forms of numbers and times. No text ever becomes markup.
+
+export const byId = (id) => document.getElementById(id);
+
+/** Makes an element: attributes, `on…` listeners, and children that may be absent. */
+export function h(name, attributes, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes ?? {})) {
+    if (key.startsWith('on')) element.addEventListener(key.slice(2), value);
+    else if (value === true) element.setAttribute(key, '');
+    else if (value !== false && value !== undefined && value !== null) element.setAttribute(key, value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+const NUMBER = new Intl.NumberFormat('en');
+export const number = (value) => NUMBER.format(value);
+export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? '' : 's'}`;
+
+export function bytes(count) {
+  if (count < 1024) return `${count} B`;
+  const units = ['KiB', 'MiB', 'GiB'];
+  let unit = -1;
+  do { count /= 1024; unit += 1; } while (count >= 1024 && unit < units.length - 1);
+  return `${count < 10 ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
+}
+
+/** A span of time: `3 d 04:05:06`, `4:05`, `12 s`. */
+export function span(seconds) {
+  const whole = Math.max(0, Math.ceil(seconds));
+  const two = (value) => String(value).padStart(2, '0');
+  const [d, hour, min, s] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60, whole % 60];
+  if (d) return `${d} d ${two(hour)}:${two(min)}:${two(s)}`;
+  if (hour) return `${hour}:${two(min)}:${two(s)}`;
+  return min ? `${min}:${two(s)}` : `${s} s`;
+}
+
+export const clock = (date) => date.toLocaleTimeString('en-GB');
+export const moment = (text) => text.replace('T', ' ').replace(/(\.\d+)?Z$/, ' UTC');
+
+let noticeTimer;
+/** Says something at the lower edge for a while, to screen readers too. */
+export function notice(text, isError = false) {
+  const box = byId('notice');
+  box.textContent = text;
+  box.className = isError ? 'error shown' : 'shown';
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => { box.className = ''; }, isError ? 8000 : 3500);
+}
+
+/** Asks before something that cannot be undone; true if it is meant. */
+export function confirmed(title, text, action) {
+  const dialog = byId('confirm');
+  byId('confirm-title').textContent = title;
+  byId('confirm-text').textContent = text;
+  byId('confirm-yes').textContent = action;
+  dialog.showModal();
+  byId('confirm-no').focus();
+  return new Promise((resolve) => {
+    let isMeant = false;
+    byId('confirm-yes').onclick = () => { isMeant = true; dialog.close(); };
+    byId('confirm-no').onclick = () => dialog.close();
+    dialog.onclose = () => resolve(isMeant);
+  });
+}
