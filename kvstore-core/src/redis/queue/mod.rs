@@ -212,6 +212,8 @@ impl RedisQueue {
                     .scripts
                     .claim
                     .key(self.inner.key(partition, "claim"))
+                    .key(self.inner.key(partition, "requests"))
+                    .key(self.inner.key(partition, "request-deadlines"))
                     .arg(self.session().skew())
                     .arg(worker.as_str())
                     .arg(period.as_millis() as u64)
@@ -340,13 +342,7 @@ impl JobQueue for RedisQueue {
         if !known {
             return Ok(Found::Unknown);
         }
-        let (last, trimmed, attempts, ended, entry): (
-            String,
-            String,
-            String,
-            Option<String>,
-            Option<Entry>,
-        ) = self
+        let (last, attempts, ended, held): (String, String, Option<String>, Option<Entry>) = self
             .inner
             .read(
                 self.session()
@@ -364,14 +360,8 @@ impl JobQueue for RedisQueue {
             // A server has lost it, or never gave it out.
             return Ok(Found::Unknown);
         }
-        let packed = match &entry {
-            Some(entry) if id.position > position(&trimmed)? => {
-                unpack(entry, self.inner.id, id.partition, Position::START)?
-            }
-            _ => Vec::new(),
-        };
-        let held = packed.into_iter().find(|counted| counted.job.id == *id);
-        Ok(match held {
+        let held = held.map(|entry| unpack(&entry, self.inner.id, id.partition, Position::START));
+        Ok(match held.transpose()?.and_then(|mut jobs| jobs.pop()) {
             Some(counted) => Found::Held {
                 job: Box::new(counted.job),
                 attempts: u32::try_from(number(&attempts)?).unwrap_or(u32::MAX),

@@ -1,8 +1,24 @@
--- Tells a partition which queue is active, unless it knows of a later decision.
+-- Tells a partition which queue is active, unless it knows of a later decision. What is kept of the jobs
+-- of the queue before it goes, but for how far that was applied, lest it is applied twice when it is
+-- adopted again: its jobs are unknown from now on, and forgotten then.
 --
--- KEYS  1 state
--- ARGV  1 queue, 2 the number of the decision
-if tonumber(redis.call('HGET', KEYS[1], 'adopted') or '0') < tonumber(ARGV[2]) then
-  redis.call('HSET', KEYS[1], 'queue', ARGV[1], 'adopted', ARGV[2])
+-- KEYS  1 state, 2 outcomes of the queue that the caller takes for the one before
+-- ARGV  1 queue, 2 the number of the decision, 3 the queue that the caller takes for the one before
+-- Says  the queue before it if that is another, and nothing has happened; otherwise false
+local known = redis.call('HMGET', KEYS[1], 'queue', 'adopted', 'applied:' .. ARGV[3])
+if tonumber(known[2] or '0') >= tonumber(ARGV[2]) then
+  return false
 end
-return redis.call('HGET', KEYS[1], 'queue')
+local before = known[1] or ''
+if before ~= ARGV[3] then
+  return before
+end
+redis.call('HSET', KEYS[1], 'queue', ARGV[1], 'adopted', ARGV[2])
+if before ~= '' and before ~= ARGV[1] then
+  redis.call('DEL', KEYS[2])
+  redis.call('HDEL', KEYS[1], 'lost:' .. before)
+  if known[3] then
+    redis.call('HSET', KEYS[1], 'pruned:' .. before, known[3])
+  end
+end
+return false

@@ -163,27 +163,7 @@ if advances then
       redis.call('ZADD', letter_index, 0, letter)
     end
   end
-  -- Drop what is too old or too many, oldest first, and remember up to where.
-  local pruned = false
-  local many = redis.call('XLEN', outcomes) - outcomes_max
-  while true do
-    local oldest = redis.call('XRANGE', outcomes, '-', '+', 'COUNT', 100)
-    local dropped = {}
-    for _, entry in ipairs(oldest) do
-      if many <= 0 and tonumber(entry[2][2]) >= now - retention then
-        break
-      end
-      dropped[#dropped + 1] = entry[1]
-      many = many - 1
-      pruned = entry[1]
-    end
-    if #dropped > 0 then
-      redis.call('XDEL', outcomes, unpack(dropped))
-    end
-    if #dropped < 100 then
-      break
-    end
-  end
+  local pruned = prune(outcomes, now - retention, outcomes_max)
   if pruned then
     fields[#fields + 1] = 'pruned:' .. queue
     fields[#fields + 1] = pruned

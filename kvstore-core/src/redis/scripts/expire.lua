@@ -1,9 +1,10 @@
--- Removes entries whose deadline has passed, and announces it. Says how many. Each deadline is judged again: there may be a newer
--- value by now.
+-- Removes entries whose deadline has passed, and announces it; drops outcomes that are too old. Says how many entries. Each deadline
+-- is judged again: there may be a newer value by now.
 --
--- KEYS  1 state, 2 index, 3 deadlines, 4 changes, then the entries
--- ARGV  1 skew (ms), 2 changes kept, 3 channel, 4 partition, then for each entry its name
-local state, index, deadlines, changes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- KEYS  1 state, 2 index, 3 deadlines, 4 changes, 5 outcomes of the queue, then the entries
+-- ARGV  1 skew (ms), 2 changes kept, 3 channel, 4 partition, 5 queue, 6 how long outcomes are kept (ms), 7 most outcomes, then for
+--       each entry its name
+local state, index, deadlines, changes, outcomes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to')
 if known[3] ~= RUN then
   return another_run()
@@ -13,15 +14,19 @@ redis.call('ZCARD', index)
 redis.call('ZCARD', deadlines)
 redis.call('XLEN', changes)
 local keys, names, announced = {}, {}, {}
-for entry = 5, #KEYS do
+for entry = 6, #KEYS do
   local version_now, there = live_version(redis.call('GET', KEYS[entry]), now)
   if there and not version_now then
     version = version + 1
     keys[#keys + 1] = KEYS[entry]
-    names[#names + 1] = ARGV[entry]
+    names[#names + 1] = ARGV[entry + 2]
     announced[#announced + 1] = 'x' .. int(version)
-    announced[#announced + 1] = ARGV[entry]
+    announced[#announced + 1] = ARGV[entry + 2]
   end
+end
+local pruned = prune(outcomes, now - tonumber(ARGV[6]), tonumber(ARGV[7]))
+if pruned then
+  redis.call('HSET', state, 'pruned:' .. ARGV[5], pruned)
 end
 if #keys == 0 then
   return 0

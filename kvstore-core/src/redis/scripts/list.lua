@@ -29,6 +29,7 @@ end
 -- After a fold the next look-up is for one name, and each look-up without a fold doubles that: all but
 -- one of the names below a folded prefix are fetched in vain.
 local items, step = {}, delimiter == '' and most or 16
+local has_expired = #redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now), 'LIMIT', 0, 1) > 0
 while #items < most do
   local names = redis.call('ZRANGEBYLEX', index, first, last, 'LIMIT', 0, math.min(step, most - #items))
   if #names == 0 then
@@ -37,20 +38,21 @@ while #items < most do
   step = step * 2
   for _, name in ipairs(names) do
     first = '(' .. name
-    local stop = nil
+    local stop, text, version = nil, '', nil
     if delimiter ~= '' then
       _, stop = string.find(name, delimiter, #prefix + 1, true)
     end
-    -- For a folded name version and deadline are enough.
-    local text = redis.call('GETRANGE', entries .. name, 0, stop and 41 or -1)
-    local version = live_version(text ~= '' and text, now)
-    if version then
-      if stop then
-        local folded = string.sub(name, 1, stop)
-        items[#items + 1] = { folded }
-        first, step = behind(folded), 1
-        break
-      end
+    -- A folded name needs a look at its deadline only while entries that have expired are still there.
+    if not stop or has_expired then
+      text = redis.call('GETRANGE', entries .. name, 0, stop and 41 or -1)
+      version = live_version(text ~= '' and text, now)
+    end
+    if stop and (version or not has_expired) then
+      local folded = string.sub(name, 1, stop)
+      items[#items + 1] = { folded }
+      first, step = behind(folded), 1
+      break
+    elseif version then
       local deadline, start = string.match(text, '^%d+ (%d+) ()')
       items[#items + 1] = { name, version, deadline, int(#text - start + 1), values and string.sub(text, start) or '' }
     end

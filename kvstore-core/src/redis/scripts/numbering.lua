@@ -57,3 +57,27 @@ local function remember(record, number, answer, kept)
   redis.call('SET', record, number .. ' ' .. cmsgpack.pack(answer), 'PX', kept)
   return answer
 end
+
+-- Drops outcomes from before `since`, and all but the latest `most`, a thousand at a time. Returns the
+-- position of the last that it dropped, false if there was none.
+local function prune(outcomes, since, most)
+  local pruned, many = false, redis.call('XLEN', outcomes) - most
+  for _ = 1, 10 do
+    local dropped = {}
+    for _, entry in ipairs(redis.call('XRANGE', outcomes, '-', '+', 'COUNT', 100)) do
+      if many <= 0 and tonumber(entry[2][2]) >= since then
+        break
+      end
+      dropped[#dropped + 1] = entry[1]
+      many = many - 1
+      pruned = entry[1]
+    end
+    if #dropped > 0 then
+      redis.call('XDEL', outcomes, unpack(dropped))
+    end
+    if #dropped < 100 then
+      break
+    end
+  end
+  return pruned
+end

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 
 use crate::error::Result;
-use crate::limits::{CHANGES_MAX, EXPIRE_BATCH};
+use crate::limits::{CHANGES_MAX, EXPIRE_BATCH, OUTCOME_RETENTION, OUTCOMES_MAX};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::Entry;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
@@ -289,18 +289,22 @@ impl Store for RedisStore {
         let session = &self.session;
         session.check_partition(partition)?;
         let deadlines = session.keys.of(partition, "deadlines");
-        let names: Vec<String> = session
+        let outcomes = session.keys.outcomes(partition, session.queue);
+        let retention = OUTCOME_RETENTION.as_millis() as u64;
+        let (is_old, names): (bool, Vec<String>) = session
             .read(
                 session
                     .scripts
                     .due
                     .key(self.state(partition))
                     .key(&deadlines)
+                    .key(&outcomes)
                     .arg(session.skew())
-                    .arg(EXPIRE_BATCH),
+                    .arg(EXPIRE_BATCH)
+                    .arg(retention),
             )
             .await?;
-        if names.is_empty() {
+        if names.is_empty() && !is_old {
             return Ok(0);
         }
         let mut script = Call::new(Numbering::Expire);
@@ -309,10 +313,14 @@ impl Store for RedisStore {
             .key(session.keys.of(partition, "keys"))
             .key(deadlines)
             .key(session.keys.of(partition, "changes"))
+            .key(outcomes)
             .arg(session.skew())
             .arg(CHANGES_MAX)
             .arg(session.keys.channel())
-            .arg(partition.0);
+            .arg(partition.0)
+            .arg(session.queue.to_string())
+            .arg(retention)
+            .arg(OUTCOMES_MAX);
         for name in &names {
             script
                 .key(session.keys.entry(partition, &Key::new(name)?))

@@ -164,23 +164,34 @@ pub(crate) async fn adopt(
     Ok((active, decision))
 }
 
+/// Tells a partition that `queue` is active, and drops what it keeps of the jobs of the queue before.
 pub(crate) async fn activate(
     session: &Session,
     partition: Partition,
     queue: QueueId,
     decision: u64,
 ) -> Result<()> {
-    let scripts = &session.scripts;
-    session
-        .change(
-            "the queue was adopted",
-            scripts
-                .activate
-                .key(session.keys.of(partition, "state"))
-                .arg(queue.to_string())
-                .arg(decision),
-        )
-        .await
+    let mut before = String::new();
+    loop {
+        let outcomes = format!("outcomes:{before}");
+        let other: Option<String> = session
+            .change(
+                "the queue was adopted",
+                session
+                    .scripts
+                    .activate
+                    .key(session.keys.of(partition, "state"))
+                    .key(session.keys.of(partition, &outcomes))
+                    .arg(queue.to_string())
+                    .arg(decision)
+                    .arg(before),
+            )
+            .await?;
+        match other {
+            Some(other) => before = other,
+            None => return Ok(()),
+        }
+    }
 }
 
 /// The one partition that a commit is for.

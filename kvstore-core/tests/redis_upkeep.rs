@@ -1,0 +1,253 @@
+//! What does a store on Redis give back when nothing comes any more, and how much does Redis do for a
+//! read?
+
+#[path = "support/redis.rs"]
+mod redis_server;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::commit::Commit;
+use kvstore_core::model::evaluate::evaluate;
+use kvstore_core::model::id::{JobId, PartitionCount, QueueId};
+use kvstore_core::model::job::{Idempotency, JobState, NewJob};
+use kvstore_core::model::write::{Change, Write};
+use kvstore_core::queue::{Found, WorkQueue, WorkerId};
+use kvstore_core::redis::{Options, Redis};
+use kvstore_core::store::ListRequest;
+use kvstore_core::{JobQueue, Key, Store, Value, worker};
+use redis_server::Server;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Opens a store of one partition whose clock `skew` moves.
+async fn open(server: &Server, skew: &Arc<AtomicI64>) -> Redis {
+    let options = Options {
+        partitions: Some(PartitionCount::ONE),
+        skew_ms: Arc::clone(skew),
+        ..Options::default()
+    };
+    Redis::open(&server.url(), options).await.unwrap()
+}
+
+/// A job whose outcome is kept, with an idempotency key.
+fn keyed(number: usize) -> NewJob {
+    let key = Key::new("key").unwrap();
+    let value = Value::parse(number.to_string()).unwrap();
+    NewJob {
+        idempotency: Some(Idempotency {
+            key: format!("request {number}"),
+            window: Duration::from_secs(60),
+        }),
+        ..NewJob::new(Command::One(Operation::set(key, value)))
+    }
+}
+
+async fn enqueue(redis: &Redis, jobs: Vec<NewJob>) -> Vec<JobId> {
+    let answers = redis.queue().enqueue(jobs).await;
+    answers
+        .into_iter()
+        .map(|answer| answer.unwrap().id)
+        .collect()
+}
+
+/// A worker that runs until it is told to stop.
+struct Working {
+    stop: tokio::sync::oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<kvstore_core::Result<()>>,
+}
+
+impl Working {
+    fn start(redis: &Redis) -> Self {
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let options = worker::Options::default();
+        let until = async move { stopped.await.unwrap_or(()) };
+        let run = worker::run(redis.store(), redis.queue(), options, until);
+        Self {
+            stop,
+            task: tokio::spawn(run),
+        }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// The one key of a partition that ends with `name`.
+fn key(server: &Server, name: &str) -> String {
+    let found = server.ask(&["keys", &format!("kv:{{*:{name}")]);
+    found.trim().to_owned()
+}
+
+fn number(server: &Server, command: &[&str]) -> usize {
+    server.ask(command).trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_idle_store_remembers_of_jobs_goes_without_another_job() {
+    const JOBS: usize = 1500;
+    let server = Server::start();
+    let skew = Arc::default();
+    let redis = open(&server, &skew).await;
+    let worker = Working::start(&redis);
+    let mut jobs = Vec::new();
+    for first in (0..JOBS).step_by(500) {
+        let some = (first..first + 500).map(keyed).collect();
+        jobs.extend(enqueue(&redis, some).await);
+    }
+    let last = jobs[JOBS - 1];
+    let state = redis.store().outcome(&last, PATIENCE).await.unwrap();
+    assert!(
+        matches!(&state, JobState::Finished(outcome) if format!("{outcome:?}").contains("version")),
+        "{state:?}"
+    );
+    let outcomes = key(&server, &format!("outcomes:{}", last.queue));
+    let (requests, deadlines) = (key(&server, "requests"), key(&server, "request-deadlines"));
+    let kept = || {
+        [
+            number(&server, &["xlen", &outcomes]),
+            number(&server, &["hlen", &requests]),
+            number(&server, &["zcard", &deadlines]),
+        ]
+    };
+    assert_eq!(kept(), [JOBS; 3]);
+
+    skew.store(2 * 3_600_000, Ordering::SeqCst);
+    let begun = Instant::now();
+    while kept() != [0; 3] {
+        assert!(begun.elapsed() < PATIENCE, "{:?} are kept", kept());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let state = redis.store().outcome(&last, Duration::ZERO).await.unwrap();
+    assert_eq!(state, JobState::Forgotten);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_of_a_queue_goes_when_another_is_adopted() {
+    let server = Server::start();
+    let redis = open(&server, &Arc::default()).await;
+    let (store, own) = (redis.store(), redis.queue().id());
+    let worker = Working::start(&redis);
+    let job = enqueue(&redis, vec![keyed(0)]).await[0];
+    store.outcome(&job, PATIENCE).await.unwrap();
+    worker.stop().await;
+    let outcomes = key(&server, &format!("outcomes:{own}"));
+    assert_eq!(number(&server, &["exists", &outcomes]), 1);
+
+    // One whose partitions have not heard of it lies between.
+    for queue in [QueueId::random(), QueueId::random()] {
+        store.adopt_queue(queue).await.unwrap();
+    }
+    assert_eq!(number(&server, &["exists", &outcomes]), 0);
+    let ask = async || store.outcome(&job, Duration::ZERO).await.unwrap();
+    assert_eq!(ask().await, JobState::Unknown);
+    store.adopt_queue(own).await.unwrap();
+    assert_eq!(ask().await, JobState::Forgotten);
+    let applied = store.applied(own, job.partition).await.unwrap();
+    assert_eq!(applied, job.position, "nothing is applied twice");
+}
+
+/// How many commands `server` has run, those of scripts among them.
+fn commands_run(server: &Server) -> usize {
+    let stats = server.ask(&["info", "commandstats"]);
+    let calls = stats.lines().filter_map(|line| line.split("calls=").nth(1));
+    calls
+        .map(|rest| rest.split(',').next().unwrap().parse::<usize>().unwrap())
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folded_page_costs_redis_no_more_commands_than_a_plain_one() {
+    const FOLDERS: usize = 20_000;
+    let server = Server::start();
+    let redis = open(&server, &Arc::default()).await;
+    let store = redis.store();
+    let value = Value::parse("\"0123456789012345678901234567890123456789\"").unwrap();
+    for first in (0..FOLDERS).step_by(500) {
+        let folders = first..first + 500;
+        let keys = folders.flat_map(|folder| [0, 1].map(|file| format!("{folder:05}/{file}")));
+        let writes = keys.map(|key| Write {
+            key: Key::new(&key).unwrap(),
+            change: Change::Set {
+                value: value.clone(),
+                expires_at: None,
+            },
+        });
+        let commit = Commit {
+            writes: writes.collect(),
+            ..Commit::default()
+        };
+        store.commit(commit).await.unwrap();
+    }
+    let cost = async |delimiter: Option<&str>| {
+        let before = commands_run(&server);
+        let page = store
+            .list(&ListRequest {
+                limit: 1000,
+                delimiter: delimiter.map(str::to_owned),
+                ..ListRequest::default()
+            })
+            .await
+            .unwrap();
+        assert_eq!(page.entries.len() + page.prefixes.len(), 1000);
+        assert_eq!(page.prefixes.is_empty(), delimiter.is_none());
+        commands_run(&server) - before
+    };
+    let (plain, folded) = (cost(None).await, cost(Some("/")).await);
+    // One look-up for each fold, in place of one for each key.
+    assert!(
+        folded <= plain + plain / 10,
+        "{folded} commands, {plain} for a plain page"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_for_a_waiting_job_moves_that_job_alone() {
+    const SIZE: usize = 10_000;
+    let server = Server::start();
+    let redis = open(&server, &Arc::default()).await;
+    let value = format!("\"{}\"", "x".repeat(SIZE));
+    let large = |number| {
+        let key = Key::new(&format!("key {number}")).unwrap();
+        let value = Value::parse(value.clone()).unwrap();
+        NewJob::new(Command::One(Operation::set(key, value)))
+    };
+    let jobs = enqueue(&redis, (0..20).map(large).collect()).await;
+    let queue = redis.queue();
+    let sent = || {
+        let stats = server.ask(&["info", "stats"]);
+        let sent = stats.split("total_net_output_bytes:").nth(1).unwrap();
+        sent.lines().next().unwrap().parse::<usize>().unwrap()
+    };
+    let before = sent();
+    for (job, number) in jobs.iter().zip(0..) {
+        let found = queue.find(job).await.unwrap();
+        let Found::Held { job: held, .. } = found else {
+            panic!("{found:?}");
+        };
+        assert_eq!((held.id, &held.command), (*job, &large(number).command));
+    }
+    let sent = sent() - before;
+    assert!(sent < 2 * SIZE * jobs.len(), "{sent} bytes");
+
+    // Those that are applied are dropped, though the entry is there until its last job is.
+    let claim = queue.claim(&WorkerId::new("w")).await.unwrap().remove(0);
+    let store = redis.store();
+    let applied = store.applied(queue.id(), claim.partition).await.unwrap();
+    let read = queue
+        .read(&claim, applied, 5, Duration::ZERO)
+        .await
+        .unwrap();
+    let commit = evaluate(applied, &read, &HashMap::new()).commit;
+    store.commit(commit).await.unwrap();
+    queue.complete(&claim, jobs[4].position).await.unwrap();
+    assert_eq!(queue.find(&jobs[4]).await.unwrap(), Found::Dropped);
+    let found = queue.find(&jobs[5]).await.unwrap();
+    assert!(matches!(found, Found::Held { .. }), "{found:?}");
+}
