@@ -46,6 +46,6 @@ ENV KVSTORE_LISTEN=0.0.0.0:8000 \
     KVSTORE_STORE=file:/var/lib/kvstore/database
 EXPOSE 8000
 VOLUME /var/lib/kvstore
-# The program asks itself, at KVSTORE_ADMIN_LISTEN if there is one: there is no curl here.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=300s CMD ["/usr/local/bin/kvstore-http", "health"]
+# The command asks the server, at KVSTORE_ADMIN_LISTEN if there is one: there is no curl here.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=300s CMD ["/usr/local/bin/kvstore", "health"]
 CMD ["/usr/local/bin/kvstore-http"]

@@ -13,6 +13,7 @@ use kvstore_core::model::write::Condition;
 use kvstore_core::portable::Form as FileForm;
 use kvstore_core::store::{ChangeId, ChangeKind};
 
+use crate::commands::{Place, token};
 use crate::failure::EXIT_CODES;
 use crate::input::{Source, change_kind, condition, duration, expiry, key};
 
@@ -32,17 +33,12 @@ pub(crate) struct Args {
 }
 
 /// Which server, and how to ask it.
-#[derive(Debug, Group)]
+#[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Server and output")]
 pub(crate) struct Server {
-    /// The server: http://HOST:PORT, https://HOST:PORT or unix:/SOCKET
-    #[arg(
-        long,
-        global = true,
-        env = "KVSTORE_URL",
-        default_value = "http://127.0.0.1:8000"
-    )]
-    pub(crate) url: ServerUrl,
+    /// The server: http://HOST:PORT, https://HOST:PORT or unix:/SOCKET [else: http://127.0.0.1:8000]
+    #[arg(long, global = true, env = "KVSTORE_URL")]
+    pub(crate) url: Option<ServerUrl>,
     /// A file with the bearer token [else: KVSTORE_TOKEN]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
@@ -55,6 +51,21 @@ pub(crate) struct Server {
     /// How to print [else: a table on a terminal, JSON lines in a pipe]
     #[arg(long, short, global = true, value_name = "FORM")]
     pub(crate) output: Option<Form>,
+}
+
+impl Server {
+    pub(crate) fn url(&self) -> ServerUrl {
+        let default = || "http://127.0.0.1:8000".parse().expect("it is a URL");
+        self.url.clone().unwrap_or_else(default)
+    }
+
+    /// Returns the same for another server.
+    pub(crate) fn at(self, url: ServerUrl) -> Self {
+        Self {
+            url: Some(url),
+            ..self
+        }
+    }
 }
 
 /// How results are printed.
@@ -91,10 +102,22 @@ pub(crate) enum Command {
     Jobs(Jobs),
     /// Print how much waits in the queue, and for how long
     Queue,
-    /// Write all entries to a file or standard output
+    /// Write all entries of a server, folder or store to a file or standard output
     Export(Export),
-    /// Bring the entries of a file to the server; run again, it continues where it ended
+    /// Bring entries from anywhere to a server, folder or store; run again, it continues where it ended
     Import(Import),
+    /// Check every byte of a folder, change nothing, and print what a repair would lose
+    Verify(Folder),
+    /// Make a damaged folder whole, as verify announced, and keep damaged files as FILE.removed-N
+    Repair(Folder),
+    /// Print what is in a folder and its queue; works beside a server
+    Status(Folder),
+    /// Bring data.json up to date with the journals of a folder that no server has open
+    Compact(Folder),
+    /// Make a token: its line goes into the file of the server's --tokens-file, the token is printed
+    Token(Token),
+    /// Ask a server or worker on this machine whether it is ready: exit code 0 if it is, else 1
+    Health(Health),
     /// Print the completions of a shell
     Completions {
         /// Which shell
@@ -307,25 +330,92 @@ pub(crate) enum Jobs {
 #[derive(Debug, Group)]
 pub(crate) struct Export {
     /// A file that is not there yet, or - for standard output
-    pub(crate) file: Option<PathBuf>,
+    pub(crate) to: Option<PathBuf>,
+    /// A folder, the URL of a store (file:, redis:, …) or of a server [else: the server of --url]
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) from: Option<Place>,
     /// What the keys start with
     #[arg(long, default_value = "")]
     pub(crate) prefix: String,
-    /// json or ndjson [else: json for a file *.json, ndjson otherwise]
+    /// json or ndjson, which keeps deadlines [else: json for a file *.json, ndjson otherwise]
     #[arg(long, value_parser = str::parse::<FileForm>)]
     pub(crate) format: Option<FileForm>,
 }
 
 #[derive(Debug, Group)]
 pub(crate) struct Import {
-    /// The file, or - for standard input: one JSON object, or an object a line with key, value and expires_at
-    pub(crate) file: PathBuf,
-    /// Leave keys as they are that the server has
+    /// A file, - for standard input, a folder, the URL of a store (file:, redis:, …) or of a server
+    pub(crate) from: Place,
+    /// The URL of a store (file:, redis:, …) or of a server [else: the server of --url]
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) to: Option<Place>,
+    /// Leave keys as they are that are there
     #[arg(long)]
     pub(crate) keep: bool,
-    /// json or ndjson [else: json for a file *.json, ndjson otherwise]
+    /// json (one object) or ndjson (an object a line with key, value and expires_at) [else: json for a
+    /// file *.json, ndjson otherwise]
     #[arg(long, value_parser = str::parse::<FileForm>)]
     pub(crate) format: Option<FileForm>,
+    /// A file with the token of the server that is read from; --token-file is for the one written to
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from_token_file: Option<PathBuf>,
+}
+
+/// A folder to work on.
+#[derive(Debug, Group)]
+pub(crate) struct Folder {
+    /// The folder or its URL
+    #[arg(
+        value_name = "FOLDER",
+        env = "KVSTORE_STORE",
+        hide_env_values = true,
+        default_value = "file:database"
+    )]
+    pub(crate) store: String,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Token {
+    /// Whose token it is: 1 to 64 letters, digits, dots, dashes and underscores
+    #[arg(value_parser = token::name)]
+    pub(crate) name: String,
+    /// The file to add its line to, made if it is absent; it holds only digests
+    #[arg(long, value_name = "FILE", env = "KVSTORE_TOKENS_FILE")]
+    pub(crate) tokens_file: PathBuf,
+    /// What it permits
+    #[arg(long, default_value = "rw")]
+    pub(crate) rights: Rights,
+    /// What the keys begin with that it reaches, such as team/ [else: all keys]
+    #[arg(long, value_name = "PREFIX", value_parser = token::keys)]
+    pub(crate) keys: Option<String>,
+}
+
+/// What a token permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rights {
+    /// To read only
+    R,
+    /// To read and write
+    Rw,
+}
+
+impl Rights {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::R => "r",
+            Self::Rw => "rw",
+        }
+    }
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Health {
+    /// Where the server listens, as it was set up [else: --url]
+    #[arg(long, value_name = "ADDRESS", env = "KVSTORE_LISTEN")]
+    pub(crate) listen: Option<String>,
+    /// Where server or worker answer probes, if that is apart from everything else
+    #[arg(long, value_name = "ADDRESS", env = "KVSTORE_ADMIN_LISTEN")]
+    pub(crate) admin_listen: Option<String>,
 }
 
 /// One or more dead letters, or all of them.

@@ -12,7 +12,7 @@ Exit codes:
   0  done
   1  failed for a reason of its own, which standard error names
   2  wrong arguments or input
-  3  a key or job that was asked for is absent
+  3  a key, job or folder that was asked for is absent
   4  a condition did not hold (--if-match, --if-absent, check)
   5  the server cannot be reached or cannot do it now; nothing happened
   6  it is not known whether the write took effect
@@ -24,9 +24,11 @@ pub(crate) enum Failure {
     Store(Error),
     /// What was done until then stays.
     Interrupted {
-        error: Error,
+        failure: Box<Failure>,
         done: String,
     },
+    /// For a reason of its own.
+    Failed(String),
     Usage(String),
     /// What was asked for is absent; the rest of the output stands.
     Absent(String),
@@ -48,26 +50,13 @@ impl From<io::Error> for Failure {
 impl Failure {
     /// Says on standard error what is wrong and what to do, and returns the code.
     pub(crate) fn report(self) -> ExitCode {
-        let (code, text) = match &self {
-            // Whoever read has had enough, as behind `| head -1`.
-            Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return ExitCode::SUCCESS;
-            }
-            Self::Io(error) => (1, error.to_string()),
-            Self::Usage(text) => (2, text.clone()),
-            Self::Absent(text) => (3, text.clone()),
-            Self::Interrupted { error, done } => {
-                (advice(error).0, format!("{}\n  {done}", in_one_line(error)))
-            }
-            Self::Store(error) => {
-                let (code, advice) = advice(error);
-                let text = in_one_line(error);
-                match advice {
-                    "" => (code, text),
-                    advice => (code, format!("{text}\n  {advice}")),
-                }
-            }
-        };
+        if let Self::Io(error) = &self
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            // The reader has had enough, as behind `| head -1`.
+            return ExitCode::SUCCESS;
+        }
+        let (code, text) = self.code_and_text();
         let label = match crate::output::is_colored() && io::stderr().is_terminal() {
             true => "\x1b[1;31merror\x1b[0m",
             false => "error",
@@ -78,6 +67,34 @@ impl Failure {
         }
         ExitCode::from(code)
     }
+
+    fn code_and_text(self) -> (u8, String) {
+        match self {
+            Self::Io(error) => (1, error.to_string()),
+            Self::Failed(text) => (1, text),
+            Self::Usage(text) => (2, text),
+            Self::Absent(text) => (3, text),
+            Self::Interrupted { failure, done } => match *failure {
+                // "Nothing was changed" would not be true here.
+                Self::Store(error) => (
+                    advice(&error).0,
+                    format!("{}\n  {done}", in_one_line(&error)),
+                ),
+                failure => {
+                    let (code, text) = failure.code_and_text();
+                    (code, format!("{text}\n  {done}"))
+                }
+            },
+            Self::Store(error) => {
+                let (code, advice) = advice(&error);
+                let text = in_one_line(&error);
+                match advice {
+                    "" => (code, text),
+                    advice => (code, format!("{text}\n  {advice}")),
+                }
+            }
+        }
+    }
 }
 
 fn advice(error: &Error) -> (u8, &'static str) {
@@ -86,10 +103,7 @@ fn advice(error: &Error) -> (u8, &'static str) {
         | Error::TooLarge { .. }
         | Error::CrossPartition { .. }
         | Error::KeyReused => (2, ""),
-        Error::Config(_) => (
-            2,
-            "name the server with --url or KVSTORE_URL, such as http://127.0.0.1:8000",
-        ),
+        Error::Config(_) => (2, ""),
         Error::NotFound { .. } => (3, ""),
         Error::Conflict { .. } => (
             4,
@@ -97,7 +111,8 @@ fn advice(error: &Error) -> (u8, &'static str) {
         ),
         Error::Unavailable { what, .. } if what.contains("cannot be reached") => (
             5,
-            "nothing was changed: start a server with `kvstore-http`, or name one with --url or KVSTORE_URL",
+            "nothing was changed: start a server with `kvstore-http`, or name one with --url or \
+             KVSTORE_URL, such as http://127.0.0.1:8000",
         ),
         Error::Unavailable { .. } | Error::NotYetVisible { .. } | Error::Full { .. } => {
             (5, "nothing was changed: try it again later")

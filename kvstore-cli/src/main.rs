@@ -1,4 +1,5 @@
-//! `kvstore`, the command: reads, writes and watches the entries of a server, and looks after its jobs.
+//! `kvstore`, the command: reads, writes and watches the entries of a server, looks after its jobs,
+//! moves entries between servers, stores and files, and checks and repairs folders.
 //!
 //! [`args`] is the one definition of the command line, from which help, completions and man pages come;
 //! [`commands`] does what it says; [`output`] prints it; [`failure`] is how it ends when it cannot.
@@ -15,9 +16,10 @@ mod output;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = args::Args::try_parse().unwrap_or_else(|error| refuse(&error));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -29,4 +31,38 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Prints help, or what is wrong with the arguments without those that may hold a password.
+fn refuse(error: &clap::Error) -> ! {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        error.exit();
+    }
+    let is_suspect = |arg: &String| arg.contains('@') || arg.contains("password=");
+    let mut text = error.render().to_string();
+    let variables = ["KVSTORE_URL", "KVSTORE_STORE"].map(std::env::var_os);
+    for arg in std::env::args_os()
+        .skip(1)
+        .chain(variables.into_iter().flatten())
+    {
+        let arg = arg.to_string_lossy().into_owned();
+        for part in [
+            Some(arg.as_str()),
+            arg.split_once('=').map(|(_, value)| value),
+        ] {
+            if let Some(part) = part.map(str::to_owned).filter(is_suspect) {
+                text = text.replace(&part, "…");
+            }
+        }
+    }
+    #[expect(clippy::print_stderr, reason = "it is where errors go")]
+    {
+        eprint!("{text}");
+    }
+    std::process::exit(2)
 }

@@ -1,143 +1,13 @@
 //! Does the command do what its help says, print what suits its reader, and end with the code that it names?
 
+mod support;
+
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value as Json, json};
-
-/// A running server on a folder, killed when it is dropped.
-struct Server {
-    child: Child,
-    args: Vec<String>,
-    address: SocketAddr,
-}
-
-impl Server {
-    fn start(folder: &Path, more: &[&str]) -> Self {
-        Self::start_on(&format!("file:{}", folder.display()), more)
-    }
-
-    fn start_on(store: &str, more: &[&str]) -> Self {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = port.local_addr().unwrap();
-        drop(port);
-        let (store, listen) = (store.to_owned(), address.to_string());
-        let mut args = vec!["--store".to_owned(), store, "--listen".to_owned(), listen];
-        args.extend(more.iter().map(|arg| (*arg).to_owned()));
-        let child = Self::spawn(&args, address);
-        Self {
-            child,
-            args,
-            address,
-        }
-    }
-
-    fn spawn(args: &[String], address: SocketAddr) -> Child {
-        let program = Path::new(env!("CARGO_BIN_EXE_kvstore")).with_file_name("kvstore-http");
-        assert!(
-            program.exists(),
-            "the server is missing: cargo build --workspace --bins"
-        );
-        let mut command = clean(Command::new(program));
-        command
-            .args(args)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let child = command.spawn().unwrap();
-        let begun = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            assert!(
-                begun.elapsed() < Duration::from_secs(30),
-                "it does not serve"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        child
-    }
-
-    fn restart(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        self.child = Self::spawn(&self.args, self.address);
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = clean(Command::new(env!("CARGO_BIN_EXE_kvstore")));
-        command
-            .args(args)
-            .env("KVSTORE_URL", format!("http://{}", self.address));
-        command
-    }
-
-    /// Runs it in a pipe and returns its code, its lines and what it says of errors.
-    fn run(&self, args: &[&str]) -> Ended {
-        ended(&mut self.command(args))
-    }
-
-    /// Runs it and returns the JSON of its lines.
-    fn lines(&self, args: &[&str]) -> Vec<Json> {
-        let ended = self.run(args);
-        assert_eq!(ended.code, 0, "{args:?}: {}", ended.errors);
-        ended
-            .lines
-            .iter()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-
-    /// Runs it on a terminal, and returns what that shows.
-    fn on_terminal(&self, args: &str, variables: &[(&str, &str)]) -> String {
-        let program = env!("CARGO_BIN_EXE_kvstore");
-        let mut command = clean(Command::new("script"));
-        let url = format!("http://{}", self.address);
-        command.args(["-qec", &format!("{program} {args}"), "/dev/null"]);
-        command
-            .env("KVSTORE_URL", url)
-            .env_remove("NO_COLOR")
-            .envs(variables.iter().copied());
-        let output = command.stdin(Stdio::null()).output();
-        let output = output.expect("this test needs script: apt-get install -y bsdutils");
-        String::from_utf8(output.stdout).unwrap().replace('\r', "")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn clean(mut command: Command) -> Command {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("KVSTORE_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null());
-    command
-}
-
-#[derive(Debug)]
-struct Ended {
-    code: i32,
-    lines: Vec<String>,
-    errors: String,
-}
-
-fn ended(command: &mut Command) -> Ended {
-    let output = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ended {
-        code: output.status.code().unwrap(),
-        lines: text(output.stdout).lines().map(str::to_owned).collect(),
-        errors: text(output.stderr),
-    }
-}
+use support::{Redis, Server, clean, ended, kvstore};
 
 #[test]
 fn entries_are_written_and_read() {
@@ -276,54 +146,11 @@ fn same_write_under_the_same_key_is_the_same_job() {
     );
 }
 
-/// A Redis server on a socket in `folder`, killed when it is dropped.
-struct Redis(Child);
-
-impl Redis {
-    fn start(folder: &Path) -> (Self, String) {
-        let socket = folder.join("redis.sock");
-        let mut command = Command::new("redis-server");
-        command.args([
-            "--port",
-            "0",
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "always",
-        ]);
-        command
-            .arg("--unixsocket")
-            .arg(&socket)
-            .arg("--dir")
-            .arg(folder);
-        let child = command.stdout(Stdio::null()).stdin(Stdio::null()).spawn();
-        let child = child.expect("this test needs Redis: apt-get install -y redis-server");
-        let begun = Instant::now();
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            assert!(
-                begun.elapsed() < Duration::from_secs(30),
-                "Redis does not start"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        (Self(child), format!("redis+unix://{}", socket.display()))
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn jobs_that_wait_are_shown() {
-    let folder = tempfile::tempdir().unwrap();
-    let (_redis, store) = Redis::start(folder.path());
+    let redis = Redis::start();
     // Nothing applies what it accepts.
-    let server = Server::start_on(&store, &["--worker", "none"]);
+    let server = Server::start_on(&redis.url(), &["--worker", "none"]);
     let set = server.run(&["set", "a", "1", "--no-wait"]);
     assert_eq!(set.code, 0, "{set:?}");
     let jobs = server.lines(&["jobs", "list"]);
@@ -616,6 +443,128 @@ fn completions_and_man_pages_come_from_the_definition() {
         if check {
             let mut bash = clean(Command::new("bash"));
             assert!(bash.args(["-nc", &text]).status().unwrap().success());
+        }
+    }
+}
+
+#[test]
+fn a_token_is_printed_alone_and_its_line_goes_into_the_file_of_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    // As an editor leaves it that ends no last line.
+    let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+    std::fs::write(&tokens, format!("old:{hash}:r")).unwrap();
+    let file = tokens.to_str().unwrap();
+    let make = |args: &[&str]| {
+        let made = kvstore(&[&["token", "--tokens-file", file], args].concat());
+        assert_eq!((made.code, &*made.errors), (0, ""), "{made:?}");
+        made.lines.concat()
+    };
+    let writer = make(&["writer"]);
+    let team = make(&["team", "--rights", "r", "--keys", "team/"]);
+    let text = std::fs::read_to_string(&tokens).unwrap();
+    assert!(
+        !text.contains(&writer) && text.lines().count() == 3,
+        "{text}"
+    );
+    let server = Server::start_on("memory:", &["--tokens-file", file]);
+    let run =
+        |token: &str, args: &[&str]| ended(server.command(args).env("KVSTORE_TOKEN", token)).code;
+    assert_eq!(run(&writer, &["set", "team/a", "1"]), 0);
+    assert_eq!(run(&team, &["get", "team/a"]), 0);
+    assert_eq!(run(&team, &["set", "team/a", "2"]), 7);
+    assert_eq!(run(&team, &["get", "other"]), 7);
+    assert_eq!(run("secret", &["get", "team/a"]), 0, "the old one");
+
+    // One that could not be is refused, and the file stays.
+    let text = std::fs::read_to_string(&tokens).unwrap();
+    for args in [
+        &["a b"][..],
+        &["writer"],
+        &["a", "--rights", "w"],
+        &["a", "--keys", "x\ny"],
+        &[],
+    ] {
+        let refused = kvstore(&[&["token", "--tokens-file", file], args].concat());
+        assert_eq!(
+            (refused.code, refused.lines.len()),
+            (2, 0),
+            "{args:?}: {refused:?}"
+        );
+    }
+    assert_eq!(kvstore(&["token", "a"]).code, 2, "no file");
+    assert_eq!(std::fs::read_to_string(&tokens).unwrap(), text);
+    let made = folder.path().join("made");
+    assert_eq!(
+        kvstore(&["token", "a", "--tokens-file", made.to_str().unwrap()]).code,
+        0
+    );
+    let mode = std::os::unix::fs::PermissionsExt::mode(&made.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn health_tells_whether_a_server_is_ready() {
+    let mut server = Server::start_on("memory:", &["--drain-delay", "60s"]);
+    let (address, port) = (server.address.to_string(), server.address.port());
+    let health = |listen: &str| kvstore(&["health", "--listen", listen]);
+    for listen in [
+        address.clone(),
+        format!("localhost:{port}"),
+        port.to_string(),
+        format!(":{port}"),
+    ] {
+        let ready = health(&listen);
+        assert_eq!(
+            (ready.code, &ready.lines[..]),
+            (0, &["ready".to_owned()][..]),
+            "{listen}"
+        );
+    }
+    assert_eq!(health(&format!("0.0.0.0:{port}")).code, 0);
+    assert_eq!(server.run(&["health"]).code, 0, "by KVSTORE_URL");
+    // As in an image, where all programs have the same settings.
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_kvstore")));
+    command.arg("health").env("KVSTORE_LISTEN", "127.0.0.1:1");
+    assert_eq!(ended(&mut command).code, 1);
+    assert_eq!(ended(command.env("KVSTORE_ADMIN_LISTEN", &address)).code, 0);
+
+    let id = server.child.id().to_string();
+    assert!(Command::new("kill").arg(id).status().unwrap().success());
+    let begun = std::time::Instant::now();
+    while health(&address).code == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it stays ready");
+    }
+    let draining = health(&address);
+    assert_eq!(draining.code, 1);
+    assert!(draining.errors.contains("is not ready: "), "{draining:?}");
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    let gone = health(&address);
+    assert_eq!(gone.code, 1);
+    assert!(gone.errors.contains(&address), "{gone:?}");
+}
+
+#[test]
+fn a_password_in_an_argument_is_not_repeated() {
+    for url in [
+        "redish://:Qx7Zj@h",
+        "redis://:Qx7Zj@h:1?x=1",
+        "redis://h?password=Qx7Zj",
+        "http://u:Qx7Zj@h",
+    ] {
+        for args in [
+            &["verify", url][..],
+            &["status", "file:database", url],
+            &["import", url, "--to", "memory:", "--none"],
+            &["import", "a", "--to", url],
+            &["export", "--from", url, "--format", "x"],
+            &["get", "a", "--url", url],
+            &[url],
+        ] {
+            let refused = kvstore(args);
+            assert_ne!(refused.code, 0, "{args:?}");
+            assert!(!refused.errors.contains("Qx7Zj"), "{args:?}: {refused:?}");
         }
     }
 }

@@ -66,10 +66,13 @@ impl FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self> {
         let refused = |reason: &str| {
-            // A password is never repeated.
-            let shown = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
+            // A password is never repeated, nor a piece of one.
+            let shown = match text.contains(['@', '=']) {
+                true => "this".to_owned(),
+                false => format!("{text:?}"),
+            };
             Error::Config(format!(
-                "{shown:?} is no URL of a server: {reason}; it is http://HOST:PORT, https://HOST:PORT or unix:/SOCKET"
+                "{shown} is no URL of a server: {reason}; it is http://HOST:PORT, https://HOST:PORT or unix:/SOCKET"
             ))
         };
         if let Some(path) = text.strip_prefix("unix:") {

@@ -17,9 +17,9 @@ const PROGRAM: Program = Program {
     name: "under-test",
     version: "0",
     about: "Ends in different ways",
+    headings: &[],
+    brief: &[],
     settings: &[],
-    operand: None,
-    commands: &[],
 };
 
 fn main() -> ExitCode {

@@ -3,7 +3,6 @@
 mod descriptors;
 mod reload;
 mod settings;
-mod tools;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -147,5 +146,5 @@ fn read_again(path: &Path, tokens: &Tokens) {
 }
 
 fn main() -> ExitCode {
-    tools::main().unwrap_or_else(|| process::main(&PROGRAM, read, run))
+    process::main(&PROGRAM, read, run)
 }

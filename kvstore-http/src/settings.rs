@@ -12,13 +12,11 @@ use kvstore_core::process::{
 use kvstore_core::service::ServiceOptions;
 use kvstore_http::{Cors, Hosts, Options, Tokens};
 
-use crate::tools;
-
 /// The program, with every setting it has of its own.
 pub(crate) const PROGRAM: Program = Program {
     name: "kvstore-http",
     version: env!("CARGO_PKG_VERSION"),
-    about: "Serves a JSON key-value store over HTTP, until SIGTERM",
+    about: "Serves a JSON key-value store over HTTP, until SIGTERM; the command `kvstore` reads, writes and looks after it",
     settings: &[
         LISTEN,
         WORKER,
@@ -46,8 +44,13 @@ pub(crate) const PROGRAM: Program = Program {
         DRAIN_DELAY,
         DRAIN_TIMEOUT,
     ],
-    operand: None,
-    commands: tools::PROGRAMS,
+    headings: &[
+        ("Access", TOKENS_FILE.flag),
+        ("Limits", VALUE_BYTES_MAX.flag),
+        ("Waiting", RESOURCE_WAIT.flag),
+        ("Timeouts", HEAD_TIMEOUT.flag),
+    ],
+    brief: &["store", "listen", "worker", "tokens-file", "log"],
 };
 
 const LISTEN: Setting = Setting {

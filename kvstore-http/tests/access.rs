@@ -3,25 +3,11 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use support::client::{Connection, Reply, request};
-use support::process::{Ended, Process, run};
-
-/// Makes a token as an operator does: its line goes into the file, and the token to whoever is to have it.
-fn make(file: &Path, args: &[&str]) -> String {
-    let ended = run(&[&["token"], args].concat(), &[]);
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    let [said] = &ended.stderr[..] else {
-        panic!("{ended:?}");
-    };
-    let (_, secret) = said.rsplit_once(": ").unwrap();
-    assert!(!ended.stdout.contains(secret));
-    let before = fs::read_to_string(file).unwrap_or_default();
-    fs::write(file, before + &ended.stdout).unwrap();
-    secret.to_owned()
-}
+use support::process::{Process, run};
+use support::tokens::add_token;
 
 async fn ask(process: &Process, method: &str, target: &str, secret: &str) -> Reply {
     let asks = request(method, target).header("authorization", &format!("Bearer {secret}"));
@@ -37,8 +23,8 @@ async fn ask(process: &Process, method: &str, target: &str, secret: &str) -> Rep
 async fn tokens_are_made_let_in_exchanged_and_never_logged() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
-    let writer = make(&file, &["writer"]);
-    let team = make(&file, &["team", "--rights", "r", "--keys", "team/"]);
+    let writer = add_token(&file, "writer", "rw", "");
+    let team = add_token(&file, "team", "r", "team/");
     assert_ne!(writer, team);
     let path = file.to_str().unwrap();
     let args = [
@@ -81,7 +67,7 @@ async fn tokens_are_made_let_in_exchanged_and_never_logged() {
     // One more token, and one less.
     let kept = fs::read_to_string(&file).unwrap();
     fs::write(&file, kept.lines().next().unwrap().to_owned() + "\n").unwrap();
-    let newer = make(&file, &["newer"]);
+    let newer = add_token(&file, "newer", "rw", "");
     process.signal("HUP");
     process.logged("the tokens were read again");
     assert_eq!(
@@ -98,7 +84,7 @@ async fn tokens_are_made_let_in_exchanged_and_never_logged() {
     );
 
     // Without a signal, too: a file that a Secret mounts is exchanged as it is here.
-    let later = make(&file, &["later"]);
+    let later = add_token(&file, "later", "rw", "");
     let exchanged = async {
         while ask(&process, "GET", "/v1/kv/team/a", &later).await.status != 200 {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -158,7 +144,7 @@ fn file_that_is_wrong_is_refused_with_its_line() {
     assert!(refused().contains("No such file"));
     fs::write(&file, "# nobody yet\n").unwrap();
     assert!(refused().contains("there is no token in it"));
-    make(&file, &["ada"]);
+    add_token(&file, "ada", "rw", "");
     let good = fs::read_to_string(&file).unwrap();
     fs::write(&file, format!("{good}\nada b:c\nada\n")).unwrap();
     let problem = refused();
@@ -174,7 +160,7 @@ fn file_that_is_wrong_is_refused_with_its_line() {
 async fn other_machines_are_served_without_more_words_where_there_are_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
-    let secret = make(&file, &["ada"]);
+    let secret = add_token(&file, "ada", "rw", "");
     let args = [
         "--store",
         "memory:",
@@ -200,7 +186,7 @@ async fn other_machines_are_served_without_more_words_where_there_are_tokens() {
 async fn admin_address_asks_for_no_token_and_has_no_data() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
-    make(&file, &["ada"]);
+    add_token(&file, "ada", "rw", "");
     let path = file.to_str().unwrap();
     let args = [
         "--store",
@@ -223,22 +209,4 @@ async fn admin_address_asks_for_no_token_and_has_no_data() {
     let metrics = admin.ask(&request("GET", "/metrics")).await;
     let counted = r#"kvstore_http_request_duration_seconds_count{route="/v1/kv/{key}",method="GET",status="4xx"} 1"#;
     assert!(metrics.text().contains(counted), "{}", metrics.text());
-}
-
-#[test]
-fn token_that_can_not_be_is_refused() {
-    for (args, words) in [
-        (&[][..], "--name (KVSTORE_NAME): a token needs a name"),
-        (&["a b"], "--name (KVSTORE_NAME) is \"a b\""),
-        (&["a", "--rights", "w"], "--rights"),
-        (&["a", "--keys", "x\ny"], "--keys"),
-    ] {
-        let ended: Ended = run(&[&["token"], args].concat(), &[]);
-        assert_eq!(
-            (ended.code, ended.stdout.as_str()),
-            (Some(2), ""),
-            "{ended:?}"
-        );
-        assert!(ended.stderr[0].contains(words), "{ended:?}");
-    }
 }

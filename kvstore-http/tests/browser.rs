@@ -5,7 +5,8 @@ mod support;
 use serde_json::json;
 use support::browser::{Browser, click, fill};
 use support::client::{Connection, request};
-use support::process::{Process, run};
+use support::process::Process;
+use support::tokens::add_token;
 
 /// The write that is sent from the page.
 const WRITE: &str = "#operations-simple-set";
@@ -88,9 +89,7 @@ async fn write_is_sent_from_the_docs_and_heard_of_by_an_event_source() {
 async fn docs_are_open_to_all_and_their_authorize_button_takes_a_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
-    let made = run(&["token", "writer"], &[]);
-    std::fs::write(&file, &made.stdout).unwrap();
-    let secret = made.stderr.last().unwrap().rsplit(' ').next().unwrap();
+    let secret = add_token(&file, "writer", "rw", "");
     let tokens = file.to_str().unwrap();
     let process = Process::start(&["--store", "memory:", "--tokens-file", tokens]);
     let browser = Browser::start().await;
@@ -107,7 +106,7 @@ async fn docs_are_open_to_all_and_their_authorize_button_takes_a_token() {
         ),
         (
             "a token can be typed",
-            fill(".dialog-ux #auth-bearer-value", secret),
+            fill(".dialog-ux #auth-bearer-value", &secret),
         ),
         (
             "it can be given",

@@ -188,52 +188,6 @@ async fn probes_can_have_a_listener_of_their_own() {
     );
 }
 
-#[test]
-fn health_says_whether_a_server_is_ready() {
-    let mut process = Process::start(&["--store", "memory:", "--drain-delay", "60s"]);
-    let address = process.address.to_string();
-    let health = |address: &str| run(&["health", "--listen", address], &[]);
-    let ready = health(&address);
-    assert_eq!(ready.code, Some(0), "{ready:?}");
-    assert_eq!(ready.stdout, "{\"status\":\"ready\"}\n");
-    // Who listens on every address is asked here.
-    let port = process.address.port();
-    for named in [
-        format!("localhost:{port}"),
-        port.to_string(),
-        format!(":{port}"),
-    ] {
-        assert_eq!(health(&named).code, Some(0), "{named}");
-    }
-    assert_eq!(health(&format!("0.0.0.0:{port}")).code, Some(0));
-
-    process.signal("TERM");
-    process.logged("draining: no longer ready");
-    let draining = health(&address);
-    assert_eq!(draining.code, Some(1));
-    assert_eq!(
-        draining.stderr,
-        [format!(
-            "error: {address} is not ready: 503, {{\"status\":\"draining\"}}"
-        )]
-    );
-    process.kill();
-    let gone = health(&address);
-    assert_eq!(gone.code, Some(1));
-    let words = format!("error: {address} does not answer: ");
-    assert!(gone.stderr[0].starts_with(&words), "{gone:?}");
-}
-
-#[test]
-fn health_asks_where_probes_are_answered() {
-    let process = Process::start(&["--store", "memory:", "--admin-listen", "127.0.0.1:0"]);
-    let admin = process.logged_address("answering probes").to_string();
-    // As in an image, where all programs have the same settings.
-    let variables = [("KVSTORE_ADMIN_LISTEN", &*admin)];
-    let ended = run(&["health", "--listen", "127.0.0.1:1"], &variables);
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-}
-
 #[tokio::test]
 async fn limits_are_passed_on() {
     let process = Process::start(&[

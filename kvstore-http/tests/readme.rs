@@ -1,8 +1,8 @@
 //! Does everything that the README says to type, and says about settings and tests, hold as it stands there?
 //!
 //! Its `sh` blocks run in order in one folder, each in a shell of its own, and what they print is compared with the `text`
-//! block right behind. Two things stand in for others: `cargo` runs the programs that are built, and curl goes to the port
-//! that is free. The `rust` block is a doctest of `kvstore-core`.
+//! block right behind. Two things stand in for others: `cargo` runs the programs that are built, and curl and `kvstore` go to the
+//! port that is free. The `rust` block is a doctest of `kvstore-core`.
 
 mod support;
 
@@ -18,7 +18,12 @@ use support::process::Process;
 const README: &str = include_str!("../../README.md");
 
 /// What would take too long here, or never end: the file that runs it instead, and words that show that it does.
-const ELSEWHERE: [(&str, &str, &str); 16] = [
+const ELSEWHERE: [(&str, &str, &str); 17] = [
+    (
+        "cargo install --path kvstore-cli",
+        "check",
+        "cargo install --path kvstore-cli --locked --root",
+    ),
     ("./check", "check", "cargo test --workspace"),
     ("./check --quick", "check", "./check --quick"),
     (
@@ -142,6 +147,8 @@ fn blocks() -> Vec<Block> {
 struct Reader {
     folder: tempfile::TempDir,
     running: Option<Process>,
+    /// Where the server is that runs, or that ran last.
+    server: Option<SocketAddr>,
 }
 
 impl Reader {
@@ -153,11 +160,12 @@ impl Reader {
                 "{tool} is missing: apt-get install curl jq"
             );
         }
-        let worker = programs().join("kvstore-worker");
-        assert!(
-            worker.exists(),
-            "the worker is missing: cargo build --workspace --bins"
-        );
+        for program in ["kvstore-worker", "kvstore"] {
+            assert!(
+                programs().join(program).exists(),
+                "{program} is missing: cargo build --workspace --bins"
+            );
+        }
         let folder = tempfile::tempdir().unwrap();
         let examples = folder.path().join("examples");
         fs::create_dir(&examples).unwrap();
@@ -172,11 +180,14 @@ impl Reader {
         Self {
             folder,
             running: None,
+            server: None,
         }
     }
 
     fn shell(&self, script: &str) -> Command {
         let mut path = OsString::from(self.folder.path());
+        path.push(":");
+        path.push(programs());
         path.push(":");
         path.push(
             std::env::vars_os()
@@ -195,6 +206,10 @@ impl Reader {
             .current_dir(self.folder.path())
             .env("PATH", path)
             .env("PROGRAMS", programs())
+            .envs(
+                self.server
+                    .map(|address| ("KVSTORE_URL", format!("http://{address}"))),
+            )
             .env("CURL_HOME", self.folder.path())
             .stdin(Stdio::null());
         shell
@@ -205,11 +220,7 @@ impl Reader {
         let mut script = block.text;
         let mut program = None;
         let last = script.rfind('\n').map_or(0, |newline| newline + 1);
-        // A command, which has a word behind the dashes, ends by itself.
-        let is_command = script[last..]
-            .split_once(" -- ")
-            .is_some_and(|(_, args)| !args.starts_with('-'));
-        if script[last..].starts_with("cargo run --release -p ") && !is_command {
+        if script[last..].starts_with("cargo run --release -p ") {
             (script, program) = (&script[..last], Some(&script[last..]));
         }
         let output = self.shell(script).output().unwrap();
@@ -231,7 +242,9 @@ impl Reader {
         let process = Process::launch_command(self.shell(&format!("exec {line}")));
         process.logged("working");
         if line.contains("kvstore-http") {
-            self.send_curl_to(process.logged_address("serving"));
+            let address = process.logged_address("serving");
+            self.send_curl_to(address);
+            self.server = Some(address);
         }
         self.running = Some(process);
     }
@@ -381,26 +394,24 @@ fn rows(program: &str) -> Vec<String> {
 
 #[test]
 fn commands_are_those_of_the_program() {
-    let help = Command::new(programs().join("kvstore-http"))
-        .arg("--help")
-        .output()
-        .unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
+    let help = Command::new(programs().join("kvstore")).arg("-h").output();
+    let help = String::from_utf8(help.unwrap().stdout).unwrap();
     let (_, commands) = help.split_once("Commands:\n").unwrap();
     let (commands, _) = commands.split_once("\n\n").unwrap();
-    // The name on one line, what it does on the next.
-    let lines: Vec<&str> = commands.lines().map(str::trim).collect();
-    let rows: Vec<String> = lines
-        .chunks_exact(2)
-        .map(|pair| format!("| `kvstore-http {}` | {} |", pair[0], pair[1]))
-        .collect();
-    let found: Vec<String> = README
+    let rows: Vec<String> = commands
         .lines()
-        .filter(|line| line.starts_with("| `kvstore-http "))
-        .map(|line| line.replace("`<file>.removed-N`", "<file>.removed-N"))
+        .filter_map(|line| line.trim().split_once("  "))
+        .map(|(name, about)| format!("| `kvstore {name}` | {} |", about.trim()))
         .collect();
-    assert_eq!(found, rows);
-    assert!(found.len() >= 4, "{found:?}");
+    let mut found = 0;
+    for line in README
+        .lines()
+        .filter(|line| line.starts_with("| `kvstore "))
+    {
+        assert!(rows.iter().any(|row| row == line), "{line}");
+        found += 1;
+    }
+    assert!(found >= 8, "{found}");
 }
 
 #[test]

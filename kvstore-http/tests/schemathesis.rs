@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::client::{Connection, request};
-use support::process::{Process, run};
+use support::process::Process;
 use support::run::variable;
+use support::tokens::add_token;
 
 /// Requests for each operation that are made up, besides those that every rule of the document leads to.
 const EXAMPLES: &str = "15";
@@ -83,9 +84,7 @@ async fn server_does_what_its_document_says() {
 async fn server_does_what_its_document_says_when_writes_wait_and_tokens_are_needed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
-    let made = run(&["token", "all"], &[]);
-    std::fs::write(&file, &made.stdout).unwrap();
-    let secret = made.stderr.last().unwrap().rsplit(' ').next().unwrap();
+    let secret = add_token(&file, "all", "rw", "");
     let args = [
         "--store",
         "memory:",

@@ -6,7 +6,7 @@ mod support;
 use std::net::TcpListener;
 use std::process::Command;
 
-use support::process::{Ended, Process, command, run_command, worker_command};
+use support::process::{Ended, Process, command, kvstore_command, run_command, worker_command};
 use support::redis::Redis;
 
 /// Two pieces that are in nothing else, with each character between them that means something in a URL or
@@ -87,14 +87,23 @@ fn url_of_any_form_is_kept_by_settings_and_their_errors() {
                 &[&url],
                 &["--store", "memory:", &url],
                 &["--stor", &url],
-                &["verify", &url],
-                &["verify", "file:database", &url],
-                &["export", "--print-config", &url],
-                &["import", "--print-config", "--from", &url, "--to", &url],
             ];
             for args in server {
                 // Never as far as a folder or a server.
                 let ended = run_command(&mut command(args));
+                assert_kept(&all(&ended), &format!("{args:?}"));
+            }
+            let kvstore: &[&[&str]] = &[
+                &["verify", &url],
+                &["verify", "file:database", &url],
+                &["export", "--from", &url, "--none"],
+                &["import", &url, "--to", &url, "--none"],
+                &["import", "absent", "--to", &url],
+                &["get", "a", "--retry-for", "0s", "--url", &url],
+                &[&url],
+            ];
+            for args in kvstore {
+                let ended = run_command(&mut kvstore_command(args));
                 assert_kept(&all(&ended), &format!("{args:?}"));
             }
             let mut worker = worker_command(&["--print-config", "--store", &url]);

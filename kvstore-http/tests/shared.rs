@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use kvstore_core::json_file::Inspection;
 
 use crate::support::client::{Connection, Reply, Request, request};
-use crate::support::process::{Process, command};
+use crate::support::process::{Process, kvstore_command};
 use crate::support::redis::Redis;
 
 const CLIENTS: usize = 8;
@@ -435,18 +435,23 @@ async fn tools_read_beside_a_worker_and_write_when_it_has_ended() {
     assert_eq!(connection.ask(&put).await.status, 201);
 
     let run = |args: &[&str]| {
-        let output = command(args).output().unwrap();
+        let output = kvstore_command(args).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), text, error)
     };
     let store = pair.plain_store();
-    assert_eq!(run(&["export", &store]).1.replace('\n', ""), r#"{"a":1}"#);
+    assert_eq!(
+        run(&["export", "--from", &store, "--format", "json"])
+            .1
+            .replace('\n', ""),
+        r#"{"a":1}"#
+    );
     assert_eq!(run(&["verify", &store]).0, Some(0));
     let file = pair.folder.path().join("more.ndjson");
     std::fs::write(&file, "{\"key\":\"b\",\"value\":2}\n").unwrap();
     let file = file.display().to_string();
-    let import = ["import", "--from", &file, "--to", &store];
+    let import = ["import", &file, "--to", &store];
     let (code, _, error) = run(&import);
     assert_eq!(code, Some(1));
     assert!(

@@ -12,8 +12,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use support::client::{Connection, request};
-use support::process::{Process, command, command_by, run, worker_command};
+use support::process::{Process, command, command_by, worker_command};
 use support::redis::Redis;
+use support::tokens::add_token;
 use tempfile::TempDir;
 
 const UNIT: &str = include_str!("../../contrib/kvstore.service");
@@ -154,9 +155,7 @@ fn started_as_by_the_unit(wrapper: &[String], folder: &Path) -> Command {
 /// A folder with a token file, and the token.
 fn machine() -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
-    let made = run(&["token", "ops"], &[]);
-    std::fs::write(folder.path().join("tokens"), &made.stdout).unwrap();
-    let secret = made.stderr.last().unwrap().rsplit(' ').next().unwrap();
+    let secret = add_token(&folder.path().join("tokens"), "ops", "rw", "");
     (folder, format!("Bearer {secret}"))
 }
 

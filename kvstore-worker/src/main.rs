@@ -39,8 +39,8 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     about: "Applies the writes that wait in the queue to the store, until SIGTERM",
     settings: &[ATTEMPTS_MAX, ADOPT_QUEUE, ACCEPT_GAP],
-    operand: None,
-    commands: &[],
+    headings: &[],
+    brief: &["store", "queue", "log"],
 };
 
 fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {

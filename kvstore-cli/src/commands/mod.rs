@@ -2,11 +2,16 @@
 
 mod batch;
 mod entries;
+mod folder;
 mod generate;
+mod health;
 mod jobs;
 mod list;
+pub(crate) mod token;
 mod transfer;
 mod watch;
+
+use std::path::Path;
 
 use kvstore_client::{Client, Options};
 use kvstore_core::model::command::Command as Write;
@@ -16,6 +21,8 @@ use crate::args::{Args, Command, Sending, Server};
 use crate::failure::Failure;
 use crate::output::Output;
 
+pub(crate) use transfer::Place;
+
 /// What a command works with.
 struct Context {
     client: Client,
@@ -24,14 +31,24 @@ struct Context {
 
 /// Does what the command line says.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let output = Output::new(args.server.output);
     let command = match args.command {
         Command::Completions { shell } => return generate::completions(shell),
         Command::Man { folder } => return generate::man(&folder),
+        Command::Verify(folder) => return folder::verify(&folder.store),
+        Command::Repair(folder) => return folder::repair(&folder.store),
+        Command::Status(folder) => return folder::status(&folder.store),
+        Command::Compact(folder) => return folder::compact(&folder.store).await,
+        Command::Token(token) => return token::token(token),
+        Command::Health(health) => return health::health(args.server, health).await,
+        Command::Export(export) => return transfer::export(&output, args.server, export).await,
+        Command::Import(import) => return transfer::import(&output, args.server, import).await,
         command => command,
     };
+    let token = token_of(&args.server)?;
     let context = Context {
-        output: Output::new(args.server.output),
-        client: client(args.server, !matches!(command, Command::Import(_)))?,
+        output,
+        client: client(args.server, token, true)?,
     };
     match command {
         Command::Get(get) => entries::get(&context, get).await,
@@ -45,23 +62,17 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::Batch(batch) => batch::batch(&context, batch).await,
         Command::Jobs(jobs) => jobs::jobs(&context, jobs).await,
         Command::Queue => jobs::queue(&context).await,
-        Command::Export(export) => transfer::export(&context, export).await,
-        Command::Import(import) => transfer::import(&context, import).await,
-        Command::Completions { .. } | Command::Man { .. } => unreachable!("done above"),
+        _ => unreachable!("done above"),
     }
 }
 
-/// `idempotency_keys`: each write gets one; an import has too many of them, and each can be repeated.
-fn client(server: Server, idempotency_keys: bool) -> Result<Client, Failure> {
-    let token = match &server.token_file {
-        None => environment_token()?,
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                Failure::Usage(format!("{} cannot be read: {error}", path.display()))
-            })?;
-            Some(text.trim().to_owned())
-        }
-    };
+/// `idempotency_keys`: each write gets one.
+fn client(
+    server: Server,
+    token: Option<String>,
+    idempotency_keys: bool,
+) -> Result<Client, Failure> {
+    let url = server.url();
     let options = Options {
         token: token.filter(|token| !token.is_empty()),
         retry_for: server.retry_for,
@@ -69,7 +80,20 @@ fn client(server: Server, idempotency_keys: bool) -> Result<Client, Failure> {
         idempotency_keys,
         ..Options::default()
     };
-    Ok(Client::open_with(&server.url, options)?)
+    Ok(Client::open_with(&url, options)?)
+}
+
+fn token_of(server: &Server) -> Result<Option<String>, Failure> {
+    match &server.token_file {
+        None => environment_token(),
+        Some(path) => token_in(path).map(Some),
+    }
+}
+
+fn token_in(path: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", path.display())))?;
+    Ok(text.trim().to_owned())
 }
 
 /// The token is in no argument: those can be seen by every user of a machine.

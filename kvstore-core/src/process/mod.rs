@@ -25,8 +25,8 @@
 //!     version: env!("CARGO_PKG_VERSION"),
 //!     about: "Shows how a binary is made",
 //!     settings: &[LISTEN, READ_ONLY],
-//!     operand: None,
-//!     commands: &[],
+//!     headings: &[],
+//!     brief: &["listen"],
 //! };
 //!
 //! struct Own {
@@ -141,43 +141,6 @@ where
             ExitCode::FAILURE
         }
     }
-}
-
-/// Runs one of [`Program::commands`], which does its work and ends: with 0, with 1 and a line `error: …`, or with 2 for wrong
-/// settings. Its settings are its own alone. Signals end it at once.
-pub fn command<T>(
-    program: &Program,
-    read: impl FnOnce(&mut Settings) -> Option<T>,
-    run: impl FnOnce(T) -> Result<ExitCode, Failure>,
-) -> ExitCode {
-    let args = std::env::args_os().skip(1);
-    let mut settings = match Settings::find(program, &[], args, std::env::vars_os()) {
-        Ok(settings) => settings,
-        Err(error) => error.exit(),
-    };
-    let own = read(&mut settings);
-    for problem in settings.problems() {
-        say(&format!("error: {problem}"));
-    }
-    if settings.wants_print() {
-        let _ = write!(std::io::stdout(), "{settings}");
-    }
-    let (Some(own), []) = (own, settings.problems()) else {
-        return ExitCode::from(WRONG_SETTINGS);
-    };
-    if settings.wants_print() {
-        return ExitCode::SUCCESS;
-    }
-    // What it has to say it says itself; the rest is for the curious.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("warn"))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .try_init();
-    run(own).unwrap_or_else(|error| {
-        say(&format!("error: {}", in_one_line(&*error)));
-        ExitCode::FAILURE
-    })
 }
 
 /// A runtime, in a process that SIGHUP does not end from then on.

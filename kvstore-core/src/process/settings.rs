@@ -53,11 +53,10 @@ pub struct Program {
     pub about: &'static str,
     /// Its own settings.
     pub settings: &'static [Setting],
-    /// Which of them, or of those of all programs, can be given without its flag, as `[URL]`.
-    pub operand: Option<&'static str>,
-    /// What it does instead when one of these names comes first: `kvstore-http verify`. Each is run by
-    /// [`command`](super::command).
-    pub commands: &'static [Self],
+    /// The headings of `--help`, each with the flag of the setting that it stands above.
+    pub headings: &'static [(&'static str, &'static str)],
+    /// The flags that `-h` shows, which fits a screen.
+    pub brief: &'static [&'static str],
 }
 
 impl Setting {
@@ -338,22 +337,27 @@ impl Found {
 const PRINT_CONFIG: &str = "print-config";
 
 fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> clap::Command {
+    let mut heading = None;
     let flag = |setting: &'static Setting| {
         let default = match setting.default {
             Fallback::Value(text) | Fallback::Absent(text) => text,
         };
-        let arg = clap::Arg::new(setting.flag);
-        let arg = if program.operand == Some(setting.flag) {
-            arg.index(1)
-        } else {
-            arg.long(setting.flag)
-        };
-        let arg = arg.help(format!(
-            "{} [{}] [env: {}] [default: {default}]",
-            setting.help,
-            setting.allowed,
-            setting.variable(),
-        ));
+        let begins = program
+            .headings
+            .iter()
+            .find(|(_, flag)| *flag == setting.flag);
+        heading = begins.map(|(heading, _)| *heading).or(heading);
+        let arg = clap::Arg::new(setting.flag)
+            .long(setting.flag)
+            .help_heading(heading)
+            .hide_short_help(!program.brief.contains(&setting.flag))
+            .help(format!("{} [default: {default}]", setting.help))
+            .long_help(format!(
+                "{} [{}] [env: {}] [default: {default}]",
+                setting.help,
+                setting.allowed,
+                setting.variable(),
+            ));
         if setting.is_switch() {
             arg.value_name("BOOL")
                 .num_args(0..=1)
@@ -363,23 +367,16 @@ fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> 
             arg.value_name(setting.value)
         }
     };
-    let commands = program.commands.iter().map(|command| {
-        let name = command.name.rsplit(' ').next().unwrap_or_default();
-        clap::Command::new(name).about(command.about)
-    });
     clap::Command::new(program.name)
         .bin_name(program.name)
-        .args_conflicts_with_subcommands(true)
-        .disable_help_subcommand(true)
-        .subcommands(commands)
         .version(program.version)
         .about(program.about)
-        .next_line_help(true)
         .args(table.map(flag))
         .arg(
             clap::Arg::new(PRINT_CONFIG)
                 .long(PRINT_CONFIG)
                 .action(clap::ArgAction::SetTrue)
+                .hide_short_help(true)
                 .help("Print every setting in force and where it came from, and exit"),
         )
 }
@@ -547,8 +544,8 @@ mod tests {
         version: "1",
         about: "Tests",
         settings: &[SPEED, LOUD],
-        operand: None,
-        commands: &[],
+        headings: &[("Sound", "loud")],
+        brief: &["speed"],
     };
     const SHARED: &[Setting] = &[LISTEN];
 
@@ -674,7 +671,7 @@ mod tests {
 
     #[test]
     fn help_names_flag_variable_default_and_what_is_allowed() {
-        let help = command(&PROGRAM, SHARED.iter())
+        let help = command(&PROGRAM, SHARED.iter().chain(PROGRAM.settings))
             .render_long_help()
             .to_string();
         for part in [
@@ -686,6 +683,13 @@ mod tests {
         ] {
             assert!(help.contains(part), "{part} is missing in:\n{help}");
         }
+        assert!(help.contains("\nSound:\n      --loud"), "{help}");
+        let brief = command(&PROGRAM, SHARED.iter().chain(PROGRAM.settings));
+        let brief = brief.clone().render_help().to_string();
+        assert!(
+            brief.contains("--speed") && !brief.contains("--loud"),
+            "{brief}"
+        );
     }
 
     #[test]

@@ -154,9 +154,9 @@ mod tests {
         name: "test",
         version: "1",
         about: "Tests",
+        headings: &[],
+        brief: &[],
         settings: &[],
-        operand: None,
-        commands: &[],
     };
 
     fn read(variables: &[(&str, &str)]) -> (Option<Shared>, Vec<String>) {

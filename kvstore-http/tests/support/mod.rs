@@ -14,3 +14,4 @@ pub(crate) mod redis;
 pub(crate) mod run;
 pub(crate) mod server;
 pub(crate) mod strace;
+pub(crate) mod tokens;

@@ -25,11 +25,20 @@ pub(crate) fn command(args: &[&str]) -> Command {
 
 /// The worker, which is a program of another package, likewise.
 pub(crate) fn worker_command(args: &[&str]) -> Command {
+    other_command("kvstore-worker", args)
+}
+
+/// The command `kvstore`, likewise.
+pub(crate) fn kvstore_command(args: &[&str]) -> Command {
+    other_command("kvstore", args)
+}
+
+fn other_command(name: &str, args: &[&str]) -> Command {
     let server = command(args);
-    let program = Path::new(server.get_program()).with_file_name("kvstore-worker");
+    let program = Path::new(server.get_program()).with_file_name(name);
     assert!(
         program.exists(),
-        "the worker is missing: cargo build --workspace --bins"
+        "{name} is missing: cargo build --workspace --bins"
     );
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null());

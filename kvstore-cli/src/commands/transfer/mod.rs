@@ -1,0 +1,316 @@
+//! `export` and `import`: entries between any two of a file, a folder, a store on Redis and a server.
+
+mod copy;
+mod place;
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use kvstore_core::portable::{Form, Lines, Object, PortableEntry, Refused, Writer};
+use serde_json::json;
+
+use self::copy::{Target, Totals, copy};
+pub(crate) use self::place::Place;
+use self::place::{Entries, Source};
+use super::{client, token_in, token_of};
+use crate::args::{Export, Import, Server};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Most bad places of a file that are listed.
+const REFUSED_MAX: usize = 20;
+
+pub(super) async fn export(output: &Output, server: Server, export: Export) -> Result<(), Failure> {
+    let form = form(export.format, export.to.as_deref());
+    let from = export.from.unwrap_or(Place::Server(server.url()));
+    let source = match from {
+        Place::Store(url) => Source::open(&url).await?,
+        Place::Server(url) => {
+            let token = token_of(&server)?;
+            Source::Server(client(server.at(url), token, true)?)
+        }
+        Place::File(_) | Place::Standard => {
+            let text = "--from takes a folder, a store or a server; a file is read by `import`";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+    };
+    let prefix = &export.prefix;
+    let bar = of_entries("exporting", source.total(prefix).await?);
+    let entries = source.entries(prefix);
+    let Some(path) = export.to.filter(|path| path.as_os_str() != "-") else {
+        let out = BufWriter::new(io::stdout());
+        write_all(entries, Writer::new(form, out), &bar).await?;
+        return Ok(());
+    };
+    let refused = |error| Failure::Usage(format!("{} cannot be made: {error}", path.display()));
+    let file = File::create_new(&path).map_err(refused)?;
+    let written = write_all(entries, Writer::new(form, BufWriter::new(file)), &bar).await;
+    drop(bar);
+    // On the disk when it says so.
+    let synced = written.and_then(|(out, count)| {
+        out.get_ref().sync_all()?;
+        Ok(count)
+    });
+    match synced {
+        Ok(count) => {
+            let object = json!({"exported": count});
+            Ok(output.one(&format!("{count} exported"), &object)?)
+        }
+        Err(failure) => {
+            // Half of it could be taken for all of it.
+            let _ = std::fs::remove_file(&path);
+            Err(match failure {
+                Failure::Io(error) => {
+                    Failure::Failed(format!("{} cannot be written: {error}", path.display()))
+                }
+                failure => failure,
+            })
+        }
+    }
+}
+
+async fn write_all<W: Write>(
+    mut entries: Entries<'_>,
+    mut writer: Writer<W>,
+    bar: &ProgressBar,
+) -> Result<(W, u64), Failure> {
+    let mut count = 0;
+    while let Some(entry) = entries.try_next().await? {
+        writer.write(&entry)?;
+        bar.inc(1);
+        count += 1;
+    }
+    let mut out = writer.finish()?;
+    out.flush()?;
+    Ok((out, count))
+}
+
+pub(super) async fn import(output: &Output, server: Server, import: Import) -> Result<(), Failure> {
+    // First what can be refused without having touched anything.
+    let text;
+    let source;
+    let (entries, total): (Entries<'_>, _) = match &import.from {
+        Place::Store(url) => {
+            source = Source::open(url).await?;
+            (source.entries(""), source.total("").await?)
+        }
+        Place::Server(url) => {
+            // A token is for one server: that of --token-file goes to the one that is written to.
+            let token = import
+                .from_token_file
+                .as_deref()
+                .map(token_in)
+                .transpose()?;
+            source = Source::Server(client(server.clone().at(url.clone()), token, true)?);
+            (source.entries(""), source.total("").await?)
+        }
+        file @ (Place::File(_) | Place::Standard) => {
+            let path = match file {
+                Place::File(path) => Some(path.as_path()),
+                _ => None,
+            };
+            let name = path.map_or("standard input".to_owned(), |path| {
+                path.display().to_string()
+            });
+            match form(import.format, path) {
+                Form::Object => {
+                    let mut all = Vec::new();
+                    open(path)?.read_to_end(&mut all)?;
+                    text = all;
+                    let bar = ProgressBar::hidden();
+                    let total = check(&name, Object::new(&text).map(Ok), &bar)?;
+                    let entries = stream::iter(Object::new(&text).map(Ok));
+                    (given(name, entries.boxed_local()), Some(total))
+                }
+                Form::Lines => {
+                    let bytes = path.and_then(|path| path.metadata().ok());
+                    let bytes = bytes.filter(|it| it.is_file()).map(|it| it.len());
+                    let total = match bytes {
+                        Some(bytes) => {
+                            let bar = of_bytes("checking", bytes);
+                            let lines = Lines::new(BufReader::new(bar.wrap_read(open(path)?)));
+                            Some(check(&name, lines, &bar)?)
+                        }
+                        // It can be read only once: its bad lines are found on the way.
+                        None => None,
+                    };
+                    let lines = stream::iter(Lines::new(BufReader::new(open(path)?)));
+                    (given(name, lines.boxed_local()), total)
+                }
+            }
+        }
+    };
+    let target = match import.to.unwrap_or(Place::Server(server.url())) {
+        Place::Store(url) => Target::Store(kvstore_core::open(&url, None).await?),
+        // Each write can be repeated, and there are too many of them for idempotency keys.
+        Place::Server(url) => {
+            let token = token_of(&server)?;
+            Target::Server(client(server.at(url), token, false)?)
+        }
+        Place::File(_) | Place::Standard => {
+            let text = "--to takes a folder as file:FOLDER, a store or a server; a file is written by `export`";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+    };
+    bring(output, entries, total, &target, import.keep).await
+}
+
+/// Writes `entries`, `total` of them where that is known, and prints how many.
+async fn bring(
+    output: &Output,
+    entries: Entries<'_>,
+    total: Option<u64>,
+    target: &Target,
+    keep: bool,
+) -> Result<(), Failure> {
+    let bar = of_entries("importing", total);
+    let mut totals = Totals::default();
+    let copied = copy(entries, target, keep, &bar, &mut totals).await;
+    drop(bar);
+    let closed = match target {
+        Target::Store(opened) => opened.close().await,
+        Target::Server(_) => Ok(()),
+    };
+    let copied = copied.and_then(|()| match total {
+        Some(total) if total > totals.sum() => Err(Failure::Failed(format!(
+            "there were {total} entries when it was looked at, and {} now",
+            totals.sum()
+        ))),
+        _ => Ok(closed?),
+    });
+    copied.map_err(|failure| match totals.written {
+        0 => failure,
+        _ => Failure::Interrupted {
+            failure: Box::new(failure),
+            done: format!("{totals} until then; the same command continues from there"),
+        },
+    })?;
+    Ok(output.one(&totals.to_string(), &totals)?)
+}
+
+/// An entry of a file, or why it is none.
+type Given = io::Result<Result<PortableEntry, Refused>>;
+
+/// Gives bad entries of the file `name` their place.
+fn given<'a>(name: String, entries: stream::LocalBoxStream<'a, Given>) -> Entries<'a> {
+    entries
+        .map(move |entry| match entry {
+            Ok(Ok(entry)) => Ok(entry),
+            Ok(Err(refused)) => Err(Failure::Usage(format!("{name}, {refused}"))),
+            Err(error) => Err(Failure::Usage(format!("{name} cannot be read: {error}"))),
+        })
+        .boxed_local()
+}
+
+fn open(path: Option<&Path>) -> Result<Box<dyn Read>, Failure> {
+    let Some(path) = path else {
+        return Ok(Box::new(io::stdin()));
+    };
+    let file = File::open(path);
+    let refused = |error| Failure::Usage(format!("{} cannot be read: {error}", path.display()));
+    Ok(Box::new(file.map_err(refused)?))
+}
+
+/// Counts the entries.
+///
+/// # Errors
+/// The places of those that are none, before anything is written.
+fn check(
+    name: &str,
+    entries: impl Iterator<Item = Given>,
+    bar: &ProgressBar,
+) -> Result<u64, Failure> {
+    let (mut count, mut refused) = (0, Vec::new());
+    for entry in entries {
+        let read = |error| Failure::Usage(format!("{name} cannot be read: {error}"));
+        match entry.map_err(read)? {
+            Ok(_) => count += 1,
+            Err(place) => refused.push(format!("{name}, {place}")),
+        }
+        if refused.len() == REFUSED_MAX {
+            refused.push("and perhaps more".to_owned());
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    match refused.is_empty() {
+        true => Ok(count),
+        false => Err(Failure::Usage(format!(
+            "nothing was written, {name} has bad entries; it is taken as --format json, one object \
+             {{\"KEY\": VALUE, …}}, or ndjson, an object {{\"key\": \"KEY\", \"value\": VALUE}} a line:\n  {}",
+            refused.join("\n  ")
+        ))),
+    }
+}
+
+/// Returns the form that is asked for, or that the name of the file says.
+fn form(given: Option<Form>, path: Option<&Path>) -> Form {
+    let extension = path.and_then(Path::extension);
+    given.unwrap_or(match extension.is_some_and(|it| it == "json") {
+        true => Form::Object,
+        false => Form::Lines,
+    })
+}
+
+/// Counts entries on a terminal, `total` of them where that is known. It is gone when it is dropped.
+fn of_entries(doing: &'static str, total: Option<u64>) -> ProgressBar {
+    match total {
+        Some(total) => begin(
+            ProgressBar::new(total),
+            "{msg} {bar:30} {human_pos} of {human_len} entries, {eta} left",
+            doing,
+        ),
+        None => begin(
+            ProgressBar::new_spinner(),
+            "{msg} {human_pos} entries, {per_sec}",
+            doing,
+        ),
+    }
+}
+
+/// Counts the bytes of a file that has `total` of them.
+fn of_bytes(doing: &'static str, total: u64) -> ProgressBar {
+    let template = "{msg} {bar:30} {binary_bytes} of {binary_total_bytes}, {eta} left";
+    begin(ProgressBar::new(total), template, doing)
+}
+
+fn begin(bar: ProgressBar, template: &str, doing: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("a template of this file");
+    let bar = bar
+        .with_style(style)
+        .with_message(doing)
+        .with_finish(ProgressFinish::AndClear);
+    bar.tick();
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn file_that_was_cut_while_it_was_read_is_an_error() {
+        let entries = || {
+            let text = "{\"key\":\"a\",\"value\":1}\n{\"key\":\"b\",\"value\":1}\n";
+            let lines = stream::iter(Lines::new(text.as_bytes()));
+            given("f".to_owned(), lines.boxed_local())
+        };
+        for (total, is_whole) in [(2, true), (3, false)] {
+            let url = "memory:".parse().unwrap();
+            let memory = Target::Store(kvstore_core::open(&url, None).await.unwrap());
+            let output = Output::new(None);
+            match bring(&output, entries(), Some(total), &memory, false).await {
+                Err(Failure::Interrupted { failure, done }) => {
+                    assert!(
+                        matches!(*failure, Failure::Failed(text) if text.starts_with("there were 3"))
+                    );
+                    assert!(done.starts_with("2 written, 0 equal already until then"));
+                }
+                whole => assert!(whole.is_ok() && is_whole),
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Where entries come from and go to: a file, a folder, a store on Redis, a server.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use futures_util::future;
+use futures_util::stream::{self, LocalBoxStream, StreamExt as _, TryStreamExt as _};
+use kvstore_client::{Client, ServerUrl};
+use kvstore_core::json_file::Inspection;
+use kvstore_core::open::{Opened, StoreUrl};
+use kvstore_core::portable::PortableEntry;
+use kvstore_core::store::ListRequest;
+use kvstore_core::{Error, StoreExt as _};
+
+use crate::failure::Failure;
+
+/// Entries, one after the other.
+pub(super) type Entries<'a> = LocalBoxStream<'a, Result<PortableEntry, Failure>>;
+
+/// Where entries are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Standard input or output, written `-`.
+    Standard,
+    /// A file.
+    File(PathBuf),
+    /// A store: a folder, a Redis server, or memory.
+    Store(Box<StoreUrl>),
+    /// A server.
+    Server(ServerUrl),
+}
+
+impl FromStr for Place {
+    type Err = Error;
+
+    /// `-`, a URL, the path of a folder, or else that of a file: a path never looks like a URL if it
+    /// begins with `./`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let path = Path::new(text);
+        Ok(if text == "-" {
+            Self::Standard
+        } else if ServerUrl::is_url(text) {
+            Self::Server(text.parse()?)
+        } else if StoreUrl::is_url(text) {
+            Self::Store(Box::new(text.parse()?))
+        } else if path.is_dir() {
+            let url: StoreUrl = format!("file:{text}").parse()?;
+            match url.folder() == Some(path) {
+                true => Self::Store(Box::new(url)),
+                false => {
+                    let text = format!("{text:?} has to be written as the URL of a folder, file:…");
+                    return Err(Error::Config(text));
+                }
+            }
+        } else {
+            Self::File(path.to_owned())
+        })
+    }
+}
+
+/// What entries are read from, all of it.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A store in files, as it was at one moment; a server may have it open.
+    Folder(Box<Inspection>),
+    /// Any other store, read page by page.
+    Store(Opened),
+    /// A server, read page by page.
+    Server(Client),
+}
+
+impl Source {
+    pub(super) async fn open(url: &StoreUrl) -> Result<Self, Failure> {
+        let Some(folder) = url.folder() else {
+            return Ok(Self::Store(kvstore_core::open(url, None).await?));
+        };
+        let found = Inspection::of(folder)?;
+        match found.problems().first() {
+            None => Ok(Self::Folder(Box::new(found))),
+            Some(problem) => Err(Failure::Failed(format!(
+                "it is damaged, and `kvstore verify` says how: {problem}"
+            ))),
+        }
+    }
+
+    /// Returns how many entries there are, where that is known beforehand.
+    pub(super) async fn total(&self, prefix: &str) -> Result<Option<u64>, Failure> {
+        match self {
+            Self::Folder(found) if prefix.is_empty() => Ok(Some(found.summary().entries)),
+            Self::Folder(_) | Self::Store(_) => Ok(None),
+            Self::Server(client) => {
+                let request = ListRequest {
+                    prefix: prefix.to_owned(),
+                    limit: 1,
+                    count: true,
+                    ..ListRequest::default()
+                };
+                Ok(client.store().list(&request).await?.count)
+            }
+        }
+    }
+
+    /// Streams the entries whose keys start with `prefix`, in byte order of their keys.
+    pub(super) fn entries<'a>(&'a self, prefix: &'a str) -> Entries<'a> {
+        let entries = match self {
+            Self::Folder(found) => {
+                let entries = stream::iter(found.entries());
+                return entries
+                    .filter(move |(key, _)| future::ready(key.as_str().starts_with(prefix)))
+                    .map(|entry| Ok(entry.into()))
+                    .boxed_local();
+            }
+            Self::Store(opened) => opened.store.entries(prefix),
+            Self::Server(client) => client.store().entries(prefix),
+        };
+        entries.map_ok(Into::into).err_into().boxed_local()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_is_told_from_url() {
+        let store = |url: &str| Place::Store(Box::new(url.parse().unwrap()));
+        for (text, place) in [
+            ("-", Place::Standard),
+            ("file:database", store("file:database")),
+            ("memory:", store("memory:")),
+            ("src", store("file:src")),
+            ("data.json", Place::File("data.json".into())),
+            ("./a:b", Place::File("./a:b".into())),
+            ("/x/a:b", Place::File("/x/a:b".into())),
+            ("data.2:json", Place::File("data.2:json".into())),
+            (
+                "http://[::1]:80",
+                Place::Server("http://[::1]:80".parse().unwrap()),
+            ),
+            ("unix:/s", Place::Server("unix:/s".parse().unwrap())),
+        ] {
+            assert_eq!(text.parse::<Place>().unwrap(), place);
+        }
+        for text in ["redish://localhost", "file:", "a:b.json", "http://"] {
+            assert!(text.parse::<Place>().is_err(), "{text}");
+        }
+    }
+}
