@@ -370,6 +370,57 @@ async fn console_shows_edits_and_heals_on_redis() {
     visit(open(&redis.url().parse().unwrap(), None).await.unwrap()).await;
 }
 
+#[tokio::test]
+async fn save_that_waits_in_the_queue_is_seen_through_to_its_conflict() {
+    let mut server = Server::start_on(in_memory(), Options::default()).await;
+    server.put("key", "1").await;
+    let browser = open_page(&server, "#key=key").await;
+    browser.until("it can be edited", &click("#edit")).await;
+    // Nobody works for the queue, and somebody else is ahead in it.
+    let put = request("PUT", "/v1/kv/key").body("2");
+    server.ask(&put.header("prefer", "respond-async")).await;
+    browser.until("it is typed", &fill("#text", "3")).await;
+    browser.until("it is saved", &click("#save")).await;
+    browser
+        .until(
+            "it waits, and the page says so",
+            &shows("#notice", "It waits in the queue"),
+        )
+        .await;
+    server.work();
+    browser
+        .until("theirs came first", &shows("#theirs", "2"))
+        .await;
+    browser
+        .until("the own one is kept", &click("#overwrite"))
+        .await;
+    browser.until("it is shown", &shows("#value", "3")).await;
+    assert_eq!(stored(&server, "key").await.unwrap(), "3");
+}
+
+#[tokio::test]
+async fn tab_out_of_sight_leaves_its_place_and_misses_nothing() {
+    let mut server = Server::start_on(in_memory(), Options::default()).await;
+    server.work();
+    let browser = open_page(&server, "").await;
+    browser.until("it listens", &shows("#live", "Live")).await;
+    let seen = |is_hidden: bool| {
+        format!(
+            "Object.defineProperty(document, 'hidden', {{ value: {is_hidden}, configurable: true }}); \
+             document.dispatchEvent(new Event('visibilitychange')); return 1;"
+        )
+    };
+    browser.run(&seen(true)).await;
+    browser
+        .until("it listens no more", &shows("#live", "Paused"))
+        .await;
+    write(&server, "meanwhile", "1").await;
+    assert_eq!(browser.run(&row("meanwhile")).await, Value::Null);
+    browser.run(&seen(false)).await;
+    browser.until("the change is told", &row("meanwhile")).await;
+    browser.has_no_complaints().await;
+}
+
 /// A server with a token that may write, one that may read, and one that reads one team's keys.
 async fn with_tokens() -> Server {
     let lines = [

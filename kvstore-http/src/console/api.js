@@ -142,24 +142,24 @@ async function* events(body) {
 }
 
 /**
- * Follows the changes under `prefix` from `since` on until `signal` ends it, and connects again by
- * itself. `changed({kind, key, etag})` is called for each, `state(text)` when the connection
+ * Follows the changes under `prefix` until `signal` ends it, and connects again by itself.
+ * `place.since` says where to begin, and afterwards where to go on. `changed({kind, key, etag})` is called for each, `state(text)` when the connection
  * changes, `reset()` when changes may have been missed and everything is to be read again.
  */
-export async function follow({ prefix, since, signal, changed, state, reset }) {
+export async function follow({ prefix, place, signal, changed, state, reset }) {
   let pause = 2000;
   let isBehind = false;
   while (!signal.aborted) {
     try {
       const headers = { Accept: 'text/event-stream' };
-      if (since) headers['Last-Event-ID'] = since;
+      if (place.since) headers['Last-Event-ID'] = place.since;
       const reply = await request('GET', url('v1/watch', { prefix }), headers, undefined, signal);
       if (!reply.ok) throw await problemOf(reply);
       state('live');
       if (isBehind) reset();
       isBehind = false;
       for await (const { event, id, data, retry } of events(reply.body)) {
-        if (id !== undefined) since = id;
+        if (id !== undefined) place.since = id;
         if (retry) pause = Number(retry) || pause;
         if (event === 'reset') reset();
         else if (data && event !== 'synced') changed({ kind: event, ...JSON.parse(data) });
@@ -168,8 +168,8 @@ export async function follow({ prefix, since, signal, changed, state, reset }) {
       if (signal.aborted || error.status === 401) return;
       if (error.status === 403) return state('off');
       if (error.status === 410) {
-        // The changes behind `since` are no longer kept.
-        since = undefined;
+        // The changes from there on are no longer kept.
+        place.since = undefined;
         isBehind = true;
         continue;
       }

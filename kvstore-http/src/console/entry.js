@@ -24,7 +24,12 @@ export function makeEntry({ closed, saved }) {
   const isDirty = () => !!draft && draft.text !== draft.before;
   const back = () => h('button', { class: 'back quiet', onclick: leave }, '‹ Keys');
   const name = (text) => h('h2', { class: 'code' }, text);
-  const show = (...children) => { meanwhile = deadline = null; pane.replaceChildren(...children); };
+  function show(...children) {
+    const hadFocus = pane.contains(document.activeElement);
+    meanwhile = deadline = null;
+    pane.replaceChildren(...children.filter(Boolean));
+    if (hadFocus) pane.focus({ preventScroll: true });
+  }
 
   async function mayLeave() {
     if (isWriting) return false;
@@ -77,7 +82,17 @@ export function makeEntry({ closed, saved }) {
       value.classList.toggle('stored', !isFormatted);
       paint(value, isFormatted ? format(entry.text) : entry.text);
     }
-    const copy = h('button', { onclick: () => navigator.clipboard?.writeText(entry.text).then(() => notice('Copied as stored'), () => notice('The browser does not let this page copy', true)) }, 'Copy');
+    const copy = h('button', {
+      async onclick() {
+        try {
+          // Only there on this machine or behind TLS.
+          await navigator.clipboard.writeText(entry.text);
+          notice('Copied as stored');
+        } catch {
+          notice('The browser does not let this page copy', true);
+        }
+      },
+    }, 'Copy');
     const may = session.access?.write;
     const timer = h('dd', { id: 'deadline', role: 'timer' });
     show(back(), h('div', { class: 'title' }, name(entry.key),

@@ -43,7 +43,7 @@ export function makeJobs() {
     const next = h('button', { onclick: () => { list.cursor = list.after; refresh(); } }, 'Next');
     const first = h('button', { onclick: () => { list.cursor = undefined; refresh(); } }, 'First');
     const all = isDead ? [h('button', { id: 'retry-all', onclick: () => retryAll() }, 'Retry all'), h('button', { id: 'forget-all', class: 'danger', onclick: () => forgetAll() }, 'Forget all')] : [];
-    const section = h('section', { 'aria-label': title, id: `jobs-${status}` },
+    const section = h('section', { 'aria-label': title, id: `jobs-${status}`, tabindex: '-1' },
       h('div', { class: 'title' }, h('h3', null, title), ...all), empty, h('div', { class: 'scroll' }, table), h('p', { class: 'actions' }, first, next));
     const shown = new Map();
 
@@ -72,7 +72,12 @@ export function makeJobs() {
         const kept = new Map(jobs.map((job) => [job.id, shown.get(job.id) ?? row(job)]));
         const rows = [...kept.values()];
         if (rows.length !== body.rows.length || rows.some((element, at) => element !== body.rows[at])) {
-          for (const [id, element] of shown) if (!kept.has(id)) element.remove();
+          for (const [id, element] of shown) {
+            if (kept.has(id)) continue;
+            // Whoever works through the list by keyboard stays in it.
+            if (element.contains(document.activeElement)) section.focus({ preventScroll: true });
+            element.remove();
+          }
           rows.forEach((element, at) => { if (body.rows[at] !== element) body.insertBefore(element, body.rows[at] ?? null); });
         }
         shown.clear();

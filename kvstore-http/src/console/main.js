@@ -17,7 +17,7 @@ const go = (hash) => { location.hash = hash; };
 const hashOf = (key) => `key=${encodeURIComponent(key)}`;
 
 const tree = makeTree((key) => go(hashOf(key)));
-const entry = makeEntry({ closed: () => go('data'), saved: (key) => go(hashOf(key)) });
+const entry = makeEntry({ closed: () => { go('data'); byId('tree').focus(); }, saved: (key) => go(hashOf(key)) });
 const changes = makeChanges();
 const jobs = makeJobs();
 
@@ -54,6 +54,8 @@ async function navigate() {
   if (isNew) entry.create(tree.prefix);
   else if (key === undefined) entry.close();
   else entry.open(key);
+  // In a narrow window there is one pane at a time.
+  if (!byId('tree').checkVisibility()) byId('entry').focus();
 }
 
 function decoded(text) {
@@ -63,6 +65,8 @@ function decoded(text) {
 // Changes
 
 let following;
+/** From where the changes are still to be heard of. */
+let place = {};
 let pending = [];
 let entering;
 
@@ -76,12 +80,12 @@ function enter() {
   else tree.enter(all);
 }
 
-async function follow_(since) {
+function listen() {
   following?.abort();
   following = new AbortController();
   const { signal } = following;
   follow({
-    prefix: session.access.prefix, since, signal,
+    prefix: session.access.prefix, place, signal,
     changed(change) {
       pending.push(change);
       entering ??= setTimeout(enter, ENTER_MS);
@@ -97,6 +101,15 @@ async function follow_(since) {
     },
   });
 }
+
+// A browser has six connections to a server for all tabs together, so only those in sight listen.
+document.addEventListener('visibilitychange', () => {
+  if (!session.access) return;
+  if (!document.hidden) return listen();
+  following?.abort();
+  byId('live').textContent = 'Paused';
+  byId('live').className = '';
+});
 
 // Tokens
 
@@ -149,7 +162,8 @@ async function enterSession() {
   document.querySelector('h1').title = `version ${service.version}`;
   entry.close();
   jobs.restart();
-  follow_(await tree.show(prefix));
+  place = { since: await tree.show(prefix) };
+  if (!document.hidden) listen();
   route = undefined;
   navigate();
 }

@@ -44,8 +44,9 @@ export function makeTree(opened) {
 
   function flatten(parent, out) {
     if (parent.page > 0) out.push({ kind: 'earlier', parent, depth: parent.depth });
-    for (const row of parent.rows ?? []) {
+    for (const [at, row] of (parent.rows ?? []).entries()) {
       row.parent = parent;
+      row.at = at + 1;
       out.push(row);
       if (row.isOpen) flatten(row, out);
     }
@@ -187,6 +188,8 @@ export function makeTree(opened) {
       const isOpen = row.kind === 'folder' ? row.isOpen : undefined;
       set(element, 'class', `row ${row.kind}${at === current ? ' current' : ''}${fresh.has(row.name) ? ' fresh' : ''}`);
       set(element, 'aria-level', row.depth + 1 - (row.kind === 'key' || row.kind === 'folder' ? 1 : 0));
+      set(element, 'aria-setsize', row.parent.rows?.length);
+      set(element, 'aria-posinset', row.at);
       set(element, 'aria-expanded', isOpen);
       set(element, 'aria-selected', row.kind === 'key' && row.name === chosen);
       set(element, 'title', row.name);
