@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::commit::Commit;
 use kvstore_core::model::evaluate::evaluate;
@@ -17,8 +18,8 @@ use kvstore_core::model::job::{Idempotency, JobState, NewJob};
 use kvstore_core::model::write::{Change, Write};
 use kvstore_core::queue::{Found, WorkQueue, WorkerId};
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::store::ListRequest;
-use kvstore_core::{JobQueue, Key, Store, Value, worker};
+use kvstore_core::store::{ListRequest, WatchRequest};
+use kvstore_core::{JobQueue, Key, Store, StoreExt, Value, worker};
 use redis_server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -250,4 +251,58 @@ async fn asking_for_a_waiting_job_moves_that_job_alone() {
     assert_eq!(queue.find(&jobs[4]).await.unwrap(), Found::Dropped);
     let found = queue.find(&jobs[5]).await.unwrap();
     assert!(matches!(found, Found::Held { .. }), "{found:?}");
+}
+
+/// How many scripts `server` has run.
+fn scripts_run(server: &Server) -> usize {
+    let stats = server.ask(&["info", "commandstats"]);
+    let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
+    calls.split(',').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_watchers_cost_redis_what_one_does() {
+    const WATCHERS: usize = 300;
+    const COMMITS: usize = 20;
+    let server = Server::start();
+    let redis = open(&server, &Arc::default()).await;
+    let store = redis.store();
+    let (hear, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    for number in 0..WATCHERS {
+        let request = WatchRequest {
+            prefix: format!("{number}/"),
+            ..WatchRequest::default()
+        };
+        let mut watch = store.watch(&request).await.unwrap();
+        let hear = hear.clone();
+        tokio::spawn(async move {
+            while let Some(changed) = watch.changes.next().await {
+                let _ = hear.send((number, changed.unwrap()));
+            }
+        });
+    }
+    // The history is asked for once in 250 ms, by whichever watcher, and with each message.
+    let polls = |begun: Instant| begun.elapsed().as_millis() as usize / 250 + 2;
+    let (before, begun) = (scripts_run(&server), Instant::now());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let scripts = scripts_run(&server) - before;
+    assert!(scripts > 1 && scripts <= polls(begun), "{scripts} scripts");
+
+    // A commit is read once or twice (for the message, and where it was made), and its value by the one
+    // watcher that shows it.
+    let (before, begun) = (scripts_run(&server), Instant::now());
+    for number in 0..COMMITS {
+        let key = format!("{number}/key");
+        store.set(&key, &number).await.unwrap();
+        let (watcher, changed) = tokio::time::timeout(PATIENCE, heard.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((watcher, changed.key.as_str()), (number, key.as_str()));
+        assert_eq!(changed.value.unwrap().as_str(), number.to_string());
+    }
+    let scripts = scripts_run(&server) - before;
+    let most = 4 * COMMITS + polls(begun);
+    assert!(scripts <= most, "{scripts} scripts, at most {most}");
+    assert!(heard.try_recv().is_err(), "each change is heard once");
 }

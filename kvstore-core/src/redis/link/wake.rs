@@ -1,7 +1,7 @@
 //! Who waits for a partition to move on is woken by a message from the server. One that is lost costs a moment, since
 //! everybody also asks now and then.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use redis::Client;
@@ -17,10 +17,10 @@ pub(crate) const ASK_AFTER: Duration = Duration::from_millis(250);
 /// is woken when a connection that broke is back, so this is for one that breaks without a word.
 pub(crate) const ASK_FOR_JOBS_AFTER: Duration = Duration::from_secs(1);
 
-/// What has moved, counted, for all partitions together and each.
+/// What has moved: counted for all partitions together, with the time of the last news for each.
 pub(crate) struct Wake {
     any: watch::Sender<u64>,
-    each: Vec<watch::Sender<u64>>,
+    each: Vec<watch::Sender<Instant>>,
     claims: watch::Sender<u64>,
     listener: AbortHandle,
 }
@@ -31,7 +31,10 @@ const CLAIMS: &str = "claims";
 impl Wake {
     pub(crate) fn new(clients: Vec<Client>, channel: String, partitions: PartitionCount) -> Self {
         let any = watch::Sender::new(0);
-        let each: Vec<_> = partitions.iter().map(|_| watch::Sender::new(0)).collect();
+        let each: Vec<_> = partitions
+            .iter()
+            .map(|_| watch::Sender::new(Instant::now()))
+            .collect();
         let claims = watch::Sender::new(0);
         let senders = (any.clone(), each.clone(), claims.clone());
         let listener = tokio::spawn(listen(clients, channel, senders));
@@ -49,8 +52,13 @@ impl Wake {
     }
 
     /// Changes whenever `partition` moves, or the store is closed.
-    pub(crate) fn of(&self, partition: Partition) -> watch::Receiver<u64> {
+    pub(crate) fn of(&self, partition: Partition) -> watch::Receiver<Instant> {
         self.each[usize::from(partition.0)].subscribe()
+    }
+
+    /// Returns when `partition` was last heard to have moved.
+    pub(crate) fn moved_at(&self, partition: Partition) -> Instant {
+        *self.each[usize::from(partition.0)].borrow()
     }
 
     /// Changes whenever a worker comes, goes or gives something up.
@@ -76,7 +84,7 @@ impl Drop for Wake {
 }
 
 /// Waits for a message, but no longer than `most`.
-pub(crate) async fn woken(receiver: &mut watch::Receiver<u64>, most: Duration) {
+pub(crate) async fn woken<T>(receiver: &mut watch::Receiver<T>, most: Duration) {
     // An end is told by the store being closed, and a time that has passed by the caller's next look.
     let _ = tokio::time::timeout(most, receiver.changed()).await;
 }
@@ -86,7 +94,7 @@ async fn listen(
     channel: String,
     (any, each, claims): (
         watch::Sender<u64>,
-        Vec<watch::Sender<u64>>,
+        Vec<watch::Sender<Instant>>,
         watch::Sender<u64>,
     ),
 ) {
@@ -113,15 +121,13 @@ async fn listen(
 }
 
 /// `None`: all of them.
-fn wake(any: &watch::Sender<u64>, each: &[watch::Sender<u64>], partition: Option<u16>) {
-    let count = |count: &mut u64| *count += 1;
+fn wake(any: &watch::Sender<u64>, each: &[watch::Sender<Instant>], partition: Option<u16>) {
+    let moved = |sender: &watch::Sender<Instant>| {
+        sender.send_replace(Instant::now());
+    };
     match partition {
-        Some(partition) => {
-            if let Some(sender) = each.get(usize::from(partition)) {
-                sender.send_modify(count);
-            }
-        }
-        None => each.iter().for_each(|sender| sender.send_modify(count)),
+        Some(partition) => each.get(usize::from(partition)).into_iter().for_each(moved),
+        None => each.iter().for_each(moved),
     }
-    any.send_modify(count);
+    any.send_modify(|count| *count += 1);
 }

@@ -20,6 +20,7 @@ use crate::redis::link::wake::{ASK_AFTER, woken};
 use crate::redis::run::{Call, Numbering};
 use crate::redis::session::Session;
 use crate::redis::store::commit::{Memory, activate, adopt};
+use crate::redis::store::watch::Feed;
 use crate::redis::text::{
     dead, entry, finished, letter_id, letter_name, position, stream_id, unexpected,
 };
@@ -31,6 +32,7 @@ pub(crate) struct RedisStore {
     session: Arc<Session>,
     /// For each partition what commits there have to remember.
     memories: Vec<Memory>,
+    feed: Arc<Feed>,
 }
 
 impl RedisStore {
@@ -38,6 +40,7 @@ impl RedisStore {
         let partitions = session.partitions.iter();
         Self {
             memories: partitions.map(|_| Memory::default()).collect(),
+            feed: Arc::new(Feed::new(session.partitions)),
             session,
         }
     }
@@ -389,7 +392,7 @@ impl Store for RedisStore {
     }
 
     async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
-        watch::watch(&self.session, request).await
+        watch::watch(&self.session, &self.feed, request).await
     }
 
     fn lag(&self) -> Option<Duration> {

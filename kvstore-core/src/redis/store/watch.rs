@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use tokio::sync::watch::Receiver;
@@ -11,9 +12,9 @@ use tokio::sync::watch::Receiver;
 use crate::error::{Error, Result, Subject};
 use crate::limits::CHANGES_MAX;
 use crate::model::entry::Version;
-use crate::model::id::Partition;
+use crate::model::id::{Partition, PartitionCount};
 use crate::model::key::Key;
-use crate::redis::link::wake::woken;
+use crate::redis::link::wake::{ASK_AFTER, woken};
 use crate::redis::session::Session;
 use crate::redis::store::entries;
 use crate::redis::text::{number, unexpected};
@@ -22,7 +23,72 @@ use crate::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom, WatchRequest
 /// Most entries of a partition's history read at once; each holds the changes of one commit, or a part of them.
 const ENTRIES_READ: usize = 20;
 
-pub(crate) async fn watch(session: &Arc<Session>, request: &WatchRequest) -> Result<Watch> {
+/// Parts of a partition's history kept for watchers that are slower than the fastest.
+const PARTS_KEPT: usize = 4;
+
+/// The parts of each partition's history that were read last, in their order: all watchers of a process
+/// that stand at the same place share one answer of the server.
+#[derive(Debug)]
+pub(crate) struct Feed(Vec<tokio::sync::Mutex<VecDeque<Part>>>);
+
+/// A part of a partition's history.
+#[derive(Clone, Debug)]
+struct Part {
+    after: u64,
+    asked: Instant,
+    /// The version up to which this is all that happened.
+    latest: u64,
+    changes: Arc<[Change]>,
+}
+
+impl Part {
+    /// Returns the version behind which the next part begins.
+    fn end(&self) -> u64 {
+        let last = self.changes.last().map_or(0, |(_, version, _)| *version);
+        self.latest.max(last)
+    }
+}
+
+impl Feed {
+    pub(crate) fn new(partitions: PartitionCount) -> Self {
+        Self(partitions.iter().map(|_| Default::default()).collect())
+    }
+
+    /// Returns the part of a history behind version `after`. An empty one is as of the last message
+    /// that the partition has moved, or of [`ASK_AFTER`] ago where that is later.
+    async fn read(&self, session: &Session, partition: Partition, after: u64) -> Result<Part> {
+        let moved = session.wake.moved_at(partition);
+        let mut parts = self.0[usize::from(partition.0)].lock().await;
+        if let Some(part) = parts.iter().rfind(|part| part.after == after)
+            && (part.end() > after || (part.asked > moved && part.asked.elapsed() < ASK_AFTER))
+        {
+            return Ok(part.clone());
+        }
+        let asked = Instant::now();
+        let (latest, changes) = read_partition(session, partition, after).await?;
+        let part = Part {
+            after,
+            asked,
+            latest,
+            changes: changes.into(),
+        };
+        // Watchers that are far behind do not take away what the others share.
+        if parts.back().is_none_or(|last| last.after <= after) {
+            parts.retain(|last| last.after != after);
+            parts.push_back(part.clone());
+            if parts.len() > PARTS_KEPT {
+                parts.pop_front();
+            }
+        }
+        Ok(part)
+    }
+}
+
+pub(crate) async fn watch(
+    session: &Arc<Session>,
+    feed: &Arc<Feed>,
+    request: &WatchRequest,
+) -> Result<Watch> {
     session.check_open()?;
     let latest = latest(session).await?;
     let heard = match &request.from {
@@ -41,6 +107,7 @@ pub(crate) async fn watch(session: &Arc<Session>, request: &WatchRequest) -> Res
     let place = Arc::new(Mutex::new(start.clone()));
     let watcher = Watcher {
         session: Arc::clone(session),
+        feed: Arc::clone(feed),
         request: request.clone(),
         place: Arc::clone(&place),
         heard,
@@ -141,6 +208,7 @@ fn parse(id: &ChangeId, partitions: usize) -> Result<Vec<u64>> {
 
 struct Watcher {
     session: Arc<Session>,
+    feed: Arc<Feed>,
     request: WatchRequest,
     /// Up to here all that it shows was taken.
     place: Arc<Mutex<ChangeId>>,
@@ -162,12 +230,16 @@ impl Watcher {
                 return Some(Ok(changed));
             }
             self.moved.mark_unchanged();
+            let before = self.heard.clone();
             if let Err(error) = self.read().await {
                 return (!self.session.is_closed()).then_some(Err(error));
             }
             if self.waiting.is_empty() {
                 self.set_place(id(&self.heard));
-                woken(&mut self.moved, crate::redis::link::wake::ASK_AFTER).await;
+            }
+            // Behind a part of which nothing is shown there may be another.
+            if self.heard == before {
+                woken(&mut self.moved, ASK_AFTER).await;
             }
         }
     }
@@ -181,12 +253,12 @@ impl Watcher {
         for partition in self.session.partitions.iter() {
             let place = usize::from(partition.0);
             let after = self.heard[place];
-            let (latest, found) = read_partition(&self.session, partition, after).await?;
-            let heard_of = found.last().map_or(after, |(_, version, _)| *version);
-            let shown = found
-                .into_iter()
+            let part = self.feed.read(&self.session, partition, after).await?;
+            let shown = part
+                .changes
+                .iter()
                 .filter(|(key, _, kind)| self.request.shows(key, *kind));
-            let found: Vec<Change> = shown.collect();
+            let found: Vec<Change> = shown.cloned().collect();
             let values = self.values(partition, &found).await?;
             for ((key, version, kind), value) in found.into_iter().zip(values) {
                 self.heard[place] = version;
@@ -199,7 +271,7 @@ impl Watcher {
                 });
             }
             // Versions that nobody hears of are behind it, too.
-            self.heard[place] = latest.max(heard_of);
+            self.heard[place] = part.end();
         }
         Ok(())
     }
