@@ -91,5 +91,5 @@ pub use store_ext::StoreExt;
 
 /// The README's example.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

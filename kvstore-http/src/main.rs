@@ -9,10 +9,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use kvstore_core::Service;
 use kvstore_core::open::{Followed, Opened};
 use kvstore_core::process::{self, Failure, Shared, Shutdown};
 use kvstore_core::worker;
+use kvstore_core::{Error, Service};
 use kvstore_http::{Tokens, serve_with_health};
 use kvstore_worker::admin::{self, Health};
 use tokio::net::TcpListener;
@@ -30,7 +30,7 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
     };
     let (opened, working) = match own.role {
         Role::Worker | Role::Acceptor => {
-            let opened = shared.open().await?;
+            let opened = shared.open().await.map_err(beside)?;
             let working = (own.role == Role::Worker).then(|| opened.clone());
             (Followed::from(opened), working)
         }
@@ -130,6 +130,16 @@ fn console_url(mut address: SocketAddr) -> String {
         });
     }
     format!("http://{address}/")
+}
+
+/// Says what else can be done if another process holds the folder.
+fn beside(error: Error) -> Failure {
+    match error {
+        Error::Locked { .. } => {
+            format!("{error}: to read what it writes, start this one with --worker none").into()
+        }
+        error => error.into(),
+    }
 }
 
 /// A file that can't be read, or holds a bad line, changes nothing: better the tokens of before than none.

@@ -64,9 +64,9 @@ const LISTEN: Setting = Setting {
 const WORKER: Setting = Setting {
     flag: "worker",
     value: "WHERE",
-    default: Fallback::Absent("embedded where the store is in files or in memory, none otherwise"),
+    default: Fallback::Value("embedded"),
     allowed: "embedded or none",
-    help: "Whether a worker runs inside the server and applies what it accepts; none on a folder: read what another process writes, and accept writes only into a queue on Redis",
+    help: "Whether a worker runs inside the server and applies what it accepts; none on Redis: leave that to workers elsewhere; none on a folder: read what another process writes, and accept writes only into a queue on Redis",
 };
 
 const TOKENS_FILE: Setting = Setting {
@@ -329,13 +329,13 @@ pub(crate) fn is_local(address: SocketAddr) -> bool {
 }
 
 fn read_role(settings: &mut Settings, shared: Option<&Shared>) -> Option<Role> {
-    let wanted = settings.get_optional(&WORKER, |text| match text {
+    let wanted = settings.get(&WORKER, |text| match text {
         "embedded" => Ok(true),
         "none" => Ok(false),
         _ => Err("it is neither of the two"),
     });
     let shared = shared?;
-    match wanted?.unwrap_or(!shared.store.is_shared()) {
+    match wanted? {
         true => Some(Role::Worker),
         false if shared.store.is_shared() => Some(Role::Acceptor),
         // One process writes to such a store, and it has the worker.

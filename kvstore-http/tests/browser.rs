@@ -39,6 +39,12 @@ async fn write_is_sent_from_the_docs_and_heard_of_by_an_event_source() {
     browser.open(&format!("{url}/docs")).await;
     let title = "return document.body.innerText.includes('applied exactly once')";
     browser.until("the promise is shown", title).await;
+    // A HEAD is its GET without the body, and nothing is locked where there are no tokens.
+    let listed = "return document.querySelectorAll('.opblock').length > 15
+        && !document.querySelector('.opblock-head') && !document.querySelector('.authorization__btn')";
+    browser
+        .until("every operation is listed once", listed)
+        .await;
 
     // In the same page, as a page of one's own would.
     browser
@@ -95,6 +101,10 @@ async fn docs_are_open_to_all_and_their_authorize_button_takes_a_token() {
     let browser = Browser::start().await;
     browser
         .open(&format!("http://{}/docs", process.address))
+        .await;
+    let locks = "return document.querySelectorAll('.authorization__btn').length > 15";
+    browser
+        .until("what needs a token has a padlock", locks)
         .await;
     fill_in_write(&browser, r#"{"key": "from:docs", "value": 1}"#).await;
     send_write(&browser, 401).await;

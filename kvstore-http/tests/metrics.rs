@@ -265,7 +265,7 @@ async fn trace_of_a_request_is_in_the_log_of_the_worker_inside() {
 async fn trace_of_a_request_is_in_the_log_of_a_worker_elsewhere() {
     let redis = Redis::start();
     let url = redis.url();
-    let server = Process::start(&["--store", &url]);
+    let server = Process::start(&["--store", &url, "--worker", "none"]);
     let program = Path::new(command(&[]).get_program()).with_file_name("kvstore-worker");
     assert!(
         program.exists(),

@@ -27,7 +27,10 @@ fn fleet(redis: &Redis) -> [Process; 2] {
     let url = redis.url();
     let worker = Process::launch_command(worker_command(&["--store", &url]));
     worker.logged("working");
-    [Process::start(&["--store", &url]), worker]
+    [
+        Process::start(&["--store", &url, "--worker", "none"]),
+        worker,
+    ]
 }
 
 /// Counts up in `key` until it is told to stop; only what was answered as applied is in `written`.

@@ -437,3 +437,16 @@ fn what_it_points_to_is_there() {
     }
     assert!(tests > 10, "{tests} tests are named");
 }
+
+/// The README of the core is a part of its package, and its block is the doctest.
+#[test]
+fn rust_block_is_that_of_the_core() {
+    let core = include_str!("../../kvstore-core/README.md");
+    let of_rust = |block: &&Block| block.language == "rust";
+    let blocks = blocks();
+    let rust: Vec<&Block> = blocks.iter().filter(of_rust).collect();
+    assert!(!rust.is_empty());
+    for block in rust {
+        assert!(core.contains(&format!("```rust\n{}\n```\n", block.text)));
+    }
+}

@@ -85,7 +85,7 @@ async fn keys_of_all_partitions_are_deleted_by_their_prefix() {
     const KEYS: usize = 40;
     let redis = Redis::start();
     let store = format!("{}?partitions=8", redis.url());
-    let server = Process::start(&["--store", &store]);
+    let server = Process::start(&["--store", &store, "--worker", "none"]);
     let _worker = worker(&store);
     let mut connection = Connection::open(server.address).await;
     let mut tokens = Vec::new();
@@ -175,4 +175,22 @@ async fn servers_and_workers_on_one_redis_lose_nothing_when_some_are_killed() {
             .expect("no wrong answer");
     }
     assert_eq!(acknowledged.load(Ordering::Relaxed), all);
+}
+
+#[tokio::test]
+async fn server_alone_on_redis_applies_its_own_writes_unless_it_is_started_without_a_worker() {
+    let redis = Redis::start();
+    let store = redis.url();
+    let without = Process::start(&["--store", &store, "--worker", "none"]);
+    let put = |value: &str| request("PUT", "/v1/kv/a").body(value.to_owned());
+    let waits = put("1").header("prefer", "wait=1");
+    let mut connection = Connection::open(without.address).await;
+    assert_eq!(connection.ask(&waits).await.status, 202);
+    let server = Process::start(&["--store", &store]);
+    let mut connection = Connection::open(server.address).await;
+    let applied = connection.ask(&put("2").header("prefer", WAIT)).await;
+    assert_eq!(
+        applied.status, 200,
+        "behind the one that waited: {applied:?}"
+    );
 }

@@ -78,7 +78,7 @@ async fn change_on_redis_is_told_by_a_server_that_did_not_take_it() {
     let url = redis.url();
     let worker = Process::launch_command(worker_command(&["--store", &url]));
     worker.logged("working");
-    let [first, second] = [(); 2].map(|()| Process::start(&["--store", &url]));
+    let [first, second] = [(); 2].map(|()| Process::start(&["--store", &url, "--worker", "none"]));
     is_told(&first, &second).await;
 }
 

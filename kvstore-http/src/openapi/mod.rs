@@ -32,9 +32,13 @@ need not show it yet.
 
 /// The document for a server with these settings.
 pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
-    let anonymous = match options.tokens {
-        None => json!([{}, { "bearer": [] }]),
-        Some(_) => json!([{ "bearer": [] }]),
+    // Where no tokens are asked for, a page of it shows no padlocks.
+    let (security, schemes) = match options.tokens {
+        None => (json!([]), json!({})),
+        Some(_) => (
+            json!([{ "bearer": [] }]),
+            json!({ "bearer": { "type": "http", "scheme": "bearer" } }),
+        ),
     };
     json!({
         "openapi": "3.1.0",
@@ -45,7 +49,7 @@ pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
             "description": PROMISES,
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
-        "security": anonymous,
+        "security": security,
         "tags": [
             { "name": "simple", "description": "Three plain routes, with errors in the shape of FastAPI's" },
             { "name": "entries", "description": "One entry is one resource, with its version as entity tag" },
@@ -57,9 +61,7 @@ pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
             "schemas": schemas::all(),
             "headers": answers::headers(),
             "responses": answers::problems(),
-            "securitySchemes": {
-                "bearer": { "type": "http", "scheme": "bearer" },
-            },
+            "securitySchemes": schemes,
         },
         "x-limits": limits(options, service),
     })

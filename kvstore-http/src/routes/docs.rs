@@ -31,9 +31,12 @@ const PAGE: &[u8] = b"<!DOCTYPE html>
 ";
 
 /// Opens the document that this server has, whatever stands before it in the path.
-const START_JS: &[u8] = b"window.addEventListener('load', () => {
+/// A HEAD is its GET without the body, and would only double the list.
+const START_JS: &[u8] = b"window.addEventListener('load', async () => {
+  const spec = await (await fetch(new URL('openapi.json', document.baseURI))).json();
+  for (const path of Object.values(spec.paths)) delete path.head;
   SwaggerUIBundle({
-    url: new URL('openapi.json', document.baseURI).href,
+    spec,
     dom_id: '#swagger-ui',
     deepLinking: true,
     displayRequestDuration: true,

@@ -316,7 +316,8 @@ async fn document_has_the_limits_in_force_and_says_whether_a_token_is_needed() {
     let open = document(&Server::start_with(setup.clone()).await).await;
     assert_eq!(open["x-limits"]["watchers"], 7);
     assert_eq!(open["x-limits"]["value_bytes"], 1000);
-    assert_eq!(open["security"], json!([{}, {"bearer": []}]));
+    assert_eq!(open["security"], json!([]));
+    assert_eq!(open["components"]["securitySchemes"], json!({}));
     let line = kvstore_http::token_line("a", "secret", "rw", "").unwrap();
     setup.options.tokens = Some(std::sync::Arc::new(
         kvstore_http::Tokens::parse(&line).unwrap(),

@@ -55,7 +55,7 @@ impl Member {
     fn command(&self) -> Command {
         let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
         match self.role {
-            Role::Server => command(&arguments),
+            Role::Server => command(&[&arguments[..], &["--worker", "none"]].concat()),
             Role::Worker => worker_command(&arguments),
         }
     }

@@ -38,7 +38,7 @@ struct Fleet {
 
 impl Fleet {
     fn start_server(&self) -> Process {
-        Process::launch_command(command(&["--store", &self.store])).serves()
+        Process::launch_command(command(&["--store", &self.store, "--worker", "none"])).serves()
     }
 
     fn start_worker(&self) -> Process {

@@ -52,7 +52,14 @@ impl Deployment {
     /// Starts a server, and waits until it gets connections.
     async fn start_server(&mut self) {
         let store = self.store();
-        let args = ["--store", &store, "--drain-delay", DRAIN_DELAY];
+        let args = [
+            "--store",
+            &store,
+            "--worker",
+            "none",
+            "--drain-delay",
+            DRAIN_DELAY,
+        ];
         let process = Process::launch_command(command(&args)).serves();
         self.balancer.add(process.address);
         let begun = Instant::now();
