@@ -58,9 +58,10 @@ export function confirmed(title, text, action) {
   dialog.showModal();
   byId('confirm-no').focus();
   return new Promise((resolve) => {
-    let isMeant = false;
-    byId('confirm-yes').onclick = () => { isMeant = true; dialog.close(); };
-    byId('confirm-no').onclick = () => dialog.close();
-    dialog.onclose = () => resolve(isMeant);
+    const end = (isMeant) => { dialog.close(); resolve(isMeant); };
+    byId('confirm-yes').onclick = () => end(true);
+    byId('confirm-no').onclick = () => end(false);
+    // Escape.
+    dialog.oncancel = (event) => { event.preventDefault(); end(false); };
   });
 }

@@ -94,7 +94,7 @@ export function makeEntry({ closed, saved }) {
       },
     }, 'Copy');
     const may = session.access?.write;
-    const timer = h('dd', { id: 'deadline', role: 'timer' });
+    const timer = h('dd', { id: 'deadline' });
     show(back(), h('div', { class: 'title' }, name(entry.key),
       may && h('button', { id: 'edit', class: 'main', onclick: () => edit(entry) }, 'Edit'),
       may && h('button', { id: 'delete', class: 'danger', onclick: remove }, 'Delete')),

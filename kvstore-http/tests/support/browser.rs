@@ -134,6 +134,44 @@ impl Browser {
         }
     }
 
+    /// Presses keys together, and lets go of them.
+    pub(crate) async fn press(&self, keys: &[char]) {
+        let action = |kind: &str, key: &char| json!({ "type": kind, "value": key });
+        let down = keys.iter().map(|key| action("keyDown", key));
+        let up = keys.iter().rev().map(|key| action("keyUp", key));
+        let actions: Vec<Value> = down.chain(up).collect();
+        let body = json!({ "actions": [{ "type": "key", "id": "keyboard", "actions": actions }] });
+        self.ask("POST", "/actions", &body).await;
+    }
+
+    /// Returns the roles of what can be operated and has no name for a screen reader.
+    pub(crate) async fn nameless(&self) -> Vec<Value> {
+        let command = json!({ "cmd": "Accessibility.getFullAXTree", "params": {} });
+        let tree = self.ask("POST", "/goog/cdp/execute", &command).await;
+        let operable = [
+            "button",
+            "link",
+            "textbox",
+            "searchbox",
+            "spinbutton",
+            "combobox",
+            "tree",
+            "treeitem",
+            "dialog",
+        ];
+        let nodes = tree["nodes"].as_array().expect("a list").iter();
+        let nodes = nodes.filter(|node| node["ignored"] == false);
+        let mut operable: Vec<&Value> = nodes
+            .filter(|node| operable.iter().any(|role| node["role"]["value"] == *role))
+            .collect();
+        assert!(operable.len() > 5, "{operable:#?}");
+        operable.retain(|node| node["name"]["value"].as_str().is_none_or(str::is_empty));
+        operable
+            .into_iter()
+            .map(|node| node["role"]["value"].clone())
+            .collect()
+    }
+
     /// Returns a picture of the window, as PNG.
     pub(crate) async fn picture(&self) -> Vec<u8> {
         let text = self.ask("GET", "/screenshot", &Value::Null).await;
