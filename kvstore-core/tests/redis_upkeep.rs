@@ -1,6 +1,8 @@
 //! What does a store on Redis give back when nothing comes any more, and how much does Redis do for a
-//! read?
+//! read? And what of reads and writes while a slot of a cluster moves?
 
+#[path = "support/cluster.rs"]
+mod cluster;
 #[path = "support/redis.rs"]
 mod redis_server;
 
@@ -9,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use cluster::Cluster;
 use futures_util::StreamExt;
 use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::commit::Commit;
@@ -19,7 +22,7 @@ use kvstore_core::model::write::{Change, Write};
 use kvstore_core::queue::{Found, WorkQueue, WorkerId};
 use kvstore_core::redis::{Options, Redis};
 use kvstore_core::store::{ListRequest, WatchRequest};
-use kvstore_core::{JobQueue, Key, Store, StoreExt, Value, worker};
+use kvstore_core::{Error, JobQueue, Key, Store, StoreExt, Value, worker};
 use redis_server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -305,4 +308,57 @@ async fn many_watchers_cost_redis_what_one_does() {
     let most = 4 * COMMITS + polls(begun);
     assert!(scripts <= most, "{scripts} scripts, at most {most}");
     assert!(heard.try_recv().is_err(), "each change is heard once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_meets_a_moving_slot_waits_or_has_not_happened() {
+    let cluster = Cluster::start();
+    let options = Options {
+        partitions: Some(PartitionCount::ONE),
+        ..Options::default()
+    };
+    let redis = Redis::open(&cluster.url(), options).await.unwrap();
+    let (store, queue) = (redis.store(), redis.queue());
+    let key = Key::new("a").unwrap();
+    let version = store.set("a", &1).await.unwrap();
+
+    // The one partition is in slot 0, the first of the first server.
+    cluster.begin_move(0, 0, 1);
+    let written = store.set("a", &2).await;
+    assert!(
+        matches!(written, Err(Error::Unavailable { .. })),
+        "{written:?}"
+    );
+    let accepted = queue.enqueue(vec![keyed(0)]).await.remove(0);
+    assert!(
+        matches!(accepted, Err(Error::Unavailable { .. })),
+        "{accepted:?}"
+    );
+    assert_eq!(store.get(&key).await.unwrap().unwrap().version, version);
+    cluster.move_keys(0, 0, 1, 1);
+    let listed = store.list(&ListRequest::default()).await;
+    assert!(
+        matches!(listed, Err(Error::Unavailable { .. })),
+        "{listed:?}"
+    );
+
+    // Those that ask while it ends are answered, if they need not wait for too long.
+    let waiting = tokio::spawn({
+        let store = redis.store();
+        async move {
+            loop {
+                match store.list(&ListRequest::default()).await {
+                    Err(Error::Unavailable { .. }) => {}
+                    listed => break listed,
+                }
+            }
+        }
+    });
+    cluster.move_keys(0, 0, 1, 1000);
+    cluster.end_move(0, 1);
+    let listed = waiting.await.unwrap().unwrap();
+    assert_eq!(listed.entries[0].version, version, "nothing was written");
+    assert_eq!(queue.depth().await.unwrap().jobs, 0);
+    assert!(store.set("a", &2).await.unwrap() > version);
+    queue.enqueue(vec![keyed(0)]).await.remove(0).unwrap();
 }

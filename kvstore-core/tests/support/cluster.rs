@@ -122,6 +122,38 @@ impl Cluster {
         assert!(output.status.success(), "{output:?}");
     }
 
+    /// Begins to move a slot from one of its servers to another.
+    pub(crate) fn begin_move(&self, slot: u16, from: usize, to: usize) {
+        let id = |number: usize| self.nodes[number].ask(&["CLUSTER", "MYID"]);
+        let slot = ["CLUSTER", "SETSLOT", &slot.to_string()].map(str::to_owned);
+        let [cluster, set, slot] = &slot;
+        self.ask(to, &[cluster, set, slot, "IMPORTING", &id(from)]);
+        self.ask(from, &[cluster, set, slot, "MIGRATING", &id(to)]);
+    }
+
+    /// Moves so many keys of a slot whose move has begun.
+    pub(crate) fn move_keys(&self, slot: u16, from: usize, to: usize, count: usize) {
+        let (slot, count) = (slot.to_string(), count.to_string());
+        let keys = self.ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, &count]);
+        assert!(!keys.is_empty(), "no keys are in slot {slot}");
+        let [host, port, _] = self.nodes[to].place();
+        for key in keys.lines() {
+            self.ask(from, &["MIGRATE", &host, &port, key, "0", "5000"]);
+        }
+    }
+
+    /// Ends the move of a slot, all of whose keys have moved.
+    pub(crate) fn end_move(&self, slot: u16, to: usize) {
+        let id = self.ask(to, &["CLUSTER", "MYID"]);
+        let others = (0..self.nodes.len()).filter(|number| *number != to);
+        for number in std::iter::once(to).chain(others) {
+            self.ask(
+                number,
+                &["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id],
+            );
+        }
+    }
+
     /// How many slots one of its servers has, as it says itself.
     pub(crate) fn slots(&self, number: usize) -> usize {
         let nodes = self.nodes[number].ask(&["CLUSTER", "NODES"]);
