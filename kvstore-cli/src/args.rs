@@ -36,7 +36,8 @@ pub(crate) struct Args {
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Server and output")]
 pub(crate) struct Server {
-    /// The server: http://HOST:PORT, https://HOST:PORT or unix:/SOCKET [else: http://127.0.0.1:8000]
+    /// The server: http://HOST:PORT, https://HOST:PORT or unix:/SOCKET [else:
+    /// http://127.0.0.1:8000]
     #[arg(long, global = true, env = "KVSTORE_URL")]
     pub(crate) url: Option<ServerUrl>,
     /// A file with the bearer token [else: KVSTORE_TOKEN]
@@ -104,7 +105,8 @@ pub(crate) enum Command {
     Queue,
     /// Write all entries of a server, folder or store to a file or standard output
     Export(Export),
-    /// Bring entries from anywhere to a server, folder or store; run again, it continues where it ended
+    /// Bring entries from anywhere to a server, folder or store; run again, it continues where it
+    /// ended
     Import(Import),
     /// Check every byte of a folder, change nothing, and print what a repair would lose
     Verify(Folder),
@@ -114,7 +116,8 @@ pub(crate) enum Command {
     Status(Folder),
     /// Bring data.json up to date with the journals of a folder that no server has open
     Compact(Folder),
-    /// Make a token: its line goes into the file of the server's --tokens-file, the token is printed
+    /// Make a token: its line goes into the file of the server's --tokens-file, the token is
+    /// printed
     Token(Token),
     /// Ask a server or worker on this machine whether it is ready: exit code 0 if it is, else 1
     Health(Health),
@@ -352,11 +355,12 @@ pub(crate) struct Import {
     /// Leave keys as they are that are there
     #[arg(long)]
     pub(crate) keep: bool,
-    /// json (one object) or ndjson (an object a line with key, value and expires_at) [else: json for a
-    /// file *.json, ndjson otherwise]
+    /// json (one object) or ndjson (an object a line with key, value and expires_at) [else: json
+    /// for a file *.json, ndjson otherwise]
     #[arg(long, value_parser = str::parse::<FileForm>)]
     pub(crate) format: Option<FileForm>,
-    /// A file with the token of the server that is read from; --token-file is for the one written to
+    /// A file with the token of the server that is read from; --token-file is for the one written
+    /// to
     #[arg(long, value_name = "FILE")]
     pub(crate) from_token_file: Option<PathBuf>,
 }

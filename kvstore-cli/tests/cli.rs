@@ -1,4 +1,5 @@
-//! Does the command do what its help says, print what suits its reader, and end with the code that it names?
+//! Does the command do what its help says, print what suits its reader, and end with the code that
+//! it names?
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! Does whoever looks at a terminal see how far an import or export is, and a pipe or file nothing of it?
+//! Does whoever looks at a terminal see how far an import or export is, and a pipe or file nothing
+//! of it?
 
 mod support;
 
@@ -7,8 +8,8 @@ use std::process::Command;
 
 use support::{Ended, clean, ended};
 
-/// Runs `line`, in which `$0` is the program, with a terminal for input and output; what that shows comes back as standard
-/// output.
+/// Runs `line`, in which `$0` is the program, with a terminal for input and output; what that shows
+/// comes back as standard output.
 fn in_terminal(folder: &Path, line: &str) -> Ended {
     let line = line.replace("$0", env!("CARGO_BIN_EXE_kvstore"));
     let mut script = clean(Command::new("script"));

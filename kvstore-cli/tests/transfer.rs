@@ -1,4 +1,5 @@
-//! Do entries come out of a store and into another one whole, whatever stands in the file and whatever ends it half-way?
+//! Do entries come out of a store and into another one whole, whatever stands in the file and
+//! whatever ends it half-way?
 
 mod support;
 
@@ -74,8 +75,8 @@ fn fed(args: &[&str], input: &str) -> Ended {
     ended(command(args).stdin(input))
 }
 
-/// Returns keys and whether there is a deadline: versions are each store's own, and a deadline that goes
-/// through a server is in whole seconds.
+/// Returns keys and whether there is a deadline: versions are each store's own, and a deadline that
+/// goes through a server is in whole seconds.
 fn portable(text: &str) -> Vec<(String, bool)> {
     let line = |line: &str| {
         let key = line.split(",\"value\":").next().unwrap().to_owned();

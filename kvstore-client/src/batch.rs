@@ -15,8 +15,8 @@ use crate::store;
 /// Changes that take effect together or not at all, made by
 /// [`RemoteStore::batch`](crate::RemoteStore::batch).
 ///
-/// A batch changes a key at most once; a check of a key that it also changes is the condition of that
-/// change.
+/// A batch changes a key at most once; a check of a key that it also changes is the condition of
+/// that change.
 ///
 /// ```no_run
 /// # async fn program(kv: kvstore_client::Client) -> kvstore_core::Result<()> {
@@ -54,7 +54,8 @@ impl<'s> Batch<'s> {
         }
     }
 
-    /// Adds a condition that must hold before the first change; `key` need not be changed by the batch.
+    /// Adds a condition that must hold before the first change; `key` need not be changed by the
+    /// batch.
     pub fn check(self, key: &str, condition: Condition) -> Self {
         self.add(key, |key, parts| {
             if parts.checks.iter().any(|(other, _)| *other == key) {
@@ -90,7 +91,8 @@ impl<'s> Batch<'s> {
     /// Makes all changes at once and returns their versions, in order.
     ///
     /// # Errors
-    /// The first error of a key or value in the batch; [`Error::Conflict`] if a check does not hold;
+    /// The first error of a key or value in the batch; [`Error::Conflict`] if a check does not
+    /// hold;
     /// [`Error::CrossPartition`] or [`Error::Invalid`] if a server with several partitions keeps the keys
     /// in different ones.
     pub async fn commit(self) -> Result<Committed> {

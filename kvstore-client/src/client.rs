@@ -20,21 +20,22 @@ pub struct Options {
     pub token: Option<String>,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
-    /// How long to wait for an answer, in addition to the time that the request itself waits for its
-    /// outcome.
+    /// How long to wait for an answer, in addition to the time that the request itself waits for
+    /// its outcome.
     pub request_timeout: Duration,
-    /// How long a request that may succeed later is sent again, in addition to the time that the request
-    /// itself waits for its outcome; zero not to.
+    /// How long a request that may succeed later is sent again, in addition to the time that the
+    /// request itself waits for its outcome; zero not to.
     pub retry_for: Duration,
-    /// Whether a write without an idempotency key of its own gets a random one, so that it can be sent
-    /// again when its answer is lost. The server remembers it only as long as that may happen.
+    /// Whether a write without an idempotency key of its own gets a random one, so that it can be
+    /// sent again when its answer is lost. The server remembers it only as long as that may happen.
     pub idempotency_keys: bool,
-    /// After how long without a sign of life a watch connects again; the server's heartbeat is 15 seconds
-    /// unless it is set up otherwise.
+    /// After how long without a sign of life a watch connects again; the server's heartbeat is 15
+    /// seconds unless it is set up otherwise.
     pub watch_timeout: Duration,
     /// Largest answer, and largest event of a watch, in bytes.
     pub answer_bytes_max: usize,
-    /// A PEM file with the certificate authorities to trust, in place of the machine's (feature `tls`).
+    /// A PEM file with the certificate authorities to trust, in place of the machine's (feature
+    /// `tls`).
     pub ca_file: Option<PathBuf>,
 }
 

@@ -126,8 +126,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Collection<T> {
 
     /// Streams all ids with their values in byte order, read page by page as the stream is polled.
     ///
-    /// An entry that exists during the whole iteration appears exactly once; the stream ends after the first
-    /// error.
+    /// An entry that exists during the whole iteration appears exactly once; the stream ends after
+    /// the first error.
     pub fn entries(&self) -> BoxStream<'static, Result<(String, T)>> {
         let prefix = self.prefix.len();
         let entries = self.store.entries(&self.prefix);

@@ -66,7 +66,8 @@ impl Problem {
         self.body.failed_op.unwrap_or(0)
     }
 
-    /// Returns the error of an operation on `key` whose condition failed, or which could not be done.
+    /// Returns the error of an operation on `key` whose condition failed, or which could not be
+    /// done.
     pub(crate) fn of_write(self, key: &Key, call: &Call) -> Error {
         let key = self.body.key.as_ref().unwrap_or(key).clone();
         match self.name() {

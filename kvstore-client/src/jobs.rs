@@ -93,8 +93,8 @@ pub struct QueueStatus {
 }
 
 impl RemoteService {
-    /// Returns what is known of a job, once it is finished or after `wait`; `None` if it is unknown or
-    /// forgotten.
+    /// Returns what is known of a job, once it is finished or after `wait`; `None` if it is unknown
+    /// or forgotten.
     ///
     /// # Errors
     /// [`Error::Unavailable`](kvstore_core::Error::Unavailable),
@@ -142,8 +142,8 @@ impl RemoteService {
         pages.try_flatten().boxed()
     }
 
-    /// Has a dead letter tried again as a new job, and returns that. Two retries of one letter are one
-    /// job.
+    /// Has a dead letter tried again as a new job, and returns that. Two retries of one letter are
+    /// one job.
     ///
     /// # Errors
     /// [`Error::NotFound`](kvstore_core::Error::NotFound) if there is no such letter.
@@ -173,7 +173,8 @@ impl RemoteService {
     /// Has all dead letters that the token may see tried again, and returns how many.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`]; some may have been retried then, and to repeat the call is safe.
+    /// As those of [`RemoteService::job`]; some may have been retried then, and to repeat the call
+    /// is safe.
     pub async fn retry_dead(&self) -> Result<u64> {
         let call = write(Method::POST, "/v1/jobs/retry?status=dead".to_owned());
         let reply = self.expect(StatusCode::OK, &call).await?;
@@ -186,7 +187,8 @@ impl RemoteService {
     /// Drops all dead letters that the token may see, and returns how many.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`]; some may have been dropped then, and to repeat the call is safe.
+    /// As those of [`RemoteService::job`]; some may have been dropped then, and to repeat the call
+    /// is safe.
     pub async fn forget_dead(&self) -> Result<u64> {
         let call = write(Method::DELETE, "/v1/jobs?status=dead".to_owned());
         let reply = self.expect(StatusCode::OK, &call).await?;

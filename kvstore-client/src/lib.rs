@@ -24,24 +24,28 @@
 //! * [`Client::watch`] streams live changes, and resumes by itself.
 //!
 //! # What is retried
-//! Every write carries an idempotency key, so that a retry is the same job and has no second effect. A
-//! request is therefore sent again when the server cannot be reached, when it answers 503 (after the
-//! time that it names) and when its answer is lost or says that the outcome is unknown; for as long as
+//! Every write carries an idempotency key, so that a retry is the same job and has no second
+//! effect. A request is therefore sent again when the server cannot be reached, when it answers 503
+//! (after the time that it names) and when its answer is lost or says that the outcome is unknown;
+//! for as long as
 //! [`Options::retry_for`] says. What the server rejects is not sent again. [`Error::Unknown`] is
 //! returned only if it is still open at the end whether the write takes effect.
 //!
 //! A server remembers a bounded number of idempotency keys, 100,000 for each partition. The random
-//! ones of a client are remembered only for as long as it may send the write again. With the default
+//! ones of a client are remembered only for as long as it may send the write again. With the
+//! default
 //! [`Options`] that is 85 seconds for a queued write, which waits for 5, and 195 for one of
 //! [`Client::store`], which waits for up to 60: enough for 1,000 and 500 writes a second without a pause.
-//! A program that writes more shortens [`Options::retry_for`] and [`Options::request_timeout`], or sets
+//! A program that writes more shortens [`Options::retry_for`] and [`Options::request_timeout`], or
+//! sets
 //! [`Options::idempotency_keys`] to false; then a write whose answer is lost is not sent again, and is
 //! [`Error::Unknown`].
 //!
 //! # Features
 //! `tls`: `https://`. Without it, an `https://` URL is an error.
 //!
-//! What is not here: the store itself, which is `kvstore-core`, and the server, which is `kvstore-http`.
+//! What is not here: the store itself, which is `kvstore-core`, and the server, which is
+//! `kvstore-http`.
 //!
 //! [`Error::Unknown`]: kvstore_core::Error::Unknown
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -25,8 +25,8 @@ const APPLIED_WAIT: Duration = Duration::from_secs(60);
 /// The entries of a server: the methods of [`StoreExt`](kvstore_core::StoreExt), and the reads of
 /// [`Store`](kvstore_core::Store). Cheap to clone.
 ///
-/// A write goes through the server's queue like any other, in the order of its key, and returns once it
-/// is applied and durable.
+/// A write goes through the server's queue like any other, in the order of its key, and returns
+/// once it is applied and durable.
 ///
 /// ```no_run
 /// # async fn program() -> kvstore_core::Result<()> {
@@ -44,8 +44,8 @@ const APPLIED_WAIT: Duration = Duration::from_secs(60);
 /// ```
 ///
 /// # Errors
-/// All fail with [`Error::Invalid`] for a key that breaks the rules of [`Key`] and for a value that is not
-/// the type asked for or has no JSON; with [`Error::Unavailable`] if nothing happened and
+/// All fail with [`Error::Invalid`] for a key that breaks the rules of [`Key`] and for a value that
+/// is not the type asked for or has no JSON; with [`Error::Unavailable`] if nothing happened and
 /// [`Error::Unknown`] if that is not known; with [`Error::Denied`] if the token does not suffice.
 #[derive(Clone, Debug)]
 pub struct RemoteStore {
@@ -81,9 +81,9 @@ impl RemoteStore {
         self.service.list(request).await
     }
 
-    /// Returns the changes from a point on, as [`Store::watch`](kvstore_core::Store::watch) does. The
-    /// stream resumes by itself when the connection breaks; after that it may repeat a change, and never
-    /// skips one. [`Client::watch`](crate::Client::watch) can begin with a snapshot.
+    /// Returns the changes from a point on, as [`Store::watch`](kvstore_core::Store::watch) does.
+    /// The stream resumes by itself when the connection breaks; after that it may repeat a change,
+    /// and never skips one. [`Client::watch`](crate::Client::watch) can begin with a snapshot.
     ///
     /// # Errors
     /// [`Error::Compacted`], here or from the stream, if that point is no longer in the history.
@@ -102,7 +102,8 @@ impl RemoteStore {
         entry.map(|entry| entry.value.to()).transpose()
     }
 
-    /// Returns the values under `keys`, in their order, each read as a `T`, or `None` where it is absent.
+    /// Returns the values under `keys`, in their order, each read as a `T`, or `None` where it is
+    /// absent.
     ///
     /// # Errors
     /// Those of [`RemoteService::get_many`].
@@ -138,8 +139,8 @@ impl RemoteStore {
         version(self.service.set(key, value).expires_after(ttl)).await
     }
 
-    /// Adds `by` to the 64-bit integer under `key` (0 if it is absent), and returns the sum. A deadline of
-    /// the entry stays.
+    /// Adds `by` to the 64-bit integer under `key` (0 if it is absent), and returns the sum. A
+    /// deadline of the entry stays.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the value is no 64-bit integer, or the sum would not be one.
@@ -165,7 +166,8 @@ impl RemoteStore {
         version(self.service.set(key, value).if_absent()).await
     }
 
-    /// Gives `key` the `value` for ever if it still has the version `expected`, and returns the new one.
+    /// Gives `key` the `value` for ever if it still has the version `expected`, and returns the new
+    /// one.
     ///
     /// # Errors
     /// [`Error::Conflict`], with the version that it has, if that is another.
@@ -178,11 +180,11 @@ impl RemoteStore {
         version(self.service.set(key, value).if_version(expected)).await
     }
 
-    /// Replaces the value under `key` by the result of `change` (of `None`, if it is absent), and returns
-    /// that.
+    /// Replaces the value under `key` by the result of `change` (of `None`, if it is absent), and
+    /// returns that.
     ///
-    /// No write is lost: if another one came between, `change` is called again with the newer value. A
-    /// deadline of the entry stays.
+    /// No write is lost: if another one came between, `change` is called again with the newer
+    /// value. A deadline of the entry stays.
     ///
     /// # Errors
     /// Those named above.
@@ -208,8 +210,8 @@ impl RemoteStore {
 
     /// Makes every key that starts with `prefix` absent, and returns how many were there.
     ///
-    /// The server does it in several jobs: it is not one moment, and a key that is written meanwhile may
-    /// stay.
+    /// The server does it in several jobs: it is not one moment, and a key that is written
+    /// meanwhile may stay.
     ///
     /// # Errors
     /// [`Error::Unknown`] if some of them may be left; to repeat the call is safe.
@@ -230,10 +232,11 @@ impl RemoteStore {
         Collection::new(self.clone(), prefix)
     }
 
-    /// Streams the keys that start with `prefix`, in byte order, read page by page as the stream is polled.
+    /// Streams the keys that start with `prefix`, in byte order, read page by page as the stream is
+    /// polled.
     ///
-    /// A key that exists during the whole iteration appears exactly once; the stream ends after the first
-    /// error.
+    /// A key that exists during the whole iteration appears exactly once; the stream ends after the
+    /// first error.
     pub fn keys(&self, prefix: &str) -> BoxStream<'static, Result<Key>> {
         self.listed(prefix, false)
             .map_ok(|listed| listed.key)

@@ -34,8 +34,8 @@ pub enum Event {
     Synced,
     /// A change.
     Changed(Changed),
-    /// The history between what was shown and now is lost, or the snapshot was cut off. A new snapshot
-    /// follows: what it does not hold is absent.
+    /// The history between what was shown and now is lost, or the snapshot was cut off. A new
+    /// snapshot follows: what it does not hold is absent.
     Reset,
 }
 
@@ -107,19 +107,20 @@ impl Watching {
         self
     }
 
-    /// Begins behind a change seen before, and without a snapshot unless the history since then is lost.
+    /// Begins behind a change seen before, and without a snapshot unless the history since then is
+    /// lost.
     pub fn since(mut self, id: ChangeId) -> Self {
         self.since = Some(id);
         self
     }
 
-    /// Connects when it is polled, and again whenever the connection breaks, behind the last change that
-    /// was shown: a change may be repeated, and none is skipped.
+    /// Connects when it is polled, and again whenever the connection breaks, behind the last change
+    /// that was shown: a change may be repeated, and none is skipped.
     ///
     /// If the server no longer has the history since then, a watch with a snapshot goes on with
     /// [`Event::Reset`] and a new one, and a watch without ends with [`Error::Compacted`]. It also ends
-    /// with what the server rejects, such as [`Error::Denied`]; a server that cannot be reached ends
-    /// nothing.
+    /// with what the server rejects, such as [`Error::Denied`]; a server that cannot be reached
+    /// ends nothing.
     pub fn stream(self) -> BoxStream<'static, Result<Event>> {
         let feed = Feed::new(self);
         stream::try_unfold(feed, |mut feed| async move {

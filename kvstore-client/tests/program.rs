@@ -1,5 +1,5 @@
-//! Does a program that uses an embedded store run against a server, with nothing changed but the line
-//! that opens it?
+//! Does a program that uses an embedded store run against a server, with nothing changed but the
+//! line that opens it?
 
 mod support;
 

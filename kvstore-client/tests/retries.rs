@@ -15,8 +15,8 @@ use support::{Scripted, Server, answer, problem, relay_losing_answers};
 const CLIENTS: usize = 8;
 const KILLS: usize = 6;
 
-/// Each addition to a counter is another power of two, so the sum tells which of them count, and none
-/// can count twice unseen.
+/// Each addition to a counter is another power of two, so the sum tells which of them count, and
+/// none can count twice unseen.
 const ADDITIONS: u32 = 62;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

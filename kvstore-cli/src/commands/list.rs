@@ -110,8 +110,8 @@ async fn fold(
     Ok(())
 }
 
-/// The parts of keys between slashes, printed as they come: keys are in byte order, so the parts that two
-/// keys share follow each other.
+/// The parts of keys between slashes, printed as they come: keys are in byte order, so the parts
+/// that two keys share follow each other.
 #[derive(Debug, Default)]
 struct Tree {
     /// The folders of the key before.

@@ -14,7 +14,8 @@ use crate::failure::Failure;
 use crate::output::{etag, printable, raw, shortened};
 
 pub(super) async fn watch(context: &Context, watch: Watch) -> Result<(), Failure> {
-    // A watch waits for a server for as long as it takes; one that was never there is rather a wrong URL.
+    // A watch waits for a server for as long as it takes; one that was never there is rather a
+    // wrong URL.
     let first = ListRequest {
         prefix: watch.prefix.clone(),
         limit: 1,

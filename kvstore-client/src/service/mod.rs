@@ -26,7 +26,8 @@ use crate::wire::{self, Target, WireEntry};
 /// The longest wait of one request: what the API grants.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// The queued writes of a server, with the verbs of [`Service`](kvstore_core::Service). Cheap to clone.
+/// The queued writes of a server, with the verbs of [`Service`](kvstore_core::Service). Cheap to
+/// clone.
 ///
 /// ```no_run
 /// # async fn program() -> kvstore_core::Result<()> {
@@ -84,7 +85,8 @@ impl RemoteService {
         self.batch().delete(key)
     }
 
-    /// Adds `by` to the 64-bit integer under `key`, 0 if it is absent; [`Submitted::number`] is the sum.
+    /// Adds `by` to the 64-bit integer under `key`, 0 if it is absent; [`Submitted::number`] is the
+    /// sum.
     pub fn add(&self, key: &str, by: i64) -> Submission<'_> {
         self.batch().add(key, by)
     }
@@ -104,15 +106,17 @@ impl RemoteService {
         Submission::new(self)
     }
 
-    /// Has a write accepted into the server's queue, durably, and waits for its outcome if asked to.
+    /// Has a write accepted into the server's queue, durably, and waits for its outcome if asked
+    /// to.
     ///
-    /// When this returns `Ok`, the write has its place in its key's order and will be applied exactly
-    /// once in effect. A wait that runs out is no error: the state is then [`JobState::Queued`]. The
-    /// server keeps the outcome in any case, as [`Request::keep_outcome`] asks for.
+    /// When this returns `Ok`, the write has its place in its key's order and will be applied
+    /// exactly once in effect. A wait that runs out is no error: the state is then
+    /// [`JobState::Queued`]. The server keeps the outcome in any case, as [`Request::keep_outcome`]
+    /// asks for.
     ///
     /// # Errors
-    /// Those of a [`Submission`]; [`Error::Unavailable`] if the server could not be reached and the write
-    /// was not accepted; [`Error::Unknown`] if that is not known; [`Error::StorageFull`];
+    /// Those of a [`Submission`]; [`Error::Unavailable`] if the server could not be reached and the
+    /// write was not accepted; [`Error::Unknown`] if that is not known; [`Error::StorageFull`];
     /// [`Error::Denied`].
     pub async fn submit(&self, mut request: Request) -> Result<Submitted> {
         if request.idempotency_key.is_none() && self.transport.options.idempotency_keys {
@@ -140,8 +144,8 @@ impl RemoteService {
             if submitted.state != JobState::Queued || !is_keyed {
                 return Ok(submitted);
             }
-            // The server stopped waiting early, as one that shuts down does: the same request under the
-            // same key is answered with the same job.
+            // The server stopped waiting early, as one that shuts down does: the same request under
+            // the same key is answered with the same job.
             let pause = backoff.next(Duration::ZERO);
             if Instant::now() + pause >= end {
                 return Ok(submitted);
@@ -165,8 +169,8 @@ impl RemoteService {
         }
     }
 
-    /// Returns the entry under `key`. To see a write of another process, [`RemoteService::wait_visible`]
-    /// first.
+    /// Returns the entry under `key`. To see a write of another process,
+    /// [`RemoteService::wait_visible`] first.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Denied`].
@@ -188,8 +192,8 @@ impl RemoteService {
         }
     }
 
-    /// Returns the entries under `keys`, in their order, as they were at one moment of each partition for
-    /// each thousand keys.
+    /// Returns the entries under `keys`, in their order, as they were at one moment of each
+    /// partition for each thousand keys.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if a thousand of them come to more than an answer holds;
@@ -285,8 +289,8 @@ impl RemoteService {
         })
     }
 
-    /// Waits until the write that `token` names has been applied (or has failed), so that a read shows
-    /// it.
+    /// Waits until the write that `token` names has been applied (or has failed), so that a read
+    /// shows it.
     ///
     /// # Errors
     /// [`Error::NotYetVisible`] after as long as the server waits; [`Error::Invalid`] if it knows no such
@@ -295,8 +299,8 @@ impl RemoteService {
         self.mget(&[], Some(token)).await.map(|_| ())
     }
 
-    /// Asks whether the server would answer now, store and queue included. A server that has its probes
-    /// on another port says only that it is there.
+    /// Asks whether the server would answer now, store and queue included. A server that has its
+    /// probes on another port says only that it is there.
     ///
     /// # Errors
     /// [`Error::Unavailable`].

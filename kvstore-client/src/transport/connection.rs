@@ -1,4 +1,5 @@
-//! One connection: TCP, TLS or a Unix socket, with HTTP/1.1 on it; and those that wait to be used again.
+//! One connection: TCP, TLS or a Unix socket, with HTTP/1.1 on it; and those that wait to be used
+//! again.
 
 use std::fmt;
 use std::path::PathBuf;

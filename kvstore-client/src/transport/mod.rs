@@ -1,5 +1,5 @@
-//! Sends requests: connections that are used again, tokens, timeouts, and the one rule of what is sent
-//! again.
+//! Sends requests: connections that are used again, tokens, timeouts, and the one rule of what is
+//! sent again.
 //!
 //! What is not here: what a request says and what an answer means.
 
@@ -169,8 +169,8 @@ impl Transport {
         })
     }
 
-    /// Returns how long after a write was accepted it may still be sent again: until its own wait is over,
-    /// then as long as it is retried, and the time that the last try takes.
+    /// Returns how long after a write was accepted it may still be sent again: until its own wait
+    /// is over, then as long as it is retried, and the time that the last try takes.
     pub(crate) fn retry_window(&self, wait: Duration) -> Duration {
         let Options {
             connect_timeout,
@@ -242,8 +242,8 @@ impl Transport {
         })
     }
 
-    /// Sends `call` once and returns the head of the answer; its body comes as long as the connection
-    /// is kept.
+    /// Sends `call` once and returns the head of the answer; its body comes as long as the
+    /// connection is kept.
     async fn open(
         &self,
         call: &Call,

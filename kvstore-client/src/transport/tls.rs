@@ -1,4 +1,5 @@
-//! TLS to the server: rustls with ring, and the certificate authorities of the machine or of a file.
+//! TLS to the server: rustls with ring, and the certificate authorities of the machine or of a
+//! file.
 
 use std::fmt;
 use std::path::Path;

@@ -115,8 +115,8 @@ pub(crate) fn relay_unix(path: &Path, to: SocketAddr) {
     });
 }
 
-/// Passes connections on, and closes every other one when its first answer has come: the request was
-/// served, and its client does not know.
+/// Passes connections on, and closes every other one when its first answer has come: the request
+/// was served, and its client does not know.
 pub(crate) async fn relay_losing_answers(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,5 @@
-//! What both binaries need around the library: their settings, log output, signals, and how they end.
+//! What both binaries need around the library: their settings, log output, signals, and how they
+//! end.
 //!
 //! A binary is a table of its own settings, a function that reads them, and one that runs:
 //!
@@ -58,8 +59,9 @@
 //! }
 //! ```
 //!
-//! It ends with 0 when all is well, with 2 and a line for each wrong setting before anything is opened or bound, with 1 and one
-//! line `error: …` when it can't start or go on, and with 128 + the signal's number on a second signal.
+//! It ends with 0 when all is well, with 2 and a line for each wrong setting before anything is
+//! opened or bound, with 1 and one line `error: …` when it can't start or go on, and with 128 + the
+//! signal's number on a second signal.
 
 mod notify;
 mod settings;
@@ -159,7 +161,8 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     let ended = runtime.block_on(async { run(Shutdown::on_signals()?).await });
-    // Whatever must be finished was finished by `run`. A thread that hangs in a system call must not keep the process alive.
+    // Whatever must be finished was finished by `run`. A thread that hangs in a system call must
+    // not keep the process alive.
     runtime.shutdown_background();
     ended
 }
@@ -194,8 +197,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 pub struct Shutdown(watch::Receiver<bool>);
 
 impl Shutdown {
-    /// Listens for SIGTERM (a supervisor's: systemd, Kubernetes, `docker stop`) and SIGINT (a terminal's Ctrl-C). The first
-    /// one asks, the second one ends the process at once, which is safe: everything acknowledged is durable.
+    /// Listens for SIGTERM (a supervisor's: systemd, Kubernetes, `docker stop`) and SIGINT (a
+    /// terminal's Ctrl-C). The first one asks, the second one ends the process at once, which is
+    /// safe: everything acknowledged is durable.
     fn on_signals() -> std::io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -222,8 +226,8 @@ impl Shutdown {
     }
 }
 
-/// Calls `act` whenever SIGHUP comes, which by custom asks a program to read its files again, and ends one that does not listen.
-/// Within a runtime only.
+/// Calls `act` whenever SIGHUP comes, which by custom asks a program to read its files again, and
+/// ends one that does not listen. Within a runtime only.
 ///
 /// # Errors
 /// The signal can't be listened for.

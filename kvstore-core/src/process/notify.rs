@@ -1,4 +1,5 @@
-//! Tells a supervisor how far the process is, by the protocol of `sd_notify(3)`, which systemd and others speak.
+//! Tells a supervisor how far the process is, by the protocol of `sd_notify(3)`, which systemd and
+//! others speak.
 //!
 //! Without `NOTIFY_SOCKET` in the environment there is no such supervisor, and nothing happens.
 

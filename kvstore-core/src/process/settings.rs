@@ -1,8 +1,9 @@
-//! Settings: one table says what there is, and from it come the flags, the help, the environment variables, the list of
-//! what is in force, and the one line that every wrong value gets.
+//! Settings: one table says what there is, and from it come the flags, the help, the environment
+//! variables, the list of what is in force, and the one line that every wrong value gets.
 //!
-//! The environment is handed in, so tests pass values. clap only takes the command line apart; values are checked here,
-//! because clap would stop at the first wrong one, and a deployment should not have to be fixed one error at a time.
+//! The environment is handed in, so tests pass values. clap only takes the command line apart;
+//! values are checked here, because clap would stop at the first wrong one, and a deployment should
+//! not have to be fixed one error at a time.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -20,10 +21,12 @@ const PREFIX: &str = "KVSTORE_";
 /// One setting of a program: a row of its table.
 #[derive(Debug)]
 pub struct Setting {
-    /// The flag without its dashes, `admin-listen`; the variable's name follows from it, `KVSTORE_ADMIN_LISTEN`.
+    /// The flag without its dashes, `admin-listen`; the variable's name follows from it,
+    /// `KVSTORE_ADMIN_LISTEN`.
     pub flag: &'static str,
-    /// What kind of value it takes, as the help shows it: `URL`. Empty for a switch, which is `true` or
-    /// `false`. A `URL` or a `SOURCE` may hold a password, so it is shown only once it is parsed.
+    /// What kind of value it takes, as the help shows it: `URL`. Empty for a switch, which is
+    /// `true` or `false`. A `URL` or a `SOURCE` may hold a password, so it is shown only once it is
+    /// parsed.
     pub value: &'static str,
     /// What holds when nothing is set.
     pub default: Fallback,
@@ -99,11 +102,13 @@ enum Origin {
 }
 
 impl Settings {
-    /// Takes `args` (the program's name first) apart and looks up the rest in `variables`. A variable that is set but empty
-    /// counts as not set: that is how a deployment file takes a setting back.
+    /// Takes `args` (the program's name first) apart and looks up the rest in `variables`. A
+    /// variable that is set but empty counts as not set: that is how a deployment file takes a
+    /// setting back.
     ///
     /// # Errors
-    /// clap's, for a flag that does not exist, and for `--help` and `--version`, which it treats alike.
+    /// clap's, for a flag that does not exist, and for `--help` and `--version`, which it treats
+    /// alike.
     pub fn find(
         program: &Program,
         shared: &'static [Setting],
@@ -167,7 +172,8 @@ impl Settings {
         })
     }
 
-    /// The value of a setting that has a default. `None` if it is wrong: then the problem is noted, and checking goes on.
+    /// The value of a setting that has a default. `None` if it is wrong: then the problem is noted,
+    /// and checking goes on.
     ///
     /// # Panics
     /// If `setting` is not in the program's table.
@@ -183,7 +189,8 @@ impl Settings {
         value
     }
 
-    /// The value of a setting that may be absent: `Some(None)` if it is. `None` if it is wrong, as in [`Settings::get`].
+    /// The value of a setting that may be absent: `Some(None)` if it is. `None` if it is wrong, as
+    /// in [`Settings::get`].
     ///
     /// # Panics
     /// If `setting` is not in the program's table.
@@ -233,7 +240,8 @@ impl Settings {
         Some(value)
     }
 
-    /// Whether a switch is on. `None` if its value is neither `true` nor `false`, as in [`Settings::get`].
+    /// Whether a switch is on. `None` if its value is neither `true` nor `false`, as in
+    /// [`Settings::get`].
     ///
     /// # Panics
     /// If `setting` is not in the program's table.
@@ -244,7 +252,8 @@ impl Settings {
         })
     }
 
-    /// Notes that the value of `setting` can't be used, also for a reason that only shows beside another setting.
+    /// Notes that the value of `setting` can't be used, also for a reason that only shows beside
+    /// another setting.
     ///
     /// # Panics
     /// If `setting` is not in the program's table.
@@ -286,7 +295,8 @@ impl Settings {
     }
 }
 
-/// Every setting in force, one a line: its flag, its value, where that came from. Secrets are hidden.
+/// Every setting in force, one a line: its flag, its value, where that came from. Secrets are
+/// hidden.
 impl Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
@@ -381,8 +391,8 @@ fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> 
         )
 }
 
-/// Hides arguments that clap cannot place: they may be a URL, or a piece of one that a shell took apart. A
-/// misspelt word is shown, and so is what looks like a flag.
+/// Hides arguments that clap cannot place: they may be a URL, or a piece of one that a shell took
+/// apart. A misspelt word is shown, and so is what looks like a flag.
 fn without_values(mut error: clap::Error) -> clap::Error {
     use clap::error::{ContextKind, ContextValue};
     let is_misspelt = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand]
@@ -420,8 +430,8 @@ fn problem(setting: &Setting, text: Option<&str>, reason: impl Display) -> Strin
     )
 }
 
-/// Whether Kubernetes made this variable: for a service whose name starts with `kvstore` it puts some into every
-/// pod of the namespace, and nobody has misspelt those.
+/// Whether Kubernetes made this variable: for a service whose name starts with `kvstore` it puts
+/// some into every pod of the namespace, and nobody has misspelt those.
 ///
 /// Source: <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
 fn is_service_link(name: &str) -> bool {
@@ -439,8 +449,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
-/// Reads where to listen: an address or the name of a host with a port, `:8000` for every address of this machine, `8000` for its
-/// loopback address. A name that has several addresses is the first one of IPv4, or the first.
+/// Reads where to listen: an address or the name of a host with a port, `:8000` for every address
+/// of this machine, `8000` for its loopback address. A name that has several addresses is the first
+/// one of IPv4, or the first.
 ///
 /// # Errors
 /// For anything else, and for a name that has no address.
@@ -466,7 +477,8 @@ pub fn bytes(text: &str) -> Result<u64, &'static str> {
     crate::open::url::bytes(text)
 }
 
-/// Reads a whole number, a duration, a size, … and refuses it outside `range`: `within(1..=60, str::parse)`.
+/// Reads a whole number, a duration, a size, … and refuses it outside `range`: `within(1..=60,
+/// str::parse)`.
 pub fn within<T, E>(
     range: RangeInclusive<T>,
     parse: impl FnOnce(&str) -> Result<T, E>,

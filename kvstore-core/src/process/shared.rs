@@ -127,7 +127,8 @@ impl Shared {
     }
 }
 
-/// Checks a filter more strictly than its own parser, which takes a misspelt level, `inof`, for the name of a module.
+/// Checks a filter more strictly than its own parser, which takes a misspelt level, `inof`, for the
+/// name of a module.
 fn log_filter(text: &str) -> Result<(), String> {
     EnvFilter::builder()
         .parse(text)

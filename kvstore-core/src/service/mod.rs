@@ -1,5 +1,5 @@
-//! A store and its queue as one thing: accept a write, wait for it, read. HTTP is a thin face over this, and a program that
-//! embeds the store can use it without HTTP.
+//! A store and its queue as one thing: accept a write, wait for it, read. HTTP is a thin face over
+//! this, and a program that embeds the store can use it without HTTP.
 //!
 //! What is not here: applying. That is the worker's, in this process or another.
 
@@ -129,8 +129,8 @@ pub struct JobReport {
     pub state: JobState,
 }
 
-/// Checks that `store` and `queue` belong together, and moves the queue's numbering past the store's position. Servers and
-/// workers call it when they start.
+/// Checks that `store` and `queue` belong together, and moves the queue's numbering past the
+/// store's position. Servers and workers call it when they start.
 ///
 /// # Errors
 /// [`Error::Config`] if the store wants another number of partitions; [`Error::WrongQueue`] if it applies another queue.
@@ -206,12 +206,14 @@ impl Service {
 
     /// Accepts a write into the queue, durably, and waits for its outcome if asked to.
     ///
-    /// When this returns `Ok`, the write has its place in its key's order and will be applied exactly once in effect,
-    /// unless its own condition fails. A wait that runs out is no error: the state is then [`JobState::Queued`].
+    /// When this returns `Ok`, the write has its place in its key's order and will be applied
+    /// exactly once in effect, unless its own condition fails. A wait that runs out is no error:
+    /// the state is then [`JobState::Queued`].
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a value or a patch over the limit, and those of [`JobQueue::enqueue`]. The
-    /// same limit holds for what a merge comes to, which is known only when it is applied: it fails then.
+    /// same limit holds for what a merge comes to, which is known only when it is applied: it fails
+    /// then.
     pub async fn submit(&self, mut request: Request) -> Result<Submitted> {
         self.check_sizes(&request.command)?;
         request.command.bound_merges(self.options.value_bytes_max);
@@ -258,7 +260,8 @@ impl Service {
         }
     }
 
-    /// The state of a job that is accepted. A store that can't be asked changes nothing about that: it is queued.
+    /// The state of a job that is accepted. A store that can't be asked changes nothing about that:
+    /// it is queued.
     async fn wait(&self, id: &JobId, wait: Duration) -> JobState {
         if wait.is_zero() {
             return JobState::Queued;
@@ -283,7 +286,8 @@ impl Service {
         }
     }
 
-    /// Ends all waits, those of later requests too, as if they had run out: a process that is about to end answers what it still can.
+    /// Ends all waits, those of later requests too, as if they had run out: a process that is about
+    /// to end answers what it still can.
     pub fn end_waits(&self) {
         self.waits_ended.send_replace(true);
     }
@@ -332,7 +336,8 @@ impl Service {
         Ok(page)
     }
 
-    /// Waits until the write that `token` names has been applied (or has failed), so that a read shows it.
+    /// Waits until the write that `token` names has been applied (or has failed), so that a read
+    /// shows it.
     ///
     /// # Errors
     /// [`Error::NotYetVisible`] after [`ServiceOptions::visible_wait`]; [`Error::Invalid`] if the token is of another
@@ -394,8 +399,9 @@ impl Service {
         }
     }
 
-    /// Asks once more for what the job `id` asked for, which became the letter `dead`: as a new job, at the end of its key's order and
-    /// with a time to live that begins anew. The letter is dropped. Whoever does the same at the same time gets the same job.
+    /// Asks once more for what the job `id` asked for, which became the letter `dead`: as a new
+    /// job, at the end of its key's order and with a time to live that begins anew. The letter is
+    /// dropped. Whoever does the same at the same time gets the same job.
     ///
     /// # Errors
     /// Those of [`JobQueue::enqueue`]; the letter is then still there.
@@ -404,7 +410,8 @@ impl Service {
             command: dead.command,
             keep_outcome: true,
             idempotency: Some(Idempotency {
-                // No request has such a key: its second line is a key of an entry, and those are never empty.
+                // No request has such a key: its second line is a key of an entry, and those are
+                // never empty.
                 key: format!("retry\n\n{id}"),
                 window: self.options.idempotency_window,
             }),
@@ -418,7 +425,8 @@ impl Service {
         Ok(accepted)
     }
 
-    /// What can be told of a job, once it is finished or after `wait`; `None` if it is unknown or forgotten.
+    /// What can be told of a job, once it is finished or after `wait`; `None` if it is unknown or
+    /// forgotten.
     ///
     /// # Errors
     /// Those of [`Store::outcome`] and [`JobQueue::find`].

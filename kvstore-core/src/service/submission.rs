@@ -38,14 +38,14 @@ impl Submit for Service {
 /// Each verb adds an operation, and the methods after it refine that one. Several operations are a
 /// batch: they take effect together or not at all, and each needs a key of its own.
 ///
-/// Awaiting it waits for the outcome, 5 seconds unless [`Submission::wait`] says otherwise. `Ok` means
-/// that the write is applied, or is still queued and will be (see [`Submitted::state`]).
+/// Awaiting it waits for the outcome, 5 seconds unless [`Submission::wait`] says otherwise. `Ok`
+/// means that the write is applied, or is still queued and will be (see [`Submitted::state`]).
 ///
 /// # Errors
-/// Nothing took effect: [`Error::Conflict`] if a condition failed, [`Error::NotFound`] for a touch of
-/// an absent key, [`Error::Invalid`] for an addition to a value that is no integer or beyond 64 bits,
-/// and for a key or value that breaks a rule; [`Error::DeadLettered`] if the store rejected the job;
-/// those of [`Submit::submit`].
+/// Nothing took effect: [`Error::Conflict`] if a condition failed, [`Error::NotFound`] for a touch
+/// of an absent key, [`Error::Invalid`] for an addition to a value that is no integer or beyond 64
+/// bits, and for a key or value that breaks a rule; [`Error::DeadLettered`] if the store rejected
+/// the job; those of [`Submit::submit`].
 #[must_use = "nothing happens before it is awaited"]
 #[derive(Clone, Debug)]
 pub struct Submission<'s, S = Service> {
@@ -86,7 +86,8 @@ impl Service {
         self.batch().delete(key)
     }
 
-    /// Adds `by` to the 64-bit integer under `key`, 0 if it is absent; [`Submitted::number`] is the sum.
+    /// Adds `by` to the 64-bit integer under `key`, 0 if it is absent; [`Submitted::number`] is the
+    /// sum.
     pub fn add(&self, key: &str, by: i64) -> Submission<'_> {
         self.batch().add(key, by)
     }
@@ -206,8 +207,9 @@ impl<'s, S> Submission<'s, S> {
         self.refine(|operation| operation.under(condition))
     }
 
-    /// Makes a repeated write with the same `key` the same job, so that a retry has no second effect,
-    /// also after this program was started again. A client takes 1 to 255 visible ASCII characters.
+    /// Makes a repeated write with the same `key` the same job, so that a retry has no second
+    /// effect, also after this program was started again. A client takes 1 to 255 visible ASCII
+    /// characters.
     ///
     /// It is remembered for
     /// [`ServiceOptions::idempotency_window`](crate::service::ServiceOptions::idempotency_window).
@@ -217,7 +219,8 @@ impl<'s, S> Submission<'s, S> {
         self
     }
 
-    /// Waits up to `wait` for the outcome; zero returns as soon as the write is durable in the queue.
+    /// Waits up to `wait` for the outcome; zero returns as soon as the write is durable in the
+    /// queue.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self

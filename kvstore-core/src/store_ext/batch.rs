@@ -12,7 +12,8 @@ use crate::model::value::Value;
 use crate::model::write::{Change, Condition, Write};
 use crate::store::Store;
 
-/// Changes that take effect together or not at all, made by [`StoreExt::batch`](crate::StoreExt::batch).
+/// Changes that take effect together or not at all, made by
+/// [`StoreExt::batch`](crate::StoreExt::batch).
 ///
 /// ```
 /// # use kvstore_core::memory::MemoryStore;
@@ -47,7 +48,8 @@ impl<'s, S: Store + ?Sized> Batch<'s, S> {
         }
     }
 
-    /// Adds a condition that must hold before the first change; `key` need not be changed by the batch.
+    /// Adds a condition that must hold before the first change; `key` need not be changed by the
+    /// batch.
     pub fn check(mut self, key: &str, condition: Condition) -> Self {
         self.add(key, |key, commit| {
             commit.checks.push((key, condition));

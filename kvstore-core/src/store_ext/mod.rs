@@ -1,8 +1,9 @@
-//! Convenience for programs that embed a store: typed values, text keys, times to live, counters, batches,
-//! compare-and-set, typed collections, streams over pages.
+//! Convenience for programs that embed a store: typed values, text keys, times to live, counters,
+//! batches, compare-and-set, typed collections, streams over pages.
 //!
-//! Everything here is a few calls of [`Store`] and the same for all stores, so no backend implements or
-//! overrides it. What is not here: queued writes, which [`Service`](crate::Service) has with the same verbs.
+//! Everything here is a few calls of [`Store`] and the same for all stores, so no backend
+//! implements or overrides it. What is not here: queued writes, which [`Service`](crate::Service)
+//! has with the same verbs.
 
 mod batch;
 mod collection;
@@ -27,9 +28,11 @@ use crate::store::{ListRequest, Listed, Store};
 pub use batch::Batch;
 pub use collection::Collection;
 
-/// What every [`Store`] can do besides: import it and call it on a store, an `Arc` of one or an `Arc<dyn Store>`.
+/// What every [`Store`] can do besides: import it and call it on a store, an `Arc` of one or an
+/// `Arc<dyn Store>`.
 ///
-/// Writes are direct commits: they take effect at once, beside the queue, and each is atomic and durable when it returns.
+/// Writes are direct commits: they take effect at once, beside the queue, and each is atomic and
+/// durable when it returns.
 ///
 /// ```
 /// use futures_util::TryStreamExt;
@@ -55,8 +58,8 @@ pub use collection::Collection;
 /// ```
 ///
 /// # Errors
-/// All fail with [`Error::Invalid`] for a key that breaks the rules of [`Key`] and for a value that is not the type asked for
-/// or has no JSON, and as the calls of [`Store`] do that they make.
+/// All fail with [`Error::Invalid`] for a key that breaks the rules of [`Key`] and for a value that
+/// is not the type asked for or has no JSON, and as the calls of [`Store`] do that they make.
 pub trait StoreExt: Store {
     /// The value under `key`, read as a `T`, or `None` if it is absent.
     fn get_as<T: DeserializeOwned>(
@@ -80,7 +83,8 @@ pub trait StoreExt: Store {
         async move { Ok(self.commit(commit?).await?.first_version) }
     }
 
-    /// Gives `key` the `value` for `ttl`, counted by the store's clock from the commit, and returns its version.
+    /// Gives `key` the `value` for `ttl`, counted by the store's clock from the commit, and returns
+    /// its version.
     fn set_for<T: Serialize + ?Sized>(
         &self,
         key: &str,
@@ -91,7 +95,8 @@ pub trait StoreExt: Store {
         async move { Ok(commit.await?.first_version) }
     }
 
-    /// Adds `by` to the 64-bit integer under `key` (0 if it is absent), and returns the sum. A deadline of the entry stays.
+    /// Adds `by` to the 64-bit integer under `key` (0 if it is absent), and returns the sum. A
+    /// deadline of the entry stays.
     ///
     /// A caller that retries after [`Error::Unknown`] may count twice;
     /// [`Service::add`](crate::Service::add) with an idempotency key does not.
@@ -136,7 +141,8 @@ pub trait StoreExt: Store {
         async move { Ok(self.commit(commit?).await?.first_version) }
     }
 
-    /// Gives `key` the `value` for ever if it still has the version `expected`, and returns the new one.
+    /// Gives `key` the `value` for ever if it still has the version `expected`, and returns the new
+    /// one.
     ///
     /// # Errors
     /// [`Error::Conflict`], with the version that it has, if that is another.
@@ -150,10 +156,12 @@ pub trait StoreExt: Store {
         async move { Ok(self.commit(commit?).await?.first_version) }
     }
 
-    /// Replaces the value under `key` by what `change` makes of it (of `None`, if it is absent), and returns that.
+    /// Replaces the value under `key` by what `change` makes of it (of `None`, if it is absent),
+    /// and returns that.
     ///
-    /// Nobody's write is lost: if somebody else changed the key meanwhile, `change` is called again with the newer value, as
-    /// often as that happens, since each time somebody got ahead. A deadline of the entry stays.
+    /// Nobody's write is lost: if somebody else changed the key meanwhile, `change` is called again
+    /// with the newer value, as often as that happens, since each time somebody got ahead. A
+    /// deadline of the entry stays.
     fn update<T, F>(&self, key: &str, change: F) -> impl Future<Output = Result<T>> + Send
     where
         T: Serialize + DeserializeOwned + Send,
@@ -163,7 +171,8 @@ pub trait StoreExt: Store {
         try_update(self, Key::new(key), move |old| Ok(change(old)))
     }
 
-    /// Returns the values under `keys`, in their order, each read as a `T`, or `None` where it is absent.
+    /// Returns the values under `keys`, in their order, each read as a `T`, or `None` where it is
+    /// absent.
     fn get_many_as<T: DeserializeOwned>(
         &self,
         keys: &[impl AsRef<str>],
@@ -181,7 +190,8 @@ pub trait StoreExt: Store {
         Batch::new(self)
     }
 
-    /// Returns the collection of `T`s whose keys start with `prefix`. It holds a clone of the store, so call this on an `Arc`.
+    /// Returns the collection of `T`s whose keys start with `prefix`. It holds a clone of the
+    /// store, so call this on an `Arc`.
     fn collection<T>(&self, prefix: &str) -> Collection<Self, T>
     where
         Self: Clone,
@@ -192,8 +202,8 @@ pub trait StoreExt: Store {
 
     /// The keys that start with `prefix`, in byte order, read page by page as the stream is.
     ///
-    /// A key that exists during the whole iteration appears exactly once; the stream ends after the first error. It holds a clone
-    /// of the store, so call this on an `Arc`.
+    /// A key that exists during the whole iteration appears exactly once; the stream ends after the
+    /// first error. It holds a clone of the store, so call this on an `Arc`.
     fn keys(&self, prefix: &str) -> BoxStream<'static, Result<Key>>
     where
         Self: Clone,
@@ -229,8 +239,8 @@ pub trait StoreExt: Store {
 
 impl<S: Store + ?Sized> StoreExt for S {}
 
-/// Replaces the value under `key` by the result of `change`, which is called again with the newer value
-/// whenever another commit came between.
+/// Replaces the value under `key` by the result of `change`, which is called again with the newer
+/// value whenever another commit came between.
 async fn try_update<S, T, F>(store: &S, key: Result<Key>, mut change: F) -> Result<T>
 where
     S: Store + ?Sized,

@@ -1,5 +1,5 @@
-//! Brings entries into a store or a server, page by page, and leaves alone what is equal already. So a
-//! run that is cut off is started again, and continues where it ended.
+//! Brings entries into a store or a server, page by page, and leaves alone what is equal already.
+//! So a run that is cut off is started again, and continues where it ended.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -25,8 +25,8 @@ use serde::Serialize;
 use super::place::Entries;
 use crate::failure::Failure;
 
-/// Most bytes of the values that are compared at once, so that a server's answer with its own values
-/// stays below its bound.
+/// Most bytes of the values that are compared at once, so that a server's answer with its own
+/// values stays below its bound.
 const PAGE_BYTES: usize = 2 << 20;
 
 /// How many writes to a server are under way at once: it syncs together what arrives together.
@@ -80,8 +80,8 @@ pub(super) enum Target {
     Server(Client),
 }
 
-/// Writes `entries` to `target`, except those whose keys are there if `keep` says so, and counts. At an
-/// error everything before it is written.
+/// Writes `entries` to `target`, except those whose keys are there if `keep` says so, and counts.
+/// At an error everything before it is written.
 pub(super) async fn copy(
     mut entries: Entries<'_>,
     target: &Target,
@@ -232,8 +232,8 @@ impl Target {
     }
 }
 
-/// Makes `commit`, without the writes whose checks do not hold; returns how many were written and left
-/// out.
+/// Makes `commit`, without the writes whose checks do not hold; returns how many were written and
+/// left out.
 async fn absent_only(opened: &Opened, mut commit: Commit) -> Result<(u64, u64)> {
     let mut kept = 0;
     loop {

@@ -1,4 +1,5 @@
-//! `export` and `import`: entries between any two of a file, a folder, a store on Redis and a server.
+//! `export` and `import`: entries between any two of a file, a folder, a store on Redis and a
+//! server.
 
 mod copy;
 mod place;
@@ -255,7 +256,8 @@ fn form(given: Option<Form>, path: Option<&Path>) -> Form {
     })
 }
 
-/// Counts entries on a terminal, `total` of them where that is known. It is gone when it is dropped.
+/// Counts entries on a terminal, `total` of them where that is known. It is gone when it is
+/// dropped.
 fn of_entries(doing: &'static str, total: Option<u64>) -> ProgressBar {
     match total {
         Some(total) => begin(

@@ -33,8 +33,8 @@ pub(crate) enum Place {
 impl FromStr for Place {
     type Err = Error;
 
-    /// `-`, a URL, the path of a folder, or else that of a file: a path never looks like a URL if it
-    /// begins with `./`.
+    /// `-`, a URL, the path of a folder, or else that of a file: a path never looks like a URL if
+    /// it begins with `./`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let path = Path::new(text);
         Ok(if text == "-" {
