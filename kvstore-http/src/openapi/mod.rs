@@ -49,6 +49,7 @@ pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
             "description": PROMISES,
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
+        "servers": [{ "url": "/", "description": "The server that this document came from" }],
         "security": security,
         "tags": [
             { "name": "simple", "description": "Three plain routes, with errors in the shape of FastAPI's" },

@@ -118,8 +118,6 @@ pub(super) fn all() -> Value {
             ("value", value()),
             ("ttl?", json!({ "oneOf": [schema("Ttl"), { "type": "null" }] })),
         ]),
-        "Queued": object([("message?", text()), ("key", key()), ("job_id", job()), ("status", is("queued"))]),
-        "BatchQueued": object([("job_id", job()), ("status", is("queued"))]),
         "SetApplied": object([
             ("message", text()),
             ("key", key()),
@@ -294,9 +292,26 @@ pub(super) fn all() -> Value {
         "Status": object([("status", text())]),
     });
     let all = schemas.as_object_mut().expect("schemas by name");
+    all.extend(queued());
     all.extend(service());
     all.extend(problems());
     schemas
+}
+
+/// The bodies of 202.
+fn queued() -> Map<String, Value> {
+    let status = || ("status", json!({ "const": "queued" }));
+    let job = || ("job_id", schema("JobId"));
+    let key = || ("key", schema("Key"));
+    let message = ("message", json!({ "type": "string" }));
+    Map::from_iter([
+        (
+            "SimpleQueued".to_owned(),
+            object([message, key(), job(), status()]),
+        ),
+        ("Queued".to_owned(), object([key(), job(), status()])),
+        ("BatchQueued".to_owned(), object([job(), status()])),
+    ])
 }
 
 fn service() -> Map<String, Value> {
