@@ -4,7 +4,7 @@ mod descriptors;
 mod reload;
 mod settings;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,17 +13,19 @@ use kvstore_core::open::{Followed, Opened};
 use kvstore_core::process::{self, Failure, Shared, Shutdown};
 use kvstore_core::worker;
 use kvstore_core::{Error, Service};
-use kvstore_http::{Tokens, serve_with_health};
+use kvstore_http::{Endpoint, Listener, Listeners, Tokens, serve_with_health};
 use kvstore_worker::admin::{self, Health};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::settings::{Own, PROGRAM, Role, is_local, read, read_tokens};
+use crate::settings::{Own, PROGRAM, Role, read, read_tokens};
 
 async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure> {
     descriptors::raise(own.options.connections_max);
     // First what can fail without having touched any data.
-    let listener = process::bind(own.listen).await?;
+    let mut listeners = Vec::new();
+    for endpoint in &own.listen {
+        listeners.push(endpoint.bind(own.socket_mode).await?);
+    }
     let admin_listener = match shared.admin_listen {
         Some(address) => Some(process::bind(address).await?),
         None => None,
@@ -46,7 +48,7 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
         health.drain();
     };
     let ended = serve_and_work(
-        listener,
+        listeners,
         opened.clone(),
         working,
         &shared,
@@ -63,7 +65,7 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
 
 /// Serves until `shutdown`, and only then stops the worker, so that requests under way see their writes applied.
 async fn serve_and_work(
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     opened: Followed,
     working: Option<Opened>,
     shared: &Shared,
@@ -78,11 +80,17 @@ async fn serve_and_work(
         Role::Reader => Service::reading(opened, own.service),
     };
     let has_worker = working.is_some();
-    let address = listener.local_addr()?;
-    tracing::info!(%address, url = console_url(address), store = %shared.store, role = ?own.role, "serving");
+    let endpoints = listeners.iter().map(Listener::endpoint);
+    let endpoints = endpoints.collect::<std::io::Result<Vec<_>>>()?;
+    let url = endpoints.iter().find_map(console_url);
+    let address = endpoints.iter().map(Endpoint::to_string);
+    let address = address.collect::<Vec<_>>().join(", ");
+    tracing::info!(address, url, store = %shared.store, role = ?own.role, "serving");
     process::notify_ready(&format!("serving on {address}"));
-    if !is_local(address) && own.options.tokens.is_none() {
-        tracing::warn!(%address, "whoever reaches this address may read and write everything");
+    for endpoint in endpoints.iter().filter(|endpoint| !endpoint.is_local()) {
+        if own.options.tokens.is_none() {
+            tracing::warn!(address = %endpoint, "whoever reaches this address may read and write everything");
+        }
     }
 
     // Each end is told by dropping a sender: ours stops the worker, and the worker's says that it has ended.
@@ -112,7 +120,14 @@ async fn serve_and_work(
             _ = ended, if has_worker => {}
         }
     };
-    let served = serve_with_health(listener, service, own.options, health.clone(), until).await;
+    let served = serve_with_health(
+        Listeners::new(listeners),
+        service,
+        own.options,
+        health.clone(),
+        until,
+    )
+    .await;
     drop(stop);
     if let Some(worker) = worker {
         worker.await??;
@@ -120,16 +135,19 @@ async fn serve_and_work(
     Ok(served?)
 }
 
-/// Returns what to open in a browser. One on this machine reaches a server on all addresses by the
+/// Returns what to open in a browser, which reaches no Unix socket. One on this machine reaches a server on all addresses by the
 /// loopback one.
-fn console_url(mut address: SocketAddr) -> String {
+fn console_url(endpoint: &Endpoint) -> Option<String> {
+    let Endpoint::Tcp(mut address) = *endpoint else {
+        return None;
+    };
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    format!("http://{address}/")
+    Some(format!("http://{address}/"))
 }
 
 /// Says what else can be done if another process holds the folder.

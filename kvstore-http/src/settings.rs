@@ -1,16 +1,15 @@
 //! The server's settings: the table of flags and variables, and what they come to.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvstore_core::process::{
-    Fallback, Program, Setting, Settings, Shared, address, bytes, duration, within,
+    Fallback, Program, Setting, Settings, Shared, bytes, duration, within,
 };
 use kvstore_core::service::ServiceOptions;
-use kvstore_http::{Cors, Hosts, Options, Tokens};
+use kvstore_http::{Cors, Endpoint, Hosts, Options, Tokens};
 
 /// The program, with every setting it has of its own.
 pub(crate) const PROGRAM: Program = Program {
@@ -19,6 +18,7 @@ pub(crate) const PROGRAM: Program = Program {
     about: "Serves a JSON key-value store over HTTP, until SIGTERM; the command `kvstore` reads, writes and looks after it",
     settings: &[
         LISTEN,
+        SOCKET_MODE,
         WORKER,
         TOKENS_FILE,
         ALLOW_UNAUTHENTICATED,
@@ -55,10 +55,18 @@ pub(crate) const PROGRAM: Program = Program {
 
 const LISTEN: Setting = Setting {
     flag: "listen",
-    value: "ADDRESS",
+    value: "ADDRESS,…",
     default: Fallback::Value("127.0.0.1:8000"),
-    allowed: "an address or a host with a port, such as 127.0.0.1:8000 or localhost:8000, :8000 for every address, or 8000 for this machine alone; off this machine only with --tokens-file or --allow-unauthenticated",
-    help: "Where to serve HTTP",
+    allowed: "unix:/path/to/socket, or an address or a host with a port, such as 127.0.0.1:8000 or localhost:8000, :8000 for every address, or 8000 for this machine alone; off this machine only with --tokens-file or --allow-unauthenticated",
+    help: "Where to serve HTTP, in several places at once",
+};
+
+const SOCKET_MODE: Setting = Setting {
+    flag: "socket-mode",
+    value: "MODE",
+    default: Fallback::Value("600"),
+    allowed: "permissions as chmod takes them, in octal: 600 for the user alone, 660 for the group, 666 for everybody",
+    help: "Who may use the Unix sockets of --listen",
 };
 
 const WORKER: Setting = Setting {
@@ -79,7 +87,7 @@ const TOKENS_FILE: Setting = Setting {
 
 const CORS_ORIGIN: Setting = Setting {
     flag: "cors-origin",
-    value: "ORIGINS",
+    value: "ORIGIN,…",
     default: Fallback::Absent("none"),
     allowed: "origins with commas between them, such as https://app.example, or * for any",
     help: "Which web pages of other origins may use the service in a browser",
@@ -87,7 +95,7 @@ const CORS_ORIGIN: Setting = Setting {
 
 const ALLOW_HOST: Setting = Setting {
     flag: "allow-host",
-    value: "NAMES",
+    value: "NAME,…",
     default: Fallback::Absent(
         "none: on a loopback address without tokens, only requests for this machine are served",
     ),
@@ -264,7 +272,9 @@ pub(crate) enum Role {
 /// The server's settings, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Own {
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Vec<Endpoint>,
+    /// The permissions of the Unix sockets among them.
+    pub(crate) socket_mode: u32,
     pub(crate) role: Role,
     /// Where the tokens in its options come from.
     pub(crate) tokens_file: Option<PathBuf>,
@@ -278,6 +288,7 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<O
         read_tokens(path.as_ref()).map(|tokens| (PathBuf::from(path), tokens))
     });
     let listen = read_listen(settings, !matches!(tokens, Some(None)));
+    let socket_mode = settings.get(&SOCKET_MODE, mode);
     let cors = settings.get_optional(&CORS_ORIGIN, Cors::parse);
     let hosts = settings.get_optional(&ALLOW_HOST, Hosts::parse);
     let role = read_role(settings, shared);
@@ -286,6 +297,7 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<O
     let (tokens_file, tokens) = tokens?.unzip();
     Some(Own {
         listen: listen?,
+        socket_mode: socket_mode?,
         tokens_file,
         role: role?,
         service: service?,
@@ -309,23 +321,44 @@ pub(crate) fn read_tokens(path: &Path) -> Result<Tokens, String> {
     Tokens::parse(&text).map_err(|problems| problems.join("; "))
 }
 
-fn read_listen(settings: &mut Settings, has_tokens: bool) -> Option<SocketAddr> {
-    let listen = settings.get(&LISTEN, address);
+fn read_listen(settings: &mut Settings, has_tokens: bool) -> Option<Vec<Endpoint>> {
+    let listen = settings.get(&LISTEN, endpoints);
     let is_allowed = settings.switch(&ALLOW_UNAUTHENTICATED);
     let (listen, is_allowed) = (listen?, is_allowed?);
-    if !is_local(listen) && !has_tokens && !is_allowed {
+    if let Some(open) = listen.iter().find(|endpoint| !endpoint.is_local())
+        && !has_tokens
+        && !is_allowed
+    {
         settings.refuse(
             &LISTEN,
-            "other machines reach it, and they could read and write everything without a token",
+            format!(
+                "other machines reach {open}, and they could read and write everything without a token"
+            ),
         );
         return None;
     }
     Some(listen)
 }
 
-/// Whether only this machine reaches `address`.
-pub(crate) fn is_local(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
+/// Reads places to listen on, with commas between them.
+///
+/// # Errors
+/// Names the first that is none.
+pub(crate) fn endpoints(text: &str) -> Result<Vec<Endpoint>, String> {
+    let endpoint = |text: &str| {
+        let text = text.trim();
+        Endpoint::parse(text).map_err(|reason| format!("{text:?}: {reason}"))
+    };
+    text.split(',').map(endpoint).collect()
+}
+
+/// Reads permissions in octal.
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        Ok(_) => Err("it is more than 777".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn read_role(settings: &mut Settings, shared: Option<&Shared>) -> Option<Role> {
@@ -436,7 +469,7 @@ mod tests {
         );
         assert_eq!(
             read_listen(&mut settings, false),
-            Some(([127, 0, 0, 1], 8000).into())
+            endpoints("127.0.0.1:8000").ok()
         );
         assert_eq!(settings.problems(), &[] as &[String]);
     }
@@ -455,15 +488,9 @@ mod tests {
             });
             assert!(problem.contains("--allow-unauthenticated"), "{problem}");
             let mut allowed = settings(&["--listen", address, "--allow-unauthenticated"]);
-            assert_eq!(
-                read_listen(&mut allowed, false),
-                super::address(address).ok()
-            );
+            assert_eq!(read_listen(&mut allowed, false), endpoints(address).ok());
             let mut guarded = settings(&["--listen", address]);
-            assert_eq!(
-                read_listen(&mut guarded, true),
-                super::address(address).ok()
-            );
+            assert_eq!(read_listen(&mut guarded, true), endpoints(address).ok());
         }
         for address in [
             "127.0.0.1:1",
@@ -472,6 +499,8 @@ mod tests {
             "[::ffff:127.0.0.1]:1",
             "localhost:1",
             "1",
+            "unix:/run/kv.sock",
+            "unix:kv.sock, [::1]:1",
         ] {
             assert!(
                 read_listen(&mut settings(&["--listen", address]), false).is_some(),

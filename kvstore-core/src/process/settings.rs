@@ -25,8 +25,8 @@ pub struct Setting {
     /// `KVSTORE_ADMIN_LISTEN`.
     pub flag: &'static str,
     /// What kind of value it takes, as the help shows it: `URL`. Empty for a switch, which is
-    /// `true` or `false`. A `URL` or a `SOURCE` may hold a password, so it is shown only once it is
-    /// parsed.
+    /// `true` or `false`. With `,…` behind it a list: values with commas between them, or the flag
+    /// several times. A `URL` or a `SOURCE` may hold a password, so it is shown only once it is parsed.
     pub value: &'static str,
     /// What holds when nothing is set.
     pub default: Fallback,
@@ -139,7 +139,7 @@ impl Settings {
                             None
                         }
                     });
-            let (text, origin) = if let Some(text) = matches.remove_one(setting.flag) {
+            let (text, origin) = if let Some(text) = flag_value(&mut matches, setting) {
                 (Some(text), Origin::Flag)
             } else if variable.is_some() {
                 (variable, Origin::Environment)
@@ -346,6 +346,15 @@ impl Found {
 /// The flag that asks for the list instead of a run.
 const PRINT_CONFIG: &str = "print-config";
 
+/// The end of the [`Setting::value`] of a list.
+const LIST: &str = ",…";
+
+/// Returns what the command line says of `setting`: the values of a list with commas between them, however they were given.
+fn flag_value(matches: &mut clap::ArgMatches, setting: &Setting) -> Option<String> {
+    let values = matches.remove_many::<String>(setting.flag)?;
+    Some(values.collect::<Vec<_>>().join(","))
+}
+
 fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> clap::Command {
     let mut heading = None;
     let flag = |setting: &'static Setting| {
@@ -374,7 +383,12 @@ fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> 
                 .require_equals(true)
                 .default_missing_value("true")
         } else {
-            arg.value_name(setting.value)
+            let is_list = setting.value.ends_with(LIST);
+            let arg = arg.value_name(setting.value);
+            arg.action(match is_list {
+                true => clap::ArgAction::Append,
+                false => clap::ArgAction::Set,
+            })
         }
     };
     clap::Command::new(program.name)

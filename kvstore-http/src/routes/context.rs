@@ -1,6 +1,6 @@
 //! What all requests share, and what one request's handler works with.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,8 +31,6 @@ pub(crate) struct App {
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     pub(crate) watchers: Watchers,
-    /// The address by which requests must ask for this server, besides its names; `None` if they may ask for any.
-    pub(crate) asked_by: Option<IpAddr>,
     /// Room for connections.
     pub(crate) places: Arc<Places>,
     /// The text of the OpenAPI document.
@@ -40,12 +38,10 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(service: Service, options: Options, health: Health, address: IpAddr) -> Self {
-        let is_open = options.tokens.is_none() && address.to_canonical().is_loopback();
+    pub(crate) fn new(service: Service, options: Options, health: Health) -> Self {
         Self {
             metrics: health.register(Metrics::new),
             watchers: Watchers::new(options.watchers_max),
-            asked_by: (is_open || !options.hosts.is_empty()).then_some(address),
             places: Places::new(options.connections_max),
             openapi: openapi::document(&options, service.options())
                 .to_string()
@@ -54,6 +50,14 @@ impl App {
             options,
             health,
         }
+    }
+
+    /// Returns the address by which requests to a listener must ask for this server, besides its names: its own, if it has one.
+    /// `None` if they may ask for any.
+    pub(crate) fn asked_by(&self, listener: Option<IpAddr>) -> Option<IpAddr> {
+        let is_loopback = listener.is_some_and(|ip| ip.to_canonical().is_loopback());
+        let must = !self.options.hosts.is_empty() || is_loopback && self.options.tokens.is_none();
+        must.then_some(listener.unwrap_or(Ipv4Addr::LOCALHOST.into()))
     }
 }
 

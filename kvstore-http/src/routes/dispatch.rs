@@ -37,7 +37,7 @@ async fn dispatch(
     body: Incoming,
 ) -> Result<Reply> {
     let has_fragment = phase.take_fragment();
-    app.options.hosts.check(parts, app.asked_by)?;
+    app.options.hosts.check(parts, phase.asked_by)?;
     check_framing(parts)?;
     check_range(parts)?;
     if has_fragment {

@@ -1,27 +1,32 @@
 //! The end of a listener: connections that are in its backlog are accepted, and no others come.
 //!
 //! The kernel resets what is in the backlog of a listener that is closed, and completes handshakes until then, so there is always
-//! one more connection after the last one accepted. A filter that drops requests for new ones ends that.
+//! one more connection after the last one accepted. A filter that drops requests for new ones ends that, and for a Unix socket the
+//! removal of its file.
 
 use std::io;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
+
+use super::listen::{Kind, Listener, Stream};
 
 /// How long a handshake may take that has begun. A client answers within its round-trip time.
 const HANDSHAKE: Duration = Duration::from_millis(200);
 
 /// Stops `listener` and hands over what its backlog held.
-pub(super) async fn empty(listener: TcpListener, mut accepted: impl FnMut(TcpStream)) {
-    let is_closed =
-        close(&listener).inspect_err(|error| tracing::debug!(%error, "can't filter the listener"));
-    let patience = if is_closed.is_ok() {
-        HANDSHAKE
-    } else {
-        Duration::ZERO
+pub(super) async fn empty(listener: Listener, mut accepted: impl FnMut(Stream)) {
+    let patience = match &listener.0 {
+        Kind::Tcp(listener) => close(listener)
+            .inspect_err(|error| tracing::debug!(%error, "can't filter the listener"))
+            .map_or(Duration::ZERO, |()| HANDSHAKE),
+        Kind::Unix(socket) => {
+            socket.unlink();
+            Duration::ZERO
+        }
     };
-    while let Ok(Ok((stream, _))) = timeout(patience, listener.accept()).await {
+    while let Ok(Ok(stream)) = timeout(patience, listener.accept()).await {
         accepted(stream);
     }
 }

@@ -5,6 +5,7 @@
 //! answer, which hyper waits for without end, is given up as well.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -24,6 +25,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// What a connection and the handling of its requests know of each other.
 #[derive(Debug)]
 pub(crate) struct Phase {
+    /// The address by which requests must ask for this server, besides its names; `None` if they may ask for any.
+    pub(crate) asked_by: Option<IpAddr>,
     /// How many heads of requests have been complete.
     heads: AtomicU64,
     /// The answer to the last of them is not ready.
@@ -52,9 +55,10 @@ fn now() -> u64 {
     u64::try_from(BEGINNING.elapsed().as_micros()).unwrap_or(BUSY - 1)
 }
 
-impl Default for Phase {
-    fn default() -> Self {
+impl Phase {
+    pub(crate) fn new(asked_by: Option<IpAddr>) -> Self {
         Self {
+            asked_by,
             heads: AtomicU64::new(0),
             handling: AtomicBool::new(false),
             unread: AtomicBool::new(false),
@@ -66,9 +70,7 @@ impl Default for Phase {
             held: Mutex::new(None),
         }
     }
-}
 
-impl Phase {
     /// The head of a request is complete.
     pub(crate) fn begin(&self) {
         self.heads.fetch_add(1, Ordering::Relaxed);

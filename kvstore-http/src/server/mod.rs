@@ -2,11 +2,13 @@
 
 mod backlog;
 pub(crate) mod connection;
+pub(crate) mod listen;
 pub(crate) mod places;
 mod timer;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +20,19 @@ use hyper_util::rt::TokioIo;
 use kvstore_core::Service;
 use kvstore_worker::admin::Health;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::connection::{Guarded, Patience, Phase};
+use self::listen::{Listeners, Stream};
 use self::places::Places;
 use self::timer::ConnectionTimer;
 use crate::config::{HEADERS_ON_STACK, Options};
 use crate::routes::context::App;
 use crate::routes::dispatch::handle;
 
-/// Serves `service` on `listener` until `shutdown` is ready, and then ends in order: [`Options::drain_delay`] as before but not
+/// Serves `service` on `listeners`, of which one is enough, until `shutdown` is ready, and then ends in order: [`Options::drain_delay`] as before but not
 /// ready; connections in the backlog are accepted and answered, and no others; requests under way get [`Options::drain_timeout`]
 /// to finish, of which waits take half at most; what is left is dropped.
 ///
@@ -40,13 +42,13 @@ use crate::routes::dispatch::handle;
 /// [`io::ErrorKind::InvalidInput`] if the options contradict each other. Once it serves, no error ends it: what goes wrong with
 /// one connection is that connection's, and a process out of descriptors waits for some.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     service: Service,
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let health = Health::new(Arc::clone(service.store()), Arc::clone(service.queue()));
-    serve_with_health(listener, service, options, health, shutdown).await
+    serve_with_health(listeners, service, options, health, shutdown).await
 }
 
 /// The same as [`serve`], in a process that answers probes elsewhere too: `health` takes up the metrics of the server, and is
@@ -55,7 +57,7 @@ pub async fn serve(
 /// # Errors
 /// Those of [`serve`].
 pub async fn serve_with_health(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     service: Service,
     options: Options,
     health: Health,
@@ -64,11 +66,11 @@ pub async fn serve_with_health(
     options
         .check()
         .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
-    let address = listener.local_addr()?.ip();
-    let mut server = Server::new(App::new(service, options, health, address));
+    let mut listeners = listeners.into();
+    let mut server = Server::new(App::new(service, options, health));
     let drain_delay = server.app.options.drain_delay;
     tokio::select! {
-        () = server.accept(&listener) => {}
+        () = server.accept(&mut listeners) => {}
         () = shutdown => {}
     }
     tracing::info!("draining: no longer ready");
@@ -76,9 +78,12 @@ pub async fn serve_with_health(
     server.app.watchers.end();
     if !drain_delay.is_zero() {
         // Not ready, and still there for whoever has not heard of it yet.
-        let _ = timeout(drain_delay, server.accept(&listener)).await;
+        let _ = timeout(drain_delay, server.accept(&mut listeners)).await;
     }
-    backlog::empty(listener, |stream| server.spawn(stream)).await;
+    for listener in listeners.listeners {
+        let ip = listener.ip();
+        backlog::empty(listener, |stream| server.spawn(stream, ip)).await;
+    }
     server.drain().await;
     Ok(())
 }
@@ -116,10 +121,10 @@ impl Server {
     }
 
     /// Accepts connections, for ever.
-    async fn accept(&mut self, listener: &TcpListener) {
+    async fn accept(&mut self, listeners: &mut Listeners) {
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = listeners.accept() => accepted,
                 // Takes the finished ones off the list.
                 Some(ended) = self.connections.join_next() => {
                     if ended.is_err_and(|error| error.is_panic()) {
@@ -129,19 +134,16 @@ impl Server {
                 }
             };
             match accepted {
-                Ok((stream, _)) => self.spawn(stream),
+                Ok((stream, ip)) => self.spawn(stream, ip),
                 Err(error) => recover(&error).await,
             }
         }
     }
 
-    fn spawn(&mut self, stream: TcpStream) {
-        // An answer is written whole, so there is nothing to be gained by waiting for more of it.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "can't set TCP_NODELAY");
-        }
+    /// Serves a connection that has come to the listener on `ip`, if there is room for it.
+    fn spawn(&mut self, stream: Stream, ip: Option<IpAddr>) {
         if let Ok(permit) = Arc::clone(&self.app.places.free).try_acquire_owned() {
-            let serving = self.serve(stream);
+            let serving = self.serve(stream, ip);
             self.connections.spawn(async move {
                 let _permit = permit;
                 serving.await;
@@ -150,7 +152,7 @@ impl Server {
         }
         if self.app.places.close_idle() {
             let free = Arc::clone(&self.app.places.free);
-            let serving = self.serve(stream);
+            let serving = self.serve(stream, ip);
             self.connections.spawn(async move {
                 // If the other one takes longer to close, this one is closed in its place.
                 if let Ok(Ok(_permit)) = timeout(ROOM_TIMEOUT, free.acquire_owned()).await {
@@ -169,13 +171,17 @@ impl Server {
     }
 
     /// Serves one connection to its end.
-    fn serve(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
+    fn serve(
+        &self,
+        stream: Stream,
+        ip: Option<IpAddr>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let options = &self.app.options;
         let patience = Patience {
             head: options.head_timeout,
             write: options.write_timeout,
         };
-        let phase = Arc::new(Phase::default());
+        let phase = Arc::new(Phase::new(self.app.asked_by(ip)));
         let io = TokioIo::new(Guarded::new(stream, Arc::clone(&phase), patience));
         let app = Arc::clone(&self.app);
         let mut http = self.http.clone();
@@ -274,7 +280,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The answer to a connection too many, whatever it would have asked for.
 const NO_ROOM: &str = r#"{"type":"/problems/overloaded","title":"Service Unavailable","status":503,"detail":"the server has no room for another connection"}"#;
 
-async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
+async fn refuse(mut stream: Stream, permit: OwnedSemaphorePermit) {
     let _permit = permit;
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\

@@ -1,0 +1,306 @@
+//! Where the server listens: TCP addresses and Unix sockets, any number of them at once.
+
+use std::fmt;
+use std::fs;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use kvstore_core::process;
+use kvstore_core::{Error, Result};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// Connections that wait to be accepted, at most; the kernel has a lower limit of its own.
+const BACKLOG: i32 = 1024;
+
+/// A place to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Parses `unix:/path/to/socket`, or an address as [`process::address`] reads it.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("a path must follow unix:".to_owned()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => process::address(text).map(Self::Tcp),
+        }
+    }
+
+    /// Returns true if only this machine reaches it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+
+    /// Listens on it. A Unix socket gets the permissions `mode` before anything can connect to it, and takes the place of one that
+    /// a process has left behind; its file is removed when the listener is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] that names the place: it is taken, not ours, or not allowed.
+    pub async fn bind(&self, mode: u32) -> Result<Listener> {
+        match self {
+            Self::Tcp(address) => process::bind(*address).await.map(Listener::from),
+            Self::Unix(path) => UnixSocket::bind(path, mode)
+                .map(|socket| Listener(Kind::Unix(socket)))
+                .map_err(|error| Error::Unavailable {
+                    what: format!("can not listen on {self}"),
+                    source: Some(Arc::new(error)),
+                }),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A socket that takes connections.
+#[derive(Debug)]
+pub struct Listener(pub(super) Kind);
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    Tcp(TcpListener),
+    Unix(UnixSocket),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self(Kind::Tcp(listener))
+    }
+}
+
+impl Listener {
+    /// Returns the place where it listens; a port that was 0 is the one that the system has chosen.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn endpoint(&self) -> io::Result<Endpoint> {
+        match &self.0 {
+            Kind::Tcp(listener) => listener.local_addr().map(Endpoint::Tcp),
+            Kind::Unix(socket) => Ok(Endpoint::Unix(socket.path.clone())),
+        }
+    }
+
+    /// Returns its address; none for a Unix socket.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        match &self.0 {
+            Kind::Tcp(listener) => listener.local_addr().ok().map(|address| address.ip()),
+            Kind::Unix(_) => None,
+        }
+    }
+
+    /// Returns the next connection.
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        match &self.0 {
+            Kind::Tcp(listener) => {
+                let accepted = listener.poll_accept(cx);
+                accepted.map_ok(|(stream, _)| Stream::from(stream))
+            }
+            Kind::Unix(socket) => {
+                let accepted = socket.listener.poll_accept(cx);
+                accepted.map_ok(|(stream, _)| Stream::Unix(stream))
+            }
+        }
+    }
+}
+
+/// Any number of listeners, of which each gets its turn.
+#[derive(Debug)]
+pub struct Listeners {
+    pub(super) listeners: Vec<Listener>,
+    /// The one that is asked first the next time.
+    next: usize,
+}
+
+impl<L: Into<Listener>> From<L> for Listeners {
+    fn from(listener: L) -> Self {
+        Self::new(vec![listener.into()])
+    }
+}
+
+impl Listeners {
+    /// Listens on all of `listeners`.
+    pub fn new(listeners: Vec<Listener>) -> Self {
+        Self { listeners, next: 0 }
+    }
+
+    /// Returns the next connection, and the address of the listener that it came to.
+    pub(super) async fn accept(&mut self) -> io::Result<(Stream, Option<IpAddr>)> {
+        poll_fn(|cx| {
+            let count = self.listeners.len();
+            for turn in self.next..self.next + count {
+                let listener = &self.listeners[turn % count];
+                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                    self.next = (turn + 1) % count;
+                    return Poll::Ready(accepted.map(|stream| (stream, listener.ip())));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// A Unix socket and its file.
+#[derive(Debug)]
+pub(super) struct UnixSocket {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+    /// Device and number of the file.
+    file: (u64, u64),
+}
+
+impl UnixSocket {
+    fn bind(path: &Path, mode: u32) -> io::Result<Self> {
+        remove_left_over(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        let listening = || {
+            // Connections are refused until it listens.
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+            socket.listen(BACKLOG)?;
+            socket.set_nonblocking(true)?;
+            let metadata = fs::symlink_metadata(path)?;
+            Ok((metadata.dev(), metadata.ino()))
+        };
+        let file = listening().inspect_err(|_: &io::Error| {
+            // It is ours, and of no use to others.
+            let _ = fs::remove_file(path);
+        })?;
+        Ok(Self {
+            listener: UnixListener::from_std(socket.into())?,
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    /// Removes its file, so that connections are refused, unless another socket has taken the place.
+    pub(super) fn unlink(&self) {
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "can't remove the socket");
+        }
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        self.unlink();
+    }
+}
+
+/// Removes a socket on which no process listens any more.
+fn remove_left_over(path: &Path) -> io::Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is a file that is no socket",
+        ));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// A connection, whichever listener it came to.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        // An answer is written whole, so there is nothing to be gained by waiting for more of it.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "can't set TCP_NODELAY");
+        }
+        Self::Tcp(stream)
+    }
+}
+
+/// Calls a method of the stream, of whichever kind it is.
+macro_rules! forward {
+    ($stream:expr, $method:ident($($argument:expr),*)) => {
+        match $stream.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Unix(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        forward!(self, poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        forward!(self, poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        forward!(self, poll_write_vectored(cx, pieces))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self, poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self, poll_shutdown(cx))
+    }
+}
