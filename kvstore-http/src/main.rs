@@ -13,7 +13,7 @@ use kvstore_core::open::{Followed, Opened};
 use kvstore_core::process::{self, Failure, Shared, Shutdown};
 use kvstore_core::worker;
 use kvstore_core::{Error, Service};
-use kvstore_http::{Endpoint, Listener, Listeners, Tokens, serve_with_health};
+use kvstore_http::{Endpoint, Listener, Listeners, Tls, Tokens, serve_with_health};
 use kvstore_worker::admin::{self, Health};
 use tokio::sync::oneshot;
 
@@ -24,7 +24,11 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
     // First what can fail without having touched any data.
     let mut listeners = Vec::new();
     for endpoint in &own.listen {
-        listeners.push(endpoint.bind(own.socket_mode).await?);
+        let listener = endpoint.bind(own.socket_mode).await?;
+        listeners.push(match &own.tls {
+            Some(tls) => listener.with_tls(Arc::clone(tls)),
+            None => listener,
+        });
     }
     let admin_listener = match shared.admin_listen {
         Some(address) => Some(process::bind(address).await?),
@@ -82,7 +86,10 @@ async fn serve_and_work(
     let has_worker = working.is_some();
     let endpoints = listeners.iter().map(Listener::endpoint);
     let endpoints = endpoints.collect::<std::io::Result<Vec<_>>>()?;
-    let url = endpoints.iter().find_map(console_url);
+    let scheme = if own.tls.is_some() { "https" } else { "http" };
+    let url = endpoints
+        .iter()
+        .find_map(|endpoint| console_url(scheme, endpoint));
     let address = endpoints.iter().map(Endpoint::to_string);
     let address = address.collect::<Vec<_>>().join(", ");
     tracing::info!(address, url, store = %shared.store, role = ?own.role, "serving");
@@ -100,6 +107,14 @@ async fn serve_and_work(
         tracing::info!(path = %path.display(), tokens = tokens.count(), "only these tokens are let in");
         let tokens = Arc::clone(tokens);
         tokio::spawn(reload::watch(path, move |path| read_again(path, &tokens)));
+    }
+    if let Some(tls) = own.tls {
+        for path in tls.files().map(Path::to_owned) {
+            let tls = Arc::clone(&tls);
+            tokio::spawn(reload::watch(path, move |path| {
+                certificate_again(path, &tls)
+            }));
+        }
     }
     let worker = working.map(|Opened { store, queue }| {
         let metrics = health.register(kvstore_worker::Metrics::new);
@@ -137,7 +152,7 @@ async fn serve_and_work(
 
 /// Returns what to open in a browser, which reaches no Unix socket. One on this machine reaches a server on all addresses by the
 /// loopback one.
-fn console_url(endpoint: &Endpoint) -> Option<String> {
+fn console_url(scheme: &str, endpoint: &Endpoint) -> Option<String> {
     let Endpoint::Tcp(mut address) = *endpoint else {
         return None;
     };
@@ -147,7 +162,7 @@ fn console_url(endpoint: &Endpoint) -> Option<String> {
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    Some(format!("http://{address}/"))
+    Some(format!("{scheme}://{address}/"))
 }
 
 /// Says what else can be done if another process holds the folder.
@@ -170,6 +185,14 @@ fn read_again(path: &Path, tokens: &Tokens) {
         Err(reason) => {
             tracing::error!(path = %path.display(), reason, "the tokens stay as they were");
         }
+    }
+}
+
+/// Of two files that are replaced one after the other the first may not go with what the other one still is.
+fn certificate_again(path: &Path, tls: &Tls) {
+    match tls.read_again() {
+        Ok(()) => tracing::info!(path = %path.display(), "the certificate was read again"),
+        Err(reason) => tracing::error!(reason, "the certificate stays as it was"),
     }
 }
 

@@ -9,7 +9,7 @@ use kvstore_core::process::{
     Fallback, Program, Setting, Settings, Shared, bytes, duration, within,
 };
 use kvstore_core::service::ServiceOptions;
-use kvstore_http::{Cors, Endpoint, Hosts, Options, Tokens};
+use kvstore_http::{Cors, Endpoint, Hosts, Options, Tls, Tokens};
 
 /// The program, with every setting it has of its own.
 pub(crate) const PROGRAM: Program = Program {
@@ -19,6 +19,8 @@ pub(crate) const PROGRAM: Program = Program {
     settings: &[
         LISTEN,
         SOCKET_MODE,
+        TLS_CERT,
+        TLS_KEY,
         WORKER,
         TOKENS_FILE,
         ALLOW_UNAUTHENTICATED,
@@ -67,6 +69,22 @@ const SOCKET_MODE: Setting = Setting {
     default: Fallback::Value("600"),
     allowed: "permissions as chmod takes them, in octal: 600 for the user alone, 660 for the group, 666 for everybody",
     help: "Who may use the Unix sockets of --listen",
+};
+
+const TLS_CERT: Setting = Setting {
+    flag: "tls-cert",
+    value: "PATH",
+    default: Fallback::Absent("none: plain HTTP"),
+    allowed: "a PEM file with the server's certificate and those between it and its authority, together with --tls-key; probes then ask --admin-listen or a Unix socket",
+    help: "Speak TLS on the addresses of --listen; read again as the tokens are",
+};
+
+const TLS_KEY: Setting = Setting {
+    flag: "tls-key",
+    value: "PATH",
+    default: Fallback::Absent("none"),
+    allowed: "a PEM file, together with --tls-cert",
+    help: "The private key of that certificate",
 };
 
 const WORKER: Setting = Setting {
@@ -275,6 +293,8 @@ pub(crate) struct Own {
     pub(crate) listen: Vec<Endpoint>,
     /// The permissions of the Unix sockets among them.
     pub(crate) socket_mode: u32,
+    /// For the others among them.
+    pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) role: Role,
     /// Where the tokens in its options come from.
     pub(crate) tokens_file: Option<PathBuf>,
@@ -289,6 +309,7 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<O
     });
     let listen = read_listen(settings, !matches!(tokens, Some(None)));
     let socket_mode = settings.get(&SOCKET_MODE, mode);
+    let tls = read_tls(settings);
     let cors = settings.get_optional(&CORS_ORIGIN, Cors::parse);
     let hosts = settings.get_optional(&ALLOW_HOST, Hosts::parse);
     let role = read_role(settings, shared);
@@ -298,6 +319,7 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<O
     Some(Own {
         listen: listen?,
         socket_mode: socket_mode?,
+        tls: tls?.map(Arc::new),
         tokens_file,
         role: role?,
         service: service?,
@@ -350,6 +372,31 @@ pub(crate) fn endpoints(text: &str) -> Result<Vec<Endpoint>, String> {
         Endpoint::parse(text).map_err(|reason| format!("{text:?}: {reason}"))
     };
     text.split(',').map(endpoint).collect()
+}
+
+/// Reads the certificate, if there is to be TLS.
+fn read_tls(settings: &mut Settings) -> Option<Option<Tls>> {
+    let path = |text: &str| Ok::<_, String>(PathBuf::from(text));
+    let certificate = settings.get_optional(&TLS_CERT, path);
+    let key = settings.get_optional(&TLS_KEY, path);
+    match (certificate?, key?) {
+        (None, None) => Some(None),
+        (Some(certificate), Some(key)) => match Tls::read(certificate, key) {
+            Ok(tls) => Some(Some(tls)),
+            Err(reason) => {
+                settings.refuse(&TLS_CERT, reason);
+                None
+            }
+        },
+        (Some(_), None) => {
+            settings.refuse(&TLS_CERT, "--tls-key is missing");
+            None
+        }
+        (None, Some(_)) => {
+            settings.refuse(&TLS_KEY, "--tls-cert is missing");
+            None
+        }
+    }
 }
 
 /// Reads permissions in octal.

@@ -37,8 +37,10 @@ pub(super) async fn health(server: Server, health: Health) -> Result<(), Failure
 
 /// Returns where a program that is set up to listen on `text` is reached on this machine.
 fn url(text: &str) -> Result<ServerUrl, Failure> {
-    // It may be a list.
-    let text = text.split(',').next().unwrap_or_default().trim();
+    // It may be a list. Each place has the same to say, and a Unix socket says it without TLS.
+    let places = || text.split(',').map(str::trim);
+    let socket = places().find(|place| place.starts_with("unix:"));
+    let text = socket.or(places().next()).unwrap_or_default();
     let is_port = |text: &str| text.parse::<u16>().is_ok();
     let here = match text.rsplit_once(':') {
         _ if ServerUrl::is_url(text) => text.to_owned(),
@@ -64,7 +66,8 @@ mod tests {
             ("80", "http://127.0.0.1:80"),
             ("[::]:80", "http://[::1]:80"),
             ("unix:/run/kv", "unix:/run/kv"),
-            (":80, unix:/run/kv", "http://127.0.0.1:80"),
+            (":80, unix:/run/kv", "unix:/run/kv"),
+            (":80, [::1]:80", "http://127.0.0.1:80"),
         ] {
             let expected: ServerUrl = expected.parse().unwrap();
             assert_eq!(url(listens).unwrap(), expected, "{listens}");

@@ -18,7 +18,7 @@ const HANDSHAKE: Duration = Duration::from_millis(200);
 /// Stops `listener` and hands over what its backlog held.
 pub(super) async fn empty(listener: Listener, mut accepted: impl FnMut(Stream)) {
     let patience = match &listener.0 {
-        Kind::Tcp(listener) => close(listener)
+        Kind::Tcp(listener, _) => close(listener)
             .inspect_err(|error| tracing::debug!(%error, "can't filter the listener"))
             .map_or(Duration::ZERO, |()| HANDSHAKE),
         Kind::Unix(socket) => {

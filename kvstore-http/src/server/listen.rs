@@ -1,4 +1,4 @@
-//! Where the server listens: TCP addresses and Unix sockets, any number of them at once.
+//! Where the server listens: TCP addresses, with TLS or without, and Unix sockets, any number of them at once.
 
 use std::fmt;
 use std::fs;
@@ -9,13 +9,17 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use kvstore_core::process;
 use kvstore_core::{Error, Result};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::Accept;
+use tokio_rustls::server::TlsStream;
+
+use super::tls::Tls;
 
 /// Connections that wait to be accepted, at most; the kernel has a lower limit of its own.
 const BACKLOG: i32 = 1024;
@@ -83,24 +87,33 @@ pub struct Listener(pub(super) Kind);
 
 #[derive(Debug)]
 pub(super) enum Kind {
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<Arc<Tls>>),
     Unix(UnixSocket),
 }
 
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
-        Self(Kind::Tcp(listener))
+        Self(Kind::Tcp(listener, None))
     }
 }
 
 impl Listener {
+    /// Speaks TLS on it, unless it is a Unix socket.
+    #[must_use]
+    pub fn with_tls(self, tls: Arc<Tls>) -> Self {
+        match self.0 {
+            Kind::Tcp(listener, _) => Self(Kind::Tcp(listener, Some(tls))),
+            Kind::Unix(_) => self,
+        }
+    }
+
     /// Returns the place where it listens; a port that was 0 is the one that the system has chosen.
     ///
     /// # Errors
     /// The system does not say.
     pub fn endpoint(&self) -> io::Result<Endpoint> {
         match &self.0 {
-            Kind::Tcp(listener) => listener.local_addr().map(Endpoint::Tcp),
+            Kind::Tcp(listener, _) => listener.local_addr().map(Endpoint::Tcp),
             Kind::Unix(socket) => Ok(Endpoint::Unix(socket.path.clone())),
         }
     }
@@ -108,7 +121,7 @@ impl Listener {
     /// Returns its address; none for a Unix socket.
     pub(super) fn ip(&self) -> Option<IpAddr> {
         match &self.0 {
-            Kind::Tcp(listener) => listener.local_addr().ok().map(|address| address.ip()),
+            Kind::Tcp(listener, _) => listener.local_addr().ok().map(|address| address.ip()),
             Kind::Unix(_) => None,
         }
     }
@@ -120,9 +133,9 @@ impl Listener {
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         match &self.0 {
-            Kind::Tcp(listener) => {
+            Kind::Tcp(listener, tls) => {
                 let accepted = listener.poll_accept(cx);
-                accepted.map_ok(|(stream, _)| Stream::from(stream))
+                accepted.map_ok(|(stream, _)| Stream::new(stream, tls.as_deref()))
             }
             Kind::Unix(socket) => {
                 let accepted = socket.listener.poll_accept(cx);
@@ -239,57 +252,76 @@ fn remove_left_over(path: &Path) -> io::Result<()> {
 }
 
 /// A connection, whichever listener it came to.
-#[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// It becomes [`Stream::Tls`] once something is to be read or written.
+    Handshake(Box<Accept<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl From<TcpStream> for Stream {
-    fn from(stream: TcpStream) -> Self {
+impl Stream {
+    fn new(stream: TcpStream, tls: Option<&Tls>) -> Self {
         // An answer is written whole, so there is nothing to be gained by waiting for more of it.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "can't set TCP_NODELAY");
         }
-        Self::Tcp(stream)
+        match tls {
+            None => Self::Tcp(stream),
+            Some(tls) => Self::Handshake(Box::new(tls.accept(stream))),
+        }
+    }
+
+    /// Ready once nothing is in the way of reading and writing.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Self::Handshake(accept) = self {
+            let stream = ready!(Pin::new(&mut **accept).poll(cx))?;
+            *self = Self::Tls(Box::new(stream));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-/// Calls a method of the stream, of whichever kind it is.
+/// Calls a method of the stream, of whichever kind it is; with nothing to do for one whose handshake is under way, or failed.
 macro_rules! forward {
-    ($stream:expr, $method:ident($($argument:expr),*)) => {
+    ($stream:expr, $method:ident($($argument:expr),*), $nothing:expr) => {
         match $stream.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).$method($($argument),*),
             Stream::Unix(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Tls(stream) => Pin::new(&mut **stream).$method($($argument),*),
+            Stream::Handshake(_) => Poll::Ready(Ok($nothing)),
         }
     };
 }
 
 impl AsyncRead for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        forward!(self, poll_read(cx, buffer))
+        ready!(self.poll_open(cx))?;
+        forward!(self, poll_read(cx, buffer), ())
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        forward!(self, poll_write(cx, bytes))
+        ready!(self.poll_open(cx))?;
+        forward!(self, poll_write(cx, bytes), 0)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        forward!(self, poll_write_vectored(cx, pieces))
+        ready!(self.poll_open(cx))?;
+        forward!(self, poll_write_vectored(cx, pieces), 0)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -297,10 +329,10 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self, poll_flush(cx))
+        forward!(self, poll_flush(cx), ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self, poll_shutdown(cx))
+        forward!(self, poll_shutdown(cx), ())
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod listen;
 pub(crate) mod places;
 mod timer;
+pub(crate) mod tls;
 
 use std::convert::Infallible;
 use std::io;
