@@ -65,7 +65,7 @@ impl Endpoint {
             Self::Unix(path) => UnixSocket::bind(path, mode)
                 .map(|socket| Listener(Kind::Unix(socket)))
                 .map_err(|error| Error::Unavailable {
-                    what: format!("can not listen on {self}"),
+                    what: format!("cannot listen on {self}"),
                     source: Some(Arc::new(error)),
                 }),
         }
