@@ -146,7 +146,7 @@ impl Meta {
         }
     }
 
-    /// Adds the requests that are remembered at `now`, likewise.
+    /// Adds the requests that are remembered at `now`, likewise. Those of jobs numbered since the cut may yet be taken back.
     pub(crate) fn add_remembered<L: Deref<Target = PartitionLog>>(
         &mut self,
         now: Timestamp,
@@ -157,7 +157,8 @@ impl Meta {
             let log = log();
             let before = self.remembered.len();
             let last = self.remembered.last().copied();
-            let piece = log.remembered(now, last.as_ref()).take(META_PIECE);
+            let remembered = log.remembered(now, last.as_ref());
+            let piece = remembered.filter(|it| it.job <= self.last).take(META_PIECE);
             self.remembered.extend(piece.copied());
             if self.remembered.len() == before {
                 return;

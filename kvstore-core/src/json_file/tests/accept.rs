@@ -7,17 +7,20 @@ use std::time::Duration;
 
 use super::crash::{Seen, block_on, contents, options, work};
 use crate::error::{Error, Result};
+use crate::in_memory::log::Admission;
 use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
+use crate::json_file::snapshot::meta::Meta;
 use crate::json_file::{JsonFile, JsonStore, Options};
 use crate::model::command::{Command, Operation};
 use crate::model::commit::Commit;
-use crate::model::id::{Partition, Position};
+use crate::model::entry::Timestamp;
+use crate::model::id::{Partition, Position, QueueId};
 use crate::model::job::{Idempotency, JobState, NewJob, Outcome};
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Condition, Write};
 use crate::queue::{
-    Accepted, Applied, AppliedListener, Claim, Found, JobQueue, WorkQueue, WorkerId,
+    Accepted, Applied, AppliedListener, Claim, Found, JobQueue, QueueOptions, WorkQueue, WorkerId,
 };
 use crate::store::Store;
 
@@ -479,4 +482,22 @@ fn snapshot_beside_jobs_keeps_every_outcome_and_request() {
             assert!(repeated[0].replayed && repeated[0].id == job.id, "{number}");
         }
     });
+}
+
+#[test]
+fn snapshot_remembers_no_request_whose_job_is_not_on_the_disk_yet() {
+    let (disk, now) = (SimulatedDisk::new(), Timestamp(1000));
+    let mut meta = Meta::of_new_folder(QueueId::random());
+    let mut log = meta.log(&disk, &QueueOptions::default()).unwrap();
+    log.admit(create("a", 1), now).unwrap();
+    log.publish();
+    meta.set_log(&log);
+    // The snapshot was cut, and its thread takes what is remembered while the next group is being written.
+    log.admit(create("b", 2), now).unwrap();
+    meta.add_remembered(now, || &log);
+    // That group was not written, and the folder is opened again.
+    let mut log = meta.log(&disk, &QueueOptions::default()).unwrap();
+    let mut is_replayed = |job| matches!(log.admit(job, now), Ok(Admission::Replayed { .. }));
+    assert!(is_replayed(create("a", 1)));
+    assert!(!is_replayed(create("b", 2)));
 }
