@@ -1,4 +1,4 @@
-//! Does whoever looks at a terminal see how far an import or export is, and a pipe or file nothing
+//! Does a terminal show how far an import or export is, and a pipe or file nothing
 //! of it?
 
 mod support;

@@ -1,5 +1,5 @@
-//! What does a store on Redis give back when nothing comes any more, and how much does Redis do for a
-//! read? And what of reads and writes while a slot of a cluster moves?
+//! What does a store on Redis give back when nothing comes any more, and how much does Redis do for
+//! a read? And what of reads and writes while a slot of a cluster moves?
 
 #[path = "support/cluster.rs"]
 mod cluster;
@@ -291,8 +291,8 @@ async fn many_watchers_cost_redis_what_one_does() {
     let scripts = scripts_run(&server) - before;
     assert!(scripts > 1 && scripts <= polls(begun), "{scripts} scripts");
 
-    // A commit is read once or twice (for the message, and where it was made), and its value by the one
-    // watcher that shows it.
+    // A commit is read once or twice (for the message, and where it was made), and its value by the
+    // one watcher that shows it.
     let (before, begun) = (scripts_run(&server), Instant::now());
     for number in 0..COMMITS {
         let key = format!("{number}/key");

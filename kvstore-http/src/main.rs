@@ -150,8 +150,8 @@ async fn serve_and_work(
     Ok(served?)
 }
 
-/// Returns what to open in a browser, which reaches no Unix socket. One on this machine reaches a server on all addresses by the
-/// loopback one.
+/// Returns what to open in a browser, which reaches no Unix socket. One on this machine reaches a
+/// server on all addresses by the loopback one.
 fn console_url(scheme: &str, endpoint: &Endpoint) -> Option<String> {
     let Endpoint::Tcp(mut address) = *endpoint else {
         return None;
@@ -188,7 +188,8 @@ fn read_again(path: &Path, tokens: &Tokens) {
     }
 }
 
-/// Of two files that are replaced one after the other the first may not go with what the other one still is.
+/// Of two files that are replaced one after the other the first may not go with what the other one
+/// still is.
 fn certificate_again(path: &Path, tls: &Tls) {
     match tls.read_again() {
         Ok(()) => tracing::info!(path = %path.display(), "the certificate was read again"),

@@ -1,4 +1,5 @@
-//! Do the generators and linters of OpenAPI accept the document, and do the clients that they make work?
+//! Do the generators and linters of OpenAPI accept the document, and do the clients that they make
+//! work?
 //!
 //! Each is run on what the real server says, without a warning; the clients then write, read, wait
 //! and fail against that server (`clients/`).

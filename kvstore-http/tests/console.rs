@@ -739,7 +739,8 @@ async fn page_is_for_browsers_small_and_loads_nothing_from_elsewhere() {
         "{text}"
     );
 
-    // Each file that the page or one of its modules names, as small as something on the way makes it.
+    // Each file that the page or one of its modules names, as small as something on the way makes
+    // it.
     let mut size = gzipped(&page.body);
     let mut names: Vec<String> = quoted(&text, "console/");
     let mut at = 0;

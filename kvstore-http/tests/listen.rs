@@ -1,4 +1,5 @@
-//! Does one server listen in several places at once, Unix sockets among them, and leave none of them behind?
+//! Does one server listen in several places at once, Unix sockets among them, and leave none of
+//! them behind?
 
 mod support;
 

@@ -1,8 +1,9 @@
 //! Does everything that the README says to type, and says about settings and tests, hold as it stands there?
 //!
-//! Its `sh` blocks run in order in one folder, each in a shell of its own, and what they print is compared with the `text`
-//! block right behind. Two things stand in for others: `cargo` runs the programs that are built, and curl and `kvstore` go to the
-//! port that is free. The `rust` block is a doctest of `kvstore-core`.
+//! Its `sh` blocks run in order in one folder, each in a shell of its own, and what they print is
+//! compared with the `text` block right behind. Two things stand in for others: `cargo` runs the
+//! programs that are built, and curl and `kvstore` go to the port that is free. The `rust` block is
+//! a doctest of `kvstore-core`.
 
 mod support;
 

@@ -80,7 +80,8 @@ impl Certificates {
     }
 }
 
-/// What curl hears from the server whose certificate it trusts: body, status and version; `None` if there was no answer.
+/// What curl hears from the server whose certificate it trusts: body, status and version; `None` if
+/// there was no answer.
 fn curl(process: &Process, trusted: &Path, args: &[&str]) -> Option<String> {
     let output = Command::new("curl")
         .args([
@@ -128,7 +129,8 @@ fn clients_speak_tls_from_1_2_on_and_http_1_1_within() {
     assert!(put.is_some_and(|put| put.ends_with(" 200 1.1")));
     let got = curl(&server, &trusted, &[]).unwrap();
     assert!(got.split(' ').next() == Some(&fs::read_to_string(&large).unwrap()));
-    // Who trusts another one, speaks plain HTTP, or only an old TLS or HTTP/2, is not served, and the others are.
+    // Who trusts another one, speaks plain HTTP, or only an old TLS or HTTP/2, is not served, and
+    // the others are.
     assert!(curl(&server, &certificates.path("other.pem"), &[]).is_none());
     let old = ["--tls-max", "1.1", "--ciphers", "DEFAULT@SECLEVEL=0"];
     assert!(curl(&server, &trusted, &old).is_none());

@@ -112,8 +112,8 @@ fn remove_begun(disk: &dyn Disk) -> Result<()> {
 }
 
 impl Opening<'_> {
-    /// Takes `text` as the data, and writes the pair before anything else can happen. What is known of entries that are in the
-    /// text unchanged stays with them, and the queue of `meta` stays.
+    /// Takes `text` as the data, and writes the pair before anything else can happen. What is known
+    /// of entries that are in the text unchanged stays with them, and the queue of `meta` stays.
     fn take_over(
         self,
         mut meta: Meta,

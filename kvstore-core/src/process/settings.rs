@@ -349,7 +349,8 @@ const PRINT_CONFIG: &str = "print-config";
 /// The end of the [`Setting::value`] of a list.
 const LIST: &str = ",…";
 
-/// Returns what the command line says of `setting`: the values of a list with commas between them, however they were given.
+/// Returns what the command line says of `setting`: the values of a list with commas between them,
+/// however they were given.
 fn flag_value(matches: &mut clap::ArgMatches, setting: &Setting) -> Option<String> {
     let values = matches.remove_many::<String>(setting.flag)?;
     Some(values.collect::<Vec<_>>().join(","))

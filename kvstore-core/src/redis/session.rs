@@ -472,7 +472,8 @@ fn nodes(address: &Address, options: &Options) -> Result<Vec<ConnectionInfo>> {
     Ok(nodes)
 }
 
-/// Looks at each server and the user's rights there, and gives it the scripts that are bound to its run.
+/// Looks at each server and the user's rights there, and gives it the scripts that are bound to its
+/// run.
 async fn look_at_all(
     address: &Address,
     link: &mut Servers,

@@ -1,8 +1,8 @@
 //! The end of a listener: connections that are in its backlog are accepted, and no others come.
 //!
-//! The kernel resets what is in the backlog of a listener that is closed, and completes handshakes until then, so there is always
-//! one more connection after the last one accepted. A filter that drops requests for new ones ends that, and for a Unix socket the
-//! removal of its file.
+//! The kernel resets what is in the backlog of a listener that is closed, and completes handshakes
+//! until then, so there is always one more connection after the last one accepted. A filter that
+//! drops requests for new ones ends that, and for a Unix socket the removal of its file.
 
 use std::io;
 use std::time::Duration;

@@ -25,7 +25,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// What a connection and the handling of its requests know of each other.
 #[derive(Debug)]
 pub(crate) struct Phase {
-    /// The address by which requests must ask for this server, besides its names; `None` if they may ask for any.
+    /// The address by which requests must ask for this server, besides its names; `None` if they
+    /// may ask for any.
     pub(crate) asked_by: Option<IpAddr>,
     /// How many heads of requests have been complete.
     heads: AtomicU64,

@@ -1,4 +1,5 @@
-//! Where the server listens: TCP addresses, with TLS or without, and Unix sockets, any number of them at once.
+//! Where the server listens: TCP addresses, with TLS or without, and Unix sockets, any number of
+//! them at once.
 
 use std::fmt;
 use std::fs;
@@ -54,8 +55,9 @@ impl Endpoint {
         }
     }
 
-    /// Listens on it. A Unix socket gets the permissions `mode` before anything can connect to it, and takes the place of one that
-    /// a process has left behind; its file is removed when the listener is dropped.
+    /// Listens on it. A Unix socket gets the permissions `mode` before anything can connect to it,
+    /// and takes the place of one that a process has left behind; its file is removed when the
+    /// listener is dropped.
     ///
     /// # Errors
     /// [`Error::Unavailable`] that names the place: it is taken, not ours, or not allowed.
@@ -215,7 +217,8 @@ impl UnixSocket {
         })
     }
 
-    /// Removes its file, so that connections are refused, unless another socket has taken the place.
+    /// Removes its file, so that connections are refused, unless another socket has taken the
+    /// place.
     pub(super) fn unlink(&self) {
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
@@ -282,7 +285,8 @@ impl Stream {
     }
 }
 
-/// Calls a method of the stream, of whichever kind it is; with nothing to do for one whose handshake is under way, or failed.
+/// Calls a method of the stream, of whichever kind it is; with nothing to do for one whose
+/// handshake is under way, or failed.
 macro_rules! forward {
     ($stream:expr, $method:ident($($argument:expr),*), $nothing:expr) => {
         match $stream.get_mut() {

@@ -33,9 +33,10 @@ use crate::config::{HEADERS_ON_STACK, Options};
 use crate::routes::context::App;
 use crate::routes::dispatch::handle;
 
-/// Serves `service` on `listeners`, of which one is enough, until `shutdown` is ready, and then ends in order: [`Options::drain_delay`] as before but not
-/// ready; connections in the backlog are accepted and answered, and no others; requests under way get [`Options::drain_timeout`]
-/// to finish, of which waits take half at most; what is left is dropped.
+/// Serves `service` on `listeners`, of which one is enough, until `shutdown` is ready, and then
+/// ends in order: [`Options::drain_delay`] as before but not ready; connections in the backlog are
+/// accepted and answered, and no others; requests under way get [`Options::drain_timeout`] to
+/// finish, of which waits take half at most; what is left is dropped.
 ///
 /// It knows no worker: accepted writes wait in the queue until one applies them, in this process or another.
 ///

@@ -1,4 +1,5 @@
-//! TLS for listeners on TCP: a certificate and its key from PEM files, which may be replaced while the server runs.
+//! TLS for listeners on TCP: a certificate and its key from PEM files, which may be replaced while
+//! the server runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,7 +21,8 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the chain of certificates in the PEM file `certificate`, the server's own first, and the private `key` of that one.
+    /// Reads the chain of certificates in the PEM file `certificate`, the server's own first, and
+    /// the private `key` of that one.
     ///
     /// # Errors
     /// Names the file that cannot be read, or says that the two do not belong together.

@@ -84,7 +84,8 @@ impl Server {
         Self::serve(service, queue, clock, faults, setup.options).await
     }
 
-    /// A server that nobody works for over a store that is open already, whose time is the real one.
+    /// A server that nobody works for over a store that is open already, whose time is the real
+    /// one.
     pub(crate) async fn start_on(opened: Opened, options: Options) -> Self {
         let service = ServiceOptions::default();
         let service = Service::open(opened.store, opened.queue.clone(), service).await;

@@ -20,7 +20,8 @@ impl Hasher {
     }
 }
 
-/// Returns the number of the table for a hash. Within it the place comes from the lowest bits, and a tag from the uppermost.
+/// Returns the number of the table for a hash. Within it the place comes from the lowest bits, and
+/// a tag from the uppermost.
 pub(super) fn table_of(hash: u64) -> usize {
     (hash >> 32) as usize % TABLES
 }
@@ -41,7 +42,8 @@ impl Default for Index {
 }
 
 impl Index {
-    /// An index of rows whose keys are all different. Each of the `parts` has the rows of each table with their hashes.
+    /// An index of rows whose keys are all different. Each of the `parts` has the rows of each
+    /// table with their hashes.
     pub(super) fn of(hasher: Hasher, mut parts: Vec<Vec<Vec<(u64, Row)>>>) -> Self {
         let mut index = Self {
             hasher,
@@ -80,7 +82,8 @@ impl Index {
         self.tables[table_of(hash)].find(hash, |row| row.key_bytes() == key)
     }
 
-    /// Adds what [`find`](Self::find) returns for each of `keys`. Their places are looked up before any of their rows is.
+    /// Adds what [`find`](Self::find) returns for each of `keys`. Their places are looked up before
+    /// any of their rows is.
     pub(super) fn find_many<'a>(&'a self, keys: &[Key], rows: &mut Vec<Option<&'a Row>>) {
         let places = keys.iter().map(|key| {
             let hash = self.hash(key.as_str().as_bytes());

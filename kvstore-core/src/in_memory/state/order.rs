@@ -26,7 +26,8 @@ pub(super) struct Piece {
     ids: Vec<Id>,
 }
 
-/// The bytes of `key` from `start` on that are compared first. A key has no zeros, so a shorter one comes first.
+/// The bytes of `key` from `start` on that are compared first. A key has no zeros, so a shorter one
+/// comes first.
 fn head(key: &[u8], start: usize) -> u32 {
     let mut head = [0; 4];
     head.iter_mut()

@@ -30,7 +30,8 @@ pub(crate) struct QueueProgress {
     /// Jobs that no one will ever apply.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) lost: Vec<Lost>,
-    /// What cannot be told from `applied` alone, and since when it is known. `None`: a dead letter that was dropped.
+    /// What cannot be told from `applied` alone, and since when it is known. `None`: a dead letter
+    /// that was dropped.
     pub(crate) outcomes: Outcomes,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) dead: BTreeMap<Position, (Timestamp, Dead)>,

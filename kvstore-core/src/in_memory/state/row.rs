@@ -13,8 +13,9 @@ use crate::model::value::Value;
 /// The number of a row in its table.
 pub(super) type Id = u32;
 
-/// Version (8 bytes), number (4) and the key's length (2); the deadline (8) if the uppermost bit of the length says so; the key;
-/// and the value up to the end. A clone is the same memory, and eight bytes, so that an index has room for it.
+/// Version (8 bytes), number (4) and the key's length (2); the deadline (8) if the uppermost bit of
+/// the length says so; the key; and the value up to the end. A clone is the same memory, and eight
+/// bytes, so that an index has room for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Row(ThinArc<(), u8>);
 

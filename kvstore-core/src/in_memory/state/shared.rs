@@ -419,7 +419,8 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
     page
 }
 
-/// Looks at `pass` rows at a time before any of them is handed out: the memory for one is on its way while others are looked at.
+/// Looks at `pass` rows at a time before any of them is handed out: the memory for one is on its
+/// way while others are looked at.
 fn in_passes<'a, T>(
     mut rows: impl Iterator<Item = &'a Row>,
     pass: usize,

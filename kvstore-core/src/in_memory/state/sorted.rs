@@ -15,7 +15,7 @@ pub(crate) struct Sorted {
     pub(super) rows: Vec<Option<Row>>,
     /// For each table of an index its rows, with their hashes.
     pub(super) hashed: Vec<Vec<(u64, Row)>>,
-    /// Its rows in order, but for the last ones.
+    /// Its rows in order, except the latest ones.
     pub(super) pieces: Vec<Piece>,
     pub(super) deadlines: Vec<(Timestamp, Id)>,
     /// Keys and values, in bytes.

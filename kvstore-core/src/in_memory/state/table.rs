@@ -105,8 +105,8 @@ impl Table {
         self.index.find(self.index.hash(key), key)
     }
 
-    /// The rows of several keys, in passes over some of them at a time: the memory for one is on its way while others are looked
-    /// up.
+    /// The rows of several keys, in passes over some of them at a time: the memory for one is on
+    /// its way while others are looked up.
     pub(crate) fn get_many(&self, keys: &[Key]) -> Vec<Option<&Row>> {
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunks(PASS) {

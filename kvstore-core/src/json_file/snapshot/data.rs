@@ -57,7 +57,8 @@ pub(crate) fn fingerprint(disk: &dyn Disk, name: &str) -> io::Result<Option<Fing
     }
 }
 
-/// Returns the lines of entries in a piece of the file; `None` if it does not begin, or end, as it should.
+/// Returns the lines of entries in a piece of the file; `None` if it does not begin, or end, as it
+/// should.
 pub(super) fn lines(
     text: &[u8],
     is_first: bool,
@@ -104,7 +105,8 @@ pub(super) fn push_entry(text: &mut Vec<u8>, key: &Key, value: &[u8]) {
     text.extend_from_slice(value);
 }
 
-/// By what an entry is recognised after the file was edited: two different CRCs of its line, so 64 bits.
+/// By what an entry is recognised after the file was edited: two different CRCs of its line, so 64
+/// bits.
 pub(crate) fn entry_fingerprint(key: &Key, value: &Value) -> u64 {
     let mut line = Vec::with_capacity(key.as_str().len() + value.len() + 3);
     push_entry(&mut line, key, value.as_bytes());

@@ -68,7 +68,8 @@ pub(crate) struct Meta {
     pub(super) versions: Vec<Version>,
     /// The number of an entry, from 0, and its deadline.
     pub(super) deadlines: Vec<(usize, Timestamp)>,
-    /// For each entry 16 hexadecimal digits, by which an edit tells what it has left as it was; see [`known_entries`].
+    /// For each entry 16 hexadecimal digits, by which an edit tells what it has left as it was; see
+    /// [`known_entries`].
     #[serde(skip_deserializing)]
     pub(super) fingerprints: String,
     /// The length of the file that it was read from.
@@ -112,8 +113,8 @@ impl Meta {
         }
     }
 
-    /// Takes down how far queues are applied, and the dead letters; [`add_outcomes`](Self::add_outcomes) and
-    /// [`add_remembered`](Self::add_remembered) follow.
+    /// Takes down how far queues are applied, and the dead letters;
+    /// [`add_outcomes`](Self::add_outcomes) and [`add_remembered`](Self::add_remembered) follow.
     pub(crate) fn set_progress(&mut self, progress: &Progress) {
         self.active = progress.active;
         self.skipped = progress.skipped;
@@ -123,8 +124,9 @@ impl Meta {
             .collect();
     }
 
-    /// Adds the outcomes, some at a time, of a state that may go on meanwhile: what comes later stands in the journal, too. What
-    /// was dropped meanwhile is below the mark, which is read last.
+    /// Adds the outcomes, some at a time, of a state that may go on meanwhile: what comes later
+    /// stands in the journal, too. What was dropped meanwhile is below the mark, which is read
+    /// last.
     pub(crate) fn add_outcomes<S: Deref<Target = State>>(&mut self, state: impl Fn() -> S) {
         for (id, kept) in &mut self.queues {
             let mut last = Position::START;
@@ -146,7 +148,8 @@ impl Meta {
         }
     }
 
-    /// Adds the requests that are remembered at `now`, likewise. Those of jobs numbered since the cut may yet be taken back.
+    /// Adds the requests that are remembered at `now`, likewise. Those of jobs numbered since the
+    /// cut may yet be taken back.
     pub(crate) fn add_remembered<L: Deref<Target = PartitionLog>>(
         &mut self,
         now: Timestamp,
@@ -193,8 +196,9 @@ impl Meta {
         self.waiting = log.jobs().cloned().collect();
     }
 
-    /// Returns the entries of the file `name` if it is the `data.json` that this belongs to, and what it is if not. Several
-    /// threads read it, a piece at a time, so that it never is in memory as a whole.
+    /// Returns the entries of the file `name` if it is the `data.json` that this belongs to, and
+    /// what it is if not. Several threads read it, a piece at a time, so that it never is in memory
+    /// as a whole.
     pub(crate) fn table(&self, disk: &dyn Disk, name: &str) -> Result<Read<Table>> {
         let failed = |error| disk_error(disk, "cannot read", name, error);
         let Some(file) = disk.open(name).map_err(failed)? else {
@@ -276,7 +280,8 @@ impl Meta {
         Ok(Ok(table.ok_or_else(unsorted)?))
     }
 
-    /// Reads `pieces` of the file, which start at a place and with the entry of a number, and adds their rows to `rows`.
+    /// Reads `pieces` of the file, which start at a place and with the entry of a number, and adds
+    /// their rows to `rows`.
     fn rows(
         &self,
         file: &dyn DiskReader,
@@ -354,7 +359,8 @@ pub(crate) fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
     Ok(meta)
 }
 
-/// Reads what each entry was, by its fingerprint. They are read apart, since only an edit needs them.
+/// Reads what each entry was, by its fingerprint. They are read apart, since only an edit needs
+/// them.
 pub(crate) fn known_entries(disk: &dyn Disk, text: &[u8]) -> Result<Known> {
     #[derive(Deserialize)]
     struct Entries {

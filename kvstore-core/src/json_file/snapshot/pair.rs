@@ -1,4 +1,5 @@
-//! What `data.json` and `data.meta.json` are together, and how a snapshot that was cut off is finished.
+//! What `data.json` and `data.meta.json` are together, and how a snapshot that was cut off is
+//! finished.
 
 use std::io;
 
@@ -11,10 +12,12 @@ use crate::json_file::snapshot::import::Known;
 use crate::json_file::snapshot::meta::{Meta, known_entries, parse_meta};
 use crate::json_file::snapshot::{DATA, DATA_NEW, DATA_OLD, META};
 
-/// A file that should be the one that `data.meta.json` names: what was made of it, or what it is instead (`None`: missing).
+/// A file that should be the one that `data.meta.json` names: what was made of it, or what it is
+/// instead (`None`: missing).
 pub(crate) type Read<T> = std::result::Result<T, Option<Fingerprint>>;
 
-/// What the files beside a `data.meta.json` are to it. Opening, following and inspecting a folder all go by this.
+/// What the files beside a `data.meta.json` are to it. Opening, following and inspecting a folder
+/// all go by this.
 pub(crate) enum Standing<T> {
     /// `data.json` is what it names.
     Whole(T),
@@ -114,7 +117,8 @@ pub(super) fn exchange(disk: &dyn Disk, replaces: Option<Fingerprint>) -> io::Re
     settle_old(disk, replaces)
 }
 
-/// Looks at what `data.json` was replaced in: drops it if it is the file that we wrote, keeps it if not.
+/// Looks at what `data.json` was replaced in: drops it if it is the file that we wrote, keeps it if
+/// not.
 fn settle_old(disk: &dyn Disk, replaces: Option<Fingerprint>) -> io::Result<()> {
     match fingerprint(disk, DATA_OLD) {
         Ok(None) => return Ok(()),
@@ -152,7 +156,8 @@ pub(crate) enum Pair {
     Foreign(Vec<u8>),
     /// The pair, as it was written.
     Whole(Box<Meta>, Table),
-    /// A `data.json` that was changed since. `newer` says that another one, which is not in it, was about to replace it.
+    /// A `data.json` that was changed since. `newer` says that another one, which is not in it, was
+    /// about to replace it.
     Edited {
         meta: Box<Meta>,
         known: Known,
@@ -161,7 +166,8 @@ pub(crate) enum Pair {
     },
 }
 
-/// Reads the pair, and finishes what a crash has left undone. `has_journals`: there are journals beside it.
+/// Reads the pair, and finishes what a crash has left undone. `has_journals`: there are journals
+/// beside it.
 pub(crate) fn load(disk: &dyn Disk, has_journals: bool) -> Result<Pair> {
     let read = |name: &str| {
         let text = disk.read(name);

@@ -492,7 +492,8 @@ fn snapshot_remembers_no_request_whose_job_is_not_on_the_disk_yet() {
     log.admit(create("a", 1), now).unwrap();
     log.publish();
     meta.set_log(&log);
-    // The snapshot was cut, and its thread takes what is remembered while the next group is being written.
+    // The snapshot was cut, and its thread takes what is remembered while the next group is being
+    // written.
     log.admit(create("b", 2), now).unwrap();
     meta.add_remembered(now, || &log);
     // That group was not written, and the folder is opened again.

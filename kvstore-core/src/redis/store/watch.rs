@@ -26,8 +26,8 @@ const ENTRIES_READ: usize = 20;
 /// Parts of a partition's history kept for watchers that are slower than the fastest.
 const PARTS_KEPT: usize = 4;
 
-/// The parts of each partition's history that were read last, in their order: all watchers of a process
-/// that stand at the same place share one answer of the server.
+/// The parts of each partition's history that were read last, in their order: all watchers of a
+/// process that stand at the same place share one answer of the server.
 #[derive(Debug)]
 pub(crate) struct Feed(Vec<tokio::sync::Mutex<VecDeque<Part>>>);
 

@@ -164,7 +164,8 @@ pub(crate) async fn adopt(
     Ok((active, decision))
 }
 
-/// Tells a partition that `queue` is active, and drops what it keeps of the jobs of the queue before.
+/// Tells a partition that `queue` is active, and drops what it keeps of the jobs of the queue
+/// before.
 pub(crate) async fn activate(
     session: &Session,
     partition: Partition,
