@@ -1,6 +1,6 @@
-//! Is the line for `ACL SETUSER` in the README enough, on one server and on a cluster, and is each
-//! right in it needed? The conformance suite runs with exactly these rights; here each is taken
-//! away in turn.
+//! Is the line for `ACL SETUSER` in docs/configuration.md enough, on one server and on a cluster, and
+//! is each right in it needed? The conformance suite runs with exactly these rights; here each is
+//! taken away in turn.
 
 #[path = "support/cluster.rs"]
 mod cluster;

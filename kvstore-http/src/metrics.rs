@@ -1,4 +1,4 @@
-//! What the server counts of itself. The names stay; the README lists them.
+//! What the server counts of itself. The names stay; docs/configuration.md lists them.
 
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;

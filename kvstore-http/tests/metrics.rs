@@ -17,7 +17,7 @@ use support::redis::Redis;
 /// Longer than it takes on a busy machine, so that a test fails rather than hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const README: &str = include_str!("../../README.md");
+const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 
 /// Reads the text with the parser of the Prometheus project, which refuses what breaks a rule.
 const PARSE: &str = "
@@ -40,7 +40,7 @@ struct Family {
 }
 
 impl Family {
-    /// What the README calls it.
+    /// What docs/configuration.md calls it.
     fn documented(&self) -> String {
         let end = match self.kind.as_str() {
             "counter" => "_total",
@@ -108,7 +108,7 @@ fn value(families: &[Family], name: &str, labels: &[(&str, &str)]) -> f64 {
 }
 
 #[tokio::test]
-async fn figures_are_right_read_by_prometheus_and_named_in_the_readme() {
+async fn figures_are_right_read_by_prometheus_and_documented() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("file:{}", folder.path().display());
     let process = Process::start(&["--store", &store]);
@@ -206,7 +206,7 @@ async fn figures_are_right_read_by_prometheus_and_named_in_the_readme() {
     let all = families.iter().chain(&of_reader);
     assert!(all.clone().all(|family| !family.help.is_empty()));
     let exposed: BTreeSet<String> = all.map(Family::documented).collect();
-    let documented: BTreeSet<String> = README
+    let documented: BTreeSet<String> = CONFIGURATION
         .lines()
         .filter_map(|line| line.strip_prefix("| `kvstore_"))
         .map(|rest| format!("kvstore_{}", rest.split('`').next().unwrap()))

@@ -179,11 +179,9 @@ async fn jobs_that_an_old_copy_of_redis_lacks_are_unknown_and_counted() {
 }
 
 #[tokio::test]
-async fn access_log_is_one_setting_that_the_readme_names() {
-    let readme = include_str!("../../README.md");
-    let (_, after) = readme
-        .split_once("**The access log**: with `--log ")
-        .unwrap();
+async fn access_log_is_one_setting_that_the_configuration_names() {
+    let page = include_str!("../../docs/configuration.md");
+    let (_, after) = page.split_once("**The access log**: with `--log ").unwrap();
     let (filter, _) = after.split_once('`').unwrap();
     let mut server = Process::start(&["--store", "memory:", "--log", filter]);
     let mut connection = Connection::open(server.address).await;

@@ -1,13 +1,15 @@
-//! Does everything that the README says to type, and says about settings and tests, hold as it stands there?
+//! Does everything that the README and the pages of `docs/` say to type, and say about settings and
+//! tests, hold as it stands there, and do their links lead somewhere?
 //!
-//! Its `sh` blocks run in order in one folder, each in a shell of its own, and what they print is
-//! compared with the `text` block right behind. Two things stand in for others: `cargo` runs the
-//! programs that are built, and curl and `kvstore` go to the port that is free. The `rust` block is
-//! a doctest of `kvstore-core`.
+//! The `sh` blocks of a page run in order in a folder of its own, each in a shell of its own, and
+//! what they print is compared with the `text` block right behind. Two things stand in for others:
+//! `cargo` runs the programs that are built, and curl and `kvstore` go to the port that is free.
+//! The `rust` block is a doctest of `kvstore-core`.
 
 mod support;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +18,36 @@ use std::process::{Command, Stdio};
 
 use support::process::Process;
 
-const README: &str = include_str!("../../README.md");
+/// A page for people, with its path from the root of the workspace.
+type Page = (&'static str, &'static str);
+
+const README: Page = ("README.md", include_str!("../../README.md"));
+const HTTP_API: Page = ("docs/http-api.md", include_str!("../../docs/http-api.md"));
+const OPERATING: Page = ("docs/operating.md", include_str!("../../docs/operating.md"));
+const CONFIGURATION: Page = (
+    "docs/configuration.md",
+    include_str!("../../docs/configuration.md"),
+);
+const GUARANTEES: Page = (
+    "docs/guarantees.md",
+    include_str!("../../docs/guarantees.md"),
+);
+const DESIGN: Page = ("docs/design.md", include_str!("../../docs/design.md"));
+const CONTRIBUTING: Page = ("CONTRIBUTING.md", include_str!("../../CONTRIBUTING.md"));
+
+/// The pages whose lines are typed.
+const PAGES: [Page; 7] = [
+    README,
+    HTTP_API,
+    OPERATING,
+    CONFIGURATION,
+    GUARANTEES,
+    DESIGN,
+    CONTRIBUTING,
+];
+
+/// A newcomer reads the whole of it.
+const README_BYTES_MAX: usize = 9 * 1024;
 
 /// What would take too long here, or never end: the file that runs it instead, and words that show that it does.
 const ELSEWHERE: [(&str, &str, &str); 17] = [
@@ -111,25 +142,33 @@ fn root() -> &'static Path {
 }
 
 /// A fenced block.
-#[derive(Debug)]
 struct Block {
+    page: &'static str,
     language: &'static str,
     text: &'static str,
     /// The line of its first fence, and of its last.
     lines: (usize, usize),
 }
 
-fn blocks() -> Vec<Block> {
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (page, line, text) = (self.page, self.lines.0, self.text);
+        write!(f, "{page}, line {line}:\n{text}")
+    }
+}
+
+fn blocks((page, text): Page) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut begun: Option<(&str, usize, usize)> = None;
     let mut at = 0;
-    for (line, number) in README.split_inclusive('\n').zip(1..) {
+    for (line, number) in text.split_inclusive('\n').zip(1..) {
         if let Some(language) = line.strip_prefix("```") {
             begun = match begun {
                 None => Some((language.trim_end(), number, at + line.len())),
                 Some((language, first, start)) => {
-                    let text = README[start..at].trim_end();
+                    let text = text[start..at].trim_end();
                     blocks.push(Block {
+                        page,
                         language,
                         text,
                         lines: (first, number),
@@ -140,11 +179,11 @@ fn blocks() -> Vec<Block> {
         }
         at += line.len();
     }
-    assert!(begun.is_none(), "a block does not end");
+    assert!(begun.is_none(), "{page}: a block does not end");
     blocks
 }
 
-/// Somebody who follows the README.
+/// A person who follows a page.
 struct Reader {
     folder: tempfile::TempDir,
     running: Option<Process>,
@@ -226,13 +265,13 @@ impl Reader {
         }
         let output = self.shell(script).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{block:#?}\n{stderr}");
+        assert!(output.status.success(), "{block}\n{stderr}");
         if let Some(program) = program {
             self.start(program);
         }
         if script.starts_with("kill ") {
             let mut process = self.running.take().expect("something runs");
-            assert_eq!(process.ended().code(), Some(0), "{block:#?}");
+            assert_eq!(process.ended().code(), Some(0), "{block}");
         }
         String::from_utf8(output.stdout).unwrap()
     }
@@ -264,8 +303,14 @@ fn programs() -> PathBuf {
 
 #[test]
 fn every_line_to_type_works_as_written() {
+    let compared: usize = PAGES.into_iter().map(follow).sum();
+    assert!(compared > 10, "{compared} answers were compared");
+}
+
+/// Runs the blocks of a page in order, and returns how many answers were compared.
+fn follow(page: Page) -> usize {
     let mut reader = Reader::new();
-    let blocks = blocks();
+    let blocks = blocks(page);
     let mut compared = 0;
     for (block, next) in blocks
         .iter()
@@ -285,9 +330,10 @@ fn every_line_to_type_works_as_written() {
     }
     assert!(
         reader.running.is_none(),
-        "the tour leaves something running"
+        "{}: it leaves something running",
+        page.0
     );
-    assert!(compared > 10, "{compared} answers were compared");
+    compared
 }
 
 /// Whether `printed` has the lines of `expected`, in their order. It may have others between them.
@@ -296,7 +342,7 @@ fn compare(block: &Block, expected: &str, printed: &str) {
     for wanted in expected.lines() {
         assert!(
             lines.any(|line| is_like(wanted, line.trim_end())),
-            "{block:#?}\nprints\n{printed}\nand not\n{wanted}"
+            "{block}\nprints\n{printed}\nand not\n{wanted}"
         );
     }
 }
@@ -323,8 +369,10 @@ fn is_like(wanted: &str, line: &str) -> bool {
 fn what_is_not_typed_here_is_run_elsewhere() {
     for (line, file, words) in ELSEWHERE {
         assert!(
-            README.lines().any(|typed| typed == line),
-            "the README no longer says {line}"
+            PAGES
+                .iter()
+                .any(|(_, text)| text.lines().any(|typed| typed == line)),
+            "no page says {line} any more"
         );
         let text = fs::read_to_string(root().join(file)).unwrap();
         assert!(
@@ -346,7 +394,8 @@ fn settings_are_those_of_the_programs() {
         .cloned()
         .chain(of_worker)
         .collect();
-    let found: Vec<&str> = README
+    let found: Vec<&str> = CONFIGURATION
+        .1
         .lines()
         .filter(|line| line.starts_with("| `--"))
         .collect();
@@ -405,7 +454,8 @@ fn commands_are_those_of_the_program() {
         .map(|(name, about)| format!("| `kvstore {name}` | {} |", about.trim()))
         .collect();
     let mut found = 0;
-    for line in README
+    for line in OPERATING
+        .1
         .lines()
         .filter(|line| line.starts_with("| `kvstore "))
     {
@@ -416,27 +466,140 @@ fn commands_are_those_of_the_program() {
 }
 
 #[test]
-fn what_it_points_to_is_there() {
-    let mut tests = 0;
-    for part in README.split("](").skip(1) {
-        let (target, _) = part.split_once(')').unwrap();
-        if !target.contains("://") {
-            assert!(root().join(target).exists(), "{target} is not there");
+fn readme_is_read_in_a_few_minutes() {
+    assert!(README.1.len() <= README_BYTES_MAX, "{}", README.1.len());
+}
+
+/// The figures of the README are copied out of the tables of the benches.
+#[test]
+fn figures_are_those_of_the_benches() {
+    let benches = include_str!("../../benches/README.md");
+    let (_, section) = README.1.split_once("## Figures").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let mut found = 0;
+    for row in section.lines().filter(|line| line.starts_with("| ")) {
+        for cell in row.split('|').map(str::trim) {
+            if cell.starts_with(|first: char| first.is_ascii_digit()) {
+                let is_there = benches.contains(&format!("| {cell} |"));
+                assert!(is_there, "benches/README.md has no {cell}");
+                found += 1;
+            }
         }
     }
-    for row in README.lines().filter(|line| line.ends_with(".rs) |")) {
-        let (_, link) = row.rsplit_once("[`").unwrap();
-        let (name, target) = link.split_once("`](").unwrap();
-        let path = root().join(target.strip_suffix(") |").unwrap());
-        let text = fs::read_to_string(&path).unwrap();
+    assert!(found >= 3, "{found}");
+}
+
+/// All Markdown files of the project.
+fn markdown(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy();
+        if path.is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                markdown(&path, found);
+            }
+        } else if name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+}
+
+/// The lines of a page outside its fenced blocks.
+fn prose(text: &str) -> String {
+    let mut is_fenced = false;
+    let lines = text.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_fenced ^= is_fence;
+        !is_fenced && !is_fence
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(text: &str) -> Vec<String> {
+    let mut anchors: Vec<String> = Vec::new();
+    for line in prose(text).lines().filter(|line| line.starts_with('#')) {
+        let kept = line
+            .trim_start_matches('#')
+            .trim()
+            .chars()
+            .filter_map(|one| match one {
+                ' ' => Some('-'),
+                '-' | '_' => Some(one),
+                _ => one.is_alphanumeric().then(|| one.to_ascii_lowercase()),
+            });
+        let anchor: String = kept.collect();
+        let earlier = anchors.iter().filter(|one| **one == anchor).count();
+        anchors.push(match earlier {
+            0 => anchor,
+            _ => format!("{anchor}-{earlier}"),
+        });
+    }
+    anchors
+}
+
+/// The targets of the links in a page, without those to the web.
+fn targets(text: &str) -> Vec<String> {
+    let prose = prose(text);
+    let targets = prose.split("](").skip(1);
+    targets
+        .map(|part| part.split_once(')').unwrap().0.to_owned())
+        .filter(|target| !target.contains("://"))
+        .collect()
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let mut pages = Vec::new();
+    markdown(root(), &mut pages);
+    let mut dead = Vec::new();
+    let mut links = 0;
+    for page in &pages {
+        let text = fs::read_to_string(page).unwrap();
+        for target in targets(&text) {
+            links += 1;
+            let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
+            let to = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap().join(file),
+            };
+            let leads = to.exists()
+                && (anchor.is_empty()
+                    || anchors(&fs::read_to_string(&to).unwrap()).contains(&anchor.to_owned()));
+            if !leads {
+                dead.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "links that lead nowhere: {dead:#?}");
+    assert!(
+        pages.len() > 10 && links > 100,
+        "{} pages, {links} links",
+        pages.len()
+    );
+}
+
+#[test]
+fn every_guarantee_names_a_test_that_is_there() {
+    let (page, text) = GUARANTEES;
+    let mut tests = 0;
+    for part in text.split("[`").skip(1) {
+        let Some((name, target)) = part.split_once("`](") else {
+            panic!("{page}: no link behind {part}");
+        };
+        let (target, _) = target.split_once(')').unwrap();
+        let path = root().join("docs").join(target);
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{target}: {error}"));
+        if name.ends_with(".rs") {
+            continue;
+        }
         assert!(
             text.contains(&format!("fn {name}(")),
-            "{} has no test {name}",
-            path.display()
+            "{target} has no test {name}"
         );
         tests += 1;
     }
-    assert!(tests > 10, "{tests} tests are named");
+    assert!(tests > 80, "{tests} tests are named");
 }
 
 /// The README of the core is a part of its package, and its block is the doctest.
@@ -444,7 +607,7 @@ fn what_it_points_to_is_there() {
 fn rust_block_is_that_of_the_core() {
     let core = include_str!("../../kvstore-core/README.md");
     let of_rust = |block: &&Block| block.language == "rust";
-    let blocks = blocks();
+    let blocks = blocks(README);
     let rust: Vec<&Block> = blocks.iter().filter(of_rust).collect();
     assert!(!rust.is_empty());
     for block in rust {

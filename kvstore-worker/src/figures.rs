@@ -16,7 +16,7 @@ pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0
 
 type Seconds = Gauge<f64, AtomicU64>;
 
-/// The metrics of a process that uses a store and a queue. Their names are in the README, and stay.
+/// The metrics of a process that uses a store and a queue. Their names stay, and docs/configuration.md has them.
 #[derive(Debug)]
 pub(crate) struct ProcessMetrics {
     process: Registry,

@@ -1,4 +1,4 @@
-//! What a worker counts of itself. The names stay; the README lists them.
+//! What a worker counts of itself. The names stay; docs/configuration.md lists them.
 
 use kvstore_core::worker::{Event, EventListener};
 use prometheus_client::encoding::EncodeLabelSet;

@@ -190,12 +190,12 @@ fn spawn(folder: &tempfile::TempDir, settings: &[&str]) -> Child {
         .expect(INSTALL)
 }
 
-/// The rights that the README gives to a user of its own, for another prefix.
+/// The rights that docs/configuration.md gives to a user of its own, for another prefix.
 pub(crate) fn rights(prefix: &str) -> Vec<String> {
-    let line = include_str!("../../../README.md")
+    let line = include_str!("../../../docs/configuration.md")
         .lines()
         .find_map(|line| line.strip_prefix("ACL SETUSER kvstore on >PASSWORD "))
-        .expect("the README has a line for ACL SETUSER");
+        .expect("docs/configuration.md has a line for ACL SETUSER");
     let keys = line.replace("kv:", &format!("{prefix}:"));
     keys.split(' ').map(str::to_owned).collect()
 }
@@ -213,7 +213,7 @@ pub(crate) struct OnRedis {
 }
 
 impl OnRedis {
-    /// On a server of its own, with the rights that the README gives and no others.
+    /// On a server of its own, with the rights that docs/configuration.md gives and no others.
     pub(crate) fn new(partitions: u16) -> Self {
         let server = Server::start();
         let user = ["acl", "setuser", "default", "reset", "on", "nopass"].map(str::to_owned);
