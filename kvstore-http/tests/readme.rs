@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
@@ -487,6 +488,48 @@ fn figures_are_those_of_the_benches() {
         }
     }
     assert!(found >= 3, "{found}");
+}
+
+/// The committed copy of the OpenAPI document, which the server's tests hold against what it answers.
+fn document() -> serde_json::Value {
+    serde_json::from_str(include_str!("../openapi.json")).unwrap()
+}
+
+#[test]
+fn routes_are_those_of_the_document() {
+    let document = document();
+    let paths = document["paths"].as_object().unwrap();
+    let expected: BTreeSet<String> = paths
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().keys();
+            let methods = methods.filter(|name| !["head", "parameters"].contains(&name.as_str()));
+            methods.map(move |name| format!("{} {path}", name.to_uppercase()))
+        })
+        .collect();
+    let rows = HTTP_API.1.lines();
+    let found: BTreeSet<String> = rows
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| name.contains(" /"))
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn limits_are_those_of_the_document() {
+    let document = document();
+    let limits = document["x-limits"].as_object().unwrap();
+    let expected: Vec<String> = limits
+        .iter()
+        .map(|(name, value)| format!("| `{name}` | {value} |"))
+        .collect();
+    let (_, table) = HTTP_API
+        .1
+        .split_once("| limit | default |\n|---|---|\n")
+        .unwrap();
+    let found: Vec<&str> = table.lines().take_while(|line| !line.is_empty()).collect();
+    assert_eq!(found, expected);
 }
 
 /// All Markdown files of the project.

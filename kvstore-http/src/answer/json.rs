@@ -1,4 +1,5 @@
-//! Writes JSON objects member by member, in the order of `API.md`, and takes stored values as the bytes they are.
+//! Writes JSON objects member by member, in the order of `docs/http-api.md`, and stored values byte
+//! for byte.
 
 use bytes::Bytes;
 use serde::Serialize;

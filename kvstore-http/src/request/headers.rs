@@ -36,7 +36,7 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_bytes(&digits).expect("digits are visible ASCII")
 }
 
-/// Most sync tokens of a read: what `API.md` §5 grants.
+/// Most sync tokens of a read: what `docs/http-api.md` §5 grants.
 pub(crate) const SYNC_TOKENS_MAX: usize = 16;
 
 /// The writes that a read has to show: from all lines of `Sync-Token` and from each `?after=`, with commas
@@ -71,7 +71,7 @@ fn parse_tokens(text: &str, tokens: &mut Vec<JobId>) -> Result<()> {
     Ok(())
 }
 
-/// Most characters of an idempotency key: what `API.md` §6 grants.
+/// Most characters of an idempotency key: what `docs/http-api.md` §6 grants.
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 /// An idempotency key, and how long it has to be remembered if that is shorter than usual.

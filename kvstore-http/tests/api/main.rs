@@ -1,4 +1,4 @@
-//! Does the server keep every sentence of `API.md`, as seen on the wire?
+//! Does the server keep every sentence of `docs/http-api.md`, as seen on the wire?
 //!
 //! One module for each section, one test for each sentence of it.
 
