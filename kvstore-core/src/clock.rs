@@ -1,6 +1,6 @@
-//! The time: the wall clock and the monotonic clock of the machine behind one trait, so that tests can
-//! move them, and the store's time, which is made of both. Order never rests on it: that is what
-//! versions and positions are for.
+//! Time. A trait covers the machine's wall clock and monotonic clock, so that tests can move them;
+//! the store's time is made of both. Order never depends on time: that is what versions and
+//! positions are for.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::model::entry::Timestamp;
 
-/// Tells the time of day, and how much of it has passed.
+/// A source of wall-clock time and of elapsed time.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The wall-clock time. It may jump in either direction.
+    /// Returns the wall-clock time, which may jump in either direction.
     fn now(&self) -> Timestamp;
 
-    /// The time since a fixed moment of this process. It never goes back, whatever is done to the wall
-    /// clock.
+    /// Returns the time since a fixed moment of this process. It never goes back, whatever happens
+    /// to the wall clock.
     fn elapsed(&self) -> Duration;
 }
 
@@ -42,7 +42,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is moved, for tests.
+/// A clock for tests, which only moves when a test moves it.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<Manual>);
 
@@ -53,7 +53,7 @@ struct Manual {
 }
 
 impl ManualClock {
-    /// A clock that shows `now`.
+    /// Creates a clock that shows `now`.
     pub fn new(now: Timestamp) -> Self {
         Self(Arc::new(Manual {
             wall: AtomicU64::new(now.0),
@@ -61,14 +61,14 @@ impl ManualClock {
         }))
     }
 
-    /// Lets `span` pass.
+    /// Advances both clocks by `span`.
     pub fn advance(&self, span: Duration) {
         let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         self.0.elapsed.fetch_add(span_ms, Ordering::SeqCst);
         self.set(self.now().after(span));
     }
 
-    /// Sets the wall clock to `now`, which may be earlier. No time passes.
+    /// Sets the wall clock to `now`, which may be earlier. No time elapses.
     pub fn set(&self, now: Timestamp) {
         self.0.wall.store(now.0, Ordering::SeqCst);
     }
@@ -84,28 +84,28 @@ impl Clock for ManualClock {
     }
 }
 
-/// How far the two clocks may seem apart because one is read after the other.
+/// The largest apparent drift between the two clocks that comes from reading one after the other.
 const JITTER_MS: u64 = 5;
 
-/// From here on a wall clock that is behind is worth a warning.
+/// A wall clock that is this far behind deserves a warning.
 const BEHIND_WARN_MS: u64 = 1000;
 
-/// The store's time: the wall clock while that is ahead of the last time used, and otherwise the last
-/// time continued by the monotonic clock. It never goes back and never stands still, so a value that has
-/// expired stays so, and a time to live of a second lasts a second.
+/// The store's time: the wall clock while that is ahead of the last time used; otherwise the last
+/// time used, continued by the monotonic clock. It never goes back and never stops, so an expired
+/// value stays expired, and a time to live of a second lasts a second.
 ///
-/// While the wall clock is behind, deadlines that come in or go out are converted: outside they are
-/// wall-clock times, now plus what is left.
+/// While the wall clock is behind, deadlines are converted as they come in and go out: outside they
+/// are wall-clock times, that is, now plus the time left.
 #[derive(Debug)]
 pub(crate) struct StoreTime {
     clock: Arc<dyn Clock>,
-    /// The store's time without the monotonic reading, in microseconds: the largest ever seen.
+    /// The store's time minus the monotonic reading, in microseconds: the largest ever seen.
     base_us: AtomicI64,
     /// How far the wall clock is behind the store's time, as last noticed.
     behind_ms: AtomicU64,
 }
 
-/// Both clocks at one moment.
+/// Readings of both clocks at one moment.
 struct Reading {
     time: Timestamp,
     wall: Timestamp,
@@ -118,7 +118,7 @@ impl Reading {
 }
 
 impl StoreTime {
-    /// The time of a store that has used times up to `last`.
+    /// Creates the time of a store that has used times up to `last`.
     pub(crate) fn new(clock: Arc<dyn Clock>, last: Timestamp) -> Self {
         let time = Self {
             clock,
@@ -129,11 +129,12 @@ impl StoreTime {
         time
     }
 
-    /// The store's time.
+    /// Returns the store's time.
     pub(crate) fn now(&self) -> Timestamp {
         let reading = self.read();
         if self.has_moved(&reading) {
-            // A pause of the process between its readings of the two clocks looks the same, but once.
+            // A pause of the process between the two readings looks the same, but not twice in a
+            // row.
             let again = self.read();
             if self.has_moved(&again)
                 && again.behind_ms().abs_diff(reading.behind_ms()) <= JITTER_MS
@@ -145,12 +146,13 @@ impl StoreTime {
         reading.time
     }
 
-    /// The wall-clock time.
+    /// Returns the wall-clock time.
     pub(crate) fn wall(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// Makes the time no earlier than `used`, which this store or another process has used for it.
+    /// Ensures that the time is no earlier than `used`, a time that this store or another process
+    /// has used for it.
     pub(crate) fn observe(&self, used: Timestamp) {
         let elapsed = micros(self.clock.elapsed().as_micros());
         let used = micros(u128::from(used.0) * 1000);
@@ -158,8 +160,8 @@ impl StoreTime {
     }
 
     fn read(&self) -> Reading {
-        // In this order: a pause in between makes the wall clock seem behind, which passes, and not the
-        // store's time ahead, which would stay.
+        // The order matters: a pause in between then makes the wall clock seem behind, which
+        // passes, rather than the store's time ahead, which would persist.
         let wall = self.clock.now();
         let elapsed = micros(self.clock.elapsed().as_micros());
         let base = micros(u128::from(wall.0) * 1000) - elapsed;
@@ -188,36 +190,37 @@ impl StoreTime {
         }
     }
 
-    /// A moment of the store's time as a wall-clock time, as of the last call of [`StoreTime::now`].
+    /// Converts a moment of the store's time to wall-clock time, as of the last call of
+    /// [`StoreTime::now`].
     pub(crate) fn to_wall(&self, at: Timestamp) -> Timestamp {
         Timestamp(at.0.saturating_sub(self.behind_ms.load(Ordering::Relaxed)))
     }
 
-    /// A wall-clock time as a moment of the store's time.
+    /// Converts a wall-clock time to a moment of the store's time.
     pub(crate) fn of_wall(&self, at: Timestamp) -> Timestamp {
         self.now();
         Timestamp(at.0.saturating_add(self.behind_ms.load(Ordering::Relaxed)))
     }
 }
 
-/// Microseconds that leave room for a sum of two.
+/// Clamps a number of microseconds so that two of them can be added.
 fn micros(count: u128) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX).min(i64::MAX / 4)
 }
 
-/// Numbers stay exact as JSON numbers, which many programs read as 64-bit floats.
+/// Numbers up to this are exact as JSON numbers, which many programs read as 64-bit floats.
 const NUMBER_MAX: u64 = 1 << 53;
 
-/// A clock later than this, in the year 2112, is wrong.
+/// A clock beyond this, in the year 2112, is wrong.
 const CLOCK_MAX_US: u64 = 1 << 52;
 
-/// Where a store, or a queue, that has given out numbers up to `last` continues when it is opened: the
-/// first number is the one after the result.
+/// Returns where a store or queue that has handed out numbers up to `last` continues when it is
+/// opened; its first number is the one after the result.
 ///
-/// It is the time in microseconds. So what was given out in a history that is lost by now (a backup was
-/// restored, a memory store restarted) is not given out again, without anyone telling. A clock that is
-/// behind `last` cannot say that, so numbers jump ahead by at least 2^32, and by chance, so that two
-/// continuations of one history do not meet.
+/// The result is the time in microseconds. Numbers handed out by a lost history (a backup was
+/// restored, a memory store restarted) are therefore never handed out again, without any
+/// coordination. A clock behind `last` cannot guarantee this, so numbers then jump ahead by a
+/// random amount of at least 2^32, and two continuations of one history do not collide.
 pub(crate) fn first_number(last: u64, clock: Timestamp) -> u64 {
     let now = clock.0.saturating_mul(1000).min(CLOCK_MAX_US);
     let jump = fastrand::u64(1 << 32..1 << 36);
@@ -251,14 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn time_neither_goes_back_nor_stands_still_when_the_clock_is_set_back() {
+    fn time_neither_goes_back_nor_stops_when_the_clock_is_set_back() {
         let (clock, time) = time(Timestamp(0));
         time.now();
         clock.set(NOON.before(HOUR));
         assert_eq!(time.now(), NOON);
         clock.advance(Duration::from_secs(1));
         assert_eq!(time.now(), NOON.after(Duration::from_secs(1)));
-        // What is left is what users see, whatever the clock shows.
+        // Users see the time left, whatever the clock shows.
         let deadline = time.now().after(HOUR);
         assert_eq!(time.to_wall(deadline), clock.now().after(HOUR));
         assert_eq!(time.of_wall(clock.now().after(HOUR)), deadline);
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_behind_is_a_warning_with_both_times_once_each_time_it_happens() {
+    fn a_clock_that_falls_behind_is_logged_once_with_both_times() {
         let told = Told::default();
         let warnings = || {
             let text = told.text();
@@ -287,7 +290,7 @@ mod tests {
             warnings.map(str::to_owned).collect::<Vec<_>>()
         };
         let _told = told.listen();
-        // At the opening.
+        // On opening.
         let (clock, time) = time(NOON.after(HOUR));
         (0..3).for_each(|_| _ = time.now());
         let [warning] = &warnings()[..] else {
@@ -296,7 +299,7 @@ mod tests {
         for moment in [NOON, NOON.after(HOUR)] {
             assert!(warning.contains(&moment.to_string()), "{warning}");
         }
-        // While it runs: when it happens, and not for each call.
+        // While running: once each time it happens, not once a call.
         clock.advance(HOUR);
         time.now();
         assert_eq!(warnings().len(), 1);

@@ -1,7 +1,7 @@
 //! Everything in one handle: a store, its queue, the service in front of both and a running worker.
 //!
-//! What is not here: HTTP, which is `kvstore-http`, and processes that share a store, for which
-//! [`open`](mod@crate::open), [`Service`] and [`worker::run`] are put together as needed.
+//! Not here: HTTP (`kvstore-http`), and processes that share a store, which combine
+//! [`open`](mod@crate::open), [`Service`] and [`worker::run`] as they need.
 
 use std::sync::Arc;
 
@@ -31,21 +31,22 @@ use crate::worker;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Dropping it stops the worker after its current batch and leaves store and queue to the last of their handles;
-/// nothing that was accepted is lost.
+/// Dropping it stops the worker after its current batch; store and queue live as long as other
+/// handles to them. Nothing that was accepted is lost.
 #[derive(Debug)]
 pub struct Embedded {
     opened: Opened,
     service: Service,
-    /// Dropped to stop the worker.
+    /// Stops the worker when dropped.
     stop: oneshot::Sender<()>,
     worker: JoinHandle<Result<()>>,
 }
 
 impl Embedded {
-    /// Opens the store at `url` with its own queue, and starts a worker on the current tokio runtime.
+    /// Opens the store at `url` with its own queue, and starts a worker on the current tokio
+    /// runtime.
     ///
-    /// [`StoreUrl`] has the forms of `url`; `file:database` and `memory:` are the usual ones.
+    /// [`StoreUrl`] documents the forms of `url`; `file:database` and `memory:` are the usual ones.
     ///
     /// # Errors
     /// Those of [`open`] and [`Service::open`].
@@ -55,7 +56,7 @@ impl Embedded {
         Self::open_with(&url, None, options.0, options.1).await
     }
 
-    /// Opens the store at `store` with the queue at `queue` or its own, and starts a worker.
+    /// Opens the store at `store` with the queue at `queue`, or with its own, and starts a worker.
     ///
     /// # Errors
     /// Those of [`open`] and [`Service::open`].
@@ -70,7 +71,7 @@ impl Embedded {
         {
             Ok(service) => service,
             Err(error) => {
-                // Its error would say less than the one that led here.
+                // An error of closing would say less than the one that led here.
                 let _ = opened.close().await;
                 return Err(error);
             }
@@ -93,20 +94,22 @@ impl Embedded {
         })
     }
 
-    /// The store, for reads and direct commits.
+    /// Returns the store, for reads and direct commits.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.opened.store
     }
 
-    /// The service, for queued writes. Cheap to clone.
+    /// Returns the service, for queued writes. It is cheap to clone.
     pub fn service(&self) -> &Service {
         &self.service
     }
 
-    /// Applies what waits (unless other processes share the queue), stops the worker, and closes queue and store.
+    /// Applies what waits (unless other processes share the queue), stops the worker, and closes
+    /// queue and store.
     ///
     /// # Errors
-    /// The error that ended the worker early, or else the first of closing. Everything is closed in any case.
+    /// The error that ended the worker early, or else the first error of closing. Everything is
+    /// closed in any case.
     pub async fn close(self) -> Result<()> {
         drop(self.stop);
         let worked = self.worker.await.unwrap_or_else(|ended| {

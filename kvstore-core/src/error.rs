@@ -1,6 +1,7 @@
-//! The one public error: a variant for each thing that a caller can *do* something about.
+//! The one public error: a variant for each thing that a caller can *do*.
 //!
-//! Absence is not an error (`Ok(None)`). A backend keeps its own private errors and converts them here, in one place.
+//! Absence is not an error (`Ok(None)`). Each backend keeps its own private errors and converts
+//! them to this one in a single place.
 
 use std::fmt::{self, Write};
 use std::path::PathBuf;
@@ -10,26 +11,26 @@ use crate::model::entry::Version;
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::key::Key;
 
-/// What every fallible call of this crate returns.
+/// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A cause from a backend, so that no client library appears in this crate's public interface. It is shared, so that one
-/// failure can answer many callers.
+/// A cause from a backend. Its type is erased, so that no client library appears in this crate's
+/// public interface, and it is shared, so that one failure can answer many callers.
 pub type Source = Arc<dyn std::error::Error + Send + Sync>;
 
-/// Why a call did not do what it was asked to do.
+/// Why a call failed.
 ///
-/// Unless a variant says otherwise, nothing has happened. One error stands for one thing to do next; whether it is worth
-/// trying the same call again later is what [`Error::is_retryable`] says.
+/// Unless a variant says otherwise, nothing has happened. Each variant calls for one reaction;
+/// [`Error::is_retryable`] says whether it is worth trying the same call again later.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The input breaks a rule; sending it again cannot help.
+    /// The input breaks a rule; sending it again will not help.
     #[error("{subject} is invalid: {reason}")]
     Invalid {
         /// What was checked.
         subject: Subject,
-        /// The rule, and where it was broken.
+        /// The rule, and where the input breaks it.
         reason: String,
     },
 
@@ -49,22 +50,22 @@ pub enum Error {
     Conflict {
         /// The key whose check failed.
         key: Key,
-        /// Which check of the commit it was, from 0.
+        /// The index of the failed check in the commit, from 0.
         check: usize,
-        /// The key's version now; `None` if it is absent.
+        /// The key's current version; `None` if it is absent.
         current: Option<Version>,
     },
 
     /// Another worker has advanced the partition: read the position again.
     #[error("partition {partition} is already applied up to position {applied}")]
     Stale {
-        /// The partition that the commit wanted to advance.
+        /// The partition that the commit was to advance.
         partition: Partition,
-        /// How far it really is.
+        /// How far it is applied.
         applied: Position,
     },
 
-    /// A bound is reached; it is there so that memory has one. Later there may be room.
+    /// A bound is reached, one that keeps memory limited. There may be room later.
     #[error("{what} is full: the limit is {limit}")]
     Full {
         /// What is full, with its unit: `the queue (jobs)`.
@@ -73,109 +74,112 @@ pub enum Error {
         limit: u64,
     },
 
-    /// The disk, or the ceiling set for the data, has no room. Reads go on, and writes too when there is space again.
+    /// The disk, or the configured ceiling on data, has no room. Reads continue to work; writes
+    /// work again once there is space.
     #[error("no room to store this: {detail}")]
     StorageFull {
         /// Which disk or which ceiling.
         detail: String,
     },
 
-    /// An idempotency key was used before, with another request.
+    /// The idempotency key was used before, with a different request.
     #[error("this idempotency key was used before, with another request")]
     KeyReused,
 
-    /// The keys of one batch stand in different partitions of the queue, so they have no common order.
+    /// The keys of one batch belong to different partitions of the queue, so they have no common
+    /// order.
     #[error(
         "keys {first:?} and {other:?} are in different partitions: give both the same {{tag}} to change them in one batch"
     )]
     CrossPartition {
         /// The first key of the batch.
         first: Key,
-        /// The first that is elsewhere.
+        /// The first key in another partition.
         other: Key,
     },
 
-    /// History before the asked-for point has been dropped: start again from a full listing.
+    /// The history before the requested point has been dropped: start again from a full listing.
     #[error("the history asked for has been dropped")]
     Compacted,
 
-    /// The thing named does not exist (a key's absence is `Ok(None)`, not this).
+    /// The named thing does not exist (the absence of a key is `Ok(None)`, not this).
     #[error("{what} does not exist")]
     NotFound {
-        /// What was looked for.
+        /// What was looked up.
         what: String,
     },
 
-    /// The store rejected a job for good, or its attempts ran out: it is kept as a dead letter, and none of its writes took effect.
-    /// Remove the cause, then retry the letter.
+    /// The store rejected a job for good, or its attempts are used up: it is kept as a dead letter,
+    /// and none of its writes took effect. Remove the cause, then retry the letter.
     #[error("the job {job} became a dead letter: {reason}")]
     DeadLettered {
         /// The job.
         job: JobId,
-        /// Why, for an operator.
+        /// The reason, for an operator.
         reason: String,
     },
 
-    /// Another process holds the folder. Stop that one, or use another folder.
+    /// Another process holds the folder. Stop that process, or use another folder.
     #[error("{} is in use by {}", .path.display(), display_holder(*.pid))]
     Locked {
         /// The folder.
         path: PathBuf,
-        /// The holder, where it can be read.
+        /// The process that holds it, if that is known.
         pid: Option<u32>,
     },
 
-    /// The write that a sync token names is not applied yet: a read now might not show it. Try again soon.
+    /// The write that a sync token names is not applied yet, so a read might not show it. Try again
+    /// soon.
     #[error("the write {job} is not applied yet")]
     NotYetVisible {
         /// The write.
         job: JobId,
     },
 
-    /// A file does not hold what was written to it, or what this version can read. Nothing was changed; the detail says
-    /// what to do.
-    #[error("{}{} can't be used: {detail}", .path.display(), display_line(*.line))]
+    /// A file does not hold what was written to it, or not what this version can read. Nothing was
+    /// changed; `detail` says what to do.
+    #[error("{}{} cannot be used: {detail}", .path.display(), display_line(*.line))]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// The line, from 1, where one can be named.
+        /// The line, from 1, if one can be named.
         line: Option<u64>,
         /// What is wrong, and what to do.
         detail: String,
     },
 
-    /// The store is older than what the queue still holds: the jobs between them are gone. The partition stops until somebody
-    /// accepts that loss.
+    /// The store is older than the queue: jobs that it has not applied are gone. The partition
+    /// stops until an operator accepts the loss.
     #[error(
         "the jobs of partition {partition} after position {after} and up to {trimmed} are no longer in the queue, and the store has not applied them"
     )]
     Gap {
         /// The partition.
         partition: Partition,
-        /// How far the store is.
+        /// The position up to which the store has applied the partition.
         after: Position,
-        /// How far the queue has dropped its jobs.
+        /// The position up to which the queue has dropped its jobs.
         trimmed: Position,
     },
 
-    /// The backend can't be reached or is closing. Nothing has happened; try again later.
+    /// The backend cannot be reached or is closing. Nothing has happened; try again later.
     #[error("{what}")]
     Unavailable {
-        /// What can't be reached, or what could not be done.
+        /// What cannot be reached, or what could not be done.
         what: String,
         /// Why.
         source: Option<Source>,
     },
 
-    /// This process only reads what another one writes. Nothing has happened; ask that one.
+    /// This process only reads what another one writes. Nothing has happened; use that process.
     #[error("this process only reads: write through {writer}")]
     ReadOnly {
-        /// Who writes, as far as that is known.
+        /// The writer, as far as it is known.
         writer: String,
     },
 
-    /// It is not known whether the call took effect: the connection broke, or the sync failed, in between. Read before
-    /// repeating, or repeat under the same idempotency key.
+    /// It is unknown whether the call took effect, because the connection broke or the sync failed
+    /// in between. Read before you repeat it, or repeat it under the same idempotency key.
     #[error("it is not known whether {what}")]
     Unknown {
         /// What may or may not have happened.
@@ -184,15 +188,16 @@ pub enum Error {
         source: Option<Source>,
     },
 
-    /// A write or sync failed earlier, so memory and disk may differ: nothing more is accepted until the store is opened again.
+    /// An earlier write or sync failed, so memory and disk may differ: nothing more is accepted
+    /// until the store is reopened.
     #[error("writing stopped after an earlier failure, restart to recover: {reason}")]
     Poisoned {
         /// The failure that stopped it.
         reason: String,
     },
 
-    /// The store applies the jobs of another queue than the one it is used with. Use that queue, or let the store adopt
-    /// this one, which skips the jobs that still wait in the other.
+    /// The store applies the jobs of a different queue. Use that queue, or let the store adopt this
+    /// one, which skips the jobs that still wait in the other.
     #[error(
         "the store applies queue {active}, and this is queue {queue}: jobs that still wait in the other one would be skipped; \
          to go over to this queue all the same, start the worker once with --adopt-queue"
@@ -200,26 +205,27 @@ pub enum Error {
     WrongQueue {
         /// The queue whose jobs the store applies.
         active: QueueId,
-        /// The one it was used with.
+        /// The queue that it was used with.
         queue: QueueId,
     },
 
-    /// A server does not let the caller do this: its token is unknown, or does not reach so far.
+    /// The server does not permit this: the token is unknown, or its rights do not cover the
+    /// request.
     #[error("the server does not permit this: {reason}")]
     Denied {
-        /// What the server says.
+        /// The server's explanation.
         reason: String,
     },
 
-    /// A setting is wrong, or two of them do not go together.
+    /// A setting is wrong, or two settings contradict each other.
     #[error("{0}")]
     Config(String),
 }
 
 impl Error {
-    /// Whether the same call, unchanged, may succeed later.
+    /// Returns true if the same call, unchanged, may succeed later.
     ///
-    /// `false` for [`Error::Unknown`]: it may have succeeded already.
+    /// False for [`Error::Unknown`]: the call may already have succeeded.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
@@ -238,7 +244,7 @@ impl Error {
         }
     }
 
-    /// For a backend that is closed or closing.
+    /// Builds the error of a backend that is closed or closing.
     pub(crate) fn unavailable(backend: &str) -> Self {
         Self::Unavailable {
             what: format!("{backend} is unavailable"),
@@ -247,7 +253,8 @@ impl Error {
     }
 }
 
-/// What an [`Error::Invalid`] or an [`Error::TooLarge`] is about. Its `Display` names it: `sync token`.
+/// The subject of an [`Error::Invalid`] or an [`Error::TooLarge`]. Its `Display` is a noun, such as
+/// `sync token`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each variant is the noun that it displays")]
@@ -300,7 +307,7 @@ impl fmt::Display for Subject {
     }
 }
 
-/// What the limit of an [`Error::TooLarge`] counts.
+/// The unit of the limit in an [`Error::TooLarge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each variant is the noun that it displays")]
@@ -318,7 +325,7 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Makes `cause` the source of an error.
+/// Converts `cause` into the source of an error.
 pub(crate) fn source(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Option<Source> {
     Some(cause.into().into())
 }
@@ -341,7 +348,7 @@ fn display_line(line: Option<u64>) -> String {
     line.map_or_else(String::new, |line| format!(", line {line},"))
 }
 
-/// The error and its sources, separated by colons, on one line whatever they hold.
+/// Formats the error and its sources on one line, separated by colons.
 pub fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut source = error.source();

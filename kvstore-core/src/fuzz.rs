@@ -1,7 +1,8 @@
-//! What a fuzzer calls: whatever the bytes, nothing here may panic.
+//! Entry points for fuzzers: nothing here may panic, whatever the bytes.
 //!
-//! Each body takes any bytes and asserts what has to be true of them. The tests below give it bytes that proptest draws, some
-//! hundred times, or as often as they are told; cargo-fuzz, with the targets in `fuzz/`, looks for bytes that reach new code:
+//! Each function takes any bytes and asserts what must be true of them. The tests below feed it
+//! with bytes from proptest, a few hundred cases or as many as configured; cargo-fuzz, with the
+//! targets in `fuzz/`, searches for bytes that reach new code:
 //!
 //! ```text
 //! PROPTEST_CASES=10000 cargo test -p kvstore-core
@@ -10,7 +11,8 @@
 
 pub use crate::json_file::fuzz::{journal, snapshot};
 
-/// The check of JSON text: it accepts what another strict reader accepts, drops white space alone, and names a place in the text.
+/// Checks the JSON scanner: it accepts exactly what another strict reader accepts, drops only white
+/// space, and reports an error at a place inside the text.
 pub fn json(bytes: &[u8]) {
     let strict = serde_json::from_slice::<serde_json::Value>(bytes);
     match crate::model::json::compact(bytes) {
@@ -22,7 +24,7 @@ pub fn json(bytes: &[u8]) {
                 Ok(None),
                 "compact text is left as it is"
             );
-            // A reader that keeps numbers as text: one that does not refuses 1e400.
+            // This reader keeps numbers as text; one that does not would refuse 1e400.
             let raw = serde_json::from_slice::<&serde_json::value::RawValue>(text);
             assert_eq!(raw.map(|raw| raw.get().as_bytes()).ok(), Some(text));
             let value = crate::model::value::Value::parse(bytes).expect("it was accepted");
@@ -46,7 +48,8 @@ pub fn json(bytes: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    /// Bytes as they stand in the files here, so that most of what is drawn gets far.
+    /// Generates bytes from fragments of the file formats, so that most inputs get past the first
+    /// checks.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let word = prop_oneof![
             4 => proptest::sample::select(WORDS).prop_map(|word| word.as_bytes().to_vec()),
@@ -106,9 +109,9 @@ mod tests {
         }
     }
 
-    /// What is drawn above is refused mostly; this is not.
+    /// Checks valid input too, since most of what is generated above is refused.
     #[test]
-    fn files_that_are_accepted_hold_too() {
+    fn valid_input_holds_too() {
         for value in ["{}", "[1e400, {\"a\" : \"\\u0000\"}]", " \"é\" "] {
             super::json(value.as_bytes());
         }

@@ -1,8 +1,9 @@
-//! A key-value store for JSON values with a durable queue of writes in front of it, to embed in a program.
+//! An embeddable key-value store for JSON values, with a durable queue of writes in front of it.
 //!
-//! Two traits are the contracts, and everything else stands on one side of them:
+//! Two traits are the contracts; everything else either implements them or builds on them:
 //!
-//! * [`Store`]: entries under keys, changed by atomic and durable commits, which also remember how far a queue has been applied;
+//! * [`Store`]: entries under keys, changed by atomic and durable commits, which also record how
+//!   far a queue has been applied;
 //! * [`JobQueue`]: a partitioned log of jobs, accepted durably and in order.
 //!
 //! ```
@@ -26,19 +27,21 @@
 //! ```
 //!
 //! # Modules
-//! * The words: [`model`]. What is stored: [`Key`], [`Value`], [`Entry`] with its [`Version`]; what a client asks for:
-//!   [`Command`](model::command::Command); what a store does at once: [`Commit`](model::commit::Commit);
-//!   [`evaluate`](model::evaluate::evaluate) turns jobs into a commit. Every bound: [`limits`].
-//! * The contracts: [`store`], [`queue`]. What builds on both: [`service`] accepts, waits and reads, [`worker`] applies,
-//!   [`store_ext`] adds convenience for all stores.
-//! * Backends: [`json_file`], a folder with a `data.json`; [`memory`], for tests and caches; and `redis` (a feature), a store
-//!   and its queue on a Redis server. [`open`](mod@open) takes a URL and alone names them all.
-//! * In and out of any store as text: [`portable`].
-//! * `conformance` (a feature): the suite that every backend has to pass, yours too.
+//! * The vocabulary: [`model`]. What is stored: [`Key`], [`Value`], [`Entry`] with its [`Version`];
+//!   what a client asks for: [`Command`](model::command::Command); what a store applies atomically:
+//!   [`Commit`](model::commit::Commit); [`evaluate`](model::evaluate::evaluate) turns jobs into a
+//!   commit. All bounds: [`limits`].
+//! * The contracts: [`store`], [`queue`]. Built on both: [`service`] accepts, waits and reads,
+//!   [`worker`] applies, [`store_ext`] adds convenience methods to every store.
+//! * Backends: [`json_file`], a folder with a `data.json`; [`memory`], for tests and caches; and
+//!   `redis` (a feature), a store and its queue on a Redis server. Only [`open`](mod@open) names
+//!   the backends; it takes a URL.
+//! * Import and export as text, for every store: [`portable`].
+//! * `conformance` (a feature): the suite that every backend has to pass, including yours.
 //! * `redis-tls` (a feature): TLS to that server.
-//! * `process` (a feature): what a binary needs around the library.
+//! * `process` (a feature): what a program needs around the library.
 //!
-//! What is not here: HTTP, which is `kvstore-http`, and processes, which are `kvstore-http` and `kvstore-worker`.
+//! Not here: HTTP (`kvstore-http`) and processes (`kvstore-http` and `kvstore-worker`).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
 

@@ -1,8 +1,8 @@
 //! The contract of a queue: a partitioned log of jobs, accepted durably and in order.
 //!
-//! What is deliberately not here: popping. A worker asks the *store* how far a partition is applied, reads what comes after, and
-//! commits its effects together with the new position. So no job can be lost in a worker's hands, and none can be applied twice;
-//! a claim only keeps workers from doing the same work.
+//! Deliberately not here: popping. A worker asks the *store* how far a partition is applied, reads
+//! what follows, and commits the effects together with the new position. So no job can be lost in a
+//! worker's hands, and none can be applied twice; a claim only keeps workers from duplicating work.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,15 +15,16 @@ use crate::limits::{CLAIM_PERIOD, IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUE
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob, Outcome};
 
-/// A partitioned log of jobs: what a server needs of it.
+/// A partitioned log of jobs: the part of it that a server needs.
 ///
 /// # What holds for every queue
-/// * A key's jobs stand in one partition ([`PartitionCount::partition_of`]), in the order in which they were accepted.
-/// * An accepted job survives what the backend names, and keeps its id for ever; ids are never
-///   reused.
+/// * The jobs of a key are in one partition ([`PartitionCount::partition_of`]), in the order in
+///   which they were accepted.
+/// * An accepted job survives the events that the backend names, and keeps its id forever; ids are
+///   never reused.
 /// * Every bound, in jobs, bytes and idempotency keys, is answered with
 ///   [`Error::Full`](crate::error::Error::Full), never by growth.
-/// * Dropping a future does not take a call back.
+/// * Dropping a future does not cancel a call.
 ///
 /// ```
 /// use kvstore_core::model::command::{Command, Operation};
@@ -46,76 +47,82 @@ use crate::model::job::{Job, NewJob, Outcome};
 /// ```
 #[async_trait]
 pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
-    /// Returns the random name that it got when it was created.
+    /// Returns the random name that the queue got when it was created.
     fn id(&self) -> QueueId;
 
-    /// Returns how many partitions it has.
+    /// Returns the number of partitions.
     fn partitions(&self) -> PartitionCount;
 
-    /// Makes the next job of `partition` come after `position`, if it would not anyway: for a queue that is behind its
-    /// store, since its files were lost or an old copy was restored. Called before it accepts the first job.
+    /// Ensures that the next job of `partition` comes after `position`. A queue may be behind its
+    /// store if its files were lost or an old copy was restored. Called before the queue accepts
+    /// the first job.
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()>;
 
-    /// Accepts `jobs`, each on its own: the answers stand in their order. Jobs of one call for one partition keep their order.
+    /// Accepts `jobs`, each on its own, and returns the answers in the same order. Jobs of one call
+    /// for one partition keep their order.
     ///
-    /// An accepted job is durable when this returns. A job under an idempotency key that was used with the same request before
-    /// is not accepted again: the answer is the first one's id, `replayed`.
+    /// An accepted job is durable when this returns. A job under an idempotency key that was used
+    /// with the same request before is not accepted again: the answer is the id of the first one,
+    /// marked `replayed`.
     ///
     /// # Errors
-    /// For each job: those of [`Command::check`](crate::model::command::Command::check), [`Error::Full`](crate::error::Error::Full),
-    /// [`Error::KeyReused`](crate::error::Error::KeyReused), [`Error::Unavailable`](crate::error::Error::Unavailable),
-    /// [`Error::Unknown`](crate::error::Error::Unknown): it may have been accepted; the same request under the same idempotency
-    /// key finds out.
+    /// For each job: those of [`Command::check`](crate::model::command::Command::check),
+    /// [`Error::Full`](crate::error::Error::Full),
+    /// [`Error::KeyReused`](crate::error::Error::KeyReused),
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable),
+    /// [`Error::Unknown`](crate::error::Error::Unknown): it may have been accepted; repeating the
+    /// request under the same idempotency key tells.
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>>;
 
-    /// Returns what the queue itself knows of a job.
+    /// Returns what the queue itself knows about a job.
     async fn find(&self, job: &JobId) -> Result<Found>;
 
-    /// Reads the jobs of `partition` that wait after `after`, in their order and at most `max`,
-    /// without claiming it. An empty answer means that none waits there. Jobs that are applied may
-    /// be among them for as long as the queue holds them.
+    /// Reads at most `max` jobs of `partition` that wait after `after`, in order, without claiming
+    /// the partition. An empty answer means that none waits there. Applied jobs may be among them
+    /// as long as the queue holds them.
     async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>>;
 
-    /// Returns how much waits.
+    /// Returns how much is waiting.
     async fn depth(&self) -> Result<Depth>;
 
-    /// Checks whether it would accept now.
+    /// Checks that the queue would accept jobs now.
     async fn ping(&self) -> Result<()>;
 
-    /// Finishes what is in flight and lets go of what the process holds. Calls after it fail with
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable). Closing twice is no error.
+    /// Finishes what is in flight and releases what the process holds. Later calls fail with
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable). Closing twice is not an error.
     async fn close(&self) -> Result<()>;
 }
 
-/// What a worker needs of a queue in addition: claims on partitions, and their jobs.
+/// The part of a queue that a worker needs in addition: claims on partitions, and their jobs.
 #[async_trait]
 pub trait WorkQueue: JobQueue {
-    /// Returns true if other processes may have workers on it that continue where one of this
-    /// process ends. If not, a worker that is stopped first applies what waits, since no other does
+    /// Returns true if workers in other processes may share this queue and continue when this
+    /// process ends. If false, a worker drains the queue before it stops, since nothing else would
     /// before the next start.
     fn is_shared(&self) -> bool;
 
-    /// Renews what `worker` holds, takes its fair share of the partitions, and returns what it
-    /// holds now. What it had and is not in the answer it must stop working on. Call it every third
-    /// of [`CLAIM_PERIOD`].
+    /// Renews the claims of `worker`, takes its fair share of the partitions, and returns what it
+    /// holds now. It must stop working on claims that are missing from the answer. Call it every
+    /// third of [`CLAIM_PERIOD`].
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>>;
 
     /// Returns once another worker has come, gone or given something up since the last
-    /// [`WorkQueue::claim`], which may return something else now. It is a hint, for what would wait
-    /// for the next renewal otherwise; where there is nothing to hear of, it does not return.
+    /// [`WorkQueue::claim`], which may now return something else. This is a hint that saves waiting
+    /// for the next renewal; a queue without such news never returns.
     async fn claims_changed(&self);
 
-    /// Gives a claim back, so that another worker can have the partition at once. No error if it is no longer held.
+    /// Gives a claim back, so that another worker can have the partition immediately. Not an error
+    /// if it is no longer held.
     async fn release(&self, claim: Claim) -> Result<()>;
 
-    /// Reads the jobs of the claimed partition that follow `after`, at least one unless none comes
-    /// within `wait`, at most `max`.
+    /// Reads the jobs of the claimed partition that follow `after`: at most `max`, and at least one
+    /// unless none arrives within `wait`.
     ///
     /// # Errors
-    /// [`Error::Gap`](crate::error::Error::Gap) if jobs after `after` have been dropped already:
+    /// [`Error::Gap`](crate::error::Error::Gap) if jobs after `after` have already been dropped:
     /// the store is older than the queue. [`Error::Stale`](crate::error::Error::Stale) if the queue
-    /// knows that the store has not applied what `after` says, because another server has taken
-    /// over: read the position again.
+    /// knows that the store is not at `after`, because another server has taken over: read the
+    /// position again.
     async fn read(
         &self,
         claim: &Claim,
@@ -124,34 +131,33 @@ pub trait WorkQueue: JobQueue {
         wait: Duration,
     ) -> Result<Vec<Job>>;
 
-    /// Records that the job at `head` is about to be tried, and returns for which time, from 1. It
-    /// survives the process (not necessarily the loss of power), so a job that ends its worker is
-    /// counted.
+    /// Records that the job at `head` is about to be tried, and returns the attempt number,
+    /// starting at 1. The record survives the process (not necessarily the loss of power), so a job
+    /// that kills its worker is counted.
     async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32>;
 
-    /// Takes the last [`WorkQueue::begin_attempt`] back: the store was down, and the job is not to
+    /// Withdraws the last [`WorkQueue::begin_attempt`]: the store was down, and the job is not to
     /// blame.
     async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()>;
 
-    /// Drops the jobs up to `up_to`, which are applied: they count against no bound any more.
+    /// Drops the jobs up to `up_to`, which are applied; they no longer count against any bound.
     ///
     /// # Errors
-    /// [`Error::Stale`](crate::error::Error::Stale), as in [`WorkQueue::read`]: nothing was
-    /// dropped.
+    /// [`Error::Stale`](crate::error::Error::Stale), as in [`WorkQueue::read`]: nothing was dropped.
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()>;
 
-    /// Lets the queue apply a job at the moment it accepts it, when nothing waits and a worker of
-    /// this process holds the claims. `listener` receives what was applied so; it replaces an
-    /// earlier one. A queue that only keeps jobs ignores this.
+    /// Lets the queue apply jobs as it accepts them, while nothing waits and a worker of this
+    /// process holds the claims. `listener` receives the jobs applied this way and replaces an
+    /// earlier listener. A queue that only stores jobs ignores this.
     fn apply_on_acceptance(&self, listener: AppliedListener);
 }
 
-/// A job that its queue applied when it accepted it.
+/// A job that its queue applied on acceptance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// Its name and place.
+    /// Its id, which is also its place.
     pub id: JobId,
-    /// The trace of its request.
+    /// The trace context of its request.
     pub traceparent: Option<String>,
     /// Whether its own condition failed.
     pub failed: bool,
@@ -159,18 +165,18 @@ pub struct Applied {
 
 type Listen = dyn Fn(&[Applied], Duration) + Send + Sync;
 
-/// A function that receives the jobs of one durable write, and how long the write took. It must not
-/// block.
+/// A function that receives the jobs of one durable write and the duration of the write. It must
+/// not block.
 #[derive(Clone)]
 pub struct AppliedListener(Arc<Listen>);
 
 impl AppliedListener {
-    /// Calls `listen` for each write, before its jobs are answered.
+    /// Creates a listener that calls `listen` for each write, before its jobs are answered.
     pub fn new(listen: impl Fn(&[Applied], Duration) + Send + Sync + 'static) -> Self {
         Self(Arc::new(listen))
     }
 
-    /// Reports what one write applied.
+    /// Reports the jobs that one write applied.
     pub fn report(&self, jobs: &[Applied], took: Duration) {
         (self.0)(jobs, took);
     }
@@ -182,14 +188,14 @@ impl fmt::Debug for AppliedListener {
     }
 }
 
-/// A job is in the queue.
+/// The answer for a job that is in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// Its name and place.
+    /// Its id, which is also its place.
     pub id: JobId,
-    /// Whether an earlier request under the same idempotency key had put it there.
+    /// Whether an earlier request under the same idempotency key put it there.
     pub replayed: bool,
-    /// How it ended, if it was applied in the same step; `None` if it waits for a worker, or was
+    /// Its outcome, if it was applied on acceptance; `None` if it waits for a worker or was
     /// accepted earlier.
     pub outcome: Option<Outcome>,
 }
@@ -214,17 +220,18 @@ impl Accepted {
     }
 }
 
-/// Who claims partitions: a name that is never used again by another worker, nor by the same one after a restart.
+/// The name of a worker. It is never used again, neither by another worker nor by the same one
+/// after a restart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(Arc<str>);
 
 impl WorkerId {
-    /// A new one: `name` (for people, in logs) with a random part.
+    /// Creates a new id from `name` (for people, in logs) and a random part.
     pub fn new(name: &str) -> Self {
         Self(format!("{name}-{:016x}", fastrand::u64(..)).into())
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -236,46 +243,47 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// A worker works on a partition.
+/// The claim of a worker on a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Who.
+    /// The worker.
     pub worker: WorkerId,
-    /// On what.
+    /// The partition.
     pub partition: Partition,
 }
 
-/// What a queue knows of a job.
+/// What a queue knows about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// It is held: what it asks for, and how often it was tried.
+    /// The queue holds it.
     Held {
         /// The job.
         job: Box<Job>,
-        /// Its attempts so far; 0 for a job that nobody has tried.
+        /// Its attempts so far; 0 for a job that has not been tried.
         attempts: u32,
     },
-    /// It was accepted once and has been dropped since, applied or lost; or [`JobQueue::start_after`] passed its number over,
-    /// which a queue that lost its files can't tell apart.
+    /// It was once accepted and has been dropped since, applied or lost. It may also be a number
+    /// that [`JobQueue::start_after`] skipped, which a queue that lost its files cannot
+    /// distinguish.
     Dropped,
     /// No such job was ever accepted here.
     Unknown,
 }
 
-/// How much waits in a queue.
+/// How much is waiting in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depth {
-    /// Jobs accepted and not completed.
+    /// Jobs accepted and not yet completed.
     pub jobs: u64,
     /// Their keys and values, in bytes.
     pub bytes: u64,
-    /// How long the oldest of them has been waiting; `None` if there is none.
+    /// The age of the oldest of them; `None` if there is none.
     pub oldest_age: Option<Duration>,
-    /// How many jobs this process was told are accepted and has seen to be gone since: their server had lost them. Only grows.
+    /// Jobs acknowledged to this process and later lost by the server. Never decreases.
     pub lost: u64,
 }
 
-/// The shape and the bounds of a queue that is opened in this process.
+/// The partitions and the bounds of a queue that is opened in this process.
 ///
 /// ```
 /// use kvstore_core::model::id::PartitionCount;
@@ -290,20 +298,20 @@ pub struct Depth {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueOptions {
-    /// How many logs it has: the most workers that can be busy at once.
+    /// The number of partitions: the most workers that can be busy at once.
     pub partitions: PartitionCount,
-    /// Most jobs that wait in one partition.
+    /// Most jobs waiting in one partition.
     pub jobs_max: usize,
-    /// Most bytes (keys and values) of the jobs that wait in one partition.
+    /// Most bytes (keys and values) of the jobs waiting in one partition.
     pub bytes_max: usize,
     /// Most idempotency keys remembered in one partition.
     pub idempotency_keys_max: usize,
-    /// How long a worker keeps its claims unless it renews them.
+    /// How long a worker keeps its claims without renewing them.
     pub claim_period: Duration,
 }
 
 impl Default for QueueOptions {
-    /// One partition, and the bounds of [`crate::limits`].
+    /// Returns one partition, and the bounds of [`crate::limits`].
     fn default() -> Self {
         Self {
             partitions: PartitionCount::ONE,
@@ -315,21 +323,21 @@ impl Default for QueueOptions {
     }
 }
 
-/// A shared queue is a queue.
+/// Forwards to the shared queue.
 impl<Q: JobQueue + ?Sized> JobQueue for Arc<Q> {
     crate::forward_queue!(|self| &**self);
 }
 
-/// A shared queue has workers as it would alone.
+/// Forwards to the shared queue.
 impl<Q: WorkQueue + ?Sized> WorkQueue for Arc<Q> {
     crate::forward_work_queue!(|self| &**self);
 }
 
-/// Implements methods of [`JobQueue`] by those of another queue, inside an `impl JobQueue for …`.
+/// Forwards methods of [`JobQueue`] to another queue, inside an `impl JobQueue for …`.
 ///
-/// `forward_queue!(|self| &self.0)` forwards all of them; `forward_queue!(|self| &self.0; except
-/// enqueue)` leaves those out that the wrapper writes itself.
-/// [`forward_store`](crate::forward_store) has an example.
+/// `forward_queue!(|self| &self.0)` forwards all of them;
+/// `forward_queue!(|self| &self.0; except enqueue)` leaves out those that the wrapper implements
+/// itself. [`forward_store`](crate::forward_store) has an example.
 #[macro_export]
 macro_rules! forward_queue {
     (|$self:ident| $inner:expr $(; except $($except:ident)+)?) => {
@@ -397,11 +405,11 @@ macro_rules! forward_queue {
     };
 }
 
-/// Implements methods of [`WorkQueue`] by those of another queue, inside an `impl WorkQueue for …`.
+/// Forwards methods of [`WorkQueue`] to another queue, inside an `impl WorkQueue for …`.
 ///
-/// `forward_work_queue!(|self| &self.0)` forwards all of them; `forward_work_queue!(|self| &self.0;
-/// except claim)` leaves those out that the wrapper writes itself.
-/// [`forward_store`](crate::forward_store) has an example.
+/// `forward_work_queue!(|self| &self.0)` forwards all of them;
+/// `forward_work_queue!(|self| &self.0; except claim)` leaves out those that the wrapper implements
+/// itself. [`forward_store`](crate::forward_store) has an example.
 #[macro_export]
 macro_rules! forward_work_queue {
     (|$self:ident| $inner:expr $(; except $($except:ident)+)?) => {

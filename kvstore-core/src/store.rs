@@ -1,8 +1,8 @@
-//! The contract of a store: what every backend promises to whoever reads, commits and follows.
+//! The contract of a store: what every backend promises to its readers, writers and followers.
 //!
-//! What is deliberately not here: commands and their conditions (`command.rs` turns them into a
-//! [`Commit`]), queues (`queue.rs`), and convenience, which is [`crate::store_ext::StoreExt`] and the
-//! same for all stores. There are no default methods, so that no wrapper loses one unnoticed: what
+//! Deliberately not here: commands and their conditions (`command.rs` turns them into a
+//! [`Commit`]), queues (`queue.rs`), and convenience methods ([`crate::store_ext::StoreExt`], the
+//! same for all stores). There are no default methods, so no wrapper can lose one unnoticed; what
 //! one backend cannot do is not in the trait. The suite in [`crate::conformance`] (feature
 //! `conformance`) checks each sentence below.
 
@@ -21,22 +21,26 @@ use crate::model::job::{DeadLetter, JobState};
 use crate::model::key::Key;
 use crate::model::value::Value;
 
-/// Entries under keys, changed by atomic commits, which also remember how far a queue has been applied.
+/// Entries under keys, changed by atomic commits, which also record how far a queue has been
+/// applied.
 ///
 /// # What holds for every store
 /// * **Atomic**: a commit is seen whole or not at all, by readers, watchers and recovery.
-/// * **Durable**: what a method has acknowledged survives whatever the backend names (JSON file: loss of power; Redis: what the
-///   server's own persistence promises; memory: nothing). A reader never sees a value that a crash could take back.
-/// * **Expired is absent**: past its deadline an entry is absent in every method, by the store's own clock, which never
-///   goes back.
-/// * **Versions** grow with every change of a key and are never used twice for it, whatever is deleted, created again or
-///   restarted.
-/// * **Dropping a future** does not take a call back: it may still take effect.
+/// * **Durable**: what a method has acknowledged survives the events that the backend names (JSON
+///   file: loss of power; Redis: whatever the server's own persistence promises; memory: none). A
+///   reader never sees a value that a crash could take back.
+/// * **Expired is absent**: past its deadline an entry is absent in every method, by the store's
+///   own clock, which never goes back.
+/// * **Versions** grow with every change of a key and are never used twice for it, whatever is
+///   deleted, created again or restarted.
+/// * **Dropping a future** does not cancel a call: it may still take effect.
 ///
 /// # Errors
-/// Besides those that a method names, any may fail with [`Error::Unavailable`](crate::error::Error::Unavailable) (nothing happened),
-/// [`Error::Unknown`](crate::error::Error::Unknown) (for those that change something: it may have happened) and
-/// [`Error::Poisoned`](crate::error::Error::Poisoned) (an earlier write failed; reads go on).
+/// Besides the errors that it names, any method may fail with
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) (nothing happened),
+/// [`Error::Unknown`](crate::error::Error::Unknown) (for those that change something: it may have
+/// happened) and [`Error::Poisoned`](crate::error::Error::Poisoned) (an earlier write failed; reads
+/// continue).
 ///
 /// ```
 /// use kvstore_core::model::commit::Commit;
@@ -57,121 +61,140 @@ use crate::model::value::Value;
 /// # }).unwrap();
 /// ```
 ///
-/// [`StoreExt`](crate::StoreExt) says the same in one line.
+/// [`StoreExt`](crate::StoreExt) does the same in one line.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// The number of partitions that a queue must have to be used with this store; `None` if any will do.
+    /// Returns the number of partitions that a queue must have to be used with this store; `None`
+    /// if any number will do.
     fn partitions(&self) -> Option<PartitionCount>;
 
-    /// The entry under `key`, or `None`.
+    /// Returns the entry under `key`, or `None`.
     ///
     /// # Cost
-    /// JSON file and memory: no I/O, a lookup in an ordered map; values up to 4 KiB are copied out, larger ones shared.
-    /// Redis: one round trip.
+    /// JSON file and memory: no I/O, one lookup in an ordered map; values up to 4 KiB are copied,
+    /// larger ones shared. Redis: one round trip.
     async fn get(&self, key: &Key) -> Result<Option<Entry>>;
 
-    /// The entries under `keys`, in their order, all as they were at one moment (at one moment for each partition, where there
-    /// are several).
+    /// Returns the entries under `keys`, in their order, all read at one moment (at one moment per
+    /// partition, if there are several).
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>>;
 
-    /// One page of the keys in byte order. A page is read at one moment for each partition; a key that exists during
-    /// a whole iteration over pages appears in it exactly once.
+    /// Returns one page of the keys, in byte order. A page is read at one moment per partition; a
+    /// key that exists throughout an iteration over the pages appears in it exactly once.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::error::Error::Invalid) for a limit outside 1 to [`PAGE_ENTRIES_MAX`](crate::limits::PAGE_ENTRIES_MAX)
-    /// or an empty delimiter.
+    /// [`Error::Invalid`](crate::error::Error::Invalid) for a limit outside 1 to
+    /// [`PAGE_ENTRIES_MAX`](crate::limits::PAGE_ENTRIES_MAX) or an empty delimiter.
     async fn list(&self, request: &ListRequest) -> Result<Page>;
 
-    /// Makes all of `commit` true at once, if every check in it holds, and says which versions its writes got. The only way
-    /// to write.
+    /// Applies all of `commit` atomically if every check in it holds, and returns the versions of
+    /// its writes. This is the only way to write.
     ///
-    /// Checks are judged first, then the position, then the writes are made in order. On `Err` nothing has happened,
-    /// unless the error is `Unknown`, when either may be the case: read before repeating.
+    /// Checks are judged first, then the position; then the writes are made in order. On `Err`
+    /// nothing has happened, unless the error is `Unknown`: then the commit may or may not have
+    /// happened, so read before you repeat it.
     ///
-    /// A delete of an absent key uses up a version and changes nothing else: nobody who watches hears of it.
+    /// A delete of an absent key uses up a version and changes nothing else; watchers do not see
+    /// it.
     ///
     /// # Errors
     /// * [`Error::Conflict`](crate::error::Error::Conflict) names the first check that failed.
     /// * [`Error::Stale`](crate::error::Error::Stale) if the partition is not at `advance.from`.
-    /// * [`Error::WrongQueue`](crate::error::Error::WrongQueue) if `advance` is of another queue than the store's active one.
-    /// * [`Error::Invalid`](crate::error::Error::Invalid) if `advance` does not go forward, or its outcomes are out of order, of
-    ///   jobs that it does not pass, or name writes that are not there.
-    /// * [`Error::Full`](crate::error::Error::Full) if it holds a dead letter and there is no room for one more.
+    /// * [`Error::WrongQueue`](crate::error::Error::WrongQueue) if `advance` belongs to another
+    ///   queue than the store's active one.
+    /// * [`Error::Invalid`](crate::error::Error::Invalid) if `advance` does not move forward, or if
+    ///   its outcomes are out of order, concern jobs that it does not pass, or name writes that do
+    ///   not exist.
+    /// * [`Error::Full`](crate::error::Error::Full) if it holds a dead letter and there is no room
+    ///   for one more.
     /// * [`Error::StorageFull`](crate::error::Error::StorageFull).
     ///
     /// # Cost
-    /// JSON file: one appended line and a share of one `fdatasync`, whatever the size of the data. Redis: one round trip.
+    /// JSON file: one appended line and a share of one `fdatasync`, independent of the size of the
+    /// data. Redis: one round trip.
     async fn commit(&self, commit: Commit) -> Result<Committed>;
 
-    /// How far `queue`'s partition has been applied: [`Position::START`] for a queue never seen.
+    /// Returns how far `queue`'s partition has been applied: [`Position::START`] for a queue never
+    /// seen.
     async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position>;
 
-    /// The queue whose jobs this store applies; `None` until the first commit that advances one.
+    /// Returns the queue whose jobs this store applies; `None` until the first commit that advances
+    /// one.
     async fn active_queue(&self) -> Result<Option<QueueId>>;
 
-    /// Makes `queue` the store's active one. Jobs that wait in the queue before it are not applied any more, so this is
-    /// an operator's decision and never made by itself.
+    /// Makes `queue` the store's active one. Jobs that wait in the previous queue are no longer
+    /// applied, so this is an operator's decision and never happens by itself.
     async fn adopt_queue(&self, queue: QueueId) -> Result<()>;
 
-    /// Where a job stands, once it is finished or after `wait` at the latest, whichever comes first.
+    /// Returns the state of a job as soon as it is finished, or after `wait`, whichever comes
+    /// first.
     ///
-    /// It wakes as soon as the position passes the job, in whatever process it was applied. Outcomes are kept for a bounded
-    /// time and in bounded number: what is older is [`JobState::Forgotten`], what is of another queue or lost
-    /// [`JobState::Unknown`]. A store can't know where a queue ends: ask [`JobQueue::find`](crate::queue::JobQueue::find) about a
-    /// job that it calls queued.
+    /// Wakes as soon as the position passes the job, whichever process applied it. Outcomes are
+    /// kept for a bounded time and in bounded number: an older one is [`JobState::Forgotten`], one
+    /// of another queue or of a lost interval [`JobState::Unknown`]. A store cannot know where a
+    /// queue ends: ask [`JobQueue::find`](crate::queue::JobQueue::find) about a job that it reports
+    /// as queued.
     async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState>;
 
-    /// Removes entries of `partition` whose deadline has passed, and announces that to those who watch. Says how many it removed,
-    /// at most [`EXPIRE_BATCH`](crate::limits::EXPIRE_BATCH) a call. Workers call it; a store without partitions takes 0 for all.
+    /// Removes entries of `partition` whose deadline has passed, and announces them to watchers.
+    /// Returns how many it removed, at most [`EXPIRE_BATCH`](crate::limits::EXPIRE_BATCH) per call.
+    /// Workers call it; a store without partitions treats 0 as all of its entries.
     async fn expire(&self, partition: Partition) -> Result<usize>;
 
-    /// A page of the dead letters, in ascending order of id.
+    /// Returns a page of the dead letters, in ascending order of id.
     async fn dead(&self, request: &DeadRequest) -> Result<DeadPage>;
 
-    /// Drops a dead letter; whether it was there. The job is [`JobState::Forgotten`] from then on.
+    /// Drops a dead letter, and returns true if it existed. The job is [`JobState::Forgotten`] from
+    /// then on.
     async fn forget(&self, job: &JobId) -> Result<bool>;
 
-    /// The changes from a point on, in the order in which they became visible for each key.
+    /// Streams the changes from a point on, for each key in the order in which they became visible.
     ///
-    /// The stream ends with [`Error::Compacted`](crate::error::Error::Compacted) if the reader falls behind the history that is kept.
+    /// The stream ends with [`Error::Compacted`](crate::error::Error::Compacted) if the reader
+    /// falls behind the history that is kept.
     ///
     /// # Errors
-    /// [`Error::Compacted`](crate::error::Error::Compacted) if that point is no longer in the history, or was never in it;
-    /// [`Error::Invalid`](crate::error::Error::Invalid) for an id that no store of this kind hands out.
+    /// [`Error::Compacted`](crate::error::Error::Compacted) if that point is no longer in the
+    /// history, or was never in it; [`Error::Invalid`](crate::error::Error::Invalid) for an id that
+    /// no store of this kind hands out.
     async fn watch(&self, request: &WatchRequest) -> Result<Watch>;
 
-    /// How long ago a store that another process writes had everything that was acknowledged, as far as it knows; `None` for one
-    /// that is never behind, because it is the one that is written. Reads look first, so they are less far behind than this.
+    /// Returns how far a store that another process writes may lag: the time since it last had
+    /// everything that was acknowledged, as far as it knows. `None` for a store that never lags,
+    /// because it is the one that is written. Reads catch up first, so they lag less than this.
     fn lag(&self) -> Option<Duration>;
 
-    /// Whether it would answer now: `Ok` if reads, and writes where it takes any, are possible.
+    /// Checks that it would answer now: `Ok` if reads, and writes if it takes any, are possible.
     async fn ping(&self) -> Result<()>;
 
-    /// Finishes what is in flight, brings files up to date and lets go of what the process holds (locks, connections). Calls
-    /// after it fail with [`Error::Unavailable`](crate::error::Error::Unavailable). Closing twice is no error.
+    /// Finishes what is in flight, brings files up to date and releases what the process holds
+    /// (locks, connections). Later calls fail with
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable). Closing twice is not an error.
     async fn close(&self) -> Result<()>;
 }
 
-/// What a page of a listing should hold.
+/// The selection for a page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListRequest {
-    /// Only keys that start with this.
+    /// Only keys that start with this prefix.
     pub prefix: String,
-    /// Only what comes after this [`Page::next`] of the same request.
+    /// Only what follows this [`Page::next`] of the same request.
     pub after: Option<String>,
-    /// Most entries and common prefixes together, 1 to [`PAGE_ENTRIES_MAX`](crate::limits::PAGE_ENTRIES_MAX).
+    /// The maximum of entries and common prefixes together, 1 to
+    /// [`PAGE_ENTRIES_MAX`](crate::limits::PAGE_ENTRIES_MAX).
     pub limit: usize,
-    /// Fold keys that have this behind the prefix into one common prefix, up to and with its first occurrence there.
+    /// Folds keys that contain this after the prefix into one common prefix, which ends with its
+    /// first occurrence there.
     pub delimiter: Option<String>,
-    /// Whether to hand out values.
+    /// Whether to return values.
     pub include_values: bool,
-    /// Whether to count all keys that start with the prefix: exact. JSON file and memory: microseconds.
-    /// Redis: its cost grows with their number.
+    /// Whether to count all keys that start with the prefix. The count is exact. JSON file and
+    /// memory: microseconds. Redis: the cost grows with the number of keys.
     pub count: bool,
 }
 
 impl Default for ListRequest {
-    /// The first 100 keys, without values.
+    /// Selects the first 100 keys, without values.
     fn default() -> Self {
         Self {
             prefix: String::new(),
@@ -191,13 +214,13 @@ pub struct Page {
     pub entries: Vec<Listed>,
     /// The common prefixes, in byte order.
     pub prefixes: Vec<String>,
-    /// Where the next page starts; `None` on the last.
+    /// The start of the next page; `None` on the last.
     pub next: Option<String>,
-    /// How many keys start with the prefix, if that was asked for.
+    /// The number of keys that start with the prefix, if requested.
     pub count: Option<u64>,
-    /// The place in the history of changes that the page shows: [`WatchFrom::After`] it misses
-    /// nothing of what comes after. It may repeat what the page shows already. For a whole listing,
-    /// take the first page's.
+    /// The place in the history of changes that the page shows: a watch from [`WatchFrom::After`]
+    /// it misses nothing that follows, and may repeat what the page already shows. For a whole
+    /// listing, use the one of the first page.
     pub as_of: ChangeId,
 }
 
@@ -223,18 +246,18 @@ pub struct Listed {
     pub version: Version,
     /// The length of its value, in bytes.
     pub size: usize,
-    /// When it will be absent.
+    /// When it expires.
     pub expires_at: Option<Timestamp>,
-    /// Its value, if that was asked for.
+    /// Its value, if requested.
     pub value: Option<Value>,
 }
 
-/// What a page of dead letters should hold.
+/// The selection for a page of dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadRequest {
-    /// Only those after this one.
+    /// Only letters after this one.
     pub after: Option<JobId>,
-    /// Most letters on the page.
+    /// The maximum number of letters on the page.
     pub limit: usize,
 }
 
@@ -243,34 +266,34 @@ pub struct DeadRequest {
 pub struct DeadPage {
     /// The letters, in ascending order of id.
     pub letters: Vec<DeadLetter>,
-    /// Whether there are more behind the last.
+    /// Whether more letters follow.
     pub more: bool,
 }
 
-/// What a watch should show.
+/// The selection for a watch.
 ///
-/// What it leaves out costs next to nothing, also where many watch.
+/// Changes that it filters out cost next to nothing, even with many watches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchRequest {
-    /// Where it starts.
+    /// The starting point.
     pub from: WatchFrom,
-    /// Only keys that start with this.
+    /// Only keys that start with this prefix.
     pub prefix: String,
     /// Only changes of these kinds.
     pub kinds: Vec<ChangeKind>,
-    /// Whether to hand out values.
+    /// Whether to return values.
     pub include_values: bool,
 }
 
 impl WatchRequest {
-    /// Returns true for a change that the watch shows.
+    /// Returns true if the watch shows this change.
     pub fn shows(&self, key: &Key, kind: ChangeKind) -> bool {
         self.kinds.contains(&kind) && key.as_str().starts_with(&self.prefix)
     }
 }
 
 impl Default for WatchRequest {
-    /// All changes from now on, with values.
+    /// Selects all changes from now on, with values.
     fn default() -> Self {
         WatchFrom::Now.into()
     }
@@ -287,12 +310,12 @@ impl From<WatchFrom> for WatchRequest {
     }
 }
 
-/// Where a watch starts.
+/// The starting point of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchFrom {
-    /// With the first change after this call.
+    /// The first change after this call.
     Now,
-    /// Behind a change seen before: nothing after it is missed.
+    /// After a change seen before: nothing after it is missed.
     After(ChangeId),
 }
 
@@ -301,12 +324,12 @@ pub enum WatchFrom {
 pub struct ChangeId(String);
 
 impl ChangeId {
-    /// As text that was handed out by [`ChangeId::as_str`].
+    /// Wraps text that [`ChangeId::as_str`] returned.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -314,12 +337,12 @@ impl ChangeId {
 
 /// Changes as they become visible.
 pub struct Watch {
-    /// Where it started: a later watch from here misses nothing that this one would have shown.
+    /// The starting point: a later watch from here misses nothing that this one would have shown.
     pub start: ChangeId,
-    /// The changes. It never ends by itself but with an error, or when the store is closed.
+    /// The changes. The stream only ends with an error or when the store is closed.
     pub changes: BoxStream<'static, Result<Changed>>,
-    /// Returns the place up to which all that the watch shows was taken from it: where little is shown, it gets far ahead of the
-    /// last change that was.
+    /// Returns the place up to which all changes that the watch shows have been taken from it. If
+    /// few changes are shown, it moves far ahead of the last one shown.
     pub place: Box<dyn Fn() -> ChangeId + Send + Sync>,
 }
 
@@ -331,10 +354,10 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// One change that somebody watches.
+/// One change, as a watch shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
-    /// Its place in the history: [`WatchFrom::After`] continues behind it.
+    /// Its place in the history, to continue from with [`WatchFrom::After`].
     pub id: ChangeId,
     /// The key.
     pub key: Key,
@@ -342,15 +365,16 @@ pub struct Changed {
     pub version: Version,
     /// What happened.
     pub kind: ChangeKind,
-    /// For [`ChangeKind::Set`], where values were asked for, the value, as long as this version is still the key's and has not expired: when it has been
-    /// replaced meanwhile, a later change brings the newer one.
+    /// For [`ChangeKind::Set`], if values were requested, the value, as long as this version is
+    /// still the current one of the key and has not expired; once it is replaced, a later change
+    /// brings the newer value.
     pub value: Option<Value>,
 }
 
 /// What happened to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChangeKind {
-    /// It has a new value.
+    /// It got a new value.
     Set,
     /// It was made absent.
     Delete,
@@ -359,19 +383,20 @@ pub enum ChangeKind {
 }
 
 impl ChangeKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Set, Self::Delete, Self::Expire];
 }
 
-/// A shared store is a store.
+/// Forwards to the shared store.
 impl<S: Store + ?Sized> Store for Arc<S> {
     crate::forward_store!(|self| &**self);
 }
 
-/// Implements methods of [`Store`] by those of another store, inside an `impl Store for …`.
+/// Forwards methods of [`Store`] to another store, inside an `impl Store for …`.
 ///
-/// `forward_store!(|self| &self.0)` forwards all of them; `forward_store!(|self| &self.0; except commit ping)` leaves those out
-/// that the wrapper writes itself. The trait has no default methods, so none can be forgotten.
+/// `forward_store!(|self| &self.0)` forwards all of them;
+/// `forward_store!(|self| &self.0; except commit ping)` leaves out those that the wrapper
+/// implements itself. The trait has no default methods, so none can be forgotten.
 ///
 /// ```
 /// use kvstore_core::model::commit::{Commit, Committed};
@@ -492,7 +517,8 @@ macro_rules! forward_store {
     };
 }
 
-/// Writes one asynchronous method as `async_trait` would, and returns the future of the inner method as it is.
+/// Expands to one asynchronous method as `async_trait` would, and returns the future of the inner
+/// method unchanged.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __forward {

@@ -1,17 +1,17 @@
-//! Listens to the log, for tests of what it says.
+//! Captures the log, for tests of what it says.
 
 use std::sync::{Arc, LazyLock, Mutex};
 
 use tracing::Dispatch;
 use tracing::subscriber::DefaultGuard;
 
-/// What was logged, for the thread that it is the subscriber of.
+/// A subscriber that collects the log of its thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Told(Arc<Mutex<String>>);
 
-/// A subscriber of no thread, which lives for as long as the process. While only one subscriber is alive,
-/// `tracing` asks the thread that reaches an event first whether anyone listens to it, and a thread that
-/// listens to nothing would switch the event off for all.
+/// A subscriber of no thread, which lives as long as the process. While only one subscriber is
+/// alive, `tracing` asks the thread that reaches an event first whether it is interested, and a
+/// thread without a subscriber would switch the event off for all.
 static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Told(Arc::default())));
 
 impl Default for Told {
@@ -51,12 +51,12 @@ impl tracing::Subscriber for Told {
 }
 
 impl Told {
-    /// Listens to this thread until the guard is dropped.
+    /// Captures the log of this thread until the guard is dropped.
     pub(crate) fn listen(&self) -> DefaultGuard {
         tracing::subscriber::set_default(self.clone())
     }
 
-    /// What was logged, a line for each event.
+    /// Returns the captured log, one line per event.
     pub(crate) fn text(&self) -> String {
         self.0.lock().unwrap().clone()
     }

@@ -1,7 +1,8 @@
-//! Commands and outcomes as JSON, for backends that write them down: one text for each, readable by people.
+//! Commands and outcomes as human-readable JSON, for backends that store them: one text for each.
 //!
 //! `{"set":"user:1","value":{"name":"Ada"},"ttl_ms":"1000","if":"42"}` · `{"delete":"user:1"}` ·
-//! `{"add":"hits","by":"1"}` · `{"merge":"user:1","patch":{"age":36},"max":"1048576","ttl_ms":"keep"}` ·
+//! `{"add":"hits","by":"1"}` ·
+//! `{"merge":"user:1","patch":{"age":36},"max":"1048576","ttl_ms":"keep"}` ·
 //! `{"touch":"user:1","ttl_ms":"1000"}` · `{"check":"user:1","if":"present"}` · `{"batch":[…]}`
 
 use std::str::FromStr;
@@ -18,7 +19,7 @@ use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::Condition;
 
-/// With `serde_json` only: other formats have no raw text.
+/// Works with `serde_json` only: other formats have no raw text.
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let raw: &RawValue =
@@ -27,7 +28,8 @@ impl Serialize for Value {
     }
 }
 
-/// Checked as by [`Value::parse`]. With `serde_json` only: other formats have no raw text. In an `Option`, a `null` is `None`.
+/// Checks like [`Value::parse`]. Works with `serde_json` only: other formats have no raw text. In
+/// an `Option`, a `null` is `None`.
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
@@ -35,7 +37,7 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
-/// The action is the member that names the key.
+/// An operation as text. The action is the member that holds the key.
 #[derive(Default, Serialize, Deserialize)]
 struct OperationText {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,7 +66,7 @@ struct OperationText {
         deserialize_with = "present"
     )]
     patch: Option<Value>,
-    /// The most bytes that a merge may come to.
+    /// The largest result of a merge, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +75,7 @@ struct OperationText {
     condition: Option<String>,
 }
 
-/// A member that is there is there, also if it is `null`.
+/// Deserialises a member that is present, even if it is `null`.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
@@ -116,7 +118,7 @@ impl TryFrom<OperationText> for Operation {
     fn try_from(text: OperationText) -> Result<Self, Self::Error> {
         fn number<T: FromStr>(text: Option<&str>) -> Result<T, &'static str> {
             text.and_then(|text| text.parse().ok())
-                .ok_or("no number where one belongs")
+                .ok_or("a number is missing or malformed")
         }
         let condition = match text.condition.as_deref() {
             None => Condition::Any,
@@ -153,7 +155,7 @@ impl TryFrom<OperationText> for Operation {
                 action,
                 expiry,
             }),
-            Err(_) => Err("not one action on one key"),
+            Err(_) => Err("expected exactly one action on one key"),
         }
     }
 }
@@ -282,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_come_back_as_they_were() {
+    fn commands_survive_a_round_trip() {
         let set = |value: &'static str| {
             Operation::set(key("k\"é"), Value::parse(value).unwrap()).if_version(Version(7))
         };
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_no_command_are_refused() {
+    fn texts_that_are_no_command_are_rejected() {
         for text in [
             "{}",
             r#"{"set":"a"}"#,
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_come_back_as_they_were() {
+    fn outcomes_survive_a_round_trip() {
         let summary = Summary {
             name: "set".into(),
             key: key("a"),

@@ -1,4 +1,4 @@
-//! What a client asks for.
+//! Commands: what a client asks for.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::Condition;
 
-/// What one job does: one operation, or several that take effect together or not at all.
+/// The work of one job: one operation, or several that take effect together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// A single operation.
     One(Operation),
-    /// Several, each on another key.
+    /// Several operations, each on a different key.
     Batch(Vec<Operation>),
 }
 
@@ -36,61 +36,60 @@ pub enum Command {
 pub struct Operation {
     /// The key.
     pub key: Key,
-    /// What must hold when its turn comes.
+    /// The condition that must hold when the job is applied.
     pub condition: Condition,
-    /// What to do then.
+    /// The change.
     pub action: Action,
-    /// How long the value lives that it leaves. A counter keeps the deadline that it has
-    /// ([`Action::Add`]); a delete and a check have [`Expiry::Never`], and [`Expiry::Keep`] is no
-    /// touch.
+    /// How long the resulting value lives. A counter keeps its existing deadline ([`Action::Add`]);
+    /// a delete and a check have [`Expiry::Never`], and a touch cannot have [`Expiry::Keep`].
     pub expiry: Expiry,
 }
 
-/// What an [`Operation`] does.
+/// The change that an [`Operation`] makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Gives the key a value.
+    /// Sets the value of the key.
     Set {
         /// The value.
         value: Value,
     },
     /// Makes the key absent.
     Delete,
-    /// Adds to the 64-bit integer that the value is; an absent key counts as 0.
+    /// Adds to the value, which must be a 64-bit integer; an absent key counts as 0.
     ///
-    /// The expiry counts for a key that this creates. An entry that is there keeps its deadline, or
+    /// The expiry applies to a key that this creates. An existing entry keeps its deadline, or
     /// stays permanent.
     Add {
-        /// What to add; negative to subtract.
+        /// The number to add; negative to subtract.
         by: i64,
     },
-    /// Merges a patch into the value, as RFC 7396 says. Members that the patch does not name keep
-    /// their bytes and their order.
+    /// Merges a patch into the value, as defined by RFC 7396. Members that the patch does not name
+    /// keep their bytes and their order.
     Merge {
         /// The patch.
         patch: Value,
-        /// Largest result, in bytes. It is no part of the fingerprint: a setting may change between
-        /// a request and its retry.
+        /// Largest result, in bytes. It is not part of the fingerprint, since a setting may change
+        /// between a request and its retry.
         bytes_max: usize,
     },
-    /// Gives the entry a new deadline and a new version, and leaves the value alone. The key has to
+    /// Gives the entry a new deadline and a new version, and leaves the value alone. The key must
     /// be present.
     Touch,
-    /// Does nothing: the condition is all that counts. It makes a batch depend on a key that the
-    /// batch does not write.
+    /// Does nothing but test the condition, which makes a batch depend on a key that it does not
+    /// write.
     Check,
 }
 
 /// How long a value lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expiry {
-    /// For ever.
+    /// Forever.
     #[default]
     Never,
-    /// This long from the moment the queue accepted the write, by the queue's clock: time in the
-    /// queue does not prolong life.
+    /// For this long from the moment the queue accepted the write, by the queue's clock: time in
+    /// the queue does not prolong the life of a value.
     After(Duration),
-    /// As long as the entry that it replaces; for ever if there is none.
+    /// As long as the entry that it replaces; forever if there is none.
     Keep,
 }
 
@@ -104,12 +103,12 @@ impl Operation {
         }
     }
 
-    /// Gives `key` the `value`, for ever and whatever was there.
+    /// Sets `key` to `value`, without a deadline and unconditionally.
     pub fn set(key: Key, value: Value) -> Self {
         Self::new(key, Action::Set { value })
     }
 
-    /// Makes `key` absent, whatever was there.
+    /// Makes `key` absent, unconditionally.
     pub fn delete(key: Key) -> Self {
         Self::new(key, Action::Delete)
     }
@@ -119,24 +118,24 @@ impl Operation {
         Self::new(key, Action::Add { by })
     }
 
-    /// Merges `patch` into the value under `key` and keeps its deadline. The result may have
-    /// [`VALUE_BYTES_DEFAULT`] bytes; a [`Service`](crate::Service) puts its own limit there.
+    /// Merges `patch` into the value under `key` and keeps its deadline. The result may have up to
+    /// [`VALUE_BYTES_DEFAULT`] bytes; a [`Service`](crate::Service) replaces this limit by its own.
     pub fn merge(key: Key, patch: Value) -> Self {
         let bytes_max = VALUE_BYTES_DEFAULT;
         Self::new(key, Action::Merge { patch, bytes_max }).keep_ttl()
     }
 
-    /// Lets the entry under `key` live for `ttl` from when this is accepted.
+    /// Lets the entry under `key` live for `ttl` from the moment this is accepted.
     pub fn touch(key: Key, ttl: Duration) -> Self {
         Self::new(key, Action::Touch).expires_after(ttl)
     }
 
-    /// Makes its batch depend on `key`; one of the three conditions has to follow.
+    /// Makes its batch depend on `key`; must be followed by one of the three conditions.
     pub fn check(key: Key) -> Self {
         Self::new(key, Action::Check)
     }
 
-    /// Lets the value live for `ttl` from when this is accepted.
+    /// Lets the value live for `ttl` from the moment this is accepted.
     #[must_use]
     pub fn expires_after(self, ttl: Duration) -> Self {
         Self {
@@ -172,13 +171,13 @@ impl Operation {
         self.under(Condition::Version(version))
     }
 
-    /// Puts it under `condition`, in place of the one that it has.
+    /// Replaces its condition by `condition`.
     #[must_use]
     pub fn under(self, condition: Condition) -> Self {
         Self { condition, ..self }
     }
 
-    /// Returns true if what it does depends on the entry that is there.
+    /// Returns true if its effect depends on the existing entry.
     pub(crate) fn depends_on_entry(&self) -> bool {
         let by_action = match self.action {
             Action::Set { .. } => self.expiry == Expiry::Keep,
@@ -188,7 +187,7 @@ impl Operation {
         by_action || self.condition != Condition::Any
     }
 
-    /// Returns all of it but key and value, as text: one for each meaning.
+    /// Returns everything except key and value as text: one text for each meaning.
     fn terms(&self) -> String {
         let condition = match self.condition {
             Condition::Any => "any".to_owned(),
@@ -217,7 +216,7 @@ impl Operation {
                 ttl("it must be from 1 to 315360000 seconds (10 years)")
             }
             (Action::Delete | Action::Check, Expiry::After(_) | Expiry::Keep) => {
-                ttl("a delete and a check leave nothing that could have one")
+                ttl("a delete or a check leaves nothing behind that could expire")
             }
             (Action::Touch, Expiry::Keep) => ttl("a touch needs a new one"),
             (Action::Check, Expiry::Never) if self.condition == Condition::Any => {
@@ -241,7 +240,7 @@ impl Action {
         }
     }
 
-    /// Returns the JSON text that comes with it.
+    /// Returns the JSON text that it carries.
     fn text(&self) -> Option<&Value> {
         match self {
             Self::Set { value } => Some(value),
@@ -266,7 +265,7 @@ impl Command {
         }
     }
 
-    /// Its operations.
+    /// Returns its operations.
     pub fn operations(&self) -> &[Operation] {
         match self {
             Self::One(operation) => std::slice::from_ref(operation),
@@ -274,7 +273,7 @@ impl Command {
         }
     }
 
-    /// Bounds the results of its merges.
+    /// Limits the size of the results of its merges.
     pub(crate) fn bound_merges(&mut self, limit: usize) {
         let operations = match self {
             Self::One(operation) => std::slice::from_mut(operation),
@@ -287,17 +286,17 @@ impl Command {
         }
     }
 
-    /// Returns true if it may leave more bytes than there were: a delete never does.
+    /// Returns true if it may take up more space than before; a delete never does.
     pub(crate) fn takes_room(&self) -> bool {
         self.operations()
             .iter()
             .any(|operation| !matches!(operation.action, Action::Delete | Action::Check))
     }
 
-    /// The key, or the first of a batch: what puts it into a partition.
+    /// Returns the key, or the first key of a batch, which determines the partition.
     ///
     /// # Panics
-    /// On a batch without operations, which [`Command::check`] refuses.
+    /// On a batch without operations, which [`Command::check`] rejects.
     pub fn first_key(&self) -> &Key {
         &self
             .operations()
@@ -316,10 +315,11 @@ impl Command {
             .sum()
     }
 
-    /// What a retry is recognised by: equal for commands that ask for the same, different for all others.
+    /// Returns the fingerprint that identifies retries: equal for equal requests, different for all
+    /// others.
     ///
-    /// Queues write it down, so how it is made is part of their formats: the hash of the name, and for each operation of its
-    /// key, its terms and, if it brings one, its value or patch.
+    /// Queues store it, so its definition is part of their formats: the hash of the name and, for
+    /// each operation, of its key, its terms and its value or patch, if it has one.
     pub fn fingerprint(&self) -> Fingerprint {
         let terms: Vec<String> = self.operations().iter().map(Operation::terms).collect();
         let mut parts = vec![self.name().as_bytes()];
@@ -330,12 +330,14 @@ impl Command {
         Fingerprint::of(&parts)
     }
 
-    /// Whether it may stand in a queue of `partitions`: every queue asks this before it accepts.
+    /// Checks that a queue with `partitions` may hold it; every queue checks this before it accepts
+    /// a job.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a time to live outside [`TTL_MIN`] to [`TTL_MAX`] or on an operation that takes none, for a
-    /// check without a condition, and for a batch that is empty or names a key twice, [`Error::TooLarge`] for one of more
-    /// than [`BATCH_OPERATIONS_MAX`] operations, [`Error::CrossPartition`] if its keys have no common order.
+    /// [`Error::Invalid`] for a time to live outside [`TTL_MIN`] to [`TTL_MAX`] or on an operation
+    /// that takes none, for a check without a condition, and for a batch that is empty or names a
+    /// key twice; [`Error::TooLarge`] for a batch of more than [`BATCH_OPERATIONS_MAX`] operations;
+    /// [`Error::CrossPartition`] if its keys have no common order.
     pub fn check(&self, partitions: PartitionCount) -> Result<()> {
         for operation in self.operations() {
             operation.validate()?;
@@ -363,7 +365,7 @@ impl Command {
         {
             return Err(Error::invalid(
                 Subject::Batch,
-                format!("key {:?} stands in it twice", twice.key),
+                format!("it names key {:?} twice", twice.key),
             ));
         }
         let partition = partitions.partition_of(&first.key);
@@ -445,7 +447,8 @@ mod tests {
                 b"if absent check",
             ],
         );
-        // The hash itself: the first half of SHA-256 over each part behind its length, in eight bytes.
+        // The hash itself: the first half of SHA-256 over each part, preceded by its length in
+        // eight bytes.
         assert_eq!(
             Fingerprint::of(&[]).to_string(),
             "e3b0c44298fc1c149afbf4c8996fb924"
@@ -453,13 +456,13 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_one_is_another_request_than_the_operation_alone() {
+    fn a_batch_of_one_is_a_different_request_than_the_operation_alone() {
         let alone = Command::One(set("k", 1)).fingerprint();
         assert_ne!(alone, Command::Batch(vec![set("k", 1)]).fingerprint());
     }
 
     #[test]
-    fn check_refuses_what_no_queue_may_hold() {
+    fn check_rejects_what_no_queue_may_hold() {
         let invalid = |command: Command| {
             let answer = command.check(PartitionCount::ONE);
             assert!(matches!(answer, Err(Error::Invalid { .. })), "{answer:?}");
@@ -498,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_on_a_merge_is_no_part_of_its_fingerprint() {
+    fn the_bound_on_a_merge_is_not_part_of_its_fingerprint() {
         let mut bounded = Command::One(Operation::merge(key("k"), patch()));
         let fingerprint = bounded.fingerprint();
         bounded.bound_merges(7);
@@ -523,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn check_wants_the_keys_of_a_batch_in_one_partition() {
+    fn check_requires_the_keys_of_a_batch_to_be_in_one_partition() {
         let partitions = PartitionCount::new(64).unwrap();
         let batch = |names: [&str; 2]| Command::Batch(names.map(|name| set(name, 1)).into());
         assert!(batch(["{t}a", "b{t}"]).check(partitions).is_ok());

@@ -1,6 +1,6 @@
-//! What a store does at once: checks, writes, and how far the queue is applied with them.
+//! The unit of change of a store: checks, writes, and the queue's new position.
 //!
-//! A store knows nothing of commands; [`evaluate`](crate::model::evaluate) turns those into this.
+//! A store knows nothing of commands; [`evaluate`](crate::model::evaluate) turns them into commits.
 
 use crate::error::{Error, Result, Subject};
 use crate::limits::DEAD_LETTERS_MAX;
@@ -10,31 +10,33 @@ use crate::model::job::{Computed, Dead, Failure, Summary};
 use crate::model::key::Key;
 use crate::model::write::{Condition, Write};
 
-/// Everything that becomes true together, or not at all.
+/// Changes that take effect together or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Commit {
-    /// What must hold, judged before the first write.
+    /// Conditions that must hold, judged before the first write.
     pub checks: Vec<(Key, Condition)>,
     /// The writes, in order. A key may repeat: each write gets its own version.
     pub writes: Vec<Write>,
-    /// How far this brings a partition of the queue; `None` for a direct commit.
+    /// How far this commit advances a partition of the queue; `None` for a direct commit.
     pub advance: Option<Advance>,
 }
 
-/// A partition of the queue moves on with the commit: what keeps every job to exactly one effect.
+/// The new position of a partition of the queue. Committing it with the writes gives every job
+/// exactly one effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advance {
     /// The queue.
     pub queue: QueueId,
-    /// The partition of it.
+    /// Its partition.
     pub partition: Partition,
-    /// Where the store has to be for this commit to happen.
+    /// The position that the store must be at for this commit to happen.
     pub from: Position,
-    /// Where it is then.
+    /// The position after the commit.
     pub to: Position,
-    /// The outcomes that can't be told from the position alone, in ascending order of position.
+    /// The outcomes that cannot be derived from the position alone, in ascending order of position.
     pub outcomes: Vec<(Position, Verdict)>,
-    /// The jobs between `from` and `to` are lost, and an operator has accepted it: they are unknown from then on.
+    /// True if the jobs between `from` and `to` are lost and an operator has accepted this: they
+    /// are unknown from then on.
     pub lost: bool,
 }
 
@@ -42,8 +44,8 @@ impl Advance {
     /// Checks what can be judged without a store, for a commit of `writes` writes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it does not go forward, or its outcomes are out of order, of jobs that it does not pass, or name
-    /// writes that the commit does not hold.
+    /// [`Error::Invalid`] if it does not move forward, or if its outcomes are out of order, concern
+    /// jobs that it does not pass, or name writes that the commit does not hold.
     pub fn check(&self, writes: usize) -> Result<()> {
         if self.to <= self.from {
             return Err(Error::invalid(
@@ -65,7 +67,7 @@ impl Advance {
             if !in_order || !has_writes {
                 return Err(Error::invalid(
                     Subject::Commit,
-                    "its outcomes must be in order, and of writes that it holds",
+                    "its outcomes must be in order, and name writes that it holds",
                 ));
             }
             last = *position;
@@ -74,7 +76,7 @@ impl Advance {
     }
 }
 
-/// Returns the refusal of one more dead letter, in the same words for every backend.
+/// Returns the error for one dead letter too many, in the same words for every backend.
 pub(crate) fn dead_letters_full() -> Error {
     Error::Full {
         what: "the table of dead letters",
@@ -82,39 +84,40 @@ pub(crate) fn dead_letters_full() -> Error {
     }
 }
 
-/// An outcome as the worker knows it before the commit. The store makes an [`Outcome`](crate::model::job::Outcome) of it, by filling in
-/// the versions.
+/// An outcome as the worker knows it before the commit. The store fills in the versions, which
+/// makes it an [`Outcome`](crate::model::job::Outcome).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It succeeds by writes of the commit, from number `first` on.
+    /// The job succeeds by writes of the commit, starting at index `first`.
     Succeeded {
-        /// What it was.
+        /// What the job was.
         summary: Summary,
         /// The index of its first write in [`Commit::writes`].
         first: usize,
-        /// One for each of its own writes: what it came to.
+        /// The computed result of each of its writes.
         computed: Vec<Computed>,
     },
-    /// It cannot be done.
+    /// The job cannot be done.
     Failed {
-        /// What it was.
+        /// What the job was.
         summary: Summary,
-        /// Which operation of the command.
+        /// The index of the operation in the command.
         operation: usize,
-        /// Why.
+        /// The reason.
         reason: Failure,
-        /// The version that the operation's key has; `None` if it is absent.
+        /// The current version of the operation's key; `None` if it is absent.
         current: Option<Version>,
     },
-    /// It is given up.
+    /// The job is given up.
     Dead(Dead),
 }
 
-/// What a commit did.
+/// The result of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The version of the first write; each following write has the next one. The latest version of the store if there was none.
+    /// The version of the first write; each following write has the next one. Without writes, the
+    /// latest version of the store.
     pub first_version: Version,
-    /// For each write, whether the key existed just before it.
+    /// For each write, whether the key existed immediately before it.
     pub existed: Vec<bool>,
 }

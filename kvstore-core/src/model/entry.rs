@@ -1,4 +1,4 @@
-//! What is stored under a key: a value, its version and, if it ends, when.
+//! The value under a key, with its version and its deadline, if any.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::model::value::Value;
 
 /// The number of one applied change of a key.
 ///
-/// Every change of a key gets a larger one, also after it was deleted and created again; none is ever used twice for a key. The
-/// first is at least 1: no entry ever has version 0.
+/// Every change of a key gets a larger version, even after the key was deleted and created again;
+/// none is ever used twice for a key. The first is at least 1: no entry ever has version 0.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version(pub u64);
@@ -22,13 +22,13 @@ impl fmt::Display for Version {
     }
 }
 
-/// A moment, in whole milliseconds since 1970-01-01T00:00:00Z. It is what is written to files and to Redis.
+/// A moment, in whole milliseconds since 1970-01-01T00:00:00Z, as written to files and to Redis.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// The moment `span` later; the end of time if there is none.
+    /// Returns the moment `span` later, or the end of time if there is none.
     pub fn after(self, span: Duration) -> Self {
         Self(
             self.0
@@ -36,7 +36,7 @@ impl Timestamp {
         )
     }
 
-    /// The moment `span` earlier; the start of 1970 if there is none.
+    /// Returns the moment `span` earlier, or the start of 1970 if there is none.
     pub fn before(self, span: Duration) -> Self {
         Self(
             self.0
@@ -44,18 +44,18 @@ impl Timestamp {
         )
     }
 
-    /// How long ago `earlier` was, seen from here; nothing if it is in the future.
+    /// Returns the time from `earlier` to this moment; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// As RFC 3339 has it, in UTC: `2026-01-01T00:00:00.000Z`.
+/// Formats as RFC 3339 in UTC: `2026-01-01T00:00:00.000Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, millis) = (self.0 / 1000, self.0 % 1000);
         let (days, second) = (seconds / 86_400, seconds % 86_400);
-        // Counted from 0000-03-01, so that a leap day is the last of its year.
+        // Counted from 0000-03-01, so that a leap day is the last day of its year.
         let days = days + 719_468;
         let (era, day) = (days / 146_097, days % 146_097);
         let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -77,22 +77,22 @@ debug_as_text!(Version, Timestamp);
 /// An entry as it is read: never expired, never half-written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The value, byte for byte as it was written but for white space between tokens.
+    /// The value, byte for byte as it was written, except for white space between tokens.
     pub value: Value,
     /// The change that wrote it.
     pub version: Version,
-    /// When it will be absent; `None` if never.
+    /// When it expires; `None` if never.
     pub expires_at: Option<Timestamp>,
 }
 
-/// An entry where it is kept, lent to somebody who reads it there.
+/// An entry borrowed from where it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryRef<'a> {
     /// The value's JSON text.
     pub value: &'a [u8],
     /// The change that wrote it.
     pub version: Version,
-    /// When it will be absent; `None` if never.
+    /// When it expires; `None` if never.
     pub expires_at: Option<Timestamp>,
 }
 

@@ -1,8 +1,8 @@
-//! The one place that decides what jobs come to.
+//! The one place that decides the effects of jobs.
 //!
-//! [`evaluate`] is a pure function: jobs and the entries they depend on go in, one [`Commit`] with its
-//! outcomes comes out. It asks no store and reads no time, so every backend and every worker decides
-//! alike.
+//! [`evaluate`] is a pure function: it takes jobs and the entries that they depend on, and returns
+//! one [`Commit`] with its outcomes. It neither asks a store nor reads a clock, so every backend
+//! and every worker decides alike.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,7 +17,7 @@ use crate::model::merge::merge;
 use crate::model::value::Value;
 use crate::model::write::{Change, Condition, Write};
 
-/// The keys whose entries [`evaluate`] needs to see for `jobs`. Most jobs need none.
+/// Returns the keys whose entries [`evaluate`] needs for `jobs`. Most jobs need none.
 pub fn keys_needed(jobs: &[Job]) -> Vec<Key> {
     let mut seen = HashSet::new();
     jobs.iter()
@@ -27,27 +27,28 @@ pub fn keys_needed(jobs: &[Job]) -> Vec<Key> {
         .collect()
 }
 
-/// What [`evaluate`] found.
+/// The result of [`evaluate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evaluation {
-    /// What to commit. It advances the partition past the jobs taken.
+    /// The commit. It advances the partition past the jobs taken.
     pub commit: Commit,
-    /// How many of the jobs it covers, from the first; the rest depend on what these write.
+    /// The number of jobs that it covers, from the first; the others depend on its writes.
     pub taken: usize,
 }
 
-/// Works out what `jobs`, which follow `from` in one partition, do to a store that has `entries`.
+/// Computes what `jobs`, which follow `from` in one partition, do to a store that has `entries`.
 ///
-/// `entries` holds what was read for [`keys_needed`], absent keys left out. Every verdict that rests on an entry adds a
-/// check that it has not changed since, so the commit can't act on what is no longer so: on [`Error::Conflict`](crate::error::Error::Conflict) read again
-/// and evaluate again.
+/// `entries` holds what was read for [`keys_needed`], without absent keys. Every verdict that
+/// depends on an entry adds a check that it has not changed since, so the commit cannot act on
+/// outdated entries: on [`Error::Conflict`](crate::error::Error::Conflict) read again and evaluate
+/// again.
 ///
-/// A job that depends on a key which an earlier one of the batch writes is judged by what that one
-/// leaves, so a counter that many clients increment costs one commit for a whole batch of them. The
-/// batch ends before a job for which that is not enough: one that needs the version that the write
-/// will get, or that depends on whether a deadline which the batch sets has passed at the commit. It
-/// ends, too, before a job that would make the commit larger than [`WORK_BATCH_WRITES`] or
-/// [`WORK_BATCH_BYTES`]; the first job is always in it.
+/// A job that depends on a key written by an earlier job of the batch is judged by the result of
+/// that write, so a counter that many clients increment costs one commit for a whole batch of
+/// increments. The batch ends before a job that cannot be judged this way: one that needs the
+/// version that the write will get, or one that depends on whether a deadline set by the batch has
+/// passed at the time of the commit. It also ends before a job that would make the commit larger
+/// than [`WORK_BATCH_WRITES`] or [`WORK_BATCH_BYTES`]; the first job is always included.
 ///
 /// # Panics
 /// If `jobs` is empty.
@@ -66,7 +67,7 @@ pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> 
     let mut count = 0;
 
     for job in jobs {
-        // Between two openings of a queue lies a gap, which no batch may hide.
+        // There is a gap between two openings of a queue, and no batch may hide it.
         if job.id.position.major != head.position.major {
             break;
         }
@@ -81,7 +82,7 @@ pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> 
         if let Ok(effects) = &judged {
             bytes += effects.iter().map(Effect::value_bytes).sum::<usize>();
         }
-        // Of operations, not of writes: those of jobs that fail still bring their checks along.
+        // Counts operations, not writes: jobs that fail still contribute their checks.
         count += operations.len();
         let full = bytes > WORK_BATCH_BYTES || count > WORK_BATCH_WRITES;
         if full && taken > 0 {
@@ -130,16 +131,16 @@ pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> 
     Evaluation { commit, taken }
 }
 
-/// What is known of the store once the jobs so far are applied.
+/// The known state of the store after the jobs so far.
 struct Batch<'a> {
     entries: &'a HashMap<Key, Entry>,
-    /// What the batch leaves under the keys that it writes.
+    /// The last change of each key that the batch writes.
     written: HashMap<&'a Key, Change>,
     /// The keys whose entries the commit checks.
     checked: HashSet<&'a Key>,
 }
 
-/// An entry, or absence, as a job finds it.
+/// An entry, or its absence, as a job sees it.
 struct Current<'a> {
     /// Value and deadline; `None` if it is absent.
     entry: Option<(&'a Value, Option<Timestamp>)>,
@@ -150,7 +151,7 @@ struct Current<'a> {
 #[derive(Clone, Copy)]
 enum Held {
     Known(Option<Version>),
-    /// The store will give it at the commit.
+    /// Assigned by the store at the commit.
     ToCome,
 }
 
@@ -168,16 +169,17 @@ impl Effect<'_> {
     }
 }
 
-/// Which operation can't be done, why, and the version of its key.
+/// The operation that cannot be done, the reason, and the version of its key.
 type Refusal = (usize, Failure, Option<Version>);
 
 impl<'a> Batch<'a> {
-    /// Returns what `job` does, or why it fails; `None` if that can't be told before the commit.
+    /// Returns the effects of `job`, or why it fails; `None` if that cannot be known before the
+    /// commit.
     fn judge(&self, job: &'a Job) -> Option<Result<Vec<Effect<'a>>, Refusal>> {
         let operations = job.command.operations();
         let mut effects = Vec::with_capacity(operations.len());
         let mut results_bytes = 0;
-        // All conditions first: they are what a caller expects to hear of.
+        // Conditions come first: a failed condition is the reason that a caller expects.
         let mut found = Vec::with_capacity(operations.len());
         for (index, operation) in operations.iter().enumerate() {
             let current = match operation.depends_on_entry() {
@@ -207,7 +209,7 @@ impl<'a> Batch<'a> {
         Some(Ok(effects))
     }
 
-    /// Returns what an operation on `key` finds; `None` if only the commit can tell.
+    /// Returns what an operation on `key` sees; `None` if only the commit can tell.
     fn current(&self, key: &Key) -> Option<Current<'_>> {
         let stored = self.entries.get(key);
         let Some(change) = self.written.get(key) else {
@@ -223,8 +225,9 @@ impl<'a> Batch<'a> {
             }),
             Change::SetFor { .. } => None,
             Change::Set { value, expires_at } => {
-                // A deadline may have passed by the time of the commit, and then the entry is absent.
-                // Not so the one of an entry that the commit checks: that has to be there still.
+                // The deadline may have passed by the time of the commit, and then the entry is
+                // absent. That is ruled out for an entry that the commit checks: it must still be
+                // present.
                 let kept = self.checked.contains(key)
                     && stored.is_some_and(|stored| stored.expires_at == *expires_at);
                 (expires_at.is_none() || kept).then_some(Current {
@@ -235,7 +238,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Returns the checks that `operations` need, each once: none on a key that the batch writes
+    /// Returns the checks that `operations` need, each once, except on keys that the batch writes
     /// before them.
     fn new_checks(&mut self, operations: &'a [Operation]) -> Vec<(Key, Condition)> {
         let mut checks = Vec::new();
@@ -253,7 +256,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Returns true if `condition` holds; `None` if the version that it needs is not known yet.
+/// Returns true if `condition` holds; `None` if it needs a version that is not known yet.
 fn holds(condition: Condition, current: &Current<'_>) -> Option<bool> {
     match (current.version, condition) {
         (Held::Known(version), _) => Some(condition.holds(version)),
@@ -273,8 +276,9 @@ fn refuse<T>(
     }
 }
 
-/// Returns what `operation` writes, and what that came to; `None` for a check. `results_bytes` counts
-/// the values that merges and touches of one job leave, which its own size says nothing of.
+/// Returns the change that `operation` makes and its computed result; `None` for a check.
+/// `results_bytes` counts the values that the merges and touches of one job produce, which the size
+/// of the job does not include.
 fn effect(
     job: &Job,
     operation: &Operation,
@@ -363,7 +367,7 @@ mod tests {
         }
     }
 
-    /// The jobs at positions 1, 2, … of one queue.
+    /// Returns jobs at positions 1, 2, … of one queue.
     fn jobs(commands: Vec<(Command, bool)>) -> Vec<Job> {
         let queue = QueueId::random();
         let job = |(number, (command, keep_outcome))| Job {
@@ -385,7 +389,7 @@ mod tests {
         jobs(commands.map(|command| (command, false)).collect())
     }
 
-    /// A store, as plainly as possible: entries and the last version.
+    /// A minimal store: entries and the last version.
     #[derive(Clone, Debug, Default, PartialEq)]
     struct Model {
         entries: BTreeMap<Key, Entry>,
@@ -393,8 +397,8 @@ mod tests {
         now: Timestamp,
     }
 
-    /// What each write did: its version, whether the key existed, and what it came to. Or which
-    /// operation failed, why, and what its key had.
+    /// For each write its version, whether the key existed, and its computed result. Or the
+    /// operation that failed, the reason, and the version of its key.
     type ModelOutcome = Result<Vec<ModelWrite>, Refusal>;
 
     type ModelWrite = (Version, bool, Computed);
@@ -423,14 +427,15 @@ mod tests {
             (version, before.is_some())
         }
 
-        /// Time passes: what has expired is absent.
+        /// Advances the clock; what has expired becomes absent.
         fn set_clock(&mut self, now: Timestamp) {
             self.now = now;
             self.entries
                 .retain(|_, entry| entry.expires_at.is_none_or(|deadline| deadline > now));
         }
 
-        /// One job, by the words of the API: every condition is judged before anything is written.
+        /// Applies one job as the API describes it: every condition is judged before anything is
+        /// written.
         fn apply_alone(&mut self, job: &Job) -> ModelOutcome {
             let operations = job.command.operations();
             for (index, operation) in operations.iter().enumerate() {
@@ -511,7 +516,7 @@ mod tests {
             Ok(results.into_iter().map(write).collect())
         }
 
-        /// A commit, by the words of the store's contract.
+        /// Applies a commit as the contract of stores describes it.
         fn commit(&mut self, commit: &Commit) -> Vec<(Version, bool)> {
             for (key, condition) in &commit.checks {
                 assert!(
@@ -583,9 +588,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn batches_come_to_the_same_as_the_jobs_one_by_one(
+        fn a_batch_has_the_same_effect_as_its_jobs_one_by_one(
             commands in prop::collection::vec((command(), any::<bool>()), 1..20),
-            // How far ahead of the first job's acceptance each commit happens, in seconds.
+            // The time from the first job's acceptance to each commit, in seconds.
             pauses in prop::collection::vec(0..6_u64, 20),
         ) {
             let jobs = jobs(commands);
@@ -595,14 +600,15 @@ mod tests {
             let mut from = Position::START;
             let mut pauses = pauses.into_iter();
             while !rest.is_empty() {
-                // Only what it says that it needs, and nothing else.
+                // Nothing but what it asks for.
                 let entries: HashMap<Key, Entry> = keys_needed(rest).into_iter()
                     .filter_map(|key| batched.entries.get(&key).map(|entry| (key.clone(), entry.clone())))
                     .collect();
                 let Evaluation { commit, taken } = evaluate(from, rest, &entries);
                 prop_assert!((1..=rest.len()).contains(&taken));
 
-                // Whatever a verdict rests on is checked, once; unless the batch itself has written it.
+                // Whatever a verdict depends on is checked exactly once, unless the batch itself
+                // has written it.
                 let mut known: HashSet<&Key> = HashSet::new();
                 let mut depends: HashSet<&Key> = HashSet::new();
                 let failed: HashSet<Position> = commit.advance.iter().flat_map(|advance| &advance.outcomes)
@@ -625,8 +631,8 @@ mod tests {
                     prop_assert_eq!(*condition, Condition::unchanged(batched.current(key)));
                 }
 
-                // Time passes between what was read and the commit. Where that breaks a check, the
-                // store says so, and it is evaluated again.
+                // Time passes between the reads and the commit. If that breaks a check, the store
+                // says so, and the jobs are evaluated again.
                 let now = batched.now.after(Duration::from_secs(pauses.next().unwrap_or(0)));
                 batched.set_clock(now);
                 if commit.checks.iter().any(|(key, condition)| !condition.holds(batched.current(key))) {
@@ -660,7 +666,7 @@ mod tests {
                         (verdict, expected) => prop_assert!(false, "{verdict:?} instead of {expected:?}"),
                     }
                 }
-                prop_assert!(verdicts.next().is_none(), "an outcome of no job, or out of order");
+                prop_assert!(verdicts.next().is_none(), "an outcome without a job, or out of order");
                 prop_assert_eq!(&batched, &alone);
                 from = advance.to;
                 rest = &rest[taken..];
@@ -683,7 +689,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let add = || Operation::add(key("k"), 1);
         let taken_of = |operations: Vec<Operation>| taken(&singles(operations));
-        // It needs the version that the write before it will get.
+        // The job needs the version that the write before it will get.
         assert_eq!(
             taken_of(vec![set("k", 1), set("k", 2).if_version(Version(1))]),
             1
@@ -695,7 +701,7 @@ mod tests {
             1,
             "the failure names a version"
         );
-        // A deadline that the batch sets may have passed by then.
+        // A deadline that the batch sets may have passed at the commit.
         assert_eq!(taken_of(vec![add().expires_after(hour), add()]), 1);
         assert_eq!(
             taken_of(vec![set_for(Expiry::After(hour)), set_for(Expiry::Keep)]),
@@ -716,7 +722,7 @@ mod tests {
             taken_of(vec![delete(), set("k", 2).if_absent(), delete(), add()]),
             4
         );
-        // One that failed has written nothing, so nothing depends on it.
+        // A failed job has written nothing, so nothing depends on it.
         let if_present = set("k", 2).if_present();
         assert_eq!(
             taken_of(vec![if_present.clone(), if_present, set("k", 1)]),
@@ -745,7 +751,7 @@ mod tests {
     }
 
     #[test]
-    fn what_merges_and_touches_leave_is_bounded_together() {
+    fn results_of_merges_and_touches_are_bounded_together() {
         let entry = |name: &str| {
             let text = format!("{{\"{name}\":\"{}\"}}", "x".repeat(WORK_BATCH_BYTES / 4));
             let entry = Entry {
@@ -781,7 +787,7 @@ mod tests {
                 assert_eq!((operation, reason), (3, Failure::TooLarge { limit_bytes }));
             }
         }
-        // One alone may be larger, and several jobs of them are several commits.
+        // A single one may be larger, and several jobs make several commits.
         let jobs = singles(names.map(touch));
         let Evaluation { commit, taken } = evaluate(Position::START, &jobs, &entries);
         assert_eq!((taken, commit.writes.len()), (3, 3));

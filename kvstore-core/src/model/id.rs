@@ -1,4 +1,4 @@
-//! Names and places: partitions, positions, and the ids of queues and jobs.
+//! Partitions, positions, and the ids of queues and jobs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, Subject};
 
-/// One of the logs of a queue. Every key stands in exactly one, so its writes have one order.
+/// One of the logs of a queue. Every key belongs to exactly one, so its writes have one order.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Partition(pub u16);
@@ -18,15 +18,15 @@ impl fmt::Display for Partition {
     }
 }
 
-/// How many partitions a queue has: at least one, fixed when it is created.
+/// The number of partitions of a queue: at least one, fixed when the queue is created.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PartitionCount(std::num::NonZeroU16);
 
 impl PartitionCount {
-    /// One partition, what a queue in a file has.
+    /// One partition, as in every queue in a file.
     pub const ONE: Self = Self(std::num::NonZeroU16::MIN);
 
-    /// `count` partitions.
+    /// Creates a count of `count` partitions.
     ///
     /// # Errors
     /// [`Error::Invalid`] if `count` is 0.
@@ -36,12 +36,12 @@ impl PartitionCount {
             .ok_or_else(|| Error::invalid(Subject::PartitionCount, "it must be at least 1"))
     }
 
-    /// The number.
+    /// Returns the number.
     pub fn get(self) -> u16 {
         self.0.get()
     }
 
-    /// Checks that `partition` is one of them.
+    /// Checks that `partition` is below the count.
     pub(crate) fn check(self, partition: Partition) -> Result<()> {
         if partition.0 < self.get() {
             return Ok(());
@@ -52,7 +52,7 @@ impl PartitionCount {
         ))
     }
 
-    /// All of them, in order.
+    /// Iterates over all partitions, in order.
     pub fn iter(self) -> impl Iterator<Item = Partition> {
         (0..self.get()).map(Partition)
     }
@@ -64,22 +64,23 @@ impl fmt::Display for PartitionCount {
     }
 }
 
-/// A place in a partition's log. Larger is later; what lies between two positions is unspecified.
+/// A place in a partition's log. Larger means later; the distance between two positions has no
+/// meaning.
 ///
 /// It has the two parts of a Redis stream id; a queue that counts leaves the first at 0.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// The part that decides first.
+    /// The part that is compared first.
     pub major: u64,
-    /// The part that decides among equals.
+    /// The part that breaks ties.
     pub minor: u64,
 }
 
 impl Position {
-    /// Before the first job.
+    /// The position before the first job.
     pub const START: Self = Self { major: 0, minor: 0 };
 
-    /// The position of a queue that counts.
+    /// Returns the position with this number in a queue that counts.
     pub fn counted(number: u64) -> Self {
         Self {
             major: 0,
@@ -115,7 +116,7 @@ impl FromStr for Position {
     }
 }
 
-/// Digits only: `u64::from_str` would also take a sign.
+/// Parses digits only: `u64::from_str` would also accept a sign.
 fn digits(text: &str) -> Result<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(malformed(Subject::Position));
@@ -124,16 +125,19 @@ fn digits(text: &str) -> Result<u64> {
 }
 
 fn malformed(subject: Subject) -> Error {
-    Error::invalid(subject, "it is not of the form that this service hands out")
+    Error::invalid(
+        subject,
+        "it does not have the form that this service hands out",
+    )
 }
 
-/// The random name that a queue gets when it is created. A store keeps its positions by it, so numbers of different queues
-/// are never compared.
+/// The random name that a queue gets when it is created. A store keeps its positions under this
+/// name, so numbers of different queues are never compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(u64);
 
 impl QueueId {
-    /// A new one, never used before (64 random bits).
+    /// Returns a new id, never used before (64 random bits).
     pub fn random() -> Self {
         Self(fastrand::u64(..))
     }
@@ -162,16 +166,17 @@ impl FromStr for QueueId {
     }
 }
 
-/// The name of a job, and with that its place in the order: also the *sync token* that a later read can wait for.
+/// The name of a job, and thereby its place in the order. It is also the *sync token* that a later
+/// read can wait for.
 ///
 /// Clients see it as short opaque text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId {
     /// The queue that accepted it.
     pub queue: QueueId,
-    /// The log it stands in.
+    /// The partition that holds it.
     pub partition: Partition,
-    /// Its place there.
+    /// Its position there.
     pub position: Position,
 }
 
@@ -196,7 +201,7 @@ impl FromStr for JobId {
             partition: Partition(partition.parse().map_err(|_| malformed(Subject::JobId))?),
             position: position.parse().map_err(|_| malformed(Subject::JobId))?,
         };
-        // One text for each id: "+1" and "01" also parse as numbers.
+        // Each id has exactly one text, but "+1" and "01" parse as numbers too.
         if id.to_string() == text {
             Ok(id)
         } else {
@@ -205,7 +210,7 @@ impl FromStr for JobId {
     }
 }
 
-/// Serialises through `Display` and `FromStr`: ids are text wherever bytes leave the process.
+/// Implements serde through `Display` and `FromStr`: ids are text wherever they leave the process.
 macro_rules! serde_as_text {
     ($($type:ty),*) => {$(
         impl Serialize for $type {
@@ -224,12 +229,13 @@ macro_rules! serde_as_text {
 }
 serde_as_text!(Position, QueueId, JobId);
 
-/// The first half of a SHA-256: equal for equal requests, different for all others that anybody can find.
+/// The first half of a SHA-256: equal for equal requests, and different for any two others that
+/// anyone can find.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
-    /// The hash of `parts`, each with its length, so that no two lists look alike.
+    /// Hashes `parts`, each with its length, so that no two lists have the same input.
     pub fn of(parts: &[&[u8]]) -> Self {
         use sha2::Digest;
         let mut hasher = sha2::Sha256::new();
@@ -262,7 +268,7 @@ impl FromStr for Fingerprint {
 }
 serde_as_text!(Fingerprint);
 
-/// Debug output is the text that people see elsewhere.
+/// Implements `Debug` as the text that users see elsewhere.
 macro_rules! debug_as_text {
     ($($type:ty),*) => {$(
         impl fmt::Debug for $type {

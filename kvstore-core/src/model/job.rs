@@ -1,4 +1,4 @@
-//! A job's life: what it asks for, and how it ended.
+//! The life of a job: what it asks for, and how it ended.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,10 +8,11 @@ use crate::model::entry::{Timestamp, Version};
 use crate::model::id::JobId;
 use crate::model::key::Key;
 
-/// A retry of one request must be the same job: what it is recognised by.
+/// Identifies retries: all requests with the same idempotency key are one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
-    /// The caller's key, with whatever it is scoped to (who asks, the first key of the request), as one text.
+    /// The caller's key together with its scope (the caller, the first key of the request), as one
+    /// text.
     pub key: String,
     /// How long it is remembered.
     pub window: std::time::Duration,
@@ -20,19 +21,19 @@ pub struct Idempotency {
 /// A write on its way into the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewJob {
-    /// What is asked for.
+    /// The command.
     pub command: Command,
-    /// Whether somebody will want to know more than that it succeeded: its versions and whether the keys existed.
-    /// An idempotency key implies it.
+    /// True to keep more than the fact that it succeeded: its versions, and whether the keys
+    /// existed. An idempotency key implies it.
     pub keep_outcome: bool,
-    /// What a retry of the request is recognised by.
+    /// Identifies retries of the request.
     pub idempotency: Option<Idempotency>,
     /// The W3C `traceparent` of the request, for the worker's log.
     pub traceparent: Option<String>,
 }
 
 impl NewJob {
-    /// A job for `command` with nothing else asked for.
+    /// Creates a job for `command` with all other fields empty.
     pub fn new(command: Command) -> Self {
         Self {
             command,
@@ -42,12 +43,13 @@ impl NewJob {
         }
     }
 
-    /// What it counts for against the queue's bound on bytes: keys and values.
+    /// Returns its size against the queue's bound on bytes: keys and values.
     pub fn size_bytes(&self) -> usize {
         self.command.size_bytes()
     }
 
-    /// The memory that its entries need in a store: none for deletes alone, which are accepted where nothing else is.
+    /// Returns the memory that its entries need in a store: none for deletes alone, which are
+    /// accepted even when nothing else is.
     pub(crate) fn bytes_taken(&self) -> u64 {
         if self.command.takes_room() {
             let entries = self.command.operations().len() as u64;
@@ -61,37 +63,37 @@ impl NewJob {
 /// A job in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// Its name and place.
+    /// Its id, which is also its place.
     pub id: JobId,
-    /// What is asked for.
+    /// The command.
     pub command: Command,
-    /// As in [`NewJob::keep_outcome`].
+    /// See [`NewJob::keep_outcome`].
     pub keep_outcome: bool,
     /// When it was accepted, by the queue's clock.
     pub accepted_at: Timestamp,
-    /// As in [`NewJob::traceparent`].
+    /// See [`NewJob::traceparent`].
     pub traceparent: Option<String>,
 }
 
-/// What one write of a job did.
+/// The result of one write of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// The version that the write got.
+    /// The version of the write.
     pub version: Version,
-    /// Whether the key was there before it.
+    /// Whether the key existed before it.
     pub existed: bool,
-    /// What the caller could not know.
+    /// The part that the caller could not know.
     #[serde(flatten)]
     pub computed: Computed,
 }
 
-/// What a write left behind that its caller could not know: nothing for a set or a delete.
+/// The part of a write's result that its caller could not know: empty for a set or a delete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Computed {
-    /// The number that an add came to.
+    /// The result of an add.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<i64>,
-    /// The deadline of the entry after an add, a merge or a touch; `None` if it never ends.
+    /// The deadline of the entry after an add, a merge or a touch; `None` if it never expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }
@@ -99,31 +101,32 @@ pub struct Computed {
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Its writes are in the store. With their details if they were kept ([`NewJob::keep_outcome`]).
+    /// Its writes are in the store. The details are present if they were kept
+    /// ([`NewJob::keep_outcome`]).
     Succeeded(Option<Succeeded>),
     /// It could not be done when its turn came; none of its writes took effect.
     Failed(Failed),
-    /// The store refused it for good, or its attempts ran out. It is kept as a dead letter.
+    /// The store rejected it for good, or its attempts are used up. It is kept as a dead letter.
     Dead(Dead),
 }
 
 /// The details of a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Succeeded {
-    /// What it was: [`Command::name`] and [`Command::first_key`], since the queue no longer knows.
+    /// The job's [`Command::name`] and [`Command::first_key`], since the queue has dropped the job.
     pub summary: Summary,
-    /// What each operation did that writes, in the order of the command: all but checks.
+    /// The result of each operation that writes (all except checks), in the order of the command.
     pub writes: Vec<Applied>,
 }
 
-/// An operation that could not be done, and why.
+/// The operation that could not be done, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     /// What the job was.
     pub summary: Summary,
-    /// Which operation of the command, from 0.
+    /// The index of the operation in the command, from 0.
     pub operation: usize,
-    /// Why.
+    /// The reason.
     pub reason: Failure,
     /// The version that the operation's key had at that moment; `None` if it was absent.
     pub current: Option<Version>,
@@ -137,21 +140,21 @@ pub enum Failure {
     /// Its condition did not hold.
     #[default]
     Condition,
-    /// It adds to a value that is no 64-bit integer.
+    /// It adds to a value that is not a 64-bit integer.
     NotInteger,
-    /// The sum is no 64-bit integer.
+    /// The sum is not a 64-bit integer.
     Overflow,
     /// It touches a key that is absent.
     NotFound,
-    /// The value that it would leave is larger than this, alone or with the others of its batch.
+    /// The resulting value is too large, alone or together with the others of its batch.
     TooLarge {
-        /// The bound, in bytes.
+        /// The limit, in bytes.
         limit_bytes: u64,
     },
 }
 
 impl Failure {
-    /// Returns true for the usual reason, which texts leave out.
+    /// Returns true for the usual reason, which the stored text omits.
     pub(crate) fn is_condition(&self) -> bool {
         *self == Self::Condition
     }
@@ -161,8 +164,8 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Condition => f.write_str("the condition did not hold"),
-            Self::NotInteger => f.write_str("the value is no 64-bit integer"),
-            Self::Overflow => f.write_str("the sum is no 64-bit integer"),
+            Self::NotInteger => f.write_str("the value is not a 64-bit integer"),
+            Self::Overflow => f.write_str("the sum is not a 64-bit integer"),
             Self::NotFound => f.write_str("the key is absent"),
             Self::TooLarge { limit_bytes } => {
                 write!(f, "the result is larger than {limit_bytes} bytes")
@@ -171,21 +174,21 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// What is left of a command once it has been applied.
+/// What remains of a command once it has been applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// As in [`Command::name`].
+    /// See [`Command::name`].
     #[serde(rename = "op")]
     pub name: std::borrow::Cow<'static, str>,
     /// The key, or the first of a batch.
     pub key: Key,
-    /// What all keys of a batch begin with; `None` for a command of one key.
+    /// The common prefix of all keys of a batch; `None` for a command on one key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub common: Option<String>,
 }
 
 impl Summary {
-    /// Of `command`.
+    /// Summarises `command`.
     pub fn of(command: &Command) -> Self {
         let key = command.first_key().clone();
         let common = match command {
@@ -202,14 +205,14 @@ impl Summary {
         }
     }
 
-    /// Whether every key that it was about begins with `prefix`.
+    /// Returns true if every key of the command begins with `prefix`.
     pub fn is_within(&self, prefix: &str) -> bool {
         let common = self.common.as_deref().unwrap_or(self.key.as_str());
         common.starts_with(prefix)
     }
 }
 
-/// What both begin with, in whole characters.
+/// Returns the longest common prefix of both, in whole characters.
 fn common_prefix<'a>(one: &'a str, other: &str) -> &'a str {
     let same = one.chars().zip(other.chars()).take_while(|(a, b)| a == b);
     let bytes = same.map(|(character, _)| character.len_utf8()).sum();
@@ -219,42 +222,44 @@ fn common_prefix<'a>(one: &'a str, other: &str) -> &'a str {
 /// A job that was given up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dead {
-    /// Why, for an operator.
+    /// The reason, for an operator.
     pub reason: String,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// What it asked for, so that it can be tried again as a new job.
+    /// The command, so that it can be retried as a new job.
     pub command: Command,
 }
 
 impl Dead {
-    /// Returns the bytes of its reason, keys and values.
+    /// Returns the size of its reason, keys and values, in bytes.
     pub fn size_bytes(&self) -> usize {
         self.reason.len() + self.command.size_bytes()
     }
 }
 
-/// A dead letter: a job that was given up, and when.
+/// A dead letter: a job that was given up, with the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
     /// The job.
     pub id: JobId,
     /// When it was given up, by the store's clock.
     pub at: Timestamp,
-    /// What is known of it.
+    /// The reason and the command.
     pub dead: Dead,
 }
 
-/// Where a job stands, as far as a store can tell.
+/// The state of a job, as far as a store can tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobState {
-    /// Its position lies ahead of the store's: it waits, or is being applied.
+    /// Its position is ahead of the store's: it waits, or is being applied.
     Queued,
     /// Its position has been passed.
     Finished(Outcome),
-    /// Its position was passed so long ago that how it ended is no longer kept. Never read as a success.
+    /// Its position was passed so long ago that its outcome is no longer kept. Never treated as a
+    /// success.
     Forgotten,
-    /// It is of another queue than the store applies, or in an interval that was lost. Never read as a success.
+    /// It belongs to another queue than the one that the store applies, or to an interval that was
+    /// lost. Never treated as a success.
     Unknown,
 }
 
@@ -264,7 +269,7 @@ mod tests {
     use crate::model::command::Operation;
 
     #[test]
-    fn batch_is_within_what_all_of_its_keys_begin_with() {
+    fn a_batch_is_within_the_common_prefix_of_its_keys() {
         let batch = |keys: &[&str]| {
             let delete = |key: &&str| Operation::delete(Key::new(key).unwrap());
             Summary::of(&Command::Batch(keys.iter().map(delete).collect()))
@@ -273,7 +278,7 @@ mod tests {
             (&["team/a", "team/b"][..], "team/", "team/a"),
             (&["team/a"], "team/a", "team/ab"),
             (&["a", "b"], "", "a"),
-            // They share their first byte.
+            // They share only their first byte.
             (&["é", "è"], "", "é"),
             (&["ab", "a", "abc"], "a", "ab"),
         ] {

@@ -1,16 +1,16 @@
-//! The check of JSON text: one pass over the bytes that accepts exactly RFC 8259 (valid UTF-8, escapes that form Unicode, nesting
-//! up to [`VALUE_DEPTH_MAX`]) and drops the white space between tokens. Nothing else is touched: digits, escapes, order and
-//! repeated members stay as they are.
+//! The JSON scanner: one pass over the bytes that accepts exactly RFC 8259 (valid UTF-8, escapes
+//! that form Unicode, nesting up to [`VALUE_DEPTH_MAX`]) and drops the white space between tokens.
+//! Nothing else is changed: digits, escapes, order and repeated members stay as they are.
 //!
-//! This is ours, and not a parser's, because parsers that keep raw text skip more than they check (depth, lone surrogates), and
-//! those that check everything do not keep the text.
+//! This is our own, because parsers that keep raw text skip more than they check (depth, lone
+//! surrogates), and those that check everything do not keep the text.
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::limits::VALUE_DEPTH_MAX;
 
-/// What is wrong with a text, and at which byte.
+/// An error in a text, with the byte where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct JsonError {
     /// The offset of the byte that does not fit.
@@ -20,7 +20,7 @@ pub(crate) struct JsonError {
 }
 
 impl JsonError {
-    /// With its place in `text`, in the way editors count.
+    /// Returns its position in `text`, counted as editors do.
     pub(crate) fn place(self, text: &[u8]) -> Place {
         Place::of(text, self.at)
     }
@@ -34,7 +34,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Of the byte at `offset` in `text`.
+    /// Returns the position of the byte at `offset` in `text`.
     pub(crate) fn of(text: &[u8], offset: usize) -> Self {
         let before = &text[..offset.min(text.len())];
         let line_start = before
@@ -59,7 +59,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// Checks that `text` is one JSON text. Returns it without white space between tokens, or `None` if there is none to drop.
+/// Checks that `text` is one JSON text. Returns it without white space between tokens, or `None` if
+/// there is none to drop.
 pub(crate) fn compact(text: &[u8]) -> Result<Option<Vec<u8>>, JsonError> {
     let mut scanner = Scanner::new(text)?;
     scanner.skip_space();
@@ -69,19 +70,19 @@ pub(crate) fn compact(text: &[u8]) -> Result<Option<Vec<u8>>, JsonError> {
     Ok(scanner.into_compacted())
 }
 
-/// Walks over JSON text, token by token. It checks, and gathers what is left without white space.
+/// Walks over JSON text token by token, checks it, and collects it without white space.
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
-    /// What has been gathered up to `kept`; the text from there on follows unchanged.
+    /// The text collected up to `kept`; the text from there on follows unchanged.
     compacted: Vec<u8>,
     kept: usize,
     depth: usize,
 }
 
 impl<'a> Scanner<'a> {
-    /// At the start of `text`, once that is known to be UTF-8.
+    /// Starts at the beginning of `text`, after checking that it is UTF-8.
     pub(crate) fn new(text: &'a [u8]) -> Result<Self, JsonError> {
         match std::str::from_utf8(text) {
             Ok(_) => Ok(Self {
@@ -98,12 +99,12 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The offset of the next byte.
+    /// Returns the offset of the next byte.
     pub(crate) fn at(&self) -> usize {
         self.at
     }
 
-    /// The next byte; 0, which no JSON text holds, at the end.
+    /// Returns the next byte; at the end 0, which never occurs in JSON text.
     pub(crate) fn peek(&self) -> u8 {
         self.text.get(self.at).copied().unwrap_or(0)
     }
@@ -124,7 +125,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Nothing may follow.
+    /// Checks that nothing follows.
     pub(crate) fn end(&self) -> Result<(), JsonError> {
         if self.at < self.text.len() {
             self.fail("the end of the text")
@@ -133,7 +134,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Steps over white space, and leaves it out of what is gathered.
+    /// Steps over white space and leaves it out of the collected text.
     pub(crate) fn skip_space(&mut self) {
         let start = self.at;
         while matches!(self.peek(), b' ' | b'\t' | b'\n' | b'\r') {
@@ -146,13 +147,13 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Starts gathering here, for text that is taken piece by piece.
+    /// Starts collecting here, for text that is taken piece by piece.
     pub(crate) fn restart_gathering(&mut self) {
         self.compacted.clear();
         self.kept = self.at;
     }
 
-    /// What was gathered since, as if all white space had not been there.
+    /// Returns the text collected since then, without white space.
     pub(crate) fn gathered(&mut self) -> Vec<u8> {
         self.compacted
             .extend_from_slice(&self.text[self.kept..self.at]);
@@ -222,7 +223,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Steps over the colon behind a member's name, and the white space around it.
+    /// Steps over the colon after a member's name, and the white space around it.
     pub(crate) fn colon(&mut self) -> Result<(), JsonError> {
         self.skip_space();
         self.expect(b':', "a colon")?;
@@ -230,7 +231,8 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Steps over a comma (`true`: something follows) or over `close` (`false`), and the white space around it.
+    /// Steps over a comma (`true`: more follows) or over `close` (`false`), and the white space
+    /// around it.
     pub(crate) fn comma_or(
         &mut self,
         close: u8,
@@ -245,7 +247,7 @@ impl<'a> Scanner<'a> {
         Ok(more)
     }
 
-    /// Steps over a string and says where it stands, quotes included.
+    /// Steps over a string and returns its range, quotes included.
     pub(crate) fn string(&mut self) -> Result<Range<usize>, JsonError> {
         let start = self.at;
         self.expect(b'"', "a string")?;
@@ -366,7 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepts_what_the_rfc_accepts_and_drops_only_white_space() {
+    fn accepts_exactly_the_rfc_and_drops_only_white_space() {
         for (text, compacted) in [
             ("null", "null"),
             (" 1.0 ", "1.0"),
@@ -394,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_everything_else_with_its_place() {
+    fn rejects_everything_else_with_its_position() {
         for (text, at) in [
             ("", 0),
             ("  ", 2),
@@ -445,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn place_counts_as_editors_do() {
+    fn positions_are_counted_as_editors_do() {
         let text = "{\n \"é\" x}".as_bytes();
         assert_eq!(
             compact(text).unwrap_err().place(text).to_string(),
@@ -454,7 +456,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the bytes: no panic, and nothing is accepted that another reader of raw JSON refuses.
+        /// Never panics, and accepts nothing that another reader of raw JSON rejects, whatever the
+        /// bytes.
         #[test]
         fn any_bytes_are_checked(bytes in proptest::collection::vec(prop_oneof![
             4 => proptest::sample::select(br#"{}[]",:\/ 0123456789.eE+-truefalsn u d8"#.as_slice()), 1 => any::<u8>(),
@@ -464,7 +467,7 @@ mod tests {
             }
         }
 
-        /// Whatever a writer of JSON produces is accepted, pretty or not, and comes out compact.
+        /// Accepts whatever a writer of JSON produces, pretty or not, and returns it compact.
         #[test]
         fn written_json_is_accepted(value in arbitrary_json()) {
             let plain = serde_json::to_vec(&value).unwrap();

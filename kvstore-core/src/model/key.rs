@@ -1,4 +1,4 @@
-//! What an entry is called, checked once.
+//! The name of an entry, checked once.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,10 +10,10 @@ use crate::error::{Error, Result, Subject};
 use crate::limits::KEY_CHARS_MAX;
 use crate::model::id::{Partition, PartitionCount};
 
-/// A checked key: 1 to 512 Unicode characters, no control characters (U+0000–U+001F, U+007F–U+009F), and as a path of segments
-/// between `/` none of them empty, `.` or `..`.
+/// A checked key: 1 to 512 Unicode characters, none of them a control character (U+0000–U+001F,
+/// U+007F–U+009F). Between slashes, no segment is empty, `.` or `..`.
 ///
-/// Compared and ordered byte for byte; nothing is normalised. Cheap to clone.
+/// Keys are compared and ordered byte for byte; nothing is normalised. Cheap to clone.
 ///
 /// ```
 /// use kvstore_core::Key;
@@ -27,10 +27,10 @@ use crate::model::id::{Partition, PartitionCount};
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// Checks `text` and keeps a copy of it.
+    /// Checks `text` and copies it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the rule that it breaks.
+    /// [`Error::Invalid`] with the rule that `text` breaks.
     pub fn new(text: &str) -> Result<Self> {
         match Self::broken_rule(text) {
             None => Ok(Self(text.into())),
@@ -38,14 +38,14 @@ impl Key {
         }
     }
 
-    /// One whose text was checked before.
+    /// Creates a key from text that was checked before.
     pub(crate) fn trusted(text: &str) -> Self {
         debug_assert_eq!(Self::broken_rule(text), None);
         Self(text.into())
     }
 
     fn broken_rule(text: &str) -> Option<&'static str> {
-        // A character is at most four bytes, so a short text needs no counting.
+        // A character takes at most four bytes, so a short text needs no counting.
         if text.is_empty() {
             Some("it must not be empty")
         } else if text.len() > KEY_CHARS_MAX && text.chars().count() > KEY_CHARS_MAX {
@@ -63,12 +63,13 @@ impl Key {
         }
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What decides its partition: the text in its first non-empty `{…}`, or all of it.
+    /// Returns the part that selects the partition: the text in the first non-empty `{…}`, or the
+    /// whole key.
     pub fn tag(&self) -> &str {
         let mut rest = &*self.0;
         while let Some((_, after)) = rest.split_once('{') {
@@ -82,7 +83,7 @@ impl Key {
     }
 }
 
-/// Lets maps that are ordered by key be searched by text, which is what prefixes and cursors are.
+/// Lets maps ordered by key be searched by plain text, such as prefixes and cursors.
 impl std::borrow::Borrow<str> for Key {
     fn borrow(&self) -> &str {
         &self.0
@@ -142,11 +143,12 @@ impl<'de> Deserialize<'de> for Key {
 }
 
 impl PartitionCount {
-    /// Where `key` belongs: the CRC-32 (the one of zip and PNG) of the text in its first non-empty `{…}`, or of the whole key,
-    /// modulo the count. This is part of the format: clients may compute it, and it never changes.
+    /// Returns the partition of `key`: the CRC-32 (as in zip and PNG) of the text in its first
+    /// non-empty `{…}`, or of the whole key, modulo the count. This is part of the format: clients
+    /// may compute it, and it never changes.
     pub fn partition_of(self, key: &Key) -> Partition {
         let crc = crc32fast::hash(key.tag().as_bytes());
-        // The remainder is below a u16.
+        // The remainder is less than a u16.
         Partition((crc % u32::from(self.get())) as u16)
     }
 }
@@ -218,7 +220,7 @@ mod tests {
 
     #[test]
     fn partition_is_part_of_the_format() {
-        // The check value that the definition of CRC-32 gives for "123456789".
+        // The check value in the definition of CRC-32, for "123456789".
         let count = PartitionCount::new(64).unwrap();
         assert_eq!(
             count.partition_of(&Key::new("123456789").unwrap()).0,

@@ -1,11 +1,11 @@
 //! JSON Merge Patch (RFC 7396) on text.
 //!
-//! A member that the patch does not name is copied byte for byte: its digits, its escapes, its place,
-//! and also whether it is repeated. That is why this works on the text and not on a parsed value.
+//! A member that the patch does not name is copied byte for byte: its digits, its escapes, its
+//! place, and its repetitions. That is why this works on the text and not on a parsed value.
 //!
-//! Where a name that the patch names is repeated, in the target or in the patch, the last one counts,
-//! as for most readers of JSON; the earlier ones of the target go. A replaced member keeps its place
-//! and the spelling of its name; a new one comes last.
+//! If a name in the patch is repeated, in the target or in the patch, the last occurrence counts,
+//! as in most readers of JSON; earlier occurrences in the target are removed. A replaced member
+//! keeps its place and the spelling of its name; a new one is appended.
 //!
 //! Cost: one pass over each text. Each object of the target is walked once, and each member of the
 //! patch is applied at most once, whatever is nested or repeated.
@@ -17,9 +17,10 @@ use std::ops::Range;
 use crate::model::json::Scanner;
 use crate::model::value::Value;
 
-/// Returns what `patch` makes of `target`, or of an absent value.
+/// Returns the result of applying `patch` to `target`, or to an absent value.
 ///
-/// The result is never nested deeper than the deeper of the two, nor longer than both together.
+/// The result is never nested deeper than the deeper of the two, and never longer than both
+/// together.
 pub(super) fn merge(target: Option<&Value>, patch: &Value) -> Value {
     let mut reader = Reader::new(patch);
     let Some(patch) = reader.patch() else {
@@ -39,7 +40,7 @@ pub(super) fn merge(target: Option<&Value>, patch: &Value) -> Value {
     Value::trusted(writer.out.into_boxed_slice().into())
 }
 
-/// An object of the patch. Its members are in order, each name once.
+/// An object of the patch. Its members are in order, and each name occurs once.
 #[derive(Default)]
 struct Patch<'a> {
     members: Vec<PatchMember<'a>>,
@@ -47,7 +48,7 @@ struct Patch<'a> {
 }
 
 struct PatchMember<'a> {
-    /// With its quotes.
+    /// The name, with its quotes.
     name: Range<usize>,
     change: Change<'a>,
 }
@@ -62,11 +63,11 @@ enum Change<'a> {
 enum Piece {
     /// Members that the patch does not name, with the commas between them.
     Kept(Range<usize>),
-    /// A member that it names, as number `place`.
+    /// A member that the patch names, as its member number `place`.
     Named {
         place: usize,
         name: Range<usize>,
-        /// What its value consists of, if both are objects.
+        /// The pieces of its value, if both are objects.
         inner: Vec<Piece>,
     },
 }
@@ -113,7 +114,7 @@ impl<'a> Reader<'a> {
         start..self.scanner.at()
     }
 
-    /// Returns what a name means: two spellings of it are equal.
+    /// Returns the meaning of a name: equal for all spellings of it.
     fn name(&self, range: &Range<usize>) -> Cow<'a, str> {
         let text = std::str::from_utf8(&self.text[range.clone()]).expect(CHECKED);
         match text.contains('\\') {
@@ -149,7 +150,7 @@ impl<'a> Reader<'a> {
         Some(patch)
     }
 
-    /// Reads an object of the target, with an eye to what `patch` names.
+    /// Reads an object of the target into pieces, separating the members that `patch` names.
     fn pieces(&mut self, patch: &Patch<'_>) -> Vec<Piece> {
         let mut pieces = Vec::new();
         self.object(|reader, name| {
@@ -182,9 +183,9 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes the object that consists of `pieces`, with `patch` applied to it.
+    /// Writes the object made of `pieces`, with `patch` applied to it.
     fn object(&mut self, pieces: &[Piece], patch: &Patch<'_>) {
-        // Which piece is the last of its name.
+        // The last piece of each name.
         let mut last = vec![None; patch.members.len()];
         for (number, piece) in pieces.iter().enumerate() {
             if let Piece::Named { place, .. } = piece {
@@ -211,7 +212,7 @@ impl Writer<'_> {
         self.out.push(b'}');
     }
 
-    /// Writes what `change` makes of a member whose value consists of `inner`.
+    /// Writes a member whose value is made of `inner`, with `change` applied to it.
     fn member(&mut self, start: usize, name: &[u8], inner: &[Piece], change: &Change<'_>) {
         match change {
             Change::Remove => {}
@@ -228,7 +229,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes `text`, behind a comma unless it is the first of the object that starts at `start`.
+    /// Writes `text`, after a comma unless it is the first of the object that starts at `start`.
     fn text(&mut self, start: usize, text: &[u8]) {
         if self.out.len() > start {
             self.out.push(b',');
@@ -249,12 +250,12 @@ mod tests {
     fn merged(target: &str, patch: &str) -> String {
         let value = |text: &str| Value::parse(text).unwrap();
         let result = merge(Some(&value(target)), &value(patch));
-        // What it returns is trusted, so it has to be what a check would leave.
+        // The result is trusted, so it must equal what a check would return.
         assert_eq!(Value::parse(result.as_bytes()).unwrap(), result);
         result.as_str().to_owned()
     }
 
-    /// The examples of RFC 7396, appendix A, and the one of section 3.
+    /// Checks the examples of RFC 7396, appendix A, and the one of section 3.
     #[test]
     fn the_examples_of_the_rfc_hold() {
         for (target, patch, result) in [
@@ -296,14 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_keeps_its_bytes() {
+    fn members_that_the_patch_does_not_name_keep_their_bytes() {
         for (target, patch, result) in [
             (
                 r#"{"x":1.0,"a":1,"x":1e400,"\u0078":-0,"y":[1,{"a":2}]}"#,
                 r#"{"a":2}"#,
                 r#"{"x":1.0,"a":2,"x":1e400,"\u0078":-0,"y":[1,{"a":2}]}"#,
             ),
-            // A name is what it means, and keeps the spelling that it has.
+            // Names are compared by meaning, and keep their spelling.
             (
                 r#"{"\u0061":1,"b":2}"#,
                 r#"{"a":3}"#,
@@ -357,7 +358,7 @@ mod tests {
         assert_eq!(result, nested(r#"{"b":1,"c":2}"#));
     }
 
-    /// The pseudocode of RFC 7396, section 2.
+    /// Implements the pseudocode of RFC 7396, section 2.
     fn model(target: Option<Json>, patch: Json) -> Json {
         let Json::Object(patch) = patch else {
             return patch;
@@ -377,8 +378,8 @@ mod tests {
         Json::Object(target)
     }
 
-    /// Texts with few names, so that they meet: spelled in several ways, repeated, and numbers whose
-    /// digits no reader of numbers would keep.
+    /// Generates texts with few names, so that they collide: spelled in several ways, repeated, and
+    /// with numbers whose digits no parser of numbers would keep.
     fn text() -> impl Strategy<Value = String> {
         let leaf = prop::sample::select(
             &["null", "1", "1.0", "-0", "\"é\"", "\"\\u00e9\"", "[]", "{}"][..],
@@ -399,7 +400,8 @@ mod tests {
         })
     }
 
-    /// The members of an object as they stand in its text: what each name means, and the bytes.
+    /// Returns the members of an object in the order of the text: the meaning of each name, and the
+    /// bytes.
     fn members(text: &str) -> Vec<(String, String)> {
         let mut reader = Reader::of(text.as_bytes());
         let mut members = Vec::new();
@@ -413,7 +415,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_means_what_the_rfc_says(target in text(), patch in text()) {
+        fn the_result_means_what_the_rfc_says(target in text(), patch in text()) {
             let json = |text: &str| serde_json::from_str::<Json>(text).unwrap();
             let result = merged(&target, &patch);
             prop_assert_eq!(json(&result), model(Some(json(&target)), json(&patch)));

@@ -1,7 +1,7 @@
-//! The words that every layer uses, each module looking only at those before it.
+//! The vocabulary that every layer uses; each module uses only those before it.
 //!
-//! What is not here: the contracts of stores and queues ([`crate::store`], [`crate::queue`]), and anything
-//! that reads or writes.
+//! Not here: the contracts of stores and queues ([`crate::store`], [`crate::queue`]), and all input
+//! and output.
 
 mod codec;
 pub mod command;

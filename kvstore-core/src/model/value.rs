@@ -1,4 +1,4 @@
-//! What is stored: JSON text, checked once at the door and byte-exact from then on.
+//! The stored JSON text, checked once on input and byte-exact from then on.
 
 use std::fmt;
 
@@ -9,10 +9,11 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result, Subject};
 use crate::model::json;
 
-/// A checked JSON text (RFC 8259) without white space between its tokens, so it is always one line.
+/// A checked JSON text (RFC 8259) without white space between tokens, so it is always one line.
 ///
-/// Everything else is as it came: digits (`1.0`, `1e400`, forty digits), escapes, the order of members, repeated members. Two
-/// values are equal if their bytes are. Cheap to clone, and goes to a socket without a copy.
+/// Everything else is preserved: digits (`1.0`, `1e400`, forty digits), escapes, the order of
+/// members, repeated members. Two values are equal if their bytes are. Cheap to clone, and written
+/// to a socket without a copy.
 ///
 /// ```
 /// use kvstore_core::Value;
@@ -32,8 +33,8 @@ impl Value {
     /// [`Error::Invalid`] with line, column and what was expected there.
     ///
     /// # Cost
-    /// One pass over the text, and a copy of exactly its size: a value that is kept never keeps a larger buffer alive, such
-    /// as that of the connection it came by.
+    /// One pass over the text, and one copy of exactly its size: a stored value never keeps a
+    /// larger buffer alive, such as that of the connection it arrived on.
     pub fn parse(text: impl AsRef<[u8]>) -> Result<Self> {
         let text = text.as_ref();
         match json::compact(text) {
@@ -50,23 +51,24 @@ impl Value {
         }
     }
 
-    /// The JSON of `value`.
+    /// Serialises `value` as JSON.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it has none (a map whose keys are not text) or is nested too deep.
+    /// [`Error::Invalid`] if it has no JSON form (a map whose keys are not text) or is nested too
+    /// deeply.
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
         let text = serde_json::to_vec(value)
             .map_err(|error| Error::invalid(Subject::Value, error.to_string()))?;
         Self::parse(text)
     }
 
-    /// Text that was checked before it was written where it comes from.
+    /// Wraps text that was checked before it was written to where it comes from.
     pub(crate) fn trusted(text: Bytes) -> Self {
         debug_assert_eq!(json::compact(&text), Ok(None));
         Self(text)
     }
 
-    /// Reads it as a `T`.
+    /// Deserialises it as a `T`.
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is something else.
@@ -75,22 +77,22 @@ impl Value {
             .map_err(|error| Error::invalid(Subject::Value, error.to_string()))
     }
 
-    /// The text, as bytes.
+    /// Returns the text as bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The text. It costs a pass over it: [`Value::as_bytes`] does not.
+    /// Returns the text. This takes a pass over it; [`Value::as_bytes`] does not.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("checked when it was made")
     }
 
-    /// The text, without a copy.
+    /// Returns the text without copying it.
     pub fn into_bytes(self) -> Bytes {
         self.0
     }
 
-    /// Its length in bytes, at least 1.
+    /// Returns the length in bytes, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "no JSON text is empty")]
     pub fn len(&self) -> usize {
         self.0.len()

@@ -1,4 +1,4 @@
-//! One change of one key, and the condition it may depend on.
+//! One change of one key, and the condition that it may depend on.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::model::entry::{Timestamp, Version};
 use crate::model::key::Key;
 use crate::model::value::Value;
 
-/// What must hold for a key before something happens. An expired entry counts as absent.
+/// What must hold for a key before an operation happens. An expired entry counts as absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
     /// Nothing needs to hold.
@@ -21,7 +21,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Whether it holds for a key that has `current` (`None`: absent).
+    /// Returns true if the condition holds for a key with version `current` (`None`: absent).
     pub fn holds(self, current: Option<Version>) -> bool {
         match self {
             Self::Any => true,
@@ -31,7 +31,7 @@ impl Condition {
         }
     }
 
-    /// The condition that holds only as long as nothing changes.
+    /// Returns the condition that holds as long as nothing changes.
     pub fn unchanged(current: Option<Version>) -> Self {
         current.map_or(Self::Absent, Self::Version)
     }
@@ -42,33 +42,35 @@ impl Condition {
 pub struct Write {
     /// The key.
     pub key: Key,
-    /// What becomes of it.
+    /// The change.
     pub change: Change,
 }
 
-/// What a [`Write`] makes of its key.
+/// The effect of a [`Write`] on its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It has this value, until then. A deadline that has passed already leaves the key absent, and is still an applied write.
+    /// Sets a value, until a deadline. If the deadline has already passed, the key becomes absent;
+    /// the write still counts as applied.
     Set {
         /// The new value.
         value: Value,
-        /// When it ends; `None` if never.
+        /// When it expires; `None` if never.
         expires_at: Option<Timestamp>,
     },
-    /// It has this value for this long, counted by the store's clock from the commit.
+    /// Sets a value for a period, counted by the store's clock from the commit.
     SetFor {
         /// The new value.
         value: Value,
-        /// How long it lives.
+        /// The time to live.
         ttl: Duration,
     },
-    /// It is absent.
+    /// Makes the key absent.
     Delete,
 }
 
 impl Change {
-    /// Returns the value that a key has after this change, made at `now`, and when that ends; `None` for a delete.
+    /// Returns the value and the deadline of the key after this change, made at `now`; `None` for a
+    /// delete.
     pub fn value_at(&self, now: Timestamp) -> Option<(&Value, Option<Timestamp>)> {
         match self {
             Self::Set { value, expires_at } => Some((value, *expires_at)),
