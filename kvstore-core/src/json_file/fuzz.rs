@@ -91,8 +91,7 @@ pub fn journal(bytes: &[u8]) {
 
 fn encode(line: &Line) -> Vec<u8> {
     match line {
-        Line::Commit(record, remembered) => record::encode_applied(record, *remembered),
-        Line::Opened(record, jobs) => record::encode_opening(record, *jobs),
+        Line::Record(record) => record::encode(record),
         Line::Job(job, remembered) => record::encode_job(job, *remembered),
         Line::Tried(head, count) => record::encode_tried(*head, *count),
     }

@@ -163,12 +163,13 @@ impl Opening<'_> {
         let mut unreadable = journals.are_damaged();
         for (_, line) in journals.lines() {
             let applied = record::decode(line.text, meta.queue).is_ok_and(|line| {
-                // All but what it has written is taken on anyway.
-                commits += u64::from(line.changes_entries());
-                let follows = line.before().is_none_or(|before| {
+                let follows = line.record().is_none_or(|record| {
+                    // All but what it has written is taken on anyway.
+                    let is_empty = record.writes.is_empty() && record.expired.is_empty();
+                    commits += u64::from(!is_empty);
                     let version = state.version;
-                    state.version = version.max(before);
-                    before == version
+                    state.version = version.max(record.before);
+                    record.before == version
                 });
                 follows & line.apply(&mut state, &mut log).is_ok()
             });
@@ -227,8 +228,9 @@ impl Opening<'_> {
         let (version, last) = before.unwrap_or((state.version, log.last()));
         // Changes can be watched from here on, as after every opening.
         let mut state = State::new(state.table, state.progress, state.version, state.time);
-        let record = Record::opening(state.version, state.time.max(self.now), self.now);
-        carried.push(record::encode_opening(&record, log.open(self.now)));
+        let mut record = Record::opening(state.version, state.time.max(self.now), self.now);
+        record.jobs = Some(log.open(self.now));
+        carried.push(record::encode(&record));
         state.apply(record);
         journals.keep_torn_tail(disk)?;
         let number = journals.next_number().unwrap_or(meta.journal);

@@ -1,25 +1,36 @@
 //! What one commit did: the unit that a file keeps, one line each.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use crate::clock::first_number;
+use crate::in_memory::log::Remembered;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::Outcome;
 use crate::model::key::Key;
-use crate::model::write::Write;
+use crate::model::value::Value;
+use crate::model::write::{Change, Write};
 
 /// Everything that one commit did, ready to be applied or written down. Its writes have the versions after `before`, in
-/// order, and then its expiries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// order, and then its expiries. The names are those that it has in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Record {
     /// The latest version before it.
+    #[serde(rename = "v")]
     pub(crate) before: Version,
     /// The store's time when it happened.
+    #[serde(rename = "t")]
     pub(crate) at: Timestamp,
+    #[serde(rename = "w", default, deserialize_with = "writes")]
     pub(crate) writes: Vec<Write>,
     /// Keys whose deadline has passed.
+    #[serde(rename = "x", default)]
     pub(crate) expired: Vec<Key>,
+    #[serde(rename = "q")]
     pub(crate) advance: Option<Advanced>,
     /// The queue that is the active one from here on.
     pub(crate) adopt: Option<QueueId>,
@@ -27,6 +38,10 @@ pub(crate) struct Record {
     pub(crate) forget: Option<JobId>,
     /// The store was opened: its next version follows this one.
     pub(crate) opened: Option<Version>,
+    /// The queue of the store numbers its next job behind this position.
+    pub(crate) jobs: Option<Position>,
+    /// The request of the job that is applied here, if it is remembered.
+    pub(crate) idem: Option<Remembered>,
 }
 
 impl Record {
@@ -40,6 +55,8 @@ impl Record {
             adopt: None,
             forget: None,
             opened: None,
+            jobs: None,
+            idem: None,
         }
     }
 
@@ -71,4 +88,42 @@ pub(crate) struct Advanced {
     pub(crate) outcomes: Vec<(Position, Outcome)>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) lost: bool,
+}
+
+/// Reads writes, each an array of a key, perhaps a value, and perhaps a deadline.
+fn writes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Write>, D::Error> {
+    struct Text(Write);
+
+    impl<'de> Deserialize<'de> for Text {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_seq(OneToThree)
+        }
+    }
+
+    struct OneToThree;
+
+    impl<'de> Visitor<'de> for OneToThree {
+        type Value = Text;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a key, perhaps a value, perhaps a deadline")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut members: A) -> Result<Text, A::Error> {
+            let key = members
+                .next_element()?
+                .ok_or_else(|| serde::de::Error::invalid_length(0, &self))?;
+            let change = match members.next_element::<&RawValue>()? {
+                None => Change::Delete,
+                Some(value) => Change::Set {
+                    value: Value::trusted(value.get().to_owned().into()),
+                    expires_at: members.next_element()?,
+                },
+            };
+            Ok(Text(Write { key, change }))
+        }
+    }
+
+    let writes = Vec::<Text>::deserialize(deserializer)?.into_iter();
+    Ok(writes.map(|Text(write)| write).collect())
 }

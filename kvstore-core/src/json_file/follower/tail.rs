@@ -418,7 +418,7 @@ impl Tail {
     fn take_line(&mut self, disk: &dyn Disk, line: &[u8]) -> Result<()> {
         let line = record::decode(line, self.queue)
             .map_err(|error| self.damaged(disk, &error.to_string()))?;
-        if let Line::Commit(record, _) | Line::Opened(record, _) = &line {
+        if let Some(record) = line.record() {
             self.check_version(disk, record.before)?;
             self.version = record.after();
         }

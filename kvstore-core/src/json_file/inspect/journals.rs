@@ -169,8 +169,8 @@ impl Reading<'_> {
             return Ok(());
         }
         let text = record::decode(line.text, walk.log.id()).map_err(|error| error.to_string())?;
-        if let Some(before) = text.before()
-            && !self.version(name, line, before, walk)
+        if let Some(record) = text.record()
+            && !self.version(name, line, record.before, walk)
         {
             return Ok(());
         }
@@ -183,8 +183,8 @@ impl Reading<'_> {
                     place.before.get_or_insert(position);
                 }
             }
-            Line::Opened(_, jobs) => walk.give_out(*jobs),
-            Line::Commit(record, _) => {
+            Line::Record(record) => {
+                walk.give_out(record.jobs.unwrap_or(Position::START));
                 if let Some(advance) = &record.advance {
                     let progress = &mut walk.state.progress;
                     let applied = progress.applied(advance.queue, advance.partition);
@@ -211,7 +211,7 @@ impl Reading<'_> {
         walk: &mut Walk<'_>,
     ) -> bool {
         let is = walk.state.version;
-        let what = || format!("it follows version {before}, and should follow {is}");
+        let what = || record::out_of_order(before, is);
         if before < is && !walk.is_first {
             self.damaged.insert(name.to_owned());
             let number = self.problem(name, Some(line.number), what());

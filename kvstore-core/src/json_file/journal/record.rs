@@ -8,30 +8,22 @@
 //! * An attempt, `{"tried":["1767225600000000-42",1]}`: how often the first job was tried.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
 
 use crate::in_memory::log::{PartitionLog, Remembered};
-use crate::in_memory::state::{Advanced, Record, State};
+use crate::in_memory::state::{Record, State};
 use crate::json_file::PARTITION;
 use crate::model::command::Command;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{JobId, Position, QueueId};
 use crate::model::job::Job;
-use crate::model::key::Key;
-use crate::model::value::Value;
-use crate::model::write::{Change, Write};
 
 /// A line, read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// A commit, with what is remembered of the request of a job that was applied when it was accepted.
-    Commit(Record, Option<Remembered>),
-    /// The folder was opened: jobs are numbered behind this position.
-    Opened(Record, Position),
+    /// A commit, or an opening of the folder.
+    Record(Record),
     /// A job that waits, with what is remembered of its request.
     Job(Box<Job>, Option<Remembered>),
     /// How often a job was tried.
@@ -39,29 +31,19 @@ pub(crate) enum Line {
 }
 
 impl Line {
-    /// The latest version before it, if it says so.
-    pub(crate) fn before(&self) -> Option<Version> {
+    /// Returns the commit, if it is one.
+    pub(crate) fn record(&self) -> Option<&Record> {
         match self {
-            Self::Commit(record, _) | Self::Opened(record, _) => Some(record.before),
+            Self::Record(record) => Some(record),
             Self::Job(..) | Self::Tried(..) => None,
-        }
-    }
-
-    /// Returns true if it changes what stands under a key.
-    pub(crate) fn changes_entries(&self) -> bool {
-        match self {
-            Self::Commit(record, _) => !record.writes.is_empty() || !record.expired.is_empty(),
-            Self::Opened(..) | Self::Job(..) | Self::Tried(..) => false,
         }
     }
 
     /// Makes true what the line says; fails, and says why, for one that does not follow from what came before.
     pub(crate) fn apply(self, state: &mut State, log: &mut PartitionLog) -> Result<(), String> {
-        if let Some(before) = self.before().filter(|before| *before != state.version) {
-            return Err(format!(
-                "it follows version {before}, and should follow {}",
-                state.version
-            ));
+        let record = self.record();
+        if let Some(record) = record.filter(|record| record.before != state.version) {
+            return Err(out_of_order(record.before, state.version));
         }
         if let Self::Job(job, _) = &self {
             state.time = state.time.max(job.accepted_at);
@@ -75,17 +57,16 @@ impl Line {
     /// As [`apply`](Self::apply), of the queue alone. Returns what the store has to apply.
     pub(crate) fn apply_to_log(self, log: &mut PartitionLog) -> Result<Option<Record>, String> {
         match self {
-            Self::Commit(record, remembered) => {
-                if let Some(remembered) = remembered {
+            Self::Record(record) => {
+                if let Some(remembered) = record.idem {
                     log.restore_idempotency(remembered);
                 }
                 if let Some(applied) = applied_of(&record, log.id()) {
                     log.apply(applied);
                 }
-                Ok(Some(record))
-            }
-            Self::Opened(record, jobs) => {
-                log.start_numbering_after(jobs);
+                if let Some(jobs) = record.jobs {
+                    log.start_numbering_after(jobs);
+                }
                 Ok(Some(record))
             }
             Self::Job(job, remembered) => {
@@ -98,6 +79,11 @@ impl Line {
             }
         }
     }
+}
+
+/// Says what is wrong with a line that does not follow `version`.
+pub(crate) fn out_of_order(before: Version, version: Version) -> String {
+    format!("it follows version {before}, and should follow {version}")
 }
 
 /// Returns how far the jobs of `queue` are applied by `record`, if it says so.
@@ -126,47 +112,26 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
         }
         line.push(b']');
     }
-    if !record.expired.is_empty() {
-        push_member(&mut line, "x", &record.expired);
-    }
-    if let Some(advance) = &record.advance {
-        push_member(&mut line, "q", advance);
-    }
-    if let Some(queue) = &record.adopt {
-        push_member(&mut line, "adopt", queue);
-    }
-    if let Some(job) = &record.forget {
-        push_member(&mut line, "forget", job);
-    }
-    if let Some(version) = &record.opened {
-        push_member(&mut line, "opened", version);
-    }
+    let expired = Some(&record.expired).filter(|expired| !expired.is_empty());
+    push_member(&mut line, "x", expired);
+    push_member(&mut line, "q", record.advance.as_ref());
+    push_member(&mut line, "adopt", record.adopt.as_ref());
+    push_member(&mut line, "forget", record.forget.as_ref());
+    push_member(&mut line, "opened", record.opened.as_ref());
+    push_member(&mut line, "jobs", record.jobs.as_ref());
+    push_member(&mut line, "idem", record.idem.as_ref());
     line
 }
 
-pub(crate) fn push_member(line: &mut Vec<u8>, name: &str, value: &impl Serialize) {
-    line.extend_from_slice(format!(",\"{name}\":").as_bytes());
-    push_json(line, value);
+fn push_member(line: &mut Vec<u8>, name: &str, value: Option<&impl Serialize>) {
+    if let Some(value) = value {
+        line.extend_from_slice(format!(",\"{name}\":").as_bytes());
+        push_json(line, value);
+    }
 }
 
 pub(crate) fn push_json(line: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(line, value).expect("what is kept has JSON, and memory takes it");
-}
-
-/// As [`encode`], of a job that was applied when it was accepted, with what is remembered of its request.
-pub(crate) fn encode_applied(record: &Record, remembered: Option<Remembered>) -> Vec<u8> {
-    let mut line = encode(record);
-    if let Some(remembered) = remembered {
-        push_member(&mut line, "idem", &remembered);
-    }
-    line
-}
-
-/// The line of an opening: `record`, and the position behind which jobs are numbered.
-pub(crate) fn encode_opening(record: &Record, jobs: Position) -> Vec<u8> {
-    let mut line = encode(record);
-    push_member(&mut line, "jobs", &jobs);
-    line
 }
 
 /// A job, as its line and `data.meta.json` have it.
@@ -252,71 +217,5 @@ pub(crate) fn decode(line: &[u8], queue: QueueId) -> serde_json::Result<Line> {
         let TriedText { tried } = serde_json::from_slice(line)?;
         return Ok(Line::Tried(tried.0, tried.1));
     }
-    let text: RecordText = serde_json::from_slice(line)?;
-    let writes = text.writes.into_iter().map(|WriteText(write)| write);
-    let record = Record {
-        before: text.before,
-        at: text.at,
-        writes: writes.collect(),
-        expired: text.expired,
-        advance: text.advance,
-        adopt: text.adopt,
-        forget: text.forget,
-        opened: text.opened,
-    };
-    Ok(match text.jobs {
-        Some(jobs) => Line::Opened(record, jobs),
-        None => Line::Commit(record, text.idem),
-    })
-}
-
-#[derive(Deserialize)]
-struct RecordText {
-    #[serde(rename = "v")]
-    before: Version,
-    #[serde(rename = "t")]
-    at: Timestamp,
-    #[serde(rename = "w", default)]
-    writes: Vec<WriteText>,
-    #[serde(rename = "x", default)]
-    expired: Vec<Key>,
-    #[serde(rename = "q")]
-    advance: Option<Advanced>,
-    adopt: Option<QueueId>,
-    forget: Option<JobId>,
-    opened: Option<Version>,
-    jobs: Option<Position>,
-    idem: Option<Remembered>,
-}
-
-struct WriteText(Write);
-
-impl<'de> Deserialize<'de> for WriteText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneToThree;
-
-        impl<'de> Visitor<'de> for OneToThree {
-            type Value = WriteText;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key, perhaps a value, perhaps a deadline")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut members: A) -> Result<WriteText, A::Error> {
-                let key = members
-                    .next_element()?
-                    .ok_or_else(|| serde::de::Error::invalid_length(0, &self))?;
-                let change = match members.next_element::<&RawValue>()? {
-                    None => Change::Delete,
-                    Some(value) => Change::Set {
-                        value: Value::trusted(value.get().to_owned().into()),
-                        expires_at: members.next_element()?,
-                    },
-                };
-                Ok(WriteText(Write { key, change }))
-            }
-        }
-
-        deserializer.deserialize_seq(OneToThree)
-    }
+    serde_json::from_slice(line).map(Line::Record)
 }

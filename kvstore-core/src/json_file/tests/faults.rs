@@ -160,7 +160,7 @@ fn follow(follower: &mut Follower) -> Option<Vec<Record>> {
     loop {
         match follower.step().unwrap() {
             Step::Lines(lines) => all.extend(lines.into_iter().map(|line| match line {
-                Line::Commit(record, _) | Line::Opened(record, _) => record,
+                Line::Record(record) => record,
                 other => panic!("{other:?}"),
             })),
             Step::Current => return Some(all),

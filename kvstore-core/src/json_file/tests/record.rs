@@ -70,7 +70,7 @@ fn a_record_comes_back_as_it_was() {
         line.push(b'}');
         assert_eq!(
             decode(&line, queue).unwrap(),
-            Line::Commit(record, None),
+            Line::Record(record),
             "{}",
             String::from_utf8_lossy(&line)
         );
@@ -114,11 +114,12 @@ fn a_job_comes_back_as_it_was_also_from_what_the_pair_keeps() {
     let mut line = encode_tried(position, 3);
     line.push(b'}');
     assert_eq!(decode(&line, queue).unwrap(), Line::Tried(position, 3));
-    let opening = Record::opening(Version(3), Timestamp(4), Timestamp(5));
-    let mut line = encode_opening(&opening, position);
+    let opening = Record {
+        jobs: Some(position),
+        idem: Some(remembered),
+        ..Record::opening(Version(3), Timestamp(4), Timestamp(5))
+    };
+    let mut line = encode(&opening);
     line.push(b'}');
-    assert_eq!(
-        decode(&line, queue).unwrap(),
-        Line::Opened(opening, position)
-    );
+    assert_eq!(decode(&line, queue).unwrap(), Line::Record(opening));
 }

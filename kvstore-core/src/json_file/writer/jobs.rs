@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::error::Result;
-use crate::in_memory::log::{Admission, Claims, PartitionLog, Remembered};
+use crate::in_memory::log::{Admission, Claims, PartitionLog};
 use crate::in_memory::state::{Record, Staging};
 use crate::json_file::PARTITION;
 use crate::json_file::journal::record;
@@ -109,19 +109,19 @@ impl Group {
         let applied = (self.applies_jobs && nothing_is_ahead)
             .then(|| judge(staging, &job))
             .flatten();
-        let Some(record) = applied else {
+        let Some(mut record) = applied else {
             self.lines.push(record::encode_job(&job, remembered));
             self.has_waiting = true;
             return Ok(Accepted::waiting(job.id));
         };
         log.release_admitted();
-        Ok(self.apply(&job, record, remembered))
+        record.idem = remembered;
+        Ok(self.apply(&job, record))
     }
 
-    fn apply(&mut self, job: &Job, record: Record, remembered: Option<Remembered>) -> Accepted {
+    fn apply(&mut self, job: &Job, record: Record) -> Accepted {
         let outcome = outcome_of(&record, job.id.position);
-        self.lines.push(record::encode_applied(&record, remembered));
-        self.records.push(record);
+        self.push(record);
         self.applied.push(Applied {
             id: job.id,
             traceparent: job.traceparent.clone(),

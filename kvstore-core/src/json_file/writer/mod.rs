@@ -345,23 +345,22 @@ impl Writer {
         if position <= self.queue.log().last() {
             return Ok(());
         }
-        let record = {
+        let mut record = {
             let state = self.shared.read();
             Record::empty(state.version, state.time)
         };
-        let line = record::encode_opening(&record, position);
+        record.jobs = Some(position);
         self.queue.log().start_after(position);
-        self.write_alone(record, line)
+        self.write_alone(record)
     }
 
-    fn write_alone(&mut self, record: Record, line: Vec<u8>) -> Result<()> {
-        let numbers_after = self.queue.log().last();
-        self.write(Group {
-            lines: vec![line],
-            records: vec![record],
-            numbers_after,
+    fn write_alone(&mut self, record: Record) -> Result<()> {
+        let mut group = Group {
+            numbers_after: self.queue.log().last(),
             ..Group::default()
-        })
+        };
+        group.push(record);
+        self.write(group)
     }
 
     fn check_poison(&self) -> Result<()> {
@@ -651,10 +650,7 @@ impl Writer {
             };
             match record {
                 None => return Ok(()),
-                Some(record) => {
-                    let line = record::encode(&record);
-                    self.write_alone(record, line)?;
-                }
+                Some(record) => self.write_alone(record)?,
             }
         }
     }
@@ -670,13 +666,17 @@ impl Group {
         let judged = judged.map(|(record, value)| {
             if let Some(record) = record {
                 self.bytes += bytes_added(&record.writes);
-                self.lines.push(record::encode(&record));
-                self.records.push(record);
+                self.push(record);
             }
             value
         });
         Box::new(move |group: Result<()>| {
             let _ = answer.send(group.and(judged));
         })
+    }
+
+    fn push(&mut self, record: Record) {
+        self.lines.push(record::encode(&record));
+        self.records.push(record);
     }
 }
