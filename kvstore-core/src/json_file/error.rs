@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 
 use super::disk::{Disk, is_irregular};
-use super::journal;
 use crate::error::{Error, Result, source};
 
 pub(super) fn corrupt(
@@ -20,19 +19,10 @@ pub(super) fn corrupt(
     }
 }
 
-pub(super) fn check_format(disk: &dyn Disk, name: &str, format: u32) -> Result<()> {
-    if format == journal::FORMAT {
-        return Ok(());
-    }
-    Err(corrupt(
-        disk,
-        name,
-        Some(1),
-        format!(
-            "it has format {format}, and this version knows format {}",
-            journal::FORMAT
-        ),
-    ))
+/// Reads a whole file; `None` if there is none of that name.
+pub(super) fn read(disk: &dyn Disk, name: &str) -> Result<Option<Vec<u8>>> {
+    let text = disk.read(name);
+    text.map_err(|error| disk_error(disk, "cannot read", name, error))
 }
 
 pub(super) fn disk_error(disk: &dyn Disk, what: &str, name: &str, error: io::Error) -> Error {

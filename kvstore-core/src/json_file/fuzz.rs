@@ -5,7 +5,7 @@ use crate::in_memory::state::{Row, Table};
 use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::SimulatedDisk;
 use crate::json_file::journal::record::{self, Line};
-use crate::json_file::journal::{self, Journal};
+use crate::json_file::journal::{Journal, contents};
 use crate::json_file::snapshot::data::Fingerprint;
 use crate::json_file::snapshot::import::{Known, import};
 use crate::json_file::snapshot::meta::{Meta, known_entries};
@@ -16,7 +16,7 @@ use crate::model::id::QueueId;
 
 /// The journal reader: bytes as a file, their lines sealed as they are written, and those cut off or with a bit flipped.
 pub fn journal(bytes: &[u8]) {
-    let found = journal::read(bytes.to_vec(), None);
+    let found = contents::read(bytes.to_vec(), None);
     assert!(found.durable.length <= bytes.len() as u64);
 
     // No line that is written begins like a mark, and none is empty.
@@ -41,8 +41,8 @@ pub fn journal(bytes: &[u8]) {
 
     // What was written is read, line for line, and each that makes sense is written alike again.
     for end in [None, Some(end)] {
-        let whole = journal::read(text.clone(), end);
-        assert_eq!(whole.damage, None);
+        let whole = contents::read(text.clone(), end);
+        assert_eq!(whole.damage(), None);
         assert!(
             whole
                 .lines()
@@ -62,31 +62,28 @@ pub fn journal(bytes: &[u8]) {
 
     // The bytes say where it is cut, and which bit is flipped.
     let place = crc32c::crc32c(bytes) as usize % (end.length as usize);
-    let cut = journal::read(text[..place].to_vec(), None);
+    let cut = contents::read(text[..place].to_vec(), None);
     assert!(
         cut.lines()
             .zip(&bodies)
             .all(|(line, body)| line.body() == *body)
     );
     assert!(
-        cut.damage.is_none_or(|damage| !damage.was_durable),
+        cut.damage()
+            .is_none_or(|damage| damage.is_torn || damage.line == 1),
         "a cut at {place}"
     );
     let mut flipped = text;
     flipped[place] ^= 1 << (bytes.len() % 8);
-    let found = journal::read(flipped, None);
+    let found = contents::read(flipped, None);
     assert!(
         found
             .lines()
             .zip(&bodies)
             .all(|(line, body)| line.body() == *body)
     );
-    let damage = found.damage.expect("a flipped bit is found");
-    // A header that nothing follows yet has no mark; but no file is in use without one.
-    assert!(
-        damage.was_durable || damage.line == 1,
-        "byte {place} of {end:?}"
-    );
+    let damage = found.damage().expect("a flipped bit is found");
+    assert!(!damage.is_torn, "byte {place} of {end:?}");
 }
 
 fn encode(line: &Line) -> Vec<u8> {

@@ -41,6 +41,7 @@ mod journal;
 mod queue;
 mod recovery;
 mod repair;
+mod sealed;
 mod snapshot;
 mod store;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::json_file::journal::chain::{self, Files, Header, nonsense};
 use crate::json_file::journal::manifest::Roll;
 use crate::json_file::journal::record;
 use crate::json_file::journal::{AppendError, Journal};
+use crate::json_file::sealed::Format;
 use crate::json_file::snapshot::data::Fingerprint;
 use crate::json_file::snapshot::import::{Known, import};
 use crate::json_file::snapshot::meta::Meta;
@@ -136,7 +137,14 @@ impl Opening<'_> {
         let written = snapshot::write(disk, &meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
             .map_err(|error| disk_error(disk, "can't write", DATA, error))?;
         let state = State::new(table, meta.progress(), version, meta.time);
-        let header = Header::new(meta.journal, meta.queue, None, version, log.last());
+        let header = Header {
+            journal: meta.journal,
+            format: Format,
+            queue: meta.queue,
+            previous: None,
+            version,
+            jobs: log.last(),
+        };
         self.start_journal(
             (state, log),
             &meta,
@@ -156,7 +164,10 @@ impl Opening<'_> {
         keep_edit: bool,
     ) -> Result<Recovered> {
         let disk = self.disk;
-        let journals = Files::read(disk, &meta, keep_edit)?;
+        let journals = Files::read(disk, Some(meta.journal), self.roll.journal)?;
+        if !keep_edit {
+            journals.check(disk, meta.queue)?;
+        }
         let mut log = meta.log(disk, self.queue)?;
         let mut state = State::new(Table::default(), meta.progress(), meta.version, meta.time);
         let mut commits = 0;
@@ -210,7 +221,8 @@ impl Opening<'_> {
         let disk = self.disk;
         let mut log = meta.log(disk, self.queue)?;
         let mut state = State::new(table, meta.progress(), meta.version, meta.time);
-        let journals = Files::read(disk, &meta, false)?;
+        let journals = Files::read(disk, Some(meta.journal), self.roll.journal)?;
+        journals.check(disk, meta.queue)?;
         let mut carried = Vec::new();
         let mut before = None;
         for (file, line) in journals.lines() {
@@ -234,7 +246,14 @@ impl Opening<'_> {
         state.apply(record);
         journals.keep_torn_tail(disk)?;
         let number = journals.next_number().unwrap_or(meta.journal);
-        let header = Header::new(number, meta.queue, journals.durable_end(), version, last);
+        let header = Header {
+            journal: number,
+            format: Format,
+            queue: meta.queue,
+            previous: journals.durable_end(),
+            version,
+            jobs: last,
+        };
         carried.insert(0, header.line());
         let (first, data, meta_bytes) = (meta.journal, meta.data, meta.bytes);
         let bytes = journals.bytes();

@@ -19,7 +19,9 @@ mod watchers;
 mod watching;
 
 pub(crate) use progress::{Lost, Progress, QueueProgress};
-pub(crate) use record::{Advanced, Record};
+#[cfg(test)]
+pub(crate) use record::Advanced;
+pub(crate) use record::Record;
 pub(crate) use row::Row;
 pub(crate) use shared::Shared;
 pub(crate) use sorted::Sorted;

@@ -305,10 +305,7 @@ impl Tail {
 
     /// The first line, of a journal that was not read yet. It was there before the journal got its name.
     fn header(&self, disk: &dyn Disk) -> Result<Header> {
-        let text = self.fetch(disk)?;
-        let first = Scan::new(&text, 1, 0).next();
-        let first = first.filter(|first| first.crc.is_some());
-        Header::parse(disk, self.number, first.map(|first| first.line.text))
+        Header::read(disk, self.number, &self.fetch(disk)?)
     }
 
     /// What the file has behind the lines that were read, up to what is filled ahead or about [`STEP_BYTES`], and one whole
@@ -408,7 +405,7 @@ impl Tail {
     }
 
     fn take_header(&self, disk: &dyn Disk, line: &[u8]) -> Result<()> {
-        let header = Header::parse(disk, self.number, Some(line))?;
+        let header = Header::read(disk, self.number, line)?;
         if header.queue != self.queue {
             return Err(self.damaged(disk, &chain::elsewhere(self.queue, header.queue)));
         }

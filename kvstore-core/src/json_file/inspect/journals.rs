@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::pieces::{Damaged, Piece, pieces};
-use super::{Beside, Raw, Reading, list_keys};
+use super::{Beside, Reading, list_keys};
 use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::{Lost, State};
 use crate::json_file::PARTITION;
-use crate::json_file::journal::chain::{self, Header};
+use crate::json_file::journal::chain::{self, Files, Header};
+use crate::json_file::journal::contents::{Contents, Damaged, Piece, ReadLine};
 use crate::json_file::journal::record::{self, Line};
-use crate::json_file::journal::{ReadLine, read};
 use crate::json_file::snapshot::META;
 use crate::model::entry::Version;
 use crate::model::id::Position;
@@ -91,7 +90,7 @@ impl Reading<'_> {
     /// Applies what can be read of the journals. `is_first`: there is no pair before them. Returns the jobs that are gone.
     pub(super) fn journals(
         &mut self,
-        (files, missing): (Vec<Raw>, Vec<u64>),
+        Files { files, missing }: Files,
         is_first: bool,
         state: &mut State,
         log: &mut PartitionLog,
@@ -107,17 +106,25 @@ impl Reading<'_> {
             log,
         };
         walk.give_out(walk.log.last());
+        let latest = files.last().map(|file| file.number);
         for file in &files {
             while let Some(number) = missing.next_if(|number| *number < file.number) {
                 walk.open(self.problem(&chain::name(number), None, MISSING));
             }
-            if let Some(other) = file.queue.filter(|queue| *queue != walk.log.id()) {
-                let what = chain::elsewhere(walk.log.id(), other);
-                walk.open(self.problem(&file.name, Some(1), what));
-                self.damaged.insert(file.name.clone());
-                continue;
+            let name = chain::name(file.number);
+            match &file.header {
+                Ok(header) if header.queue != walk.log.id() => {
+                    let what = chain::elsewhere(walk.log.id(), header.queue);
+                    walk.open(self.problem(&name, Some(1), what));
+                    self.damaged.insert(name);
+                }
+                _ => self.journal(
+                    &name,
+                    &file.contents,
+                    latest == Some(file.number),
+                    &mut walk,
+                ),
             }
-            self.journal(file, &mut walk);
         }
         for number in missing {
             walk.open(self.problem(&chain::name(number), None, MISSING));
@@ -129,26 +136,26 @@ impl Reading<'_> {
         gone
     }
 
-    fn journal(&mut self, file: &Raw, walk: &mut Walk<'_>) {
+    fn journal(&mut self, name: &str, contents: &Contents, is_last: bool, walk: &mut Walk<'_>) {
         let durable = match self.beside {
-            Beside::Writer if file.is_last => read(file.text.clone(), None).durable.length,
+            Beside::Writer if is_last => contents.durable.length,
             _ => u64::MAX,
         };
-        for piece in pieces(&file.text, file.end) {
+        for piece in contents.pieces() {
             match piece {
-                Piece::Damaged(damaged) if damaged.is_torn && file.is_last => {
-                    self.torn(&file.name, &damaged);
+                Piece::Damaged(damaged) if damaged.is_torn && is_last => {
+                    self.torn(name, &damaged);
                     break;
                 }
                 Piece::Damaged(damaged) => {
-                    walk.open(self.damaged(&file.name, &damaged));
+                    walk.open(self.damaged(name, &damaged));
                     walk.keys.extend(keys(&damaged));
                 }
                 Piece::Line(line) if line.offset >= durable => break,
                 Piece::Line(line) => {
-                    if let Err(what) = self.line(&file.name, line, walk) {
-                        self.damaged.insert(file.name.clone());
-                        walk.open(self.problem(&file.name, Some(line.number), what));
+                    if let Err(what) = self.line(name, line, walk) {
+                        self.damaged.insert(name.to_owned());
+                        walk.open(self.problem(name, Some(line.number), what));
                     }
                     walk.is_first = false;
                 }

@@ -7,23 +7,22 @@
 
 mod journals;
 mod pair;
-pub(crate) mod pieces;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use self::pieces::Damaged;
 use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::State;
 use crate::json_file::disk::Disk;
-use crate::json_file::error::disk_error;
-use crate::json_file::journal::End;
-use crate::json_file::journal::chain::{self, Header};
+use crate::json_file::error::{disk_error, read};
+use crate::json_file::journal::chain::{self, Files};
+use crate::json_file::journal::contents::Damaged;
 use crate::json_file::journal::manifest::{ROLL, Roll};
-use crate::json_file::snapshot::meta::{Meta, is_sealed, parse_meta};
+use crate::json_file::sealed::is_of_other_format;
+use crate::json_file::snapshot::meta::{Meta, parse_meta};
 use crate::json_file::snapshot::{DATA, META};
-use crate::model::id::{Position, QueueId};
+use crate::model::id::Position;
 use crate::queue::QueueOptions;
 
 /// Something wrong in a folder.
@@ -106,14 +105,14 @@ impl Salvage {
         let has_journals = reading.roll()? || !chain::numbers(disk)?.is_empty();
         let pair = reading.pair(has_journals)?;
         let (mut state, mut meta) = (pair.state, pair.meta);
-        let files = reading.files(pair.first_journal)?;
+        let first = pair.first_journal;
+        let files = Files::read(disk, first, reading.roll.journal)?;
         if !pair.has_meta {
-            let known = files.0.iter().find_map(|file| file.queue);
-            meta.queue = known.unwrap_or(meta.queue);
+            let mut headers = files.files.iter().flat_map(|file| &file.header);
+            meta.queue = headers.next().map_or(meta.queue, |header| header.queue);
         }
         let mut log = meta.log(disk, &QueueOptions::default())?;
-        let journal_bytes = files.0.iter().map(|file| file.text.len() as u64).sum();
-        let first = pair.first_journal;
+        let journal_bytes = files.bytes();
         let lost_jobs = reading.journals(files, first.is_none(), &mut state, &mut log);
         Ok(Self {
             meta,
@@ -147,25 +146,7 @@ struct Reading<'a> {
     roll: Roll,
 }
 
-/// A journal, read.
-struct Raw {
-    name: String,
-    number: u64,
-    /// The queue that its header names, if that can be read.
-    queue: Option<QueueId>,
-    text: Vec<u8>,
-    /// Where it ends, as the file after it says.
-    end: Option<End>,
-    is_last: bool,
-}
-
 impl Reading<'_> {
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.disk
-            .read(name)
-            .map_err(|error| disk_error(self.disk, "can't read", name, error))
-    }
-
     /// Notes a problem; its number, so that what it loses can be said when that is known.
     fn problem(&mut self, name: &str, line: Option<u64>, what: impl Into<String>) -> usize {
         self.problems.push(Problem {
@@ -200,62 +181,6 @@ impl Reading<'_> {
         }
     }
 
-    /// Reads the journals from `first` on or all that are there, and says which numbers are missing.
-    fn files(&self, first: Option<u64>) -> Result<(Vec<Raw>, Vec<u64>)> {
-        let mut numbers = chain::numbers(self.disk)?;
-        numbers.retain(|number| first.is_none_or(|first| *number >= first));
-        let latest = numbers.last().copied().max(Some(self.roll.journal));
-        let latest = latest.filter(|latest| *latest > 0);
-        let begin = first.or(numbers.first().copied()).or(latest);
-        let missing = match (begin, latest) {
-            (Some(begin), Some(latest)) => (begin..=latest)
-                .filter(|number| numbers.binary_search(number).is_err())
-                .take(1000)
-                .collect(),
-            _ => Vec::new(),
-        };
-        let mut files: Vec<Raw> = Vec::new();
-        let mut stated = None;
-        for number in numbers.into_iter().rev() {
-            let name = chain::name(number);
-            let text = self.read(&name)?.unwrap_or_default();
-            let end = stated.filter(|(of, _)| *of == number).map(|(_, end)| end);
-            let header = self.header(number, &text)?;
-            let previous = header.map(|header| header.previous);
-            stated = previous
-                .flatten()
-                .and_then(|previous| Some((number.checked_sub(1)?, previous)));
-            files.push(Raw {
-                name,
-                number,
-                queue: header.map(|header| header.queue),
-                text,
-                end,
-                is_last: files.is_empty(),
-            });
-            // It begins a chain; what stands before it is left over.
-            if previous == Some(None) {
-                break;
-            }
-        }
-        files.reverse();
-        Ok((files, missing))
-    }
-
-    /// The header of a journal, if it can be read.
-    fn header(&self, number: u64, text: &[u8]) -> Result<Option<Header>> {
-        let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        if crate::json_file::journal::line::check(line, 0).is_none() {
-            return Ok(None);
-        }
-        match Header::parse(self.disk, number, Some(line)) {
-            Ok(header) => Ok(Some(header)),
-            // Of another format, nothing can be said of it.
-            Err(error) if chain::is_of_other_format(line) => Err(error),
-            Err(_) => Ok(None),
-        }
-    }
-
     /// Reads the roll; whether there is one.
     fn roll(&mut self) -> Result<bool> {
         match Roll::read(self.disk) {
@@ -263,7 +188,7 @@ impl Reading<'_> {
                 self.roll = roll.unwrap_or_default();
                 Ok(roll.is_some())
             }
-            Err(Error::Corrupt { line, detail, .. }) if !self.is_of_other_format()? => {
+            Err(Error::Corrupt { line, detail, .. }) if !self.is_of_other_format(ROLL)? => {
                 let number = self.problem(ROLL, line, detail);
                 self.problems[number].loses =
                     Some("the knowledge of which journal is the latest".into());
@@ -274,20 +199,16 @@ impl Reading<'_> {
         }
     }
 
-    /// Whether the roll is as it was written, by another version.
-    fn is_of_other_format(&self) -> Result<bool> {
-        let text = self.read(ROLL)?.unwrap_or_default();
-        Ok(is_sealed(&text))
+    fn is_of_other_format(&self, name: &str) -> Result<bool> {
+        let text = read(self.disk, name)?.unwrap_or_default();
+        Ok(is_of_other_format(&text))
     }
 
-    /// What the text of `data.meta.json` says; `None` if it is not as it was written.
+    /// Returns what the text of `data.meta.json` says; `None` if it is not as it was written.
     fn meta(&self, text: &[u8]) -> Result<Option<Meta>> {
         match parse_meta(self.disk, text) {
-            Ok(meta) => Ok(Some(meta)),
-            // It is as it was written, by another version.
-            Err(error) if is_sealed(text) => Err(error),
-            Err(Error::Corrupt { .. }) => Ok(None),
-            Err(error) => Err(error),
+            Err(Error::Corrupt { .. }) if !is_of_other_format(text) => Ok(None),
+            parsed => parsed.map(Some),
         }
     }
 }

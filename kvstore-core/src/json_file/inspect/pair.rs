@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Reading, list_keys};
 use crate::error::{Error, Result};
 use crate::in_memory::state::{State, Table};
+use crate::json_file::error::read;
 use crate::json_file::snapshot::data::{Fingerprint, entry_fingerprint, split_entry};
 use crate::json_file::snapshot::import::{Known, import};
 use crate::json_file::snapshot::meta::{Meta, known_entries};
@@ -30,7 +31,7 @@ type Entries = BTreeMap<Key, Entry>;
 
 impl Reading<'_> {
     pub(crate) fn pair(&mut self, has_journals: bool) -> Result<Pair> {
-        let Some(text) = self.read(META)? else {
+        let Some(text) = read(self.disk, META)? else {
             return self.without_meta(false, has_journals);
         };
         match self.meta(&text)? {
@@ -85,7 +86,7 @@ impl Reading<'_> {
 
     /// The entries of `data.json` that are as they are known.
     fn recognise(&mut self, meta: &Meta, known: &Known) -> Result<Entries> {
-        let Some(text) = self.read(DATA)? else {
+        let Some(text) = read(self.disk, DATA)? else {
             let number = self.problem(DATA, None, "it is missing beside its data.meta.json");
             self.problems[number].loses = Some(format!(
                 "all {} entries, but for those that journals have",
@@ -136,7 +137,7 @@ impl Reading<'_> {
                     .into(),
             );
         }
-        match self.read(DATA)? {
+        match read(self.disk, DATA)? {
             Some(text) if is_ours => {
                 let read = self.members(&text, None, Version(0));
                 if let Some(first) = read.lines.first() {

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::json_file::disk::Disk;
-use crate::json_file::error::{check_format, corrupt, disk_error};
+use crate::json_file::error::{corrupt, disk_error, read};
+use crate::json_file::journal::contents::{self, Contents, ReadLine};
+use crate::json_file::journal::line::open_object;
 use crate::json_file::journal::manifest::Roll;
-use crate::json_file::journal::record::push_json;
-use crate::json_file::journal::{self, AppendError, Contents, End, FORMAT, Journal, ReadLine};
-use crate::json_file::snapshot::meta::Meta;
+use crate::json_file::journal::{AppendError, End, Journal};
+use crate::json_file::sealed::{self, Format};
 use crate::json_file::snapshot::pair::free_name;
 use crate::model::entry::Version;
 use crate::model::id::{Position, QueueId};
@@ -21,16 +22,21 @@ use crate::model::id::{Position, QueueId};
 /// What is said of a line whose checksum is wrong although it had been written whole.
 const DAMAGED: &str = "its checksum does not match, and it had been on the disk whole; nothing was changed, restore a backup of the folder";
 
-const NO_HEADER: &str = "it has not the header of this journal; restore a backup of the folder";
+const FOREIGN: &str = "it has the header of another journal; restore a backup of the folder";
+
+const MISSING: &str = "it is missing, and a later one is there; restore a backup of the folder";
 
 const PREFIX: &str = "journal-";
+
+/// Most numbers of missing journals that are told.
+const MISSING_MAX: usize = 1000;
 
 /// The first line of a journal.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
     /// The number of the file.
     pub(crate) journal: u64,
-    pub(crate) format: u32,
+    pub(crate) format: Format,
     /// The id of the folder's queue.
     pub(crate) queue: QueueId,
     /// Where the journal before it ends; `null` for one that begins a chain.
@@ -42,52 +48,25 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    pub(crate) fn new(
-        journal: u64,
-        queue: QueueId,
-        previous: Option<End>,
-        version: Version,
-        jobs: Position,
-    ) -> Self {
-        Self {
-            journal,
-            format: FORMAT,
-            queue,
-            previous,
-            version,
-            jobs,
-        }
-    }
-
     /// The line, without its closing brace.
     pub(crate) fn line(&self) -> Vec<u8> {
-        let mut line = Vec::new();
-        push_json(&mut line, self);
-        line.pop();
-        line
+        open_object(self)
     }
 
-    /// Reads the first line of journal `number`, whose checksum has been checked.
-    pub(crate) fn parse(disk: &dyn Disk, number: u64, line: Option<&[u8]>) -> Result<Self> {
+    /// Reads the first line of `text`, which should be journal `number`.
+    pub(crate) fn read(disk: &dyn Disk, number: u64, text: &[u8]) -> Result<Self> {
         let name = name(number);
-        let bad = || corrupt(disk, &name, Some(1), NO_HEADER);
-        let line = line.ok_or_else(bad)?;
-        // Of another format it may be something else altogether.
-        let Format { format } = serde_json::from_slice(line).map_err(|_| bad())?;
-        check_format(disk, &name, format)?;
-        let header: Self = serde_json::from_slice(line).map_err(|_| bad())?;
-        (header.journal == number).then_some(header).ok_or_else(bad)
+        let header: Self = sealed::parse(disk, &name, first_line(text))?;
+        match header.journal == number {
+            true => Ok(header),
+            false => Err(corrupt(disk, &name, Some(1), FOREIGN)),
+        }
     }
 }
 
-#[derive(Deserialize)]
-struct Format {
-    format: u32,
-}
-
-/// Returns true if a first line is of a journal that another version has written.
-pub(crate) fn is_of_other_format(line: &[u8]) -> bool {
-    serde_json::from_slice::<Format>(line).is_ok_and(|it| it.format != FORMAT)
+fn first_line(text: &[u8]) -> &[u8] {
+    let end = memchr::memchr(b'\n', text).unwrap_or(text.len());
+    &text[..end]
 }
 
 /// The name of journal `number`.
@@ -158,51 +137,80 @@ pub(crate) fn remove_before(disk: &dyn Disk, number: u64) {
 
 /// Journals that follow each other, read whole.
 pub(crate) struct Files {
-    files: Vec<File>,
+    pub(crate) files: Vec<File>,
+    /// The numbers of those that should be there and are not.
+    pub(crate) missing: Vec<u64>,
 }
 
 /// One of them.
 pub(crate) struct File {
     pub(crate) number: u64,
+    pub(crate) header: Result<Header>,
     pub(crate) contents: Contents,
 }
 
 impl Files {
-    /// Reads the journals that `meta` does not have yet. `lenient`: damage ends a file instead of the reading.
-    pub(crate) fn read(disk: &dyn Disk, meta: &Meta, lenient: bool) -> Result<Self> {
-        let first = meta.journal;
+    /// Reads the journals from `first` on, or all that are there; the folder has had one of the number `latest`. What is wrong
+    /// with them is for the caller to judge.
+    pub(crate) fn read(disk: &dyn Disk, first: Option<u64>, latest: u64) -> Result<Self> {
         let mut numbers = numbers(disk)?;
-        numbers.retain(|number| *number >= first);
-        let missing = (first..)
-            .zip(&numbers)
-            .find(|(expected, number)| expected != *number);
-        if let Some((missing, _)) = missing.filter(|_| !lenient) {
-            let detail = "it is missing, and a later one is there; restore a backup of the folder";
-            return Err(corrupt(disk, &name(missing), None, detail));
-        }
+        numbers.retain(|number| first.is_none_or(|first| *number >= first));
+        let latest = numbers
+            .last()
+            .copied()
+            .max(Some(latest).filter(|it| *it > 0));
+        let begin = first.or(numbers.first().copied()).or(latest);
+        let expected = begin.zip(latest).map(|(begin, latest)| begin..=latest);
+        let missing = expected.into_iter().flatten();
+        let missing = missing.filter(|number| numbers.binary_search(number).is_err());
+        let missing = missing.take(MISSING_MAX).collect();
         let mut files = Vec::new();
-        let mut end = None;
+        let mut stated: Option<(u64, End)> = None;
         // From the last to the first, since each header states where the file before it ends.
         for number in numbers.into_iter().rev() {
-            let name = name(number);
-            let text = disk
-                .read(&name)
-                .map_err(|error| disk_error(disk, "can't read", &name, error))?;
-            let contents = journal::read(text.unwrap_or_default(), end);
-            end = match previous_end(disk, number, meta.queue, &contents) {
-                Ok(end) => end,
-                Err(_) if lenient => None,
-                Err(error) => return Err(error),
-            };
-            let begins_anew = end.is_none() && !lenient;
-            files.push(File { number, contents });
-            // It has everything that counts, so what stands before it is left over.
-            if begins_anew {
+            let text = read(disk, &name(number))?.unwrap_or_default();
+            let header = Header::read(disk, number, &text);
+            if sealed::is_of_other_format(first_line(&text)) {
+                // Nothing can be said of it.
+                header?;
+                continue;
+            }
+            let end = stated.filter(|(of, _)| *of == number);
+            let contents = contents::read(text, end.map(|(_, end)| end));
+            let previous = header.as_ref().ok().map(|header| header.previous);
+            stated = previous
+                .flatten()
+                .map(|end| (number.saturating_sub(1), end));
+            files.push(File {
+                number,
+                header,
+                contents,
+            });
+            // It begins a chain, so what is before it is left over.
+            if previous == Some(None) {
                 break;
             }
         }
         files.reverse();
-        Ok(Self { files })
+        Ok(Self { files, missing })
+    }
+
+    /// Refuses what is not as it was written in the folder with this queue, save for the torn end of a write.
+    pub(crate) fn check(&self, disk: &dyn Disk, queue: QueueId) -> Result<()> {
+        if let Some(missing) = self.missing.first() {
+            return Err(corrupt(disk, &name(*missing), None, MISSING));
+        }
+        for file in self.files.iter().rev() {
+            let refused = |line, detail| Err(corrupt(disk, &name(file.number), Some(line), detail));
+            let header = file.header.clone()?;
+            if header.queue != queue {
+                return refused(1, elsewhere(queue, header.queue));
+            }
+            if let Some(damaged) = file.contents.damage().filter(|damaged| !damaged.is_torn) {
+                return refused(damaged.line, DAMAGED.to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// All their bytes.
@@ -219,7 +227,8 @@ impl Files {
 
     /// Whether anything in them can't be read.
     pub(crate) fn are_damaged(&self) -> bool {
-        self.files.iter().any(|file| file.contents.damage.is_some())
+        let damaged = |file: &File| file.header.is_err() || file.contents.damage().is_some();
+        !self.missing.is_empty() || self.files.iter().any(damaged)
     }
 
     /// The number behind the last file.
@@ -237,49 +246,27 @@ impl Files {
         let Some(file) = self.files.last() else {
             return Ok(());
         };
-        let Some(damage) = &file.contents.damage else {
+        let Some(damage) = file.contents.damage() else {
             return Ok(());
         };
+        let (tail, has_whole_lines) = file.contents.tail();
         let name = name(file.number);
         let keep = || {
             let kept = free_name(disk, &format!("{name}.torn"))?;
             let mut copy = disk.create(&kept)?;
-            copy.write_at(0, file.contents.tail())?;
+            copy.write_at(0, tail)?;
             copy.sync()?;
             disk.sync_folder()?;
             Ok(kept)
         };
         let kept = keep().map_err(|error| disk_error(disk, "can't write beside", &name, error))?;
         let (file, line) = (disk.path().join(name), damage.line);
-        if damage.has_whole_lines {
+        if has_whole_lines {
             tracing::error!(file = %file.display(), line, kept, "the end of this file can't be read and may have been acknowledged: it is cut off, and kept aside");
         } else {
             tracing::warn!(file = %file.display(), line, kept, "a write was cut off before it was acknowledged: it is kept aside");
         }
         Ok(())
-    }
-}
-
-/// Where the file before this one ends, if this one is sound.
-fn previous_end(
-    disk: &dyn Disk,
-    number: u64,
-    queue: QueueId,
-    contents: &Contents,
-) -> Result<Option<End>> {
-    if let Some(damage) = contents.damage.as_ref().filter(|damage| damage.was_durable) {
-        return Err(corrupt(disk, &name(number), Some(damage.line), DAMAGED));
-    }
-    let line = contents.lines().next().map(|line| line.text);
-    let header = Header::parse(disk, number, line)?;
-    match header.queue == queue {
-        true => Ok(header.previous),
-        false => Err(corrupt(
-            disk,
-            &name(number),
-            Some(1),
-            elsewhere(queue, header.queue),
-        )),
     }
 }
 

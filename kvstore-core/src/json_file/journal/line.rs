@@ -4,11 +4,26 @@
 //! everything before them, and starts from the CRC of the line before; so a line that is lost, repeated or out of place
 //! breaks the chain as surely as a flipped bit.
 
+use serde::Serialize;
+
 /// The length of `,"c":"xxxxxxxx"}`.
 const TRAILER_BYTES: usize = 16;
 
 /// The state of a chain: the CRC of the latest line, 0 before the first.
 pub(crate) type Chain = u32;
+
+/// Appends the JSON of `value`.
+pub(crate) fn push_json(text: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(text, value).expect("what is kept has JSON, and memory takes it");
+}
+
+/// Returns a JSON object without its closing brace.
+pub(crate) fn open_object(value: &impl Serialize) -> Vec<u8> {
+    let mut text = Vec::new();
+    push_json(&mut text, value);
+    text.pop();
+    text
+}
 
 /// Ends the line that starts at `start` in `text`, an object without its closing brace, and links it to `chain`.
 pub(crate) fn seal(text: &mut Vec<u8>, start: usize, chain: &mut Chain) {

@@ -12,56 +12,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::json_file::disk::Disk;
-use crate::json_file::error::{corrupt, disk_error};
-use crate::json_file::journal::record::push_json;
-use crate::json_file::journal::{AppendError, FORMAT, chain, line};
+use crate::json_file::error::{corrupt, read};
+use crate::json_file::journal::{AppendError, chain};
+use crate::json_file::sealed::{self, Format};
 
 pub(crate) const ROLL: &str = "files.json";
 const ROLL_NEW: &str = ".files.json.new";
 
 /// The number of the latest journal; 0 if there was none yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Roll {
-    format: u32,
+    format: Format,
     pub(crate) journal: u64,
 }
 
-impl Default for Roll {
-    fn default() -> Self {
-        Self {
-            format: FORMAT,
-            journal: 0,
-        }
-    }
-}
-
 impl Roll {
-    /// The roll of a folder; `None` if it has none.
+    /// Reads the roll of a folder; `None` if it has none.
     pub(crate) fn read(disk: &dyn Disk) -> Result<Option<Self>> {
-        let text = disk
-            .read(ROLL)
-            .map_err(|error| disk_error(disk, "can't read", ROLL, error))?;
-        text.map(|text| Self::parse(disk, &text)).transpose()
-    }
-
-    fn parse(disk: &dyn Disk, text: &[u8]) -> Result<Self> {
-        let text = text.strip_suffix(b"\n").unwrap_or(text);
-        if line::check(text, 0).is_none() {
-            return Err(corrupt(
-                disk,
-                ROLL,
-                Some(1),
-                "its checksum does not match; restore a backup of the folder, or remove it if no journal is missing",
-            ));
-        }
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
-        }
-        let bad = |error: serde_json::Error| corrupt(disk, ROLL, Some(1), error.to_string());
-        let Format { format } = serde_json::from_slice(text).map_err(bad)?;
-        crate::json_file::error::check_format(disk, ROLL, format)?;
-        serde_json::from_slice(text).map_err(bad)
+        let text = read(disk, ROLL)?;
+        text.map(|text| sealed::parse(disk, ROLL, &text))
+            .transpose()
     }
 
     /// Refuses a folder in which the latest journal is missing. Those before `first` are done with.
@@ -87,10 +57,7 @@ impl Roll {
     }
 
     fn write(&self, disk: &dyn Disk) -> Result<(), AppendError> {
-        let mut text = Vec::new();
-        push_json(&mut text, self);
-        text.pop();
-        line::seal(&mut text, 0, &mut 0);
+        let text = sealed::seal(self);
         let begin = || {
             let mut file = disk.create(ROLL_NEW)?;
             file.write_at(0, &text)?;

@@ -10,18 +10,17 @@
 //! What the lines mean is not known here: see `record.rs`.
 
 pub(crate) mod chain;
+pub(crate) mod contents;
 pub(crate) mod line;
 pub(crate) mod manifest;
 pub(crate) mod record;
 pub(crate) mod scan;
 
 use std::io;
-use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use self::line::Chain;
-use self::scan::{Kind, Scan};
 use crate::json_file::disk::{Disk, DiskFile, is_full};
 
 /// The file is filled ahead in pieces of this size. One larger write would make each later sync dearer.
@@ -29,9 +28,6 @@ const FILL_BYTES: u64 = 256 << 10;
 
 /// Room for a mark.
 const MARK_BYTES: u64 = 80;
-
-/// The version of all formats here.
-pub(crate) const FORMAT: u32 = 2;
 
 /// The name of a file until all that it starts with is on the disk.
 pub(crate) fn begun_name(name: &str) -> String {
@@ -257,126 +253,4 @@ pub(crate) fn marked(line: &[u8]) -> Option<End> {
     line.starts_with(MARK.as_bytes())
         .then(|| Mark::parse(line))
         .flatten()
-}
-
-/// A line as it was read.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ReadLine<'a> {
-    /// From 1.
-    pub(crate) number: u64,
-    /// The whole object.
-    pub(crate) text: &'a [u8],
-    /// Where it starts.
-    pub(crate) offset: u64,
-}
-
-impl ReadLine<'_> {
-    /// The object without its closing brace and its CRC, as [`Journal::append`] takes it.
-    pub(crate) fn body(&self) -> Vec<u8> {
-        line::body(self.text).to_vec()
-    }
-}
-
-/// What a file holds, as far as it can be read.
-#[derive(Debug)]
-pub(crate) struct Contents {
-    text: Vec<u8>,
-    /// Number and place of each line; marks are left out.
-    lines: Vec<(u64, Range<usize>)>,
-    /// What the last mark says is on the disk; the header if there is none.
-    pub(crate) durable: End,
-    /// What is wrong with the rest.
-    pub(crate) damage: Option<Damage>,
-}
-
-/// Bytes that are not what was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Damage {
-    /// The line, from 1.
-    pub(crate) line: u64,
-    /// Whether they are known to have been on the disk: this is corruption. If not, it is the torn tail of a write.
-    pub(crate) was_durable: bool,
-    /// Whether whole lines stand behind it: they may have been acknowledged.
-    pub(crate) has_whole_lines: bool,
-    /// Everything from the damage on, fill left out.
-    tail: Range<usize>,
-}
-
-impl Contents {
-    /// The lines, header first, marks left out.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = ReadLine<'_>> {
-        self.lines.iter().map(|(number, range)| ReadLine {
-            number: *number,
-            text: &self.text[range.clone()],
-            offset: range.start as u64,
-        })
-    }
-
-    /// The length of the file.
-    pub(crate) fn len(&self) -> u64 {
-        self.text.len() as u64
-    }
-
-    /// The bytes from the damage on.
-    pub(crate) fn tail(&self) -> &[u8] {
-        self.damage
-            .as_ref()
-            .map_or(&[], |damage| &self.text[damage.tail.clone()])
-    }
-}
-
-/// Reads a whole file. Where the file after it states `end`, only what is before that counts, and all of it was durable.
-pub(crate) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
-    if let Some(end) = end {
-        text.truncate(usize::try_from(end.length).unwrap_or(usize::MAX));
-    }
-    let mut lines = Vec::new();
-    let (mut durable, mut reached) = (End::default(), End::default());
-    let mut number = 1;
-    let mut damage: Option<Damage> = None;
-    let scan = Scan::new(&text, 1, 0);
-    let used = scan.used();
-    for scanned in scan {
-        let start = scanned.line.offset as usize;
-        if let (None, Some(crc)) = (&damage, scanned.crc) {
-            match scanned.kind {
-                Kind::Mark(_) => durable = reached,
-                _ => lines.push((number, start..start + scanned.line.text.len())),
-            }
-            reached = End {
-                length: scanned.end() as u64,
-                crc,
-            };
-            if number == 1 {
-                durable = reached;
-            }
-            number += 1;
-            continue;
-        }
-        let damage = damage.get_or_insert(Damage {
-            line: number,
-            was_durable: false,
-            has_whole_lines: false,
-            tail: start..used,
-        });
-        match scanned.mark() {
-            Some(mark) => damage.was_durable |= mark.length > damage.tail.start as u64,
-            None => damage.has_whole_lines |= scanned.crc.is_some(),
-        }
-    }
-    if let Some(end) = end {
-        let at = reached.length as usize;
-        damage = (reached != end).then(|| Damage {
-            line: number,
-            was_durable: true,
-            has_whole_lines: true,
-            tail: at..used.max(at),
-        });
-    }
-    Contents {
-        text,
-        lines,
-        durable: end.unwrap_or(durable),
-        damage,
-    }
 }

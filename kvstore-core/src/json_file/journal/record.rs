@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::in_memory::log::{PartitionLog, Remembered};
 use crate::in_memory::state::{Record, State};
 use crate::json_file::PARTITION;
+use crate::json_file::journal::line::{open_object, push_json};
 use crate::model::command::Command;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{JobId, Position, QueueId};
@@ -21,6 +22,10 @@ use crate::model::job::Job;
 
 /// A line, read.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most lines are records: a box would cost each of them an allocation"
+)]
 pub(crate) enum Line {
     /// A commit, or an opening of the folder.
     Record(Record),
@@ -130,10 +135,6 @@ fn push_member(line: &mut Vec<u8>, name: &str, value: Option<&impl Serialize>) {
     }
 }
 
-pub(crate) fn push_json(line: &mut Vec<u8>, value: &impl Serialize) {
-    serde_json::to_writer(line, value).expect("what is kept has JSON, and memory takes it");
-}
-
 /// A job, as its line and `data.meta.json` have it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct JobText<'a> {
@@ -189,10 +190,7 @@ impl<'a> JobText<'a> {
 
 /// The line of a job that waits.
 pub(crate) fn encode_job(job: &Job, remembered: Option<Remembered>) -> Vec<u8> {
-    let mut line = Vec::new();
-    push_json(&mut line, &JobText::of(job, remembered));
-    line.pop();
-    line
+    open_object(&JobText::of(job, remembered))
 }
 
 /// The line that says how often the job at `head` was tried.

@@ -1,8 +1,9 @@
 //! The one walk over the lines of a journal, whoever reads it: opening stops at the first line that is not sound, who follows stops
 //! there and looks again later, and who saves what can be saved goes on behind it.
 
+use super::contents::ReadLine;
 use super::line::{self, Chain};
-use super::{End, ReadLine, mark_at_end, marked};
+use super::{End, mark_at_end, marked};
 
 /// A line, looked at.
 pub(crate) struct Scanned<'a> {
@@ -56,11 +57,6 @@ impl<'a> Scan<'a> {
             number,
             chain: Some(chain),
         }
-    }
-
-    /// Where what stands in it ends.
-    pub(crate) fn used(&self) -> usize {
-        self.used
     }
 }
 

@@ -7,6 +7,7 @@ use memchr::memchr_iter;
 use serde::{Deserialize, Serialize};
 
 use crate::json_file::disk::Disk;
+use crate::json_file::journal::line::push_json;
 use crate::model::key::Key;
 use crate::model::value::Value;
 
@@ -100,7 +101,7 @@ pub(crate) fn split_entry(line: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
 
 /// The line of an entry, without comma and newline.
 pub(super) fn push_entry(text: &mut Vec<u8>, key: &Key, value: &[u8]) {
-    crate::json_file::journal::record::push_json(text, key);
+    push_json(text, key);
     text.push(b':');
     text.extend_from_slice(value);
 }

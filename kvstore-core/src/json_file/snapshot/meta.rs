@@ -6,7 +6,6 @@ use std::ops::Deref;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -14,9 +13,9 @@ use crate::in_memory::log::{PartitionLog, Remembered};
 use crate::in_memory::state::{Progress, QueueProgress, Sorted, State, Table};
 use crate::json_file::PARTITION;
 use crate::json_file::disk::{Disk, DiskReader};
-use crate::json_file::error::{check_format, corrupt, disk_error};
+use crate::json_file::error::{corrupt, disk_error};
 use crate::json_file::journal::record::JobText;
-use crate::json_file::journal::{FORMAT, line};
+use crate::json_file::sealed::{self, Format};
 use crate::json_file::snapshot::data::{Fingerprint, fingerprint, lines, split_entry};
 use crate::json_file::snapshot::import::Known;
 use crate::json_file::snapshot::pair::Read;
@@ -32,7 +31,7 @@ const META_PIECE: usize = 1024;
 /// What `data.meta.json` holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Meta {
-    pub(crate) format: u32,
+    format: Format,
     /// The id of the queue in this folder.
     pub(crate) queue: QueueId,
     pub(crate) data: Fingerprint,
@@ -81,7 +80,7 @@ impl Meta {
     /// Of a folder with nothing in it yet.
     pub(crate) fn of_new_folder(queue: QueueId) -> Self {
         Self {
-            format: FORMAT,
+            format: Format,
             queue,
             data: Fingerprint::default(),
             pieces: Vec::new(),
@@ -346,15 +345,9 @@ struct Share {
     bad: Option<usize>,
 }
 
-/// Returns true for a `data.meta.json` as it was written, by whatever version.
-pub(crate) fn is_sealed(text: &[u8]) -> bool {
-    line::check(text.strip_suffix(b"\n").unwrap_or(text), 0).is_some()
-}
-
 /// Reads the text of a `data.meta.json`.
 pub(crate) fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
-    let mut meta: Meta = parse(disk, text)?;
-    check_format(disk, META, meta.format)?;
+    let mut meta: Meta = sealed::parse(disk, META, text)?;
     meta.bytes = text.len() as u64;
     Ok(meta)
 }
@@ -369,7 +362,7 @@ pub(crate) fn known_entries(disk: &dyn Disk, text: &[u8]) -> Result<Known> {
         deadlines: Vec<(usize, Timestamp)>,
         fingerprints: String,
     }
-    let entries: Entries = parse(disk, text)?;
+    let entries: Entries = sealed::parse(disk, META, text)?;
     let deadlines: HashMap<usize, Timestamp> = entries.deadlines.into_iter().collect();
     let digits = entries.fingerprints.as_bytes().chunks_exact(16);
     let fingerprints = digits.map(|digits| {
@@ -383,26 +376,4 @@ pub(crate) fn known_entries(disk: &dyn Disk, text: &[u8]) -> Result<Known> {
         (fingerprint, (version, deadlines.get(&number).copied()))
     });
     Ok(known.collect())
-}
-
-fn parse<T: DeserializeOwned>(disk: &dyn Disk, text: &[u8]) -> Result<T> {
-    if !is_sealed(text) {
-        return Err(corrupt(
-            disk,
-            META,
-            None,
-            "its checksum does not match; restore a backup of the folder",
-        ));
-    }
-    // Of another format it may be something else altogether.
-    #[derive(Deserialize)]
-    struct Format {
-        format: u32,
-    }
-    serde_json::from_slice(text).map_err(|error| match serde_json::from_slice::<Format>(text) {
-        Ok(Format { format }) if format != FORMAT => {
-            check_format(disk, META, format).expect_err("it is another")
-        }
-        _ => corrupt(disk, META, None, error.to_string()),
-    })
 }

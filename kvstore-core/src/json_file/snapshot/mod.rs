@@ -17,8 +17,8 @@ use std::io;
 
 use crate::in_memory::state::Row;
 use crate::json_file::disk::{Disk, DiskFile};
-use crate::json_file::journal::line;
 use crate::json_file::journal::record::JobText;
+use crate::json_file::sealed;
 use crate::json_file::snapshot::data::{Fingerprint, PIECE_BYTES, line_fingerprint, push_entry};
 use crate::json_file::snapshot::meta::Meta;
 use crate::json_file::snapshot::pair::exchange;
@@ -116,9 +116,7 @@ fn write_new(
         .iter()
         .map(|job| JobText::of(job, None).into_owned());
     meta.jobs = jobs.collect();
-    let mut text = serde_json::to_vec(&meta).map_err(io::Error::other)?;
-    text.pop();
-    line::seal(&mut text, 0, &mut 0);
+    let text = sealed::seal(&meta);
     let mut file = disk.create(META_NEW)?;
     write_synced(&mut *file, 0, &text)?;
     Ok(Written {

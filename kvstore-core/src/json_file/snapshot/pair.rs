@@ -6,7 +6,7 @@ use std::io;
 use crate::error::Result;
 use crate::in_memory::state::Table;
 use crate::json_file::disk::{Disk, is_irregular};
-use crate::json_file::error::{corrupt, disk_error};
+use crate::json_file::error::{corrupt, disk_error, read};
 use crate::json_file::snapshot::data::{Fingerprint, fingerprint};
 use crate::json_file::snapshot::import::Known;
 use crate::json_file::snapshot::meta::{Meta, known_entries, parse_meta};
@@ -169,12 +169,8 @@ pub(crate) enum Pair {
 /// Reads the pair, and finishes what a crash has left undone. `has_journals`: there are journals
 /// beside it.
 pub(crate) fn load(disk: &dyn Disk, has_journals: bool) -> Result<Pair> {
-    let read = |name: &str| {
-        let text = disk.read(name);
-        text.map_err(|error| disk_error(disk, "cannot read", name, error))
-    };
-    let Some(text) = read(META)? else {
-        return match read(DATA)? {
+    let Some(text) = read(disk, META)? else {
+        return match read(disk, DATA)? {
             _ if has_journals => Err(corrupt(
                 disk,
                 META,
@@ -191,8 +187,8 @@ pub(crate) fn load(disk: &dyn Disk, has_journals: bool) -> Result<Pair> {
     Ok(match finish(disk, &meta, |name| meta.table(disk, name))? {
         Ok(table) => Pair::Whole(meta, table),
         Err(Edited { newer }) => Pair::Edited {
-            known: known_entries(disk, &read(META)?.unwrap_or_default())?,
-            text: read(DATA)?.unwrap_or_default(),
+            known: known_entries(disk, &read(disk, META)?.unwrap_or_default())?,
+            text: read(disk, DATA)?.unwrap_or_default(),
             meta,
             newer,
         },

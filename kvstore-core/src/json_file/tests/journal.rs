@@ -2,6 +2,7 @@
 
 use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
+use crate::json_file::journal::contents::*;
 use crate::json_file::journal::*;
 
 fn body(number: u32) -> Vec<u8> {
@@ -58,7 +59,7 @@ fn what_is_acknowledged_is_covered_by_a_mark() {
 fn a_whole_file_is_read_whole() {
     let text = written();
     let contents = read(text.clone(), None);
-    assert_eq!(contents.damage, None);
+    assert_eq!(contents.damage(), None);
     assert_eq!(contents.lines().count(), 9);
     let unsure: Vec<_> = contents
         .lines()
@@ -67,7 +68,7 @@ fn a_whole_file_is_read_whole() {
     assert_eq!(unsure.len(), 2);
     // As the next file would state it.
     let bounded = read(text.clone(), Some(contents.durable));
-    assert_eq!((bounded.lines().count(), bounded.damage), (7, None));
+    assert_eq!((bounded.lines().count(), bounded.damage()), (7, None));
 }
 
 #[test]
@@ -77,13 +78,14 @@ fn damage_in_what_a_file_starts_with_is_told_from_a_torn_tail() {
     let journal = Journal::create(&disk, "j.jsonl", &bodies, 0).unwrap();
     let text = disk.read("j.jsonl").unwrap().unwrap();
     let contents = read(text.clone(), None);
-    assert_eq!((contents.lines().count(), contents.damage), (3, None));
+    assert_eq!((contents.lines().count(), contents.damage()), (3, None));
     assert_eq!(contents.durable, journal.durable());
     for place in 0..journal.durable().length as usize {
         let mut flipped = text.clone();
         flipped[place] ^= 1;
-        let damage = read(flipped, None).damage.unwrap();
-        assert!(damage.was_durable, "byte {place}");
+        let contents = read(flipped, None);
+        let damage = contents.damage().unwrap();
+        assert!(!damage.is_torn, "byte {place}");
     }
 }
 
@@ -95,9 +97,9 @@ fn a_file_cut_anywhere_is_a_prefix_with_a_torn_tail() {
     for length in 0..used {
         let contents = read(text[..length].to_vec(), None);
         assert!(contents.lines().count() <= whole);
-        if let Some(damage) = contents.damage {
-            assert!(!damage.was_durable, "cut at {length}");
-            assert!(!damage.has_whole_lines, "cut at {length}");
+        if let Some(damage) = contents.damage() {
+            assert!(damage.is_torn || damage.line == 1, "cut at {length}");
+            assert!(!contents.tail().1, "cut at {length}");
         }
     }
 }
@@ -112,15 +114,15 @@ fn every_flipped_bit_is_found_and_told_from_a_torn_tail() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         let contents = read(flipped.clone(), None);
         let damage = contents
-            .damage
+            .damage()
             .unwrap_or_else(|| panic!("bit {bit} was not found"));
         // The last mark is written after what it covers and is the only witness for it.
         if bit / 8 < durable.length as usize {
-            assert!(damage.was_durable, "bit {bit}: {damage:?}");
+            assert!(!damage.is_torn, "bit {bit}: {damage:?}");
         }
         let bounded = read(flipped, Some(durable));
         assert_eq!(
-            bounded.damage.is_some(),
+            bounded.damage().is_some(),
             bit / 8 < durable.length as usize,
             "bit {bit}"
         );
@@ -137,17 +139,17 @@ fn lost_repeated_and_swapped_lines_are_found() {
     for index in 0..lines.len() - 1 {
         let mut lost = lines.clone();
         lost.remove(index);
-        assert!(read(lost.concat(), None).damage.is_some(), "lost {index}");
+        assert!(read(lost.concat(), None).damage().is_some(), "lost {index}");
         let mut repeated = lines.clone();
         repeated.insert(index, lines[index]);
         assert!(
-            read(repeated.concat(), None).damage.is_some(),
+            read(repeated.concat(), None).damage().is_some(),
             "repeated {index}"
         );
         let mut swapped = lines.clone();
         swapped.swap(index, index + 1);
         assert!(
-            read(swapped.concat(), None).damage.is_some(),
+            read(swapped.concat(), None).damage().is_some(),
             "swapped {index}"
         );
     }
@@ -160,10 +162,10 @@ fn a_hole_is_damage() {
     for byte in &mut text[20..60] {
         *byte = b'\n';
     }
-    assert!(read(text.clone(), None).damage.unwrap().was_durable);
+    assert!(!read(text.clone(), None).damage().unwrap().is_torn);
     let mut text = written();
     for byte in &mut text[durable + 40..durable + 60] {
         *byte = 0;
     }
-    assert!(!read(text.clone(), None).damage.unwrap().was_durable);
+    assert!(read(text.clone(), None).damage().unwrap().is_torn);
 }

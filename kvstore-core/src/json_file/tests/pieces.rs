@@ -2,8 +2,8 @@
 
 use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::SimulatedDisk;
-use crate::json_file::inspect::pieces::*;
-use crate::json_file::journal::{self, Journal};
+use crate::json_file::journal::Journal;
+use crate::json_file::journal::contents::*;
 
 fn body(number: u32) -> Vec<u8> {
     format!("{{\"n\":{number}").into_bytes()
@@ -33,23 +33,25 @@ fn lines<'a>(pieces: &[Piece<'a>]) -> Vec<&'a [u8]> {
 #[test]
 fn whole_file_has_no_damage() {
     let text = written();
-    assert_eq!(lines(&pieces(&text, None)).len(), 9);
-    assert_eq!(pieces(&text, None).len(), 9);
-    let durable = journal::read(text.clone(), None).durable;
-    assert_eq!(pieces(&text, Some(durable)).len(), 7);
+    let contents = read(text.clone(), None);
+    assert_eq!(contents.lines().count(), 9);
+    assert_eq!(contents.pieces().count(), 9);
+    let bounded = read(text, Some(contents.durable));
+    assert_eq!(bounded.pieces().count(), 7);
 }
 
 #[test]
 fn every_flipped_bit_costs_few_lines_and_yields_no_other() {
     let text = written();
-    let whole = pieces(&text, None);
-    let whole = lines(&whole);
+    let contents = read(text.clone(), None);
+    let whole: Vec<_> = contents.lines().map(|line| line.text).collect();
     let used = text.iter().rposition(|&byte| byte != b'\n').unwrap() + 1;
-    let durable = journal::read(text.clone(), None).durable.length as usize;
+    let durable = contents.durable.length as usize;
     for bit in 0..used * 8 {
         let mut flipped = text.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        let found = pieces(&flipped, None);
+        let contents = read(flipped, None);
+        let found: Vec<_> = contents.pieces().collect();
         let damaged: Vec<_> = found
             .iter()
             .filter_map(|piece| match piece {
@@ -81,18 +83,13 @@ fn missing_lines_and_a_file_cut_short_are_noticed() {
         let mut lost = parts.clone();
         lost.remove(index);
         let lost = lost.concat();
-        assert!(
-            pieces(&lost, None)
-                .iter()
-                .any(|piece| matches!(piece, Piece::Damaged(_))),
-            "lost {index}"
-        );
+        assert!(read(lost, None).damage().is_some(), "lost {index}");
     }
-    let durable = journal::read(text.clone(), None).durable;
+    let durable = read(text.clone(), None).durable;
     for length in 0..durable.length as usize {
-        let found = pieces(&text[..length], Some(durable));
+        let contents = read(text[..length].to_vec(), Some(durable));
         assert!(
-            matches!(found.last(), Some(Piece::Damaged(damaged)) if !damaged.is_torn),
+            matches!(contents.pieces().last(), Some(Piece::Damaged(damaged)) if !damaged.is_torn),
             "cut at {length}"
         );
     }

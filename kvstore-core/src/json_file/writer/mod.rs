@@ -18,6 +18,7 @@ use crate::json_file::journal::chain::{self, Header};
 use crate::json_file::journal::manifest::Roll;
 use crate::json_file::journal::record::{self, applied_of};
 use crate::json_file::journal::{AppendError, Journal};
+use crate::json_file::sealed::Format;
 use crate::json_file::snapshot::data::Fingerprint;
 use crate::json_file::snapshot::meta::Meta;
 use crate::json_file::snapshot::pair::settle;
@@ -498,13 +499,14 @@ impl Writer {
         let number = self.number + 1;
         let (lines, reserve) = {
             let log = self.queue.log();
-            let header = Header::new(
-                number,
-                self.meta.queue,
-                Some(self.journal.durable()),
+            let header = Header {
+                journal: number,
+                format: Format,
+                queue: self.meta.queue,
+                previous: Some(self.journal.durable()),
                 version,
-                log.last(),
-            );
+                jobs: log.last(),
+            };
             let tried = log.attempts();
             let tried = tried.map(|(head, count)| record::encode_tried(head, count));
             let lines: Vec<_> = std::iter::once(header.line()).chain(tried).collect();
