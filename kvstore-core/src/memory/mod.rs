@@ -1,4 +1,5 @@
-//! The backend that keeps everything in memory, for tests and caches: it keeps the contracts, but for surviving the process.
+//! The in-memory backend, for tests and caches: it keeps every contract except surviving the
+//! process.
 
 mod queue;
 mod store;

@@ -1,4 +1,4 @@
-//! The queue in memory: [`PartitionLog`]s behind locks, and readers that are woken.
+//! The in-memory queue: a locked [`PartitionLog`] per partition, and readers that wait for changes.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::queue::{
     Accepted, AppliedListener, Claim, Depth, Found, JobQueue, QueueOptions, WorkQueue, WorkerId,
 };
 
-/// A queue in memory, with any number of partitions. Its jobs are gone with it, and so are the claims on it.
+/// A queue in memory, with any number of partitions. Its jobs and the claims on it end with it.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -54,10 +54,11 @@ pub struct MemoryQueue {
     closed: AtomicBool,
 }
 
-/// A partition. The lock is a std one: it is held for some memory operations and never across a wait.
+/// A partition. A std lock suffices: it is held for a few memory operations and never across an
+/// await.
 struct Log {
     log: Mutex<PartitionLog>,
-    /// Told when jobs are published, and when the queue is closed.
+    /// Notified when jobs are published, and when the queue is closed.
     changed: Notify,
 }
 
@@ -68,7 +69,7 @@ impl Log {
 }
 
 impl MemoryQueue {
-    /// An empty queue, under a new id.
+    /// Creates an empty queue with a new id.
     pub fn new(options: QueueOptions, clock: Arc<dyn Clock>) -> Self {
         let id = QueueId::random();
         let time = StoreTime::new(clock, Timestamp(0));
@@ -126,10 +127,11 @@ impl MemoryQueue {
         Ok((partition, accepted))
     }
 
-    /// Waits for as long as there is no job after `after`.
+    /// Waits until there is a job after `after`.
     async fn next(&self, log: &Log, after: Position, max: usize) -> Result<Vec<Job>> {
         loop {
-            // Listen first and look then: what changes in between is heard, since this hears from its creation on.
+            // Listen before looking: `Notified` receives every wake-up from its creation on, so no
+            // change in between is missed.
             let changed = log.changed.notified();
             self.check_open()?;
             let jobs = log.lock().read(after, max)?;
@@ -166,8 +168,9 @@ impl JobQueue for MemoryQueue {
                 Ok(accepted)
             })
             .collect();
-        // Readers are woken once for all jobs of the call. This may publish what another call has admitted a moment ago: nothing
-        // more would happen to that before it is published anyway.
+        // Readers are woken once for all jobs of the call. This may publish jobs that a concurrent
+        // call has just admitted, which is harmless: nothing else happens to them between admission
+        // and publication.
         for log in touched.into_iter().filter_map(|it| self.log(it).ok()) {
             log.lock().publish();
             log.changed.notify_waiters();
@@ -227,7 +230,7 @@ impl WorkQueue for MemoryQueue {
     }
 
     async fn claims_changed(&self) {
-        // Its workers are in one process, and learn of each other with each renewal.
+        // All workers run in this process and learn of each other at every renewal.
         std::future::pending().await
     }
 
@@ -271,7 +274,7 @@ impl WorkQueue for MemoryQueue {
     }
 
     fn apply_on_acceptance(&self, _: AppliedListener) {
-        // It only keeps jobs.
+        // This queue only stores jobs.
     }
 }
 
@@ -332,7 +335,7 @@ mod tests {
         const ROUNDS: u64 = 20_000;
         let queue = open(1);
         let round = Arc::new(AtomicU64::new(0));
-        // A thread, and not a task, so that it is always running while the reader goes to sleep.
+        // A thread instead of a task, so that it runs while the reader goes to sleep.
         let producer = std::thread::spawn({
             let (queue, round) = (Arc::clone(&queue), Arc::clone(&round));
             move || {
@@ -340,12 +343,12 @@ mod tests {
                     while round.load(Ordering::SeqCst) < number {
                         std::hint::spin_loop();
                     }
-                    // A little later each time, to meet every step of the reader.
+                    // Each round starts a little later, to hit every step of the reader.
                     for _ in 0..number % 100 {
                         std::hint::spin_loop();
                     }
                     let accepted = enqueue(&queue, set("k", number)).now_or_never();
-                    accepted.expect("it does not wait").unwrap();
+                    accepted.expect("enqueue does not wait").unwrap();
                 }
             }
         });
@@ -353,10 +356,10 @@ mod tests {
         let mut after = Position::START;
         for number in 0..ROUNDS {
             round.store(number, Ordering::SeqCst);
-            // This job is the only one: nothing later would wake the reader after all.
+            // This is the only job: no later one would hide a lost wake-up.
             let wait = Duration::from_secs(10);
             let jobs = queue.read(&claim, after, 1, wait).await.unwrap();
-            let job = jobs.first().expect("a job came and nobody was woken");
+            let job = jobs.first().expect("a job came and no reader was woken");
             after = job.id.position;
         }
         producer.join().unwrap();
@@ -374,7 +377,8 @@ mod tests {
                 let mut after = Position::START;
                 let mut seen = Vec::new();
                 loop {
-                    // A lost wake-up is a wait of an hour here, which the time limit below turns into a failure.
+                    // A lost wake-up means a wait of an hour, which the time limit below turns into
+                    // a failure.
                     let wait = Duration::from_secs(3600);
                     match queue.read(&claim_of(partition), after, 7, wait).await {
                         Ok(jobs) => {
@@ -418,7 +422,7 @@ mod tests {
                     let crate::model::command::Action::Set { value } =
                         &job.command.operations()[0].action
                     else {
-                        panic!("it was a set");
+                        panic!("expected a set");
                     };
                     let numbers = by_key.entry(job.command.first_key().clone()).or_default();
                     numbers.push(value.to().unwrap());
@@ -427,7 +431,7 @@ mod tests {
             by_key
         };
         let by_key = tokio::time::timeout(Duration::from_secs(60), everything).await;
-        let by_key = by_key.expect("nobody waits for ever");
+        let by_key = by_key.expect("no reader waits forever");
         assert_eq!(by_key.len(), PRODUCERS);
         for numbers in by_key.values() {
             assert!(numbers.iter().copied().eq(0..JOBS), "{numbers:?}");
@@ -450,7 +454,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_job_for_another_partition_wakes_nobody() {
+    async fn a_job_for_another_partition_wakes_no_reader() {
         let queue = open(2);
         let key = Key::new("k").unwrap();
         let other = 1 - queue.partitions().partition_of(&key).0;
@@ -503,7 +507,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_over_two_partitions_is_refused() {
+    async fn a_batch_across_two_partitions_is_rejected() {
         let queue = open(2);
         let partitions = queue.partitions();
         let keys: Vec<Key> = (0..20)
@@ -520,7 +524,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn depth_is_that_of_all_partitions() {
+    async fn depth_counts_all_partitions() {
         let clock = clock();
         let options = QueueOptions {
             partitions: PartitionCount::new(4).unwrap(),
@@ -544,7 +548,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_partition_refuses_until_jobs_are_complete() {
+    async fn a_full_partition_rejects_jobs_until_some_complete() {
         let options = QueueOptions {
             jobs_max: 1,
             ..QueueOptions::default()
@@ -581,7 +585,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn close_wakes_who_waits_and_ends_every_call() {
+    async fn close_wakes_all_waiters_and_fails_every_later_call() {
         let queue = open(1);
         let claim = claim_of(0);
         let start = tokio::time::Instant::now();

@@ -1,4 +1,5 @@
-//! The memory store: the shared state, and commits that are true as soon as they are judged.
+//! The in-memory store: the shared state, with commits that take effect as soon as they are
+//! evaluated.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,8 @@ use crate::model::job::JobState;
 use crate::model::key::Key;
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchRequest};
 
-/// A store in memory: for tests and caches. It keeps every promise but one: what "durable" survives is nothing.
+/// A store in memory, for tests and caches. It keeps every promise but durability: its data ends
+/// with the process.
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -30,7 +32,7 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store that tells the time by `clock`.
+    /// Creates an empty store that reads the time from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let time = Arc::new(StoreTime::new(clock, Timestamp(0)));
         let mut state = State::default();
@@ -41,7 +43,7 @@ impl MemoryStore {
         }
     }
 
-    /// The entry under `key`, without a future: for programs that know what store they have.
+    /// Returns the entry under `key` synchronously, for programs that know which store they have.
     pub fn read(&self, key: &Key) -> Option<Entry> {
         self.shared.get(key)
     }
@@ -54,7 +56,7 @@ impl MemoryStore {
         }
     }
 
-    /// Stages one record and makes it visible before anybody else can stage.
+    /// Stages one record and makes it visible before any other call can stage.
     fn change<T>(
         &self,
         stage: impl FnOnce(&mut Staging<'_>) -> Result<(Option<Record>, T)>,

@@ -1,10 +1,12 @@
-//! A queue on Redis in front of a folder: servers put jobs into it, and the one worker that holds the folder applies them.
+//! A queue on Redis in front of a folder: servers enqueue jobs, and the one worker that holds the
+//! folder applies them.
 //!
-//! Store and queue can't change in one step here, and they come back from a loss each on its own. So before a job is accepted,
-//! this process has seen that the folder applies this queue and no other, and that its numbers go on behind what is applied.
+//! Store and queue cannot change in one step here, and each may lose its tail on its own. So before
+//! a job is accepted, this process has checked that the folder applies this queue and no other, and
+//! that the queue's numbers continue after what is applied.
 //!
-//! What is not here: claims. Whoever holds the folder's lock is the only one who can apply anything, and so works on all partitions
-//! at once; a worker that takes over waits for no claim to run out.
+//! What is not here: claims. Only the process that holds the folder's lock can apply anything, so
+//! it works on all partitions at once, and a worker that takes over waits for no claim to expire.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,14 +24,14 @@ use crate::redis::QueueAlone;
 use crate::service::join;
 use crate::store::Store;
 
-/// The part of this process in the folder: holder or follower.
+/// How this process uses the folder: as its holder or as a follower.
 #[async_trait]
 pub(crate) trait Role: fmt::Debug + Send + Sync + 'static {
-    /// Returns what the folder is known by.
+    /// Returns the id of the folder.
     async fn folder_id(&self) -> Result<QueueId>;
 }
 
-/// It holds the folder with this id.
+/// Holds the folder with this id.
 #[derive(Debug)]
 pub(crate) struct Holder(pub(crate) QueueId);
 
@@ -40,7 +42,7 @@ impl Role for Holder {
     }
 }
 
-/// It follows what another process writes.
+/// Follows a folder that another process writes.
 #[async_trait]
 impl Role for JsonReader {
     async fn folder_id(&self) -> Result<QueueId> {
@@ -48,7 +50,7 @@ impl Role for JsonReader {
     }
 }
 
-/// The queue of a folder, on Redis.
+/// The Redis queue of a folder.
 #[derive(Debug)]
 pub(crate) struct FolderQueue<R> {
     redis: QueueAlone,
@@ -73,7 +75,7 @@ impl<R: Role> FolderQueue<R> {
         self.redis.queue()
     }
 
-    /// Takes the queue for this folder, unless it is another's.
+    /// Binds the queue to this folder, unless it belongs to another one.
     async fn bind(&self) -> Result<()> {
         let bind = async || {
             let folder = self.role.folder_id().await?;
@@ -82,12 +84,12 @@ impl<R: Role> FolderQueue<R> {
         self.bound.get_or_try_init(bind).await.copied()
     }
 
-    /// Whether a job could be accepted: the folder can be read, and applies this queue.
+    /// Checks that jobs can be accepted: the folder is readable and applies this queue.
     async fn check(&self) -> Result<()> {
         self.joined
             .get_or_try_init(|| join(&*self.store, self))
             .await?;
-        // It may have gone over to another one since.
+        // The folder may have switched to another queue since.
         match self.store.active_queue().await? {
             Some(active) if active != self.id() => Err(Error::WrongQueue {
                 active,
@@ -97,7 +99,7 @@ impl<R: Role> FolderQueue<R> {
         }
     }
 
-    /// How far the partition of each of `jobs` is applied.
+    /// Returns the applied position of the partition of each of `jobs`.
     async fn applied(&self, jobs: &[NewJob]) -> Result<Vec<Position>> {
         self.check().await?;
         let mut applied = Vec::with_capacity(jobs.len());
@@ -107,15 +109,18 @@ impl<R: Role> FolderQueue<R> {
                     let partition = self.partitions().partition_of(job.command.first_key());
                     self.store.applied(self.id(), partition).await?
                 }
-                // It is refused with that reason.
+                // The enqueue rejects it, with the reason.
                 Err(_) => Position::START,
             });
         }
         Ok(applied)
     }
 
-    /// A new job whose place was applied before it came will never be looked at: the queue has lost its end, as a server does that
-    /// is not set up to keep it. Nothing happened then, and the next one gets a number further on.
+    /// Moves the queue's numbering past `applied`, and returns the error for `job`.
+    ///
+    /// A new job whose position is already applied would never be read: the queue has lost its
+    /// tail, as a server without persistence does. Such a job has had no effect, and the next one
+    /// gets a higher number.
     async fn number_on(&self, job: JobId, applied: Position) -> Error {
         tracing::error!(
             partition = %job.partition, position = %job.position, %applied,
@@ -199,7 +204,7 @@ impl WorkQueue for FolderQueue<Holder> {
     }
 
     async fn claims_changed(&self) {
-        // Whoever holds the folder has everything.
+        // The holder of the folder sees every write.
         std::future::pending().await
     }
 
@@ -230,6 +235,6 @@ impl WorkQueue for FolderQueue<Holder> {
     }
 
     fn apply_on_acceptance(&self, _: AppliedListener) {
-        // It only keeps jobs.
+        // This queue only stores jobs.
     }
 }

@@ -1,4 +1,4 @@
-//! A URL to an open backend: the place that names them all.
+//! Opens a backend by its URL. The only module that names all backends.
 //!
 //! What is not here: flags and variables (`process`), and what a backend does with its options.
 
@@ -23,7 +23,7 @@ use crate::store::Store;
 
 pub use crate::open::url::StoreUrl;
 
-/// How often a worker that stands by tries to get the folder.
+/// How often a standby worker tries to lock the folder.
 const STAND_BY_PERIOD: Duration = Duration::from_millis(50);
 
 /// A store and the queue in front of it, open.
@@ -68,7 +68,7 @@ impl Followed {
 }
 
 impl From<Opened> for Followed {
-    /// Forgets that a worker could run on the queue.
+    /// Gives up the ability to run a worker on the queue.
     fn from(opened: Opened) -> Self {
         Self {
             store: opened.store,
@@ -79,10 +79,10 @@ impl From<Opened> for Followed {
 
 /// Opens `store` and the queue in front of it: `queue`, or else the store's own.
 ///
-/// A folder may have a queue on Redis in front of it: then any number of processes accept writes and
-/// [`follow`] the folder, while the one that opens it here applies them. The bounds of the queue are in its
-/// own URL then, and the folder can have no `data_bytes`, since a process that accepts a write does not
-/// know how much room there is.
+/// A folder may have a queue on Redis in front of it: then any number of processes accept writes
+/// and [`follow`] the folder, while the one that opens it here applies them. The bounds of the
+/// queue are in its own URL then, and the folder can have no `data_bytes`, since a process that
+/// accepts a write does not know how much space is left.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -92,17 +92,19 @@ impl From<Opened> for Followed {
 /// ```
 ///
 /// # Errors
-/// [`Error::Config`] if the two do not go together; otherwise the backend's: [`Error::Locked`],
+/// [`Error::Config`] if the two cannot be combined; otherwise the backend's: [`Error::Locked`],
 /// [`Error::Corrupt`], [`Error::Unavailable`].
 pub async fn open(store: &StoreUrl, queue: Option<&StoreUrl>) -> Result<Opened> {
     open_with(store, queue, None).await
 }
 
-/// [`open`] for a worker that another one may be ahead of: where the queue of a folder is on Redis, it waits until nobody else
-/// holds the folder, and then takes over. `locked` hears of each try that was too early. Dropping the future ends the wait.
+/// Opens like [`open`], for a worker that may not be the first: if the queue of a folder is on
+/// Redis, waits until the folder is free and then takes over. `locked` is called for each attempt
+/// that finds it locked. Dropping the future ends the wait.
 ///
 /// # Errors
-/// Those of [`open`]; [`Error::Locked`] only for a folder with a queue of its own, whose jobs nobody else can add to.
+/// Those of [`open`]; [`Error::Locked`] only for a folder with a queue of its own, to which no
+/// other process can add jobs.
 pub async fn stand_by(
     store: &StoreUrl,
     queue: Option<&StoreUrl>,
@@ -129,7 +131,7 @@ async fn open_with(
         }),
         Target::File(target) => {
             let options = target.options();
-            // First, so that whoever stands by knows that its settings are right.
+            // First, so that a wrong setting fails before the wait.
             let redis = open_queue(queue).await?;
             let file = match (&redis, locked) {
                 (Some(redis), Some(locked)) => {
@@ -155,7 +157,7 @@ async fn open_with(
     }
 }
 
-/// Opens the queue at `url`, if it is one on Redis.
+/// Opens the queue at `url`, if it is a Redis URL.
 async fn open_queue(url: Option<&StoreUrl>) -> Result<Option<QueueAlone>> {
     match url.map(|url| &url.target) {
         Some(Target::Redis(target)) => {
@@ -166,7 +168,8 @@ async fn open_queue(url: Option<&StoreUrl>) -> Result<Option<QueueAlone>> {
     }
 }
 
-/// Opens a folder as soon as nobody else has it, and waits for its queue, which may have gone meanwhile.
+/// Opens the folder once it is free, waiting for its queue if that has become unreachable
+/// meanwhile.
 async fn open_when_free(
     folder: &Path,
     options: &json_file::Options,
@@ -191,10 +194,11 @@ async fn open_when_free(
     Ok(file)
 }
 
-/// Puts a folder behind a queue on Redis, in place of its own.
+/// Puts a queue on Redis in front of a folder, in place of the folder's own queue.
 async fn put_behind(file: &JsonFile, redis: QueueAlone) -> Result<Opened> {
     let (store, own) = (file.store(), file.queue());
-    // What it has accepted would be skipped if this folder had no say in which queue it applies.
+    // Record the folder's own queue as active: otherwise the folder would take the new queue at
+    // once, and jobs that its own has accepted would be skipped.
     if store.active_queue().await?.is_none() && own.depth().await?.jobs > 0 {
         store.adopt_queue(own.id()).await?;
     }
@@ -206,13 +210,14 @@ async fn put_behind(file: &JsonFile, redis: QueueAlone) -> Result<Opened> {
     })
 }
 
-/// Opens `store` for reading, while another process writes there: a folder of JSON files, which may come later
-/// than this ([`JsonReader`] says what holds then). Its own queue accepts nothing; one on Redis does, once the folder can be read
-/// and is seen to apply it. [`Service::reading`](crate::service::Service::reading) reads from both.
+/// Opens `store` for reading while another process writes it: a folder of JSON files, which may be
+/// created later ([`JsonReader`] describes what holds then). The folder's own queue accepts
+/// nothing; one on Redis does once the folder is readable and applies it.
+/// [`Service::reading`](crate::service::Service::reading) reads from both.
 ///
 /// # Errors
-/// [`Error::Config`] if the URLs are wrong, or the store is one that other processes can't read so; [`Error::Unavailable`] if there
-/// is no thread for it, or no queue.
+/// [`Error::Config`] if the URLs are wrong, or no other process can read the store while it is
+/// open; [`Error::Unavailable`] if a thread cannot be started or the queue is unreachable.
 pub async fn follow(store: &StoreUrl, queue: Option<&StoreUrl>) -> Result<Followed> {
     if let Some(queue) = queue {
         store.check_queue(queue)?;

@@ -1,5 +1,5 @@
-//! Does a URL name what its writer meant, and is it kept to itself otherwise? (In the crate, to see what it
-//! was parsed into.)
+//! Does each URL mean what its writer intended, and does it never leak its password? (In the crate,
+//! to see the parsed form.)
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn message(result: Result<impl std::fmt::Debug>) -> String {
 }
 
 #[test]
-fn folder_is_what_stands_between_scheme_and_parameters() {
+fn folder_is_everything_between_scheme_and_parameters() {
     for (url, folder) in [
         ("file:database", "database"),
         ("file:./a/b", "./a/b"),
@@ -42,7 +42,7 @@ fn folder_is_what_stands_between_scheme_and_parameters() {
 }
 
 #[test]
-fn what_can_only_be_written_is_not_followed() {
+fn stores_that_cannot_be_followed_are_rejected() {
     for (url, part) in [
         ("memory:", "inside one process"),
         ("redis://host", "needs no follower"),
@@ -83,7 +83,7 @@ fn parameters_are_taken() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn errors_name_what_is_wrong() {
     for (url, part) in [
         ("", "file:database"),
         ("database", "file:database"),
@@ -145,7 +145,7 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
-fn address_of_a_server_is_checked_before_it_is_opened() {
+fn server_address_is_checked_before_opening() {
     for (url, shown) in [
         ("redis://localhost", "redis://localhost"),
         (
@@ -204,7 +204,7 @@ fn address_of_a_server_is_checked_before_it_is_opened() {
     assert!(message.contains("/not/there cannot be read"), "{message}");
 }
 
-/// Pieces that are in nothing else, around every character that means something in a URL.
+/// Fragments that occur nowhere else, around every character that has a meaning in a URL.
 fn password() -> impl Strategy<Value = (Vec<String>, String)> {
     let piece = "[GJQXZ][gjqxz][0-9][GJQXZ][gjqxz]";
     let mark = prop_oneof![
@@ -225,7 +225,7 @@ fn password() -> impl Strategy<Value = (Vec<String>, String)> {
         })
 }
 
-/// Where a password stands in a URL, and where people put it by mistake.
+/// Where a password belongs in a URL, and where people put it by mistake.
 const PLACES: &[&str] = &[
     "redis://:PW@127.0.0.1:1/0",
     "redis://:PW@127.0.0.1:1/0?prefix=x&partitions=3",
@@ -281,7 +281,7 @@ proptest! {
 }
 
 #[test]
-fn queue_has_to_go_with_its_store() {
+fn queue_must_match_its_store() {
     let check = |store: &str, queue: &str| parsed(store).check_queue(&parsed(queue));
     assert!(check("file:a", "file:a").is_ok());
     assert!(check("memory:", "memory:").is_ok());

@@ -1,10 +1,10 @@
-//! Where a store or a queue is: a URL, parsed once. Nothing else in the workspace looks at its text.
+//! The URL of a store or a queue, parsed once. Nothing else in the workspace interprets its text.
 //!
-//! A URL may hold a password, in any place if it is malformed. So neither `Display` nor `Debug` of a
-//! [`StoreUrl`] shows a login, and no error repeats any part of the text: errors name only words that
-//! this module knows.
+//! A URL may hold a password, in any place if it is malformed. So neither `Display` nor `Debug` of
+//! a [`StoreUrl`] shows a login, and no error repeats any part of the text: errors name only words
+//! that this module knows.
 //!
-//! What is not here: looking at a folder or a server, which happens when they are opened.
+//! What is not here: access to the folder or server, which happens when they are opened.
 
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
@@ -21,21 +21,21 @@ use crate::redis;
 ///
 /// * `file:FOLDER`: a folder of JSON files, created if it is missing; `file:database`,
 ///   `file:/var/lib/kvstore` or `file:///var/lib/kvstore`. Parameters: `data_bytes`, a ceiling on
-///   the memory of entries (keys, values and 112 bytes each); `snapshot_bytes`, how large the journal gets
-///   before `data.json` is written again (unless that is larger, then its size); `keep_edit=true`,
-///   for one start: keep a `data.json` that was edited although later commits are in journals, and
-///   give those up; `apply_on_acceptance=false`: leave every job to the worker, although nothing is
-///   ahead of it.
-/// * `memory:`: nothing outlives the process. Parameters: `partitions` of the queue.
+///   the memory of entries (keys, values and 112 bytes each); `snapshot_bytes`, how large the
+///   journal gets before `data.json` is written again (unless that is larger, then its size);
+///   `keep_edit=true`, for one start: keep a `data.json` that was edited although the journals hold
+///   later commits, and discard those; `apply_on_acceptance=false`: leave every job to the worker,
+///   even if no other job is waiting.
+/// * `memory:`: everything ends with the process. Parameters: `partitions` of the queue.
 /// * `redis://[:PASSWORD@]HOST[:PORT][/DATABASE]`, `redis+unix:///PATH`, or
-///   `redis+cluster://[:PASSWORD@]HOST[:PORT],HOST[:PORT]` with some of the servers of a Redis Cluster: a
-///   Redis, which many processes share (needs the feature `redis`). `rediss` in place of `redis` for TLS
-///   (needs the feature `redis-tls`), with the parameters `ca_file` (who may vouch for the server, in
-///   place of those that the system trusts), `cert_file` and `key_file` (for a server that asks who its
-///   clients are), all in PEM. Parameters: `prefix` of its keys (`kv`); `partitions`, fixed when the store
-///   is created (64); `password_file`, in place of a password in the URL; `durability=relaxed`: take a
-///   server as it is, though its settings may lose what it has acknowledged; `wait_replicas`: how many of
-///   its replicas must have a write, too, before it is acknowledged.
+///   `redis+cluster://[:PASSWORD@]HOST[:PORT],HOST[:PORT]` with some of the servers of a Redis
+///   Cluster: a Redis server that many processes share (needs the feature `redis`). `rediss` in
+///   place of `redis` for TLS (needs the feature `redis-tls`), with the parameters `ca_file` (the
+///   authorities trusted for the server, in place of the system's), `cert_file` and `key_file` (for
+///   a server that authenticates its clients), all in PEM. Parameters: `prefix` of its keys (`kv`);
+///   `partitions`, fixed when the store is created (64); `password_file`, in place of a password in
+///   the URL; `durability=relaxed`: accept a server whose settings may lose acknowledged writes;
+///   `wait_replicas`: how many of its replicas must have a write before it is acknowledged.
 /// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition.
 ///
 /// Parameters follow a question mark, as in `file:database?data_bytes=2GiB&queue_jobs=10000`. In a
@@ -57,7 +57,7 @@ pub struct StoreUrl {
     shown: String,
 }
 
-/// What a URL names.
+/// The backend that a URL names.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Target {
     Memory {
@@ -117,7 +117,7 @@ impl StoreUrl {
         matches!(self.target, Target::Redis(_))
     }
 
-    /// The folder of a store in files; `None` for any other store.
+    /// Returns the folder of a store in files, and `None` for any other store.
     pub fn folder(&self) -> Option<&Path> {
         match &self.target {
             Target::File(file) => Some(&file.folder),
@@ -164,8 +164,7 @@ impl StoreUrl {
         }
     }
 
-    /// Returns the folder to follow while another process writes to it
-    /// ([`follow`](super::follow)).
+    /// Returns the folder to follow while another process writes to it ([`follow`](super::follow)).
     ///
     /// # Errors
     /// [`Error::Config`] with the reason why this store cannot be followed.
@@ -243,7 +242,7 @@ impl FromStr for StoreUrl {
             has_parameters: url.contains('?'),
             shown: match query {
                 "" => shown,
-                // Each was taken, so it is none that holds a secret.
+                // Each parameter was recognized, so none of them is part of a secret.
                 query => format!("{shown}?{query}"),
             },
         })
@@ -283,8 +282,8 @@ impl FileTarget {
     }
 }
 
-/// Returns the folder of a `file:` URL: everything between the scheme and the parameters, byte for byte.
-/// Nothing is decoded, so any path without a question mark can be written as it is.
+/// Returns the folder of a `file:` URL: everything between the scheme and the parameters, byte for
+/// byte. Nothing is decoded, so any path without a question mark can be written as it is.
 fn folder(rest: &str) -> Result<PathBuf> {
     let path = match rest.strip_prefix("//") {
         Some(path) if path.starts_with('/') => path,
@@ -405,10 +404,10 @@ fn saturated(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// The parameters behind the question mark, each of which has to be taken.
+/// The parameters after the question mark. Each of them must be taken.
 struct Parameters<'a> {
     left: Vec<(&'a str, &'a str)>,
-    /// The names that were asked for.
+    /// The names asked for so far.
     known: Vec<&'static str>,
 }
 
@@ -441,7 +440,7 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    /// Rejects a parameter that was not taken. Its name may be a piece of a password.
+    /// Rejects parameters that were not taken. A name may be a piece of a password.
     fn finish(self) -> Result<()> {
         if self.left.is_empty() {
             return Ok(());
@@ -453,11 +452,11 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// What may be the matter where the parameters make no sense.
+/// A hint for parameters that make no sense.
 const QUESTION_MARK: &str = "a question mark in a password is written %3F";
 
 fn prefix(text: &str) -> Result<String, &'static str> {
-    // It stands before the server in a URL, so this is the end of a password with a question mark.
+    // The login comes before the host, so the `@` ends a password with an unescaped question mark.
     match text.contains('@') {
         true => Err("it must not hold an @; a question mark in a password is written %3F"),
         false => Ok(text.to_owned()),
@@ -497,14 +496,14 @@ fn at_least_one<E: Display>(
 /// Parses a number of bytes: digits, alone or followed by `KiB`, `MiB`, `GiB` or `TiB`.
 ///
 /// # Errors
-/// For anything else, and for more than 64 bits hold.
+/// For any other text, and for numbers above 64 bits.
 pub(crate) fn bytes(text: &str) -> Result<u64, &'static str> {
     const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
     let (digits, shift) = UNITS
         .iter()
         .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
         .unwrap_or((text, 0));
-    // The number's own parser would take a plus sign, too.
+    // `u64`'s own parser would also accept a plus sign.
     digits
         .bytes()
         .all(|byte| byte.is_ascii_digit())

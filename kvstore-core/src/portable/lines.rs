@@ -1,4 +1,4 @@
-//! NDJSON: an object a line.
+//! NDJSON: one object per line.
 
 use std::io::{self, BufRead, Read as _};
 
@@ -7,15 +7,16 @@ use crate::model::entry::{Timestamp, Version};
 use crate::model::json::Scanner;
 use crate::model::value::Value;
 
-/// Longest line, in bytes: what is read line by line shall need little memory, whatever it is.
+/// The longest line, in bytes. Bounds the memory that reading line by line needs.
 pub const LINE_BYTES_MAX: usize = 64 << 20;
 
-/// Reads an entry a line. Empty lines are passed over.
+/// Reads one entry per line. Empty lines are skipped.
 ///
-/// The outer result is the input's: an error ends it. The inner one is the line's: one that is refused is told with its place,
-/// and the next one is read, unless it is longer than [`LINE_BYTES_MAX`], which is the end.
+/// An outer error is an I/O error and ends the iteration. An inner error rejects one line, with its
+/// position, and reading continues with the next line, unless the line is longer than
+/// [`LINE_BYTES_MAX`], which ends the iteration.
 ///
-/// The same key may come again, as in a log: nobody remembers all keys here.
+/// The same key may occur repeatedly, as in a log: the keys are not remembered.
 ///
 /// # Cost
 /// One line is in memory at a time.
@@ -28,7 +29,7 @@ pub struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// At the beginning of `input`.
+    /// Creates a reader at the beginning of `input`.
     pub fn new(input: R) -> Self {
         Self {
             input,
@@ -38,7 +39,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// Whether there is one more line.
+    /// Reads the next line, and returns false at the end of the input.
     fn read_line(&mut self) -> io::Result<bool> {
         self.line.clear();
         let mut input = (&mut self.input).take(LINE_BYTES_MAX as u64 + 1);
@@ -126,7 +127,7 @@ fn entry(line: &[u8]) -> Result<PortableEntry, Wrong> {
     })
 }
 
-/// A whole number or `null`.
+/// Parses a whole number or `null`.
 fn number(at: usize, text: &[u8]) -> Result<Option<u64>, Wrong> {
     serde_json::from_slice(text).map_err(|_| {
         Wrong::new(
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_line_is_refused_with_its_place_and_the_rest_is_read() {
+    fn each_bad_line_is_rejected_with_its_position_and_the_rest_is_read() {
         for (line, place) in [
             (&b"{}"[..], "line 2 column 1: it has no \"key\""),
             (b"  {\"key\":\"a\"}", "line 2 column 3: it has no \"value\""),
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn line_without_end_is_refused() {
+    fn line_without_end_is_rejected() {
         let input = io::BufReader::new(io::repeat(b'1').take(1 << 30));
         let mut lines = Lines::new(input);
         let refused = lines.next().unwrap().unwrap().unwrap_err();
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn input_that_fails_is_an_error_and_the_end() {
+    fn failing_input_is_an_error_and_ends_the_iteration() {
         struct Failing;
         impl io::Read for Failing {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

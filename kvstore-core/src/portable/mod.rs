@@ -1,6 +1,8 @@
-//! Entries as text that any program reads and writes, to bring them in and out of a store, whatever its backend.
+//! Entries as text that any program can read and write, to move them into and out of a store with
+//! any backend.
 //!
-//! There are two forms, and [`Form`] says what each keeps. Every problem of a text is told with line and column.
+//! There are two forms, and [`Form`] says what each keeps. Every problem is reported with its line
+//! and column.
 //!
 //! ```
 //! use kvstore_core::portable::{Form, Lines, Writer};
@@ -18,7 +20,8 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! What is not here: taking a `data.json` as the data of a folder, which keeps the versions of what did not change.
+//! What is not here: replacing the `data.json` of a folder, which keeps the versions of unchanged
+//! entries.
 
 mod lines;
 mod object;
@@ -35,13 +38,15 @@ pub use lines::{LINE_BYTES_MAX, Lines};
 pub use object::Object;
 pub use writer::Writer;
 
-/// How entries are written.
+/// The format of exported entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// `json`: one JSON object, with a member for each entry, as in `data.json`. Keys and values only; it has to fit in memory.
+    /// `json`: one JSON object, with a member for each entry, as in `data.json`. Keys and values
+    /// only; it has to fit in memory.
     Object,
-    /// `ndjson`: an object a line, `{"key":…,"value":…,"version":…,"expires_at":…}`. The deadline, in milliseconds since
-    /// 1970, is absent or `null` where there is none. It is read line by line.
+    /// `ndjson`: one object per line, `{"key":…,"value":…,"version":…,"expires_at":…}`. The
+    /// deadline, in milliseconds since 1970, is absent or `null` if there is none. Read line by
+    /// line.
     Lines,
 }
 
@@ -57,16 +62,17 @@ impl FromStr for Form {
     }
 }
 
-/// An entry on its way.
+/// An entry in transit between stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortableEntry {
     /// Its key.
     pub key: Key,
     /// Its value.
     pub value: Value,
-    /// When it ends; `None` if never.
+    /// When it expires; `None` if never.
     pub expires_at: Option<Timestamp>,
-    /// What it had where it comes from, if that is known. A store that it is written to gives it one of its own.
+    /// Its version in the store it comes from, if known. The store that it is written to assigns
+    /// its own.
     pub version: Option<Version>,
 }
 
@@ -81,12 +87,12 @@ impl From<(Key, Entry)> for PortableEntry {
     }
 }
 
-/// A place in a text that is no entry, and why.
+/// A rejected entry: where it is in the text, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The line, from 1.
+    /// The line, counted from 1.
     pub line: u64,
-    /// The column, from 1, in characters.
+    /// The column, counted from 1, in characters.
     pub column: u64,
     /// What is wrong there.
     pub reason: String,
@@ -104,7 +110,7 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What is wrong at which byte of a text.
+/// A problem at a byte offset of a text.
 #[derive(Debug)]
 struct Wrong {
     at: usize,
@@ -117,7 +123,7 @@ impl Wrong {
         Self { at, reason }
     }
 
-    /// With its place in `text`, the first line of which is number `first_line`.
+    /// Converts the offset to a line and column of `text`, whose first line is number `first_line`.
     fn within(self, text: &[u8], first_line: u64) -> Refused {
         let place = Place::of(text, self.at);
         Refused {
@@ -137,7 +143,7 @@ impl From<JsonError> for Wrong {
     }
 }
 
-/// Reads the JSON string `text`, quotes included, that stands at `at`, as a key.
+/// Reads the JSON string `text`, quotes included, as the key at offset `at`.
 fn read_key(at: usize, text: &[u8]) -> Result<Key, Wrong> {
     let text: String = serde_json::from_slice(text)
         .map_err(|error| Wrong::new(at, format!("the key can't be read: {error}")))?;
@@ -174,7 +180,7 @@ mod tests {
         })
     }
 
-    /// Pieces that come far, mostly.
+    /// Generates text, mostly of fragments that parse far before they fail.
     fn text() -> impl Strategy<Value = Vec<u8>> {
         const WORDS: &[&str] = &[
             "{\"a\":1,",
@@ -249,7 +255,7 @@ mod tests {
             let found: Vec<_> = Lines::new(&text[..]).map(|entry| entry.unwrap().unwrap()).collect();
             prop_assert_eq!(&found, &entries);
 
-            // In an object each key stands once, and has no more than its value.
+            // In an object each key occurs once, with its value only.
             let by_key: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
             let entries: Vec<_> = by_key
                 .into_values()
@@ -275,7 +281,7 @@ mod tests {
                 (Ok(entries), Err(error)) => prop_assert!(false, "{:?}: {}", entries, error),
                 (Err(refused), _) => {
                     assert_within(&refused, &text);
-                    // All of them are told, and reading ends.
+                    // All problems are reported, and reading ends.
                     prop_assert!(Object::new(&text).count() <= text.len() + 1);
                 }
             }

@@ -1,4 +1,4 @@
-//! One JSON object, a member for each entry.
+//! One JSON object with a member per entry.
 
 use std::collections::HashSet;
 
@@ -7,28 +7,30 @@ use crate::model::json::{JsonError, Scanner};
 use crate::model::key::Key;
 use crate::model::value::Value;
 
-/// Reads the members of a JSON object as entries, one after the other.
+/// Reads the members of a JSON object as entries, in order.
 ///
-/// A key that breaks the rules or stands there for the second time is refused, and reading goes on behind it. What is not
-/// JSON is the end. The text itself is read as it is asked for: only whoever gets to the end knows that it was one.
+/// An invalid or repeated key is rejected, and reading continues after it. Malformed JSON ends the
+/// iteration. The text is parsed lazily: only once the iteration ends is it known to be a JSON
+/// object.
 #[derive(Debug)]
 pub struct Object<'a> {
     text: &'a [u8],
     scanner: Option<Scanner<'a>>,
-    /// Why there is no scanner, until it is told.
+    /// Why there is no scanner; taken when it is reported.
     broken: Option<JsonError>,
     has_begun: bool,
     keys: HashSet<Key>,
 }
 
-/// A member: where its name stands, that with its quotes, and the value.
+/// A member: the offset of its name, the name with its quotes, and the value.
 type Member<'a> = (usize, &'a [u8], Value);
 
 impl<'a> Object<'a> {
-    /// At the beginning of `text`.
+    /// Creates a reader at the beginning of `text`.
     ///
     /// # Cost
-    /// One pass over the text, to see whether it is UTF-8, and one while it is read; the keys are held in memory.
+    /// One pass over the text to validate UTF-8, and one while it is read; the keys are held in
+    /// memory.
     pub fn new(text: &'a [u8]) -> Self {
         let (scanner, broken) = match Scanner::new(text) {
             Ok(scanner) => (Some(scanner), None),
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_keys_are_refused_with_their_place_and_the_rest_is_read() {
+    fn bad_keys_are_rejected_with_their_position_and_the_rest_is_read() {
         let found = read("{\"a\":1,\n  \"\":2, \"a\":3,\n\"b\":4}");
         let [first, empty, again, last] = &found[..] else {
             panic!("{found:?}");
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_the_end() {
+    fn malformed_json_ends_the_iteration() {
         for (text, entries, place) in [
             ("", 0, "line 1 column 1: it is not JSON"),
             ("[]", 0, "line 1 column 1: it is not JSON"),

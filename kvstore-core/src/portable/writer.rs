@@ -1,4 +1,4 @@
-//! Entries to text.
+//! Writes entries as text.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Form, PortableEntry};
 use crate::model::entry::{Timestamp, Version};
 
-/// Writes entries in one of the forms. What it has written is whole only after [`Writer::finish`].
+/// Writes entries in one of the formats. The output is complete only after [`Writer::finish`].
 #[derive(Debug)]
 pub struct Writer<W> {
     out: W,
@@ -27,7 +27,7 @@ struct Line<'a> {
 }
 
 impl<W: Write> Writer<W> {
-    /// To `out`, in many small pieces: give it something that gathers them.
+    /// Creates a writer to `out`. Writes are small: pass a buffered writer.
     pub fn new(form: Form, out: W) -> Self {
         Self {
             out,
@@ -63,7 +63,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes what has to follow the last entry, and hands out the output.
+    /// Writes what follows the last entry, and returns the output.
     ///
     /// # Errors
     /// Those of the output.

@@ -58,7 +58,7 @@ impl<'s, S: Store + ?Sized> Batch<'s, S> {
         self
     }
 
-    /// Gives `key` the `value`, without a deadline.
+    /// Sets `key` to `value`, without a deadline.
     pub fn set<T: Serialize + ?Sized>(self, key: &str, value: &T) -> Self {
         self.write(key, || {
             Ok(Change::Set {
@@ -68,7 +68,7 @@ impl<'s, S: Store + ?Sized> Batch<'s, S> {
         })
     }
 
-    /// Gives `key` the `value` for `ttl`, counted by the store's clock from the commit.
+    /// Sets `key` to `value` for `ttl`, counted by the store's clock from the commit.
     pub fn set_for<T: Serialize + ?Sized>(self, key: &str, value: &T, ttl: Duration) -> Self {
         self.write(key, || {
             Ok(Change::SetFor {
@@ -78,12 +78,12 @@ impl<'s, S: Store + ?Sized> Batch<'s, S> {
         })
     }
 
-    /// Makes `key` absent.
+    /// Deletes `key`.
     pub fn delete(self, key: &str) -> Self {
         self.write(key, || Ok(Change::Delete))
     }
 
-    /// Makes all changes at once and returns their versions, in order.
+    /// Commits all changes at once and returns their versions, in order.
     ///
     /// # Errors
     /// The first error of a key or value in the batch; otherwise those of [`Store::commit`].

@@ -16,7 +16,7 @@ use crate::store_ext::StoreExt;
 
 /// The entries whose keys start with one prefix, each a `T`; made by [`StoreExt::collection`].
 ///
-/// An *id* is what follows the prefix in a key. Cheap to clone if the store is.
+/// An *id* is the part of a key after the prefix. Cheap to clone if the store is.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -76,7 +76,7 @@ impl<S: Store + Clone, T: Serialize + DeserializeOwned + Send + 'static> Collect
         self.store.get_many_as(&keys).await
     }
 
-    /// Gives `id` the `value`, without a deadline, and returns its version.
+    /// Sets `id` to `value`, without a deadline, and returns its version.
     ///
     /// # Errors
     /// Those of [`StoreExt::set`].
@@ -84,7 +84,7 @@ impl<S: Store + Clone, T: Serialize + DeserializeOwned + Send + 'static> Collect
         self.store.set(&self.key(id), value).await
     }
 
-    /// Gives `id` the `value` for `ttl`, and returns its version.
+    /// Sets `id` to `value` for `ttl`, and returns its version.
     ///
     /// # Errors
     /// Those of [`StoreExt::set_for`].
@@ -92,7 +92,7 @@ impl<S: Store + Clone, T: Serialize + DeserializeOwned + Send + 'static> Collect
         self.store.set_for(&self.key(id), value, ttl).await
     }
 
-    /// Gives `id` the `value` if it is absent, and returns its version.
+    /// Sets `id` to `value` if it is absent, and returns its version.
     ///
     /// # Errors
     /// Those of [`StoreExt::create`].
@@ -100,7 +100,7 @@ impl<S: Store + Clone, T: Serialize + DeserializeOwned + Send + 'static> Collect
         self.store.create(&self.key(id), value).await
     }
 
-    /// Replaces the value of `id` by the result of `change`, and returns it.
+    /// Replaces the value of `id` with the result of `change`, and returns it.
     ///
     /// # Errors
     /// Those of [`StoreExt::update`].
@@ -111,7 +111,7 @@ impl<S: Store + Clone, T: Serialize + DeserializeOwned + Send + 'static> Collect
         self.store.update(&self.key(id), change).await
     }
 
-    /// Makes `id` absent, and returns true if it was present.
+    /// Deletes `id`, and returns true if it was present.
     ///
     /// # Errors
     /// Those of [`StoreExt::delete`].

@@ -1,9 +1,9 @@
-//! Convenience for programs that embed a store: typed values, text keys, times to live, counters,
-//! batches, compare-and-set, typed collections, streams over pages.
+//! Convenience methods for programs that embed a store: typed values, text keys, times to live,
+//! counters, batches, compare-and-set, typed collections, streams over pages.
 //!
-//! Everything here is a few calls of [`Store`] and the same for all stores, so no backend
-//! implements or overrides it. What is not here: queued writes, which [`Service`](crate::Service)
-//! has with the same verbs.
+//! Every method is a few calls of [`Store`] and the same for all stores, so no backend implements
+//! or overrides it. What is not here: queued writes, which [`Service`](crate::Service) has with the
+//! same verbs.
 
 mod batch;
 mod collection;
@@ -28,10 +28,10 @@ use crate::store::{ListRequest, Listed, Store};
 pub use batch::Batch;
 pub use collection::Collection;
 
-/// What every [`Store`] can do besides: import it and call it on a store, an `Arc` of one or an
-/// `Arc<dyn Store>`.
+/// Convenience methods of every [`Store`]: import the trait and call them on a store, an `Arc` of
+/// one or an `Arc<dyn Store>`.
 ///
-/// Writes are direct commits: they take effect at once, beside the queue, and each is atomic and
+/// Writes are direct commits: they bypass the queue and take effect at once, and each is atomic and
 /// durable when it returns.
 ///
 /// ```
@@ -58,10 +58,11 @@ pub use collection::Collection;
 /// ```
 ///
 /// # Errors
-/// All fail with [`Error::Invalid`] for a key that breaks the rules of [`Key`] and for a value that
-/// is not the type asked for or has no JSON, and as the calls of [`Store`] do that they make.
+/// All methods return [`Error::Invalid`] for a key that breaks the rules of [`Key`], for a stored
+/// value that is not of the requested type, and for a value that cannot be serialized as JSON;
+/// otherwise the errors of the [`Store`] methods that they call.
 pub trait StoreExt: Store {
-    /// The value under `key`, read as a `T`, or `None` if it is absent.
+    /// Returns the value under `key`, deserialized as a `T`, or `None` if it is absent.
     fn get_as<T: DeserializeOwned>(
         &self,
         key: &str,
@@ -73,7 +74,7 @@ pub trait StoreExt: Store {
         }
     }
 
-    /// Gives `key` the `value` for ever, whatever was there, and returns the version of that.
+    /// Sets `key` to `value` unconditionally and without a deadline, and returns the new version.
     fn set<T: Serialize + ?Sized>(
         &self,
         key: &str,
@@ -83,8 +84,8 @@ pub trait StoreExt: Store {
         async move { Ok(self.commit(commit?).await?.first_version) }
     }
 
-    /// Gives `key` the `value` for `ttl`, counted by the store's clock from the commit, and returns
-    /// its version.
+    /// Sets `key` to `value` for `ttl`, counted by the store's clock from the commit, and returns
+    /// the new version.
     fn set_for<T: Serialize + ?Sized>(
         &self,
         key: &str,
@@ -95,14 +96,14 @@ pub trait StoreExt: Store {
         async move { Ok(commit.await?.first_version) }
     }
 
-    /// Adds `by` to the 64-bit integer under `key` (0 if it is absent), and returns the sum. A
-    /// deadline of the entry stays.
+    /// Adds `by` to the 64-bit integer under `key` (0 if it is absent), and returns the sum. The
+    /// entry keeps its deadline.
     ///
     /// A caller that retries after [`Error::Unknown`] may count twice;
     /// [`Service::add`](crate::Service::add) with an idempotency key does not.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the value is no 64-bit integer, or the sum would not be one.
+    /// [`Error::Invalid`] if the value is not a 64-bit integer, or the sum would not fit in one.
     fn add(&self, key: &str, by: i64) -> impl Future<Output = Result<i64>> + Send {
         let sum = move |old: Option<i64>| {
             old.unwrap_or(0)
@@ -112,7 +113,7 @@ pub trait StoreExt: Store {
         try_update(self, Key::new(key), sum)
     }
 
-    /// Makes `key` absent; whether it was there.
+    /// Deletes `key`, and returns true if it was present.
     fn delete(&self, key: &str) -> impl Future<Output = Result<bool>> + Send {
         let key = Key::new(key);
         async move {
@@ -128,7 +129,7 @@ pub trait StoreExt: Store {
         }
     }
 
-    /// Gives `key` the `value` if it is absent, and returns the version of that.
+    /// Sets `key` to `value` if it is absent, and returns the new version.
     ///
     /// # Errors
     /// [`Error::Conflict`] if it is present.
@@ -141,11 +142,11 @@ pub trait StoreExt: Store {
         async move { Ok(self.commit(commit?).await?.first_version) }
     }
 
-    /// Gives `key` the `value` for ever if it still has the version `expected`, and returns the new
-    /// one.
+    /// Sets `key` to `value`, without a deadline, if its version is still `expected`, and returns
+    /// the new version.
     ///
     /// # Errors
-    /// [`Error::Conflict`], with the version that it has, if that is another.
+    /// [`Error::Conflict`] with the current version if it is a different one.
     fn compare_and_set<T: Serialize + ?Sized>(
         &self,
         key: &str,
@@ -156,12 +157,12 @@ pub trait StoreExt: Store {
         async move { Ok(self.commit(commit?).await?.first_version) }
     }
 
-    /// Replaces the value under `key` by what `change` makes of it (of `None`, if it is absent),
-    /// and returns that.
+    /// Replaces the value under `key` with the result of `change` (called with `None` if it is
+    /// absent), and returns it.
     ///
-    /// Nobody's write is lost: if somebody else changed the key meanwhile, `change` is called again
-    /// with the newer value, as often as that happens, since each time somebody got ahead. A
-    /// deadline of the entry stays.
+    /// No concurrent write is lost: if another writer changes the key meanwhile, `change` is called
+    /// again with the newer value. This repeats without limit, since each repetition means that
+    /// another writer made progress. The entry keeps its deadline.
     fn update<T, F>(&self, key: &str, change: F) -> impl Future<Output = Result<T>> + Send
     where
         T: Serialize + DeserializeOwned + Send,
@@ -171,8 +172,8 @@ pub trait StoreExt: Store {
         try_update(self, Key::new(key), move |old| Ok(change(old)))
     }
 
-    /// Returns the values under `keys`, in their order, each read as a `T`, or `None` where it is
-    /// absent.
+    /// Returns the values under `keys`, in their order, each deserialized as a `T`, or `None` where
+    /// it is absent.
     fn get_many_as<T: DeserializeOwned>(
         &self,
         keys: &[impl AsRef<str>],
@@ -190,8 +191,8 @@ pub trait StoreExt: Store {
         Batch::new(self)
     }
 
-    /// Returns the collection of `T`s whose keys start with `prefix`. It holds a clone of the
-    /// store, so call this on an `Arc`.
+    /// Returns the collection of `T`s whose keys start with `prefix`. The collection holds a clone
+    /// of the store, so call this on an `Arc`.
     fn collection<T>(&self, prefix: &str) -> Collection<Self, T>
     where
         Self: Clone,
@@ -200,7 +201,8 @@ pub trait StoreExt: Store {
         Collection::new(self.clone(), prefix)
     }
 
-    /// The keys that start with `prefix`, in byte order, read page by page as the stream is.
+    /// Streams the keys that start with `prefix`, in byte order, read page by page as the stream is
+    /// polled.
     ///
     /// A key that exists during the whole iteration appears exactly once; the stream ends after the
     /// first error. It holds a clone of the store, so call this on an `Arc`.
@@ -213,14 +215,14 @@ pub trait StoreExt: Store {
             .boxed()
     }
 
-    /// The entries whose keys start with `prefix`: like [`StoreExt::keys`], with values.
+    /// Streams the entries whose keys start with `prefix`: like [`StoreExt::keys`], with values.
     fn entries(&self, prefix: &str) -> BoxStream<'static, Result<(Key, Entry)>>
     where
         Self: Clone,
     {
         listed(self.clone(), prefix, true)
             .try_filter_map(|listed| async move {
-                // Every entry has a value here, since the request asks for them.
+                // Every entry has a value, since the request asks for values.
                 Ok(listed.value.map(|value| {
                     let (version, expires_at) = (listed.version, listed.expires_at);
                     (
@@ -239,8 +241,8 @@ pub trait StoreExt: Store {
 
 impl<S: Store + ?Sized> StoreExt for S {}
 
-/// Replaces the value under `key` by the result of `change`, which is called again with the newer
-/// value whenever another commit came between.
+/// Replaces the value under `key` with the result of `change`, which is called again with the newer
+/// value whenever another commit came first.
 async fn try_update<S, T, F>(store: &S, key: Result<Key>, mut change: F) -> Result<T>
 where
     S: Store + ?Sized,
@@ -409,7 +411,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_with_a_time_to_live_ends() {
+    async fn a_value_with_a_time_to_live_expires() {
         let clock = Arc::new(ManualClock::new(Timestamp(1_000)));
         let store = MemoryStore::new(clock.clone());
         store
@@ -438,7 +440,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_addition_that_makes_no_integer_changes_nothing() {
+    async fn an_addition_without_an_integer_result_changes_nothing() {
         let store = store();
         store.set("most", &i64::MAX).await.unwrap();
         store.set("text", "7").await.unwrap();
@@ -451,7 +453,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_is_made_whole_or_not_at_all() {
+    async fn a_batch_takes_effect_whole_or_not_at_all() {
         let store = store();
         let first = store.set("a", &1).await.unwrap();
         let late = store
@@ -478,7 +480,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_collection_holds_what_is_under_its_prefix() {
+    async fn a_collection_holds_the_entries_under_its_prefix() {
         let store = store();
         let numbers = store.collection::<u64>("n/");
         store.set("n", &0).await.unwrap();

@@ -1,15 +1,16 @@
-//! How long to wait before trying again.
+//! How long to wait before the next try.
 
 use std::time::Duration;
 
-/// Upper bound of the first wait: about what a store needs to fail over to its next connection.
+/// The upper bound of the first wait: about as long as a store needs to fail over to its next
+/// connection.
 const FIRST: Duration = Duration::from_millis(20);
 
-/// Upper bound of every wait: how long a partition may stand still after the store is back.
+/// The upper bound of every wait: the longest that a partition stays idle after the store is back.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Exponential, with full jitter: each wait is random between nothing and a bound that doubles, so that
-/// workers that failed together do not come back together.
+/// Exponential backoff with full jitter: each wait is random between zero and a bound that doubles,
+/// so that workers that failed together do not retry together.
 ///
 /// Source: <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>
 #[derive(Debug, Default)]
@@ -18,7 +19,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// The wait after one more failure.
+    /// Returns the wait after one more failure.
     pub(crate) fn next(&mut self) -> Duration {
         let bound = FIRST
             .saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX))
@@ -27,7 +28,7 @@ impl Backoff {
         bound.mul_f64(fastrand::f64())
     }
 
-    /// It went well: the next failure is a first one.
+    /// Starts over after a success.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
@@ -45,7 +46,8 @@ mod tests {
                 .max()
                 .unwrap_or_default()
         };
-        // The longest of 500 random waits lies in the upper tenth of its range but for one time in 10^22.
+        // The longest of 500 random waits lies in the upper tenth of its range, except with a
+        // probability of 10^-22.
         for (failures, bound_ms) in [(0, 20), (1, 40), (3, 160), (8, 5000), (40, 5000)] {
             let bound = Duration::from_millis(bound_ms);
             let longest = longest_of(failures);

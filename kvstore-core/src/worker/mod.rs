@@ -1,6 +1,8 @@
-//! The worker: it claims partitions of a queue and applies what waits in them to a store, exactly once in effect.
+//! The worker: claims partitions of a queue and applies their jobs to a store, exactly once in
+//! effect.
 //!
-//! [`run`] is all of it, for the worker's process, for a server with a worker inside, and for a program that embeds both.
+//! [`run`] is the entry point for the worker process, for a server with an embedded worker, and for
+//! a program that embeds both.
 //!
 //! ```no_run
 //! # async fn example() -> kvstore_core::Result<()> {
@@ -15,10 +17,12 @@
 //! # }
 //! ```
 //!
-//! A claim only keeps workers from doing the same work. If two workers work on one partition, because one was paused or cut off,
-//! the store takes the commit of one and answers the other that its position is stale.
+//! A claim only avoids duplicate work. If two workers process one partition, because one was paused
+//! or cut off, the store accepts the commit of one and rejects the other's because its position is
+//! stale.
 //!
-//! What is not here: processes, signals, probes and metrics. A worker reports what it does as [`Event`]s.
+//! What is not here: processes, signals, probes and metrics. A worker reports its work as
+//! [`Event`]s.
 
 mod backoff;
 mod partition;
@@ -42,10 +46,10 @@ use crate::{JobQueue, Result, Store};
 
 use crate::worker::partition::{PartitionTask, Until};
 
-/// How long to wait for more of it when other workers come or go, before claiming anew.
+/// How long to wait for further changes after a worker has come or gone, before claiming again.
 const CLAIMS_SETTLE: Duration = Duration::from_millis(10);
 
-/// How long a worker that is told to end goes on with what waits, where no other process can.
+/// How long a worker that shuts down keeps applying waiting jobs, if no other process can.
 const IDLE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Something that a worker did.
@@ -82,21 +86,23 @@ impl fmt::Debug for EventListener {
     }
 }
 
-/// How a worker decides what an operator may want to decide.
+/// The decisions that belong to the operator.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What its id starts with, for people who read logs.
+    /// The prefix of the worker's id, for people who read logs.
     pub name: String,
-    /// How often a job is tried before it becomes a dead letter, at least 2 (less counts as 2): the first try may be in the
-    /// company of other jobs, and only one that is tried alone is to blame.
+    /// How often a job is tried before it becomes a dead letter, at least 2 (smaller values count
+    /// as 2): the first try may include other jobs, and only a job that is tried alone is known to
+    /// be the cause.
     pub attempts_max: u32,
-    /// Whether to go over to this queue, for good, if the store applies another one: jobs that still wait there are skipped.
+    /// Switches to this queue for good if the store applies another one: jobs that still wait in
+    /// the other one are skipped.
     pub adopt_queue: bool,
-    /// Whether to go on behind a gap, for good: jobs that the queue has dropped and the store has never applied (it was
-    /// restored from an older copy) are lost.
+    /// Continues after a gap, for good: jobs that the queue has dropped and the store has never
+    /// applied (it was restored from an older copy) are lost.
     pub accept_gap: bool,
-    /// Receives an [`Event`] for each thing that is worth counting; called from the worker's tasks
-    /// and the queue's thread, so it must not block.
+    /// Receives an [`Event`] for everything worth counting. Called from the worker's tasks and the
+    /// queue's thread, so it must not block.
     pub on_event: Option<EventListener>,
 }
 
@@ -155,18 +161,19 @@ impl Default for Options {
     }
 }
 
-/// Applies what waits in `queue` to `store`, until `shutdown`; then it finishes the batches in
-/// hand, gives its claims back, and returns. On a queue of this process alone
-/// ([`WorkQueue::is_shared`]) it first applies all that waits, but ends after ten seconds or a
-/// failure, and leaves the rest to the next start.
+/// Applies the jobs of `queue` to `store` until `shutdown`; then finishes the current batches,
+/// releases the claims, and returns. On a queue that only this process can use
+/// ([`WorkQueue::is_shared`]) it first applies all waiting jobs, but stops after ten seconds or a
+/// failure and leaves the rest to the next start.
 ///
-/// Any number of workers may run on the same queue and store, in any number of processes. Dropping the future is like
-/// killing the process: safe, but its claims stay taken until they run out. Neither store nor queue is closed.
+/// Any number of workers may run on the same queue and store, in any number of processes. Dropping
+/// the future is like killing the process: safe, but its claims last until they expire. Neither
+/// store nor queue is closed.
 ///
 /// # Errors
-/// Those of [`join`], at once. Later only [`Error::WrongQueue`](crate::Error::WrongQueue): the store has gone over to another
-/// queue, and [`Error::Config`](crate::Error::Config): a server is set up otherwise by now. A store or queue that is down is
-/// waited for.
+/// Those of [`join`], at once. Later only [`Error::WrongQueue`](crate::Error::WrongQueue), if the
+/// store has switched to another queue, and [`Error::Config`](crate::Error::Config), if the
+/// settings of a server have changed. While a store or queue is down, the worker waits for it.
 pub async fn run(
     store: Arc<dyn Store>,
     queue: Arc<dyn WorkQueue>,
@@ -178,7 +185,8 @@ pub async fn run(
         store.adopt_queue(queue.id()).await?;
     }
     join(&store, &queue).await?;
-    // The queue of a folder applies jobs itself only where the store of that folder is the one that applies it.
+    // The queue of a folder applies jobs on acceptance only if that folder's store applies this
+    // queue.
     if store.active_queue().await?.is_none() {
         store.adopt_queue(queue.id()).await?;
     }
@@ -199,7 +207,7 @@ pub async fn run(
     let queue = Arc::clone(&worker.queue);
     let claims_changed = async || {
         queue.claims_changed().await;
-        // Who comes or goes changes many at once.
+        // Workers often come and go together.
         sleep(CLAIMS_SETTLE).await;
     };
     let mut renewal = interval(CLAIM_PERIOD / 3);
@@ -225,18 +233,19 @@ struct Worker {
     store: Arc<dyn Store>,
     queue: Arc<dyn WorkQueue>,
     options: Arc<Options>,
-    /// A partition stands here as long as its task runs, which is told until when.
+    /// The partitions with a running task, each with the sender that tells the task when to stop.
     working: HashMap<Partition, watch::Sender<Until>>,
     tasks: JoinSet<(Claim, Result<()>)>,
 }
 
 impl Worker {
-    /// Renews the claims, starts what is new and stops what is gone.
+    /// Renews the claims, starts tasks for new ones and stops those of lost ones.
     async fn claim(&mut self) {
         let claims = match self.queue.claim(&self.id).await {
             Ok(claims) => claims,
             Err(error) => {
-                // What runs goes on: should another worker have taken over, the store will say so.
+                // Running tasks continue: if another worker has taken over, the store rejects their
+                // commits.
                 tracing::warn!(worker = %self.id, error = %in_one_line(&error), "can't renew the claims");
                 return;
             }
@@ -249,7 +258,8 @@ impl Worker {
             }
         }
         for claim in claims {
-            // A task that is still stopping keeps its place: the next renewal starts the partition again.
+            // A task that is still stopping keeps its entry: the next renewal starts the partition
+            // again.
             if self.working.contains_key(&claim.partition) {
                 continue;
             }
@@ -267,12 +277,12 @@ impl Worker {
         }
     }
 
-    /// A task has ended: its claim is given back. No error there if it was lost anyway.
+    /// Releases the claim of a task that has ended. A claim that was lost already is no error.
     async fn clear_away(&mut self, ended: Result<(Claim, Result<()>), JoinError>) -> Result<()> {
         let (claim, result) = match ended {
             Ok(ended) => ended,
-            // Panics of a try are caught within the task, so this is our own mistake: better loud than a partition that
-            // stands still.
+            // Panics of a try are caught within the task, so this is a bug in the worker itself.
+            // Failing loudly beats a stalled partition.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         self.working.remove(&claim.partition);
@@ -283,7 +293,7 @@ impl Worker {
         result
     }
 
-    /// Tells all tasks to end and waits for them. The first failure of any is the answer.
+    /// Tells all tasks to stop, waits for them, and returns the first failure.
     async fn finish(mut self) -> Result<()> {
         let end = if self.queue.is_shared() {
             Until::Now
@@ -291,7 +301,7 @@ impl Worker {
             Until::Idle(Instant::now() + IDLE_WITHIN)
         };
         for until in self.working.values() {
-            // One that has lost its claim has no more to do.
+            // A task that has lost its claim has nothing left to do.
             if *until.borrow() == Until::Told {
                 until.send_replace(end);
             }

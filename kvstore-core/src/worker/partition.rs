@@ -1,15 +1,16 @@
-//! One claimed partition: read after the store's position, evaluate, commit, and what to do when that goes wrong.
+//! One claimed partition: reads after the store's position, evaluates, commits, and handles
+//! failures.
 //!
-//! There is one rule for failures: *the position is read again, and everything starts over from there*. It is what makes an
-//! unknown commit, a second worker and a restored store the same case. What differs is who is to blame, and so whether the
-//! attempt counts:
+//! There is one rule for failures: *read the position again and start over from there*. It makes an
+//! unknown commit, a second worker and a restored store the same case. What differs is the cause,
+//! and so whether the attempt counts:
 //!
-//! | the commit was answered | then |
+//! | result of the commit | reaction |
 //! |---|---|
-//! | `Conflict`: a direct commit came between | evaluate again at once, without limit; no attempt |
-//! | `Stale`: another worker was faster | go on from its position; no attempt |
-//! | `Unavailable`, `Unknown`, …: the store is down | wait, the whole partition, so nothing is overtaken; no attempt |
-//! | anything else, or a panic: the job is refused | an attempt. In a batch of several: again, each alone. Alone: for good, or after too many attempts, a dead letter; otherwise wait |
+//! | `Conflict`: a direct commit came first | evaluate again at once, without limit; no attempt |
+//! | `Stale`: another worker was faster | continue from its position; no attempt |
+//! | `Unavailable`, `Unknown`, …: the store is down | the whole partition waits, so nothing is overtaken; no attempt |
+//! | anything else, or a panic: the job is rejected | an attempt. In a batch of several: try each job alone. Alone: a dead letter if permanent or after too many attempts; otherwise wait |
 //! | `WrongQueue`, `Config`: the store applies another queue, or a setting is wrong | the worker ends |
 
 use std::any::Any;
@@ -34,24 +35,26 @@ use crate::{Entry, Error, JobQueue, Key, Result, Store};
 use crate::worker::backoff::Backoff;
 use crate::worker::{Event, Options};
 
-/// How long to go on. It is told once, and the batch in hand is always finished.
+/// When to stop. Set once; the current batch always completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// Until told otherwise.
+    /// Not yet: a later value says when.
     Told,
-    /// Until nothing waits, a try fails, or this moment has come.
+    /// When no job waits, a try fails, or this moment has come.
     Idle(Instant),
-    /// No longer: another worker goes on.
+    /// Now: another worker takes over.
     Now,
 }
 
-/// How often expired entries are removed. They are absent without that; it frees their memory and tells those who watch.
+/// How often expired entries are removed. They count as absent anyway; removal frees their memory
+/// and notifies watchers.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
-/// How often a partition that stopped at a gap looks again: the queue may have been restored, too.
+/// How often a partition that stopped at a gap checks again: the queue may have been restored as
+/// well.
 const GAP_RECHECK: Duration = Duration::from_secs(10);
 
-/// Works on one partition until it is told to end.
+/// Processes one partition until it is stopped.
 #[derive(Debug)]
 pub(crate) struct PartitionTask {
     store: Arc<dyn Store>,
@@ -59,17 +62,17 @@ pub(crate) struct PartitionTask {
     options: Arc<Options>,
     claim: Claim,
     until: watch::Receiver<Until>,
-    /// The store's position; `None` when it has to be asked for.
+    /// The store's position; `None` if it has to be read again.
     position: Option<Position>,
-    /// Up to where the queue knows of it.
+    /// The position up to which the queue knows that jobs are complete.
     completed: Position,
-    /// Jobs that were read and wait for those before them.
+    /// Jobs that were read but have to wait for those before them.
     ahead: Vec<Job>,
-    /// Up to here each job is tried alone, since a batch that reached so far was refused.
+    /// Jobs up to this position are tried alone, since a batch that included them was rejected.
     alone_up_to: Position,
-    /// The try that is under way.
+    /// The current try.
     attempt: Option<Attempt>,
-    /// The head whose last attempt does not count, as long as the queue does not know that.
+    /// The head whose last attempt does not count, until the queue knows that.
     to_withdraw: Option<Position>,
     /// The head that becomes a dead letter next.
     burial: Option<Burial>,
@@ -92,15 +95,15 @@ struct Burial {
     reason: String,
 }
 
-/// Who is to blame for a failure.
+/// The cause of a failure.
 enum Blame {
-    /// Nobody: another worker was faster.
+    /// None to act on: another worker was faster.
     Nobody,
     /// The store or the queue is down, full or damaged.
     Backend,
-    /// The store refuses what the job asks for; `for_good` if trying again can't help.
+    /// The store rejects what the job asks for; `for_good` if trying again cannot help.
     Job { for_good: bool },
-    /// The operator: store and queue do not belong together any more.
+    /// The settings: store and queue no longer belong together.
     Settings,
 }
 
@@ -148,10 +151,11 @@ impl PartitionTask {
         }
     }
 
-    /// Works until it is told to end.
+    /// Processes the partition until it is stopped.
     ///
     /// # Errors
-    /// [`Error::WrongQueue`]: the store applies another queue by now; [`Error::Config`]: a setting is wrong by now.
+    /// [`Error::WrongQueue`] if the store has switched to another queue; [`Error::Config`] if a
+    /// setting has become wrong.
     pub(crate) async fn run(mut self) -> Result<()> {
         loop {
             let ending = match self.until() {
@@ -159,14 +163,14 @@ impl PartitionTask {
                 Until::Idle(until) if Instant::now() < until => true,
                 Until::Idle(_) | Until::Now => break,
             };
-            // After a panic everything is read again, so nothing half-changed is relied on.
+            // After a panic all state is read again, so no half-changed state is used.
             let wait = match AssertUnwindSafe(self.turn()).catch_unwind().await {
                 Ok(Ok(worked)) => {
                     if ending && !worked {
                         break;
                     }
                     self.backoff.reset();
-                    // A store that answers at once would let this task keep its thread for ever.
+                    // With a store that answers at once, this task would never give up its thread.
                     tokio::task::yield_now().await;
                     continue;
                 }
@@ -185,7 +189,8 @@ impl PartitionTask {
             }
         }
         if let Err(error) = self.settle().await {
-            // The next worker settles the rest; one attempt too many costs a job its company, no more.
+            // The next worker settles the rest; one extra attempt only means the job is retried on
+            // its own.
             tracing::debug!(partition = %self.claim.partition, error = %in_one_line(&error), "left for the next worker");
         }
         Ok(())
@@ -195,7 +200,8 @@ impl PartitionTask {
         *self.until.borrow()
     }
 
-    /// One batch, from the position to the commit; or a wait for jobs that ends without any. Says whether it got on.
+    /// Processes one batch, from reading the position to the commit, or waits in vain for jobs.
+    /// Returns true if it made progress.
     async fn turn(&mut self) -> Result<bool> {
         self.expire().await;
         let position = self.position().await?;
@@ -230,8 +236,9 @@ impl PartitionTask {
         Ok(true)
     }
 
-    /// The store's position. The queue's numbering is moved past it each time it is asked for, that is after every failure: the
-    /// queue may be the one that came back older.
+    /// Returns the store's position. Whenever the position is read from the store, that is after
+    /// every failure, the queue's numbering is moved past it: the queue may be the one that lost
+    /// its tail.
     async fn position(&mut self) -> Result<Position> {
         if let Some(position) = self.position {
             return Ok(position);
@@ -243,8 +250,8 @@ impl PartitionTask {
         Ok(position)
     }
 
-    /// Tells the queue what it has to know before the next try: an attempt that does not count, and what is applied, also by
-    /// a worker that ended before it could say so.
+    /// Tells the queue what it must know before the next try: an attempt that does not count, and
+    /// the applied position, which a worker that crashed may not have reported.
     async fn settle(&mut self) -> Result<()> {
         if let Some(head) = self.to_withdraw {
             self.queue.withdraw_attempt(&self.claim, head).await?;
@@ -257,8 +264,8 @@ impl PartitionTask {
         Ok(())
     }
 
-    /// Reads what follows `position`, and waits for it until it is time to expire again, unless told to end. Nothing is lost if that
-    /// cuts it off.
+    /// Reads the jobs after `position`, and waits for them until the next expiry is due or the task
+    /// is stopped. Cancellation loses nothing.
     async fn read(&mut self, position: Position) -> Result<Vec<Job>> {
         let read = async |wait| {
             let (queue, claim) = (&self.queue, &self.claim);
@@ -275,12 +282,13 @@ impl PartitionTask {
         }
     }
 
-    /// Tries a batch of `jobs`, the ones that follow `position`.
+    /// Tries a batch of `jobs`, which directly follow `position`.
     async fn apply(&mut self, position: Position, mut jobs: Vec<Job>) -> Result<()> {
         let head = jobs[0].id.position;
         let number = self.queue.begin_attempt(&self.claim, head).await?;
         if number > self.attempts_max() {
-            // Every try so far ended its worker, or this one would have judged it. The attempt just begun is none.
+            // Every earlier try ended its worker, or that worker would have decided. The attempt
+            // just begun does not count.
             self.to_withdraw = Some(head);
             self.burial = Some(Burial {
                 head,
@@ -311,7 +319,8 @@ impl PartitionTask {
                     self.options.committed(jobs, begun.elapsed());
                     break taken;
                 }
-                // Whoever committed in between made progress, so this ends; but they need the thread to do so.
+                // Each conflict means that another commit made progress, so this ends; but that
+                // writer may need this thread.
                 Err(Error::Conflict { .. }) => tokio::task::yield_now().await,
                 Err(error) => return Err(error),
             }
@@ -322,7 +331,7 @@ impl PartitionTask {
         Ok(())
     }
 
-    /// What the verdicts on `jobs` rest on.
+    /// Reads the entries that the verdicts on `jobs` depend on.
     async fn entries(&self, jobs: &[Job]) -> Result<HashMap<Key, Entry>> {
         let keys = keys_needed(jobs);
         if keys.is_empty() {
@@ -336,7 +345,8 @@ impl PartitionTask {
             .collect())
     }
 
-    /// Commits the head of `jobs` as a dead letter. Until that is possible, because there is room for one, the partition waits.
+    /// Commits the head of `jobs` as a dead letter. The partition waits while there is no space for
+    /// one.
     async fn bury(&mut self, position: Position, jobs: &[Job]) -> Result<()> {
         let (Some(head), Some(burial)) = (jobs.first(), &self.burial) else {
             return Ok(());
@@ -366,8 +376,9 @@ impl PartitionTask {
         Ok(())
     }
 
-    /// The queue numbers on under a higher major number, since its server started again or another one took its place. What it
-    /// still holds under the lower one is applied, so a job there whose id somebody has is lost.
+    /// Moves past a jump in the queue's numbering, to a higher major number after its server
+    /// restarted or was replaced. What it still holds under the lower number is applied, so a job
+    /// under that number whose id a client holds is lost.
     async fn pass_over(&mut self, position: Position, behind: Position) -> Result<()> {
         let advance = self.advance(position, behind, Vec::new(), true);
         self.store
@@ -384,8 +395,9 @@ impl PartitionTask {
         Ok(())
     }
 
-    /// The jobs between `position` and `trimmed` are gone, and the store has not applied them; unless it has, by another
-    /// worker while this one was paused. Says whether work can go on.
+    /// Handles missing jobs: those between `position` and `trimmed` are gone, and the store has not
+    /// applied them, unless another worker has while this one was paused. Returns true if work can
+    /// continue.
     async fn at_gap(&mut self, position: Position, trimmed: Position) -> Result<bool> {
         let partition = self.claim.partition;
         if self.store.applied(self.queue.id(), partition).await? != position {
@@ -437,14 +449,15 @@ impl PartitionTask {
         }
     }
 
-    /// One round of expiry, if it is time. A full round is followed by the next one after the next batch of jobs.
+    /// Removes expired entries if that is due. A full round is followed by another one after the
+    /// next batch of jobs.
     async fn expire(&mut self) {
         let now = Instant::now();
         if now < self.expire_at {
             return;
         }
         self.expire_at = now + EXPIRE_EVERY;
-        // A store without partitions expires everything at once, so one of the tasks is enough.
+        // A store without partitions expires everything at once, so one of the tasks suffices.
         let partition = self.claim.partition;
         if self.store.partitions().is_none() && partition != Partition(0) {
             return;
@@ -458,7 +471,7 @@ impl PartitionTask {
         }
     }
 
-    /// Makes everything start over from the store's position, and says how long to wait before that.
+    /// Resets to the store's position, and returns how long to wait first.
     fn after_failure(&mut self, error: Error) -> Result<Duration> {
         let partition = self.claim.partition;
         match Blame::of(&error) {
@@ -483,10 +496,10 @@ impl PartitionTask {
         }
     }
 
-    /// Forgets what was read; a try that is under way does not count.
+    /// Discards what was read; the current try does not count.
     fn start_over(&mut self) {
         self.position = None;
-        // The queue may be one that has taken the place of that which was told.
+        // Another queue may have replaced the one that was informed.
         self.completed = Position::START;
         self.ahead.clear();
         if let Some(attempt) = self.attempt.take() {
@@ -494,7 +507,7 @@ impl PartitionTask {
         }
     }
 
-    /// The try under way counts. Says how long to wait before the next.
+    /// Counts the current try, and returns how long to wait before the next.
     fn after_refusal(&mut self, for_good: bool, reason: String) -> Duration {
         let partition = self.claim.partition;
         let attempt = self.attempt.take();
@@ -533,9 +546,9 @@ impl PartitionTask {
     }
 }
 
-/// Returns when the task is told to end.
+/// Waits until the task is told to stop.
 async fn told(until: &mut watch::Receiver<Until>) {
-    // Whoever could tell is gone only together with the task.
+    // The sender outlives this task, so `Err` is unreachable.
     let _ = until.wait_for(|until| *until != Until::Told).await;
 }
 
@@ -569,7 +582,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_worker_that_was_paused_takes_the_position_of_the_faster_one_for_no_gap() {
+    async fn a_paused_worker_does_not_mistake_the_position_of_a_faster_one_for_a_gap() {
         let store = Arc::new(MemoryStore::default());
         let queue = Arc::new(MemoryQueue::new(
             QueueOptions::default(),
