@@ -19,6 +19,7 @@ use crate::redis::keys::Keys;
 use crate::redis::link::tls;
 use crate::redis::link::wake::Wake;
 use crate::redis::link::{Resend, Servers};
+use crate::redis::log::Logs;
 use crate::redis::options::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
 use crate::redis::run::durability::Look;
 use crate::redis::run::{Call, Numbering, Run, Runs, rights};
@@ -49,6 +50,7 @@ pub(crate) struct Session {
     replicas: usize,
     relaxed: bool,
     pub(crate) runs: Runs,
+    pub(crate) logs: Logs,
     /// The queue that was created with the store.
     pub(crate) queue: QueueId,
     pub(crate) keys: Keys,
@@ -128,6 +130,7 @@ impl Session {
             replicas: options.wait_replicas,
             relaxed: options.relaxed_durability,
             runs,
+            logs: Logs::new(partitions),
             wake: Wake::new(clients.clone(), keys.channel(), partitions),
             clients,
             queue: queue.parse()?,

@@ -298,7 +298,12 @@ impl PartitionTask {
             self.ahead = jobs;
             return Ok(());
         }
-        let alone = number > 1 || position < self.alone_up_to;
+        if number > 1 {
+            // Another worker may have ended in any of those that it had read with it.
+            let last = jobs[jobs.len() - 1].id.position;
+            self.alone_up_to = self.alone_up_to.max(last);
+        }
+        let alone = position < self.alone_up_to;
         let batch = if alone { &jobs[..1] } else { &jobs[..] };
         self.attempt = Some(Attempt {
             head,

@@ -8,7 +8,8 @@ use redis::Client;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::model::id::{Partition, PartitionCount};
+use crate::model::id::{Partition, PartitionCount, Position};
+use crate::redis::text::position;
 
 /// How long to wait before asking without having been woken.
 pub(crate) const ASK_AFTER: Duration = Duration::from_millis(250);
@@ -17,15 +18,31 @@ pub(crate) const ASK_AFTER: Duration = Duration::from_millis(250);
 /// is woken when a connection that broke is back, so this is for one that breaks without a word.
 pub(crate) const ASK_FOR_JOBS_AFTER: Duration = Duration::from_secs(1);
 
-/// What has moved: counted for all partitions together, with the time of the last news for each.
+/// What has moved: counted for all partitions together, with the last news of each.
 pub(crate) struct Wake {
     any: watch::Sender<u64>,
-    each: Vec<watch::Sender<Instant>>,
+    each: Vec<watch::Sender<News>>,
     claims: watch::Sender<u64>,
     listener: AbortHandle,
 }
 
-/// The message that somebody may claim something that another worker had. Any other one is the number of a partition.
+/// The last news of a partition.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct News {
+    /// When it came.
+    pub(crate) at: Instant,
+    /// How far the partition is; further than any position while that is not known.
+    pub(crate) position: Position,
+}
+
+/// A message may have been missed.
+const ANYWHERE: Position = Position {
+    major: u64::MAX,
+    minor: u64::MAX,
+};
+
+/// The message that another worker's partition may be free. Any other message is the number of a
+/// partition, and how far it is if that has changed.
 const CLAIMS: &str = "claims";
 
 impl Wake {
@@ -33,7 +50,12 @@ impl Wake {
         let any = watch::Sender::new(0);
         let each: Vec<_> = partitions
             .iter()
-            .map(|_| watch::Sender::new(Instant::now()))
+            .map(|_| {
+                watch::Sender::new(News {
+                    at: Instant::now(),
+                    position: ANYWHERE,
+                })
+            })
             .collect();
         let claims = watch::Sender::new(0);
         let senders = (any.clone(), each.clone(), claims.clone());
@@ -52,12 +74,12 @@ impl Wake {
     }
 
     /// Changes whenever `partition` moves, or the store is closed.
-    pub(crate) fn of(&self, partition: Partition) -> watch::Receiver<Instant> {
+    pub(crate) fn of(&self, partition: Partition) -> watch::Receiver<News> {
         self.each[usize::from(partition.0)].subscribe()
     }
 
-    /// Returns when `partition` was last heard to have moved.
-    pub(crate) fn moved_at(&self, partition: Partition) -> Instant {
+    /// Returns the last news of `partition`.
+    pub(crate) fn news(&self, partition: Partition) -> News {
         *self.each[usize::from(partition.0)].borrow()
     }
 
@@ -66,9 +88,9 @@ impl Wake {
         self.claims.subscribe()
     }
 
-    /// `partition` has moved by this process' own doing.
-    pub(crate) fn moved(&self, partition: Partition) {
-        wake(&self.any, &self.each, Some(partition.0));
+    /// Passes on that this process has moved `partition`, to `position` if its log is concerned.
+    pub(crate) fn moved(&self, partition: Partition, position: Option<Position>) {
+        wake(&self.any, &self.each, Some((partition.0, position)));
     }
 
     pub(crate) fn close(&self) {
@@ -89,12 +111,24 @@ pub(crate) async fn woken<T>(receiver: &mut watch::Receiver<T>, most: Duration) 
     let _ = tokio::time::timeout(most, receiver.changed()).await;
 }
 
+/// Waits for news that a partition is as far as `is_far` wants it, but no longer than `most`.
+pub(crate) async fn reached(
+    receiver: &mut watch::Receiver<News>,
+    is_far: impl Fn(Position) -> bool,
+    most: Duration,
+) {
+    let reached = async {
+        while receiver.changed().await.is_ok() && !is_far(receiver.borrow_and_update().position) {}
+    };
+    let _ = tokio::time::timeout(most, reached).await;
+}
+
 async fn listen(
     clients: Vec<Client>,
     channel: String,
     (any, each, claims): (
         watch::Sender<u64>,
-        Vec<watch::Sender<Instant>>,
+        Vec<watch::Sender<News>>,
         watch::Sender<u64>,
     ),
 ) {
@@ -112,7 +146,7 @@ async fn listen(
                 if text == CLAIMS {
                     claims.send_modify(|count| *count += 1);
                 } else {
-                    wake(&any, &each, text.parse().ok());
+                    wake(&any, &each, moved(&text));
                 }
             }
         }
@@ -120,14 +154,32 @@ async fn listen(
     }
 }
 
-/// `None`: all of them.
-fn wake(any: &watch::Sender<u64>, each: &[watch::Sender<Instant>], partition: Option<u16>) {
-    let moved = |sender: &watch::Sender<Instant>| {
-        sender.send_replace(Instant::now());
+/// Parses the message that a partition has moved.
+fn moved(text: &str) -> Option<(u16, Option<Position>)> {
+    let (partition, to) = text.split_once(' ').unwrap_or((text, ""));
+    Some((partition.parse().ok()?, position(to).ok()))
+}
+
+/// Passes on news of a partition, or (`None`) that some may have been missed of all of them.
+fn wake(
+    any: &watch::Sender<u64>,
+    each: &[watch::Sender<News>],
+    moved: Option<(u16, Option<Position>)>,
+) {
+    let pass_on = |sender: &watch::Sender<News>, position: Option<Position>| {
+        sender.send_modify(|news| {
+            news.at = Instant::now();
+            news.position = position.unwrap_or(news.position);
+        });
     };
-    match partition {
-        Some(partition) => each.get(usize::from(partition)).into_iter().for_each(moved),
-        None => each.iter().for_each(moved),
+    match moved {
+        Some((partition, position)) => {
+            let sender = each.get(usize::from(partition)).into_iter();
+            sender.for_each(|sender| pass_on(sender, position));
+        }
+        None => each
+            .iter()
+            .for_each(|sender| pass_on(sender, Some(ANYWHERE))),
     }
     any.send_modify(|count| *count += 1);
 }

@@ -181,14 +181,12 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
     };
     match answered.and_then(|words: Vec<String>| answers(queue, partition, sent.len(), &words)) {
         Ok(answers) if answers.len() == sent.len() => {
-            queue.accepted(partition);
-            let last = answers
-                .iter()
-                .flatten()
-                .map(|accepted| accepted.id.position);
+            let accepted = answers.iter().flatten();
+            let last = accepted.map(|accepted| accepted.id.position).max();
             session
                 .runs
-                .acknowledge(partition, last.max().unwrap_or_default());
+                .acknowledge(partition, last.unwrap_or_default());
+            queue.accepted(partition, last);
             for (waiting, answer) in sent.into_iter().zip(answers) {
                 waiting.answer(answer);
             }

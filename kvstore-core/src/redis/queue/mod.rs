@@ -18,10 +18,11 @@ use crate::limits::WORK_BATCH_BYTES;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
-use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, Wake, woken};
+use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, Wake, reached};
+use crate::redis::log::Entry;
 use crate::redis::options::Options;
 use crate::redis::queue::enqueue::{Lane, Waiting};
-use crate::redis::queue::pack::{Entry, unpack, unpack_all};
+use crate::redis::queue::pack::{unpack, unpack_all};
 use crate::redis::queue::share::share;
 use crate::redis::session::Session;
 use crate::redis::text::{number, position, stream_id};
@@ -39,21 +40,29 @@ pub(crate) struct RedisQueue {
     claimed: Mutex<BTreeMap<WorkerId, BTreeSet<Partition>>>,
     /// How often the claims had changed when they were asked for last.
     claims_seen: AtomicU64,
-    /// For each partition the jobs read last, with the jobs and bytes ever accepted up to each: what the server need not look up when
-    /// they are applied.
-    read: Vec<Mutex<Vec<(Position, u64, u64)>>>,
-    /// For each partition the try that was counted last.
-    tries: Vec<Mutex<Try>>,
+    /// For each partition the tries of its first job.
+    tries: Vec<Mutex<Tries>>,
     /// False if the store is a folder.
     store_is_beside: bool,
 }
 
-/// A try of a partition's head, under a name of its own, so that it is counted once.
+/// How often a worker of this process has tried the first job of a partition.
 #[derive(Debug, Default)]
-struct Try {
+struct Tries {
     head: Position,
-    number: u64,
-    is_answered: bool,
+    /// Those that count: they were neither withdrawn nor are they under way.
+    counted: u32,
+    /// How many of them the server knows of.
+    recorded: u32,
+    is_under_way: bool,
+}
+
+impl Tries {
+    /// Counts the try under way. Returns true if the server has to be told.
+    fn end(&mut self) -> bool {
+        self.counted += u32::from(std::mem::take(&mut self.is_under_way));
+        self.counted > self.recorded
+    }
 }
 
 /// What a batch on its way needs, too.
@@ -93,9 +102,9 @@ impl Inner {
         self.session.keys.jobs_channel()
     }
 
-    /// Some job has come, by this process' own doing.
-    pub(crate) fn accepted(&self, partition: Partition) {
-        self.wake.moved(partition);
+    /// Passes on that this process has accepted jobs, up to `last`.
+    pub(crate) fn accepted(&self, partition: Partition, last: Option<Position>) {
+        self.wake.moved(partition, last);
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -134,7 +143,6 @@ impl RedisQueue {
         };
         let partitions = inner.session.partitions;
         Self {
-            read: partitions.iter().map(|_| Mutex::default()).collect(),
             tries: partitions.iter().map(|_| Mutex::default()).collect(),
             store_is_beside,
             lanes: partitions.iter().map(|_| Arc::default()).collect(),
@@ -163,69 +171,61 @@ impl RedisQueue {
         }
     }
 
-    fn last_try(&self, partition: Partition) -> MutexGuard<'_, Try> {
-        let last = &self.tries[usize::from(partition.0)];
-        last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn count_attempt(
-        &self,
-        claim: &Claim,
-        head: Position,
-        add: i8,
-        number: u64,
-    ) -> Result<u32> {
-        self.inner
-            .change(
-                "the attempt was recorded",
-                self.session()
-                    .scripts
-                    .attempt
-                    .key(self.inner.key(claim.partition, "queue"))
-                    .arg(stream_id(head))
-                    .arg(add)
-                    .arg(format!("{} {number}", claim.worker)),
-            )
-            .await
-    }
-
-    fn read(&self, partition: Partition) -> MutexGuard<'_, Vec<(Position, u64, u64)>> {
-        let read = &self.read[usize::from(partition.0)];
-        read.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tries(&self, partition: Partition) -> MutexGuard<'_, Tries> {
+        let tries = &self.tries[usize::from(partition.0)];
+        tries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn claimed(&self) -> MutexGuard<'_, BTreeMap<WorkerId, BTreeSet<Partition>>> {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes or renews a partition (`period`), or gives it up (zero); whether it is held then.
+    /// Takes or renews a partition (`period`), or gives it up (zero), and records the tries of its
+    /// first job. Returns true if it is held then.
     async fn hold(
         &self,
         worker: &WorkerId,
         partition: Partition,
         period: Duration,
     ) -> Result<bool> {
-        self.inner
-            .change(
-                "the claim was changed",
-                self.session()
-                    .scripts
-                    .claim
-                    .key(self.inner.key(partition, "claim"))
-                    .key(self.inner.key(partition, "requests"))
-                    .key(self.inner.key(partition, "request-deadlines"))
-                    .arg(self.session().skew())
-                    .arg(worker.as_str())
-                    .arg(period.as_millis() as u64)
-                    .arg(self.inner.channel()),
-            )
-            .await
+        let (head, counted) = {
+            let tries = self.tries(partition);
+            match tries.counted > tries.recorded {
+                true => (stream_id(tries.head), tries.counted),
+                false => (String::new(), 0),
+            }
+        };
+        let mut script = self.session().scripts.claim.prepare_invoke();
+        for name in ["claim", "requests", "request-deadlines", "queue", "jobs"] {
+            script.key(self.inner.key(partition, name));
+        }
+        script
+            .arg(self.session().skew())
+            .arg(worker.as_str())
+            .arg(period.as_millis() as u64)
+            .arg(self.inner.channel())
+            .arg(&head)
+            .arg(counted);
+        let change = self.inner.change("the claim was changed", &script);
+        let (is_held, first, attempts): (bool, Option<String>, Option<u32>) = change.await?;
+        let mut tries = self.tries(partition);
+        if let (Some(first), Some(attempts)) = (first, attempts) {
+            // What another worker has counted, and what the claim of one counts that ended without
+            // giving it up.
+            *tries = Tries {
+                head: position(&first)?,
+                counted: attempts,
+                recorded: attempts,
+                is_under_way: false,
+            };
+        } else if stream_id(tries.head) == head {
+            tries.recorded = tries.recorded.max(counted);
+        }
+        Ok(is_held)
     }
-}
 
-impl RedisQueue {
-    /// Returns the last job that was dropped from a partition, and the entries that hold jobs
-    /// behind `after`.
+    /// Returns the last job that was dropped from a partition, and the entries that hold jobs behind
+    /// `after`; with `drops`, those up to there are dropped.
     ///
     /// # Errors
     /// [`Error::Stale`] if the state's field `applied_field` names a position before `after`.
@@ -235,22 +235,32 @@ impl RedisQueue {
         after: Position,
         max: usize,
         applied_field: &str,
+        drops: bool,
     ) -> Result<(Position, Vec<Entry>)> {
-        let (trimmed, applied, entries): (String, String, Vec<Entry>) = self
-            .inner
-            .read(
-                self.session()
-                    .scripts
-                    .read
-                    .key(self.inner.key(partition, "queue"))
-                    .key(self.inner.key(partition, "jobs"))
-                    .key(self.inner.key(partition, "state"))
-                    .arg(stream_id(after))
-                    .arg(max)
-                    .arg(WORK_BATCH_BYTES)
-                    .arg(applied_field),
-            )
-            .await?;
+        let scripts = &self.session().scripts;
+        let script = if drops {
+            &scripts.complete
+        } else {
+            &scripts.read
+        };
+        let mut script = script.prepare_invoke();
+        for name in ["queue", "jobs", "state"] {
+            script.key(self.inner.key(partition, name));
+        }
+        script
+            .arg(stream_id(after))
+            .arg(max)
+            .arg(WORK_BATCH_BYTES)
+            .arg(applied_field)
+            .arg(u8::from(drops));
+        let (trimmed, applied, entries): (String, String, Vec<Entry>) = match drops {
+            true => {
+                self.inner
+                    .change("the applied jobs were dropped", &script)
+                    .await?
+            }
+            false => self.inner.read(&script).await?,
+        };
         check_applied(partition, &applied, after)?;
         Ok((position(&trimmed)?, entries))
     }
@@ -361,10 +371,15 @@ impl JobQueue for RedisQueue {
             return Ok(Found::Unknown);
         }
         let held = held.map(|entry| unpack(&entry, self.inner.id, id.partition, Position::START));
+        let tries = self.tries(id.partition);
+        let own = match tries.head == id.position {
+            true => tries.counted + u32::from(tries.is_under_way),
+            false => 0,
+        };
         Ok(match held.transpose()?.and_then(|mut jobs| jobs.pop()) {
-            Some(counted) => Found::Held {
-                job: Box::new(counted.job),
-                attempts: u32::try_from(number(&attempts)?).unwrap_or(u32::MAX),
+            Some(job) => Found::Held {
+                job: Box::new(job),
+                attempts: own.max(u32::try_from(number(&attempts)?).unwrap_or(u32::MAX)),
             },
             None if id.position <= position(&last)? => Found::Dropped,
             None => Found::Unknown,
@@ -373,10 +388,8 @@ impl JobQueue for RedisQueue {
 
     async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
         self.session().check_partition(partition)?;
-        let (trimmed, entries) = self.held(partition, after, max, "").await?;
-        let after = after.max(trimmed);
-        let jobs = unpack_all(&entries, self.inner.id, partition, after, max)?;
-        Ok(jobs.into_iter().map(|counted| counted.job).collect())
+        let (trimmed, entries) = self.held(partition, after, max, "", false).await?;
+        unpack_all(&entries, self.inner.id, partition, after.max(trimmed), max)
     }
 
     async fn depth(&self) -> Result<Depth> {
@@ -484,6 +497,8 @@ impl WorkQueue for RedisQueue {
                 .arg(claim.worker.as_str());
             let _: u64 = session.ask(&command).await?;
         }
+        // Whatever became of a try that was not withdrawn, it counts.
+        self.tries(claim.partition).end();
         self.hold(&claim.worker, claim.partition, Duration::ZERO)
             .await?;
         let mut claimed = self.claimed();
@@ -504,88 +519,98 @@ impl WorkQueue for RedisQueue {
         wait: Duration,
     ) -> Result<Vec<Job>> {
         let start = Instant::now();
-        self.session().check_partition(claim.partition)?;
-        let mut moved = self.inner.wake.of(claim.partition);
+        let (session, partition) = (self.session(), claim.partition);
+        session.check_partition(partition)?;
+        self.inner.check_open()?;
+        let mut accepted = self.inner.wake.of(partition);
         let applied_field = self.applied_field().await?;
+        let mut following = session.logs.of(partition).following(after);
         loop {
-            moved.mark_unchanged();
-            let (trimmed, entries) = self
-                .held(claim.partition, after, max, &applied_field)
-                .await?;
-            if trimmed > after {
-                return Err(Error::Gap {
-                    partition: claim.partition,
-                    after,
-                    trimmed,
-                });
-            }
+            let news = *accepted.borrow_and_update();
+            let is_known = |entries: &Vec<_>| !entries.is_empty() || news.position <= after;
+            let entries = match following.take().filter(is_known) {
+                Some(entries) => entries,
+                None => {
+                    let held = self.held(partition, after, max, &applied_field, false);
+                    let (trimmed, entries) = held.await?;
+                    if trimmed > after {
+                        return Err(Error::Gap {
+                            partition,
+                            after,
+                            trimmed,
+                        });
+                    }
+                    entries
+                }
+            };
             let left = wait.saturating_sub(start.elapsed());
             if !entries.is_empty() || left.is_zero() {
-                let jobs = unpack_all(&entries, self.inner.id, claim.partition, after, max)?;
-                let counts = jobs
-                    .iter()
-                    .map(|counted| (counted.job.id.position, counted.jobs, counted.bytes));
-                *self.read(claim.partition) = counts.collect();
-                return Ok(jobs.into_iter().map(|counted| counted.job).collect());
+                let jobs = unpack_all(&entries, self.inner.id, partition, after, max)?;
+                if let Some(last) = jobs.last() {
+                    session.logs.of(partition).read = last.id.position;
+                }
+                return Ok(jobs);
             }
-            woken(&mut moved, left.min(ASK_FOR_JOBS_AFTER)).await;
+            let most = left.min(ASK_FOR_JOBS_AFTER);
+            reached(&mut accepted, |position| position > after, most).await;
         }
     }
 
     async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
         self.session().check_partition(claim.partition)?;
-        let number = {
-            let mut last = self.last_try(claim.partition);
-            // A try whose answer was lost may be counted already, so it keeps its name.
-            if last.is_answered || last.head != head {
-                *last = Try {
+        self.inner.check_open()?;
+        let is_unrecorded = {
+            let mut tries = self.tries(claim.partition);
+            if tries.head != head {
+                *tries = Tries {
                     head,
-                    number: last.number + 1,
-                    is_answered: false,
+                    ..Tries::default()
                 };
             }
-            last.number
+            tries.end()
         };
-        let attempts = self.count_attempt(claim, head, 1, number).await?;
-        self.last_try(claim.partition).is_answered = true;
-        Ok(attempts)
+        if is_unrecorded {
+            self.hold(&claim.worker, claim.partition, self.claim_period)
+                .await?;
+        }
+        let mut tries = self.tries(claim.partition);
+        tries.is_under_way = true;
+        Ok(tries.counted + 1)
     }
 
     async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()> {
         self.session().check_partition(claim.partition)?;
-        let number = self.last_try(claim.partition).number;
-        self.count_attempt(claim, head, -1, number).await.map(drop)
+        let mut tries = self.tries(claim.partition);
+        if tries.head == head {
+            tries.is_under_way = false;
+        }
+        Ok(())
     }
 
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
-        self.session().check_partition(claim.partition)?;
+        let (session, partition) = (self.session(), claim.partition);
+        session.check_partition(partition)?;
+        self.inner.check_open()?;
+        {
+            let mut tries = self.tries(partition);
+            if tries.head <= up_to {
+                *tries = Tries::default();
+            }
+        }
+        let wanted = {
+            let mut log = session.logs.of(partition);
+            if log.has_dropped(up_to) {
+                return Ok(());
+            }
+            log.wanted(up_to)
+        };
         let applied_field = self.applied_field().await?;
-        let counts = {
-            let read = self.read(claim.partition);
-            let place = read.binary_search_by_key(&up_to, |(at, ..)| *at);
-            place.map(|place| read[place])
-        };
-        let (jobs, bytes) = match counts {
-            Ok((_, jobs, bytes)) => (jobs.to_string(), bytes.to_string()),
-            Err(_) => Default::default(),
-        };
-        let applied: String = self
-            .inner
-            .change(
-                "the applied jobs were dropped",
-                self.session()
-                    .scripts
-                    .complete
-                    .key(self.inner.key(claim.partition, "queue"))
-                    .key(self.inner.key(claim.partition, "jobs"))
-                    .key(self.inner.key(claim.partition, "state"))
-                    .arg(stream_id(up_to))
-                    .arg(jobs)
-                    .arg(bytes)
-                    .arg(applied_field),
-            )
-            .await?;
-        check_applied(claim.partition, &applied, up_to)
+        let held = self.held(partition, up_to, wanted, &applied_field, true);
+        let (trimmed, following) = held.await?;
+        if trimmed == up_to {
+            session.logs.of(partition).keep(up_to, wanted, following);
+        }
+        Ok(())
     }
 
     fn apply_on_acceptance(&self, _: AppliedListener) {

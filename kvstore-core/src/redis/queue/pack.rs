@@ -1,13 +1,15 @@
 //! Jobs as they stand in a partition's log: those that came together as one entry, which costs the server half as much as an entry each.
 //!
-//! Its fields are when it was accepted, how many jobs and bytes ever were with it, and then for each job its size and its text. Its id
-//! is the position of the last; those before it have the numbers before that.
+//! Its fields are when it was accepted, how many jobs were ever accepted before it, how many bytes, and
+//! how many bytes it has; then for each job its size and its text. Its id is the position of the last job;
+//! those before it have the numbers before that.
 
 use crate::error::Result;
 use crate::model::command::Command;
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::{Job, NewJob};
+use crate::redis::log::Entry;
 use crate::redis::text::{number, position, unexpected};
 
 /// A job's text.
@@ -16,17 +18,6 @@ pub(crate) fn text(job: &NewJob) -> serde_json::Result<String> {
     serde_json::to_string(&(keep_outcome, &job.traceparent, &job.command))
 }
 
-/// A job, and what was ever accepted with it and before.
-#[derive(Debug)]
-pub(crate) struct Counted {
-    pub(crate) job: Job,
-    pub(crate) jobs: u64,
-    pub(crate) bytes: u64,
-}
-
-/// An entry of the log: its id, and its fields and their values.
-pub(crate) type Entry = (String, Vec<String>);
-
 /// Returns the jobs of several entries behind a position, in order and at most `max`.
 pub(crate) fn unpack_all(
     entries: &[Entry],
@@ -34,7 +25,7 @@ pub(crate) fn unpack_all(
     partition: Partition,
     after: Position,
     max: usize,
-) -> Result<Vec<Counted>> {
+) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
     for entry in entries {
         jobs.extend(unpack(entry, queue, partition, after)?);
@@ -43,45 +34,37 @@ pub(crate) fn unpack_all(
     Ok(jobs)
 }
 
-/// The jobs of an entry behind a position, in order.
+/// Returns the jobs of an entry behind a position, in order.
 pub(crate) fn unpack(
     (id, fields): &Entry,
     queue: QueueId,
     partition: Partition,
     after: Position,
-) -> Result<Vec<Counted>> {
-    let [_, at, _, jobs, _, bytes, packed @ ..] = &fields[..] else {
+) -> Result<Vec<Job>> {
+    let [at, _, _, _, packed @ ..] = &fields[..] else {
         return Err(unexpected());
     };
-    let accepted_at = Timestamp(number(at)?);
-    let (mut at, mut jobs, mut bytes) = (position(id)?, number(jobs)?, number(bytes)?);
-    let mut unpacked = Vec::with_capacity(packed.len() / 2);
+    let (accepted_at, mut position) = (Timestamp(number(at)?), position(id)?);
+    let mut jobs = Vec::with_capacity(packed.len() / 2);
     for pair in packed.rchunks_exact(2) {
-        if at <= after {
+        if position <= after {
             break;
         }
         let (keep_outcome, traceparent, command): (bool, Option<String>, Command) =
             serde_json::from_str(&pair[1]).map_err(|_| unexpected())?;
-        let id = JobId {
-            queue,
-            partition,
-            position: at,
-        };
-        unpacked.push(Counted {
-            job: Job {
-                id,
-                command,
-                keep_outcome,
-                accepted_at,
-                traceparent,
+        jobs.push(Job {
+            id: JobId {
+                queue,
+                partition,
+                position,
             },
-            jobs,
-            bytes,
+            command,
+            keep_outcome,
+            accepted_at,
+            traceparent,
         });
-        at.minor = at.minor.saturating_sub(1);
-        jobs = jobs.saturating_sub(1);
-        bytes = bytes.saturating_sub(number(&pair[0])?);
+        position.minor = position.minor.saturating_sub(1);
     }
-    unpacked.reverse();
-    Ok(unpacked)
+    jobs.reverse();
+    Ok(jobs)
 }

@@ -26,31 +26,23 @@ const HIDDEN: &str = "hidden";
 /// The scripts that give out numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Numbering {
-    Apply,
-    Commit,
     Enqueue,
     Enter,
     Expire,
+    Step,
 }
 
 impl Numbering {
-    const ALL: [Self; 5] = [
-        Self::Apply,
-        Self::Commit,
-        Self::Enqueue,
-        Self::Enter,
-        Self::Expire,
-    ];
+    const ALL: [Self; 4] = [Self::Enqueue, Self::Enter, Self::Expire, Self::Step];
 
     /// What Redis may let it do, and its text: see `scripts.rs`.
     fn source(self) -> (&'static str, &'static str) {
         match self {
-            Self::Apply => ("allow-oom", include_str!("../scripts/apply.lua")),
-            Self::Commit => ("allow-oom", include_str!("../scripts/commit.lua")),
             // Not on a full server: what waits in it has to drain first.
             Self::Enqueue => ("", include_str!("../scripts/enqueue.lua")),
             Self::Enter => ("allow-oom", include_str!("../scripts/enter.lua")),
             Self::Expire => ("allow-oom", include_str!("../scripts/expire.lua")),
+            Self::Step => ("allow-oom", include_str!("../scripts/step.lua")),
         }
     }
 }

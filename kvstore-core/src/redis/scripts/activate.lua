@@ -16,7 +16,7 @@ end
 redis.call('HSET', KEYS[1], 'queue', ARGV[1], 'adopted', ARGV[2])
 if before ~= '' and before ~= ARGV[1] then
   redis.call('DEL', KEYS[2])
-  redis.call('HDEL', KEYS[1], 'lost:' .. before)
+  redis.call('HDEL', KEYS[1], 'lost:' .. before, 'kept:' .. before)
   if known[3] then
     redis.call('HSET', KEYS[1], 'pruned:' .. before, known[3])
   end

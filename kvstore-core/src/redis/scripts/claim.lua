@@ -1,24 +1,30 @@
 -- Takes, renews or gives up a partition. A claim that is dated further ahead than its own period is
--- over: a clock was set back, or another server with another clock has taken over.
+-- over: a clock was set back, or another server with another clock has taken over. Where the worker
+-- before did not give it up, it may have ended in a try of the first job, so that counts.
 -- Who holds a partition also drops idempotency keys that have ended, which requests do only while more
 -- of them come.
 --
--- KEYS  1 claim, 2 requests, 3 request deadlines
--- ARGV  1 skew (ms), 2 worker, 3 how long it lasts (ms), 0 to give it up, 4 channel
--- Says  1 if the worker holds it now, 0 if not
+-- KEYS  1 claim, 2 requests, 3 request deadlines, 4 queue, 5 jobs
+-- ARGV  1 skew (ms), 2 worker, 3 how long it lasts (ms), 0 to give it up, 4 channel, 5 a job of which
+--       the worker has counted tries, '' if there is none, 6 how many
+-- Says  {whether the worker holds it now (1, 0), and if it did not before: the first job, how often it
+--       was tried}
 local now = server_time(ARGV[1])
-local known = redis.call('HMGET', KEYS[1], 'worker', 'until', 'period')
-local ends, period = tonumber(known[2] or '0'), tonumber(known[3] or '0')
-local free = not known[1] or ends <= now or ends > now + period
+local holder, ends, period = unpack(redis.call('HMGET', KEYS[1], 'worker', 'until', 'period'))
+local is_own = holder == ARGV[2]
+if is_own and ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[4], 'head', ARGV[5], 'attempts', ARGV[6])
+end
 if ARGV[3] == '0' then
-  if known[1] == ARGV[2] then
+  if is_own then
     redis.call('DEL', KEYS[1])
     publish(ARGV[4], 'claims')
   end
-  return 0
+  return { 0, false, false }
 end
-if known[1] ~= ARGV[2] and not free then
-  return 0
+ends = tonumber(ends or '0')
+if holder and not is_own and ends > now and ends <= now + tonumber(period or '0') then
+  return { 0, false, false }
 end
 local ended = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(now), 'LIMIT', 0, 1000)
 if #ended > 0 then
@@ -26,4 +32,23 @@ if #ended > 0 then
   redis.call('ZREM', KEYS[3], unpack(ended))
 end
 redis.call('HSET', KEYS[1], 'worker', ARGV[2], 'until', int(now + tonumber(ARGV[3])), 'period', ARGV[3])
-return 1
+if is_own then
+  return { 1, false, false }
+end
+local head, attempts, trimmed = unpack(redis.call('HMGET', KEYS[4], 'head', 'attempts', 'trimmed'))
+local first = redis.call('XRANGE', KEYS[5], '-', '+', 'COUNT', 1)[1]
+if not first then
+  return { 1, false, false }
+end
+local major, minor = parts(first[1])
+minor = minor - (#first[2] - 4) / 2 + 1
+local trimmed_major, trimmed_minor = parts(trimmed or '0-0')
+if trimmed_major == major then
+  minor = math.max(minor, trimmed_minor + 1)
+end
+first = int(major) .. '-' .. int(minor)
+attempts = (head == first and tonumber(attempts) or 0) + (holder and 1 or 0)
+if holder then
+  redis.call('HSET', KEYS[4], 'head', first, 'attempts', int(attempts))
+end
+return { 1, first, attempts }

@@ -5,12 +5,7 @@
 -- Says  {jobs, bytes, age of the oldest (ms), -1 if there is none}
 local known = redis.call('HMGET', KEYS[1], 'jobs', 'jobs done', 'bytes', 'bytes done', 'time')
 local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-local age = -1
-for place = 1, oldest and #oldest[2] or 0, 2 do
-  if oldest[2][place] == 'at' then
-    age = math.max(store_time(ARGV[1], known[5]) - tonumber(oldest[2][place + 1]), 0)
-  end
-end
+local age = oldest and math.max(store_time(ARGV[1], known[5]) - tonumber(oldest[2][1]), 0) or -1
 return {
   math.max(tonumber(known[1] or '0') - tonumber(known[2] or '0'), 0),
   math.max(tonumber(known[3] or '0') - tonumber(known[4] or '0'), 0),

@@ -25,11 +25,12 @@ local now = store_time(ARGV[1], known[7])
 redis.call('XLEN', jobs)
 local answer = { 'ok', major, int(minor + 1) }
 
--- Appends `taken` jobs: sizes and texts.
+-- Appends `taken` jobs, sizes and texts, behind what was accepted before them.
 local function append(taken, ...)
-  redis.call('XADD', jobs, major .. '-' .. int(minor + taken), 'at', int(now), 'jobs', int(count), 'bytes', int(bytes), ...)
+  local last, size = major .. '-' .. int(minor + taken), bytes - tonumber(known[4] or '0')
+  redis.call('XADD', jobs, last, int(now), int(count - taken), int(bytes - size), int(size), ...)
   redis.call('HSET', queue, 'major', major, 'minor', int(minor + taken), 'jobs', int(count), 'bytes', int(bytes), 'time', int(now))
-  publish(ARGV[2], ARGV[3])
+  publish(ARGV[2], ARGV[3] .. ' ' .. last)
 end
 
 if with_key == 0 and count - count_done + asked <= jobs_max and bytes - bytes_done + size_all <= bytes_max then
@@ -72,8 +73,7 @@ for job = 1, asked do
     word = 'keys'
   else
     taken, count, bytes = taken + 1, count + 1, bytes + tonumber(size)
-    fields[#fields + 1] = size
-    fields[#fields + 1] = text
+    push(fields, size, text)
     if key then
       local ends = int(now + tonumber(window))
       local position = major .. '-' .. int(minor + taken)

@@ -24,9 +24,8 @@ if log[1] ~= RUN then
   local major = behind(log[2])
   local fields = { 'run', RUN, 'major', major, 'minor', '0' }
   if log[2] then
-    for _, field in ipairs({ 'ended:' .. log[2], log[3] or '0', 'before:' .. major, log[2] }) do
-      fields[#fields + 1] = field
-    end
+    push(fields, 'ended:' .. log[2], log[3] or '0')
+    push(fields, 'before:' .. major, log[2])
     -- It is known of the last hundred numberings where they ended.
     local oldest = log[2]
     for _ = 1, 100 do

@@ -2,10 +2,10 @@
 -- is judged again: there may be a newer value by now.
 --
 -- KEYS  1 state, 2 index, 3 deadlines, 4 changes, 5 outcomes of the queue, then the entries
--- ARGV  1 skew (ms), 2 changes kept, 3 channel, 4 partition, 5 queue, 6 how long outcomes are kept (ms), 7 most outcomes, then for
---       each entry its name
+-- ARGV  1 skew (ms), 2 changes kept, 3 channel, 4 partition, 5 queue, 6 how long outcomes are kept (ms), 7 most outcomes, 8 most
+--       bytes of them, then for each entry its name
 local state, index, deadlines, changes, outcomes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to')
+local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to', 'kept:' .. ARGV[5])
 if known[3] ~= RUN then
   return another_run()
 end
@@ -18,16 +18,14 @@ for entry = 6, #KEYS do
   local version_now, there = live_version(redis.call('GET', KEYS[entry]), now)
   if there and not version_now then
     version = version + 1
-    keys[#keys + 1] = KEYS[entry]
-    names[#names + 1] = ARGV[entry + 2]
-    announced[#announced + 1] = 'x' .. int(version)
-    announced[#announced + 1] = ARGV[entry + 2]
+    push(keys, KEYS[entry])
+    push(names, ARGV[entry + 3])
+    push(announced, 'x' .. int(version), ARGV[entry + 3])
   end
 end
-local pruned = prune(outcomes, now - tonumber(ARGV[6]), tonumber(ARGV[7]))
-if pruned then
-  redis.call('HSET', state, 'pruned:' .. ARGV[5], pruned)
-end
+local fields = { 'version', int(version), 'time', int(now) }
+prune(fields, ARGV[5], outcomes, now - tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(known[6] or '0'), tonumber(ARGV[8]))
+redis.call('HSET', state, unpack(fields))
 if #keys == 0 then
   return 0
 end
@@ -35,6 +33,5 @@ call_in_parts('DEL', nil, keys)
 call_in_parts('ZREM', index, names)
 call_in_parts('ZREM', deadlines, names)
 announce(changes, announced, version, ARGV[2], known[4], known[5])
-redis.call('HSET', state, 'version', int(version), 'time', int(now))
 publish(ARGV[3], ARGV[4])
 return #keys

@@ -15,8 +15,8 @@ if entry and is_before(trimmed, ARGV[1]) then
   local last_major, last_minor = parts(entry[1])
   local fields = entry[2]
   local place = #fields - 2 * (last_minor - minor)
-  if major == last_major and place > 6 then
-    job = { ARGV[1], { 'at', fields[2], 'jobs', fields[4], 'bytes', fields[6], fields[place - 1], fields[place] } }
+  if major == last_major and place > 4 then
+    job = { ARGV[1], { fields[1], fields[2], fields[3], fields[4], fields[place - 1], fields[place] } }
   end
 end
 return { (known[1] or '0') .. '-' .. (known[2] or '0'), attempts, ended, job }

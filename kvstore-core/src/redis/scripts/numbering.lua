@@ -58,26 +58,27 @@ local function remember(record, number, answer, kept)
   return answer
 end
 
--- Drops outcomes from before `since`, and all but the latest `most`, a thousand at a time. Returns the
--- position of the last that it dropped, false if there was none.
-local function prune(outcomes, since, most)
-  local pruned, many = false, redis.call('XLEN', outcomes) - most
-  for _ = 1, 10 do
-    local dropped = {}
-    for _, entry in ipairs(redis.call('XRANGE', outcomes, '-', '+', 'COUNT', 100)) do
-      if many <= 0 and tonumber(entry[2][2]) >= since then
+-- Drops outcomes from before `since`, and the oldest while there are more than `most` or more bytes of
+-- them than `bytes_max`, a thousand at a time. Adds to `fields` what changes in the state by that.
+local function prune(fields, queue, outcomes, since, most, bytes, bytes_max)
+  local length, pruned, next = redis.call('XLEN', outcomes), nil, 1
+  for _ = 1, 11 do
+    local dropped = 0
+    for _, entry in ipairs(redis.call('XRANGE', outcomes, pruned and '(' .. pruned or '-', '+', 'COUNT', next)) do
+      if length <= most and tonumber(entry[2][2]) >= since and (bytes <= bytes_max or length == 1) then
         break
       end
-      dropped[#dropped + 1] = entry[1]
-      many = many - 1
-      pruned = entry[1]
+      length, bytes, pruned, dropped = length - 1, bytes - #entry[2][6], entry[1], dropped + 1
     end
-    if #dropped > 0 then
-      redis.call('XDEL', outcomes, unpack(dropped))
-    end
-    if #dropped < 100 then
+    if dropped < next then
       break
     end
+    next = 100
   end
-  return pruned
+  if pruned then
+    local major, minor = parts(pruned)
+    redis.call('XTRIM', outcomes, 'MINID', int(major) .. '-' .. int(minor + 1))
+    push(fields, 'pruned:' .. queue, pruned)
+  end
+  push(fields, 'kept:' .. queue, int(math.max(bytes, 0)))
 end

@@ -47,3 +47,52 @@ local function is_before(one, other)
   local other_major, other_minor = parts(other)
   return major < other_major or (major == other_major and minor < other_minor)
 end
+
+-- Appends a value to a list, or two.
+local function push(list, value, another)
+  list[#list + 1] = value
+  list[#list + 1] = another
+end
+
+-- The entries of the log that hold jobs behind a position, until they hold `most` jobs or `room` bytes,
+-- but at least one. The first may begin before the position.
+local function entries_behind(jobs, position, most, room)
+  local found, held, bytes, next = {}, 0, 0, 1
+  while next > 0 do
+    local part = redis.call('XRANGE', jobs, '(' .. position, '+', 'COUNT', next)
+    for _, entry in ipairs(part) do
+      held, bytes, position = held + (#entry[2] - 4) / 2, bytes + tonumber(entry[2][4]), entry[1]
+      push(found, entry)
+      if held >= most or bytes >= room then
+        return found
+      end
+    end
+    if #part < next then
+      return found
+    end
+    -- As many as there is room for if they are like those before.
+    next = math.ceil(#found * math.min((most - held) / held, (room - bytes) / math.max(bytes, 1), 15))
+  end
+  return found
+end
+
+-- Drops the jobs up to a position that are held still; `next` is the first entry that holds jobs behind it.
+-- An entry goes with the last of its jobs.
+local function drop(queue, jobs, up_to, next)
+  local known = redis.call('HMGET', queue, 'trimmed', 'jobs', 'bytes')
+  if not is_before(known[1] or '0-0', up_to) then
+    return
+  end
+  local count, bytes, major, minor = known[2] or '0', known[3] or '0', parts(up_to)
+  if next then
+    local fields, next_major, next_minor = next[2], parts(next[1])
+    count, bytes = tonumber(fields[2]), tonumber(fields[3])
+    -- It holds jobs up to the position, too, if that lies in it.
+    for place = 5, next_major == major and #fields - 2 * (next_minor - minor) or 0, 2 do
+      count, bytes = count + 1, bytes + tonumber(fields[place])
+    end
+    count, bytes = int(count), int(bytes)
+  end
+  redis.call('HSET', queue, 'jobs done', count, 'bytes done', bytes, 'trimmed', up_to)
+  redis.call('XTRIM', jobs, 'MINID', int(major) .. '-' .. int(minor + 1))
+end

@@ -17,12 +17,10 @@ end
 local applied = ARGV[3] ~= '' and (redis.call('HGET', KEYS[3], ARGV[3]) or '0-0')
 local held = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 if not applied or not held or not is_before(applied, held[1]) then
-  for _, field in ipairs({ 'jobs done', known[3] or '0', 'bytes done', known[4] or '0' }) do
-    fields[#fields + 1] = field
-  end
+  push(fields, 'jobs done', known[3] or '0')
+  push(fields, 'bytes done', known[4] or '0')
   if held then
-    fields[#fields + 1] = 'trimmed'
-    fields[#fields + 1] = held[1]
+    push(fields, 'trimmed', held[1])
     redis.call('XTRIM', KEYS[2], 'MAXLEN', 0)
   end
 end

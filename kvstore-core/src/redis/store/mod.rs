@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 
 use crate::error::Result;
-use crate::limits::{CHANGES_MAX, EXPIRE_BATCH, OUTCOME_RETENTION, OUTCOMES_MAX};
+use crate::limits::{
+    CHANGES_MAX, EXPIRE_BATCH, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, OUTCOMES_MAX,
+};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::Entry;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{DeadLetter, JobState, Outcome};
 use crate::model::key::Key;
-use crate::redis::link::wake::{ASK_AFTER, woken};
+use crate::redis::link::wake::{ASK_AFTER, reached};
 use crate::redis::run::{Call, Numbering};
 use crate::redis::session::Session;
 use crate::redis::store::commit::{Memory, activate, adopt};
@@ -272,19 +274,27 @@ impl Store for RedisStore {
     }
 
     async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
-        let start = Instant::now();
-        if self.session.check_partition(job.partition).is_err() {
+        let (start, session) = (Instant::now(), &self.session);
+        if session.check_partition(job.partition).is_err() {
             return Ok(JobState::Unknown);
         }
-        let mut moved = self.session.wake.of(job.partition);
+        let mut moved = session.wake.of(job.partition);
+        // One that this process has just put there waits as long as there is no news of it.
+        let mut is_new = job.queue == session.queue
+            && job.position <= session.runs.acknowledged(job.partition)
+            && !wait.is_zero();
         loop {
-            moved.mark_unchanged();
-            let state = self.state_of(job).await?;
+            let is_far = moved.borrow_and_update().position >= job.position;
+            let state = match std::mem::take(&mut is_new) && !is_far {
+                true => JobState::Queued,
+                false => self.state_of(job).await?,
+            };
             let left = wait.saturating_sub(start.elapsed());
             if state != JobState::Queued || left.is_zero() {
                 return Ok(state);
             }
-            woken(&mut moved, left.min(ASK_AFTER)).await;
+            let is_far = |position| position >= job.position;
+            reached(&mut moved, is_far, left.min(ASK_AFTER)).await;
         }
     }
 
@@ -323,7 +333,8 @@ impl Store for RedisStore {
             .arg(partition.0)
             .arg(session.queue.to_string())
             .arg(retention)
-            .arg(OUTCOMES_MAX);
+            .arg(OUTCOMES_MAX)
+            .arg(OUTCOMES_BYTES_MAX);
         for name in &names {
             script
                 .key(session.keys.entry(partition, &Key::new(name)?))

@@ -57,7 +57,7 @@ impl Feed {
     /// Returns the part of a history behind version `after`. An empty one is as of the last message
     /// that the partition has moved, or of [`ASK_AFTER`] ago where that is later.
     async fn read(&self, session: &Session, partition: Partition, after: u64) -> Result<Part> {
-        let moved = session.wake.moved_at(partition);
+        let moved = session.wake.news(partition).at;
         let mut parts = self.0[usize::from(partition.0)].lock().await;
         if let Some(part) = parts.iter().rfind(|part| part.after == after)
             && (part.end() > after || (part.asked > moved && part.asked.elapsed() < ASK_AFTER))

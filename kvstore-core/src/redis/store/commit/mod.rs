@@ -7,16 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::error::{Error, Result, Subject};
-use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_MAX};
-use crate::model::commit::{Advance, Commit, Committed, dead_letters_full};
+use crate::limits::{
+    CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, OUTCOMES_MAX,
+    WORK_BATCH_BYTES,
+};
+use crate::model::commit::{Advance, Commit, Committed, Verdict, dead_letters_full};
 use crate::model::entry::Version;
-use crate::model::id::{Partition, Position, QueueId};
+use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition};
+use crate::redis::log::Entry;
 use crate::redis::run::resend::{Numbered, REMEMBERED, Senders, Tries};
 use crate::redis::run::{Call, Numbering};
 use crate::redis::session::Session;
-use crate::redis::store::commit::plain::apply;
+use crate::redis::store::commit::plain::Sets;
 use crate::redis::text::{letter_name, number, position, stream_id, unexpected, verdict_text};
 
 /// How often a commit is tried again after it told its partition which queue is active. Once does; more is a race with
@@ -52,34 +56,47 @@ pub(crate) async fn commit(
     if let Some(advance) = &commit.advance {
         check_advance(session, advance, partition, commit.writes.len())?;
     }
-    // One that advances is made once, however often it is sent: the position sees to that. Whoever sends it reads that first.
+    // One that advances is made once, however often it is sent: the position sees to that.
     let sent_as = match &commit.advance {
         Some(_) => None,
         None => Some(memory.senders.next()),
     };
-    for _ in 0..ADOPTIONS_MAX {
-        let answer = match apply(session, &memory.latest, &commit, partition).await? {
-            Some(answer) => answer,
-            None => {
-                let answer = send(session, &commit, partition, sent_as.as_ref()).await?;
-                if let [word, first, _] = &answer[..]
-                    && word == "ok"
-                {
-                    let latest = number(first)? + commit.writes.len().saturating_sub(1) as u64;
-                    memory.latest.store(latest, Ordering::Relaxed);
+    let sets = Sets::of(&commit);
+    let log = commit
+        .advance
+        .as_ref()
+        .filter(|it| it.queue == session.queue);
+    let wanted = log.map_or(0, |it| session.logs.of(partition).wanted(it.to));
+    let mut adoptions = 0;
+    while adoptions < ADOPTIONS_MAX {
+        let latest = memory.latest.load(Ordering::Relaxed);
+        let plain = sets.as_ref().map(|sets| (sets, latest));
+        let script = invocation(session, &commit, partition, sent_as.as_ref(), plain, wanted)?;
+        let (word, words, following) = send(session, partition, &script, sent_as.is_some()).await?;
+        match (word.as_str(), &words[..], &commit.advance) {
+            ("ok", [first, existed], _) => {
+                let first = number(first)?;
+                let last = first + commit.writes.len().saturating_sub(1) as u64;
+                memory.latest.store(last, Ordering::Relaxed);
+                if let Some(advance) = log {
+                    let mut log = session.logs.of(partition);
+                    log.drop_up_to(advance.to);
+                    log.keep(advance.to, wanted, following);
                 }
-                answer
-            }
-        };
-        match (&answer[..], &commit.advance) {
-            ([word, first, existed], _) if word == "ok" => {
-                session.wake.moved(partition);
+                let to = commit.advance.as_ref().map(|advance| advance.to);
+                session.wake.moved(partition, to);
+                let existed = match &sets {
+                    Some(sets) => sets.existed(existed),
+                    None => existed.clone(),
+                };
                 return Ok(Committed {
-                    first_version: Version(number(first)?),
+                    first_version: Version(first),
                     existed: existed.bytes().map(|digit| digit == b'1').collect(),
                 });
             }
-            ([word, check, current], _) if word == "conflict" => {
+            // Another process has written, so there is progress.
+            ("version", [latest], _) => memory.latest.store(number(latest)?, Ordering::Relaxed),
+            ("conflict", [check, current], _) => {
                 let check = number(check)? as usize;
                 let (key, _) = commit.checks.get(check).ok_or_else(unexpected)?;
                 let current = match current.as_str() {
@@ -92,16 +109,15 @@ pub(crate) async fn commit(
                     current,
                 });
             }
-            ([word, applied], _) if word == "stale" => {
+            ("stale", [applied], _) => {
                 return Err(Error::Stale {
                     partition,
                     applied: position(applied)?,
                 });
             }
-            ([word], _) if word == "full" => {
-                return Err(dead_letters_full());
-            }
-            ([word, ..], Some(advance)) if word == "queue" || word == "unset" => {
+            ("full", [], _) => return Err(dead_letters_full()),
+            ("queue" | "unset", _, Some(advance)) => {
+                adoptions += 1;
                 let (active, decision) = adopt(session, advance.queue, true).await?;
                 if active != advance.queue {
                     return Err(Error::WrongQueue {
@@ -120,20 +136,22 @@ pub(crate) async fn commit(
     })
 }
 
-/// What the general script says, by whichever try.
+/// What the script answers: a word, its details, and entries of the log.
+type Answer = (String, Vec<String>, Vec<Entry>);
+
+/// Returns the script's answer; one that `is_numbered` is sent until it has one.
 async fn send(
     session: &Session,
-    commit: &Commit,
     partition: Partition,
-    sent_as: Option<&Numbered<'_>>,
-) -> Result<Vec<String>> {
-    let script = invocation(session, commit, partition, sent_as)?;
+    script: &Call,
+    is_numbered: bool,
+) -> Result<Answer> {
     let mut tries = Tries::default();
     loop {
         let answer = session
-            .number("the commit took effect", partition, &script, true)
+            .number("the commit took effect", partition, script, true)
             .await;
-        if sent_as.is_none() {
+        if !is_numbered {
             return answer;
         }
         if let Some(answer) = tries.settled(answer).await {
@@ -230,54 +248,95 @@ fn check_advance(
     advance.check(writes)
 }
 
-/// The script with its keys and arguments, in the order in which `commit.lua` takes them.
+/// Returns the script with its keys and arguments, in the order in which `step.lua` takes them: in the
+/// plain form if there is one, for versions behind the latest. `wanted`: how many jobs it returns.
 fn invocation(
     session: &Session,
     commit: &Commit,
     partition: Partition,
     sent_as: Option<&Numbered<'_>>,
+    plain: Option<(&Sets<'_>, u64)>,
+    wanted: usize,
 ) -> Result<Call> {
     let keys = &session.keys;
     let mut names: Vec<&Key> = Vec::new();
     let mut places: HashMap<&Key, usize> = HashMap::new();
-    let checked = commit.checks.iter().map(|(key, _)| key);
-    for key in checked.chain(commit.writes.iter().map(|write| &write.key)) {
-        places.entry(key).or_insert_with(|| {
-            names.push(key);
-            names.len()
-        });
+    match plain {
+        Some((sets, _)) => names.extend(sets.keys()),
+        None => {
+            let checked = commit.checks.iter().map(|(key, _)| key);
+            for key in checked.chain(commit.writes.iter().map(|write| &write.key)) {
+                places.entry(key).or_insert_with(|| {
+                    names.push(key);
+                    names.len()
+                });
+            }
+        }
     }
+    let none = Advance {
+        queue: session.queue,
+        partition,
+        from: Position::START,
+        to: Position::START,
+        outcomes: Vec::new(),
+        lost: false,
+    };
+    let advance = commit.advance.as_ref().unwrap_or(&none);
+    let queue = commit.advance.as_ref().map(|it| it.queue.to_string());
+    let queue = queue.unwrap_or_default();
+    let is_dead = |(_, verdict): &&(Position, Verdict)| matches!(verdict, Verdict::Dead(_));
 
-    let mut script = Call::new(Numbering::Commit);
+    let mut script = Call::new(Numbering::Step);
     for name in ["state", "keys", "deadlines", "changes"] {
         script.key(keys.of(partition, name));
     }
-    // A commit that advances nothing has no queue; the name is then never used, but the places of the keys are fixed.
-    let outcomes = match &commit.advance {
-        Some(advance) => keys.outcomes(partition, advance.queue),
-        None => keys.of(partition, "outcomes"),
-    };
-    script.key(outcomes);
+    script.key(keys.of(partition, &format!("outcomes:{queue}")));
     // One without a number has no record either.
     let record = sent_as.map_or("sender:", |sent_as| &sent_as.record);
-    for name in ["letters", "letter-index", record] {
+    for name in ["letters", "letter-index", record, "queue", "jobs"] {
         script.key(keys.of(partition, name));
     }
     for name in &names {
         script.key(keys.entry(partition, name));
     }
-
     script
         .arg(session.skew())
+        .arg(keys.channel())
+        .arg(partition.0)
+        .arg(sent_as.map_or_else(String::new, |sent_as| sent_as.number.to_string()))
+        .arg(queue)
+        .arg(stream_id(advance.from))
+        .arg(stream_id(advance.to))
+        .arg(u8::from(advance.lost))
+        .arg(u8::from(advance.queue == session.queue))
+        .arg(plain.map_or_else(String::new, |(_, latest)| latest.to_string()))
+        .arg(REMEMBERED.as_millis() as u64)
+        .arg(CHANGES_MAX)
         .arg(names.len())
         .arg(commit.checks.len())
         .arg(commit.writes.len())
-        .arg(CHANGES_MAX)
-        .arg(keys.channel())
-        .arg(partition.0)
-        .arg(u8::from(commit.advance.is_some()))
-        .arg(sent_as.map_or_else(String::new, |sent_as| sent_as.number.to_string()))
-        .arg(REMEMBERED.as_millis() as u64);
+        .arg(advance.outcomes.len())
+        .arg(advance.outcomes.iter().filter(is_dead).count())
+        .arg(DEAD_LETTERS_MAX)
+        .arg(OUTCOMES_MAX)
+        .arg(OUTCOMES_BYTES_MAX)
+        .arg(OUTCOME_RETENTION.as_millis() as u64)
+        .arg(wanted)
+        .arg(WORK_BATCH_BYTES);
+    for (at, verdict) in &advance.outcomes {
+        let job = JobId {
+            queue: advance.queue,
+            partition,
+            position: *at,
+        };
+        let (kind, text, first, count) = verdict_text(verdict)?;
+        let letter = letter_name(&job);
+        script.arg((stream_id(*at), kind, text, first, count, letter));
+    }
+    if let Some((sets, latest)) = plain {
+        sets.add(&mut script, latest, |key| keys.entry(partition, key));
+        return Ok(script);
+    }
     for name in &names {
         script.arg(name.as_str());
     }
@@ -285,56 +344,25 @@ fn invocation(
         script.arg(places[key]);
         match condition {
             // Every key is absent or present, so this holds without being judged.
-            Condition::Any => script.arg("*").arg(""),
-            Condition::Absent => script.arg("a").arg(""),
-            Condition::Present => script.arg("p").arg(""),
-            Condition::Version(version) => script.arg("v").arg(version.0),
+            Condition::Any => script.arg(("*", "")),
+            Condition::Absent => script.arg(("a", "")),
+            Condition::Present => script.arg(("p", "")),
+            Condition::Version(version) => script.arg(("v", version.0)),
         };
     }
     for write in &commit.writes {
         script.arg(places[&write.key]);
         match &write.change {
-            Change::Set { value, expires_at } => script
-                .arg("s")
-                .arg(expires_at.map_or(0, |deadline| deadline.0.max(1)))
-                .arg(value.as_bytes()),
-            Change::SetFor { value, ttl } => script
-                .arg("t")
-                .arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
-                .arg(value.as_bytes()),
-            Change::Delete => script.arg("d").arg(0).arg(""),
+            Change::Set { value, expires_at } => {
+                let deadline = expires_at.map_or(0, |deadline| deadline.0.max(1));
+                script.arg(("s", deadline, value.as_bytes()))
+            }
+            Change::SetFor { value, ttl } => {
+                let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+                script.arg(("t", ttl, value.as_bytes()))
+            }
+            Change::Delete => script.arg(("d", 0, "")),
         };
-    }
-    if let Some(advance) = &commit.advance {
-        add_advance(&mut script, advance, partition)?;
     }
     Ok(script)
-}
-
-fn add_advance(script: &mut Call, advance: &Advance, partition: Partition) -> Result<()> {
-    script
-        .arg(advance.queue.to_string())
-        .arg(stream_id(advance.from))
-        .arg(stream_id(advance.to))
-        .arg(u8::from(advance.lost))
-        .arg(DEAD_LETTERS_MAX)
-        .arg(OUTCOMES_MAX)
-        .arg(OUTCOME_RETENTION.as_millis() as u64)
-        .arg(advance.outcomes.len());
-    for (at, verdict) in &advance.outcomes {
-        let job = crate::model::id::JobId {
-            queue: advance.queue,
-            partition,
-            position: *at,
-        };
-        let (kind, text, first, count) = verdict_text(verdict)?;
-        script
-            .arg(stream_id(*at))
-            .arg(kind)
-            .arg(text)
-            .arg(first)
-            .arg(count)
-            .arg(letter_name(&job));
-    }
-    Ok(())
 }

@@ -1,0 +1,228 @@
+-- Makes all of a commit true at once, or nothing of it: its writes, its outcomes, and how far the log is
+-- applied with them. From the log beside the store it drops what is applied, and returns what follows.
+--
+-- KEYS  1 state, 2 index, 3 deadlines, 4 changes, 5 outcomes of the queue, 6 letters, 7 letter index,
+--       8 record of the sender, 9 queue, 10 jobs, then the entries
+-- ARGV  1 skew (ms), 2 channel, 3 partition, 4 its number, or '' for one that advances, which is made
+--       once anyway, 5 queue that it advances or '', 6 from, 7 to, 8 whether the jobs between are lost
+--       (1, 0), 9 whether the log is beside the store (1, 0), 10 the latest version, if all of its writes
+--       are sets without a deadline or a check, otherwise '';
+--       11 how long the answer is remembered (ms), 12 changes kept, 13 entries, 14 checks, 15 writes,
+--       16 outcomes, 17 how many of them are dead letters, 18 most dead letters, 19 most outcomes,
+--       20 most bytes of them, 21 their age (ms), 22 jobs and 23 bytes of the log after which to stop
+--       (no jobs: nothing is returned);
+--       for each outcome: position, kind (s succeeded, f failed, d dead), text, first write, writes, letter;
+--       with the latest version: for each entry: its key, its text; for each: '0', its name; for each
+--       write: 's' and version, name;
+--       without: for each entry its name; for each check: entry, kind (a absent, p present, v version,
+--       * any), version; for each write: entry, kind (s set, t set for a time, d delete), deadline (s: ms,
+--       0 never; t: ms from now), value
+-- Says  {'ok', {first version, a digit for each write: whether the key existed (with the latest version:
+--       for each entry)}, entries of the log}; nothing has happened after
+--       {'conflict', {check from 0, version or ''}}, {'version', {the latest one}},
+--       {'queue', {the active one}}, {'stale', {position}}, {'unset', {}}, {'full', {}}
+--
+-- Nothing is undone if a command fails, so everything is judged, types too, before the first write.
+local state, index, deadlines, changes, outcomes, letters, letter_index, record, log, jobs = unpack(KEYS, 1, 10)
+local skew, channel, partition, number, queue, from, to, is_lost, is_own, latest = unpack(ARGV, 1, 10)
+local numbers = {}
+for place = 11, 23 do
+  numbers[place - 10] = tonumber(ARGV[place])
+end
+local kept, changes_kept, entries, checks, writes, verdicts, letters_new, letters_max, outcomes_max,
+  outcome_bytes_max, retention, most, room = unpack(numbers)
+local first_verdict, body = 24, 24 + 6 * verdicts
+
+local answered = number ~= '' and answer_before(record, number, kept)
+if answered then
+  return answered
+end
+local function answer(word, words, found)
+  local all = { word, words, found or {} }
+  return number == '' and all or remember(record, number, all, kept)
+end
+
+local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to', 'queue',
+  'applied:' .. queue, 'kept:' .. queue)
+if known[3] ~= RUN then
+  return another_run()
+end
+local before, now = known[1] or '0', store_time(skew, known[2])
+if queue ~= '' then
+  local active, applied = known[6], known[7] or '0-0'
+  if active and active ~= queue then
+    return answer('queue', { active })
+  elseif applied ~= from then
+    return answer('stale', { applied })
+  elseif not active then
+    return answer('unset', {})
+  elseif redis.call('HLEN', letters) + letters_new > letters_max and letters_new > 0 then
+    return answer('full', {})
+  end
+  redis.call('XLEN', outcomes)
+  redis.call('ZCARD', letter_index)
+  redis.call('HLEN', log)
+  redis.call('XLEN', jobs)
+end
+redis.call('ZCARD', index)
+redis.call('XLEN', changes)
+local has_deadlines = redis.call('ZCARD', deadlines) > 0
+local first_version = int(tonumber(before) + (writes > 0 and 1 or 0))
+local version = int(tonumber(before) + writes)
+
+-- Judges the checks. Returns the version of each entry, and whether there is one, expired or not; or the
+-- number of the check that does not hold.
+local function judge()
+  local current, there, next = {}, {}, body + entries
+  for first = 1, entries, 2000 do
+    local last = math.min(first + 1999, entries)
+    local texts = redis.call('MGET', unpack(KEYS, 10 + first, 10 + last))
+    for entry = first, last do
+      current[entry], there[entry] = live_version(texts[entry - first + 1], now)
+    end
+  end
+  for check = 1, checks do
+    local entry, kind, wanted = tonumber(ARGV[next]), ARGV[next + 1], ARGV[next + 2]
+    local found = current[entry]
+    if not (kind == '*' or (kind == 'a' and not found) or (kind == 'p' and found) or (kind == 'v' and found == wanted)) then
+      return current, there, { int(check - 1), found or '' }
+    end
+    next = next + 3
+  end
+  return current, there
+end
+
+-- Writes what may be anything. Returns a digit for each write, and what watchers hear.
+local function write(current, there)
+  local existed, final, announced = {}, {}, {}
+  local next, given = body + entries + 3 * checks, tonumber(before)
+  for number = 1, writes do
+    local entry, kind, deadline, value = tonumber(ARGV[next]), ARGV[next + 1], ARGV[next + 2], ARGV[next + 3]
+    local name = ARGV[body + entry - 1]
+    next, given = next + 4, given + 1
+    if kind == 't' then
+      kind, deadline = 's', int(now + tonumber(deadline))
+    end
+    existed[number] = current[entry] and '1' or '0'
+    if kind == 's' and (deadline == '0' or tonumber(deadline) > now) then
+      current[entry], there[entry] = int(given), true
+      final[entry] = { int(given) .. ' ' .. deadline .. ' ' .. value, deadline }
+      push(announced, 's' .. int(given), name)
+    else
+      if there[entry] then
+        -- Watchers still hold it: an entry that expired and was not removed yet ends now.
+        push(announced, ((kind == 'd' and current[entry]) and 'd' or 'x') .. int(given), name)
+      end
+      current[entry], there[entry], final[entry] = false, false, false
+    end
+  end
+  local values, indexed, dated, removed, unindexed, undated = {}, {}, {}, {}, {}, {}
+  for entry, outcome in pairs(final) do
+    local name, key = ARGV[body + entry - 1], KEYS[10 + entry]
+    if outcome then
+      push(values, key, outcome[1])
+      push(indexed, '0', name)
+    else
+      push(removed, key)
+      push(unindexed, name)
+    end
+    if outcome and outcome[2] ~= '0' then
+      push(dated, outcome[2], name)
+    else
+      push(undated, name)
+    end
+  end
+  call_in_parts('MSET', nil, values)
+  call_in_parts('ZADD', index, indexed)
+  call_in_parts('ZADD', deadlines, dated)
+  call_in_parts('DEL', nil, removed)
+  call_in_parts('ZREM', index, unindexed)
+  call_in_parts('ZREM', deadlines, undated)
+  return table.concat(existed), announced
+end
+
+-- Writes sets without a deadline, whose texts hold their versions. Returns a digit for each entry.
+local function set()
+  local members = body + 2 * entries
+  local added = redis.call('ZADD', index, unpack(ARGV, members, members + 2 * entries - 1))
+  local existed = string.rep(added == 0 and '1' or '0', entries)
+  local has_expired = has_deadlines and #redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now), 'LIMIT', 0, 1) > 0
+  if has_expired or (added > 0 and added < entries) then
+    local digits = {}
+    for entry = 1, entries do
+      -- It must not fail: a name is in the index by now.
+      local text = redis.pcall('GETRANGE', KEYS[10 + entry], 0, 41)
+      local deadline = type(text) == 'string' and string.match(text, '^%d+ (%d+) ')
+      digits[entry] = deadline and (deadline == '0' or tonumber(deadline) > now) and '1' or '0'
+    end
+    existed = table.concat(digits)
+  end
+  redis.call('MSET', unpack(ARGV, body, members - 1))
+  if has_deadlines then
+    local names = {}
+    for entry = 1, entries do
+      names[entry] = ARGV[members + 2 * entry - 1]
+    end
+    redis.call('ZREM', deadlines, unpack(names))
+  end
+  local announced = members + 2 * entries
+  redis.call('XADD', changes, version .. '-0', unpack(ARGV, announced, announced + 2 * writes - 1))
+  return existed
+end
+
+local current, there, conflict
+if latest == '' then
+  current, there, conflict = judge()
+elseif latest ~= before then
+  return answer('version', { before })
+end
+if conflict then
+  return answer('conflict', conflict)
+end
+
+-- Everything is judged. From here on nothing may fail.
+local existed, announced = nil, {}
+if latest == '' then
+  existed, announced = write(current, there)
+else
+  existed = set()
+end
+announce(changes, announced, tonumber(version), changes_kept, known[4], known[5])
+
+local fields, following = { 'version', version, 'time', int(now) }, {}
+if queue ~= '' then
+  local bytes = tonumber(known[8] or '0')
+  for place = first_verdict, body - 1, 6 do
+    local position, kind, text, first, count, letter = unpack(ARGV, place, place + 5)
+    first = tonumber(first)
+    if kind == 'd' then
+      redis.call('HSET', letters, letter, int(now) .. ' ' .. text)
+      redis.call('ZADD', letter_index, 0, letter)
+      text = ''
+    end
+    redis.call('XADD', outcomes, position, 'at', int(now), 'kind', kind, 'text', text,
+      'first', int(tonumber(first_version) + first), 'existed', string.sub(existed, first + 1, first + tonumber(count)))
+    bytes = bytes + #text
+  end
+  prune(fields, queue, outcomes, now - retention, outcomes_max, bytes, outcome_bytes_max)
+  push(fields, 'applied:' .. queue, to)
+  if is_lost == '1' then
+    local intervals = (redis.call('HGET', state, 'lost:' .. queue) or '') .. from .. ',' .. to .. ';'
+    local _, count = string.gsub(intervals, ';', '')
+    if count > 100 then
+      -- Past that the two oldest become one.
+      intervals = string.gsub(intervals, '^([^,]*),[^;]*;[^,]*,', '%1,', 1)
+    end
+    push(fields, 'lost:' .. queue, intervals)
+  end
+  if is_own == '1' then
+    following = entries_behind(jobs, to, most, room)
+    drop(log, jobs, to, following[1])
+    partition = partition .. ' ' .. to
+  end
+end
+redis.call('HSET', state, unpack(fields))
+if writes > 0 or queue ~= '' then
+  publish(channel, partition)
+end
+return answer('ok', { first_version, existed }, most > 0 and following or {})
