@@ -49,16 +49,15 @@ pub const OUTCOME_RETENTION: Duration = Duration::from_secs(60 * 60);
 /// them become unknown.
 pub const OUTCOMES_MAX: usize = 100_000;
 
-/// Most bytes of kept outcomes of a partition that is held in memory; beyond that the oldest are
-/// dropped.
+/// Most bytes of kept outcomes of a partition; beyond that the oldest are dropped.
 pub const OUTCOMES_BYTES_MAX: usize = 32 << 20;
 
 /// Most dead letters kept in each partition; beyond that the partition waits until an operator
 /// handles some.
 pub const DEAD_LETTERS_MAX: usize = 10_000;
 
-/// Most bytes of dead letters of a partition that is held in memory, not counting the last one.
-/// Beyond that the partition waits until some are retried or dropped.
+/// Most bytes of dead letters of a partition, not counting the last one. Beyond that the partition
+/// waits until some are retried or dropped.
 pub const DEAD_LETTERS_BYTES_MAX: usize = 64 << 20;
 
 /// Most changes kept for `watch`; a watcher that falls further behind starts again from a listing.

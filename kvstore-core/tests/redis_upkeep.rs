@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use futures_util::StreamExt;
+use kvstore_core::limits::{DEAD_LETTERS_BYTES_MAX, OUTCOMES_BYTES_MAX};
 use kvstore_core::model::command::{Command, Operation};
-use kvstore_core::model::commit::Commit;
+use kvstore_core::model::commit::{Advance, Commit, Verdict};
 use kvstore_core::model::evaluate::evaluate;
-use kvstore_core::model::id::{JobId, PartitionCount, QueueId};
-use kvstore_core::model::job::{Idempotency, JobState, NewJob};
+use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
+use kvstore_core::model::job::{Dead, Failure, Idempotency, JobState, NewJob, Summary};
 use kvstore_core::model::write::{Change, Write};
 use kvstore_core::queue::{Found, WorkQueue, WorkerId};
 use kvstore_core::redis::{Options, Redis};
@@ -83,7 +84,7 @@ impl Working {
 }
 
 /// The one key of a partition that ends with `name`.
-fn key(server: &Server, name: &str) -> String {
+fn key_of(server: &Server, name: &str) -> String {
     let found = server.ask(&["keys", &format!("kv:{{*:{name}")]);
     found.trim().to_owned()
 }
@@ -110,8 +111,11 @@ async fn what_an_idle_store_remembers_of_jobs_goes_without_another_job() {
         matches!(&state, JobState::Finished(outcome) if format!("{outcome:?}").contains("version")),
         "{state:?}"
     );
-    let outcomes = key(&server, &format!("outcomes:{}", last.queue));
-    let (requests, deadlines) = (key(&server, "requests"), key(&server, "request-deadlines"));
+    let outcomes = key_of(&server, &format!("outcomes:{}", last.queue));
+    let (requests, deadlines) = (
+        key_of(&server, "requests"),
+        key_of(&server, "request-deadlines"),
+    );
     let kept = || {
         [
             number(&server, &["xlen", &outcomes]),
@@ -141,7 +145,7 @@ async fn what_is_kept_of_a_queue_goes_when_another_is_adopted() {
     let job = enqueue(&redis, vec![keyed(0)]).await[0];
     store.outcome(&job, PATIENCE).await.unwrap();
     worker.stop().await;
-    let outcomes = key(&server, &format!("outcomes:{own}"));
+    let outcomes = key_of(&server, &format!("outcomes:{own}"));
     assert_eq!(number(&server, &["exists", &outcomes]), 1);
 
     // One whose partitions have not heard of it lies between.
@@ -155,6 +159,140 @@ async fn what_is_kept_of_a_queue_goes_when_another_is_adopted() {
     assert_eq!(ask().await, JobState::Forgotten);
     let applied = store.applied(own, job.partition).await.unwrap();
     assert_eq!(applied, job.position, "nothing is applied twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_of_jobs_is_bounded_in_bytes() {
+    let server = Server::start();
+    let redis = open(&server, &Arc::default()).await;
+    let (store, queue) = (redis.store(), QueueId::random());
+    let job = |minor| JobId {
+        queue,
+        partition: Partition(0),
+        position: Position { major: 0, minor },
+    };
+    let key = Key::new("a").unwrap();
+    let step = async |number: u64, verdict| {
+        let (from, to) = (job(number - 1).position, job(number).position);
+        let advance = Advance {
+            queue,
+            partition: Partition(0),
+            from,
+            to,
+            outcomes: vec![(to, verdict)],
+            lost: false,
+        };
+        let commit = Commit {
+            advance: Some(advance),
+            ..Commit::default()
+        };
+        store.commit(commit).await
+    };
+    let text = "x".repeat(1 << 20);
+    let failed = || Verdict::Failed {
+        summary: Summary {
+            name: text.clone().into(),
+            key: key.clone(),
+            common: None,
+        },
+        operation: 0,
+        reason: Failure::Condition,
+        current: None,
+    };
+    let outcomes = (OUTCOMES_BYTES_MAX >> 20) as u64 + 5;
+    for number in 1..=outcomes {
+        step(number, failed()).await.unwrap();
+    }
+    // Each is a little larger than its text.
+    let kept = number(
+        &server,
+        &["xlen", &key_of(&server, &format!("outcomes:{queue}"))],
+    );
+    assert_eq!(kept, (OUTCOMES_BYTES_MAX >> 20) - 1);
+    let state = async |number| store.outcome(&job(number), Duration::ZERO).await.unwrap();
+    assert_eq!(state(6).await, JobState::Forgotten);
+    assert!(matches!(state(7).await, JobState::Finished(_)));
+
+    let dead = || {
+        let value = Value::parse(format!("\"{text}\"")).unwrap();
+        Verdict::Dead(Dead {
+            reason: String::new(),
+            attempts: 1,
+            command: Command::One(Operation::set(key.clone(), value)),
+        })
+    };
+    let letters = (DEAD_LETTERS_BYTES_MAX >> 20) as u64;
+    for number in outcomes + 1..=outcomes + letters {
+        step(number, dead()).await.unwrap();
+    }
+    let next = outcomes + letters + 1;
+    let refused = step(next, dead()).await;
+    assert!(
+        matches!(refused, Err(Error::Full { limit, .. }) if limit == DEAD_LETTERS_BYTES_MAX as u64),
+        "{refused:?}"
+    );
+    assert!(store.forget(&job(outcomes + 1)).await.unwrap());
+    assert!(!store.forget(&job(outcomes + 1)).await.unwrap());
+    step(next, dead()).await.unwrap();
+    for number in outcomes + 2..=next {
+        store.forget(&job(number)).await.unwrap();
+    }
+    let kept = server.ask(&["hget", &key_of(&server, "state"), "letters"]);
+    assert_eq!(kept.trim(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_waited_for_costs_four_scripts() {
+    const WRITES: usize = 100;
+    let server = Server::start();
+    let redis = open(&server, &Arc::default()).await;
+    let worker = Working::start(&redis);
+    let write = async || {
+        let key = Key::new("a").unwrap();
+        let value = Value::parse("1").unwrap();
+        let job = NewJob::new(Command::One(Operation::set(key, value)));
+        let job = enqueue(&redis, vec![job]).await[0];
+        let state = redis.store().outcome(&job, PATIENCE).await.unwrap();
+        assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+    };
+    write().await;
+    let (before, begun) = (scripts_run(&server), Instant::now());
+    for _ in 0..WRITES {
+        write().await;
+    }
+    // Besides, what waits asks four times a second, and the worker renews its claim and expires.
+    let besides = 8 + begun.elapsed().as_millis() as usize / 125;
+    let scripts = scripts_run(&server) - before;
+    assert!(scripts <= 4 * WRITES + besides, "{scripts} and {besides}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_are_lost_hold_up_nothing_for_good() {
+    let server = Server::start();
+    let skew = Arc::default();
+    let (one, other) = (open(&server, &skew).await, open(&server, &skew).await);
+    let worker = Working::start(&other);
+    let write = async |number: usize| {
+        let job = enqueue(&one, vec![keyed(number)]).await[0];
+        let state = one.store().outcome(&job, PATIENCE).await.unwrap();
+        assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+    };
+    let published = || {
+        let stats = server.ask(&["info", "commandstats"]);
+        let calls = stats.split("cmdstat_publish:calls=").nth(1).unwrap();
+        number(&server, &["echo", calls.split(',').next().unwrap()])
+    };
+    write(0).await;
+    // From now on each message is refused in the script that sends it, which has written by then.
+    server.cli(&["acl", "setuser", "default", "-publish"]);
+    let before = published();
+    for number in 1..=3 {
+        write(number).await;
+    }
+    assert_eq!(published(), before);
+    assert_eq!(one.queue().depth().await.unwrap().jobs, 0);
+    worker.stop().await;
 }
 
 /// How many commands `server` has run, those of scripts among them.

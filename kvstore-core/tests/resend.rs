@@ -1,16 +1,17 @@
-//! Is a change made once when its answer is lost, and when a copy of it comes late?
+//! Is a change made once when its answer is lost, and when a copy of it comes late? And which tries of
+//! a job count?
 
 #[path = "support/redis.rs"]
 mod redis_server;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::commit::Commit;
-use kvstore_core::model::id::{Partition, PartitionCount, Position};
+use kvstore_core::model::id::{PartitionCount, Position};
 use kvstore_core::model::job::NewJob;
 use kvstore_core::model::write::{Change, Condition, Write};
 use kvstore_core::queue::{Claim, WorkerId};
@@ -56,11 +57,7 @@ impl Proxy {
 
     async fn open(&self) -> Redis {
         let url = format!("redis+unix://{}", self.folder.path().join("s").display());
-        let options = Options {
-            partitions: Some(PartitionCount::new(1).unwrap()),
-            ..Options::default()
-        };
-        Redis::open(&url, options).await.unwrap()
+        Redis::open(&url, options(&Arc::default())).await.unwrap()
     }
 
     fn cut(&self, cut: Cut, marker: &'static str) {
@@ -81,6 +78,15 @@ impl Proxy {
             answered.await.unwrap();
         }
         count
+    }
+}
+
+/// One partition, and a clock that `skew` moves.
+fn options(skew: &Arc<AtomicI64>) -> Options {
+    Options {
+        partitions: Some(PartitionCount::ONE),
+        skew_ms: Arc::clone(skew),
+        ..Options::default()
     }
 }
 
@@ -330,63 +336,105 @@ async fn a_try_is_counted_once_however_often_its_answer_is_lost() {
     let proxy = Proxy::before(&server);
     let redis = proxy.open().await;
     let queue = redis.queue();
-    let head = queue
-        .enqueue(vec![job("a")])
-        .await
-        .remove(0)
-        .unwrap()
-        .id
-        .position;
-    let claim = queue
-        .claim(&WorkerId::new("tries"))
-        .await
-        .unwrap()
-        .remove(0);
+    let head = enqueue(&redis, "a").await;
+    let claim = claimed(&redis, "tries").await;
+    // The first asks nobody, so nothing of it can be lost, nor of its withdrawal.
+    proxy.cut(Cut::Answer, "tries");
     for _ in 0..LOST {
-        proxy.cut(Cut::Answer, "tries-");
+        assert_eq!(queue.begin_attempt(&claim, head).await.unwrap(), 1);
+        queue.withdraw_attempt(&claim, head).await.unwrap();
+    }
+    assert_eq!(proxy.cuts(), 0);
+    // One that was not withdrawn counts, and is recorded before the next.
+    assert_eq!(queue.begin_attempt(&claim, head).await.unwrap(), 1);
+    for _ in 0..LOST {
+        proxy.cut(Cut::Answer, "tries");
         let answer = queue.begin_attempt(&claim, head).await;
         assert!(matches!(answer, Err(Error::Unknown { .. })), "{answer:?}");
     }
-    assert_eq!(queue.begin_attempt(&claim, head).await.unwrap(), 1);
-    // The next is another one, and is taken back once.
+    assert_eq!(proxy.cuts(), LOST);
     assert_eq!(queue.begin_attempt(&claim, head).await.unwrap(), 2);
-    for _ in 0..LOST {
-        proxy.cut(Cut::Answer, "tries-");
-        let answer = queue.withdraw_attempt(&claim, head).await;
-        assert!(matches!(answer, Err(Error::Unknown { .. })), "{answer:?}");
-    }
     queue.withdraw_attempt(&claim, head).await.unwrap();
-    assert_eq!(proxy.cuts(), 2 * LOST);
     assert_eq!(queue.begin_attempt(&claim, head).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_claim_that_was_not_given_up_counts_a_try() {
+    let server = Server::start();
+    let skew = Arc::default();
+    let open = async || Redis::open(&server.url(), options(&skew)).await.unwrap();
+    let first = open().await;
+    let heads = [enqueue(&first, "a").await, enqueue(&first, "b").await];
+    let begin = async |redis: &Redis, claim: &Claim, head| {
+        let tries = redis.queue().begin_attempt(claim, head).await.unwrap();
+        redis.queue().withdraw_attempt(claim, head).await.unwrap();
+        tries
+    };
+
+    // It ends cleanly, so the next worker's try is the first.
+    let claim = claimed(&first, "first").await;
+    assert_eq!(begin(&first, &claim, heads[0]).await, 1);
+    first.queue().release(claim).await.unwrap();
+    let second = open().await;
+    let claim = claimed(&second, "second").await;
+    assert_eq!(begin(&second, &claim, heads[0]).await, 1);
+
+    // It is gone without a word, perhaps in the middle of a try.
+    skew.fetch_add(3_600_000, Ordering::SeqCst);
+    let third = open().await;
+    let claim = claimed(&third, "third").await;
+    assert_eq!(begin(&third, &claim, heads[0]).await, 2);
+    // Of the same worker it is the same claim.
+    skew.fetch_add(3_600_000, Ordering::SeqCst);
+    third.queue().claim(&claim.worker).await.unwrap();
+    assert_eq!(begin(&third, &claim, heads[0]).await, 2);
+
+    // It counts for the head alone, and whoever comes later hears of it.
+    third.queue().release(claim).await.unwrap();
+    let fourth = open().await;
+    let claim = claimed(&fourth, "fourth").await;
+    assert_eq!(begin(&fourth, &claim, heads[0]).await, 2);
+    fourth.queue().complete(&claim, heads[0]).await.unwrap();
+    assert_eq!(begin(&fourth, &claim, heads[1]).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_was_replaced_takes_back_no_try_of_another() {
     let server = Server::start();
-    let proxy = Proxy::before(&server);
-    let (slow, fast) = (proxy.open().await, proxy.open().await);
-    let mut positions = Vec::new();
-    for key in ["a", "b"] {
-        let accepted = slow.queue().enqueue(vec![job(key)]).await.remove(0);
-        positions.push(accepted.unwrap().id.position);
+    let skew = Arc::default();
+    let open = async || Redis::open(&server.url(), options(&skew)).await.unwrap();
+    let (slow, fast) = (open().await, open().await);
+    let head = enqueue(&slow, "a").await;
+    let slow_claim = claimed(&slow, "slow").await;
+    let begin = async |redis: &Redis, claim: &Claim| redis.queue().begin_attempt(claim, head).await;
+    assert_eq!(begin(&slow, &slow_claim).await.unwrap(), 1);
+
+    skew.fetch_add(3_600_000, Ordering::SeqCst);
+    let fast_claim = claimed(&fast, "fast").await;
+    for number in 2..=4 {
+        assert_eq!(begin(&fast, &fast_claim).await.unwrap(), number);
     }
-    let claim = |worker: &str| Claim {
-        worker: WorkerId::new(worker),
-        partition: Partition(0),
-    };
-    let (slow_claim, fast_claim) = (claim("slow"), claim("fast"));
-    let (slow, fast) = (slow.queue(), fast.queue());
-    let first = slow.begin_attempt(&slow_claim, positions[0]).await;
-    assert_eq!(first.unwrap(), 1);
-    // The fast one has applied the first job, and counts the tries of the second.
-    for number in 1..=2 {
-        let tries = fast.begin_attempt(&fast_claim, positions[1]).await;
-        assert_eq!(tries.unwrap(), number);
-    }
-    let late = slow.withdraw_attempt(&slow_claim, positions[0]).await;
+    // The slow one neither takes back nor adds anything.
+    let late = slow.queue().withdraw_attempt(&slow_claim, head).await;
     late.unwrap();
-    let tries = fast.begin_attempt(&fast_claim, positions[1]).await;
-    assert_eq!(tries.unwrap(), 3);
+    for number in 1..=2 {
+        assert_eq!(begin(&slow, &slow_claim).await.unwrap(), number);
+    }
+    fast.queue().release(fast_claim.clone()).await.unwrap();
+    let next = open().await;
+    let claim = claimed(&next, "next").await;
+    assert_eq!(begin(&next, &claim).await.unwrap(), 5);
+}
+
+async fn enqueue(redis: &Redis, key: &str) -> Position {
+    let accepted = redis.queue().enqueue(vec![job(key)]).await.remove(0);
+    accepted.unwrap().id.position
+}
+
+/// The claim of the one partition.
+async fn claimed(redis: &Redis, worker: &str) -> Claim {
+    let claims = redis.queue().claim(&WorkerId::new(worker)).await;
+    claims.unwrap().remove(0)
 }
 
 fn job(key: &str) -> NewJob {

@@ -3,7 +3,7 @@
 //! A store knows nothing of commands; [`evaluate`](crate::model::evaluate) turns them into commits.
 
 use crate::error::{Error, Result, Subject};
-use crate::limits::DEAD_LETTERS_MAX;
+use crate::limits::{DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX};
 use crate::model::entry::Version;
 use crate::model::id::{Partition, Position, QueueId};
 use crate::model::job::{Computed, Dead, Failure, Summary};
@@ -81,6 +81,14 @@ pub(crate) fn dead_letters_full() -> Error {
     Error::Full {
         what: "the table of dead letters",
         limit: DEAD_LETTERS_MAX as u64,
+    }
+}
+
+/// Returns the same refusal where their bytes are too many.
+pub(crate) fn dead_letters_full_by_bytes() -> Error {
+    Error::Full {
+        what: "the table of dead letters (bytes)",
+        limit: DEAD_LETTERS_BYTES_MAX as u64,
     }
 }
 

@@ -7,7 +7,9 @@ use super::record::{Advanced, Record};
 use super::row::Row;
 use crate::error::{Error, Result};
 use crate::limits::{DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX, ENTRY_BYTES, EXPIRE_BATCH};
-use crate::model::commit::{Advance, Commit, Committed, Verdict, dead_letters_full};
+use crate::model::commit::{
+    Advance, Commit, Committed, Verdict, dead_letters_full, dead_letters_full_by_bytes,
+};
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::{Applied, Failed, Outcome, Succeeded};
@@ -134,10 +136,7 @@ impl<'a> Staging<'a> {
             }
             // The last one may pass the bound, so that no letter is too large for an empty table.
             if bytes >= DEAD_LETTERS_BYTES_MAX {
-                return Err(Error::Full {
-                    what: "the table of dead letters (bytes)",
-                    limit: DEAD_LETTERS_BYTES_MAX as u64,
-                });
+                return Err(dead_letters_full_by_bytes());
             }
             dead = Some((count + 1, bytes + letter));
         }

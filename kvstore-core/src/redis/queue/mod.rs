@@ -218,7 +218,7 @@ impl RedisQueue {
                 recorded: attempts,
                 is_under_way: false,
             };
-        } else if stream_id(tries.head) == head {
+        } else if is_held && stream_id(tries.head) == head {
             tries.recorded = tries.recorded.max(counted);
         }
         Ok(is_held)

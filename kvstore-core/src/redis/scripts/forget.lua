@@ -1,6 +1,11 @@
 -- Drops a dead letter; whether it was there. Its outcome stays as a trace: without it the job would look like a success.
 --
--- KEYS  1 letters, 2 letter index
+-- KEYS  1 letters, 2 letter index, 3 state
 -- ARGV  1 letter
-redis.call('ZREM', KEYS[2], ARGV[1])
+local text = redis.call('HGET', KEYS[1], ARGV[1])
+if text then
+  local bytes = #text - string.find(text, ' ', 1, true)
+  redis.call('ZREM', KEYS[2], ARGV[1])
+  redis.call('HINCRBY', KEYS[3], 'letters', -bytes)
+end
 return redis.call('HDEL', KEYS[1], ARGV[1])

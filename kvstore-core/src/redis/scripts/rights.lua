@@ -14,7 +14,7 @@ end
 local keys = { prefix .. 'meta', prefix .. 'workers', prefix .. '{0}:state', prefix .. '{0}:v:a' }
 if check('~' .. prefix .. '*', 'EVALSHA', '', #keys, unpack(keys)) then
   for command in string.gmatch('DEL EXISTS GET GETRANGE HDEL HGET HINCRBY HLEN HMGET HSET HSETNX MGET MSET PEXPIRE SET '
-      .. 'XADD XDEL XLEN XRANGE XREVRANGE XTRIM '
+      .. 'XADD XLEN XRANGE XREVRANGE XTRIM '
       .. 'ZADD ZCARD ZLEXCOUNT ZRANGEBYLEX ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE', '%u+') do
     check('+' .. string.lower(command), command, keys[1])
   end

@@ -8,9 +8,9 @@
 --       (1, 0), 9 whether the log is beside the store (1, 0), 10 the latest version, if all of its writes
 --       are sets without a deadline or a check, otherwise '';
 --       11 how long the answer is remembered (ms), 12 changes kept, 13 entries, 14 checks, 15 writes,
---       16 outcomes, 17 how many of them are dead letters, 18 most dead letters, 19 most outcomes,
---       20 most bytes of them, 21 their age (ms), 22 jobs and 23 bytes of the log after which to stop
---       (no jobs: nothing is returned);
+--       16 outcomes, 17 how many of them are dead letters, 18 most dead letters, 19 most bytes of them,
+--       20 most outcomes, 21 most bytes of them, 22 their age (ms), 23 jobs and 24 bytes of the log after
+--       which to stop (no jobs: nothing is returned);
 --       for each outcome: position, kind (s succeeded, f failed, d dead), text, first write, writes, letter;
 --       with the latest version: for each entry: its key, its text; for each: '0', its name; for each
 --       write: 's' and version, name;
@@ -20,18 +20,18 @@
 -- Says  {'ok', {first version, a digit for each write: whether the key existed (with the latest version:
 --       for each entry)}, entries of the log}; nothing has happened after
 --       {'conflict', {check from 0, version or ''}}, {'version', {the latest one}},
---       {'queue', {the active one}}, {'stale', {position}}, {'unset', {}}, {'full', {}}
+--       {'queue', {the active one}}, {'stale', {position}}, {'unset', {}}, {'full', {'count' or 'bytes'}}
 --
 -- Nothing is undone if a command fails, so everything is judged, types too, before the first write.
 local state, index, deadlines, changes, outcomes, letters, letter_index, record, log, jobs = unpack(KEYS, 1, 10)
 local skew, channel, partition, number, queue, from, to, is_lost, is_own, latest = unpack(ARGV, 1, 10)
 local numbers = {}
-for place = 11, 23 do
+for place = 11, 24 do
   numbers[place - 10] = tonumber(ARGV[place])
 end
-local kept, changes_kept, entries, checks, writes, verdicts, letters_new, letters_max, outcomes_max,
-  outcome_bytes_max, retention, most, room = unpack(numbers)
-local first_verdict, body = 24, 24 + 6 * verdicts
+local kept, changes_kept, entries, checks, writes, verdicts, letters_new, letters_max, letter_bytes_max,
+  outcomes_max, outcome_bytes_max, retention, most, room = unpack(numbers)
+local first_verdict, body = 25, 25 + 6 * verdicts
 
 local answered = number ~= '' and answer_before(record, number, kept)
 if answered then
@@ -43,32 +43,11 @@ local function answer(word, words, found)
 end
 
 local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to', 'queue',
-  'applied:' .. queue, 'kept:' .. queue)
+  'applied:' .. queue, 'kept:' .. queue, 'letters')
 if known[3] ~= RUN then
   return another_run()
 end
-local before, now = known[1] or '0', store_time(skew, known[2])
-if queue ~= '' then
-  local active, applied = known[6], known[7] or '0-0'
-  if active and active ~= queue then
-    return answer('queue', { active })
-  elseif applied ~= from then
-    return answer('stale', { applied })
-  elseif not active then
-    return answer('unset', {})
-  elseif redis.call('HLEN', letters) + letters_new > letters_max and letters_new > 0 then
-    return answer('full', {})
-  end
-  redis.call('XLEN', outcomes)
-  redis.call('ZCARD', letter_index)
-  redis.call('HLEN', log)
-  redis.call('XLEN', jobs)
-end
-redis.call('ZCARD', index)
-redis.call('XLEN', changes)
-local has_deadlines = redis.call('ZCARD', deadlines) > 0
-local first_version = int(tonumber(before) + (writes > 0 and 1 or 0))
-local version = int(tonumber(before) + writes)
+local before, now, letter_bytes = known[1] or '0', store_time(skew, known[2]), tonumber(known[9] or '0')
 
 -- Judges the checks. Returns the version of each entry, and whether there is one, expired or not; or the
 -- number of the check that does not hold.
@@ -91,6 +70,42 @@ local function judge()
   end
   return current, there
 end
+
+local current, there, conflict
+if latest == '' then
+  current, there, conflict = judge()
+end
+if conflict then
+  return answer('conflict', conflict)
+end
+if queue ~= '' then
+  local active, applied = known[6], known[7] or '0-0'
+  if active and active ~= queue then
+    return answer('queue', { active })
+  elseif applied ~= from then
+    return answer('stale', { applied })
+  elseif not active then
+    return answer('unset', {})
+  elseif letters_new > 0 and redis.call('HLEN', letters) + letters_new > letters_max then
+    return answer('full', { 'count' })
+  elseif letters_new > 0 and letter_bytes >= letter_bytes_max then
+    -- The last one may pass the bound, so that no letter is too large for an empty table.
+    return answer('full', { 'bytes' })
+  end
+  redis.call('HLEN', letters)
+  redis.call('XLEN', outcomes)
+  redis.call('ZCARD', letter_index)
+  redis.call('HLEN', log)
+  redis.call('XLEN', jobs)
+end
+if latest ~= '' and latest ~= before then
+  return answer('version', { before })
+end
+redis.call('ZCARD', index)
+redis.call('XLEN', changes)
+local has_deadlines = redis.call('ZCARD', deadlines) > 0
+local first_version = int(tonumber(before) + (writes > 0 and 1 or 0))
+local version = int(tonumber(before) + writes)
 
 -- Writes what may be anything. Returns a digit for each write, and what watchers hear.
 local function write(current, there)
@@ -170,16 +185,6 @@ local function set()
   return existed
 end
 
-local current, there, conflict
-if latest == '' then
-  current, there, conflict = judge()
-elseif latest ~= before then
-  return answer('version', { before })
-end
-if conflict then
-  return answer('conflict', conflict)
-end
-
 -- Everything is judged. From here on nothing may fail.
 local existed, announced = nil, {}
 if latest == '' then
@@ -198,7 +203,7 @@ if queue ~= '' then
     if kind == 'd' then
       redis.call('HSET', letters, letter, int(now) .. ' ' .. text)
       redis.call('ZADD', letter_index, 0, letter)
-      text = ''
+      text, letter_bytes = '', letter_bytes + #text
     end
     redis.call('XADD', outcomes, position, 'at', int(now), 'kind', kind, 'text', text,
       'first', int(tonumber(first_version) + first), 'existed', string.sub(existed, first + 1, first + tonumber(count)))
@@ -206,6 +211,9 @@ if queue ~= '' then
   end
   prune(fields, queue, outcomes, now - retention, outcomes_max, bytes, outcome_bytes_max)
   push(fields, 'applied:' .. queue, to)
+  if letters_new > 0 then
+    push(fields, 'letters', int(letter_bytes))
+  end
   if is_lost == '1' then
     local intervals = (redis.call('HGET', state, 'lost:' .. queue) or '') .. from .. ',' .. to .. ';'
     local _, count = string.gsub(intervals, ';', '')

@@ -397,6 +397,7 @@ impl Store for RedisStore {
                     .forget
                     .key(session.keys.of(job.partition, "letters"))
                     .key(session.keys.of(job.partition, "letter-index"))
+                    .key(self.state(job.partition))
                     .arg(letter_name(job)),
             )
             .await

@@ -59,10 +59,20 @@ impl Feed {
     async fn read(&self, session: &Session, partition: Partition, after: u64) -> Result<Part> {
         let moved = session.wake.news(partition).at;
         let mut parts = self.0[usize::from(partition.0)].lock().await;
-        if let Some(part) = parts.iter().rfind(|part| part.after == after)
-            && (part.end() > after || (part.asked > moved && part.asked.elapsed() < ASK_AFTER))
-        {
+        let mut kept = parts.iter().rev();
+        if let Some(part) = kept.find(|part| part.after == after && part.end() > after) {
             return Ok(part.clone());
+        }
+        if let Some(part) = parts.iter().rfind(|part| part.latest == after)
+            && part.asked > moved
+            && part.asked.elapsed() < ASK_AFTER
+        {
+            let changes = Arc::default();
+            return Ok(Part {
+                after,
+                changes,
+                ..*part
+            });
         }
         let asked = Instant::now();
         let (latest, changes) = read_partition(session, partition, after).await?;

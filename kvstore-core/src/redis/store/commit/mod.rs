@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use crate::error::{Error, Result, Subject};
 use crate::limits::{
-    CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, OUTCOMES_MAX,
-    WORK_BATCH_BYTES,
+    CHANGES_MAX, DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX,
+    OUTCOMES_MAX, WORK_BATCH_BYTES,
 };
-use crate::model::commit::{Advance, Commit, Committed, Verdict, dead_letters_full};
+use crate::model::commit::{
+    Advance, Commit, Committed, Verdict, dead_letters_full, dead_letters_full_by_bytes,
+};
 use crate::model::entry::Version;
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::key::Key;
@@ -115,7 +117,12 @@ pub(crate) async fn commit(
                     applied: position(applied)?,
                 });
             }
-            ("full", [], _) => return Err(dead_letters_full()),
+            ("full", [what], _) => {
+                return Err(match what.as_str() {
+                    "bytes" => dead_letters_full_by_bytes(),
+                    _ => dead_letters_full(),
+                });
+            }
             ("queue" | "unset", _, Some(advance)) => {
                 adoptions += 1;
                 let (active, decision) = adopt(session, advance.queue, true).await?;
@@ -318,6 +325,7 @@ fn invocation(
         .arg(advance.outcomes.len())
         .arg(advance.outcomes.iter().filter(is_dead).count())
         .arg(DEAD_LETTERS_MAX)
+        .arg(DEAD_LETTERS_BYTES_MAX)
         .arg(OUTCOMES_MAX)
         .arg(OUTCOMES_BYTES_MAX)
         .arg(OUTCOME_RETENTION.as_millis() as u64)
