@@ -62,6 +62,7 @@ pub mod fuzz;
 mod in_memory;
 pub mod json_file;
 pub mod limits;
+pub mod machine;
 pub mod memory;
 pub mod model;
 pub mod open;

@@ -29,7 +29,8 @@ pub struct Options {
     /// How long a request may take from its head to its answer. Longer than `wait_max` and `body_timeout` together, or those
     /// can't be had.
     pub request_timeout: Duration,
-    /// How long a client may take nothing of an answer that is sent to it; then the connection is closed.
+    /// How long a client may take nothing of an answer that is sent to it, or less than 1 KiB a
+    /// second; then the connection is closed.
     pub write_timeout: Duration,
     /// How long a connection may stay open without a request, a new one too.
     pub idle_timeout: Duration,
@@ -37,6 +38,10 @@ pub struct Options {
     pub connections_max: usize,
     /// Most clients that wait for changes at a time, by `/v1/watch` or for one key. One more is answered 503.
     pub watchers_max: usize,
+    /// Most bytes of bodies, pages and events that are under way, together, besides 16 KiB of each
+    /// that are not counted. What finds no room within a second is answered 503. `None` for a
+    /// quarter of the machine's or container's memory.
+    pub in_flight_bytes_max: Option<usize>,
     /// After how long without a change a watcher is sent a comment, so that it knows that it is still connected.
     pub watch_heartbeat: Duration,
     /// How long the server goes on as before, but not ready, when it is told to stop: so that whoever sends it requests
@@ -80,6 +85,7 @@ impl Default for Options {
             connections_max: 800,
             // Half of the connections, so that there is room for those who ask and go.
             watchers_max: 400,
+            in_flight_bytes_max: None,
             watch_heartbeat: Duration::from_secs(15),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::server::in_flight::InFlight;
+
 /// Upper bounds in seconds: from a read out of memory to the longest wait.
 const BUCKETS: [f64; 14] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
@@ -39,7 +41,7 @@ pub(crate) struct Counted(Gauge<i64, AtomicI64>);
 
 impl Metrics {
     /// All at nothing, and known to `registry`.
-    pub(crate) fn new(registry: &mut Registry) -> Self {
+    pub(crate) fn new(registry: &mut Registry, in_flight: &InFlight) -> Self {
         let new = Self {
             requests: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             connections: Gauge::default(),
@@ -63,6 +65,7 @@ impl Metrics {
             "Connections for which there was no room",
             new.refused.clone(),
         );
+        registry.register_collector(Box::new(in_flight.clone()));
         registry.register(
             "panics",
             "Requests and connections that ended in a mistake of the program: always 0 if there is none",

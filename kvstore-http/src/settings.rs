@@ -32,6 +32,7 @@ pub(crate) const PROGRAM: Program = Program {
         HEADERS_MAX,
         CONNECTIONS_MAX,
         WATCHERS_MAX,
+        IN_FLIGHT_BYTES_MAX,
         RESOURCE_WAIT,
         SIMPLE_WAIT,
         WAIT_MAX,
@@ -164,6 +165,15 @@ const WATCHERS_MAX: Setting = count(
     "Most clients that wait for changes at a time; one more is answered 503",
 );
 
+const IN_FLIGHT_BYTES_MAX: Setting = Setting {
+    allowed: "a number of bytes from 1 to 1TiB, such as 268435456 or 256MiB",
+    ..size(
+        "in-flight-bytes-max",
+        Fallback::Absent("a quarter of the machine's or container's memory"),
+        "Most bytes of bodies, pages and events under way, together; more are answered 503",
+    )
+};
+
 const RESOURCE_WAIT: Setting = span(
     "resource-wait",
     "5s",
@@ -210,7 +220,7 @@ const REQUEST_TIMEOUT: Setting = Setting {
 const WRITE_TIMEOUT: Setting = span(
     "write-timeout",
     "30s",
-    "How long a client may take nothing of its answer; then the connection is closed",
+    "How long a client may take nothing of its answer, or less than 1KiB a second; then the connection is closed",
 );
 const IDLE_TIMEOUT: Setting = span(
     "idle-timeout",
@@ -271,6 +281,8 @@ const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=*SPANS.end
 
 /// What is held in memory for each connection, and what a queue takes at all, has to stay within reason.
 const SIZES: RangeInclusive<u64> = 1..=64 << 20;
+
+const IN_FLIGHT: RangeInclusive<u64> = 1..=1 << 40;
 
 const HEAD_SIZES: RangeInclusive<u64> = 1 << 10..=256 << 10;
 
@@ -446,6 +458,7 @@ fn read_options(settings: &mut Settings) -> Option<Options> {
     let headers_max = settings.get(&HEADERS_MAX, within(COUNTS, str::parse));
     let connections_max = settings.get(&CONNECTIONS_MAX, within(COUNTS, str::parse));
     let watchers_max = settings.get(&WATCHERS_MAX, within(COUNTS, str::parse));
+    let in_flight = settings.get_optional(&IN_FLIGHT_BYTES_MAX, within(IN_FLIGHT, bytes));
     let resource_wait = settings.get(&RESOURCE_WAIT, within(SPANS, duration));
     let simple_wait = settings.get(&SIMPLE_WAIT, within(SPANS, duration));
     let wait_max = settings.get(&WAIT_MAX, within(SPANS, duration));
@@ -471,6 +484,7 @@ fn read_options(settings: &mut Settings) -> Option<Options> {
         idle_timeout: idle_timeout?,
         connections_max: connections_max?,
         watchers_max: watchers_max?,
+        in_flight_bytes_max: in_flight?.map(usize::try_from).transpose().ok()?,
         watch_heartbeat: watch_heartbeat?,
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,

@@ -114,7 +114,7 @@ impl Health {
     ///
     /// It is alive if it can answer at all, so that a database that is down does not get it restarted. It is ready if store and
     /// queue answer and it is not draining. What is wrong stands in the log, not in the answer.
-    pub async fn respond(&self, method: &Method, path: &str) -> Option<Response<Full<Bytes>>> {
+    pub async fn respond(&self, method: &Method, path: &str) -> Option<Response<Bytes>> {
         if !PATHS.contains(&path) {
             return None;
         }
@@ -142,7 +142,7 @@ impl Health {
         })
     }
 
-    async fn metrics(&self) -> Response<Full<Bytes>> {
+    async fn metrics(&self) -> Response<Bytes> {
         let figures = match self.backends.get() {
             None => Figures {
                 is_up: self.is_standing_by(),
@@ -158,7 +158,7 @@ impl Health {
                 }
             }
         };
-        let mut response = Response::new(Full::from(self.metrics.text(figures)));
+        let mut response = Response::new(Bytes::from(self.metrics.text(figures)));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(figures::MEDIA_TYPE));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -213,9 +213,8 @@ pub async fn serve(listener: TcpListener, health: Health) {
                 let health = health.clone();
                 async move {
                     let found = health.respond(request.method(), request.uri().path()).await;
-                    Ok::<_, Infallible>(
-                        found.unwrap_or_else(|| answer(StatusCode::NOT_FOUND, "not found")),
-                    )
+                    let found = found.unwrap_or_else(|| answer(StatusCode::NOT_FOUND, "not found"));
+                    Ok::<_, Infallible>(found.map(Full::new))
                 }
             });
             let connection = http1::Builder::new()
@@ -229,8 +228,8 @@ pub async fn serve(listener: TcpListener, health: Health) {
     }
 }
 
-fn answer(status: StatusCode, word: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(format!("{{\"status\":\"{word}\"}}\n")));
+fn answer(status: StatusCode, word: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(format!("{{\"status\":\"{word}\"}}\n")));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::json_file::{self, JsonFile, JsonReader};
+use crate::machine;
 use crate::memory::{MemoryQueue, MemoryStore};
 use crate::open::folder_queue::{FolderQueue, Holder};
 use crate::open::url::Target;
@@ -82,7 +83,8 @@ impl From<Opened> for Followed {
 /// A folder may have a queue on Redis in front of it: then any number of processes accept writes
 /// and [`follow`] the folder, while the one that opens it here applies them. The bounds of the
 /// queue are in its own URL then, and the folder can have no `data_bytes`, since a process that
-/// accepts a write does not know how much space is left.
+/// accepts a write does not know how much space is left. Otherwise a folder without `data_bytes` in
+/// its URL takes half of the memory of the machine or container.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -130,7 +132,9 @@ async fn open_with(
             )),
         }),
         Target::File(target) => {
-            let options = target.options();
+            let is_alone = queue.is_none_or(|queue| queue == store);
+            let memory = machine::memory_bytes().filter(|_| is_alone);
+            let options = target.options(memory);
             // First, so that a wrong setting fails before the wait.
             let redis = open_queue(queue).await?;
             let file = match (&redis, locked) {

@@ -63,7 +63,7 @@ fn parameters_are_taken() {
     let Target::File(file) = &url.target else {
         panic!("{url} is a folder");
     };
-    let options = file.options();
+    let options = file.options(Some(1000));
     assert_eq!(options.data_bytes_max, Some(2 << 30));
     assert_eq!(options.snapshot_bytes_min, 1 << 20);
     assert!(options.keep_edit);
@@ -72,6 +72,12 @@ fn parameters_are_taken() {
         (options.queue.jobs_max, options.queue.bytes_max),
         (7, 65536)
     );
+
+    let Target::File(file) = parsed("file:x").target else {
+        panic!("a folder");
+    };
+    assert_eq!(file.options(Some(1000)).data_bytes_max, Some(500));
+    assert_eq!(file.options(None).data_bytes_max, None);
 
     let url = parsed("memory:?partitions=8");
     let Target::Memory { partitions, queue } = url.target else {

@@ -21,11 +21,11 @@ use crate::redis;
 ///
 /// * `file:FOLDER`: a folder of JSON files, created if it is missing; `file:database`,
 ///   `file:/var/lib/kvstore` or `file:///var/lib/kvstore`. Parameters: `data_bytes`, a ceiling on
-///   the memory of entries (keys, values and 112 bytes each); `snapshot_bytes`, how large the
-///   journal gets before `data.json` is written again (unless that is larger, then its size);
-///   `keep_edit=true`, for one start: keep a `data.json` that was edited although the journals hold
-///   later commits, and discard those; `apply_on_acceptance=false`: leave every job to the worker,
-///   even if no other job is waiting.
+///   the memory of entries (keys, values and 112 bytes each; half of the machine's or container's
+///   memory by default); `snapshot_bytes`, how large the journal gets before `data.json` is written
+///   again (unless that is larger, then its size); `keep_edit=true`, for one start: keep a
+///   `data.json` that was edited although the journals hold later commits, and discard those;
+///   `apply_on_acceptance=false`: leave every job to the worker, even if no other job is waiting.
 /// * `memory:`: everything ends with the process. Parameters: `partitions` of the queue.
 /// * `redis://[:PASSWORD@]HOST[:PORT][/DATABASE]`, `redis+unix:///PATH`, or
 ///   `redis+cluster://[:PASSWORD@]HOST[:PORT],HOST[:PORT]` with some of the servers of a Redis
@@ -267,11 +267,12 @@ impl FileTarget {
         })
     }
 
-    pub(super) fn options(&self) -> json_file::Options {
+    /// `memory` is what the process may have, if the data is to be bounded by it.
+    pub(super) fn options(&self, memory: Option<u64>) -> json_file::Options {
         let defaults = json_file::Options::default();
         json_file::Options {
             queue: self.queue.options(PartitionCount::ONE),
-            data_bytes_max: self.data_bytes,
+            data_bytes_max: self.data_bytes.or(memory.map(|bytes| bytes / 2)),
             snapshot_bytes_min: self.snapshot_bytes.unwrap_or(defaults.snapshot_bytes_min),
             keep_edit: self.keep_edit,
             apply_on_acceptance: self

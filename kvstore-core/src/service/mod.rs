@@ -314,6 +314,14 @@ impl Service {
     /// # Errors
     /// Those of [`Store::list`].
     pub async fn list(&self, request: &ListRequest) -> Result<Page> {
+        self.list_within(request, PAGE_VALUE_BYTES_MAX).await
+    }
+
+    /// The same, with pages of values that are smaller: of `bytes_max`.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`].
+    pub async fn list_within(&self, request: &ListRequest, bytes_max: usize) -> Result<Page> {
         if !request.include_values {
             return self.store.list(request).await;
         }
@@ -323,7 +331,7 @@ impl Service {
             ..request.clone()
         };
         let mut page = self.store.list(&keys_alone).await?;
-        cut(&mut page);
+        cut(&mut page, bytes_max);
         let keys: Vec<Key> = page.entries.drain(..).map(|listed| listed.key).collect();
         let found = self.store.get_many(&keys).await?;
         let there = keys.into_iter().zip(found);
@@ -332,7 +340,7 @@ impl Service {
             .filter_map(|(key, entry)| Some(listed(key, entry?)))
             .collect();
         // Some may have grown meanwhile.
-        cut(&mut page);
+        cut(&mut page, bytes_max);
         Ok(page)
     }
 
@@ -471,11 +479,11 @@ impl Service {
     }
 }
 /// Ends a page where its values would come to more than it holds. There is always a first one.
-fn cut(page: &mut Page) {
+fn cut(page: &mut Page, bytes_max: usize) {
     let mut bytes = 0;
     let fits = page.entries.iter().take_while(|listed| {
         bytes += listed.size;
-        bytes <= PAGE_VALUE_BYTES_MAX
+        bytes <= bytes_max
     });
     let count = fits.count().max(1);
     if count < page.entries.len() {

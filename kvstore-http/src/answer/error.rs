@@ -298,7 +298,7 @@ impl Problem {
         self.header(RETRY_AFTER, RETRY_SOON)
     }
 
-    fn closing(self: Box<Self>) -> Box<Self> {
+    pub(crate) fn closing(self: Box<Self>) -> Box<Self> {
         self.header(CONNECTION, HeaderValue::from_static("close"))
     }
 

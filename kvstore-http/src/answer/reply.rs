@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
-use http_body_util::Full;
 use hyper::body::{Frame, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::answer::json::Object;
+use crate::server::in_flight::UNCOUNTED_BYTES;
 
 /// An answer on its way to the client.
 pub(crate) type Reply = Response<Body>;
@@ -20,14 +20,24 @@ pub(crate) type Reply = Response<Body>;
 /// What an answer has behind its head.
 pub(crate) enum Body {
     /// All of it.
-    Whole(Full<Bytes>),
+    Whole(Bytes),
+    /// All of it, which has room among the bytes in flight.
+    Counted(Bytes),
     /// As it comes, a piece at a time.
     Events(BoxStream<'static, Bytes>),
 }
 
 impl Body {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self::Whole(Full::new(bytes.into()))
+        Self::Whole(bytes.into())
+    }
+
+    /// Returns how many bytes it has that take room among those in flight, and have none yet.
+    pub(crate) fn uncounted_bytes(&self) -> usize {
+        match self {
+            Self::Whole(bytes) if bytes.len() > UNCOUNTED_BYTES => bytes.len(),
+            _ => 0,
+        }
     }
 
     pub(crate) fn events(pieces: BoxStream<'static, Bytes>) -> Self {
@@ -38,14 +48,14 @@ impl Body {
 impl Default for Body {
     /// Nothing.
     fn default() -> Self {
-        Self::Whole(Full::default())
+        Self::Whole(Bytes::new())
     }
 }
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Whole(_) => "Whole",
+            Self::Whole(_) | Self::Counted(_) => "Whole",
             Self::Events(_) => "Events",
         })
     }
@@ -60,7 +70,10 @@ impl hyper::body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
-            Self::Whole(bytes) => Pin::new(bytes).poll_frame(cx),
+            Self::Whole(bytes) | Self::Counted(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
             Self::Events(pieces) => pieces
                 .poll_next_unpin(cx)
                 .map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
@@ -69,14 +82,14 @@ impl hyper::body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(bytes) => bytes.is_end_stream(),
+            Self::Whole(bytes) | Self::Counted(bytes) => bytes.is_empty(),
             Self::Events(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => bytes.size_hint(),
+            Self::Whole(bytes) | Self::Counted(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Events(_) => SizeHint::default(),
         }
     }

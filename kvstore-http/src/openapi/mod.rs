@@ -89,6 +89,7 @@ fn limits(options: &Options, service: &ServiceOptions) -> Value {
         "changes_kept": CHANGES_MAX,
         "watchers": options.watchers_max,
         "connections": options.connections_max,
+        "in_flight_bytes": options.in_flight_bytes_max,
         "head_bytes": options.head_bytes_max,
         "header_lines": options.headers_max,
         "head_seconds": options.head_timeout.as_secs_f64(),

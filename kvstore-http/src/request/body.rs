@@ -8,19 +8,32 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 
 use crate::answer::error::{MERGE_PATCH, Problem, Result};
+use crate::server::in_flight::{InFlight, UNCOUNTED_BYTES};
 
 /// The whole body, in memory of its own: what is stored must not keep a connection's read buffer alive.
 ///
 /// A body that announces more than `bytes_max` is refused before any of it is read (and before `100 Continue` is sent), one that
 /// announces nothing as soon as it has sent more.
-pub(crate) async fn read(mut body: Incoming, bytes_max: usize, timeout: Duration) -> Result<Bytes> {
+pub(crate) async fn read(
+    mut body: Incoming,
+    bytes_max: usize,
+    timeout: Duration,
+    in_flight: &InFlight,
+) -> Result<Bytes> {
     let announced = body.size_hint().lower();
     if announced > bytes_max as u64 {
         return Err(Problem::body_too_large(bytes_max));
     }
+    let announced = announced as usize;
     let reading = async {
+        let mut hold = None;
+        let mut held = UNCOUNTED_BYTES;
+        if announced > held {
+            hold = Some(in_flight.hold(announced).await.map_err(Problem::closing)?);
+            held = announced;
+        }
         // No more than is allowed, as was just seen.
-        let mut read = Vec::with_capacity(announced as usize);
+        let mut read = Vec::with_capacity(announced);
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|_| Problem::malformed("the body could not be read to its end"))?;
@@ -31,10 +44,23 @@ pub(crate) async fn read(mut body: Incoming, bytes_max: usize, timeout: Duration
             if read.len() + data.len() > bytes_max {
                 return Err(Problem::body_too_large(bytes_max));
             }
+            if read.len() + data.len() > held {
+                let more = held.max(data.len());
+                let room = in_flight.hold(more).await.map_err(Problem::closing)?;
+                match &mut hold {
+                    Some(hold) => hold.add(room),
+                    None => hold = Some(room),
+                }
+                held += more;
+            }
             read.extend_from_slice(&data);
         }
         read.shrink_to_fit();
-        Ok(Bytes::from(read))
+        let read = Bytes::from(read);
+        Ok(match hold {
+            Some(hold) => hold.carried(read),
+            None => read,
+        })
     };
     tokio::time::timeout(timeout, reading)
         .await

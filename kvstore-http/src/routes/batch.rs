@@ -94,9 +94,7 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
             "the conditions of a batch are its operations' own: if_match and if_none_match in the body",
         ));
     }
-    let options = context.options;
-    let text = body::read(body, context.bodies_bytes_max(), options.body_timeout).await?;
-    let operations = operations(&text)?;
+    let operations = operations(&context.bodies(body).await?)?;
     let asked: Vec<_> = operations
         .iter()
         .map(|operation| (operation.key.clone(), operation.action.name()))
@@ -105,7 +103,7 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
         context,
         parts,
         Command::Batch(operations),
-        options.resource_wait,
+        context.options.resource_wait,
     )
     .await?;
     let answer = Object::new().member("job_id", written.job);

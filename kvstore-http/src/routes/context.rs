@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
+use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use kvstore_core::Service;
 use kvstore_worker::admin::Health;
@@ -15,9 +16,11 @@ use crate::answer::error::Result;
 use crate::config::{ENVELOPE_BYTES, Options};
 use crate::metrics::Metrics;
 use crate::openapi;
+use crate::request::body;
 use crate::request::headers::sync_tokens;
 use crate::request::target::Query;
 use crate::server::connection::Phase;
+use crate::server::in_flight::InFlight;
 use crate::server::places::Places;
 
 /// Largest body of a request about many keys, in bytes, unless a single value may be larger.
@@ -33,14 +36,20 @@ pub(crate) struct App {
     pub(crate) watchers: Watchers,
     /// Room for connections.
     pub(crate) places: Arc<Places>,
+    /// Room for bodies and answers.
+    pub(crate) in_flight: InFlight,
     /// The text of the OpenAPI document.
     openapi: Bytes,
 }
 
 impl App {
-    pub(crate) fn new(service: Service, options: Options, health: Health) -> Self {
+    pub(crate) fn new(service: Service, mut options: Options, health: Health) -> Self {
+        let in_flight_bytes = InFlight::bytes_max(options.in_flight_bytes_max);
+        options.in_flight_bytes_max = Some(in_flight_bytes);
+        let in_flight = InFlight::new(in_flight_bytes);
         Self {
-            metrics: health.register(Metrics::new),
+            metrics: health.register(|registry| Metrics::new(registry, &in_flight)),
+            in_flight,
             watchers: Watchers::new(options.watchers_max),
             places: Places::new(options.connections_max),
             openapi: openapi::document(&options, service.options())
@@ -68,6 +77,7 @@ pub(crate) struct Context<'a> {
     pub(crate) options: &'a Options,
     pub(crate) health: &'a Health,
     pub(crate) watchers: &'a Watchers,
+    pub(crate) in_flight: &'a InFlight,
     /// The connection that the request came on.
     pub(crate) phase: &'a Arc<Phase>,
     pub(super) openapi: &'a Bytes,
@@ -82,21 +92,34 @@ impl<'a> Context<'a> {
             options: &app.options,
             health: &app.health,
             watchers: &app.watchers,
+            in_flight: &app.in_flight,
             phase,
             openapi: &app.openapi,
             access,
         }
     }
 
+    /// Reads a body with one value.
+    pub(super) async fn body(&self, body: Incoming) -> Result<Bytes> {
+        let timeout = self.options.body_timeout;
+        body::read(body, self.body_bytes_max(), timeout, self.in_flight).await
+    }
+
+    /// Reads a body about many keys.
+    pub(super) async fn bodies(&self, body: Incoming) -> Result<Bytes> {
+        let timeout = self.options.body_timeout;
+        body::read(body, self.bodies_bytes_max(), timeout, self.in_flight).await
+    }
+
     /// The largest body that a request with one value may have.
-    pub(super) fn body_bytes_max(&self) -> usize {
+    fn body_bytes_max(&self) -> usize {
         self.options
             .body_bytes_max
             .unwrap_or(self.service.options().value_bytes_max + ENVELOPE_BYTES)
     }
 
     /// The largest body that a request about many keys may have.
-    pub(super) fn bodies_bytes_max(&self) -> usize {
+    fn bodies_bytes_max(&self) -> usize {
         self.options
             .body_bytes_max
             .unwrap_or_else(|| self.body_bytes_max().max(BODIES_BYTES_MAX))

@@ -155,6 +155,10 @@ pub(crate) async fn handle(
         }
         Err(_elapsed) => Err(out_of_time(&parts.method)),
     };
+    let result = match result {
+        Ok(reply) if reply.body().uncounted_bytes() > 0 => app.in_flight.hold_reply(reply).await,
+        result => result,
+    };
     let is_refused = result.is_err();
     let mut reply =
         result.unwrap_or_else(|problem| problem.into_reply(Face::of(parts.uri.path()), &id));

@@ -65,11 +65,10 @@ pub(super) async fn put(
     let query = Query::new(parts.uri.query());
     query.only(&["ttl"])?;
     let expiry = expiry(query)?.unwrap_or_default();
-    let options = &context.options;
-    let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
+    let value = value(&context.body(body).await?)?;
     let set = Operation {
         expiry,
-        ..Operation::set(key, value(&text)?)
+        ..Operation::set(key, value)
     };
     write(context, parts, set).await
 }
@@ -86,8 +85,7 @@ pub(super) async fn patch(
     let query = Query::new(parts.uri.query());
     query.only(&["ttl"])?;
     let ttl = expiry(query)?;
-    let options = &context.options;
-    let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
+    let text = context.body(body).await?;
     let operation = match (text.is_empty(), ttl) {
         (true, Some(Expiry::After(ttl))) => Operation::touch(key, ttl),
         (true, _) => {
@@ -100,6 +98,7 @@ pub(super) async fn patch(
             ..Operation::merge(key, value(&text)?)
         },
     };
+    drop(text);
     write(context, parts, operation).await
 }
 

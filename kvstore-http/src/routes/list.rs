@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::StatusCode;
 use hyper::header::CACHE_CONTROL;
 use hyper::http::request::Parts;
-use kvstore_core::limits::PAGE_ENTRIES_MAX;
+use kvstore_core::limits::{PAGE_ENTRIES_MAX, PAGE_VALUE_BYTES_MAX};
 use kvstore_core::store::{ListRequest, Listed, Page};
 
 use super::context::Context;
@@ -23,10 +23,24 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let request = request(query)?;
     context.access.may_list(&request.prefix)?;
     context.wait_visible(parts, query).await?;
+    let room = match request.include_values {
+        true => request
+            .limit
+            .saturating_mul(context.service.options().value_bytes_max),
+        // What a page of keys takes is counted once it is there.
+        false => 0,
+    };
+    let room = context
+        .in_flight
+        .hold(room.min(PAGE_VALUE_BYTES_MAX))
+        .await?;
     let page = context.service.list(&request).await?;
     let mut reply = reply::object(StatusCode::OK, body(&request, &page));
     reply.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
-    Ok(reply)
+    Ok(match request.include_values {
+        true => room.carried_by(reply),
+        false => reply,
+    })
 }
 
 fn request(query: Query<'_>) -> Result<ListRequest> {

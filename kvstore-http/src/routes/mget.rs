@@ -33,26 +33,23 @@ struct Wanted {
 pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
     body::check_content_type(&parts.headers)?;
     let query = Query::new(parts.uri.query());
-    let options = &context.options;
-    let text = body::read(body, context.bodies_bytes_max(), options.body_timeout).await?;
-    let keys = keys(&text)?;
+    let keys = keys(&context.bodies(body).await?)?;
     for key in &keys {
         context.access.may_read(key)?;
     }
     context.wait_visible(parts, query).await?;
+    let value_bytes_max = context.service.options().value_bytes_max;
+    let bytes_max = value_bytes_max.max(VALUES_BYTES_MAX);
+    let room = keys.len().saturating_mul(value_bytes_max).min(bytes_max);
+    let room = context.in_flight.hold(room).await?;
     let found = context.service.get_many(&keys).await?;
-    let bytes_max = context
-        .service
-        .options()
-        .value_bytes_max
-        .max(VALUES_BYTES_MAX);
     let bytes: usize = found.iter().flatten().map(|entry| entry.value.len()).sum();
     if bytes > bytes_max {
         return Err(Problem::answer_too_large(bytes_max));
     }
     let mut reply = reply::object(StatusCode::OK, answer(&keys, &found, bytes));
     reply.headers_mut().insert(CACHE_CONTROL, NO_STORE);
-    Ok(reply)
+    Ok(room.carried_by(reply))
 }
 
 fn keys(text: &[u8]) -> Result<Vec<Key>> {

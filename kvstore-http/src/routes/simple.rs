@@ -22,14 +22,12 @@ use crate::request::target::{self, Query};
 /// `POST /set`
 pub(super) async fn set(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
     body::check_content_type(&parts.headers)?;
-    let options = &context.options;
-    let text = body::read(body, context.body_bytes_max(), options.body_timeout).await?;
-    let SetRequest { key, value, expiry } = SetRequest::parse(&text)?;
+    let SetRequest { key, value, expiry } = SetRequest::parse(&context.body(body).await?)?;
     let set = Operation {
         expiry,
         ..Operation::set(key, value)
     };
-    let written = submit(context, parts, set, options.simple_wait).await?;
+    let written = submit(context, parts, set, context.options.simple_wait).await?;
     let answer = |message, status| {
         Object::new()
             .member("message", message)

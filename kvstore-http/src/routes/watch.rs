@@ -30,6 +30,7 @@ use crate::answer::reply::{Body, NO_STORE, Reply};
 use crate::request::conditions::etag_text;
 use crate::request::target::Query;
 use crate::server::connection::Waiting;
+use crate::server::in_flight::{InFlight, UNCOUNTED_BYTES};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -42,6 +43,9 @@ const RETRY: &str = "retry: 2000\n";
 
 /// Events that are there already go out together, up to so many bytes; one larger than this, alone.
 const TOGETHER_BYTES: usize = 16 << 10;
+
+/// Most bytes of values that are read of a snapshot at a time, unless a single value is larger.
+const PAGE_BYTES: usize = 64 << 10;
 
 /// Those who wait for changes, all of them together.
 #[derive(Debug)]
@@ -215,6 +219,7 @@ fn kind(wanted: &str) -> Result<ChangeKind> {
 /// The events of one client, still to be sent.
 struct Events {
     service: Service,
+    in_flight: InFlight,
     watcher: Watcher,
     watch: Watch,
     wanted: Wanted,
@@ -235,6 +240,7 @@ impl Events {
     fn new(context: &Context<'_>, watcher: Watcher, watch: Watch, wanted: Wanted) -> Self {
         Self {
             service: context.service.clone(),
+            in_flight: context.in_flight.clone(),
             heartbeat: context.options.watch_heartbeat,
             told: watch.start.clone(),
             watcher,
@@ -268,7 +274,7 @@ impl Events {
                 }
             }
             Stage::Snapshot(request) => {
-                let page = self.service.list(request).await;
+                let page = self.service.list_within(request, PAGE_BYTES).await;
                 let page = page.inspect_err(log_end).ok()?;
                 for listed in page.entries {
                     write_present(&mut text, listed);
@@ -288,7 +294,16 @@ impl Events {
             }
             Stage::Changes => self.write_changes(&mut text).await?,
         }
-        Some((text.into(), self))
+        let text = Bytes::from(text);
+        if text.len() <= UNCOUNTED_BYTES {
+            return Some((text, self));
+        }
+        let hold = tokio::select! {
+            biased;
+            () = self.watcher.ended() => return None,
+            hold = self.in_flight.wait(text.len()) => hold,
+        };
+        Some((hold.carried(text), self))
     }
 
     /// The changes that are there, or a heartbeat if there are none for so long; `None` at the end.

@@ -22,6 +22,10 @@ use crate::access::token::{Access, Held};
 /// connection, and the client would lose the answer that tells it what was wrong.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Bytes of an answer that a client has to take in a second, averaged over its time for writing:
+/// what is sent to slower ones would be in memory for too long.
+const LEAST_RATE: f64 = 1024.0;
+
 /// What a connection and the handling of its requests know of each other.
 #[derive(Debug)]
 pub(crate) struct Phase {
@@ -153,7 +157,7 @@ impl Drop for Waiting {
 pub(crate) struct Patience {
     /// For a head: from its first byte on, and for the first one from the moment on when the connection was accepted.
     pub(crate) head: Duration,
-    /// Between two pieces of an answer.
+    /// For taking more of an answer.
     pub(crate) write: Duration,
 }
 
@@ -212,6 +216,8 @@ pub(crate) struct Guarded<S> {
     /// Each timer exists only while somebody is late: most heads and answers pass in one piece and need none.
     head_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
+    /// Bytes that the peer has taken since that timer runs.
+    taken: usize,
     linger_timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -227,22 +233,34 @@ impl<S> Guarded<S> {
             early: Vec::new(),
             head_timer: None,
             write_timer: None,
+            taken: 0,
             linger_timer: None,
         }
     }
 
-    /// What a write came to, or a failure if it has been pending too long.
-    fn not_too_slow<T>(
+    /// Returns what a write came to, or a failure if the peer takes too little.
+    fn not_too_slow(
         &mut self,
         cx: &mut Context<'_>,
-        progress: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+        progress: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(written)) = progress {
+            self.taken += written;
+        }
         if progress.is_ready() {
-            self.write_timer = None;
             return progress;
         }
-        ready!(poll_timer(&mut self.write_timer, self.patience.write, cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        if self.write_timer.is_none() {
+            self.taken = 0;
+        }
+        let span = self.patience.write;
+        while poll_timer(&mut self.write_timer, span, cx).is_ready() {
+            if (self.taken as f64) < LEAST_RATE * span.as_secs_f64() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            (self.write_timer, self.taken) = (None, 0);
+        }
+        Poll::Pending
     }
 }
 
@@ -345,14 +363,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         if self.phase.waits.load(Ordering::Relaxed) && self.is_gone(cx)? {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        let progress = Pin::new(&mut self.stream).poll_flush(cx);
-        self.not_too_slow(cx, progress)
+        let progress = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        ready!(self.not_too_slow(cx, progress))?;
+        // Nothing is left that the peer has to take in time.
+        self.write_timer = None;
+        Poll::Ready(Ok(()))
     }
 
     /// Closes this direction, and then waits a little for the other one if a body was refused.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let progress = Pin::new(&mut this.stream).poll_shutdown(cx);
+        let progress = Pin::new(&mut this.stream).poll_shutdown(cx).map_ok(|()| 0);
         ready!(this.not_too_slow(cx, progress))?;
         if !this.phase.unread.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
@@ -367,5 +388,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn client_that_takes_an_answer_too_slowly_is_given_up() {
+        let second = Duration::from_secs(1);
+        for (pause_ms, is_served) in [(1, true), (10, true), (100, false)] {
+            let (server, mut client) = duplex(16);
+            let patience = Patience {
+                head: second,
+                write: 2 * second,
+            };
+            let mut server = Guarded::new(server, Arc::new(Phase::new(None)), patience);
+            let answer = [b'x'; 10_000];
+            let answering = tokio::spawn(async move {
+                server.write_all(&answer).await?;
+                server.flush().await
+            });
+            let mut piece = [0; 16];
+            while !answering.is_finished() && client.read(&mut piece).await.unwrap() > 0 {
+                sleep(Duration::from_millis(pause_ms)).await;
+            }
+            let answered = answering.await.unwrap().map_err(|error| error.kind());
+            let expected = match is_served {
+                true => Ok(()),
+                false => Err(io::ErrorKind::TimedOut),
+            };
+            assert_eq!(answered, expected, "{pause_ms}");
+        }
     }
 }

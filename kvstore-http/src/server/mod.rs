@@ -2,6 +2,7 @@
 
 mod backlog;
 pub(crate) mod connection;
+pub(crate) mod in_flight;
 pub(crate) mod listen;
 pub(crate) mod places;
 mod timer;
@@ -109,7 +110,9 @@ impl Server {
             // A client may close its side once it has asked, and is answered all the same.
             .half_close(true)
             .header_read_timeout(options.idle_timeout)
-            .max_header_size(options.head_bytes_max);
+            .max_header_size(options.head_bytes_max)
+            // What a client has sent and this has not read, or the reverse, besides bodies.
+            .max_buf_size(BUFFER_BYTES.max(options.head_bytes_max));
         if options.headers_max != HEADERS_ON_STACK {
             http.max_headers(options.headers_max);
         }
@@ -266,6 +269,9 @@ impl Server {
         }
     }
 }
+
+/// Most bytes that are read ahead of a handler, for each connection.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// How long a connection that has sent nothing yet stays open when the server ends.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);

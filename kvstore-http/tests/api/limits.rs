@@ -7,6 +7,7 @@ use kvstore_http::Options;
 use serde_json::json;
 
 use crate::support::client::{Connection, request};
+use crate::support::events::Events;
 use crate::support::server::{Server, Setup};
 
 fn with(options: Options) -> Setup {
@@ -445,4 +446,113 @@ async fn silent_connections_make_room_and_get_no_longer_than_a_head() {
     let mut silent = server.connect().await;
     assert!(silent.is_closed().await);
     assert_eq!(used.ask(&request("GET", "/livez")).await.status, 200);
+}
+
+/// Larger than the buffers of sockets, so that it stays with the server when nobody reads it.
+const PAGE: &str = "/v1/kv?include=value&limit=1000";
+
+async fn with_large_values(in_flight: usize) -> Server {
+    let options = Options {
+        in_flight_bytes_max: Some(in_flight),
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    let value = format!("\"{}\"", "x".repeat((1 << 20) - 100));
+    for key in 0..8 {
+        server.put(&format!("key-{key}"), &value).await;
+    }
+    server
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_leave_room_for_small_ones_and_refuse_large_ones() {
+    let server = with_large_values(12 << 20).await;
+    let mut slow = server.connect().await;
+    let line = format!("GET {PAGE} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    slow.send(line.as_bytes()).await;
+    assert!(slow.has_begun().await);
+    let page = request("GET", PAGE);
+    let refused = server.ask(&page).await;
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (503, Some("1"))
+    );
+    assert_eq!(refused.json()["type"], "/problems/overloaded");
+    for target in ["/v1/kv/key-0", "/v1/kv", "/get/key-1"] {
+        assert_eq!(server.ask(&request("GET", target)).await.status, 200);
+    }
+    drop(slow);
+    let begun = Instant::now();
+    while server.ask(&page).await.status != 200 {
+        assert!(begun.elapsed() < NOT_LONG);
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_leave_room_for_small_ones_and_refuse_large_ones() {
+    let server = with_large_values(3 << 19).await;
+    let head = "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 1000000\r\n\r\n";
+    let mut slow = server.connect().await;
+    slow.send(head.as_bytes()).await;
+    assert_eq!(slow.reply("PUT").await.status, 100);
+    let put = |bytes: usize| request("PUT", "/v1/kv/b").body(format!("{}1", " ".repeat(bytes)));
+    let refused = server.ask(&put(1_000_000)).await;
+    assert_eq!(
+        (refused.status, refused.header("connection")),
+        (503, Some("close"))
+    );
+    // One that does not say how long it is, likewise.
+    let mut chunked = server.connect().await;
+    chunked
+        .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await;
+    let chunk = format!("{:x}\r\n{}\r\n", 1_000_000, " ".repeat(1_000_000));
+    // It may be answered before all of it is sent.
+    let _ = chunked.try_send(chunk.as_bytes()).await;
+    assert_eq!(chunked.reply("PUT").await.status, 503);
+    assert_eq!(server.ask(&put(1000)).await.status, 201);
+    slow.send(" ".repeat(999_999).as_bytes()).await;
+    slow.send(b"1").await;
+    assert_eq!(slow.reply("PUT").await.status, 201);
+    assert_eq!(server.ask(&put(1_000_000)).await.status, 200);
+}
+
+#[tokio::test]
+async fn snapshots_that_nobody_reads_take_no_more_than_the_bytes_in_flight() {
+    const MOST: u64 = 4 << 20;
+    let server = with_large_values(MOST as usize).await;
+    let target = "/v1/watch?snapshot=1&include=value";
+    let line = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let mut connection = server.connect().await;
+        connection.send(line.as_bytes()).await;
+        slow.push(connection);
+    }
+    let taken = async || {
+        let metrics = server.ask(&request("GET", "/metrics")).await;
+        let text = metrics.text().to_owned();
+        let line = text.lines().find_map(|line| {
+            let figure = line.strip_prefix("kvstore_http_bytes_in_flight ")?;
+            figure.parse::<u64>().ok()
+        });
+        line.expect("a gauge")
+    };
+    let begun = Instant::now();
+    while taken().await < 3 << 20 {
+        assert!(begun.elapsed() < NOT_LONG, "they are sent nothing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(taken().await <= MOST);
+    drop(slow);
+    let mut events = Events::open(server.address, &request("GET", target)).await;
+    for _ in 0..8 {
+        assert_eq!(events.told().await.0, "set");
+    }
+    assert_eq!(events.told().await.0, "synced");
+    let begun = Instant::now();
+    while taken().await > 0 {
+        assert!(begun.elapsed() < NOT_LONG, "bytes stay counted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -224,6 +224,13 @@ impl Connection {
         (length > 0).then(|| chunk[begin + 2..end - 2].to_vec())
     }
 
+    /// Whether the server sends something.
+    pub(crate) async fn has_begun(&mut self) -> bool {
+        tokio::time::timeout(PATIENCE, self.read_some())
+            .await
+            .expect("an answer in time")
+    }
+
     async fn read_some(&mut self) -> bool {
         self.unread.reserve(16 << 10);
         // A reset is an end, too.
