@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use http_body_util::BodyExt;
 use hyper::Method;
 use kvstore_core::limits::CLAIM_PERIOD;
 use kvstore_core::{JobQueue, Store};
@@ -38,8 +37,7 @@ fn process() -> Process {
 async fn ask(health: &Health, path: &str) -> (u16, String) {
     let response = health.respond(&Method::GET, path).await.unwrap();
     let status = response.status().as_u16();
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    let body: String = String::from_utf8(body.to_vec()).unwrap();
+    let body = String::from_utf8(response.into_body().to_vec()).unwrap();
     (status, body.trim_end().to_owned())
 }
 
