@@ -33,6 +33,10 @@ use crate::support::{
     ROUNDS, Rates, Table, asks_for, drive, is_wanted, key, scratch_folder, value,
 };
 
+/// The allocator of the server's program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long each row is measured in each round.
 const SPAN: Duration = Duration::from_secs(2);
 
