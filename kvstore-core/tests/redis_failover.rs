@@ -7,20 +7,26 @@ mod address;
 mod redis_server;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use address::Address;
 use kvstore_core::conformance::Worker;
 use kvstore_core::model::command::{Command, Operation};
+use kvstore_core::model::commit::Commit;
 use kvstore_core::model::evaluate::evaluate;
 use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position};
 use kvstore_core::model::job::{JobState, NewJob, Outcome};
+use kvstore_core::model::write::{Change, Write};
 use kvstore_core::queue::{Found, WorkerId};
 use kvstore_core::redis::{Options, Redis};
 use kvstore_core::store::DeadRequest;
 use kvstore_core::worker;
-use kvstore_core::{Error, JobQueue, Key, Store, StoreExt};
+use kvstore_core::{Error, JobQueue, Key, Store, StoreExt, Value};
 use redis_server::Server;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -40,12 +46,27 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 async fn open(address: &Address, wait_replicas: usize) -> Redis {
+    open_at(address, wait_replicas, &Arc::default()).await
+}
+
+/// Opens the store by a clock that `skew` moves.
+async fn open_at(address: &Address, wait_replicas: usize, skew: &Arc<AtomicI64>) -> Redis {
     let options = Options {
         partitions: Some(PartitionCount::ONE),
         wait_replicas,
+        skew_ms: Arc::clone(skew),
         ..Options::default()
     };
     Redis::open(&address.url(), options).await.unwrap()
+}
+
+/// Starts a worker. It ends when the sender is dropped.
+fn start_worker(redis: &Redis) -> (oneshot::Sender<()>, JoinHandle<kvstore_core::Result<()>>) {
+    let (shutdown, stopped) = oneshot::channel();
+    let until = async move { drop(stopped.await) };
+    let options = worker::Options::default();
+    let running = worker::run(redis.store(), redis.queue(), options, until);
+    (shutdown, tokio::spawn(running))
 }
 
 /// Counts "count" up by one, so that a job that is applied twice, or not at all, shows.
@@ -147,15 +168,7 @@ async fn a_worker_without_work_applies_again_what_a_new_primary_has_not_applied(
     replica.cli(&["replicaof", "no", "one"]);
 
     let redis = open(&address, 0).await;
-    let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
-    let working = tokio::spawn(worker::run(
-        redis.store(),
-        redis.queue(),
-        worker::Options::default(),
-        async move {
-            let _ = stopped.await;
-        },
-    ));
+    let (shutdown, working) = start_worker(&redis);
     let store = redis.store();
     let state = store.outcome(&jobs[3], PATIENCE).await.unwrap();
     assert!(matches!(state, JobState::Finished(_)), "{state:?}");
@@ -177,7 +190,7 @@ async fn a_worker_without_work_applies_again_what_a_new_primary_has_not_applied(
     assert!(matches!(state, JobState::Finished(_)), "{state:?}");
     assert_eq!(store.get_as::<u64>("count").await.unwrap(), Some(5));
     assert_eq!(dead_letters(&redis).await, 0);
-    shutdown.send(()).unwrap();
+    drop(shutdown);
     working.await.unwrap().unwrap();
     assert_eq!(redis.queue().depth().await.unwrap().jobs, 0);
 }
@@ -222,4 +235,121 @@ async fn a_queue_whose_count_went_back_is_no_deeper_than_nothing() {
     server.cli(&["hset", queue.trim(), "jobs done", "7", "bytes done", "1000"]);
     let depth = redis.queue().depth().await.unwrap();
     assert_eq!((depth.jobs, depth.bytes), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_primary_whose_clock_is_behind_holds_up_nothing_and_keeps_nothing_longer() {
+    const HOUR: i64 = 3_600_000;
+    let (_primary, replica, address) = pair().await;
+    let skew = Arc::new(AtomicI64::new(HOUR));
+    let redis = open_at(&address, 1, &skew).await;
+    let store = redis.store();
+    // A worker of the first primary, which never comes back.
+    let dead = open_at(&address, 1, &skew).await;
+    let claims = dead.queue().claim(&WorkerId::new("dead")).await.unwrap();
+    assert_eq!(claims.len(), 1);
+    let ttl = Change::SetFor {
+        value: Value::parse("1").unwrap(),
+        ttl: Duration::from_secs(2),
+    };
+    let write = Write {
+        key: Key::new("short").unwrap(),
+        change: ttl,
+    };
+    let commit = Commit {
+        writes: vec![write],
+        ..Commit::default()
+    };
+    store.commit(commit).await.unwrap();
+
+    replica.cli(&["replicaof", "no", "one"]);
+    skew.store(0, Ordering::SeqCst);
+    address.lead_to(&replica);
+    let redis_after = open_at(&address, 0, &skew).await;
+    let (shutdown, working) = start_worker(&redis_after);
+    let job = enqueue(&*redis_after.queue(), count_up()).await;
+    let state = redis_after.store().outcome(&job, PATIENCE).await.unwrap();
+    assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+    let begun = Instant::now();
+    while redis_after
+        .store()
+        .get_as::<u64>("short")
+        .await
+        .unwrap()
+        .is_some()
+    {
+        assert!(begun.elapsed() < PATIENCE, "it does not expire");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Nor does it come back with the first clock, which is ahead of the time that was seen.
+    skew.store(HOUR, Ordering::SeqCst);
+    assert_eq!(
+        redis_after.store().get_as::<u64>("short").await.unwrap(),
+        None
+    );
+    let job = enqueue(&*redis_after.queue(), count_up()).await;
+    let state = redis_after.store().outcome(&job, PATIENCE).await.unwrap();
+    assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+    assert_eq!(dead_letters(&redis_after).await, 0);
+    drop(shutdown);
+    working.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_data_set_behind_the_address_is_worked_on_at_once_and_what_it_lacks_is_counted() {
+    let (primary, replica, address) = pair().await;
+    let redis = open(&address, 0).await;
+    let (store, queue) = (redis.store(), redis.queue());
+    let (shutdown, working) = start_worker(&redis);
+    let apply = async |job: &JobId| {
+        let state = store.outcome(job, PATIENCE).await.unwrap();
+        assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+    };
+    let kept = enqueue(&*queue, count_up()).await;
+    apply(&kept).await;
+    until("the copy has it", || {
+        applied_on(&replica) == applied_on(&primary)
+    })
+    .await;
+    // The copy as of now, without what comes next.
+    replica.cli(&["replicaof", "no", "one"]);
+    let mut lost = Vec::new();
+    for _ in 0..3 {
+        lost.push(enqueue(&*queue, count_up()).await);
+        apply(&lost[lost.len() - 1]).await;
+    }
+    let seen = store
+        .get(&Key::new("count").unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+
+    address.lead_to(&replica);
+    let next = enqueue(&*queue, count_up()).await;
+    apply(&next).await;
+    assert!(next.position > lost[2].position, "{next}");
+    let found = store
+        .get(&Key::new("count").unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        found.value.as_str(),
+        "2",
+        "the one that was kept, and the next"
+    );
+    assert!(found.version > seen.version);
+    apply(&kept).await;
+    for job in &lost {
+        let state = store.outcome(job, Duration::ZERO).await.unwrap();
+        assert!(
+            matches!(state, JobState::Unknown | JobState::Queued),
+            "{state:?}"
+        );
+        assert_eq!(queue.find(job).await.unwrap(), Found::Unknown);
+    }
+    assert_eq!(queue.depth().await.unwrap().lost, 3);
+    assert_eq!(dead_letters(&redis).await, 0);
+    drop(shutdown);
+    working.await.unwrap().unwrap();
 }

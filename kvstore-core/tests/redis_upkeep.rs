@@ -22,7 +22,7 @@ use kvstore_core::model::job::{Dead, Failure, Idempotency, JobState, NewJob, Sum
 use kvstore_core::model::write::{Change, Write};
 use kvstore_core::queue::{Found, WorkQueue, WorkerId};
 use kvstore_core::redis::{Options, Redis};
-use kvstore_core::store::{ListRequest, WatchRequest};
+use kvstore_core::store::{ListRequest, WatchFrom, WatchRequest};
 use kvstore_core::{Error, JobQueue, Key, Store, StoreExt, Value, worker};
 use redis_server::Server;
 
@@ -446,6 +446,76 @@ async fn many_watchers_cost_redis_what_one_does() {
     let most = 4 * COMMITS + polls(begun);
     assert!(scripts <= most, "{scripts} scripts, at most {most}");
     assert!(heard.try_recv().is_err(), "each change is heard once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_is_behind_asks_for_no_more_than_it_takes() {
+    const VALUE_BYTES: usize = 512 << 10;
+    const KEY_BYTES: usize = 500;
+    let server = Server::start();
+    let redis = open(&server, &Arc::default()).await;
+    let store = redis.store();
+    let watch = async |from, include_values| {
+        let request = WatchRequest {
+            from,
+            include_values,
+            ..WatchRequest::default()
+        };
+        store.watch(&request).await.unwrap()
+    };
+    let start = watch(WatchFrom::Now, false).await.start;
+    // 16 MiB of values in one part of the history, and 4.5 MB of keys behind them.
+    let value = Value::parse(format!("\"{}\"", "x".repeat(VALUE_BYTES))).unwrap();
+    let set = |key: &str, value: &Value| Write {
+        key: Key::new(key).unwrap(),
+        change: Change::Set {
+            value: value.clone(),
+            expires_at: None,
+        },
+    };
+    let commit = async |writes| {
+        let commit = Commit {
+            writes,
+            ..Commit::default()
+        };
+        store.commit(commit).await.unwrap();
+    };
+    for first in (0..32).step_by(8) {
+        let large = first..first + 8;
+        commit(
+            large
+                .map(|number| set(&number.to_string(), &value))
+                .collect(),
+        )
+        .await;
+    }
+    let small = Value::parse("1").unwrap();
+    for round in 0..9 {
+        let keys = (0..1000).map(|number| format!("{round}/{number:0>KEY_BYTES$}"));
+        commit(keys.map(|key| set(&key, &small)).collect()).await;
+    }
+    let sent = || {
+        let stats = server.ask(&["info", "stats"]);
+        let sent = stats.split("total_net_output_bytes:").nth(1).unwrap();
+        sent.lines().next().unwrap().parse::<usize>().unwrap()
+    };
+    let before = sent();
+    let mut changes = watch(WatchFrom::After(start), true).await.changes;
+    for number in 0..32_usize {
+        let changed = changes.next().await.unwrap().unwrap();
+        assert_eq!(changed.key.as_str(), number.to_string());
+        assert_eq!(changed.value.as_ref(), Some(&value), "{number}");
+        let most = (number + 4) * VALUE_BYTES + (1 << 20);
+        assert!(
+            sent() - before < most,
+            "{number}: {} bytes",
+            sent() - before
+        );
+    }
+    for _ in 0..9000 {
+        let changed = changes.next().await.unwrap().unwrap();
+        assert_eq!(changed.value.as_ref(), Some(&small));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

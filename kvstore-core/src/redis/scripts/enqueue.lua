@@ -21,7 +21,7 @@ end
 local major, minor = known[1] or '0', tonumber(known[2] or '0')
 local count, bytes = tonumber(known[3] or '0'), tonumber(known[4] or '0')
 local count_done, bytes_done = tonumber(known[5] or '0'), tonumber(known[6] or '0')
-local now = store_time(ARGV[1], known[7])
+local now, time = store_time(ARGV[1], known[7])
 redis.call('XLEN', jobs)
 local answer = { 'ok', major, int(minor + 1) }
 
@@ -29,7 +29,7 @@ local answer = { 'ok', major, int(minor + 1) }
 local function append(taken, ...)
   local last, size = major .. '-' .. int(minor + taken), bytes - tonumber(known[4] or '0')
   redis.call('XADD', jobs, last, int(now), int(count - taken), int(bytes - size), int(size), ...)
-  redis.call('HSET', queue, 'major', major, 'minor', int(minor + taken), 'jobs', int(count), 'bytes', int(bytes), 'time', int(now))
+  redis.call('HSET', queue, 'major', major, 'minor', int(minor + taken), 'jobs', int(count), 'bytes', int(bytes), 'time', time)
   publish(ARGV[2], ARGV[3] .. ' ' .. last)
 end
 

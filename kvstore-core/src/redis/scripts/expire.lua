@@ -9,7 +9,8 @@ local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from'
 if known[3] ~= RUN then
   return another_run()
 end
-local version, now = tonumber(known[1] or '0'), store_time(ARGV[1], known[2])
+local version = tonumber(known[1] or '0')
+local now, time = store_time(ARGV[1], known[2])
 redis.call('ZCARD', index)
 redis.call('ZCARD', deadlines)
 redis.call('XLEN', changes)
@@ -23,7 +24,7 @@ for entry = 6, #KEYS do
     push(announced, 'x' .. int(version), ARGV[entry + 3])
   end
 end
-local fields = { 'version', int(version), 'time', int(now) }
+local fields = { 'version', int(version), 'time', time }
 prune(fields, ARGV[5], outcomes, now - tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(known[6] or '0'), tonumber(ARGV[8]))
 redis.call('HSET', state, unpack(fields))
 if #keys == 0 then

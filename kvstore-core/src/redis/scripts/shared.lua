@@ -9,9 +9,18 @@ local function server_time(skew)
   return tonumber(parts[1]) * 1000 + math.floor(tonumber(parts[2]) / 1000) + tonumber(skew)
 end
 
--- The partition's time, which never goes back: `latest` is what it was when something was last changed.
-local function store_time(skew, latest)
-  return math.max(server_time(skew), tonumber(latest or '0') or 0)
+-- The partition's time, and the text by which it is known next. `known` is that text of when something was
+-- last changed: the time then, and how far it was ahead of the clock. It never goes back, and where the
+-- clock is behind it (it was set back, or another server with another clock has taken over) it runs on.
+local function store_time(skew, known)
+  local clock = server_time(skew)
+  local latest, ahead = string.match(known or '0', '^(%d+) ?(%d*)$')
+  latest, ahead = tonumber(latest), tonumber(ahead) or 0
+  if clock >= latest then
+    return clock, int(clock)
+  end
+  ahead = math.max(ahead, latest - clock)
+  return clock + ahead, int(clock + ahead) .. ' ' .. int(ahead)
 end
 
 -- The version in the text of an entry, false if there is none or it has expired; and whether there is a text.

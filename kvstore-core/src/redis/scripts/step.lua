@@ -47,7 +47,8 @@ local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from'
 if known[3] ~= RUN then
   return another_run()
 end
-local before, now, letter_bytes = known[1] or '0', store_time(skew, known[2]), tonumber(known[9] or '0')
+local before, letter_bytes = known[1] or '0', tonumber(known[9] or '0')
+local now, time = store_time(skew, known[2])
 
 -- Judges the checks. Returns the version of each entry, and whether there is one, expired or not; or the
 -- number of the check that does not hold.
@@ -194,7 +195,7 @@ else
 end
 announce(changes, announced, tonumber(version), changes_kept, known[4], known[5])
 
-local fields, following = { 'version', version, 'time', int(now) }, {}
+local fields, following = { 'version', version, 'time', time }, {}
 if queue ~= '' then
   local bytes = tonumber(known[8] or '0')
   for place = first_verdict, body - 1, 6 do

@@ -5,6 +5,7 @@ mod list;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -28,6 +29,9 @@ use crate::redis::text::{
 };
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchRequest};
 
+/// How far the store's time may be ahead of a server's clock without a word.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
 /// A store on a Redis server.
 #[derive(Debug)]
 pub(crate) struct RedisStore {
@@ -35,6 +39,8 @@ pub(crate) struct RedisStore {
     /// For each partition what commits there have to remember.
     memories: Vec<Memory>,
     feed: Arc<Feed>,
+    /// Set while the server's clock is known to be behind the store's time.
+    is_ahead: AtomicBool,
 }
 
 impl RedisStore {
@@ -43,12 +49,27 @@ impl RedisStore {
         Self {
             memories: partitions.map(|_| Memory::default()).collect(),
             feed: Arc::new(Feed::new(session.partitions)),
+            is_ahead: AtomicBool::new(false),
             session,
         }
     }
 
     pub(crate) fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Warns, once, of a server's clock that is behind the store's time.
+    fn note_clock(&self, ahead_ms: u64) {
+        let is_ahead = ahead_ms > CLOCK_TOLERANCE.as_millis() as u64;
+        if is_ahead && !self.is_ahead.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                ahead_ms,
+                "the Redis server's clock is behind the time that the store has seen: the store's time runs \
+                 on from there; check the clocks of the servers"
+            );
+        } else if ahead_ms == 0 {
+            self.is_ahead.store(false, Ordering::Relaxed);
+        }
     }
 
     fn state(&self, partition: Partition) -> String {
@@ -162,18 +183,20 @@ impl Mark for Option<String> {
     }
 }
 
-/// The entries under `keys`, all of `partition`, at one moment.
+/// Returns the entries under `keys`, all of `partition`, at one moment: those of the first keys whose
+/// texts together have `bytes`, or of all.
 pub(crate) async fn entries<'k>(
     session: &Session,
     partition: Partition,
     keys: impl IntoIterator<Item = &'k Key>,
+    bytes: usize,
 ) -> Result<Vec<Option<Entry>>> {
     let mut script = session.scripts.get.prepare_invoke();
     script.key(session.keys.of(partition, "state"));
     for key in keys {
         script.key(session.keys.entry(partition, key));
     }
-    script.arg(session.skew());
+    script.arg(session.skew()).arg(bytes);
     let texts: Vec<Option<Vec<u8>>> = session.read(&script).await?;
     texts
         .into_iter()
@@ -199,7 +222,7 @@ impl Store for RedisStore {
             Some(Entry {
                 expires_at: Some(_),
                 ..
-            }) => Ok(entries(session, partition, [key])
+            }) => Ok(entries(session, partition, [key], usize::MAX)
                 .await?
                 .into_iter()
                 .next()
@@ -223,7 +246,7 @@ impl Store for RedisStore {
             .filter(|(_, places)| !places.is_empty())
             .map(async |(partition, places)| {
                 let keys = places.iter().map(|place| &keys[*place]);
-                let found = entries(session, partition, keys).await?;
+                let found = entries(session, partition, keys, usize::MAX).await?;
                 Ok::<_, crate::error::Error>((places, found))
             });
         let mut all = vec![None; keys.len()];
@@ -304,7 +327,7 @@ impl Store for RedisStore {
         let deadlines = session.keys.of(partition, "deadlines");
         let outcomes = session.keys.outcomes(partition, session.queue);
         let retention = OUTCOME_RETENTION.as_millis() as u64;
-        let (is_old, names): (bool, Vec<String>) = session
+        let (is_old, ahead_ms, names): (bool, u64, Vec<String>) = session
             .read(
                 session
                     .scripts
@@ -317,7 +340,9 @@ impl Store for RedisStore {
                     .arg(retention),
             )
             .await?;
-        if names.is_empty() && !is_old {
+        self.note_clock(ahead_ms);
+        // A time that is ahead of the clock runs on from where it is written down.
+        if names.is_empty() && !is_old && ahead_ms == 0 {
             return Ok(0);
         }
         let mut script = Call::new(Numbering::Expire);

@@ -23,6 +23,15 @@ use crate::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom, WatchRequest
 /// Most entries of a partition's history read at once; each holds the changes of one commit, or a part of them.
 const ENTRIES_READ: usize = 20;
 
+/// Bytes after which such a read stops.
+const ENTRIES_BYTES: usize = 256 << 10;
+
+/// Most values that a watcher asks for at once.
+const VALUES_READ: usize = 1000;
+
+/// Bytes of values after which a watcher asks for no more before those are taken.
+const VALUES_BYTES: usize = 1 << 20;
+
 /// Parts of a partition's history kept for watchers that are slower than the fastest.
 const PARTS_KEPT: usize = 4;
 
@@ -224,7 +233,8 @@ struct Watcher {
     place: Arc<Mutex<ChangeId>>,
     heard: Vec<u64>,
     moved: Receiver<u64>,
-    waiting: VecDeque<Changed>,
+    /// What it has read, and the partition of a value that it has not asked for yet.
+    waiting: VecDeque<(Changed, Option<Partition>)>,
     ended: bool,
 }
 
@@ -235,7 +245,12 @@ impl Watcher {
             if self.ended || self.session.is_closed() {
                 return None;
             }
-            if let Some(changed) = self.waiting.pop_front() {
+            if let Some((_, Some(partition))) = self.waiting.front()
+                && let Err(error) = self.fetch(*partition).await
+            {
+                return (!self.session.is_closed()).then_some(Err(error));
+            }
+            if let Some((changed, _)) = self.waiting.pop_front() {
                 self.set_place(changed.id.clone());
                 return Some(Ok(changed));
             }
@@ -264,21 +279,19 @@ impl Watcher {
             let place = usize::from(partition.0);
             let after = self.heard[place];
             let part = self.feed.read(&self.session, partition, after).await?;
-            let shown = part
-                .changes
-                .iter()
-                .filter(|(key, _, kind)| self.request.shows(key, *kind));
-            let found: Vec<Change> = shown.cloned().collect();
-            let values = self.values(partition, &found).await?;
-            for ((key, version, kind), value) in found.into_iter().zip(values) {
-                self.heard[place] = version;
-                self.waiting.push_back(Changed {
-                    id: id(&self.heard),
-                    key,
-                    version: Version(version),
-                    kind,
-                    value,
-                });
+            for (key, version, kind) in part.changes.iter() {
+                if self.request.shows(key, *kind) {
+                    self.heard[place] = *version;
+                    let changed = Changed {
+                        id: id(&self.heard),
+                        key: key.clone(),
+                        version: Version(*version),
+                        kind: *kind,
+                        value: None,
+                    };
+                    let asked = self.request.include_values.then_some(partition);
+                    self.waiting.push_back((changed, asked));
+                }
             }
             // Versions that nobody hears of are behind it, too.
             self.heard[place] = part.end();
@@ -286,37 +299,30 @@ impl Watcher {
         Ok(())
     }
 
-    async fn values(
-        &self,
-        partition: Partition,
-        found: &[Change],
-    ) -> Result<Vec<Option<crate::model::value::Value>>> {
-        if found.is_empty() || !self.request.include_values {
-            return Ok(vec![None; found.len()]);
+    /// Asks for the values of the next changes of `partition`, until there are enough.
+    async fn fetch(&mut self, partition: Partition) -> Result<()> {
+        let is_next = |(_, asked): &&(Changed, Option<Partition>)| *asked == Some(partition);
+        let next = self.waiting.iter().take_while(is_next).take(VALUES_READ);
+        let keys = next.map(|(changed, _)| &changed.key);
+        let found = entries(&self.session, partition, keys, VALUES_BYTES).await?;
+        for ((changed, asked), entry) in self.waiting.iter_mut().zip(found) {
+            let entry = entry.filter(|entry| entry.version == changed.version);
+            (changed.value, *asked) = (entry.map(|entry| entry.value), None);
         }
-        let keys = found.iter().map(|(key, ..)| key);
-        let entries = entries(&self.session, partition, keys).await?;
-        Ok(found
-            .iter()
-            .zip(entries)
-            .map(|((_, version, _), entry)| {
-                entry
-                    .filter(|entry| entry.version.0 == *version)
-                    .map(|entry| entry.value)
-            })
-            .collect())
+        Ok(())
     }
 }
 
 type Change = (Key, u64, ChangeKind);
 
-/// The latest version, the end of the gap before the last, the ends of that, entries of the
-/// history.
+/// The latest version, the end of the gap before the last, the ends of that, whether
+/// these are all, entries of the history.
 type Found = (
     u64,
     Option<u64>,
     Option<u64>,
     Option<u64>,
+    bool,
     Vec<(String, Vec<String>)>,
 );
 
@@ -326,7 +332,7 @@ async fn read_partition(
     partition: Partition,
     after: u64,
 ) -> Result<(u64, Vec<Change>)> {
-    let (latest, begun, from, to, entries): Found = session
+    let (latest, begun, from, to, is_all, entries): Found = session
         .read(
             session
                 .scripts
@@ -334,11 +340,11 @@ async fn read_partition(
                 .key(session.keys.of(partition, "state"))
                 .key(session.keys.of(partition, "changes"))
                 .arg(after)
-                .arg(ENTRIES_READ),
+                .arg(ENTRIES_READ)
+                .arg(ENTRIES_BYTES),
         )
         .await?;
     History::new(Some(latest), begun, from, to).check(after)?;
-    let is_all = entries.len() < ENTRIES_READ;
     let mut found = Vec::new();
     for (_, fields) in entries {
         for pair in fields.chunks_exact(2) {
