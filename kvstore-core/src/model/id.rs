@@ -89,13 +89,21 @@ impl Position {
     }
 }
 
+impl Position {
+    fn push_to(self, text: &mut String) {
+        if self.major > 0 {
+            push_number(text, self.major);
+            text.push('-');
+        }
+        push_number(text, self.minor);
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.major == 0 {
-            self.minor.fmt(f)
-        } else {
-            write!(f, "{}-{}", self.major, self.minor)
-        }
+        let mut text = String::with_capacity(ID_BYTES_MAX);
+        self.push_to(&mut text);
+        f.write_str(&text)
     }
 }
 
@@ -145,7 +153,9 @@ impl QueueId {
 
 impl fmt::Display for QueueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        let mut text = String::with_capacity(ID_BYTES_MAX);
+        push_hex(&mut text, self.0);
+        f.write_str(&text)
     }
 }
 
@@ -180,10 +190,37 @@ pub struct JobId {
     pub position: Position,
 }
 
+// Each write has its id in some texts, and the arguments of `write!` cost ten times as much as these.
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.queue, self.partition, self.position)
+        let mut text = String::with_capacity(ID_BYTES_MAX);
+        push_hex(&mut text, self.queue.0);
+        text.push('.');
+        push_number(&mut text, self.partition.0.into());
+        text.push('.');
+        self.position.push_to(&mut text);
+        f.write_str(&text)
     }
+}
+
+/// The longest text of a [`JobId`]: 16 digits, and numbers of up to 5, 20 and 20.
+const ID_BYTES_MAX: usize = 16 + 1 + 5 + 1 + 20 + 1 + 20;
+
+fn push_number(text: &mut String, number: u64) {
+    text.push_str(itoa::Buffer::new().format(number));
+}
+
+fn push_hex(text: &mut String, number: u64) {
+    let digits = hex::<16>(number);
+    text.push_str(std::str::from_utf8(&digits).expect("digits are ASCII"));
+}
+
+/// Returns the last `DIGITS` hexadecimal digits of `number`.
+pub(crate) fn hex<const DIGITS: usize>(number: u64) -> [u8; DIGITS] {
+    std::array::from_fn(|at| {
+        let digit = number >> (4 * (DIGITS - 1 - at)) & 15;
+        b"0123456789abcdef"[digit as usize]
+    })
 }
 
 impl FromStr for JobId {

@@ -45,6 +45,11 @@ impl Key {
     }
 
     fn broken_rule(text: &str) -> Option<&'static str> {
+        // Most keys have no byte that any rule but the one on length is about.
+        let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'/' && byte != b'.';
+        if (1..=KEY_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_plain) {
+            return None;
+        }
         // A character takes at most four bytes, so a short text needs no counting.
         if text.is_empty() {
             Some("it must not be empty")

@@ -66,6 +66,8 @@ impl Default for ServiceOptions {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Service {
+    // Each request calls what is in the `Arc`: the implementation for `Arc` puts the future into a
+    // second box.
     store: Arc<dyn Store>,
     queue: Arc<dyn JobQueue>,
     options: Arc<ServiceOptions>,
@@ -230,7 +232,7 @@ impl Service {
             idempotency,
             traceparent: request.traceparent,
         };
-        let answer = self.queue.enqueue(vec![job]).await.pop();
+        let answer = (*self.queue).enqueue(vec![job]).await.pop();
         let accepted = answer.unwrap_or_else(|| Err(Error::unavailable("the queue")))?;
         let state = match accepted.outcome {
             Some(outcome) if !request.wait.is_zero() => JobState::Finished(outcome),
@@ -281,7 +283,7 @@ impl Service {
         let ended = async { drop(ended.wait_for(|ended| *ended).await) };
         tokio::select! {
             biased;
-            state = self.store.outcome(id, wait) => state,
+            state = (*self.store).outcome(id, wait) => state,
             () = ended => self.store.outcome(id, Duration::ZERO).await,
         }
     }
@@ -297,7 +299,7 @@ impl Service {
     /// # Errors
     /// Those of [`Store::get`].
     pub async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        self.store.get(key).await
+        (*self.store).get(key).await
     }
 
     /// The entries under `keys`, in their order.
@@ -425,7 +427,7 @@ impl Service {
             }),
             traceparent: None,
         };
-        let answer = self.queue.enqueue(vec![job]).await.pop();
+        let answer = (*self.queue).enqueue(vec![job]).await.pop();
         let accepted = answer.unwrap_or_else(|| Err(Error::unavailable("the queue")))?;
         if let Err(error) = self.store.forget(id).await {
             tracing::warn!(job = %id, %error, "the dead letter stays, though its command was accepted again: trying it once more is the same job");

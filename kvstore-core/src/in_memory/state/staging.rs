@@ -1,6 +1,6 @@
 //! Commits on their way in: judged in order, each against the state and what was staged before it, and not yet true.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use super::State;
 use super::record::{Advanced, Record};

@@ -6,6 +6,8 @@
 
 use serde::Serialize;
 
+use crate::model::id::hex;
+
 /// The length of `,"c":"xxxxxxxx"}`.
 const TRAILER_BYTES: usize = 16;
 
@@ -28,7 +30,9 @@ pub(crate) fn open_object(value: &impl Serialize) -> Vec<u8> {
 /// Ends the line that starts at `start` in `text`, an object without its closing brace, and links it to `chain`.
 pub(crate) fn seal(text: &mut Vec<u8>, start: usize, chain: &mut Chain) {
     *chain = crc32c::crc32c_append(*chain, &text[start..]);
-    text.extend_from_slice(format!(",\"c\":\"{chain:08x}\"}}\n").as_bytes());
+    text.extend_from_slice(b",\"c\":\"");
+    text.extend_from_slice(&hex::<8>(u64::from(*chain)));
+    text.extend_from_slice(b"\"}\n");
 }
 
 /// The CRC that a line (without its newline) claims to have; `None` if it has not the form of one.

@@ -220,15 +220,14 @@ fn push_line(text: &mut Vec<u8>, body: &[u8], chain: &mut Chain) {
 
 /// A mark line without its closing brace.
 pub(crate) fn mark_body(durable: End) -> Vec<u8> {
-    let End { length, crc } = durable;
-    format!("{MARK}{{\"length\":{length},\"crc\":{crc}}}").into_bytes()
+    line::open_object(&Mark { durable })
 }
 
 /// How a mark line begins.
 const MARK: &str = "{\"durable\":";
 
 /// A mark line. It names the CRC that its own starts from, so that it can be checked where the lines before it are damaged.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Mark {
     durable: End,
 }

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::in_memory::log::{PartitionLog, Remembered};
-use crate::in_memory::state::{Record, State};
+use crate::in_memory::state::{Record, State, bytes_added};
 use crate::json_file::PARTITION;
 use crate::json_file::journal::line::{open_object, push_json};
 use crate::model::command::Command;
@@ -99,7 +99,12 @@ pub(crate) fn applied_of(record: &Record, queue: QueueId) -> Option<Position> {
 
 /// The line of `record`, without its closing brace and its CRC.
 pub(crate) fn encode(record: &Record) -> Vec<u8> {
-    let mut line = format!("{{\"v\":{},\"t\":{}", record.before, record.at.0).into_bytes();
+    // Enough for all but outcomes and what expired.
+    let mut line = Vec::with_capacity(bytes_added(&record.writes) as usize + 128);
+    line.extend_from_slice(b"{\"v\":");
+    push_json(&mut line, &record.before.0);
+    line.extend_from_slice(b",\"t\":");
+    push_json(&mut line, &record.at.0);
     if !record.writes.is_empty() {
         line.extend_from_slice(b",\"w\":[");
         for (index, write) in record.writes.iter().enumerate() {
@@ -110,7 +115,8 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
                 line.push(b',');
                 line.extend_from_slice(value.as_bytes());
                 if let Some(deadline) = expires_at {
-                    line.extend_from_slice(format!(",{}", deadline.0).as_bytes());
+                    line.push(b',');
+                    push_json(&mut line, &deadline.0);
                 }
             }
             line.push(b']');
@@ -130,7 +136,9 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
 
 fn push_member(line: &mut Vec<u8>, name: &str, value: Option<&impl Serialize>) {
     if let Some(value) = value {
-        line.extend_from_slice(format!(",\"{name}\":").as_bytes());
+        line.extend_from_slice(b",\"");
+        line.extend_from_slice(name.as_bytes());
+        line.extend_from_slice(b"\":");
         push_json(line, value);
     }
 }
