@@ -84,17 +84,14 @@ impl Hosts {
     }
 
     fn has(&self, name: &str, address: IpAddr) -> bool {
-        let name = normal(name);
-        let bare = name
-            .strip_prefix('[')
-            .and_then(|name| name.strip_suffix(']'))
-            .unwrap_or(&name);
-        match bare.parse::<IpAddr>() {
-            Ok(named) => {
-                named.to_canonical().is_loopback() || named == address || self.0.contains(&name)
-            }
-            Err(_) => name == "localhost" || self.0.contains(&name),
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        if is("localhost") || self.0.iter().any(|known| is(known)) {
+            return true;
         }
+        let inner = name.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+        let named = inner.unwrap_or(name).parse::<IpAddr>();
+        named.is_ok_and(|named| named.to_canonical().is_loopback() || named == address)
     }
 }
 
@@ -122,7 +119,10 @@ impl<'a> Host<'a> {
                     after.strip_prefix(':').or(after.is_empty().then_some(""))?,
                 )
             }
-            None => text.split_once(':').unwrap_or((text, "")),
+            None => match text.bytes().position(|byte| byte == b':') {
+                Some(at) => (&text[..at], &text[at + 1..]),
+                None => (text, ""),
+            },
         };
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte);
         let is_name = name.starts_with('[') || name.bytes().all(is_plain);

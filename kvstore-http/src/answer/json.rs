@@ -2,6 +2,7 @@
 //! for byte.
 
 use bytes::Bytes;
+use kvstore_core::Version;
 use serde::Serialize;
 
 /// One JSON object on its way.
@@ -9,8 +10,10 @@ use serde::Serialize;
 /// Not `serde_json::Value`: that one would have to parse a stored value, and could not give the same bytes back.
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
-    /// The opening brace and the members so far.
+    /// What it stands in, its opening brace, and the members so far.
     text: Vec<u8>,
+    /// Where the members start.
+    start: usize,
 }
 
 impl Object {
@@ -21,9 +24,13 @@ impl Object {
 
     /// Without members, and with room for `bytes` bytes of them.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
-        let mut text = Vec::with_capacity(bytes + 2);
+        Self::behind(Vec::with_capacity(bytes + 2))
+    }
+
+    fn behind(mut text: Vec<u8>) -> Self {
         text.push(b'{');
-        Self { text }
+        let start = text.len();
+        Self { text, start }
     }
 
     /// Adds a member; `name` is one of ours and needs no escaping.
@@ -41,11 +48,43 @@ impl Object {
         self
     }
 
+    /// Adds the member `etag`: an entity tag, with its quotes.
+    pub(crate) fn etag(mut self, version: Version) -> Self {
+        self.name("etag");
+        self.text.extend_from_slice(br#""\""#);
+        let mut digits = itoa::Buffer::new();
+        self.text
+            .extend_from_slice(digits.format(version.0).as_bytes());
+        self.text.extend_from_slice(br#"\"""#);
+        self
+    }
+
+    /// Adds an array of an object for each of `items`, with the members that `describe` adds to it.
+    pub(crate) fn array<T>(
+        mut self,
+        name: &'static str,
+        items: impl IntoIterator<Item = T>,
+        mut describe: impl FnMut(Self, T) -> Self,
+    ) -> Self {
+        self.name(name);
+        self.text.push(b'[');
+        for (index, item) in items.into_iter().enumerate() {
+            if index > 0 {
+                self.text.push(b',');
+            }
+            self.text = describe(Self::behind(self.text), item).text;
+            self.text.push(b'}');
+        }
+        self.text.push(b']');
+        self
+    }
+
     /// Adds the members of another object.
     pub(crate) fn and(mut self, other: &Self) -> Self {
-        if other.text.len() > 1 {
+        let members = &other.text[other.start..];
+        if !members.is_empty() {
             self.comma();
-            self.text.extend_from_slice(&other.text[1..]);
+            self.text.extend_from_slice(members);
         }
         self
     }
@@ -64,23 +103,10 @@ impl Object {
     }
 
     fn comma(&mut self) {
-        if self.text.len() > 1 {
+        if self.text.len() > self.start {
             self.text.push(b',');
         }
     }
-}
-
-/// The text of an array of `objects`.
-pub(crate) fn array(objects: impl Iterator<Item = Object>) -> Vec<u8> {
-    let mut text = vec![b'['];
-    for object in objects {
-        if text.len() > 1 {
-            text.push(b',');
-        }
-        text.extend_from_slice(&object.finish());
-    }
-    text.push(b']');
-    text
 }
 
 #[cfg(test)]
@@ -95,8 +121,14 @@ mod tests {
             .raw("value", b"1.0")
             .and(&more)
             .and(&Object::new())
+            .array("of", [2, 3], |object, n| {
+                object.member("n", n).etag(Version(n))
+            })
+            .array("none", [0; 0], |object, n| object.member("n", n))
             .finish();
-        assert_eq!(text, r#"{"key":"a\"é","value":1.0,"n":1}"#);
+        let of = r#"[{"n":2,"etag":"\"2\""},{"n":3,"etag":"\"3\""}]"#;
+        let expected = format!(r#"{{"key":"a\"é","value":1.0,"n":1,"of":{of},"none":[]}}"#);
+        assert_eq!(text, expected);
         assert_eq!(Object::new().finish(), "{}");
     }
 }

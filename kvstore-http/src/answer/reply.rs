@@ -126,7 +126,7 @@ pub(crate) fn object(status: StatusCode, object: Object) -> Reply {
 }
 
 /// Room for as many headers as an answer usually has, so that the map does not grow while it is filled.
-const HEADERS_USUAL: usize = 8;
+const HEADERS_USUAL: usize = 6;
 
 /// `text` as the value of a header: it is made of digits, letters and punctuation of ours.
 pub(crate) fn header_value(text: String) -> HeaderValue {

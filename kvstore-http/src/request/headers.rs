@@ -1,8 +1,12 @@
 //! What else requests say in their headers: their own id, sync tokens, idempotency keys, traces.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST,
+    HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
 use kvstore_core::model::id::JobId;
 
 use crate::answer::error::{Problem, Result};
@@ -14,6 +18,28 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Longest `X-Request-Id` that is taken over from the client.
 const REQUEST_ID_CHARS_MAX: usize = 128;
+
+/// Headers that most requests have, and that the functions here do not look for.
+const USUAL: [HeaderName; 8] = [
+    HOST,
+    CONTENT_TYPE,
+    CONTENT_LENGTH,
+    USER_AGENT,
+    ACCEPT,
+    ACCEPT_ENCODING,
+    CONNECTION,
+    AUTHORIZATION,
+];
+
+/// Returns the headers to look for rarer ones in: none if there are only usual ones, which makes
+/// each look cost nothing.
+pub(crate) fn rare(headers: &HeaderMap) -> &HeaderMap {
+    static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+    match headers.keys().all(|name| USUAL.contains(name)) {
+        true => &NONE,
+        false => headers,
+    }
+}
 
 /// The client's own id of the request, if it is short and readable; otherwise a new one.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
@@ -30,7 +56,7 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// 16 hexadecimal digits.
 fn new_request_id() -> HeaderValue {
-    let number: u64 = rand::random();
+    let number = fastrand::u64(..);
     let digit = |place: usize| b"0123456789abcdef"[(number >> (4 * place) & 15) as usize];
     let digits: [u8; 16] = std::array::from_fn(digit);
     HeaderValue::from_bytes(&digits).expect("digits are visible ASCII")

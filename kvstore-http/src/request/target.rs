@@ -28,7 +28,7 @@ const BAD_ENCODING: &str =
 
 /// Undoes percent-encoding; `None` if it is broken or does not come to UTF-8.
 fn decode(text: &str) -> Option<Cow<'_, str>> {
-    if !text.contains('%') {
+    if !text.as_bytes().contains(&b'%') {
         return Some(Cow::Borrowed(text));
     }
     // The library lets a % that encodes nothing pass as it is.
@@ -45,11 +45,11 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
 /// What stands behind the `?`. A read ignores parameters that it does not know; a write asks for
 /// [`Query::only`] its own.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Query<'a>(&'a str);
+pub(crate) struct Query<'a>(Option<&'a str>);
 
 impl<'a> Query<'a> {
     pub(crate) fn new(query: Option<&'a str>) -> Self {
-        Self(query.unwrap_or(""))
+        Self(query)
     }
 
     /// Refuses a parameter that is none of `known`: a misspelt one must not be a write without it.
@@ -97,7 +97,8 @@ impl<'a> Query<'a> {
     }
 
     fn pairs(self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let pairs = self.0.split('&').filter(|pair| !pair.is_empty());
+        let pairs = self.0.into_iter().flat_map(|query| query.split('&'));
+        let pairs = pairs.filter(|pair| !pair.is_empty());
         pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 

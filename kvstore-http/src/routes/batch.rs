@@ -18,7 +18,7 @@ use super::context::Context;
 use super::write::{Progress, describe, send};
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place};
-use crate::answer::json::{Object, array};
+use crate::answer::json::Object;
 use crate::answer::reply::Reply;
 use crate::request::conditions::write_condition_of;
 use crate::request::target::{Query, unknown};
@@ -101,7 +101,6 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
         .collect();
     let written = send(
         context,
-        parts,
         Command::Batch(operations),
         context.options.resource_wait,
     )
@@ -112,14 +111,14 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
         Progress::Applied(_) => {
             // A check writes nothing.
             let mut writes = written.writes.iter();
-            let results = asked.iter().map(|(key, name)| {
-                let result = Object::new().member("op", name).member("key", key);
+            let answer = answer.array("results", &asked, |result, (key, name)| {
+                let result = result.member("op", name).member("key", key);
                 match (*name != "check").then(|| writes.next()).flatten() {
                     Some(applied) => describe(result, name, applied),
                     None => result,
                 }
             });
-            written.reply(StatusCode::OK, answer.raw("results", &array(results)))
+            written.reply(StatusCode::OK, answer)
         }
     })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
-use hyper::http::request::Parts;
+use hyper::header::HeaderMap;
 use kvstore_core::Service;
 use kvstore_worker::admin::Health;
 
@@ -81,12 +81,19 @@ pub(crate) struct Context<'a> {
     /// The connection that the request came on.
     pub(crate) phase: &'a Arc<Phase>,
     pub(super) openapi: &'a Bytes,
+    /// Its headers, to look for rarer ones in (see [`rare`](crate::request::headers::rare)).
+    pub(crate) rare: &'a HeaderMap,
     /// What the request may touch: to be asked before anything is touched.
     pub(crate) access: Access,
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(app: &'a App, phase: &'a Arc<Phase>, access: Access) -> Self {
+    pub(super) fn new(
+        app: &'a App,
+        phase: &'a Arc<Phase>,
+        rare: &'a HeaderMap,
+        access: Access,
+    ) -> Self {
         Self {
             service: &app.service,
             options: &app.options,
@@ -95,6 +102,7 @@ impl<'a> Context<'a> {
             in_flight: &app.in_flight,
             phase,
             openapi: &app.openapi,
+            rare,
             access,
         }
     }
@@ -126,8 +134,11 @@ impl<'a> Context<'a> {
     }
 
     /// Waits until the writes that a read has to show are applied: all of them together as long as one.
-    pub(super) async fn wait_visible(&self, parts: &Parts, query: Query<'_>) -> Result<()> {
-        let tokens = sync_tokens(&parts.headers, query)?;
+    pub(super) async fn wait_visible(&self, query: Query<'_>) -> Result<()> {
+        let tokens = sync_tokens(self.rare, query)?;
+        if tokens.is_empty() {
+            return Ok(());
+        }
         let waits = tokens.iter().map(|token| self.service.wait_visible(token));
         try_join_all(waits).await?;
         Ok(())

@@ -2,18 +2,14 @@
 //! and an answer even if a handler panics.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt;
-use futures_util::future::poll_immediate;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_RANGE, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_RANGE, HeaderMap, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Method, Request};
-use tokio::time::error::Elapsed;
-use tokio::time::timeout;
 
 use super::context::{App, Context};
 use super::{Route, batch, clear, dead, docs, jobs, kv, list, mget, queue, service, simple, watch};
@@ -22,7 +18,8 @@ use crate::answer::error::{Face, Problem, Result};
 use crate::answer::problems::{self, Kind};
 use crate::answer::reply::{Reply, X_REQUEST_ID};
 use crate::console;
-use crate::request::headers::request_id;
+use crate::request::body::within;
+use crate::request::headers::{rare, request_id};
 use crate::request::target::Query;
 use crate::server::connection::Phase;
 
@@ -34,12 +31,13 @@ async fn dispatch(
     phase: &Arc<Phase>,
     route: Option<Route<'_>>,
     parts: &Parts,
+    rare: &HeaderMap,
     body: Incoming,
 ) -> Result<Reply> {
     let has_fragment = phase.take_fragment();
     app.options.hosts.check(parts, phase.asked_by)?;
-    check_framing(parts)?;
-    check_range(parts)?;
+    check_framing(rare)?;
+    check_range(&parts.method, rare)?;
     if has_fragment {
         return Err(Problem::malformed(
             "a request target has no #: as a part of a key it is sent as %23",
@@ -62,7 +60,7 @@ async fn dispatch(
         },
     };
     app.places.share(phase, &access)?;
-    let context = &Context::new(app, phase, access);
+    let context = &Context::new(app, phase, rare, access);
     // hyper sends the head of an answer to HEAD, and keeps the body to itself.
     let method = match &parts.method {
         &Method::HEAD => &Method::GET,
@@ -84,7 +82,7 @@ async fn dispatch(
         }
         (Route::Set, &Method::POST) => simple::set(context, parts, body).await,
         (Route::Get(key), &Method::GET) => simple::get(context, parts, key).await,
-        (Route::Delete(key), &Method::DELETE) => simple::delete(context, parts, key).await,
+        (Route::Delete(key), &Method::DELETE) => simple::delete(context, key).await,
         (Route::Entry(key), &Method::GET) => kv::get(context, parts, key).await,
         (Route::Entry(key), &Method::PUT) => kv::put(context, parts, body, key).await,
         (Route::Entry(key), &Method::PATCH) => kv::patch(context, parts, body, key).await,
@@ -111,8 +109,8 @@ async fn dispatch(
 /// A body has no encoding but `chunked`, once (RFC 9112 §6.1). hyper takes others before that one, and where something between client
 /// and server takes them otherwise, what one of them reads as the end of a body is to the other a request that nobody has sent.
 /// Where there is a length, too, hyper drops that and closes the connection after its answer, as the RFC has it.
-fn check_framing(parts: &Parts) -> Result<()> {
-    let mut encodings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+fn check_framing(headers: &HeaderMap) -> Result<()> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else {
         return Ok(());
     };
@@ -126,8 +124,8 @@ fn check_framing(parts: &Parts) -> Result<()> {
 
 /// A write is of a whole value. What says that it is a part of one must not replace it (RFC 9110
 /// §14.5).
-fn check_range(parts: &Parts) -> Result<()> {
-    match parts.method.is_safe() || !parts.headers.contains_key(CONTENT_RANGE) {
+fn check_range(method: &Method, headers: &HeaderMap) -> Result<()> {
+    match method.is_safe() || !headers.contains_key(CONTENT_RANGE) {
         true => Ok(()),
         false => Err(Problem::malformed(
             "Content-Range: a part of a value cannot be written, send all of it",
@@ -144,9 +142,10 @@ pub(crate) async fn handle(
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
-    let id = request_id(&parts.headers);
+    let rare = rare(&parts.headers);
+    let id = request_id(rare);
     let route = Route::of(parts.uri.path());
-    let handling = AssertUnwindSafe(dispatch(app, phase, route, &parts, body)).catch_unwind();
+    let handling = AssertUnwindSafe(dispatch(app, phase, route, &parts, rare, body)).catch_unwind();
     let result = match within(app.options.request_timeout, handling).await {
         Ok(Ok(result)) => result,
         Ok(Err(_panic)) => {
@@ -174,15 +173,6 @@ pub(crate) async fn handle(
     reply.headers_mut().insert(X_REQUEST_ID, id);
     app.options.cors.mark(&parts.headers, reply.headers_mut());
     (reply, has_body && is_refused)
-}
-
-/// What `future` comes to, unless that takes longer than `limit`. Most answers are ready at once, and need no timer.
-async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
-    let mut future = pin!(future);
-    match poll_immediate(&mut future).await {
-        Some(output) => Ok(output),
-        None => timeout(limit, future).await,
-    }
 }
 
 fn out_of_time(method: &Method) -> Box<Problem> {

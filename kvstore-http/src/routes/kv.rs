@@ -18,7 +18,7 @@ use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place};
 use crate::answer::json::Object;
 use crate::answer::reply::Reply;
-use crate::request::conditions::{etag, etag_text};
+use crate::request::conditions::etag;
 use crate::request::target::{self, Query};
 use crate::request::{body, ttl};
 
@@ -34,14 +34,14 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Res
             entry.value.into_bytes()
         }
     };
-    read::reply(context, parts, query, &key, body).await
+    read::reply(context, query, &key, body).await
 }
 
 fn meta(key: &Key, entry: &Entry) -> Bytes {
     Object::with_capacity(key.as_str().len() + entry.value.len() + 100)
         .member("key", key)
         .raw("value", entry.value.as_bytes())
-        .member("etag", etag_text(entry.version))
+        .etag(entry.version)
         .member("expires_at", entry.expires_at.map(rfc3339))
         .finish()
 }
@@ -70,7 +70,7 @@ pub(super) async fn put(
         expiry,
         ..Operation::set(key, value)
     };
-    write(context, parts, set).await
+    write(context, set).await
 }
 
 /// `PATCH`: a merge of the body, or without one a new deadline.
@@ -99,7 +99,7 @@ pub(super) async fn patch(
         },
     };
     drop(text);
-    write(context, parts, operation).await
+    write(context, operation).await
 }
 
 /// `POST`: an addition.
@@ -130,7 +130,7 @@ pub(super) async fn add(
         expiry,
         ..Operation::add(key, by)
     };
-    write(context, parts, add).await
+    write(context, add).await
 }
 
 /// Returns what the parameter `ttl` asks for; `None` if it is not given.
@@ -146,9 +146,9 @@ fn value(text: &[u8]) -> Result<Value> {
 }
 
 /// Asks for an operation that leaves a value, and says what it did.
-async fn write(context: &Context<'_>, parts: &Parts, operation: Operation) -> Result<Reply> {
+async fn write(context: &Context<'_>, operation: Operation) -> Result<Reply> {
     let name = operation.action.name();
-    let written = submit(context, parts, operation, context.options.resource_wait).await?;
+    let written = submit(context, operation, context.options.resource_wait).await?;
     let Progress::Applied(details) = written.progress else {
         return Ok(accepted(&written));
     };
@@ -171,7 +171,7 @@ pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> 
     let key = target::key(path)?;
     Query::new(parts.uri.query()).only(&[])?;
     let wait = context.options.resource_wait;
-    let written = submit(context, parts, Operation::delete(key), wait).await?;
+    let written = submit(context, Operation::delete(key), wait).await?;
     let Progress::Applied(details) = written.progress else {
         return Ok(accepted(&written));
     };

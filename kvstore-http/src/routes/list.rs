@@ -12,9 +12,8 @@ use super::context::Context;
 use super::kv::rfc3339;
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place, raw};
-use crate::answer::json::{Object, array};
+use crate::answer::json::Object;
 use crate::answer::reply::{self, NO_CACHE, Reply};
-use crate::request::conditions::etag_text;
 use crate::request::target::Query;
 
 /// `GET` and `HEAD`
@@ -22,7 +21,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
     let request = request(query)?;
     context.access.may_list(&request.prefix)?;
-    context.wait_visible(parts, query).await?;
+    context.wait_visible(query).await?;
     let room = match request.include_values {
         true => request
             .limit
@@ -98,9 +97,10 @@ pub(super) fn limit(query: Query<'_>) -> Result<usize> {
 }
 
 fn body(request: &ListRequest, page: &Page) -> Object {
-    let keys = array(page.entries.iter().map(entry));
-    let mut body = Object::with_capacity(keys.len() + 200)
-        .raw("keys", &keys)
+    let values = page.entries.iter().filter_map(|it| it.value.as_ref());
+    let bytes: usize = values.map(|value| value.len()).sum();
+    let mut body = Object::with_capacity(bytes + 100 * page.entries.len() + 200)
+        .array("keys", &page.entries, entry)
         .member("prefixes", &page.prefixes);
     if let Some(next) = &page.next {
         body = body.member("cursor", cursor(request, next));
@@ -111,10 +111,10 @@ fn body(request: &ListRequest, page: &Page) -> Object {
     body.member("as_of", page.as_of.as_str())
 }
 
-fn entry(listed: &Listed) -> Object {
-    let entry = Object::new()
+fn entry(object: Object, listed: &Listed) -> Object {
+    let entry = object
         .member("key", &listed.key)
-        .member("etag", etag_text(listed.version))
+        .etag(listed.version)
         .member("size", listed.size)
         .member("expires_at", listed.expires_at.map(rfc3339));
     match &listed.value {

@@ -11,10 +11,9 @@ use super::context::Context;
 use super::kv::rfc3339;
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place, raw};
-use crate::answer::json::{Object, array};
+use crate::answer::json::Object;
 use crate::answer::reply::{self, NO_STORE, Reply};
 use crate::request::body;
-use crate::request::conditions::etag_text;
 use crate::request::target::Query;
 
 /// Most keys of one request.
@@ -37,7 +36,7 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
     for key in &keys {
         context.access.may_read(key)?;
     }
-    context.wait_visible(parts, query).await?;
+    context.wait_visible(query).await?;
     let value_bytes_max = context.service.options().value_bytes_max;
     let bytes_max = value_bytes_max.max(VALUES_BYTES_MAX);
     let room = keys.len().saturating_mul(value_bytes_max).min(bytes_max);
@@ -90,16 +89,15 @@ fn answer(keys: &[Key], found: &[Option<Entry>], bytes: usize) -> Object {
         .iter()
         .zip(found)
         .filter_map(|(key, entry)| Some((key, entry.as_ref()?)));
-    let entries = array(there.map(|(key, entry)| {
-        Object::new()
-            .member("key", key)
-            .raw("value", entry.value.as_bytes())
-            .member("etag", etag_text(entry.version))
-            .member("expires_at", entry.expires_at.map(rfc3339))
-    }));
     let missing = keys.iter().zip(found).filter(|(_, entry)| entry.is_none());
     let missing: Vec<&Key> = missing.map(|(key, _)| key).collect();
-    Object::with_capacity(bytes + 100)
-        .raw("entries", &entries)
+    Object::with_capacity(bytes + 100 * keys.len())
+        .array("entries", there, |object, (key, entry)| {
+            object
+                .member("key", key)
+                .raw("value", entry.value.as_bytes())
+                .etag(entry.version)
+                .member("expires_at", entry.expires_at.map(rfc3339))
+        })
         .member("missing", missing)
 }

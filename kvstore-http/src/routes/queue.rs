@@ -16,7 +16,7 @@ use super::kv::rfc3339;
 use super::list::limit;
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place, raw};
-use crate::answer::json::{Object, array};
+use crate::answer::json::Object;
 use crate::answer::reply::{self, NO_STORE, Reply};
 use crate::request::target::Query;
 
@@ -63,7 +63,7 @@ pub(super) async fn list(context: &Context<'_>, parts: &Parts) -> Result<Reply> 
         Status::Queued => waiting(context, after, limit).await?,
         Status::Dead => dead::page(context, after, limit).await?,
     };
-    let mut answer = Object::new().raw("jobs", &array(jobs.into_iter()));
+    let mut answer = Object::new().array("jobs", &jobs, Object::and);
     if let Some(cursor) = cursor {
         answer = answer.member("cursor", cursor);
     }

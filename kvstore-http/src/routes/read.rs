@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use hyper::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue};
-use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 use kvstore_core::clock::{Clock, SystemClock};
 use kvstore_core::model::entry::Timestamp;
@@ -23,24 +22,23 @@ use crate::request::target::Query;
 /// The answer to a read of `key`, with what `body` makes of the entry.
 pub(super) async fn reply(
     context: &Context<'_>,
-    parts: &Parts,
     query: Query<'_>,
     key: &Key,
     body: impl FnOnce(Entry) -> Bytes,
 ) -> Result<Reply> {
     context.access.may_read(key)?;
-    context.wait_visible(parts, query).await?;
+    context.wait_visible(query).await?;
     let mut found = context.service.get(key).await?;
-    let wait = Prefer::of(&parts.headers).wait(Duration::ZERO, context.options.wait_max);
-    let waits = !wait.is_zero() && is_known(parts, found.as_ref())?;
+    let wait = Prefer::of(context.rare).wait(Duration::ZERO, context.options.wait_max);
+    let waits = !wait.is_zero() && is_known(context, found.as_ref())?;
     if waits {
-        found = changed(context, parts, key, wait).await?;
+        found = changed(context, key, wait).await?;
     }
     let Some(entry) = found else {
         return Err(Problem::no_key(key));
     };
     let (version, expires_at) = (entry.version, entry.expires_at);
-    let mut reply = match ReadCondition::of(&parts.headers, version)? {
+    let mut reply = match ReadCondition::of(context.rare, version)? {
         ReadCondition::Holds => reply::json(StatusCode::OK, body(entry)),
         ReadCondition::NotModified => not_modified(),
         ReadCondition::Failed => return Err(Problem::condition_failed(Some(version))),
@@ -54,18 +52,13 @@ pub(super) async fn reply(
 }
 
 /// Whether the client has the entry already, as it is.
-fn is_known(parts: &Parts, entry: Option<&Entry>) -> Result<bool> {
-    let condition = entry.map(|entry| ReadCondition::of(&parts.headers, entry.version));
+fn is_known(context: &Context<'_>, entry: Option<&Entry>) -> Result<bool> {
+    let condition = entry.map(|entry| ReadCondition::of(context.rare, entry.version));
     Ok(condition.transpose()? == Some(ReadCondition::NotModified))
 }
 
 /// The entry once it is not the one that the client knows, or as it is after `wait`.
-async fn changed(
-    context: &Context<'_>,
-    parts: &Parts,
-    key: &Key,
-    wait: Duration,
-) -> Result<Option<Entry>> {
+async fn changed(context: &Context<'_>, key: &Key, wait: Duration) -> Result<Option<Entry>> {
     let until = Instant::now() + wait;
     let mut watcher = context.watchers.admit(context)?;
     let store = context.service.store();
@@ -78,7 +71,7 @@ async fn changed(
         };
         let mut watch = store.watch(&request).await?;
         let found = store.get(key).await?;
-        if !is_known(parts, found.as_ref())? || until <= Instant::now() {
+        if !is_known(context, found.as_ref())? || until <= Instant::now() {
             return Ok(found);
         }
         let end = found.as_ref().and_then(|entry| entry.expires_at).map(end);

@@ -1,11 +1,11 @@
 //! The body of `POST /set`: read without changing the value in it, and everything that is wrong with it reported at once.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
 use kvstore_core::model::command::Expiry;
 use kvstore_core::{Key, Value};
+use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -34,24 +34,14 @@ impl SetRequest {
         if text.trim_ascii().is_empty() {
             return Err(Problem::field(missing(Place::BODY, None)));
         }
-        let whole: &RawValue =
-            serde_json::from_str(text).map_err(|error| syntax_error(text, &error))?;
-        if !whole.get().starts_with('{') {
-            return Err(Problem::field(Field {
-                kind: "model_attributes_type",
-                place: Place::BODY,
-                message: "Input should be a valid dictionary or object to extract fields from"
-                    .into(),
-                input: echo(whole),
-                context: None,
-            }));
-        }
-        let members = serde_json::Deserializer::from_str(text)
+        let mut json = serde_json::Deserializer::from_str(text);
+        let members = json
             .deserialize_map(MembersVisitor)
-            .map_err(|error| syntax_error(text, &error))?;
+            .and_then(|members| json.end().map(|()| members))
+            .map_err(|error| no_object(text, error))?;
 
-        let key = required("key", members.key, whole).and_then(parse_key);
-        let value = required("value", members.value, whole).and_then(parse_value);
+        let key = required("key", members.key, text).and_then(parse_key);
+        let value = required("value", members.value, text).and_then(parse_value);
         let expiry = match members.ttl {
             Member::Absent => Ok(Expiry::Never),
             Member::Once(json) => ttl::from_json(json),
@@ -87,6 +77,16 @@ enum Member<'a> {
     Repeated(&'a RawValue),
 }
 
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Name {
+    Key,
+    Value,
+    Ttl,
+    #[serde(other)]
+    Other,
+}
+
 struct MembersVisitor;
 
 impl<'de> Visitor<'de> for MembersVisitor {
@@ -101,12 +101,12 @@ impl<'de> Visitor<'de> for MembersVisitor {
         mut map: A,
     ) -> std::result::Result<Members<'de>, A::Error> {
         let mut members = Members::default();
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            let member = match &*name {
-                "key" => &mut members.key,
-                "value" => &mut members.value,
-                "ttl" => &mut members.ttl,
-                _ => {
+        while let Some(name) = map.next_key()? {
+            let member = match name {
+                Name::Key => &mut members.key,
+                Name::Value => &mut members.value,
+                Name::Ttl => &mut members.ttl,
+                Name::Other => {
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }
@@ -121,14 +121,13 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
-fn required<'a>(
-    name: &'static str,
-    member: Member<'a>,
-    body: &RawValue,
-) -> Result<&'a RawValue, Field> {
+fn required<'a>(name: &'static str, member: Member<'a>, body: &str) -> Result<&'a RawValue, Field> {
     match member {
         Member::Once(json) => Ok(json),
-        Member::Absent => Err(missing(Place::In("body", name), echo(body))),
+        Member::Absent => {
+            let whole = serde_json::from_str(body).ok();
+            Err(missing(Place::In("body", name), whole.and_then(echo)))
+        }
         Member::Repeated(json) => Err(repeated(name, json)),
     }
 }
@@ -184,6 +183,20 @@ fn repeated(name: &'static str, json: &RawValue) -> Field {
         "it must not be repeated",
         echo(json),
     )
+}
+
+/// A body that is no object, for which `error` may be the reason.
+fn no_object(text: &str, error: serde_json::Error) -> Box<Problem> {
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(whole) if !whole.get().starts_with('{') => Problem::field(Field {
+            kind: "model_attributes_type",
+            place: Place::BODY,
+            message: "Input should be a valid dictionary or object to extract fields from".into(),
+            input: echo(whole),
+            context: None,
+        }),
+        whole => syntax_error(text, &whole.err().unwrap_or(error)),
+    }
 }
 
 /// A body that is not JSON, and where it stops being so.

@@ -16,7 +16,7 @@ use crate::answer::error::Result;
 use crate::answer::json::Object;
 use crate::answer::reply::Reply;
 use crate::request::body;
-use crate::request::conditions::{etag, etag_text};
+use crate::request::conditions::etag;
 use crate::request::target::{self, Query};
 
 /// `POST /set`
@@ -27,7 +27,7 @@ pub(super) async fn set(context: &Context<'_>, parts: &Parts, body: Incoming) ->
         expiry,
         ..Operation::set(key, value)
     };
-    let written = submit(context, parts, set, context.options.simple_wait).await?;
+    let written = submit(context, set, context.options.simple_wait).await?;
     let answer = |message, status| {
         Object::new()
             .member("message", message)
@@ -41,8 +41,7 @@ pub(super) async fn set(context: &Context<'_>, parts: &Parts, body: Incoming) ->
             written.reply(StatusCode::OK, answer("Set applied", "succeeded"))
         }
         Progress::Applied(Some(applied)) => {
-            let answer =
-                answer("Set applied", "succeeded").member("etag", etag_text(applied.version));
+            let answer = answer("Set applied", "succeeded").etag(applied.version);
             let mut reply = written.reply(StatusCode::OK, answer);
             reply.headers_mut().insert(ETAG, etag(applied.version));
             reply
@@ -60,14 +59,14 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Res
             .raw("value", entry.value.as_bytes())
             .finish()
     };
-    read::reply(context, parts, query, &key, body).await
+    read::reply(context, query, &key, body).await
 }
 
 /// `DELETE /delete/{key}`
-pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
+pub(super) async fn delete(context: &Context<'_>, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     let wait = context.options.simple_wait;
-    let written = submit(context, parts, Operation::delete(key), wait).await?;
+    let written = submit(context, Operation::delete(key), wait).await?;
     let answer = |message, status| {
         Object::new()
             .member("message", message)

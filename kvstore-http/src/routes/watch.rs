@@ -27,7 +27,6 @@ use crate::answer::field::{Field, Place, raw};
 use crate::answer::json::Object;
 use crate::answer::problems::Kind;
 use crate::answer::reply::{Body, NO_STORE, Reply};
-use crate::request::conditions::etag_text;
 use crate::request::target::Query;
 use crate::server::connection::Waiting;
 use crate::server::in_flight::{InFlight, UNCOUNTED_BYTES};
@@ -131,7 +130,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
     let mut wanted = Wanted::of(query)?;
     context.access.may_list(&wanted.request.prefix)?;
-    context.wait_visible(parts, query).await?;
+    context.wait_visible(query).await?;
     if let Some(id) = since(parts, query)? {
         // Whoever connects again has had what was there.
         wanted.snapshot = false;
@@ -343,7 +342,7 @@ impl Events {
         write_id(text, &change.id);
         let mut data = Object::new()
             .member("key", &change.key)
-            .member("etag", etag_text(change.version));
+            .etag(change.version);
         if let Some(value) = change.value {
             data = data.raw("value", value.as_bytes());
         }
@@ -355,7 +354,7 @@ impl Events {
 fn write_present(text: &mut Vec<u8>, listed: Listed) {
     let mut data = Object::new()
         .member("key", &listed.key)
-        .member("etag", etag_text(listed.version));
+        .etag(listed.version);
     if let Some(value) = listed.value {
         data = data.raw("value", value.as_bytes());
     }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION, RETRY_AFTER};
-use hyper::http::request::Parts;
 use kvstore_core::Key;
 use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::id::JobId;
@@ -19,7 +18,7 @@ use crate::answer::json::Object;
 use crate::answer::reply::{
     self, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Reply, SYNC_TOKEN, header_value,
 };
-use crate::request::conditions::{etag_text, write_condition};
+use crate::request::conditions::write_condition;
 use crate::request::headers::{idempotency_key, traceparent};
 use crate::request::prefer::Prefer;
 
@@ -47,18 +46,16 @@ pub(super) enum Progress {
 /// Asks for `operation` under the conditions in the headers, and waits for it as the client prefers.
 pub(super) async fn submit(
     context: &Context<'_>,
-    parts: &Parts,
     operation: Operation,
     default_wait: Duration,
 ) -> Result<Written> {
-    let operation = operation.under(write_condition(&parts.headers)?);
-    send(context, parts, operation.into(), default_wait).await
+    let operation = operation.under(write_condition(context.rare)?);
+    send(context, operation.into(), default_wait).await
 }
 
 /// Asks for `command`, and waits for it as the client prefers.
 pub(super) async fn send(
     context: &Context<'_>,
-    parts: &Parts,
     command: Command,
     default_wait: Duration,
 ) -> Result<Written> {
@@ -79,7 +76,7 @@ pub(super) async fn send(
         )));
     };
     let is_batch = matches!(command, Command::Batch(_));
-    let headers = &parts.headers;
+    let headers = context.rare;
     let prefer = Prefer::of(headers);
     let wait = prefer.wait(default_wait, context.options.wait_max);
     let mut request = Request::new(command, wait);
@@ -144,19 +141,18 @@ pub(super) async fn send(
 
 /// Adds what an operation called `name` did: the same wherever it is said.
 pub(super) fn describe(answer: Object, name: &str, applied: &Applied) -> Object {
-    let etag = || etag_text(applied.version);
     match name {
         "delete" => answer
-            .member("etag", etag())
+            .etag(applied.version)
             .member("deleted", applied.existed),
         "touch" => answer
-            .member("etag", etag())
+            .etag(applied.version)
             .member("expires_at", applied.computed.expires_at.map(rfc3339)),
         _ => match applied.computed.number {
             Some(number) => answer.member("value", number),
             None => answer,
         }
-        .member("etag", etag())
+        .etag(applied.version)
         .member("created", !applied.existed),
     }
 }

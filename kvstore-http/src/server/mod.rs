@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use kvstore_core::Service;
 use kvstore_worker::admin::Health;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -96,8 +96,6 @@ struct Server {
     app: Arc<App>,
     http: http1::Builder,
     connections: JoinSet<()>,
-    /// True from the moment on when connections are to end with their next answer.
-    drains: watch::Sender<bool>,
     /// A permit for each connection that is told that there is no room for it.
     free_for_refusal: Arc<Semaphore>,
 }
@@ -119,7 +117,6 @@ impl Server {
         Self {
             http,
             connections: JoinSet::new(),
-            drains: watch::Sender::new(false),
             free_for_refusal: Arc::new(Semaphore::new(REFUSALS_MAX)),
             app: Arc::new(app),
         }
@@ -212,21 +209,15 @@ impl Server {
             }),
         );
         let counted = self.app.metrics.connection();
-        let mut drains = self.drains.subscribe();
+        let health = self.app.health.clone();
         async move {
             let (_opened, _counted) = (opened, counted);
             let mut serving = pin!(serving);
-            let drained = async {
-                drop(drains.wait_for(|drains| *drains).await);
-                if phase.is_fresh() {
+            let closing = async {
+                phase.closes().await;
+                if health.is_draining() && phase.is_fresh() {
                     // Its request is on its way, and its answer will close it.
                     tokio::time::sleep(FIRST_REQUEST).await;
-                }
-            };
-            let closing = async {
-                tokio::select! {
-                    () = drained => {}
-                    () = phase.closes() => {}
                 }
             };
             let ended = tokio::select! {
@@ -246,7 +237,7 @@ impl Server {
     /// Waits for the requests under way, as long as they may take.
     async fn drain(mut self) {
         let drain_timeout = self.app.options.drain_timeout;
-        self.drains.send_replace(true);
+        self.app.places.close_all();
         let service = self.app.service.clone();
         let waits = async {
             tokio::time::sleep(drain_timeout / 2).await;

@@ -53,6 +53,12 @@ impl Places {
         longest.inspect(|(_, phase)| phase.close()).is_some()
     }
 
+    /// Closes each as soon as its request is answered.
+    pub(super) fn close_all(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.by_number.values().for_each(|phase| phase.close());
+    }
+
     /// Checks that the token of a request on the connection `phase` leaves others their part: where none is free or idle, no token
     /// has more than half.
     ///
