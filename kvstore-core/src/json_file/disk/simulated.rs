@@ -46,16 +46,16 @@ struct Contents {
 struct Inode {
     durable: Vec<u8>,
     now: Vec<u8>,
-    unsynced: Vec<Change>,
+    unsynced: Vec<DiskChange>,
 }
 
 #[derive(Debug, Clone)]
-enum Change {
+enum DiskChange {
     Write(usize, Vec<u8>),
     SetLen(usize),
 }
 
-impl Change {
+impl DiskChange {
     fn make(&self, file: &mut Vec<u8>) {
         match self {
             Self::Write(offset, bytes) => {
@@ -144,10 +144,10 @@ impl Inode {
             match (random.random_range(0..4), change) {
                 (0, _) => {}
                 // Sectors reach the disk in any order, so any part of a write may be all that is there.
-                (1, Change::Write(offset, bytes)) if !bytes.is_empty() => {
+                (1, DiskChange::Write(offset, bytes)) if !bytes.is_empty() => {
                     let start = random.random_range(0..bytes.len());
                     let end = random.random_range(start..=bytes.len());
-                    Change::Write(offset + start, bytes[start..end].to_vec()).make(&mut file);
+                    DiskChange::Write(offset + start, bytes[start..end].to_vec()).make(&mut file);
                 }
                 _ => change.make(&mut file),
             }
@@ -249,7 +249,7 @@ impl Disk for SimulatedDisk {
             }
         };
         contents.files[inode].now.clear();
-        contents.files[inode].unsynced.push(Change::SetLen(0));
+        contents.files[inode].unsynced.push(DiskChange::SetLen(0));
         Ok(Box::new(SimulatedFile {
             disk: self.clone(),
             inode,
@@ -299,12 +299,12 @@ struct SimulatedFile {
 }
 
 impl SimulatedFile {
-    fn change(&mut self, change: Change) -> io::Result<()> {
+    fn change(&mut self, change: DiskChange) -> io::Result<()> {
         let mut contents = self.disk.contents();
         let length = contents.files[self.inode].now.len();
         let end = match &change {
-            Change::Write(offset, bytes) => Some(offset + bytes.len()),
-            Change::SetLen(_) => None,
+            DiskChange::Write(offset, bytes) => Some(offset + bytes.len()),
+            DiskChange::SetLen(_) => None,
         };
         let grows = end.is_some_and(|end| end > length);
         let result = contents.step_of(end.is_some(), grows);
@@ -312,10 +312,10 @@ impl SimulatedFile {
         let change = match (&result, change) {
             (Ok(()), change) => change,
             // A write that finds no room, or breaks, may have written a part.
-            (Err(_), Change::Write(offset, bytes)) => {
-                Change::Write(offset, bytes[..bytes.len() / 2].to_vec())
+            (Err(_), DiskChange::Write(offset, bytes)) => {
+                DiskChange::Write(offset, bytes[..bytes.len() / 2].to_vec())
             }
-            (Err(_), Change::SetLen(_)) => return result,
+            (Err(_), DiskChange::SetLen(_)) => return result,
         };
         change.make(&mut file.now);
         file.unsynced.push(change);
@@ -352,11 +352,11 @@ impl DiskReader for SimulatedFile {
 
 impl DiskFile for SimulatedFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.change(Change::Write(offset as usize, bytes.to_vec()))
+        self.change(DiskChange::Write(offset as usize, bytes.to_vec()))
     }
 
     fn set_len(&mut self, length: u64) -> io::Result<()> {
-        self.change(Change::SetLen(length as usize))
+        self.change(DiskChange::SetLen(length as usize))
     }
 
     fn sync(&mut self) -> io::Result<()> {
