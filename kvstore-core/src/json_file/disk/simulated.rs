@@ -28,10 +28,10 @@ pub(crate) enum Fault {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SimulatedDisk(Arc<Mutex<Contents>>);
+pub(crate) struct SimulatedDisk(Arc<Mutex<DiskContents>>);
 
 #[derive(Debug, Default)]
-struct Contents {
+struct DiskContents {
     files: Vec<Inode>,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
@@ -75,7 +75,7 @@ impl SimulatedDisk {
         Self::default()
     }
 
-    fn contents(&self) -> MutexGuard<'_, Contents> {
+    fn contents(&self) -> MutexGuard<'_, DiskContents> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -156,7 +156,7 @@ impl Inode {
     }
 }
 
-impl Contents {
+impl DiskContents {
     /// Takes a step that takes no more room, unless a fault is planned for it.
     fn step(&mut self, writes: bool) -> io::Result<()> {
         self.step_of(writes, false)
