@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use super::listen::{Kind, Listener, Stream};
+use super::listen::{Listener, ListenerKind, Stream};
 
 /// How long a handshake may take that has begun. A client answers within its round-trip time.
 const HANDSHAKE: Duration = Duration::from_millis(200);
@@ -18,10 +18,10 @@ const HANDSHAKE: Duration = Duration::from_millis(200);
 /// Stops `listener` and hands over what its backlog held.
 pub(super) async fn empty(listener: Listener, mut accepted: impl FnMut(Stream)) {
     let patience = match &listener.0 {
-        Kind::Tcp(listener, _) => close(listener)
+        ListenerKind::Tcp(listener, _) => close(listener)
             .inspect_err(|error| tracing::debug!(%error, "can't filter the listener"))
             .map_or(Duration::ZERO, |()| HANDSHAKE),
-        Kind::Unix(socket) => {
+        ListenerKind::Unix(socket) => {
             socket.unlink();
             Duration::ZERO
         }

@@ -65,7 +65,7 @@ impl Endpoint {
         match self {
             Self::Tcp(address) => process::bind(*address).await.map(Listener::from),
             Self::Unix(path) => UnixSocket::bind(path, mode)
-                .map(|socket| Listener(Kind::Unix(socket)))
+                .map(|socket| Listener(ListenerKind::Unix(socket)))
                 .map_err(|error| Error::Unavailable {
                     what: format!("cannot listen on {self}"),
                     source: Some(Arc::new(error)),
@@ -85,17 +85,17 @@ impl fmt::Display for Endpoint {
 
 /// A socket that takes connections.
 #[derive(Debug)]
-pub struct Listener(pub(super) Kind);
+pub struct Listener(pub(super) ListenerKind);
 
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum ListenerKind {
     Tcp(TcpListener, Option<Arc<Tls>>),
     Unix(UnixSocket),
 }
 
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
-        Self(Kind::Tcp(listener, None))
+        Self(ListenerKind::Tcp(listener, None))
     }
 }
 
@@ -104,8 +104,8 @@ impl Listener {
     #[must_use]
     pub fn with_tls(self, tls: Arc<Tls>) -> Self {
         match self.0 {
-            Kind::Tcp(listener, _) => Self(Kind::Tcp(listener, Some(tls))),
-            Kind::Unix(_) => self,
+            ListenerKind::Tcp(listener, _) => Self(ListenerKind::Tcp(listener, Some(tls))),
+            ListenerKind::Unix(_) => self,
         }
     }
 
@@ -115,16 +115,18 @@ impl Listener {
     /// The system does not say.
     pub fn endpoint(&self) -> io::Result<Endpoint> {
         match &self.0 {
-            Kind::Tcp(listener, _) => listener.local_addr().map(Endpoint::Tcp),
-            Kind::Unix(socket) => Ok(Endpoint::Unix(socket.path.clone())),
+            ListenerKind::Tcp(listener, _) => listener.local_addr().map(Endpoint::Tcp),
+            ListenerKind::Unix(socket) => Ok(Endpoint::Unix(socket.path.clone())),
         }
     }
 
     /// Returns its address; none for a Unix socket.
     pub(super) fn ip(&self) -> Option<IpAddr> {
         match &self.0 {
-            Kind::Tcp(listener, _) => listener.local_addr().ok().map(|address| address.ip()),
-            Kind::Unix(_) => None,
+            ListenerKind::Tcp(listener, _) => {
+                listener.local_addr().ok().map(|address| address.ip())
+            }
+            ListenerKind::Unix(_) => None,
         }
     }
 
@@ -135,11 +137,11 @@ impl Listener {
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         match &self.0 {
-            Kind::Tcp(listener, tls) => {
+            ListenerKind::Tcp(listener, tls) => {
                 let accepted = listener.poll_accept(cx);
                 accepted.map_ok(|(stream, _)| Stream::new(stream, tls.as_deref()))
             }
-            Kind::Unix(socket) => {
+            ListenerKind::Unix(socket) => {
                 let accepted = socket.listener.poll_accept(cx);
                 accepted.map_ok(|(stream, _)| Stream::Unix(stream))
             }
