@@ -70,14 +70,14 @@ impl Run {
 /// What a process knows of the servers of each partition.
 #[derive(Debug)]
 pub(crate) struct Runs {
-    places: Vec<Mutex<Place>>,
+    places: Vec<Mutex<PartitionRun>>,
     /// Those that some partition has, so that all of them share one.
     known: Mutex<BTreeMap<String, Weak<Run>>>,
     lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Place {
+struct PartitionRun {
     /// The run that was looked at last, and how many connections had broken by then.
     met: Option<(Arc<Run>, u64)>,
     /// The last job that this process was told is accepted.
@@ -93,7 +93,7 @@ impl Runs {
         }
     }
 
-    fn place(&self, partition: Partition) -> MutexGuard<'_, Place> {
+    fn place(&self, partition: Partition) -> MutexGuard<'_, PartitionRun> {
         let place = &self.places[usize::from(partition.0)];
         place.lock().unwrap_or_else(PoisonError::into_inner)
     }
