@@ -20,11 +20,11 @@ struct Inner {
     settings: AsyncConnectionConfig,
     /// A server that follows another one is taken, too, though it shows what was and refuses writes.
     replica_taken: bool,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
 }
 
 #[derive(Default)]
-struct State {
+struct ConnectionState {
     current: Option<Connecting>,
     /// How many before that broke.
     broken: u64,
@@ -57,7 +57,7 @@ impl ReconnectingServer {
         self.connection().await.map(drop)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
