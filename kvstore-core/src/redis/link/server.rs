@@ -13,9 +13,9 @@ use redis::{
 
 /// Cheap to clone; all clones share the connection.
 #[derive(Clone)]
-pub(crate) struct ReconnectingServer(Arc<Inner>);
+pub(crate) struct ReconnectingServer(Arc<ServerInner>);
 
-struct Inner {
+struct ServerInner {
     client: Client,
     settings: AsyncConnectionConfig,
     /// A server that follows another one is taken, too, though it shows what was and refuses writes.
@@ -39,7 +39,7 @@ impl ReconnectingServer {
         settings: AsyncConnectionConfig,
         replica_taken: bool,
     ) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(ServerInner {
             client,
             settings,
             replica_taken,
@@ -96,7 +96,7 @@ impl ReconnectingServer {
     }
 }
 
-impl Inner {
+impl ServerInner {
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         let mut connection = self
             .client
