@@ -49,12 +49,12 @@ impl Waiting {
 /// What waits for one partition.
 #[derive(Default)]
 pub(crate) struct Lane {
-    state: Mutex<State>,
+    state: Mutex<LaneState>,
     senders: Senders,
 }
 
 #[derive(Default)]
-struct State {
+struct LaneState {
     waiting: VecDeque<Waiting>,
     bytes: usize,
     /// Whether a batch is under way. There is never more than one, so none overtakes another.
