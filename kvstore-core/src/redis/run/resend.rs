@@ -26,11 +26,11 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(
 pub(crate) struct Senders {
     /// In all of the world nobody else has this name.
     name: String,
-    state: Mutex<State>,
+    state: Mutex<SenderState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SenderState {
     made: u64,
     free: Vec<Sender>,
 }
@@ -72,7 +72,7 @@ impl Senders {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SenderState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
