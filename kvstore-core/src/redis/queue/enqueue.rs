@@ -29,12 +29,12 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 const ENTRY_BYTES: usize = 256 << 10;
 
 /// A job that waits, and whom to tell.
-pub(crate) struct Waiting {
+pub(crate) struct WaitingJob {
     job: NewJob,
     answer: oneshot::Sender<Result<Accepted>>,
 }
 
-impl Waiting {
+impl WaitingJob {
     pub(crate) fn new(job: NewJob) -> (Self, oneshot::Receiver<Result<Accepted>>) {
         let (answer, answered) = oneshot::channel();
         (Self { job, answer }, answered)
@@ -55,7 +55,7 @@ pub(crate) struct Lane {
 
 #[derive(Default)]
 struct LaneState {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingJob>,
     bytes: usize,
     /// Whether a batch is under way. There is never more than one, so none overtakes another.
     under_way: bool,
@@ -67,7 +67,7 @@ impl Lane {
         self: &Arc<Self>,
         queue: &Arc<Inner>,
         partition: Partition,
-        jobs: Vec<Waiting>,
+        jobs: Vec<WaitingJob>,
     ) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for job in jobs {
@@ -95,7 +95,7 @@ impl Lane {
     }
 
     /// The next batch; `None` if nothing waits, and then none is under way.
-    fn next(&self) -> Option<Vec<Waiting>> {
+    fn next(&self) -> Option<Vec<WaitingJob>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < WORK_BATCH_JOBS
@@ -112,7 +112,7 @@ impl Lane {
 }
 
 /// Sends one batch, and answers each of its jobs.
-async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec<Waiting>) {
+async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec<WaitingJob>) {
     let session = &queue.session;
     let sent_as = senders.next();
     let mut script = session.call(Script::Enqueue, partition);

@@ -21,7 +21,7 @@ use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, Wor
 use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, Wake, reached};
 use crate::redis::log::Entry;
 use crate::redis::options::Options;
-use crate::redis::queue::enqueue::{Lane, Waiting};
+use crate::redis::queue::enqueue::{Lane, WaitingJob};
 use crate::redis::queue::pack::{unpack, unpack_all};
 use crate::redis::queue::share::share;
 use crate::redis::scripts::{Call, Script};
@@ -286,7 +286,7 @@ impl JobQueue for RedisQueue {
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
         let partitions = self.partitions();
         let mut answers = Vec::with_capacity(jobs.len());
-        let mut waiting: BTreeMap<Partition, Vec<Waiting>> = BTreeMap::new();
+        let mut waiting: BTreeMap<Partition, Vec<WaitingJob>> = BTreeMap::new();
         for job in jobs {
             let checked = self
                 .inner
@@ -297,7 +297,7 @@ impl JobQueue for RedisQueue {
                 continue;
             }
             let partition = partitions.partition_of(job.command.first_key());
-            let (job, answer) = Waiting::new(job);
+            let (job, answer) = WaitingJob::new(job);
             waiting.entry(partition).or_default().push(job);
             answers.push(Ok(answer));
         }
