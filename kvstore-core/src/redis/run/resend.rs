@@ -96,13 +96,13 @@ impl Drop for Numbered<'_> {
 
 /// The tries to send one numbered change.
 #[derive(Debug)]
-pub(crate) struct Tries {
+pub(crate) struct SendTries {
     begun: Instant,
     pause: Duration,
     unknown: Option<Error>,
 }
 
-impl Default for Tries {
+impl Default for SendTries {
     fn default() -> Self {
         Self {
             begun: Instant::now(),
@@ -112,7 +112,7 @@ impl Default for Tries {
     }
 }
 
-impl Tries {
+impl SendTries {
     /// What came of the change, by the latest `answer`; `None`, after a pause, if it has to be sent again.
     ///
     /// Once it was sent and is unknown, only its own answer says more: a refusal may come before a copy that is still on its
@@ -162,7 +162,7 @@ mod tests {
     }
 
     async fn until_settled(mut send: impl FnMut() -> Result<u8>) -> Result<u8> {
-        let mut tries = Tries::default();
+        let mut tries = SendTries::default();
         loop {
             if let Some(answer) = tries.settled(send()).await {
                 return answer;
