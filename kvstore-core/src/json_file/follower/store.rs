@@ -65,10 +65,10 @@ const LOADS_MAX: u32 = 20;
 /// # }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
-pub struct JsonReader(Arc<Inner>);
+pub struct JsonReader(Arc<ReaderInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct ReaderInner {
     folder: PathBuf,
     shared: Arc<Shared>,
     /// The jobs that wait. What is visible changes while it is locked, so a job that neither waits nor is applied was never
@@ -104,7 +104,7 @@ impl JsonReader {
     /// # Cost
     /// The data is loaded, as by opening it; a read costs three system calls more than the writer's.
     pub async fn open(folder: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self> {
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(ReaderInner {
             folder: folder.as_ref().to_owned(),
             shared: Arc::new(Shared::new(
                 State::default(),
@@ -221,7 +221,7 @@ impl JsonReader {
 }
 
 /// Looks from a thread that may block.
-async fn look_aside(inner: &Arc<Inner>, following: OwnedMutexGuard<Following>) -> Result<()> {
+async fn look_aside(inner: &Arc<ReaderInner>, following: OwnedMutexGuard<Following>) -> Result<()> {
     let inner = Arc::clone(inner);
     let look = move || {
         let mut following = following;
@@ -238,7 +238,7 @@ async fn look_aside(inner: &Arc<Inner>, following: OwnedMutexGuard<Following>) -
 }
 
 /// The thread that looks when nobody reads. It ends when the store is closed or dropped.
-fn follow(inner: &Weak<Inner>) {
+fn follow(inner: &Weak<ReaderInner>) {
     while let Some(inner) = inner.upgrade() {
         if inner.is_closed.load(Ordering::SeqCst) {
             return;
@@ -255,7 +255,7 @@ fn follow(inner: &Weak<Inner>) {
     }
 }
 
-impl Inner {
+impl ReaderInner {
     fn log(&self) -> MutexGuard<'_, PartitionLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
