@@ -27,11 +27,11 @@ struct Walk<'a> {
     keys: Vec<String>,
     /// The last number that a job got in each opening.
     numbers: BTreeMap<u64, u64>,
-    places: Vec<Place>,
+    places: Vec<DamageSite>,
 }
 
 /// A place of damage: its problem, and the jobs around it.
-struct Place {
+struct DamageSite {
     problem: usize,
     after: Position,
     before: Option<Position>,
@@ -40,7 +40,7 @@ struct Place {
 impl Walk<'_> {
     fn open(&mut self, problem: usize) {
         self.open.push(problem);
-        self.places.push(Place {
+        self.places.push(DamageSite {
             problem,
             after: self.last(),
             before: None,
