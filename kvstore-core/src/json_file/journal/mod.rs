@@ -220,7 +220,7 @@ fn push_line(text: &mut Vec<u8>, body: &[u8], chain: &mut Chain) {
 
 /// A mark line without its closing brace.
 pub(crate) fn mark_body(durable: End) -> Vec<u8> {
-    line::open_object(&Mark { durable })
+    line::open_object(&MarkLine { durable })
 }
 
 /// How a mark line begins.
@@ -228,11 +228,11 @@ const MARK: &str = "{\"durable\":";
 
 /// A mark line. It names the CRC that its own starts from, so that it can be checked where the lines before it are damaged.
 #[derive(Serialize, Deserialize)]
-struct Mark {
+struct MarkLine {
     durable: End,
 }
 
-impl Mark {
+impl MarkLine {
     fn parse(line: &[u8]) -> Option<End> {
         let mark: Self = serde_json::from_slice(line).ok()?;
         line::check(line, mark.durable.crc).map(|_| mark.durable)
@@ -244,12 +244,12 @@ pub(crate) fn mark_at_end(text: &[u8]) -> Option<End> {
     let start = text
         .windows(MARK.len())
         .rposition(|window| window == MARK.as_bytes())?;
-    Mark::parse(&text[start..])
+    MarkLine::parse(&text[start..])
 }
 
 /// What a mark says is on the disk, if `line` is one; it proves itself, whatever stands before it.
 pub(crate) fn marked(line: &[u8]) -> Option<End> {
     line.starts_with(MARK.as_bytes())
-        .then(|| Mark::parse(line))
+        .then(|| MarkLine::parse(line))
         .flatten()
 }
