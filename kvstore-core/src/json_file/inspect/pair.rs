@@ -189,7 +189,7 @@ impl Reading<'_> {
     }
 
     /// Reads `text` as any JSON object, or, if it is none, line by line as it is written here.
-    fn members(&self, text: &[u8], known: Option<&Known>, mut version: Version) -> Members {
+    fn members(&self, text: &[u8], known: Option<&Known>, mut version: Version) -> DataMembers {
         let before = version;
         let none = Known::new();
         if let Ok(entries) = import(self.disk, text, known.unwrap_or(&none), &mut version) {
@@ -198,13 +198,13 @@ impl Reading<'_> {
                 .filter(|(_, entry)| entry.version > before)
                 .map(|(key, _)| key.clone())
                 .collect();
-            return Members {
+            return DataMembers {
                 entries,
                 unknown,
                 lines: Vec::new(),
             };
         }
-        let mut members = Members {
+        let mut members = DataMembers {
             entries: Entries::new(),
             unknown: BTreeSet::new(),
             lines: Vec::new(),
@@ -239,7 +239,7 @@ impl Reading<'_> {
 }
 
 /// What a `data.json` holds.
-struct Members {
+struct DataMembers {
     entries: Entries,
     /// The keys of entries that are not known as they stand there.
     unknown: BTreeSet<Key>,
@@ -247,7 +247,7 @@ struct Members {
     lines: Vec<u64>,
 }
 
-impl Members {
+impl DataMembers {
     /// Where the difference is, for a message.
     fn places(&self, changed: &[&str]) -> String {
         let mut places = Vec::new();
