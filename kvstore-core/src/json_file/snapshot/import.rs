@@ -29,7 +29,7 @@ pub(crate) fn import(
     known: &Known,
     version: &mut Version,
 ) -> Result<BTreeMap<Key, Entry>> {
-    let mut members = Members {
+    let mut members = ImportMembers {
         text,
         entries: BTreeMap::new(),
         problems: Vec::new(),
@@ -78,7 +78,7 @@ pub(crate) fn import(
     Ok(entries)
 }
 
-struct Members<'a> {
+struct ImportMembers<'a> {
     text: &'a [u8],
     entries: BTreeMap<Key, Entry>,
     /// Where each key stands.
@@ -86,7 +86,7 @@ struct Members<'a> {
     problems: Vec<(TextPosition, String)>,
 }
 
-impl Members<'_> {
+impl ImportMembers<'_> {
     fn problem(&mut self, at: usize, what: String) {
         self.problems.push((TextPosition::of(self.text, at), what));
     }
