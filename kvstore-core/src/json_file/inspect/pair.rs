@@ -17,7 +17,7 @@ use crate::model::key::Key;
 use crate::model::value::Value;
 
 /// What the pair holds.
-pub(crate) struct Pair {
+pub(crate) struct InspectedPair {
     pub(crate) state: State,
     pub(crate) meta: Meta,
     pub(crate) has_meta: bool,
@@ -30,7 +30,7 @@ pub(crate) struct Pair {
 type Entries = BTreeMap<Key, Entry>;
 
 impl Reading<'_> {
-    pub(crate) fn pair(&mut self, has_journals: bool) -> Result<Pair> {
+    pub(crate) fn pair(&mut self, has_journals: bool) -> Result<InspectedPair> {
         let Some(text) = read(self.disk, META)? else {
             return self.without_meta(false, has_journals);
         };
@@ -40,7 +40,7 @@ impl Reading<'_> {
         }
     }
 
-    fn with_meta(&mut self, meta: Meta, text: &[u8]) -> Result<Pair> {
+    fn with_meta(&mut self, meta: Meta, text: &[u8]) -> Result<InspectedPair> {
         let mut data_from = None;
         let read = |name: &str| meta.table(self.disk, name);
         let other = match Standing::of(&meta, read)? {
@@ -74,7 +74,7 @@ impl Reading<'_> {
             }
         };
         let state = State::new(table, meta.progress(), meta.version, meta.time);
-        Ok(Pair {
+        Ok(InspectedPair {
             state,
             first_journal: Some(meta.journal),
             meta: meta.without_entries(),
@@ -119,7 +119,7 @@ impl Reading<'_> {
         Ok(entries)
     }
 
-    fn without_meta(&mut self, is_there: bool, has_journals: bool) -> Result<Pair> {
+    fn without_meta(&mut self, is_there: bool, has_journals: bool) -> Result<InspectedPair> {
         let meta = Meta::of_new_folder(QueueId::random());
         let mut entries = Entries::new();
         let is_ours = is_there || has_journals;
@@ -178,7 +178,7 @@ impl Reading<'_> {
         }
         let table = Table::of(entries);
         let progress = meta.progress();
-        Ok(Pair {
+        Ok(InspectedPair {
             state: State::new(table, progress, meta.version, meta.time),
             meta,
             has_meta: false,
