@@ -198,7 +198,7 @@ impl JsonFile {
             meta_bytes: recovered.meta_bytes,
             roll: recovered.roll,
             snapshot_bytes_min: options.snapshot_bytes_min,
-            status: writer::Status::default(),
+            status: writer::WriterStatus::default(),
         };
         let requests = writer::start(writer)
             .map_err(|error| disk_error(&*disk, "can't start a thread for", "", error))?;

@@ -124,12 +124,12 @@ pub(crate) struct Writer {
     pub(crate) roll: Roll,
     /// Journals may have this many bytes more than the pair before a snapshot is taken.
     pub(crate) snapshot_bytes_min: u64,
-    pub(crate) status: Status,
+    pub(crate) status: WriterStatus,
 }
 
 /// What has happened since the thread was started.
 #[derive(Default)]
-pub(crate) struct Status {
+pub(crate) struct WriterStatus {
     /// After a snapshot that failed: when the next one is tried, or with how many bytes of journals, whichever comes first.
     retry_at: Option<(Timestamp, u64)>,
     /// The last write found no room.
