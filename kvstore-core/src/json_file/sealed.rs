@@ -63,9 +63,9 @@ pub(crate) fn is_of_other_format(text: &[u8]) -> bool {
 
 fn format_of(line: &[u8]) -> Option<u32> {
     #[derive(Deserialize)]
-    struct Text {
+    struct SealedText {
         format: u32,
     }
-    let text: Text = serde_json::from_slice(line).ok()?;
+    let text: SealedText = serde_json::from_slice(line).ok()?;
     Some(text.format)
 }
