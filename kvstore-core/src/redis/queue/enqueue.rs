@@ -15,7 +15,7 @@ use crate::model::job::NewJob;
 use crate::queue::Accepted;
 use crate::redis::queue::Inner;
 use crate::redis::queue::pack;
-use crate::redis::run::resend::{REMEMBERED, Senders, Tries};
+use crate::redis::run::resend::{REMEMBERED, Senders, SendTries};
 use crate::redis::scripts::Script;
 use crate::redis::text::{number, position, unexpected};
 
@@ -166,7 +166,7 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
             u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX),
         ));
     }
-    let mut tries = Tries::default();
+    let mut tries = SendTries::default();
     let answered = loop {
         let answer = session
             .number("the job was accepted", partition, &script, true)

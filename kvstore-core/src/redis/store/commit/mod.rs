@@ -19,7 +19,7 @@ use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition};
 use crate::redis::log::Entry;
-use crate::redis::run::resend::{Numbered, REMEMBERED, Senders, Tries};
+use crate::redis::run::resend::{Numbered, REMEMBERED, Senders, SendTries};
 use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
 use crate::redis::store::commit::plain::Sets;
@@ -153,7 +153,7 @@ async fn send(
     script: &Call,
     is_numbered: bool,
 ) -> Result<Answer> {
-    let mut tries = Tries::default();
+    let mut tries = SendTries::default();
     loop {
         let answer = session
             .number("the commit took effect", partition, script, true)
