@@ -27,7 +27,7 @@ use crate::request::{body, ttl};
 /// The body of a request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted<'a> {
+struct BatchRequest<'a> {
     /// Each is read on its own, so that what is wrong has a place.
     #[serde(borrow)]
     ops: Vec<&'a RawValue>,
@@ -124,7 +124,7 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
 }
 
 fn operations(text: &[u8]) -> Result<Vec<Operation>> {
-    let wanted: Wanted<'_> = serde_json::from_slice(text).map_err(|error| {
+    let wanted: BatchRequest<'_> = serde_json::from_slice(text).map_err(|error| {
         let rule = unknown_member(text, &["ops"]).unwrap_or_else(|| error.to_string());
         Problem::field(Field::value_error(Place::BODY, &rule, None))
     })?;

@@ -15,7 +15,7 @@ use crate::model::job::NewJob;
 use crate::queue::Accepted;
 use crate::redis::queue::Inner;
 use crate::redis::queue::pack;
-use crate::redis::run::resend::{REMEMBERED, Senders, SendTries};
+use crate::redis::run::resend::{REMEMBERED, SendTries, Senders};
 use crate::redis::scripts::Script;
 use crate::redis::text::{number, position, unexpected};
 

@@ -19,7 +19,7 @@ use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition};
 use crate::redis::log::Entry;
-use crate::redis::run::resend::{Numbered, REMEMBERED, Senders, SendTries};
+use crate::redis::run::resend::{Numbered, REMEMBERED, SendTries, Senders};
 use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
 use crate::redis::store::commit::plain::Sets;
