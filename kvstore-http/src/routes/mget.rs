@@ -24,7 +24,7 @@ const VALUES_BYTES_MAX: usize = 8 << 20;
 
 /// The body of a request.
 #[derive(Debug, Deserialize)]
-struct Wanted {
+struct MgetRequest {
     keys: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
 }
 
 fn keys(text: &[u8]) -> Result<Vec<Key>> {
-    let wanted: Wanted = serde_json::from_slice(text).map_err(|error| {
+    let wanted: MgetRequest = serde_json::from_slice(text).map_err(|error| {
         Problem::field(Field::value_error(Place::BODY, &error.to_string(), None))
     })?;
     if wanted.keys.len() > KEYS_MAX {
