@@ -128,7 +128,7 @@ impl Watcher {
 /// `GET` and `HEAD`
 pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
-    let mut wanted = Wanted::of(query)?;
+    let mut wanted = WatchQuery::of(query)?;
     context.access.may_list(&wanted.request.prefix)?;
     context.wait_visible(query).await?;
     if let Some(id) = since(parts, query)? {
@@ -170,12 +170,12 @@ fn since(parts: &Parts, query: Query<'_>) -> Result<Option<String>> {
 
 /// What a client wants to hear of.
 #[derive(Debug)]
-struct Wanted {
+struct WatchQuery {
     request: WatchRequest,
     snapshot: bool,
 }
 
-impl Wanted {
+impl WatchQuery {
     fn of(query: Query<'_>) -> Result<Self> {
         let kinds = match query.get("events")? {
             None => ChangeKind::ALL.to_vec(),
@@ -221,7 +221,7 @@ struct Events {
     in_flight: InFlight,
     watcher: Watcher,
     watch: Watch,
-    wanted: Wanted,
+    wanted: WatchQuery,
     heartbeat: Duration,
     stage: Stage,
     /// The last id that the client was told.
@@ -236,7 +236,7 @@ enum Stage {
 }
 
 impl Events {
-    fn new(context: &Context<'_>, watcher: Watcher, watch: Watch, wanted: Wanted) -> Self {
+    fn new(context: &Context<'_>, watcher: Watcher, watch: Watch, wanted: WatchQuery) -> Self {
         Self {
             service: context.service.clone(),
             in_flight: context.in_flight.clone(),
