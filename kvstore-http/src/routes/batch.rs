@@ -162,7 +162,7 @@ fn operation(json: &RawValue) -> Result<Operation, String> {
             expiry => Some(expiry),
         },
     };
-    let mut members = Members {
+    let mut members = OperationMembers {
         op: &sent.op,
         given: vec![
             ("value", sent.value.is_some()),
@@ -223,12 +223,12 @@ fn integer(json: &RawValue) -> Option<i64> {
 }
 
 /// The members of an operation that not every one has.
-struct Members<'a> {
+struct OperationMembers<'a> {
     op: &'a str,
     given: Vec<(&'static str, bool)>,
 }
 
-impl Members<'_> {
+impl OperationMembers<'_> {
     fn takes(&mut self, name: &str) {
         self.given.retain(|(given, _)| *given != name);
     }
