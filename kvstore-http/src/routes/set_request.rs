@@ -62,7 +62,7 @@ impl SetRequest {
 /// The members of the body that mean something, as they came: a value must not pass through a parser that changes it, and `null`
 /// is a value.
 #[derive(Debug, Default)]
-struct Members<'a> {
+struct SetMembers<'a> {
     key: Member<'a>,
     value: Member<'a>,
     ttl: Member<'a>,
@@ -90,7 +90,7 @@ enum Name {
 struct MembersVisitor;
 
 impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members<'de>;
+    type Value = SetMembers<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -99,8 +99,8 @@ impl<'de> Visitor<'de> for MembersVisitor {
     fn visit_map<A: MapAccess<'de>>(
         self,
         mut map: A,
-    ) -> std::result::Result<Members<'de>, A::Error> {
-        let mut members = Members::default();
+    ) -> std::result::Result<SetMembers<'de>, A::Error> {
+        let mut members = SetMembers::default();
         while let Some(name) = map.next_key()? {
             let member = match name {
                 Name::Key => &mut members.key,
