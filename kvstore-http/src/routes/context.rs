@@ -10,7 +10,7 @@ use hyper::header::HeaderMap;
 use kvstore_core::Service;
 use kvstore_worker::admin::Health;
 
-use super::watch::Watchers;
+use super::watch::WatchSlots;
 use crate::access::token::Access;
 use crate::answer::error::Result;
 use crate::config::{ENVELOPE_BYTES, Options};
@@ -33,7 +33,7 @@ pub(crate) struct App {
     pub(crate) options: Options,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
-    pub(crate) watchers: Watchers,
+    pub(crate) watchers: WatchSlots,
     /// Room for connections.
     pub(crate) places: Arc<Places>,
     /// Room for bodies and answers.
@@ -50,7 +50,7 @@ impl App {
         Self {
             metrics: health.register(|registry| Metrics::new(registry, &in_flight)),
             in_flight,
-            watchers: Watchers::new(options.watchers_max),
+            watchers: WatchSlots::new(options.watchers_max),
             places: Places::new(options.connections_max),
             openapi: openapi::document(&options, service.options())
                 .to_string()
@@ -76,7 +76,7 @@ pub(crate) struct Context<'a> {
     pub(crate) service: &'a Service,
     pub(crate) options: &'a Options,
     pub(crate) health: &'a Health,
-    pub(crate) watchers: &'a Watchers,
+    pub(crate) watchers: &'a WatchSlots,
     pub(crate) in_flight: &'a InFlight,
     /// The connection that the request came on.
     pub(crate) phase: &'a Arc<Phase>,

@@ -48,7 +48,7 @@ const PAGE_BYTES: usize = 64 << 10;
 
 /// Those who wait for changes, all of them together.
 #[derive(Debug)]
-pub(crate) struct Watchers {
+pub(crate) struct WatchSlots {
     free: Arc<Semaphore>,
     /// True from the moment on when the server is told to stop.
     ended: watch::Sender<bool>,
@@ -65,7 +65,7 @@ pub(super) struct Watcher {
     _waiting: Waiting,
 }
 
-impl Watchers {
+impl WatchSlots {
     pub(crate) fn new(most: usize) -> Self {
         Self {
             free: Arc::new(Semaphore::new(most)),
