@@ -56,7 +56,7 @@ pub(crate) struct WatchSlots {
 
 /// One of them, for as long as it waits.
 #[derive(Debug)]
-pub(super) struct Watcher {
+pub(super) struct WatchSlot {
     ended: watch::Receiver<bool>,
     access: Access,
     tokens: Option<Arc<Tokens>>,
@@ -79,7 +79,7 @@ impl WatchSlots {
     }
 
     /// A place among them for the request of `context`. No token has more than half of them.
-    pub(super) fn admit(&self, context: &Context<'_>) -> Result<Watcher> {
+    pub(super) fn admit(&self, context: &Context<'_>) -> Result<WatchSlot> {
         let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
             return Err(Problem::unavailable(
                 Kind::Overloaded,
@@ -94,7 +94,7 @@ impl WatchSlots {
                 "this token has as many watchers as the server takes of one token",
             ));
         }
-        Ok(Watcher {
+        Ok(WatchSlot {
             ended: self.ended.subscribe(),
             access: context.access.clone(),
             tokens: context.options.tokens.clone(),
@@ -105,7 +105,7 @@ impl WatchSlots {
     }
 }
 
-impl Watcher {
+impl WatchSlot {
     /// Returns when the server is told to stop, or the client may no longer know what it waits for.
     pub(super) async fn ended(&mut self) {
         let revoked = async {
@@ -219,7 +219,7 @@ fn kind(wanted: &str) -> Result<ChangeKind> {
 struct Events {
     service: Service,
     in_flight: InFlight,
-    watcher: Watcher,
+    watcher: WatchSlot,
     watch: Watch,
     wanted: WatchQuery,
     heartbeat: Duration,
@@ -236,7 +236,7 @@ enum Stage {
 }
 
 impl Events {
-    fn new(context: &Context<'_>, watcher: Watcher, watch: Watch, wanted: WatchQuery) -> Self {
+    fn new(context: &Context<'_>, watcher: WatchSlot, watch: Watch, wanted: WatchQuery) -> Self {
         Self {
             service: context.service.clone(),
             in_flight: context.in_flight.clone(),
