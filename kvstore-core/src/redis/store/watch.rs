@@ -125,7 +125,7 @@ pub(crate) async fn watch(
     let mut moved = session.wake.any();
     moved.mark_changed();
     let place = Arc::new(Mutex::new(start.clone()));
-    let watcher = Watcher {
+    let watcher = RedisWatcher {
         session: Arc::clone(session),
         feed: Arc::clone(feed),
         request: request.clone(),
@@ -226,7 +226,7 @@ fn parse(id: &ChangeId, partitions: usize) -> Result<Vec<u64>> {
     Ok(heard)
 }
 
-struct Watcher {
+struct RedisWatcher {
     session: Arc<Session>,
     feed: Arc<Feed>,
     request: WatchRequest,
@@ -239,7 +239,7 @@ struct Watcher {
     ended: bool,
 }
 
-impl Watcher {
+impl RedisWatcher {
     /// `None` once it has ended with an error, or the store is closed.
     async fn next(&mut self) -> Option<Result<Changed>> {
         loop {
