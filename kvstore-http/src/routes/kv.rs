@@ -13,7 +13,7 @@ use kvstore_core::{Entry, Key, Value};
 
 use super::context::Context;
 use super::read;
-use super::write::{Progress, Written, describe, submit};
+use super::write::{Progress, WriteReport, describe, submit};
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place};
 use crate::answer::json::Object;
@@ -182,7 +182,7 @@ pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> 
     Ok(written.reply(StatusCode::OK, answer.member("job_id", written.job)))
 }
 
-fn accepted(written: &Written) -> Reply {
+fn accepted(written: &WriteReport) -> Reply {
     let answer = Object::new()
         .member("key", &written.key)
         .member("job_id", written.job)

@@ -24,7 +24,7 @@ use crate::request::prefer::Prefer;
 
 /// A write that is in the queue, and may be applied already.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct WriteReport {
     pub(super) key: Key,
     pub(super) job: JobId,
     pub(super) progress: Progress,
@@ -48,7 +48,7 @@ pub(super) async fn submit(
     context: &Context<'_>,
     operation: Operation,
     default_wait: Duration,
-) -> Result<Written> {
+) -> Result<WriteReport> {
     let operation = operation.under(write_condition(context.rare)?);
     send(context, operation.into(), default_wait).await
 }
@@ -58,7 +58,7 @@ pub(super) async fn send(
     context: &Context<'_>,
     command: Command,
     default_wait: Duration,
-) -> Result<Written> {
+) -> Result<WriteReport> {
     let keys: Vec<Key> = command
         .operations()
         .iter()
@@ -129,7 +129,7 @@ pub(super) async fn send(
             return Err(answered(Problem::outcome_unknown(&job)));
         }
     };
-    Ok(Written {
+    Ok(WriteReport {
         key,
         job,
         progress,
@@ -166,7 +166,7 @@ fn scoped(name: Option<&str>, key: &Key, text: &str) -> String {
     }
 }
 
-impl Written {
+impl WriteReport {
     /// An answer of `body` with the headers that every write has.
     pub(super) fn reply(&self, status: StatusCode, body: Object) -> Reply {
         let mut reply = reply::object(status, body);
