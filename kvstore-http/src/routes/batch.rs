@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::context::Context;
-use super::write::{Progress, describe, send};
+use super::write::{WriteProgress, describe, send};
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place};
 use crate::answer::json::Object;
@@ -107,8 +107,10 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
     .await?;
     let answer = Object::new().member("job_id", written.job);
     Ok(match written.progress {
-        Progress::Queued => written.reply(StatusCode::ACCEPTED, answer.member("status", "queued")),
-        Progress::Applied(_) => {
+        WriteProgress::Queued => {
+            written.reply(StatusCode::ACCEPTED, answer.member("status", "queued"))
+        }
+        WriteProgress::Applied(_) => {
             // A check writes nothing.
             let mut writes = written.writes.iter();
             let answer = answer.array("results", &asked, |result, (key, name)| {

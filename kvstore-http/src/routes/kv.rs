@@ -13,7 +13,7 @@ use kvstore_core::{Entry, Key, Value};
 
 use super::context::Context;
 use super::read;
-use super::write::{Progress, WriteReport, describe, submit};
+use super::write::{WriteProgress, WriteReport, describe, submit};
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place};
 use crate::answer::json::Object;
@@ -149,7 +149,7 @@ fn value(text: &[u8]) -> Result<Value> {
 async fn write(context: &Context<'_>, operation: Operation) -> Result<Reply> {
     let name = operation.action.name();
     let written = submit(context, operation, context.options.resource_wait).await?;
-    let Progress::Applied(details) = written.progress else {
+    let WriteProgress::Applied(details) = written.progress else {
         return Ok(accepted(&written));
     };
     let answer = Object::new().member("key", &written.key);
@@ -172,7 +172,7 @@ pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> 
     Query::new(parts.uri.query()).only(&[])?;
     let wait = context.options.resource_wait;
     let written = submit(context, Operation::delete(key), wait).await?;
-    let Progress::Applied(details) = written.progress else {
+    let WriteProgress::Applied(details) = written.progress else {
         return Ok(accepted(&written));
     };
     let mut answer = Object::new().member("key", &written.key);

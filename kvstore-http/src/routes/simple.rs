@@ -11,7 +11,7 @@ use kvstore_core::model::command::Operation;
 use super::context::Context;
 use super::read;
 use super::set_request::SetRequest;
-use super::write::{Progress, submit};
+use super::write::{WriteProgress, submit};
 use crate::answer::error::Result;
 use crate::answer::json::Object;
 use crate::answer::reply::Reply;
@@ -36,11 +36,13 @@ pub(super) async fn set(context: &Context<'_>, parts: &Parts, body: Incoming) ->
             .member("status", status)
     };
     Ok(match written.progress {
-        Progress::Queued => written.reply(StatusCode::ACCEPTED, answer("Set accepted", "queued")),
-        Progress::Applied(None) => {
+        WriteProgress::Queued => {
+            written.reply(StatusCode::ACCEPTED, answer("Set accepted", "queued"))
+        }
+        WriteProgress::Applied(None) => {
             written.reply(StatusCode::OK, answer("Set applied", "succeeded"))
         }
-        Progress::Applied(Some(applied)) => {
+        WriteProgress::Applied(Some(applied)) => {
             let answer = answer("Set applied", "succeeded").etag(applied.version);
             let mut reply = written.reply(StatusCode::OK, answer);
             reply.headers_mut().insert(ETAG, etag(applied.version));
@@ -75,10 +77,10 @@ pub(super) async fn delete(context: &Context<'_>, path: &str) -> Result<Reply> {
             .member("status", status)
     };
     Ok(match written.progress {
-        Progress::Queued => {
+        WriteProgress::Queued => {
             written.reply(StatusCode::ACCEPTED, answer("Delete accepted", "queued"))
         }
-        Progress::Applied(details) => {
+        WriteProgress::Applied(details) => {
             let mut answer = answer("Delete applied", "succeeded");
             if let Some(applied) = details {
                 answer = answer.member("deleted", applied.existed);

@@ -27,7 +27,7 @@ use crate::request::prefer::Prefer;
 pub(super) struct WriteReport {
     pub(super) key: Key,
     pub(super) job: JobId,
-    pub(super) progress: Progress,
+    pub(super) progress: WriteProgress,
     /// What each of its operations did, if it is applied and that is known.
     pub(super) writes: Vec<Applied>,
     replayed: bool,
@@ -36,7 +36,7 @@ pub(super) struct WriteReport {
 
 /// How far a write has come that has not failed.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Progress {
+pub(super) enum WriteProgress {
     /// It was not waited for, or not long enough.
     Queued,
     /// It is in the store, and did this, unless that is no longer known.
@@ -101,10 +101,10 @@ pub(super) async fn send(
     };
     let mut writes = Vec::new();
     let progress = match submitted.state {
-        JobState::Queued => Progress::Queued,
+        JobState::Queued => WriteProgress::Queued,
         JobState::Finished(Outcome::Succeeded(details)) => {
             writes = details.map(|details| details.writes).unwrap_or_default();
-            Progress::Applied(writes.first().copied())
+            WriteProgress::Applied(writes.first().copied())
         }
         JobState::Finished(Outcome::Failed(failed)) => {
             let key = keys.get(failed.operation).unwrap_or(&key);
@@ -172,7 +172,7 @@ impl WriteReport {
         let mut reply = reply::object(status, body);
         let headers = reply.headers_mut();
         headers.insert(SYNC_TOKEN, header_value(self.job.to_string()));
-        if let Progress::Queued = self.progress {
+        if let WriteProgress::Queued = self.progress {
             headers.insert(LOCATION, header_value(format!("/v1/jobs/{}", self.job)));
             headers.insert(RETRY_AFTER, RETRY_SOON);
         }
