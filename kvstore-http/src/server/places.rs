@@ -25,7 +25,7 @@ struct Open {
 }
 
 /// A connection that is served, until this is dropped.
-pub(super) struct Opened(Arc<Places>, u64);
+pub(super) struct OpenPlace(Arc<Places>, u64);
 
 impl Places {
     pub(crate) fn new(most: usize) -> Arc<Self> {
@@ -36,12 +36,12 @@ impl Places {
         })
     }
 
-    pub(super) fn add(this: &Arc<Self>, phase: Arc<Phase>) -> Opened {
+    pub(super) fn add(this: &Arc<Self>, phase: Arc<Phase>) -> OpenPlace {
         let mut open = this.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.last += 1;
         let number = open.last;
         open.by_number.insert(number, phase);
-        Opened(Arc::clone(this), number)
+        OpenPlace(Arc::clone(this), number)
     }
 
     /// Closes the one that has been idle longest; returns false if none is idle.
@@ -73,7 +73,7 @@ impl Places {
     }
 }
 
-impl Drop for Opened {
+impl Drop for OpenPlace {
     fn drop(&mut self) {
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.by_number.remove(&self.1);
