@@ -28,7 +28,7 @@ use crate::answer::json::Object;
 use crate::answer::problems::Kind;
 use crate::answer::reply::{Body, NO_STORE, Reply};
 use crate::request::target::Query;
-use crate::server::connection::Waiting;
+use crate::server::connection::WaitingAnswer;
 use crate::server::in_flight::{InFlight, UNCOUNTED_BYTES};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -62,7 +62,7 @@ pub(super) struct WatchSlot {
     tokens: Option<Arc<Tokens>>,
     _place: OwnedSemaphorePermit,
     _held: Option<Held>,
-    _waiting: Waiting,
+    _waiting: WaitingAnswer,
 }
 
 impl WatchSlots {

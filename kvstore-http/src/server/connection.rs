@@ -126,9 +126,9 @@ impl Phase {
 
     /// From now until it is dropped, a client that closes its side is gone, and the connection ends at once. Otherwise it is answered
     /// all the same: a client may close its side once it has asked.
-    pub(crate) fn wait(self: &Arc<Self>) -> Waiting {
+    pub(crate) fn wait(self: &Arc<Self>) -> WaitingAnswer {
         self.waits.store(true, Ordering::Relaxed);
-        Waiting(Arc::clone(self))
+        WaitingAnswer(Arc::clone(self))
     }
 
     /// Counts the connection among those of the token that it was used with last; returns how many the token has.
@@ -144,9 +144,9 @@ impl Phase {
 
 /// An answer that waits for something to happen.
 #[derive(Debug)]
-pub(crate) struct Waiting(Arc<Phase>);
+pub(crate) struct WaitingAnswer(Arc<Phase>);
 
-impl Drop for Waiting {
+impl Drop for WaitingAnswer {
     fn drop(&mut self) {
         self.0.waits.store(false, Ordering::Relaxed);
     }
