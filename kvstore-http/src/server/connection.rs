@@ -163,7 +163,7 @@ pub(crate) struct Patience {
 
 /// How far the request line of a head has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
+enum RequestLine {
     /// Not at all.
     Ahead,
     /// Its end is to come.
@@ -172,7 +172,7 @@ enum Line {
     Past,
 }
 
-impl Line {
+impl RequestLine {
     /// Reads on in `bytes`; returns true if what they have of the line has a `#` in it.
     ///
     /// Bytes that begin with no method are the rest of a body, or of a head whose beginning came with the request before it, and
@@ -210,7 +210,7 @@ pub(crate) struct Guarded<S> {
     /// Bytes have come that belong to the next one, or it is the first one.
     head_begun: bool,
     /// How far its request line has been read.
-    line: Line,
+    line: RequestLine,
     /// What was read when nothing was expected but the end.
     early: Vec<u8>,
     /// Each timer exists only while somebody is late: most heads and answers pass in one piece and need none.
@@ -229,7 +229,7 @@ impl<S> Guarded<S> {
             patience,
             heads: 0,
             head_begun: true,
-            line: Line::Ahead,
+            line: RequestLine::Ahead,
             early: Vec::new(),
             head_timer: None,
             write_timer: None,
@@ -316,7 +316,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         if heads != this.heads {
             this.heads = heads;
             this.head_begun = false;
-            this.line = Line::Ahead;
+            this.line = RequestLine::Ahead;
             this.head_timer = None;
         }
         if this.phase.handling.load(Ordering::Relaxed) {
