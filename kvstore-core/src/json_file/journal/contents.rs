@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::json_file::journal::scan::{Kind, Scan};
+use crate::json_file::journal::scan::{LineKind, Scan};
 use crate::json_file::journal::{End, line};
 
 /// A line, as it was read.
@@ -95,10 +95,10 @@ pub(crate) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
         let mark = scanned.mark();
         witnessed = witnessed.max(mark.map_or(0, |mark| mark.length));
         match (scanned.kind, scanned.crc) {
-            (Kind::Mark(_), Some(_)) if is_sound => durable = before,
-            (Kind::Mark(_), Some(_)) => {}
+            (LineKind::Mark(_), Some(_)) if is_sound => durable = before,
+            (LineKind::Mark(_), Some(_)) => {}
             // It proves itself; what should be before it does not.
-            (Kind::Mark(_), None) => damaged(&mut segments, number, start..start),
+            (LineKind::Mark(_), None) => damaged(&mut segments, number, start..start),
             (_, None) => damaged(&mut segments, number, range),
             (_, Some(_)) => segments.push(Segment {
                 line: number,

@@ -8,12 +8,12 @@ use super::{End, mark_at_end, marked};
 /// A line, looked at.
 pub(crate) struct Scanned<'a> {
     pub(crate) line: ReadLine<'a>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: LineKind,
     /// The CRC behind it, if it is whole and follows from the line before: it is sound.
     pub(crate) crc: Option<Chain>,
 }
 
-pub(crate) enum Kind {
+pub(crate) enum LineKind {
     /// A line that says something, if it is sound.
     Line,
     /// A mark, which proves itself, and what it says is on the disk.
@@ -26,8 +26,8 @@ impl Scanned<'_> {
     /// What a mark in it says is on the disk.
     pub(crate) fn mark(&self) -> Option<End> {
         match self.kind {
-            Kind::Line => None,
-            Kind::Mark(end) | Kind::DamagedBefore(end) => Some(end),
+            LineKind::Line => None,
+            LineKind::Mark(end) | LineKind::DamagedBefore(end) => Some(end),
         }
     }
 
@@ -73,9 +73,9 @@ impl<'a> Iterator for Scan<'a> {
         let chain = newline.and(self.chain);
         let crc = chain.and_then(|chain| line::check(text, chain));
         let kind = match marked(text) {
-            Some(end) => Kind::Mark(end),
-            None if crc.is_some() => Kind::Line,
-            None => mark_at_end(text).map_or(Kind::Line, Kind::DamagedBefore),
+            Some(end) => LineKind::Mark(end),
+            None if crc.is_some() => LineKind::Line,
+            None => mark_at_end(text).map_or(LineKind::Line, LineKind::DamagedBefore),
         };
         let line = ReadLine {
             number: self.number,
