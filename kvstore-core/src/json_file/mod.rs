@@ -58,7 +58,7 @@ use self::disk::lock::Lock;
 use self::error::{disk_error, io_error};
 pub use self::follower::JsonReader;
 pub use self::follower::JsonReaderQueue;
-pub use self::inspect::Problem;
+pub use self::inspect::FolderProblem;
 pub use self::queue::JsonQueue;
 pub use self::repair::repair;
 pub use self::store::JsonStore;

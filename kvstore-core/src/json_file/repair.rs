@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::json_file::disk::lock::Lock;
 use crate::json_file::disk::{Disk, Folder};
 use crate::json_file::error::{disk_error, io_error};
-use crate::json_file::inspect::{Beside, Problem, Salvage, has_anything};
+use crate::json_file::inspect::{Beside, FolderProblem, Salvage, has_anything};
 use crate::json_file::journal::chain;
 use crate::json_file::journal::manifest::ROLL;
 use crate::json_file::snapshot::data::fingerprint;
@@ -35,7 +35,7 @@ use crate::model::entry::{Timestamp, Version};
 ///
 /// # Cost
 /// All data is read and written anew. It blocks.
-pub fn repair(folder: impl AsRef<Path>) -> Result<Vec<Problem>> {
+pub fn repair(folder: impl AsRef<Path>) -> Result<Vec<FolderProblem>> {
     let folder = folder.as_ref();
     let unlocked =
         || Folder::unlocked(folder).map_err(|error| io_error(folder, "cannot open", error));
@@ -52,7 +52,7 @@ pub fn repair(folder: impl AsRef<Path>) -> Result<Vec<Problem>> {
     repaired
 }
 
-pub(super) fn repair_disk(disk: &dyn Disk, now: Timestamp) -> Result<Vec<Problem>> {
+pub(super) fn repair_disk(disk: &dyn Disk, now: Timestamp) -> Result<Vec<FolderProblem>> {
     let mut salvage = Salvage::read(disk, Beside::Nobody)?;
     if salvage.problems.is_empty() {
         return Ok(salvage.problems);

@@ -27,7 +27,7 @@ use crate::queue::QueueOptions;
 
 /// Something wrong in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct FolderProblem {
     /// The file.
     pub path: PathBuf,
     /// The line, from 1, where one can be named.
@@ -38,7 +38,7 @@ pub struct Problem {
     pub loses: Option<String>,
 }
 
-impl std::fmt::Display for Problem {
+impl std::fmt::Display for FolderProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.path.display())?;
         if let Some(line) = self.line {
@@ -65,7 +65,7 @@ pub(crate) struct Salvage {
     pub(crate) log: PartitionLog,
     /// Jobs that are gone, each interval with the position before it.
     pub(crate) lost_jobs: Vec<(Position, Position)>,
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Vec<FolderProblem>,
     /// What is no damage and good to know.
     pub(crate) notes: Vec<String>,
     /// The files that hold damage.
@@ -140,7 +140,7 @@ impl Salvage {
 struct Reading<'a> {
     disk: &'a dyn Disk,
     beside: Beside,
-    problems: Vec<Problem>,
+    problems: Vec<FolderProblem>,
     notes: Vec<String>,
     damaged: BTreeSet<String>,
     roll: Roll,
@@ -149,7 +149,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// Notes a problem; its number, so that what it loses can be said when that is known.
     fn problem(&mut self, name: &str, line: Option<u64>, what: impl Into<String>) -> usize {
-        self.problems.push(Problem {
+        self.problems.push(FolderProblem {
             path: self.disk.path().join(name),
             line,
             what: what.into(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
-use crate::json_file::inspect::{Beside, Problem, Salvage};
+use crate::json_file::inspect::{Beside, FolderProblem, Salvage};
 use crate::json_file::repair::repair_disk;
 use crate::json_file::tests::crash::{Seen, block_on, contents, job, options, work};
 use crate::json_file::{JsonFile, PARTITION};
@@ -83,7 +83,7 @@ pub(crate) fn copy(disk: &SimulatedDisk) -> SimulatedDisk {
     disk.after_kill()
 }
 
-fn problems(disk: &SimulatedDisk) -> Vec<Problem> {
+fn problems(disk: &SimulatedDisk) -> Vec<FolderProblem> {
     Salvage::read(disk, Beside::Nobody).unwrap().problems
 }
 
