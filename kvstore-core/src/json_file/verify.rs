@@ -9,7 +9,7 @@ use crate::json_file::check_is_no_file;
 use crate::json_file::disk::lock;
 use crate::json_file::disk::{Disk, Folder};
 use crate::json_file::error::{disk_error, io_error};
-use crate::json_file::inspect::{Beside, Problem, Salvage, has_anything};
+use crate::json_file::inspect::{Beside, FolderProblem, Salvage, has_anything};
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::key::Key;
 use crate::queue::Depth;
@@ -136,7 +136,7 @@ impl Inspection {
     }
 
     /// Everything that is wrong; empty if opening the folder loses nothing.
-    pub fn problems(&self) -> &[Problem] {
+    pub fn problems(&self) -> &[FolderProblem] {
         &self.salvage.problems
     }
 
