@@ -79,14 +79,14 @@ fn model(commits: u64) -> BTreeMap<String, u64> {
 
 /// How far the story went.
 #[derive(Clone, Copy, Debug, Default)]
-struct Acknowledged {
+struct AcknowledgedState {
     acknowledged: u64,
     attempted: u64,
     latest: Version,
 }
 
 /// Opens, commits one after the other and several at once, takes snapshots, and stops cleanly. Goes on behind what is there.
-async fn tell(disk: &SimulatedDisk, told: &mut Acknowledged) -> Result<()> {
+async fn tell(disk: &SimulatedDisk, told: &mut AcknowledgedState) -> Result<()> {
     let store = open(disk)?;
     while told.acknowledged < COMMITS {
         let first = told.acknowledged + 1;
@@ -124,7 +124,11 @@ pub(crate) async fn contents(store: &JsonStore) -> BTreeMap<String, u64> {
 }
 
 /// Opens what is left and compares; how many commits are in it.
-async fn check(disk: &SimulatedDisk, told: Acknowledged, context: &str) -> (Arc<JsonStore>, u64) {
+async fn check(
+    disk: &SimulatedDisk,
+    told: AcknowledgedState,
+    context: &str,
+) -> (Arc<JsonStore>, u64) {
     let store = open(disk).unwrap_or_else(|error| panic!("{context}: {error:?}"));
     let found = contents(&store).await;
     let commits = found.get("latest").copied().unwrap_or(0);
@@ -152,14 +156,14 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn nothing_acknowledged_is_lost_by_a_power_cut_at_any_step() {
     block_on(async {
         let disk = SimulatedDisk::new();
-        let mut told = Acknowledged::default();
+        let mut told = AcknowledgedState::default();
         tell(&disk, &mut told).await.unwrap();
         let steps = disk.steps();
         assert!(steps > 100, "{steps}");
         for step in 1..=steps {
             let disk = SimulatedDisk::new();
             disk.plan(step, Fault::PowerCut);
-            let mut told = Acknowledged::default();
+            let mut told = AcknowledgedState::default();
             let result = tell(&disk, &mut told).await;
             // How many commits share a sync is a matter of timing, so a story may be some steps shorter than the first.
             if disk.faults_met() == 0 {
@@ -182,7 +186,7 @@ fn nothing_acknowledged_is_lost_by_a_power_cut_at_any_step() {
                     .await
                     .unwrap();
                 assert!(again.first_version > told.latest, "{context}");
-                let mut rest = Acknowledged {
+                let mut rest = AcknowledgedState {
                     acknowledged: commits + 1,
                     attempted: commits + 1,
                     ..told
@@ -204,7 +208,7 @@ fn a_power_cut_during_recovery_is_recovered_from() {
         for step in (5..120).step_by(7) {
             let disk = SimulatedDisk::new();
             disk.plan(step, Fault::PowerCut);
-            let mut told = Acknowledged::default();
+            let mut told = AcknowledgedState::default();
             let _ = tell(&disk, &mut told).await;
             let first = disk.after_power_cut(step);
             for second in 1.. {
@@ -227,7 +231,7 @@ fn a_kill_at_any_step_loses_nothing_that_was_written() {
         for step in 1..150 {
             let disk = SimulatedDisk::new();
             disk.plan(step, Fault::PowerCut);
-            let mut told = Acknowledged::default();
+            let mut told = AcknowledgedState::default();
             let result = tell(&disk, &mut told).await;
             if disk.faults_met() == 0 {
                 assert!(result.is_ok() && step > 100, "step {step}: {result:?}");
@@ -245,7 +249,7 @@ fn after_an_error_nothing_more_is_acknowledged_until_it_is_opened_again() {
         for step in 1..150 {
             let disk = SimulatedDisk::new();
             disk.plan(step, Fault::ErrorOnce);
-            let mut told = Acknowledged::default();
+            let mut told = AcknowledgedState::default();
             let result = tell(&disk, &mut told).await;
             if disk.faults_met() == 0 {
                 assert!(result.is_ok() && step > 100, "step {step}: {result:?}");
@@ -310,7 +314,7 @@ fn assert_no_room_is_lost(disk: &SimulatedDisk, context: &str) {
 #[test]
 fn a_snapshot_that_failed_at_any_step_is_made_up_for_by_the_next_one() {
     block_on(async {
-        let told = Acknowledged {
+        let told = AcknowledgedState {
             acknowledged: 3,
             attempted: 3,
             latest: Version(1),
