@@ -21,7 +21,7 @@ const BUCKETS: [f64; 14] = [
 
 /// What the server counts of itself. Cheap to clone; all clones count together.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
+pub(crate) struct ServerMetrics {
     requests: Family<Labels, Histogram, fn() -> Histogram>,
     connections: Gauge<i64, AtomicI64>,
     pub(crate) refused: Counter,
@@ -49,7 +49,7 @@ impl Hash for Labels {
 #[derive(Debug)]
 pub(crate) struct Counted(Gauge<i64, AtomicI64>);
 
-impl Metrics {
+impl ServerMetrics {
     /// All at nothing, and known to `registry`.
     pub(crate) fn new(registry: &mut Registry, in_flight: &InFlight) -> Self {
         let new = Self {

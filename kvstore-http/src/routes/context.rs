@@ -14,7 +14,7 @@ use super::watch::WatchSlots;
 use crate::access::token::Access;
 use crate::answer::error::Result;
 use crate::config::{ENVELOPE_BYTES, Options};
-use crate::metrics::Metrics;
+use crate::metrics::ServerMetrics;
 use crate::openapi;
 use crate::request::body;
 use crate::request::headers::sync_tokens;
@@ -32,7 +32,7 @@ pub(crate) struct App {
     pub(crate) service: Service,
     pub(crate) options: Options,
     pub(crate) health: Health,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: ServerMetrics,
     pub(crate) watchers: WatchSlots,
     /// Room for connections.
     pub(crate) places: Arc<Places>,
@@ -48,7 +48,7 @@ impl App {
         options.in_flight_bytes_max = Some(in_flight_bytes);
         let in_flight = InFlight::new(in_flight_bytes);
         Self {
-            metrics: health.register(|registry| Metrics::new(registry, &in_flight)),
+            metrics: health.register(|registry| ServerMetrics::new(registry, &in_flight)),
             in_flight,
             watchers: WatchSlots::new(options.watchers_max),
             places: Places::new(options.connections_max),
