@@ -13,7 +13,7 @@ use crate::in_memory::log::{found_out, jobs_out};
 use crate::in_memory::state::Shared;
 use crate::json_file::PARTITION;
 use crate::json_file::writer::jobs::Queue;
-use crate::json_file::writer::{Answer, Request, Requests};
+use crate::json_file::writer::{Answer, Requests, WriterRequest};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
@@ -43,12 +43,12 @@ impl JsonQueue {
         self.shared.time()
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T> {
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> WriterRequest) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
         self.send(request(sender), receiver).await?
     }
 
-    async fn send<T>(&self, request: Request, answer: oneshot::Receiver<T>) -> Result<T> {
+    async fn send<T>(&self, request: WriterRequest, answer: oneshot::Receiver<T>) -> Result<T> {
         self.check_open()?;
         self.requests.send(request).await.map_err(|_| closed())?;
         // The thread answers everything that it takes, unless it panics.
@@ -93,14 +93,14 @@ impl JobQueue for JsonQueue {
         if position <= self.queue.log().last() {
             return Ok(());
         }
-        self.ask(|answer| Request::StartAfter(position, answer))
+        self.ask(|answer| WriterRequest::StartAfter(position, answer))
             .await
     }
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
         let count = jobs.len();
         let (sender, receiver) = oneshot::channel();
-        self.send(Request::Enqueue(jobs, sender), receiver)
+        self.send(WriterRequest::Enqueue(jobs, sender), receiver)
             .await
             .unwrap_or_else(|error| vec![Err(error); count])
     }
@@ -179,11 +179,12 @@ impl WorkQueue for JsonQueue {
     }
 
     async fn begin_attempt(&self, _: &Claim, head: Position) -> Result<u32> {
-        self.ask(|answer| Request::BeginAttempt(head, answer)).await
+        self.ask(|answer| WriterRequest::BeginAttempt(head, answer))
+            .await
     }
 
     async fn withdraw_attempt(&self, _: &Claim, head: Position) -> Result<()> {
-        self.ask(|answer| Request::WithdrawAttempt(head, answer))
+        self.ask(|answer| WriterRequest::WithdrawAttempt(head, answer))
             .await
     }
 

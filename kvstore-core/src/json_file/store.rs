@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Result};
 use crate::in_memory::state::Shared;
 use crate::json_file::disk::lock::Lock;
-use crate::json_file::writer::{Answer, Request, Requests};
+use crate::json_file::writer::{Answer, Requests, WriterRequest};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::{Entry, EntryRef};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
@@ -78,10 +78,10 @@ impl JsonStore {
     /// # Cost
     /// The whole data is written; commits go on meanwhile.
     pub async fn compact(&self) -> Result<()> {
-        self.ask(Request::Snapshot).await
+        self.ask(WriterRequest::Snapshot).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T> {
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> WriterRequest) -> Result<T> {
         if let Some(reason) = self.shared.poisoned() {
             return Err(Error::Poisoned { reason });
         }
@@ -135,7 +135,8 @@ impl Store for JsonStore {
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {
         let commit = self.shared.take_in(commit);
-        self.ask(|answer| Request::Commit(commit, answer)).await
+        self.ask(|answer| WriterRequest::Commit(commit, answer))
+            .await
     }
 
     async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
@@ -149,7 +150,7 @@ impl Store for JsonStore {
     }
 
     async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
-        self.ask(|answer| Request::Adopt(queue, answer)).await
+        self.ask(|answer| WriterRequest::Adopt(queue, answer)).await
     }
 
     async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
@@ -162,7 +163,7 @@ impl Store for JsonStore {
         if !self.shared.has_expired() {
             return self.check_open().map(|()| 0);
         }
-        self.ask(Request::Expire).await
+        self.ask(WriterRequest::Expire).await
     }
 
     async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
@@ -171,7 +172,7 @@ impl Store for JsonStore {
     }
 
     async fn forget(&self, job: &JobId) -> Result<bool> {
-        self.ask(|answer| Request::Forget(*job, answer)).await
+        self.ask(|answer| WriterRequest::Forget(*job, answer)).await
     }
 
     async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
@@ -184,12 +185,12 @@ impl Store for JsonStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.ask(Request::Check).await
+        self.ask(WriterRequest::Check).await
     }
 
     async fn close(&self) -> Result<()> {
         let (sender, receiver) = oneshot::channel();
-        let result = match self.requests.send(Request::Close(sender)).await {
+        let result = match self.requests.send(WriterRequest::Close(sender)).await {
             // Closed already.
             Err(_) => return Ok(()),
             Ok(()) => match receiver.await {

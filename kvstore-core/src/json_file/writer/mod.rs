@@ -48,7 +48,7 @@ const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// Whoever asked, and what for.
 #[derive(Debug)]
-pub(crate) enum Request {
+pub(crate) enum WriterRequest {
     Commit(Commit, Answer<Committed>),
     Enqueue(Vec<NewJob>, oneshot::Sender<Vec<Result<Accepted>>>),
     BeginAttempt(Position, Answer<u32>),
@@ -68,7 +68,7 @@ pub(crate) enum Request {
     Close(Answer<()>),
 }
 
-impl Request {
+impl WriterRequest {
     /// Answers one that came after the end.
     fn refuse(self) {
         let closed = || Error::unavailable("the store");
@@ -104,7 +104,7 @@ impl Request {
 pub(crate) type Answer<T> = oneshot::Sender<Result<T>>;
 
 /// Where requests go.
-pub(crate) type Requests = mpsc::Sender<Request>;
+pub(crate) type Requests = mpsc::Sender<WriterRequest>;
 
 /// The thread, before it is started.
 pub(crate) struct Writer {
@@ -144,7 +144,7 @@ pub(crate) struct WriterStatus {
     snapshot_waiters: Vec<Answer<()>>,
     /// Somebody asked for a snapshot of what came after the running one began.
     snapshot_again: bool,
-    sender: Option<mpsc::WeakSender<Request>>,
+    sender: Option<mpsc::WeakSender<WriterRequest>>,
     /// Why nothing is written any more.
     poisoned: Option<String>,
 }
@@ -171,7 +171,7 @@ struct Group {
 /// Answers a request once its group is on the disk, or not.
 type Reply = Box<dyn FnOnce(Result<()>) + Send>;
 
-/// Starts the thread. It ends after [`Request::Close`], or when all senders are gone.
+/// Starts the thread. It ends after [`WriterRequest::Close`], or when all senders are gone.
 pub(crate) fn start(mut writer: Writer) -> io::Result<Requests> {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     writer.status.sender = Some(sender.downgrade());
@@ -182,11 +182,11 @@ pub(crate) fn start(mut writer: Writer) -> io::Result<Requests> {
 }
 
 impl Writer {
-    fn run(&mut self, mut requests: mpsc::Receiver<Request>) {
+    fn run(&mut self, mut requests: mpsc::Receiver<WriterRequest>) {
         while let Some(first) = requests.blocking_recv() {
             let mut group = vec![first];
             while group.len() < GROUP_MAX
-                && !matches!(group.last(), Some(Request::Close(_)))
+                && !matches!(group.last(), Some(WriterRequest::Close(_)))
                 && let Ok(next) = requests.try_recv()
             {
                 group.push(next);
@@ -204,23 +204,23 @@ impl Writer {
     }
 
     /// Does all that `group` asks for; the answer to a request to close is left to the caller.
-    fn take(&mut self, group: Vec<Request>) -> Option<Answer<()>> {
+    fn take(&mut self, group: Vec<WriterRequest>) -> Option<Answer<()>> {
         self.check_folder(CHECK_PERIOD);
         let mut close = None;
         let mut changes = Vec::new();
         let mut starts = Vec::new();
         for request in group {
             match request {
-                Request::Snapshot(answer) => {
+                WriterRequest::Snapshot(answer) => {
                     self.status.snapshot_again |= self.status.snapshot.is_some();
                     self.status.snapshot_waiters.push(answer);
                 }
-                Request::SnapshotEnded => {}
+                WriterRequest::SnapshotEnded => {}
                 // The folder was just checked. Writes of the same group that find no room are not
                 // what was asked about.
-                Request::Check(answer) => _ = answer.send(self.check_poison()),
-                Request::StartAfter(position, answer) => starts.push((position, answer)),
-                Request::Close(answer) => close = Some(answer),
+                WriterRequest::Check(answer) => _ = answer.send(self.check_poison()),
+                WriterRequest::StartAfter(position, answer) => starts.push((position, answer)),
+                WriterRequest::Close(answer) => close = Some(answer),
                 change => changes.push(change),
             }
         }
@@ -237,7 +237,7 @@ impl Writer {
     }
 
     /// Judges the changes, writes them as one group (or several, if they are large), and answers.
-    fn change(&mut self, mut changes: Vec<Request>) {
+    fn change(&mut self, mut changes: Vec<WriterRequest>) {
         if self.status.is_full {
             // What has room is not to fail with what finds none.
             changes.sort_by_key(|change| !change.has_room());
@@ -254,7 +254,7 @@ impl Writer {
 
     fn judge_group(
         &mut self,
-        changes: &mut std::iter::Peekable<std::vec::IntoIter<Request>>,
+        changes: &mut std::iter::Peekable<std::vec::IntoIter<WriterRequest>>,
     ) -> (Group, Vec<Reply>) {
         let shared = Arc::clone(&self.shared);
         let state = shared.read();
@@ -279,53 +279,53 @@ impl Writer {
         (group, replies)
     }
 
-    fn judge(&self, group: &mut Group, staging: &mut Staging<'_>, change: Request) -> Reply {
+    fn judge(&self, group: &mut Group, staging: &mut Staging<'_>, change: WriterRequest) -> Reply {
         match change {
-            Request::Commit(commit, answer) => {
+            WriterRequest::Commit(commit, answer) => {
                 let judged = self
                     .check_room(&commit, group.bytes)
                     .and_then(|()| staging.commit(commit));
                 let judged = judged.map(|(record, committed)| (Some(record), committed));
                 group.reply(answer, judged)
             }
-            Request::Enqueue(jobs, answer) => match self.check_poison() {
+            WriterRequest::Enqueue(jobs, answer) => match self.check_poison() {
                 Ok(()) => group.enqueue(staging, &self.queue, &self.room, jobs, answer),
                 Err(error) => Box::new(move |_| {
                     let refused = jobs.iter().map(|_| Err(error.clone()));
                     let _ = answer.send(refused.collect());
                 }),
             },
-            Request::BeginAttempt(head, answer) => {
+            WriterRequest::BeginAttempt(head, answer) => {
                 let count = self.queue.log().begin_attempt(head);
                 group.lines.push(record::encode_tried(head, count));
                 group.reply(answer, Ok((None, count)))
             }
-            Request::WithdrawAttempt(head, answer) => {
+            WriterRequest::WithdrawAttempt(head, answer) => {
                 let mut log = self.queue.log();
                 log.withdraw_attempt(head);
                 let count = log.attempts().map_or(0, |(_, count)| count);
                 group.lines.push(record::encode_tried(head, count));
                 group.reply(answer, Ok((None, ())))
             }
-            Request::Expire(answer) => {
+            WriterRequest::Expire(answer) => {
                 let record = staging.expire();
                 let count = record.as_ref().map_or(0, |record| record.expired.len());
                 group.reply(answer, Ok((record, count)))
             }
-            Request::Adopt(queue, answer) => {
+            WriterRequest::Adopt(queue, answer) => {
                 let record = staging.adopt(queue);
                 group.reply(answer, Ok((record, ())))
             }
-            Request::Forget(job, answer) => {
+            WriterRequest::Forget(job, answer) => {
                 let record = staging.forget(job);
                 let was_there = record.is_some();
                 group.reply(answer, Ok((record, was_there)))
             }
-            Request::StartAfter(_, answer)
-            | Request::Snapshot(answer)
-            | Request::Close(answer)
-            | Request::Check(answer) => group.reply(answer, Ok((None, ()))),
-            Request::SnapshotEnded => Box::new(|_| ()),
+            WriterRequest::StartAfter(_, answer)
+            | WriterRequest::Snapshot(answer)
+            | WriterRequest::Close(answer)
+            | WriterRequest::Check(answer) => group.reply(answer, Ok((None, ()))),
+            WriterRequest::SnapshotEnded => Box::new(|_| ()),
         }
     }
 
@@ -536,7 +536,7 @@ impl Writer {
                 *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 // Where there is no room for this, other requests wake the thread as well.
                 if let Some(sender) = sender.as_ref().and_then(mpsc::WeakSender::upgrade) {
-                    let _ = sender.try_send(Request::SnapshotEnded);
+                    let _ = sender.try_send(WriterRequest::SnapshotEnded);
                 }
             })?;
         self.status.snapshot = Some(thread);
