@@ -37,7 +37,7 @@ impl Child {
             .spawn()
             .unwrap_or_else(|error| {
                 panic!(
-                    "{:?} can't be started (apt-get install valgrind): {error}",
+                    "{:?} cannot be started (apt-get install valgrind): {error}",
                     command.get_program()
                 )
             });

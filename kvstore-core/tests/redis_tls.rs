@@ -146,7 +146,7 @@ async fn a_server_that_asks_is_told_who_is_there() {
         .replace("cert_file", "x")
         .replace("key_file", "cert_file")
         .replace("x=", "key_file=");
-    refused(open(&exchanged).await.unwrap_err(), "can't be used");
+    refused(open(&exchanged).await.unwrap_err(), "cannot be used");
     let half = format!("rediss://127.0.0.1:{port}?cert_file={certificate}");
     refused(
         open(&half).await.unwrap_err(),

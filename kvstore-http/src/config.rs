@@ -27,7 +27,7 @@ pub struct Options {
     /// How long the body of a request may take: more is answered 408.
     pub body_timeout: Duration,
     /// How long a request may take from its head to its answer. Longer than `wait_max` and `body_timeout` together, or those
-    /// can't be had.
+    /// cannot be had.
     pub request_timeout: Duration,
     /// How long a client may take nothing of an answer that is sent to it, or less than 1 KiB a
     /// second; then the connection is closed.

@@ -13,7 +13,7 @@ pub(crate) fn raise(connections: usize) {
         maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "can't raise the limit of open files");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
     let needed = connections as u64 + OTHERS;
     if let Some(limit) = getrlimit(Resource::Nofile)

@@ -180,7 +180,7 @@ fn beside(error: Error) -> Failure {
     }
 }
 
-/// A file that can't be read, or holds a bad line, changes nothing: better the tokens of before than none.
+/// A file that cannot be read, or holds a bad line, changes nothing: better the tokens of before than none.
 fn read_again(path: &Path, tokens: &Tokens) {
     match read_tokens(path) {
         Ok(newer) => {

@@ -20,7 +20,7 @@ pub(crate) async fn watch(path: PathBuf, read: impl Fn(&Path)) {
         let _ = sender.try_send(());
     });
     if let Err(error) = hangup {
-        tracing::warn!(%error, "can't listen for SIGHUP: files are read again only when they change");
+        tracing::warn!(%error, "cannot listen for SIGHUP: files are read again only when they change");
     }
     let mut known = ReloadState::of(&path).ok();
     loop {

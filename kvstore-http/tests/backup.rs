@@ -26,7 +26,7 @@ const OTHER_FILES: usize = 100;
 const OTHER_FILE_BYTES: usize = 20_000;
 
 /// How long clients rest between two writes, at most. There have to be good copies and others, on fast and slow machines: so
-/// they rest four times as long after a copy that failed and half as long after a good one, and when they can't rest less,
+/// they rest four times as long after a copy that failed and half as long after a good one, and when they cannot rest less,
 /// there are more files to copy.
 const REST_MS_MAX: u64 = 512;
 

@@ -3,7 +3,7 @@
 //! strace fails a call (EIO once, ENOSPC for a while, a write of nothing, an interrupted one) or kills the process in its place:
 //! while the server opens a folder, while it serves many clients and takes snapshots, and while it closes. Then it is started
 //! without faults: everything acknowledged is there, once and in order, and nothing else. A disk that lies, which says that it has
-//! written what it has not, can't be survived, but it is found out. A fault that did not come fails the test.
+//! written what it has not, cannot be survived, but it is found out. A fault that did not come fails the test.
 //!
 //! While it serves, a sample of the cases is run; all of them, in about four minutes, with
 //!

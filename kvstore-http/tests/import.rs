@@ -54,7 +54,7 @@ impl Folder {
     }
 }
 
-/// The one line with which a program that can't start says why.
+/// The one line with which a program that cannot start says why.
 fn refused(command: &mut Command) -> String {
     let ended = run_command(command.env("KVSTORE_LISTEN", "127.0.0.1:0"));
     let mut errors = ended

@@ -224,9 +224,9 @@ async fn server_out_of_files_waits_for_some_and_does_not_spin() {
         (&warning["limit"], &warning["needed"]),
         (&32.into(), &900.into())
     );
-    process.logged("can't accept connections");
+    process.logged("cannot accept connections");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let tries = process.count_logged("can't accept connections");
+    let tries = process.count_logged("cannot accept connections");
     assert!((1..20).contains(&tries), "{tries} tries in a second");
     connections.clear();
     let mut connection = Connection::open(process.address).await;

@@ -1,7 +1,7 @@
 //! Does the real server do what its OpenAPI document says, and no more, when Schemathesis asks?
 //!
 //! Every check that it has, in all of its phases, links from writes to jobs included; once as writes come, which wait for their
-//! outcome or not, and once with `Prefer: wait` and with tokens. What it can't know stands in `schemathesis/`.
+//! outcome or not, and once with `Prefer: wait` and with tokens. What it cannot know stands in `schemathesis/`.
 //!
 //! `KVSTORE_SCHEMATHESIS_SEED` asks otherwise than usual.
 

@@ -3,7 +3,7 @@
 //! ```text
 //! database/
 //!   data.json            a plain JSON object, one entry a line, keys in byte order; always whole
-//!   data.meta.json       what the plain object can't hold: versions, deadlines, positions, outcomes, waiting jobs, and which file it belongs to
+//!   data.meta.json       what the plain object cannot hold: versions, deadlines, positions, outcomes, waiting jobs, and which file it belongs to
 //!   journal-<n>.jsonl    everything since then: accepted jobs and commits, one line each
 //!   files.json           which journal is the latest, so that one that is removed is missed
 //!   LOCK                 held by the process that writes; its id is in it
@@ -141,7 +141,7 @@ impl JsonFile {
     ///
     /// # Errors
     /// [`Error::Locked`] with the process that has it open, [`Error::Corrupt`] with file and line, [`Error::Unavailable`]
-    /// if it can't be read or written. Nothing was changed then.
+    /// if it cannot be read or written. Nothing was changed then.
     ///
     /// # Cost
     /// `data.json` and the journals are read whole.
@@ -201,7 +201,7 @@ impl JsonFile {
             status: writer::WriterStatus::default(),
         };
         let requests = writer::start(writer)
-            .map_err(|error| disk_error(&*disk, "can't start a thread for", "", error))?;
+            .map_err(|error| disk_error(&*disk, "cannot start a thread for", "", error))?;
         let queue = JsonQueue {
             id,
             queue,
@@ -252,7 +252,7 @@ fn make_folder(folder: &Path) -> Result<()> {
             .filter(|parent| !parent.as_os_str().is_empty())
             .map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
     });
-    made.map_err(|error| io_error(folder, "can't make the folder", error))
+    made.map_err(|error| io_error(folder, "cannot make the folder", error))
 }
 
 /// # Errors

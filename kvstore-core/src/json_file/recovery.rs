@@ -135,7 +135,7 @@ impl Opening<'_> {
         let mut table = Table::of(entries);
         table.start_cut();
         let written = snapshot::write(disk, &meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
-            .map_err(|error| disk_error(disk, "can't write", DATA, error))?;
+            .map_err(|error| disk_error(disk, "cannot write", DATA, error))?;
         let state = State::new(table, meta.progress(), version, meta.time);
         let header = Header {
             journal: meta.journal,
@@ -186,7 +186,7 @@ impl Opening<'_> {
             });
             unreadable |= !applied;
         }
-        // Where lines can't be read, nobody knows which versions they used.
+        // Where lines cannot be read, nobody knows which versions they used.
         if newer || commits > 0 || unreadable {
             if !keep_edit {
                 let ways_out = format!(
@@ -286,7 +286,7 @@ impl Opening<'_> {
             Ok(journal)
         };
         let journal = begin().map_err(|error: AppendError| {
-            disk_error(self.disk, "can't write", &name, error.into_io())
+            disk_error(self.disk, "cannot write", &name, error.into_io())
         })?;
         Ok(Recovered {
             state,

@@ -1,4 +1,4 @@
-//! Makes a damaged folder whole again: what can be read is written down anew, what can't is kept aside.
+//! Makes a damaged folder whole again: what can be read is written down anew, what cannot is kept aside.
 //!
 //! Nothing that was there is overwritten before all that can be had of it is on the disk: first each damaged file gets a second
 //! name, `<file>.removed-N`; then the pair is written, which is one step as in every snapshot; then the journals that it holds
@@ -30,7 +30,7 @@ use crate::model::entry::{Timestamp, Version};
 ///
 /// # Errors
 /// [`Error::Locked`] if a process has it open; [`Error::NotFound`] if there is nothing of a store; [`Error::Corrupt`] for a
-/// problem that no repair can help with, or a format of another version; [`Error::Unavailable`] if it can't be read or written.
+/// problem that no repair can help with, or a format of another version; [`Error::Unavailable`] if it cannot be read or written.
 /// It may be repaired again then, and what could be read before still can.
 ///
 /// # Cost
@@ -66,15 +66,15 @@ pub(super) fn repair_disk(disk: &dyn Disk, now: Timestamp) -> Result<Vec<FolderP
     }
     renumber(&mut salvage, now)?;
     keep_aside(disk, &salvage)
-        .map_err(|error| disk_error(disk, "can't keep the damage aside in", "", error))?;
+        .map_err(|error| disk_error(disk, "cannot keep the damage aside in", "", error))?;
     write_pair(disk, &mut salvage)?;
     chain::remove_before(disk, salvage.meta.journal);
     if salvage.damaged.contains(ROLL) {
         disk.remove(ROLL)
-            .map_err(|error| disk_error(disk, "can't remove", ROLL, error))?;
+            .map_err(|error| disk_error(disk, "cannot remove", ROLL, error))?;
     }
     disk.sync_folder()
-        .map_err(|error| io_error(disk.path(), "can't sync", error))?;
+        .map_err(|error| io_error(disk.path(), "cannot sync", error))?;
     Ok(salvage.problems)
 }
 
@@ -146,6 +146,6 @@ fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
             state.table.next_of_cut(SNAPSHOT_PIECE)
         })
     };
-    write().map_err(|error| disk_error(disk, "can't write", DATA, error))?;
+    write().map_err(|error| disk_error(disk, "cannot write", DATA, error))?;
     Ok(())
 }

@@ -76,7 +76,7 @@ impl Inspection {
     /// was acknowledged before it is in it.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such folder, or nothing of a store in it; [`Error::Unavailable`] if a file can't be
+    /// [`Error::NotFound`] if there is no such folder, or nothing of a store in it; [`Error::Unavailable`] if a file cannot be
     /// read; [`Error::Corrupt`] for a format of another version. Damage is no error: it is in [`Inspection::problems`].
     ///
     /// # Cost
@@ -120,7 +120,7 @@ impl Inspection {
         let metadata = match std::fs::symlink_metadata(disk.path().join(name)) {
             Ok(metadata) => Some(metadata),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(disk_error(disk, "can't read", name, error)),
+            Err(error) => return Err(disk_error(disk, "cannot read", name, error)),
         };
         let clock = SystemClock.now();
         // The store's time never goes back.

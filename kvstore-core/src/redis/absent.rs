@@ -1,4 +1,4 @@
-//! Stands for the backend where the feature `redis` is off: a URL of Redis is refused, and what would come of one can't be had.
+//! Stands for the backend where the feature `redis` is off: a URL of Redis is refused, and what would come of one cannot be had.
 #![allow(
     dead_code,
     unreachable_pub,

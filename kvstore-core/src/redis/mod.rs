@@ -12,7 +12,7 @@
 //! kv:{t}:keys              zset    the keys, all with score 0, so in byte order
 //! kv:{t}:deadlines         zset    the keys that expire, by deadline
 //! kv:{t}:changes           stream  what watchers hear; an entry's id is the last version in it
-//! kv:{t}:outcomes:QUEUE    stream  outcomes that a position can't tell; an entry's id is the job's position
+//! kv:{t}:outcomes:QUEUE    stream  outcomes that a position cannot tell; an entry's id is the job's position
 //! kv:{t}:letters           hash    dead letters, kv:{t}:letter-index zset their order
 //! kv:{t}:jobs              stream  the log of jobs, those that came together in one entry; its id is the position of the last
 //! kv:{t}:queue             hash    the last position, what was ever accepted and completed, attempts of the head; the
@@ -70,7 +70,7 @@ impl Redis {
     /// # Errors
     /// [`Error::Config`](crate::error::Error::Config) for a URL of another form, another number of partitions than the store has, or a
     /// server whose settings lose data: it says which setting to change, and to what.
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if the server can't be reached.
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if the server cannot be reached.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
         Self::open_at(&url.parse()?, options).await
     }

@@ -262,14 +262,14 @@ impl Service {
         }
     }
 
-    /// The state of a job that is accepted. A store that can't be asked changes nothing about that:
+    /// The state of a job that is accepted. A store that cannot be asked changes nothing about that:
     /// it is queued.
     async fn wait(&self, id: &JobId, wait: Duration) -> JobState {
         if wait.is_zero() {
             return JobState::Queued;
         }
         self.outcome(id, wait).await.unwrap_or_else(|error| {
-            tracing::warn!(job = %id, %error, "can't wait for the outcome of an accepted job");
+            tracing::warn!(job = %id, %error, "cannot wait for the outcome of an accepted job");
             JobState::Queued
         })
     }

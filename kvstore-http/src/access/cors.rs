@@ -116,7 +116,7 @@ fn parse_origin(text: &str) -> Result<HeaderValue, String> {
     if !default_port.is_empty() && place.ends_with(default_port) {
         return Err(refused("browsers leave out the usual port"));
     }
-    HeaderValue::from_str(text).map_err(|_| refused("it can't be sent in a header"))
+    HeaderValue::from_str(text).map_err(|_| refused("it cannot be sent in a header"))
 }
 
 #[cfg(test)]

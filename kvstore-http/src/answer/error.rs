@@ -85,12 +85,12 @@ impl Problem {
         &self.detail
     }
 
-    /// Syntax that can't be read: a header, a sync token.
+    /// Syntax that cannot be read: a header, a sync token.
     pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Box<Self> {
         Self::new(Kind::Malformed, detail)
     }
 
-    /// Where the body ends may not be clear to everybody on the way. What comes behind it may be anything, so the connection can't be used again.
+    /// Where the body ends may not be clear to everybody on the way. What comes behind it may be anything, so the connection cannot be used again.
     pub(crate) fn ambiguous_body() -> Box<Self> {
         Self::malformed("Transfer-Encoding must be chunked and nothing else").closing()
     }
@@ -169,7 +169,7 @@ impl Problem {
         )
     }
 
-    /// Something is larger than allowed. The rest of the body is not read, so the connection can't be used again.
+    /// Something is larger than allowed. The rest of the body is not read, so the connection cannot be used again.
     pub(crate) fn body_too_large(limit_bytes: usize) -> Box<Self> {
         Self::too_large("body", limit_bytes as u64).closing()
     }
@@ -227,7 +227,7 @@ impl Problem {
         problem
     }
 
-    /// What the write asks of `key` can't be done.
+    /// What the write asks of `key` cannot be done.
     pub(crate) fn failed(reason: Failure, key: &Key) -> Box<Self> {
         match reason {
             Failure::NotFound => Self::no_key(key),
@@ -256,7 +256,7 @@ impl Problem {
         Self::unknown("the write was accepted, but its outcome is not known").with("job_id", job)
     }
 
-    /// It can't be said whether the request took effect.
+    /// It cannot be said whether the request took effect.
     pub(crate) fn unknown(detail: &'static str) -> Box<Self> {
         Self::new(Kind::OutcomeUnknown, detail)
     }
@@ -388,7 +388,7 @@ fn simple_body(detail: &str, fields: &[Field], members: &Object) -> Object {
     object.and(members)
 }
 
-/// What the core refuses or can't do, as an answer. The one table of it.
+/// What the core refuses or cannot do, as an answer. The one table of it.
 impl From<Error> for Box<Problem> {
     fn from(error: Error) -> Self {
         let text = error.to_string();
@@ -409,7 +409,7 @@ impl From<Error> for Box<Problem> {
             | Error::Locked { .. }
             | Error::WrongQueue { .. }
             | Error::Config(_) => {
-                Problem::unavailable(Kind::Unavailable, "the service can't do this now").because(error)
+                Problem::unavailable(Kind::Unavailable, "the service cannot do this now").because(error)
             }
             // Who writes, and where, is not for whoever asks.
             Error::ReadOnly { .. } => {

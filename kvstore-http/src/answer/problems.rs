@@ -241,7 +241,7 @@ const TABLE: [ProblemRow; Kind::StorageFull as usize + 1] = [
 ];
 
 impl Kind {
-    /// Returns the problem that a write is answered with which can't be done for `reason`.
+    /// Returns the problem that a write is answered with which cannot be done for `reason`.
     pub(crate) fn of_failure(reason: Failure) -> Self {
         match reason {
             Failure::NotInteger | Failure::Overflow => Self::NotAnInteger,

@@ -134,7 +134,7 @@ pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition> {
             Err(Problem::malformed("on a write, If-None-Match takes only *"))
         }
         (Some(_), Some(_)) => Err(Problem::malformed(
-            "If-Match and If-None-Match can't be combined on a write",
+            "If-Match and If-None-Match cannot be combined on a write",
         )),
     }
 }

@@ -8,7 +8,7 @@ use crate::answer::reply::PREFERENCE_APPLIED;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// How the client would like to be answered. What is not known, or can't be read, is ignored, as RFC 7240 wants it.
+/// How the client would like to be answered. What is not known, or cannot be read, is ignored, as RFC 7240 wants it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prefer {
     /// `wait=N`.

@@ -57,7 +57,7 @@ pub(super) async fn delete(context: &Context<'_>, parts: &Parts) -> Result<Reply
     let until = Instant::now() + wait;
 
     let mut jobs = Vec::new();
-    // What is accepted can't be taken back: the rest may be done or not.
+    // What is accepted cannot be taken back: the rest may be done or not.
     submit_all(context, parts, &prefix, &mut jobs)
         .await
         .map_err(|error| match jobs.is_empty() {

@@ -48,7 +48,7 @@ fn describe_letter(letter: &DeadLetter) -> Object {
 
 /// `POST /v1/jobs/{id}/retry`
 pub(super) async fn retry(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
-    // A page that a browser shows can't send this without being asked, either.
+    // A page that a browser shows cannot send this without being asked, either.
     check_content_type(&parts.headers)?;
     Query::new(parts.uri.query()).only(&[])?;
     let (id, dead) = letter(context, path).await?;

@@ -110,7 +110,7 @@ pub(super) async fn add(
     path: &str,
 ) -> Result<Reply> {
     let key = target::key(path)?;
-    // A page that a browser shows can't send this without being asked, either.
+    // A page that a browser shows cannot send this without being asked, either.
     body::check_content_type(&parts.headers)?;
     let query = Query::new(parts.uri.query());
     query.only(&["add", "ttl"])?;

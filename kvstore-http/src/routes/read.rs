@@ -91,7 +91,7 @@ fn end(deadline: Timestamp) -> Instant {
     Instant::now() + deadline.since(SystemClock.now()).max(AGAIN)
 }
 
-/// Ready after a change of `key`, or when it can't be said any more that there was none.
+/// Ready after a change of `key`, or when it cannot be said any more that there was none.
 async fn change_of(key: &Key, watch: &mut Watch) {
     while let Some(Ok(change)) = watch.changes.next().await {
         if change.key == *key {

@@ -19,7 +19,7 @@ const HANDSHAKE: Duration = Duration::from_millis(200);
 pub(super) async fn empty(listener: Listener, mut accepted: impl FnMut(Stream)) {
     let patience = match &listener.0 {
         ListenerKind::Tcp(listener, _) => close(listener)
-            .inspect_err(|error| tracing::debug!(%error, "can't filter the listener"))
+            .inspect_err(|error| tracing::debug!(%error, "cannot filter the listener"))
             .map_or(Duration::ZERO, |()| HANDSHAKE),
         ListenerKind::Unix(socket) => {
             socket.unlink();

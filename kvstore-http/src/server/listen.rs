@@ -225,7 +225,7 @@ impl UnixSocket {
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "can't remove the socket");
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
         }
     }
 }
@@ -269,7 +269,7 @@ impl Stream {
     fn new(stream: TcpStream, tls: Option<&Tls>) -> Self {
         // An answer is written whole, so there is nothing to be gained by waiting for more of it.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "can't set TCP_NODELAY");
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         match tls {
             None => Self::Tcp(stream),

@@ -309,7 +309,7 @@ async fn recover(error: &io::Error) {
         | io::ErrorKind::ConnectionRefused => {}
         // Most likely EMFILE or ENFILE: descriptors come back when connections end.
         _ => {
-            tracing::error!(%error, "can't accept connections");
+            tracing::error!(%error, "cannot accept connections");
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }

@@ -1,4 +1,4 @@
-//! §1 and §8: what is answered when store or queue can't do their part, and that nothing of it leaks.
+//! §1 and §8: what is answered when store or queue cannot do their part, and that nothing of it leaks.
 
 use std::time::{Duration, Instant};
 

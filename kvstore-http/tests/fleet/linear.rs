@@ -4,7 +4,7 @@
 //! that was over before it began is still to come, and go back where none fits. An operation is taken only once everything
 //! before it in the queue is; one whose outcome is unknown may be taken late or never.
 //!
-//! Three things keep it short. What changes nothing (a read, a failed condition) is taken as soon as it fits, since it can't
+//! Three things keep it short. What changes nothing (a read, a failed condition) is taken as soon as it fits, since it cannot
 //! be in anybody's way. Jobs come in the order of their positions. And an operation of unknown outcome is taken only if the
 //! next one needs it.
 //!
@@ -273,7 +273,7 @@ impl<'a> Search<'a> {
         candidates
     }
 
-    /// What an operation does to `state`; `None` if it can't come there.
+    /// What an operation does to `state`; `None` if it cannot come there.
     fn fits(&self, at: usize, state: State) -> Option<Fit> {
         let write = match &self.operations[at].what {
             What::Read(read) => {

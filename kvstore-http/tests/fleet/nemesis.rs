@@ -319,7 +319,7 @@ impl Nemesis {
         true
     }
 
-    /// Whether it is stopped, or can't be heard.
+    /// Whether it is stopped, or cannot be heard.
     fn is_away(&self, worker: usize) -> bool {
         self.paused.is_some_and(|(paused, _)| paused == worker)
             || self.held.is_some_and(|(held, ..)| held == worker)

@@ -24,7 +24,7 @@ const SNAPSHOT_BYTES: &str = "16KiB";
 /// Added to the URL of the store.
 const LEFT_TO_WORKER: &str = "&apply_on_acceptance=false";
 
-/// How long a write waits to be applied; a server that can't apply any more answers 202 then.
+/// How long a write waits to be applied; a server that cannot apply any more answers 202 then.
 const RESOURCE_WAIT: &str = "300ms";
 
 /// Longer than a load takes to come to what is waited for.
@@ -41,7 +41,7 @@ const BARRIER: &str = "/v1/kv/barrier";
 pub(crate) fn variable<T: FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(name).ok()?;
     let value = text.parse().ok();
-    Some(value.unwrap_or_else(|| panic!("{name} can't be {text:?}")))
+    Some(value.unwrap_or_else(|| panic!("{name} cannot be {text:?}")))
 }
 
 /// A folder, those who write to it, and what is known of it.

@@ -2,7 +2,7 @@
 //! ended, and the latest changes.
 //!
 //! Two steps make a change. A [`Staging`] judges commits, one after the other, against the state and what was staged
-//! before, and makes a [`Record`] of each: that is what a file keeps. [`State::apply`] then makes a record true, and can't
+//! before, and makes a [`Record`] of each: that is what a file keeps. [`State::apply`] then makes a record true, and cannot
 //! fail. So what is replayed from a file goes the very way that it went the first time.
 
 mod changes;

@@ -17,7 +17,7 @@ use crate::queue::{Accepted, Depth, Found, JobQueue};
 #[derive(Debug)]
 pub struct JsonReaderQueue {
     reader: JsonReader,
-    /// The id as long as the folder's own can't be read: one that nothing else has.
+    /// The id as long as the folder's own cannot be read: one that nothing else has.
     unknown: QueueId,
 }
 

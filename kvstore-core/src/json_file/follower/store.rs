@@ -31,7 +31,7 @@ use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, Watch
 /// How often the folder is looked at while nobody reads, for those who wait for a change.
 const LOOK_PERIOD: Duration = Duration::from_millis(5);
 
-/// The same while it can't be followed.
+/// The same while it cannot be followed.
 const RETRY_PERIOD: Duration = Duration::from_millis(250);
 
 /// How often loading starts again because the writer was faster.
@@ -43,7 +43,7 @@ const LOADS_MAX: u32 = 20;
 /// for outcomes hear of it within milliseconds. Whatever changes something is refused with [`Error::ReadOnly`] that names the
 /// process to ask.
 ///
-/// While the folder can't be followed, since it is not there yet, or damaged, or older than what was shown already, reads are
+/// While the folder cannot be followed, since it is not there yet, or damaged, or older than what was shown already, reads are
 /// refused, too, with the reason; they go on when it can be. When the writer is started again, or this process falls far
 /// behind, the data is loaded anew, and watches end with [`Error::Compacted`].
 ///
@@ -91,7 +91,7 @@ struct ReaderInner {
 struct Following {
     /// `None` until the folder could be loaded.
     follower: Option<Follower>,
-    /// Why it can't be followed just now, if so.
+    /// Why it cannot be followed just now, if so.
     trouble: Option<Error>,
 }
 
@@ -134,7 +134,7 @@ impl JsonReader {
         thread::Builder::new()
             .name("kvstore-follower".into())
             .spawn(move || follow(&weak))
-            .map_err(|error| io_error(&inner.folder, "can't start a thread for", error))?;
+            .map_err(|error| io_error(&inner.folder, "cannot start a thread for", error))?;
         Ok(Self(inner))
     }
 
@@ -299,7 +299,7 @@ impl ReaderInner {
                     .as_ref()
                     .is_some_and(|told| told.to_string() == error.to_string());
                 const CANT: &str =
-                    "the folder can't be followed, and reads are refused until it can be";
+                    "the folder cannot be followed, and reads are refused until it can be";
                 let folder = self.folder.display();
                 match error {
                     _ if is_told => {}

@@ -107,7 +107,7 @@ impl Follower {
     fn try_load(
         disk: &dyn Disk,
     ) -> Result<Option<(Meta, Box<dyn DiskReader>, Option<Tail>, Table)>> {
-        let failed = |error| disk_error(disk, "can't read", META, error);
+        let failed = |error| disk_error(disk, "cannot read", META, error);
         let opened = disk.open(META).map_err(failed)?;
         let meta_file = opened.ok_or_else(|| nothing_there(disk.path()))?;
         let meta = parse_meta(disk, &read_all(&*meta_file).map_err(failed)?)?;
@@ -145,7 +145,7 @@ impl Follower {
                 .has_next()
                 .and_then(|has_next| Ok(has_next || is_gone(&*self.disk, META, &*self.meta_file)?));
             let is_lost =
-                is_lost.map_err(|error| disk_error(&*self.disk, "can't read", META, error))?;
+                is_lost.map_err(|error| disk_error(&*self.disk, "cannot read", META, error))?;
             return Ok(if is_lost { Step::Lost } else { Step::Current });
         };
         let (lines, has_more) = journal.read(&*self.disk)?;
@@ -161,7 +161,7 @@ impl Follower {
         let Some(mut next) = next else {
             let name = chain::name(journal.number);
             let is_gone = is_gone(&*self.disk, &name, &*journal.file)
-                .map_err(|error| disk_error(&*self.disk, "can't read", &name, error))?;
+                .map_err(|error| disk_error(&*self.disk, "cannot read", &name, error))?;
             return Ok(if is_gone { Step::Lost } else { Step::Current });
         };
         // It gets nothing more from here on. What it got since it was read is read now.
@@ -279,7 +279,7 @@ impl Tail {
     ) -> Result<Option<Self>> {
         let name = chain::name(number);
         let opened = disk.open(&name);
-        let opened = opened.map_err(|error| disk_error(disk, "can't read", &name, error))?;
+        let opened = opened.map_err(|error| disk_error(disk, "cannot read", &name, error))?;
         Ok(opened.map(|file| Self {
             file,
             number,
@@ -316,7 +316,7 @@ impl Tail {
             let offset = self.read.length + text.len() as u64;
             let length = CHUNK_BYTES.max(text.len());
             let more = self.file.read_at(offset, length).map_err(|error| {
-                disk_error(disk, "can't read", &chain::name(self.number), error)
+                disk_error(disk, "cannot read", &chain::name(self.number), error)
             })?;
             let is_last = more.len() < length || more.ends_with(b"\n\n");
             let has_line = more.contains(&b'\n');

@@ -209,7 +209,7 @@ impl Reading<'_> {
         text.apply(walk.state, walk.log)
     }
 
-    /// Takes in that `line` follows version `before`. Returns false if it can't count.
+    /// Takes in that `line` follows version `before`. Returns false if it cannot count.
     fn version(
         &mut self,
         name: &str,

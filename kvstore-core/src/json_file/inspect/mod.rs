@@ -91,7 +91,7 @@ impl Salvage {
     /// Reads everything.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if a file can't be read, [`Error::Corrupt`] for a format of another version.
+    /// [`Error::Unavailable`] if a file cannot be read, [`Error::Corrupt`] for a format of another version.
     pub(crate) fn read(disk: &dyn Disk, beside: Beside) -> Result<Self> {
         let mut reading = Reading {
             disk,
@@ -231,6 +231,6 @@ fn list_keys<'a>(keys: impl IntoIterator<Item = &'a str>) -> String {
 pub(crate) fn has_anything(disk: &dyn Disk) -> Result<bool> {
     let names = disk
         .names()
-        .map_err(|error| disk_error(disk, "can't read", "", error))?;
+        .map_err(|error| disk_error(disk, "cannot read", "", error))?;
     Ok(names.iter().any(|name| name == DATA || name == META) || !chain::numbers(disk)?.is_empty())
 }

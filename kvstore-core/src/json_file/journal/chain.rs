@@ -85,7 +85,7 @@ pub(crate) fn is_begun(name: &str) -> bool {
 
 /// The numbers of the journals that are there, in ascending order.
 pub(crate) fn numbers(disk: &dyn Disk) -> Result<Vec<u64>> {
-    find(disk).map_err(|error| disk_error(disk, "can't read", "", error))
+    find(disk).map_err(|error| disk_error(disk, "cannot read", "", error))
 }
 
 fn find(disk: &dyn Disk) -> io::Result<Vec<u64>> {
@@ -131,7 +131,7 @@ pub(crate) fn remove_before(disk: &dyn Disk, number: u64) {
         old.try_for_each(|old| disk.remove(&name(old)))
     };
     if let Err(error) = remove() {
-        tracing::warn!(folder = %disk.path().display(), %error, "an old journal can't be removed");
+        tracing::warn!(folder = %disk.path().display(), %error, "an old journal cannot be removed");
     }
 }
 
@@ -225,7 +225,7 @@ impl Files {
             .flat_map(|file| file.contents.lines().skip(1).map(move |line| (file, line)))
     }
 
-    /// Whether anything in them can't be read.
+    /// Whether anything in them cannot be read.
     pub(crate) fn are_damaged(&self) -> bool {
         let damaged = |file: &File| file.header.is_err() || file.contents.damage().is_some();
         !self.missing.is_empty() || self.files.iter().any(damaged)
@@ -259,10 +259,10 @@ impl Files {
             disk.sync_folder()?;
             Ok(kept)
         };
-        let kept = keep().map_err(|error| disk_error(disk, "can't write beside", &name, error))?;
+        let kept = keep().map_err(|error| disk_error(disk, "cannot write beside", &name, error))?;
         let (file, line) = (disk.path().join(name), damage.line);
         if has_whole_lines {
-            tracing::error!(file = %file.display(), line, kept, "the end of this file can't be read and may have been acknowledged: it is cut off, and kept aside");
+            tracing::error!(file = %file.display(), line, kept, "the end of this file cannot be read and may have been acknowledged: it is cut off, and kept aside");
         } else {
             tracing::warn!(file = %file.display(), line, kept, "a write was cut off before it was acknowledged: it is kept aside");
         }

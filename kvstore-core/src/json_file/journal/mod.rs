@@ -143,7 +143,7 @@ impl Journal {
         }
     }
 
-    /// Says what is durable. Not synced itself: if it is lost, a torn tail can't be told from damage there, and recovery says so.
+    /// Says what is durable. Not synced itself: if it is lost, a torn tail cannot be told from damage there, and recovery says so.
     fn mark(&mut self) -> Result<(), AppendError> {
         self.write(&[mark_body(self.durable)], 0)
     }

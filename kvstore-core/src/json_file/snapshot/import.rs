@@ -51,7 +51,7 @@ pub(crate) fn import(
             path: disk.path().join(DATA),
             line: Some(first.line),
             detail: format!(
-                "it can't be taken as the data, and nothing was changed: {}",
+                "it cannot be taken as the data, and nothing was changed: {}",
                 list.join("; ")
             ),
         });

@@ -321,7 +321,7 @@ impl Meta {
         self.versions.len()
     }
 
-    /// Without what belongs to single entries: they can't be recognised any more.
+    /// Without what belongs to single entries: they cannot be recognised any more.
     pub(crate) fn without_entries(&self) -> Self {
         Self {
             queues: self.queues.clone(),

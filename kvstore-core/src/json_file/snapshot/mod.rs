@@ -1,4 +1,4 @@
-//! The pair: `data.json`, which anybody can read, and `data.meta.json`, which holds what a plain object can't: what belongs to
+//! The pair: `data.json`, which anybody can read, and `data.meta.json`, which holds what a plain object cannot: what belongs to
 //! single entries, how far queues are applied, and the queue of the folder.
 //!
 //! # Writing

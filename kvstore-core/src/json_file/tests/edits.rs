@@ -2,7 +2,7 @@
 //! memory, and for the positions that an edit must not touch.)
 //!
 //! At rest an edit is an import: what it left as it was keeps version and deadline, what it changed gets a new version, what it
-//! dropped is deleted; one that can't be taken changes nothing. While the store runs an edit has no effect, and is kept.
+//! dropped is deleted; one that cannot be taken changes nothing. While the store runs an edit has no effect, and is kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

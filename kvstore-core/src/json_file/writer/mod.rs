@@ -611,7 +611,7 @@ impl Writer {
         self.status.retry_at = Some((self.shared.now().after(RETRY_AFTER), bytes * 2));
         self.status.unsettled = true;
         for waiter in self.status.snapshot_waiters.drain(..) {
-            let what = "can't bring data.json up to date".to_owned();
+            let what = "cannot bring data.json up to date".to_owned();
             let _ = waiter.send(Err(Error::Unavailable {
                 what,
                 source: source(error.to_string()),
@@ -633,7 +633,7 @@ impl Writer {
         }
         self.expire_all()?;
         let failed = |error: io::Error| Error::Unavailable {
-            what: "can't bring data.json up to date; the journal has everything".to_owned(),
+            what: "cannot bring data.json up to date; the journal has everything".to_owned(),
             source: source(error),
         };
         self.journal.finish().map_err(failed)?;

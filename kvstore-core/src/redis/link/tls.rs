@@ -15,7 +15,7 @@ use crate::error::Error;
 /// What is wrong with a certificate or a key.
 pub(crate) fn refused(error: RedisError) -> Error {
     Error::Config(format!(
-        "the certificates of its parameters (ca_file, cert_file, key_file) can't be used: {error}"
+        "the certificates of its parameters (ca_file, cert_file, key_file) cannot be used: {error}"
     ))
 }
 

@@ -5,7 +5,7 @@
 --       7 delimiter or '', 8 values (1, 0), 9 count (1, 0), 10 start of the prefix's range, as ZRANGEBYLEX takes it
 -- Says  {latest version, count or -1, items}: for a key {name, version, deadline, size, value or ''}, for a common prefix {name}
 --
--- The entries' names can't be known before, so they are not in KEYS: they are in the slot of those that are, and only read.
+-- The entries' names cannot be known before, so they are not in KEYS: they are in the slot of those that are, and only read.
 local state, index, deadlines = KEYS[1], KEYS[2], KEYS[3]
 local entries, prefix, first, last, most, delimiter, values, count =
   ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1', ARGV[9] == '1'
