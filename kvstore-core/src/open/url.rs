@@ -267,7 +267,7 @@ impl FileTarget {
         })
     }
 
-    /// `memory` is what the process may have, if the data is to be bounded by it.
+    /// Returns the options. `memory` is the memory of the process, if it is to bound the data.
     pub(super) fn options(&self, memory: Option<u64>) -> json_file::Options {
         let defaults = json_file::Options::default();
         json_file::Options {

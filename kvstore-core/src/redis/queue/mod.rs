@@ -278,7 +278,7 @@ impl JobQueue for RedisQueue {
         };
         let call = self.session().call(Script::StartAfter, partition);
         let call = call.arg((major, minor, applied_field));
-        let what = "the queue numbers on behind its store";
+        let what = "the numbering of the queue continues after the position of its store";
         let _: u8 = self.inner.change(what, &call).await?;
         Ok(())
     }
