@@ -1,7 +1,7 @@
-//! Does a process of this workspace end as it should: by one signal, by two, and when it fails?
+//! Does a process of this workspace end as it should: on one signal, on two, and when it fails?
 //!
-//! Signals and exit codes belong to a whole process, so this has a `main` of its own: it starts itself again as the program
-//! under test.
+//! Signals and exit codes belong to a whole process, so this test has a `main` of its own, which
+//! starts itself again as the program under test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             act(role.into_string().unwrap(), shutdown)
         });
     }
-    // A harness's filter and flags are of no use to a list this short.
+    // A harness's filter and flags are of no use for so short a list.
     let tests = [
         ("one_signal_is_a_request", one_signal_is_a_request as fn()),
         ("two_signals_end_at_once", two_signals_end_at_once),
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         test();
         println!("test {name} ... ok");
     }
-    // As a harness says it, for whoever counts.
+    // In the format of a test harness, for scripts that count tests.
     println!(
         "test result: ok. {} passed; 0 failed; 0 ignored",
         tests.len()
@@ -107,7 +107,7 @@ impl UnderTest {
         assert!(status.success());
     }
 
-    /// Its exit code and what it said on standard error. It has ten seconds to end.
+    /// Waits for the exit, at most ten seconds, and returns the exit code and standard error.
     fn end(mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + Duration::from_secs(10);
         let status = loop {

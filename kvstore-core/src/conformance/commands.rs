@@ -1,5 +1,5 @@
-//! The cases of each command, from the queue to the store that applies it: what it leaves, what its
-//! outcome says, and why it fails.
+//! Cases for each command, from the queue to the store that applies it: its effect, its outcome,
+//! and why it fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::model::write::Condition;
 use crate::queue::{JobQueue, WorkQueue};
 use crate::store::{ChangeKind, Store, WatchFrom};
 
-/// Far enough for no entry to expire by itself, on backends whose clock can only be waited for.
+/// Far enough ahead that no entry expires by itself, for backends whose clock cannot be set.
 const LONG: Duration = Duration::from_secs(600);
 
 /// A store, its queue, and the worker between them.
@@ -64,7 +64,7 @@ impl Fleet {
         self.outcome(&id).await
     }
 
-    /// Runs what has to succeed, and says what its writes did.
+    /// Runs a command that must succeed, and returns what its writes did.
     async fn succeed(&self, command: impl Into<Command>) -> Vec<Applied> {
         writes_of(self.run(command).await)
     }
@@ -74,7 +74,7 @@ impl Fleet {
         applied
     }
 
-    /// Runs what has to fail at its operation `index` for `reason`, and leave `key` as it is.
+    /// Runs a command that must fail at operation `index` with `reason`, leaving `key` as it is.
     async fn fail(&self, command: impl Into<Command>, index: usize, reason: Failure, key: &Key) {
         let before = get(&self.store, key).await;
         let outcome = self.run(command).await;
@@ -215,7 +215,7 @@ pub async fn the_deadline_of_a_counter_counts_from_its_creation(harness: &dyn Qu
     );
     assert_eq!(fleet.entry(&key).await.expires_at, deadline);
 
-    // Many in one batch, some of them past the deadline of the counter that the first one makes.
+    // Many in one batch, some of them past the deadline of the counter that the first one creates.
     harness.set_clock(deadline.unwrap().after(SHORT)).await;
     let late = fleet.succeed_one(add(LONG)).await;
     assert_eq!((late.computed.number, late.existed), (Some(1), false));
@@ -227,7 +227,7 @@ pub async fn the_deadline_of_a_counter_counts_from_its_creation(harness: &dyn Qu
     assert_eq!(fleet.entry(&key).await.expires_at, None);
 }
 
-/// A batch is judged as its jobs one by one would be, also where a deadline that it sets passes
+/// A batch is evaluated as its jobs would be one by one, even if a deadline that it sets passes
 /// before its commit.
 pub async fn a_counter_that_waited_longer_than_it_lives_starts_again(harness: &dyn QueueHarness) {
     let fleet = Fleet::open(harness).await;

@@ -1,4 +1,5 @@
-//! A job's state is told from the position and the outcomes kept; what is not known is never called a success.
+//! A job's state follows from the position and the kept outcomes; an unknown outcome is never
+//! reported as success.
 
 use std::time::{Duration, Instant};
 

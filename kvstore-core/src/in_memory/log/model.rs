@@ -1,5 +1,5 @@
-//! Does a partition do what a naive list of jobs does, whatever the order of calls, and does it survive being written down and
-//! built again?
+//! Does a partition behave like a naive list of jobs for any order of calls, and does it survive a
+//! rebuild from what it wrote?
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,8 @@ fn options() -> QueueOptions {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A request for the value number `value`, as long as that says, maybe under an idempotency key with a window.
+    /// A request for the value number `value`, which is also its length, possibly under an
+    /// idempotency key with a window.
     Admit {
         value: u8,
         idempotency: Option<(u8, u64)>,
@@ -47,9 +48,9 @@ enum Step {
     BeginAttempt(u64),
     WithdrawAttempt(u64),
     StartAfter(u64),
-    /// So much time passes.
+    /// Time passes, by this much.
     Clock(i64),
-    /// Everything is written down and built again.
+    /// Everything is written and rebuilt.
     Restart,
 }
 
@@ -71,7 +72,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn request(value: u8, idempotency: Option<(u8, u64)>) -> NewJob {
-    // A text of `value` bytes with its quotes, from 2 on, so equal numbers are equal requests and no others are.
+    // A text of `value` bytes including quotes, from 2 up, so equal numbers are equal requests and
+    // no others are.
     let text = format!("\"{}\"", "x".repeat(usize::from(value)));
     let set = Operation::set(Key::new("k").unwrap(), Value::parse(text).unwrap());
     NewJob {
@@ -83,7 +85,7 @@ fn request(value: u8, idempotency: Option<(u8, u64)>) -> NewJob {
     }
 }
 
-/// What a partition is, said as plainly as possible.
+/// A partition in its plainest form.
 #[derive(Debug, Default)]
 struct Model {
     jobs: Vec<ModelJob>,
@@ -206,7 +208,7 @@ fn new_log(queue: QueueId) -> PartitionLog {
     PartitionLog::new(queue, Partition(0), &options())
 }
 
-/// As a queue in a file does it: numbering and keys from a header, then the jobs.
+/// Rebuilds like a queue in a file: numbering and keys from a header, then the jobs.
 fn rebuilt(log: &PartitionLog, queue: QueueId, now: Timestamp) -> PartitionLog {
     let mut new = new_log(queue);
     new.restore_numbering(log.last(), log.trimmed()).unwrap();
@@ -347,7 +349,7 @@ fn admit_new(log: &mut PartitionLog, new: NewJob) -> (Arc<Job>, Option<Remembere
 }
 
 #[test]
-fn a_replay_of_an_unpublished_job_is_told_apart_and_goes_with_it() {
+fn a_replay_of_an_unpublished_job_is_recognized_and_withdrawn_with_it() {
     let mut log = new_log(QueueId::random());
     let again = || request(5, Some((1, 1000)));
     let (first, _) = admit_new(&mut log, again());
@@ -387,7 +389,7 @@ fn a_replay_is_answered_after_the_job_is_gone_and_until_the_window_ends() {
 }
 
 #[test]
-fn each_opening_numbers_behind_all_before_it_and_knows_no_job_of_a_lost_one() {
+fn each_opening_numbers_after_all_earlier_ones_and_knows_no_job_of_a_lost_one() {
     let mut log = new_log(QueueId::random());
     let first = log.open(Timestamp(1000));
     let (job, _) = admit_new(&mut log, request(1, None));
@@ -395,7 +397,8 @@ fn each_opening_numbers_behind_all_before_it_and_knows_no_job_of_a_lost_one() {
     assert_eq!((position.major, position.minor), (first.major, 1));
     log.publish();
 
-    // The clock is behind, or ahead: what waits stays, and numbers go on from a place of their own.
+    // Whether the clock is behind or ahead: waiting jobs stay, and numbering continues from a range
+    // of its own.
     for clock in [Timestamp(0), Timestamp(1 << 40)] {
         let before = log.last();
         let opened = log.open(clock);
@@ -425,14 +428,14 @@ fn each_opening_numbers_behind_all_before_it_and_knows_no_job_of_a_lost_one() {
 }
 
 #[test]
-fn a_job_over_the_bound_on_bytes_can_never_fit_and_is_told_so() {
+fn a_job_over_the_bound_on_bytes_is_rejected_as_too_large() {
     let mut log = new_log(QueueId::random());
     let too_large = log.admit(request(BYTES_MAX as u8, None), Timestamp(0));
     assert!(matches!(too_large, Err(Error::TooLarge { .. })));
 }
 
 #[test]
-fn numbers_end_with_an_answer_and_not_with_an_overflow() {
+fn exhausted_numbers_are_an_error_and_not_an_overflow() {
     let mut log = new_log(QueueId::random());
     log.start_after(Position::counted(u64::MAX));
     let full = log.admit(request(1, None), Timestamp(0));
@@ -440,7 +443,7 @@ fn numbers_end_with_an_answer_and_not_with_an_overflow() {
 }
 
 #[test]
-fn what_is_restored_must_be_in_order_and_of_this_queue() {
+fn restored_jobs_must_be_in_order_and_of_this_queue() {
     let queue = QueueId::random();
     let mut source = new_log(queue);
     let (first, remembered) = admit_new(&mut source, request(1, Some((1, 1000))));

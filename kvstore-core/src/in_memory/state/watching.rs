@@ -1,4 +1,4 @@
-//! One who watches: what it takes, and where it is.
+//! A watch: what it takes, and where it is.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::model::entry::Version;
 use crate::store::{Changed, Watch, WatchFrom, WatchRequest};
 
 impl Shared {
-    /// Changes from a point on, as they become visible.
+    /// Streams changes from a point on, as they become visible.
     pub(crate) fn watch(self: &Arc<Self>, request: &WatchRequest) -> Result<Watch> {
         let state = self.read();
         let start = match &request.from {
@@ -56,14 +56,14 @@ impl Shared {
     }
 }
 
-/// One who watches, for as long as that is.
+/// A watcher, for as long as it lives.
 struct Watching {
     shared: Arc<Shared>,
     watcher: Arc<Watcher>,
 }
 
 impl Watching {
-    /// The next change; `None` once the store is closed.
+    /// Waits for the next change; `None` once the store is closed.
     async fn next(&self) -> Option<Result<Changed>> {
         loop {
             let is_behind = {
@@ -89,7 +89,7 @@ impl Watching {
         }
     }
 
-    /// Reads on in the history. Nothing is handed out meanwhile, since the state is locked.
+    /// Continues in the history. Nothing is handed out meanwhile, since the state is locked.
     fn read(&self) -> Result<()> {
         let state = self.shared.read();
         let mut place = self.watcher.place();
