@@ -1,4 +1,4 @@
-//! How a run ends that cannot do what it was asked to: a line that says what to do, and a code.
+//! How a failed run ends: with a line that says what to do, and an exit code.
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -22,15 +22,15 @@ Exit codes:
 #[derive(Debug)]
 pub(crate) enum Failure {
     Store(Error),
-    /// What was done until then stays.
+    /// Interrupted; completed work stays.
     Interrupted {
         failure: Box<Failure>,
         done: String,
     },
-    /// For a reason of its own.
+    /// Any other reason.
     Failed(String),
     Usage(String),
-    /// What was asked for is absent; the rest of the output stands.
+    /// Something requested is absent; the rest of the output is valid.
     Absent(String),
     Io(io::Error),
 }
@@ -48,12 +48,12 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
-    /// Says on standard error what is wrong and what to do, and returns the code.
+    /// Prints to standard error what is wrong and what to do, and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         if let Self::Io(error) = &self
             && error.kind() == io::ErrorKind::BrokenPipe
         {
-            // The reader has had enough, as behind `| head -1`.
+            // The reader has closed the pipe, as with `| head -1`.
             return ExitCode::SUCCESS;
         }
         let (code, text) = self.code_and_text();

@@ -1,4 +1,4 @@
-//! What arguments mean: keys, values, times, etags.
+//! Parses arguments: keys, values, times, etags.
 
 use std::convert::Infallible;
 use std::io::Read as _;
@@ -13,7 +13,7 @@ use kvstore_core::{Key, Value, Version};
 
 use crate::failure::Failure;
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Argument(String),
@@ -50,7 +50,7 @@ impl Source {
         }
     }
 
-    /// Reads a JSON value.
+    /// Parses a JSON value.
     pub(crate) fn json(self) -> Result<Value, Failure> {
         let is_argument = matches!(self, Self::Argument(_));
         Value::parse(self.read()?).map_err(|error| {
@@ -74,7 +74,7 @@ pub(crate) fn key(text: &str) -> Result<Key, String> {
     Key::new(text).map_err(|error| error.to_string())
 }
 
-/// `15m`, `1h 30m`, or a number of seconds.
+/// Parses `15m`, `1h 30m`, or a number of seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
@@ -90,7 +90,7 @@ pub(crate) fn expiry(text: &str) -> Result<Expiry, String> {
     }
 }
 
-/// `*`, or an etag with its quotes or without.
+/// Parses `*`, or an etag with or without its quotes.
 pub(crate) fn condition(text: &str) -> Result<Condition, String> {
     if text == "*" {
         return Ok(Condition::Present);

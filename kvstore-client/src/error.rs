@@ -1,4 +1,4 @@
-//! What an answer that is no success means, as an error of the core. The one table of it.
+//! Maps every unsuccessful answer to an error of the core. The only such mapping.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::transport::{Call, Effect, Reply};
 use crate::wire;
 
-/// A problem of RFC 9457, as far as it is one.
+/// A problem of RFC 9457; every member may be missing.
 #[derive(Debug, Default, Deserialize)]
 struct Body {
     #[serde(default, rename = "type")]
@@ -40,7 +40,7 @@ impl Problem {
         }
     }
 
-    /// Returns the name of the problem, empty if it is none of a kvstore server.
+    /// Returns the name of the problem; empty if it does not come from a kvstore server.
     fn name(&self) -> &str {
         self.body
             .kind
@@ -52,7 +52,7 @@ impl Problem {
         self.name() == name
     }
 
-    /// Returns true if a kvstore server said it, rather than a proxy before it.
+    /// Returns true if a kvstore server sent it, rather than a proxy in front of it.
     pub(crate) fn is_own(&self) -> bool {
         !self.name().is_empty()
     }
@@ -66,8 +66,8 @@ impl Problem {
         self.body.failed_op.unwrap_or(0)
     }
 
-    /// Returns the error of an operation on `key` whose condition failed, or which could not be
-    /// done.
+    /// Returns the error of an operation on `key` that failed its condition or could not be carried
+    /// out.
     pub(crate) fn of_write(self, key: &Key, call: &Call) -> Error {
         let key = self.body.key.as_ref().unwrap_or(key).clone();
         match self.name() {
@@ -141,7 +141,7 @@ pub(crate) fn source(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>)
     Some(Arc::from(cause.into()))
 }
 
-/// The error of an answer that says something else than the API has it.
+/// Returns the error for an answer that does not conform to the API.
 pub(crate) fn unexpected(reply: &Reply, call: &Call, why: &dyn std::fmt::Display) -> Error {
     let what = format!(
         "the answer to {} {} ({}) is not as expected: {why}",

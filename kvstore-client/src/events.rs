@@ -1,30 +1,30 @@
-//! Server-sent events out of the pieces of an answer
+//! Parses server-sent events from the pieces of an answer
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 
-/// One event, or the news that only the id has moved.
+/// One event, or an advance of the id alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) name: String,
     pub(crate) data: String,
-    /// The id as of this event, if it has one of its own.
+    /// The id after this event, if the event sets one.
     pub(crate) id: Option<String>,
 }
 
-/// Cuts text into events.
+/// A parser that splits text into events.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
-    /// What has come of the line under way.
+    /// The part of the current line received so far.
     line: Vec<u8>,
     next: Sent,
 }
 
 impl Events {
-    /// Returns the bytes that are held of an event under way.
+    /// Returns the number of bytes held of an incomplete event.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.line.len() + self.next.data.len()
     }
 
-    /// Takes a piece and hands over each event that it ends.
+    /// Takes a piece of text and passes on each event that it completes.
     pub(crate) fn take(&mut self, piece: &[u8], mut event: impl FnMut(Sent)) {
         for part in piece.split_inclusive(|byte| *byte == b'\n') {
             self.line.extend_from_slice(part);
@@ -54,7 +54,7 @@ impl Events {
                 }
                 self.next.data.push_str(value);
             }
-            // A comment, or `retry`: the client has pauses of its own.
+            // A comment, or `retry`: the client chooses its own pauses.
             _ => {}
         }
         None
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_the_same_however_the_text_is_cut() {
+    fn events_are_the_same_however_the_text_is_split() {
         let text = "retry: 2000\nid: 1\n\n: heartbeat\n\nid: 2\r\nevent: set\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\nevent:synced\ndata:{}\n\nid: 3\n";
         let sent = |name: &str, data: &str, id: Option<&str>| Sent {
             name: name.to_owned(),

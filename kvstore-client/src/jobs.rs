@@ -17,39 +17,39 @@ use crate::service::{RemoteService, WireApplied, parse};
 use crate::transport::{Call, Effect, Reply};
 use crate::wire::{self, Target};
 
-/// What is known of a job.
+/// The known facts about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobInfo {
     /// The job.
     pub id: JobId,
-    /// What it does: `set`, `delete`, `add`, `merge`, `touch` or `batch`, as long as that is kept.
+    /// Its kind: `set`, `delete`, `add`, `merge`, `touch` or `batch`, while that is kept.
     pub op: Option<String>,
-    /// Its key, or the first of a batch, as long as that is kept.
+    /// Its key, or the first key of a batch, while that is kept.
     pub key: Option<Key>,
-    /// How often it was tried, if that is known.
+    /// How often it was tried, if known.
     pub attempts: Option<u32>,
-    /// How it stands.
+    /// Its state.
     pub outcome: JobOutcome,
-    /// When it was accepted, of a job that waits, in a listing.
+    /// When it was accepted; in a listing of waiting jobs only.
     pub accepted_at: Option<Timestamp>,
-    /// When it became a dead letter, in a listing.
+    /// When it became a dead letter; in a listing only.
     pub dead_at: Option<Timestamp>,
 }
 
-/// How a job stands.
+/// The state of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobOutcome {
     /// It waits to be applied.
     Queued,
-    /// It is applied; with what it did, if it is no batch and that is kept.
+    /// It is applied; with its effect, if it is not a batch and that is kept.
     Succeeded(Option<Applied>),
-    /// It could not be done when its turn came; nothing took effect.
+    /// It could not be carried out when its turn came; nothing took effect.
     Failed {
         /// Why.
         reason: String,
-        /// Which operation of a batch, from 0.
+        /// The operation of a batch that failed, from 0.
         operation: usize,
-        /// The version that the operation's key had at that moment; `None` if it was absent.
+        /// The version of the operation's key at that moment; `None` if it was absent.
         current: Option<Version>,
     },
     /// The store rejected it for good, or its attempts ran out. It is kept as a dead letter.
@@ -62,9 +62,9 @@ pub enum JobOutcome {
 /// Which jobs to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobStatus {
-    /// Those that wait.
+    /// The waiting jobs.
     Queued,
-    /// Those that were given up.
+    /// The dead letters.
     Dead,
 }
 
@@ -84,7 +84,7 @@ pub struct QueueStatus {
     pub jobs: u64,
     /// Their keys and values, in bytes.
     pub bytes: u64,
-    /// The age of the oldest, in seconds; `None` if none waits.
+    /// The age of the oldest waiting job, in seconds; `None` if none waits.
     pub oldest_age_seconds: Option<f64>,
     /// How many dead letters there are.
     pub dead: u64,
@@ -93,8 +93,8 @@ pub struct QueueStatus {
 }
 
 impl RemoteService {
-    /// Returns what is known of a job, once it is finished or after `wait`; `None` if it is unknown
-    /// or forgotten.
+    /// Returns the known facts about a job, once it is finished or after `wait`; `None` if it is
+    /// unknown or forgotten.
     ///
     /// # Errors
     /// [`Error::Unavailable`](kvstore_core::Error::Unavailable),
@@ -112,10 +112,10 @@ impl RemoteService {
         }
     }
 
-    /// Streams the jobs that wait, or the dead letters, that the token may see, in ascending order.
+    /// Streams the waiting jobs, or the dead letters, that the token may see, in ascending order.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`]; the stream ends after the first.
+    /// Those of [`RemoteService::job`]; the stream ends after the first.
     pub fn jobs(&self, status: JobStatus) -> BoxStream<'static, Result<JobInfo>> {
         let target = move |cursor: Option<String>| {
             let target = Target::new("/v1/jobs")
@@ -142,8 +142,8 @@ impl RemoteService {
         pages.try_flatten().boxed()
     }
 
-    /// Has a dead letter tried again as a new job, and returns that. Two retries of one letter are
-    /// one job.
+    /// Retries a dead letter as a new job, and returns that job. Two retries of one letter are one
+    /// job.
     ///
     /// # Errors
     /// [`Error::NotFound`](kvstore_core::Error::NotFound) if there is no such letter.
@@ -156,10 +156,10 @@ impl RemoteService {
         Ok(answer.job_id)
     }
 
-    /// Drops a dead letter, and returns true if it was there.
+    /// Drops a dead letter, and returns true if it existed.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`].
+    /// Those of [`RemoteService::job`].
     pub async fn forget(&self, id: &JobId) -> Result<bool> {
         let call = write(Method::DELETE, format!("/v1/jobs/{id}"));
         let reply = self.transport().send(&call).await?;
@@ -170,10 +170,10 @@ impl RemoteService {
         }
     }
 
-    /// Has all dead letters that the token may see tried again, and returns how many.
+    /// Retries all dead letters that the token may see, and returns their number.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`]; some may have been retried then, and to repeat the call
+    /// Those of [`RemoteService::job`]. Some letters may have been retried then; repeating the call
     /// is safe.
     pub async fn retry_dead(&self) -> Result<u64> {
         let call = write(Method::POST, "/v1/jobs/retry?status=dead".to_owned());
@@ -184,10 +184,10 @@ impl RemoteService {
             .ok_or_else(|| unexpected(&reply, &call, &"it has no number"))
     }
 
-    /// Drops all dead letters that the token may see, and returns how many.
+    /// Drops all dead letters that the token may see, and returns their number.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`]; some may have been dropped then, and to repeat the call
+    /// Those of [`RemoteService::job`]. Some letters may have been dropped then; repeating the call
     /// is safe.
     pub async fn forget_dead(&self) -> Result<u64> {
         let call = write(Method::DELETE, "/v1/jobs?status=dead".to_owned());
@@ -201,7 +201,7 @@ impl RemoteService {
     /// Returns how full the queue is.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`].
+    /// Those of [`RemoteService::job`].
     pub async fn queue_status(&self) -> Result<QueueStatus> {
         let call = Call::get("/v1/queue".to_owned(), Subject::Job);
         let reply = self.expect(StatusCode::OK, &call).await?;
@@ -217,7 +217,7 @@ impl RemoteService {
     }
 }
 
-/// A write that finds nothing left to do when it is sent twice.
+/// Builds a write that finds nothing left to do when it is sent twice.
 fn write(method: Method, target: String) -> Call {
     Call {
         effect: Effect::Once,

@@ -1,4 +1,4 @@
-//! Where a server is: `http://host:port`, `https://host` or `unix:/path/to/socket`.
+//! The address of a server: `http://host:port`, `https://host` or `unix:/path/to/socket`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use kvstore_core::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
     pub(crate) endpoint: Endpoint,
-    /// What stands before `/v1` in the path of a server behind a proxy; no slash at its end.
+    /// The path before `/v1` of a server behind a proxy, without a final slash.
     pub(crate) path: String,
 }
 
@@ -66,7 +66,7 @@ impl FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self> {
         let refused = |reason: &str| {
-            // A password is never repeated, nor a piece of one.
+            // A password is never repeated, not even in part.
             let shown = match text.contains(['@', '=']) {
                 true => "this".to_owned(),
                 false => format!("{text:?}"),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_refused_without_its_password() {
+    fn errors_about_urls_do_not_repeat_passwords() {
         for text in [
             "",
             "localhost:8000",

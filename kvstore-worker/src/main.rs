@@ -1,4 +1,4 @@
-//! The worker as a process of its own: settings, open, run, close.
+//! The worker as a process: settings, open, run, close.
 
 use std::process::ExitCode;
 
@@ -66,14 +66,14 @@ fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {
     })
 }
 
-/// Opens store and queue, when it is this worker's turn.
+/// Opens store and queue, once it is this worker's turn.
 async fn open(shared: &Shared, health: &Health) -> kvstore_core::Result<Opened> {
     let mut stands_by = false;
     let opened = shared.stand_by(|error| {
         health.stand_by();
         if !stands_by {
             tracing::info!(holder = %error, "standing by until the folder is free");
-            // That is all there is to do until then, so a supervisor need not wait for more.
+            // The standby is fully started, so a supervisor need not wait for more.
             process::notify_ready("standing by until the folder is free");
         }
         stands_by = true;
@@ -91,7 +91,7 @@ async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(),
         None => None,
     };
     let health = Health::starting();
-    // It answers until the runtime ends, also while the last batch is finished.
+    // Answers until the runtime ends, including while the last batch is finished.
     if let Some(listener) = listener {
         tracing::info!(address = %listener.local_addr()?, "answering probes");
         tokio::spawn(admin::serve(listener, health.clone()));

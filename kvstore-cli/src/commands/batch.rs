@@ -15,7 +15,7 @@ use crate::args::Batch;
 use crate::failure::Failure;
 use crate::input::condition;
 
-/// An operation, as the API has it.
+/// An operation, in the form of the API.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Given {
@@ -76,7 +76,7 @@ pub(super) async fn batch(context: &Context, batch: Batch) -> Result<(), Failure
     Ok(rows.flush()?)
 }
 
-/// Reads operations: an array, the body of the API's request, or an object a line.
+/// Parses operations: an array, the body of the API's request, or one object per line.
 fn operations(text: &[u8]) -> Result<Vec<Operation>, Failure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -93,7 +93,7 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>, Failure> {
             let lines = serde_json::Deserializer::from_slice(text).into_iter::<Given>();
             let lines: Result<Vec<Given>, _> = lines.collect();
             lines.map_err(|by_line| {
-                // An array that is wrong says more about itself than its first line does.
+                // The error of an array says more than the error of its first line.
                 let is_array = text.trim_ascii_start().starts_with(b"[");
                 let error = if is_array { error } else { by_line };
                 Failure::Usage(format!("the operations cannot be read: {error}"))
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_operation_is_refused() {
+    fn invalid_operations_are_rejected() {
         for (text, words) in [
             ("x", "cannot be read"),
             (

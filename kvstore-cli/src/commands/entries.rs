@@ -16,7 +16,7 @@ pub(super) async fn get(context: &Context, get: Get) -> Result<(), Failure> {
         [key] => vec![context.client.store().get(key).await?],
         keys => context.client.store().get_many(keys).await?,
     };
-    // Many keys need their names; the value of one is what was asked for.
+    // Several keys need their names; for one key the value alone was asked for.
     let is_plain = !get.meta && (get.keys.len() == 1 || get.raw);
     let mut absent = Vec::new();
     let mut rows = context.output.rows(&["KEY", "ETAG", "EXPIRES", "VALUE"]);
@@ -54,7 +54,7 @@ pub(super) async fn get(context: &Context, get: Get) -> Result<(), Failure> {
     }
 }
 
-/// An entry as a line of JSON.
+/// An entry as one line of JSON.
 #[derive(Debug, serde::Serialize)]
 pub(super) struct EntryObject<'a> {
     pub(super) key: &'a Key,
@@ -136,7 +136,7 @@ async fn write(context: &Context, operation: Operation, write: &Write) -> Result
         .one(&sentence(name, &key, &submitted), &object)?)
 }
 
-/// Adds the members that say what operation number `index` of those that write did.
+/// Adds the members that report the effect of the write with number `index`.
 pub(super) fn describe(
     object: &mut Map<String, Json>,
     name: &str,
@@ -165,7 +165,7 @@ pub(super) fn describe(
     };
 }
 
-/// Says what a write did, for people.
+/// Describes the effect of a write, for people.
 fn sentence(name: &str, key: &Key, submitted: &Submitted) -> String {
     if submitted.state == JobState::Queued {
         return format!("{key} queued as job {}", submitted.id);

@@ -1,4 +1,4 @@
-//! `verify`, `repair`, `status` and `compact`: on a folder itself, without a server.
+//! `verify`, `repair`, `status` and `compact`: they work on a folder directly, without a server.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::transfer::Place;
 use crate::failure::Failure;
 use crate::output::line;
 
-/// Returns the store in files that `given` names.
+/// Returns the URL of the store in files that `given` names.
 fn url(given: &str) -> Result<StoreUrl, Failure> {
     match given.parse()? {
         Place::Store(url) if url.folder().is_some() => Ok(*url),
@@ -51,7 +51,7 @@ pub(super) fn verify(given: &str) -> Result<(), Failure> {
     }
 }
 
-/// Makes a damaged folder whole again, and keeps what it removes.
+/// Repairs a damaged folder, and keeps what it removes.
 pub(super) fn repair(given: &str) -> Result<(), Failure> {
     let url = url(given)?;
     let repaired = json_file::repair(path(&url))?;
@@ -68,7 +68,7 @@ pub(super) fn repair(given: &str) -> Result<(), Failure> {
     }
 }
 
-/// Prints what is in a folder and its queue, in numbers; beside a running server, too.
+/// Prints statistics of a folder and its queue; works alongside a running server.
 pub(super) fn status(given: &str) -> Result<(), Failure> {
     let found = inspect(&url(given)?)?;
     if let Some(problem) = found.problems().first() {
@@ -102,7 +102,7 @@ pub(super) fn status(given: &str) -> Result<(), Failure> {
 /// Brings `data.json` up to date with the journals, and removes those.
 pub(super) async fn compact(given: &str) -> Result<(), Failure> {
     let url = url(given)?;
-    // Opening would make a folder that is not there.
+    // Opening would create a missing folder.
     let before = inspect(&url)?.summary();
     JsonFile::open(path(&url), Options::default())
         .await?

@@ -1,4 +1,4 @@
-//! `completions` and `man`: from the definition of the command line.
+//! `completions` and `man`: generated from the definition of the command line.
 
 use std::io::Write as _;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `health`: whether a server or worker is ready, for a supervisor in an image without a shell.
+//! `health`: checks that a server or worker is ready, for a supervisor in an image without a shell.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::args::{Health, Server};
 use crate::failure::Failure;
 use crate::output::line;
 
-/// For each step of the way. Longer than a process gives its own store and queue to answer.
+/// The timeout for each step. Longer than a process gives its own store and queue to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn health(server: Server, health: Health) -> Result<(), Failure> {
@@ -35,9 +35,9 @@ pub(super) async fn health(server: Server, health: Health) -> Result<(), Failure
     }
 }
 
-/// Returns where a program that is set up to listen on `text` is reached on this machine.
+/// Returns the URL at which a program that listens on `text` is reached on this machine.
 fn url(text: &str) -> Result<ServerUrl, Failure> {
-    // It may be a list. Each place has the same to say, and a Unix socket says it without TLS.
+    // It may be a list. All addresses give the same answer, and a Unix socket gives it without TLS.
     let places = || text.split(',').map(str::trim);
     let socket = places().find(|place| place.starts_with("unix:"));
     let text = socket.or(places().next()).unwrap_or_default();
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_listen_is_reached_on_this_machine() {
+    fn every_kind_of_listener_is_reached_on_this_machine() {
         for (listens, expected) in [
             ("127.0.0.1:80", "http://127.0.0.1:80"),
             ("localhost:80", "http://localhost:80"),

@@ -147,7 +147,7 @@ async fn forget(context: &Context, letters: Letters) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints how many dead letters something was done with: `done` for people, `member` for programs.
+/// Prints how many dead letters were processed: `done` for people, `member` for programs.
 fn counted(context: &Context, count: u64, done: &str, member: &str) -> Result<(), Failure> {
     let object = json!({ member: count });
     Ok(context.output.one(&format!("{count} {done}"), &object)?)

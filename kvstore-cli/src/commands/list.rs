@@ -110,11 +110,11 @@ async fn fold(
     Ok(())
 }
 
-/// The parts of keys between slashes, printed as they come: keys are in byte order, so the parts
-/// that two keys share follow each other.
+/// The parts of keys between slashes, printed as they come: keys are in byte order, so parts that
+/// keys share are adjacent.
 #[derive(Debug, Default)]
 struct Tree {
-    /// The folders of the key before.
+    /// The folders of the previous key.
     folders: Vec<String>,
 }
 

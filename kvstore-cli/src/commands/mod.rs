@@ -1,4 +1,4 @@
-//! What the commands do.
+//! The commands.
 
 mod batch;
 mod entries;
@@ -23,13 +23,13 @@ use crate::output::Output;
 
 pub(crate) use transfer::Place;
 
-/// What a command works with.
+/// What every command needs.
 struct Context {
     client: Client,
     output: Output,
 }
 
-/// Does what the command line says.
+/// Runs the command that the command line names.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let output = Output::new(args.server.output);
     let command = match args.command {
@@ -66,7 +66,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-/// `idempotency_keys`: each write gets one.
+/// Creates the client. With `idempotency_keys` each write gets a key.
 fn client(
     server: Server,
     token: Option<String>,
@@ -96,7 +96,7 @@ fn token_in(path: &Path) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
-/// The token is in no argument: those can be seen by every user of a machine.
+/// Reads the token from the environment; arguments would be visible to every user of the machine.
 fn environment_token() -> Result<Option<String>, Failure> {
     let token = std::env::var_os("KVSTORE_TOKEN");
     let token = token.map(|token| token.into_string()).transpose();
@@ -104,7 +104,7 @@ fn environment_token() -> Result<Option<String>, Failure> {
 }
 
 impl Context {
-    /// Has a write of one operation or more accepted, and waits for it.
+    /// Submits a write of one or more operations, and waits for it.
     async fn submit(
         &self,
         write: impl Into<Write>,

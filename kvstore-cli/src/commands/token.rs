@@ -1,4 +1,4 @@
-//! `token`: makes a token, and adds its line to the file that the server's `--tokens-file` names.
+//! `token`: creates a token, and adds its line to the file that the server's `--tokens-file` names.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -10,10 +10,10 @@ use crate::args::Token;
 use crate::failure::Failure;
 use crate::output::line;
 
-/// Random bytes of a token: too many to try out.
+/// Random bytes of a token: too many to guess.
 const SECRET_BYTES: usize = 32;
 
-/// Most characters of a name, as the server has it.
+/// The maximum length of a name, as in the server.
 const NAME_CHARS_MAX: usize = 64;
 
 pub(super) fn token(token: Token) -> Result<(), Failure> {
@@ -48,7 +48,7 @@ pub(super) fn token(token: Token) -> Result<(), Failure> {
     if let Some(keys) = keys {
         added = format!("{added}:{keys}");
     }
-    // A last line without an end would swallow the new one.
+    // A last line without a newline would absorb the new one.
     let end = match before.is_empty() || before.ends_with('\n') {
         true => "",
         false => "\n",
@@ -63,7 +63,7 @@ pub(super) fn token(token: Token) -> Result<(), Failure> {
             file.sync_all()
         })
         .map_err(|error| refused("cannot be written", error))?;
-    // Alone on standard output, so that it can be put into a variable or a file.
+    // Alone on standard output, so that it can be captured in a variable or a file.
     Ok(line(secret.as_bytes())?)
 }
 
@@ -71,7 +71,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads whose token it is to be.
+/// Parses the name of the token's owner.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
     match (1..=NAME_CHARS_MAX).contains(&text.len()) && text.chars().all(is_plain) {
@@ -82,7 +82,7 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads what the keys begin with that it reaches.
+/// Parses the prefix of the keys that the token can access.
 pub(crate) fn keys(text: &str) -> Result<String, String> {
     match text.chars().any(char::is_control) {
         false => Ok(text.to_owned()),

@@ -14,8 +14,8 @@ use crate::failure::Failure;
 use crate::output::{etag, printable, raw, shortened};
 
 pub(super) async fn watch(context: &Context, watch: Watch) -> Result<(), Failure> {
-    // A watch waits for a server for as long as it takes; one that was never there is rather a
-    // wrong URL.
+    // A watch waits for an unreachable server indefinitely; if it was never reached, the URL is
+    // more likely wrong.
     let first = ListRequest {
         prefix: watch.prefix.clone(),
         limit: 1,
@@ -38,7 +38,7 @@ pub(super) async fn watch(context: &Context, watch: Watch) -> Result<(), Failure
     let mut events = watching.stream();
     while let Some(event) = events.try_next().await? {
         print(context, event)?;
-        // Each line is there when it happens, in a pipe as well.
+        // Flushes each line, so that a pipe receives it at once as well.
         io::stdout().flush()?;
     }
     Ok(())
@@ -77,7 +77,7 @@ fn print(context: &Context, event: Event) -> io::Result<()> {
     }
 }
 
-/// A change as a line of JSON.
+/// A change as one line of JSON.
 #[derive(Debug, serde::Serialize)]
 struct Line<'a> {
     event: &'static str,

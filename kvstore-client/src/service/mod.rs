@@ -23,7 +23,7 @@ use crate::transport::{
 };
 use crate::wire::{self, Target, WireEntry};
 
-/// The longest wait of one request: what the API grants.
+/// The longest wait of one request, as limited by the API.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The queued writes of a server, with the verbs of [`Service`](kvstore_core::Service). Cheap to
@@ -75,12 +75,12 @@ impl RemoteService {
         &self.transport
     }
 
-    /// Gives `key` the `value`.
+    /// Sets `key` to `value`.
     pub fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Submission<'_> {
         self.batch().set(key, value)
     }
 
-    /// Makes `key` absent.
+    /// Deletes `key`.
     pub fn delete(&self, key: &str) -> Submission<'_> {
         self.batch().delete(key)
     }
@@ -91,12 +91,13 @@ impl RemoteService {
         self.batch().add(key, by)
     }
 
-    /// Merges `patch` into the value under `key` as RFC 7396 says. A deadline of the entry stays.
+    /// Merges `patch` into the value under `key` as specified by RFC 7396. The entry keeps its
+    /// deadline.
     pub fn merge<T: Serialize + ?Sized>(&self, key: &str, patch: &T) -> Submission<'_> {
         self.batch().merge(key, patch)
     }
 
-    /// Lets the entry under `key` live for `ttl` from when this is accepted.
+    /// Sets the deadline of the entry under `key` to `ttl` after acceptance.
     pub fn touch(&self, key: &str, ttl: Duration) -> Submission<'_> {
         self.batch().touch(key, ttl)
     }
@@ -106,13 +107,12 @@ impl RemoteService {
         Submission::new(self)
     }
 
-    /// Has a write accepted into the server's queue, durably, and waits for its outcome if asked
-    /// to.
+    /// Submits a write to the server's queue, durably, and waits for its outcome if asked to.
     ///
-    /// When this returns `Ok`, the write has its place in its key's order and will be applied
+    /// When this returns `Ok`, the write has its place in the order of its key and will be applied
     /// exactly once in effect. A wait that runs out is no error: the state is then
-    /// [`JobState::Queued`]. The server keeps the outcome in any case, as [`Request::keep_outcome`]
-    /// asks for.
+    /// [`JobState::Queued`]. The server always keeps the outcome, as with
+    /// [`Request::keep_outcome`].
     ///
     /// # Errors
     /// Those of a [`Submission`]; [`Error::Unavailable`] if the server could not be reached and the
@@ -144,8 +144,8 @@ impl RemoteService {
             if submitted.state != JobState::Queued || !is_keyed {
                 return Ok(submitted);
             }
-            // The server stopped waiting early, as one that shuts down does: the same request under
-            // the same key is answered with the same job.
+            // The server stopped waiting early, as it does when it shuts down: the same request
+            // under the same key is answered with the same job.
             let pause = backoff.next(Duration::ZERO);
             if Instant::now() + pause >= end {
                 return Ok(submitted);
@@ -158,7 +158,7 @@ impl RemoteService {
     pub(crate) async fn delete_all(&self, prefix: &str, wait: Duration) -> Result<u64> {
         let target = Target::new("/v1/kv").with("prefix", prefix).with("all", 1);
         let mut call = Call::read(Method::DELETE, target.finish(), Subject::Key);
-        // A second one finds what the first has left.
+        // A repetition finds only what the first one has left.
         (call.effect, call.wait) = (Effect::Once, wait);
         call.header(PREFER, &format!("wait={}", wait.as_secs()));
         let reply = self.transport.send(&call).await?;
@@ -169,7 +169,7 @@ impl RemoteService {
         }
     }
 
-    /// Returns the entry under `key`. To see a write of another process,
+    /// Returns the entry under `key`. To see a write of another process, call
     /// [`RemoteService::wait_visible`] first.
     ///
     /// # Errors
@@ -196,7 +196,7 @@ impl RemoteService {
     /// partition for each thousand keys.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if a thousand of them come to more than an answer holds;
+    /// [`Error::TooLarge`] if a thousand of them exceed the size of an answer;
     /// [`Error::Unavailable`], [`Error::Denied`].
     pub async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
         let mut entries = Vec::with_capacity(keys.len());
@@ -205,7 +205,7 @@ impl RemoteService {
             let found: Found<'_> = parse(&reply, &call)?;
             let mut found = found.entries.into_iter().peekable();
             for key in keys {
-                // Those that are there are in the order of the keys.
+                // The entries found are in the order of the keys.
                 let entry = found.next_if(|entry| entry.key == *key);
                 entries.push(match entry {
                     None => None,
@@ -241,7 +241,7 @@ impl RemoteService {
         })
     }
 
-    /// Returns a page of keys; [`Page::next`] goes into [`ListRequest::after`].
+    /// Returns a page of keys; pass [`Page::next`] as [`ListRequest::after`] to continue.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a limit outside 1 to 1000; [`Error::Unavailable`], [`Error::Denied`].
@@ -293,14 +293,14 @@ impl RemoteService {
     /// shows it.
     ///
     /// # Errors
-    /// [`Error::NotYetVisible`] after as long as the server waits; [`Error::Invalid`] if it knows no such
-    /// write.
+    /// [`Error::NotYetVisible`] after the server's longest wait; [`Error::Invalid`] if it knows no
+    /// such write.
     pub async fn wait_visible(&self, token: &JobId) -> Result<()> {
         self.mget(&[], Some(token)).await.map(|_| ())
     }
 
-    /// Asks whether the server would answer now, store and queue included. A server that has its
-    /// probes on another port says only that it is there.
+    /// Checks that the server is ready, including its store and queue. A server that serves its
+    /// probes on another port only shows that it is running.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
@@ -315,12 +315,12 @@ impl RemoteService {
     }
 }
 
-/// 128 random bits.
+/// Returns 128 random bits.
 fn random_key() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 
-/// Reads the JSON of an answer.
+/// Parses the JSON of an answer.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(reply: &'a Reply, call: &Call) -> Result<T> {
     serde_json::from_slice(&reply.body).map_err(|error| unexpected(reply, call, &error))
 }
@@ -358,7 +358,7 @@ struct Answer {
     results: Option<Vec<WireApplied>>,
 }
 
-/// What one operation did.
+/// The effect of one operation.
 #[derive(Debug, Deserialize)]
 pub(crate) struct WireApplied {
     op: Option<String>,
@@ -370,7 +370,7 @@ pub(crate) struct WireApplied {
 }
 
 impl WireApplied {
-    /// Returns what it did, if the answer says so.
+    /// Returns the effect, if the answer includes it.
     pub(crate) fn applied(&self) -> Option<Applied> {
         let version: Version = wire::version(self.etag.as_deref()?)?;
         let existed = match (self.created, self.deleted) {
@@ -390,7 +390,7 @@ impl WireApplied {
     }
 }
 
-/// Reads the answer to a write.
+/// Parses the answer to a write.
 fn submitted(command: &Command, reply: &Reply, call: &Call) -> Result<Submitted> {
     if !reply.status.is_success() {
         let problem = Problem::of(reply);

@@ -1,4 +1,4 @@
-//! A command as a request of the API.
+//! Encodes a command as a request of the API.
 
 use std::fmt::Write as _;
 
@@ -75,7 +75,7 @@ fn one(operation: &Operation) -> Result<Call> {
     Ok(call)
 }
 
-/// A time to live as the API has it.
+/// A time to live in the form of the API.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(untagged)]
 enum Ttl {

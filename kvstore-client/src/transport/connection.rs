@@ -1,5 +1,4 @@
-//! One connection: TCP, TLS or a Unix socket, with HTTP/1.1 on it; and those that wait to be used
-//! again.
+//! One connection: TCP, TLS or a Unix socket, with HTTP/1.1 on it; and the pool of idle ones.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,10 +15,10 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::client::Options;
 use crate::url::{Endpoint, ServerUrl};
 
-/// Most connections kept for later requests.
+/// The maximum number of idle connections kept.
 const IDLE_MAX: usize = 64;
 
-/// A connection that takes one request after the other. It is closed when it is dropped.
+/// A connection that takes one request at a time. It is closed when it is dropped.
 pub(crate) type Connection = SendRequest<Full<Bytes>>;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -79,7 +78,7 @@ impl Connector {
             Self::Tls { host, port, tls } => Box::new(tls.connect(tcp(host, *port).await?).await?),
         };
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // It ends with its sender. What breaks it is told to the request that is under way.
+        // Ends with its sender. The current request receives any error.
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -91,12 +90,12 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, Cause> {
     Ok(stream)
 }
 
-/// Connections that no request uses.
+/// The idle connections.
 #[derive(Default)]
 pub(super) struct Idle(Mutex<Vec<Connection>>);
 
 impl Idle {
-    /// Returns the one used last that still takes a request.
+    /// Returns the most recently used one that still takes a request.
     pub(super) fn take(&self) -> Option<Connection> {
         let mut idle = self.lock();
         while let Some(connection) = idle.pop() {

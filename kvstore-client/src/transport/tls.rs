@@ -64,7 +64,7 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore> {
             }
         }
         None => {
-            // One that cannot be read does not keep the others from being used.
+            // An unreadable certificate does not keep the others from being used.
             let native = rustls_native_certs::load_native_certs();
             authorities.add_parsable_certificates(native.certs);
             if authorities.is_empty() {

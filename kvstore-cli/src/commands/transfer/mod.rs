@@ -1,4 +1,4 @@
-//! `export` and `import`: entries between any two of a file, a folder, a store on Redis and a
+//! `export` and `import`: copy entries between any two of a file, a folder, a store on Redis and a
 //! server.
 
 mod copy;
@@ -21,7 +21,7 @@ use crate::args::{Export, Import, Server};
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// Most bad places of a file that are listed.
+/// The maximum number of invalid places of a file that are listed.
 const REFUSED_MAX: usize = 20;
 
 pub(super) async fn export(output: &Output, server: Server, export: Export) -> Result<(), Failure> {
@@ -50,7 +50,7 @@ pub(super) async fn export(output: &Output, server: Server, export: Export) -> R
     let file = File::create_new(&path).map_err(refused)?;
     let written = write_all(entries, Writer::new(form, BufWriter::new(file)), &bar).await;
     drop(bar);
-    // On the disk when it says so.
+    // Durable once the command succeeds.
     let synced = written.and_then(|(out, count)| {
         out.get_ref().sync_all()?;
         Ok(count)
@@ -61,7 +61,7 @@ pub(super) async fn export(output: &Output, server: Server, export: Export) -> R
             Ok(output.one(&format!("{count} exported"), &object)?)
         }
         Err(failure) => {
-            // Half of it could be taken for all of it.
+            // A partial file could be mistaken for a complete one.
             let _ = std::fs::remove_file(&path);
             Err(match failure {
                 Failure::Io(error) => {
@@ -90,7 +90,7 @@ async fn write_all<W: Write>(
 }
 
 pub(super) async fn import(output: &Output, server: Server, import: Import) -> Result<(), Failure> {
-    // First what can be refused without having touched anything.
+    // First everything that can be rejected before anything is touched.
     let text;
     let source;
     let (entries, total): (Entries<'_>, _) = match &import.from {
@@ -99,7 +99,7 @@ pub(super) async fn import(output: &Output, server: Server, import: Import) -> R
             (source.entries(""), source.total("").await?)
         }
         Place::Server(url) => {
-            // A token is for one server: that of --token-file goes to the one that is written to.
+            // A token is for one server: `--token-file` is for the one that is written to.
             let token = import
                 .from_token_file
                 .as_deref()
@@ -135,7 +135,7 @@ pub(super) async fn import(output: &Output, server: Server, import: Import) -> R
                             let lines = Lines::new(BufReader::new(bar.wrap_read(open(path)?)));
                             Some(check(&name, lines, &bar)?)
                         }
-                        // It can be read only once: its bad lines are found on the way.
+                        // It can be read only once, so its invalid lines are found on the way.
                         None => None,
                     };
                     let lines = stream::iter(Lines::new(BufReader::new(open(path)?)));
@@ -159,7 +159,7 @@ pub(super) async fn import(output: &Output, server: Server, import: Import) -> R
     bring(output, entries, total, &target, import.keep).await
 }
 
-/// Writes `entries`, `total` of them where that is known, and prints how many.
+/// Writes `entries`, of which there are `total` if known, and prints how many.
 async fn bring(
     output: &Output,
     entries: Entries<'_>,
@@ -192,10 +192,10 @@ async fn bring(
     Ok(output.one(&totals.to_string(), &totals)?)
 }
 
-/// An entry of a file, or why it is none.
+/// An entry of a file, or why it is invalid.
 type Given = io::Result<Result<PortableEntry, Refused>>;
 
-/// Gives bad entries of the file `name` their place.
+/// Adds the file `name` to the position of invalid entries.
 fn given<'a>(name: String, entries: stream::LocalBoxStream<'a, Given>) -> Entries<'a> {
     entries
         .map(move |entry| match entry {
@@ -218,7 +218,7 @@ fn open(path: Option<&Path>) -> Result<Box<dyn Read>, Failure> {
 /// Counts the entries.
 ///
 /// # Errors
-/// The places of those that are none, before anything is written.
+/// The positions of invalid entries, before anything is written.
 fn check(
     name: &str,
     entries: impl Iterator<Item = Given>,
@@ -247,7 +247,7 @@ fn check(
     }
 }
 
-/// Returns the form that is asked for, or that the name of the file says.
+/// Returns the format that was requested, or the one that the file's name implies.
 fn form(given: Option<Form>, path: Option<&Path>) -> Form {
     let extension = path.and_then(Path::extension);
     given.unwrap_or(match extension.is_some_and(|it| it == "json") {
@@ -256,8 +256,7 @@ fn form(given: Option<Form>, path: Option<&Path>) -> Form {
     })
 }
 
-/// Counts entries on a terminal, `total` of them where that is known. It is gone when it is
-/// dropped.
+/// Shows progress in entries on a terminal, of `total` if known, until it is dropped.
 fn of_entries(doing: &'static str, total: Option<u64>) -> ProgressBar {
     match total {
         Some(total) => begin(
@@ -273,7 +272,7 @@ fn of_entries(doing: &'static str, total: Option<u64>) -> ProgressBar {
     }
 }
 
-/// Counts the bytes of a file that has `total` of them.
+/// Shows progress in bytes of a file with `total` bytes.
 fn of_bytes(doing: &'static str, total: u64) -> ProgressBar {
     let template = "{msg} {bar:30} {binary_bytes} of {binary_total_bytes}, {eta} left";
     begin(ProgressBar::new(total), template, doing)
@@ -294,7 +293,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn file_that_was_cut_while_it_was_read_is_an_error() {
+    async fn file_that_was_truncated_while_it_was_read_is_an_error() {
         let entries = || {
             let text = "{\"key\":\"a\",\"value\":1}\n{\"key\":\"b\",\"value\":1}\n";
             let lines = stream::iter(Lines::new(text.as_bytes()));

@@ -1,4 +1,4 @@
-//! Where entries come from and go to: a file, a folder, a store on Redis, a server.
+//! Sources and destinations of entries: a file, a folder, a store on Redis, a server.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -14,10 +14,10 @@ use kvstore_core::{Error, StoreExt as _};
 
 use crate::failure::Failure;
 
-/// Entries, one after the other.
+/// A stream of entries.
 pub(super) type Entries<'a> = LocalBoxStream<'a, Result<PortableEntry, Failure>>;
 
-/// Where entries are.
+/// A source or destination of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Standard input or output, written `-`.
@@ -33,8 +33,8 @@ pub(crate) enum Place {
 impl FromStr for Place {
     type Err = Error;
 
-    /// `-`, a URL, the path of a folder, or else that of a file: a path never looks like a URL if
-    /// it begins with `./`.
+    /// Parses `-`, a URL, the path of a folder, or else the path of a file. A path that begins with
+    /// `./` is never taken for a URL.
     fn from_str(text: &str) -> Result<Self, Error> {
         let path = Path::new(text);
         Ok(if text == "-" {
@@ -58,7 +58,7 @@ impl FromStr for Place {
     }
 }
 
-/// What entries are read from, all of it.
+/// An opened source of entries.
 #[derive(Debug)]
 pub(super) enum Source {
     /// A store in files, as it was at one moment; a server may have it open.
@@ -83,7 +83,7 @@ impl Source {
         }
     }
 
-    /// Returns how many entries there are, where that is known beforehand.
+    /// Returns the number of entries, if it is known beforehand.
     pub(super) async fn total(&self, prefix: &str) -> Result<Option<u64>, Failure> {
         match self {
             Self::Folder(found) if prefix.is_empty() => Ok(Some(found.summary().entries)),
@@ -100,7 +100,7 @@ impl Source {
         }
     }
 
-    /// Streams the entries whose keys start with `prefix`, in byte order of their keys.
+    /// Streams the entries whose keys start with `prefix`, in byte order.
     pub(super) fn entries<'a>(&'a self, prefix: &'a str) -> Entries<'a> {
         let entries = match self {
             Self::Folder(found) => {
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn path_is_told_from_url() {
+    fn paths_and_urls_are_distinguished() {
         let store = |url: &str| Place::Store(Box::new(url.parse().unwrap()));
         for (text, place) in [
             ("-", Place::Standard),
