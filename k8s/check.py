@@ -37,7 +37,7 @@ KUBERNETES = "1.33"
 SKIPPED = {
     "CKV_K8S_11": "no processor limit: a throttled server answers late although the node has nothing else to do",
     "CKV_K8S_15": "a tag is never moved, so what a node has is right, and it starts pods while the registry is down",
-    "CKV_K8S_43": "the digest is that of whoever builds the image: set it in `images` of an own overlay",
+    "CKV_K8S_43": "the digest depends on the build of the image: set it in `images` of your own overlay",
 }
 
 # The claims that are created by hand, so that `kubectl delete -k` keeps them: name and access
@@ -190,7 +190,7 @@ class Overlay:
                 self.expect(spec.get("podManagementPolicy") == "Parallel", f"{name}: a pod that never becomes ready is never replaced")
             elif spec.get("strategy", {}).get("type") == "Recreate":
                 affinity = spec["template"]["spec"].get("affinity", {}).get("podAffinity", {})
-                self.expect("preferredDuringSchedulingIgnoredDuringExecution" in affinity, f"{name}: placed where its volume can't go")
+                self.expect("preferredDuringSchedulingIgnoredDuringExecution" in affinity, f"{name}: placed where its volume cannot go")
         shared = [one for one in self.workloads if one["kind"] == "Deployment" and one["spec"]["template"]["spec"].get("affinity")]
         if not shared and len(self.workloads) > 1 and any(one["kind"] == "Deployment" for one in self.workloads):
             for name in ("kvstore-server", "kvstore-worker"):
@@ -254,7 +254,7 @@ class Overlay:
         environment = self.environment(container)
         unknown = set(environment) - program.variables
         self.expect(not unknown, f"{name}: {program.name} has no setting {unknown}")
-        self.expect("KVSTORE_STORE" in environment, f"{name}: it is told of no store")
+        self.expect("KVSTORE_STORE" in environment, f"{name}: it has no store")
         said = program.try_settings(environment)
         self.expect(said is None, f"{name}: {said}")
         listens = {"admin": environment["KVSTORE_ADMIN_LISTEN"]}
@@ -301,7 +301,7 @@ class Overlay:
         for kind, field in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
             for one in self.kind(kind):
                 chosen = [pod for pod in all_pods if selects(one["spec"][field], pod)]
-                self.expect(chosen, f"{kind} {one['metadata']['name']} is about nobody")
+                self.expect(chosen, f"{kind} {one['metadata']['name']} selects no pod")
         names = {(one["kind"], one["metadata"]["name"]): one for one in self.workloads}
         targets = []
         for scaler in self.kind("HorizontalPodAutoscaler") + self.kind("ScaledObject"):
@@ -345,7 +345,7 @@ class Program:
         self.path = pathlib.Path(folder).resolve() / name
         self.name = name
         self.variables, self.flags = settings_of(self.path)
-        expect(len(self.variables) > 5, f"{name}: its settings can't be read from --help")
+        expect(len(self.variables) > 5, f"{name}: its settings cannot be read from --help")
         self.answered = set()
         self.exported = set()
 
@@ -424,7 +424,7 @@ def redis():
                     break
                 time.sleep(0.05)
             refused = run("redis-cli", "-s", str(socket), "ping").stdout
-            expect("NOAUTH" in refused, f"Redis lets in whoever has no password: {refused}")
+            expect("NOAUTH" in refused, f"Redis accepts clients without a password: {refused}")
             yield f"redis+unix://{socket}?password_file={folder / 'password'}"
         finally:
             process.kill()

@@ -1,4 +1,4 @@
-//! The command line, once: help, completions and man pages come from here.
+//! The definition of the command line, from which help, completions and man pages are generated.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::commands::{Place, token};
 use crate::failure::EXIT_CODES;
 use crate::input::{Source, change_kind, condition, duration, expiry, key};
 
-/// Reads, writes and watches the entries of a kvstore server, and looks after its jobs
+/// Reads, writes and watches the entries of a kvstore server, and manages its jobs
 #[derive(Debug, Parser)]
 #[command(
     name = "kvstore",
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-/// Which server, and how to ask it.
+/// The server, and how to reach it.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Server and output")]
 pub(crate) struct Server {
@@ -46,7 +46,7 @@ pub(crate) struct Server {
     /// A PEM file with the certificate authorities to trust
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
-    /// How long to try again while the server is unreachable
+    /// How long to retry while the server is unreachable
     #[arg(long, global = true, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub(crate) retry_for: Duration,
     /// How to print [else: a table on a terminal, JSON lines in a pipe]
@@ -60,7 +60,7 @@ impl Server {
         self.url.clone().unwrap_or_else(default)
     }
 
-    /// Returns the same for another server.
+    /// Returns the same settings for another server.
     pub(crate) fn at(self, url: ServerUrl) -> Self {
         Self {
             url: Some(url),
@@ -74,7 +74,7 @@ impl Server {
 pub(crate) enum Form {
     /// For people
     Table,
-    /// An object a line, for programs
+    /// One JSON object per line, for programs
     Json,
 }
 
@@ -82,9 +82,9 @@ pub(crate) enum Form {
 pub(crate) enum Command {
     /// Print the values of keys
     Get(Get),
-    /// Give a key a value
+    /// Set the value of a key
     Set(Set),
-    /// Make keys absent
+    /// Delete keys
     Delete(Delete),
     /// List keys
     List(List),
@@ -94,36 +94,35 @@ pub(crate) enum Command {
     Add(Add),
     /// Merge a JSON object into a value (RFC 7396)
     Merge(Merge),
-    /// Give an entry a new deadline
+    /// Set a new deadline for an entry
     Touch(Touch),
     /// Make several changes at once, all or none of them
     Batch(Batch),
-    /// Look at jobs, and retry or drop those that were given up
+    /// Show jobs, and retry or drop dead letters
     #[command(subcommand)]
     Jobs(Jobs),
-    /// Print how much waits in the queue, and for how long
+    /// Print how many jobs wait in the queue, and for how long
     Queue,
     /// Write all entries of a server, folder or store to a file or standard output
     Export(Export),
-    /// Bring entries from anywhere to a server, folder or store; run again, it continues where it
+    /// Copy entries from anywhere to a server, folder or store; run again, it continues where it
     /// ended
     Import(Import),
     /// Check every byte of a folder, change nothing, and print what a repair would lose
     Verify(Folder),
-    /// Make a damaged folder whole, as verify announced, and keep damaged files as FILE.removed-N
+    /// Repair a damaged folder, as verify announced, and keep damaged files as FILE.removed-N
     Repair(Folder),
-    /// Print what is in a folder and its queue; works beside a server
+    /// Print the state of a folder and its queue; works while a server runs
     Status(Folder),
     /// Bring data.json up to date with the journals of a folder that no server has open
     Compact(Folder),
-    /// Make a token: its line goes into the file of the server's --tokens-file, the token is
-    /// printed
+    /// Create a token: add its line to the file of the server's --tokens-file, and print the token
     Token(Token),
-    /// Ask a server or worker on this machine whether it is ready: exit code 0 if it is, else 1
+    /// Check that a server or worker on this machine is ready: exit code 0 if it is, else 1
     Health(Health),
-    /// Print the completions of a shell
+    /// Print completions for a shell
     Completions {
-        /// Which shell
+        /// The shell
         shell: Shell,
     },
     /// Write the man pages into a folder
@@ -138,10 +137,10 @@ pub(crate) struct Get {
     /// The keys
     #[arg(required = true, value_parser = key)]
     pub(crate) keys: Vec<Key>,
-    /// Print keys, etags and deadlines, too
+    /// Print keys, etags and deadlines as well
     #[arg(long)]
     pub(crate) meta: bool,
-    /// Print text without its quotes
+    /// Print strings without their quotes
     #[arg(long, short, conflicts_with = "meta")]
     pub(crate) raw: bool,
 }
@@ -149,13 +148,13 @@ pub(crate) struct Get {
 /// How a write is sent.
 #[derive(Debug, Group)]
 pub(crate) struct Sending {
-    /// How long to wait until it is applied, up to 60s; then it is queued, and will be
+    /// How long to wait until it is applied, up to 60s; after that it stays queued, and will be
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, help_heading = "Sending")]
     pub(crate) wait: Duration,
     /// Return as soon as it is durable in the queue
     #[arg(long, conflicts_with = "wait", help_heading = "Sending")]
     pub(crate) no_wait: bool,
-    /// The same key with the same write again is the same job; without it, a random key makes this
+    /// A key that makes repetitions of this write the same job; by default a random key makes this
     /// run's own retries safe
     #[arg(long, value_name = "KEY", help_heading = "Sending")]
     pub(crate) idempotency_key: Option<String>,
@@ -185,7 +184,7 @@ pub(crate) struct Set {
     /// Only if the key is absent
     #[arg(long, conflicts_with = "if_match")]
     pub(crate) if_absent: bool,
-    /// How long it lives, such as 15m, 7d or 90 (seconds); keep for the deadline that it has
+    /// Its time to live, such as 15m, 7d or 90 (seconds); keep for its current deadline
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Option<Expiry>,
     #[command(flatten)]
@@ -197,10 +196,10 @@ pub(crate) struct Delete {
     /// The keys
     #[arg(required_unless_present = "prefix", value_parser = key)]
     pub(crate) keys: Vec<Key>,
-    /// All keys that start with this, in place of single ones
+    /// All keys with this prefix, instead of single ones
     #[arg(long, conflicts_with_all = ["keys", "if_match", "wait", "no_wait", "idempotency_key"])]
     pub(crate) prefix: Option<String>,
-    /// Every key of the server, where the prefix is empty
+    /// Confirms an empty prefix: every key of the server
     #[arg(long, requires = "prefix")]
     pub(crate) all: bool,
     #[command(flatten)]
@@ -209,41 +208,41 @@ pub(crate) struct Delete {
 
 #[derive(Debug, Group)]
 pub(crate) struct List {
-    /// What the keys start with
+    /// The prefix of the keys
     #[arg(default_value = "")]
     pub(crate) prefix: String,
-    /// Print a tree of the parts between slashes, in a pipe as well
+    /// Print a tree of the parts between slashes, even in a pipe
     #[arg(long, conflicts_with_all = ["count", "fold"])]
     pub(crate) tree: bool,
-    /// Print one line for all keys with the same first part behind the prefix, up to this delimiter
+    /// Print one line for all keys with the same part between the prefix and this delimiter
     #[arg(long, value_name = "DELIMITER", num_args = 0..=1, default_missing_value = "/", conflicts_with = "count")]
     pub(crate) fold: Option<String>,
-    /// Print only how many there are
+    /// Print only the number of keys
     #[arg(long)]
     pub(crate) count: bool,
-    /// Print values, too
+    /// Print values as well
     #[arg(long, short, conflicts_with_all = ["count", "fold"])]
     pub(crate) values: bool,
-    /// Print at most so many
+    /// The maximum number of keys to print
     #[arg(long, value_name = "N", conflicts_with = "count")]
     pub(crate) limit: Option<usize>,
 }
 
 #[derive(Debug, Group)]
 pub(crate) struct Watch {
-    /// What the keys start with
+    /// The prefix of the keys
     #[arg(default_value = "")]
     pub(crate) prefix: String,
-    /// Print what is there first
+    /// Print the existing entries first
     #[arg(long, short)]
     pub(crate) snapshot: bool,
-    /// Print values, too
+    /// Print values as well
     #[arg(long, short)]
     pub(crate) values: bool,
     /// Only these kinds of changes: set, delete, expire
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = change_kind)]
     pub(crate) events: Vec<ChangeKind>,
-    /// Begin behind the change with this id
+    /// Begin after the change with this id
     #[arg(long, value_name = "ID", value_parser = |text: &str| Ok::<_, String>(ChangeId::new(text)))]
     pub(crate) since: Option<ChangeId>,
 }
@@ -256,7 +255,7 @@ pub(crate) struct Add {
     /// What to add
     #[arg(default_value_t = 1, allow_negative_numbers = true)]
     pub(crate) by: i64,
-    /// How long a counter lives that this creates, such as 60s; an existing one keeps its deadline
+    /// The time to live of a new counter, such as 60s; an existing one keeps its deadline
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Option<Expiry>,
     #[command(flatten)]
@@ -271,7 +270,7 @@ pub(crate) struct Merge {
     /// The patch: JSON text, - for standard input, or @FILE
     #[arg(allow_hyphen_values = true)]
     pub(crate) patch: Source,
-    /// A new deadline, such as 15m, in place of the one that it has
+    /// A new time to live, such as 15m, instead of the current deadline
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Option<Expiry>,
     #[command(flatten)]
@@ -283,7 +282,7 @@ pub(crate) struct Touch {
     /// The key
     #[arg(value_parser = key)]
     pub(crate) key: Key,
-    /// How long it lives from now, such as 15m
+    /// Its time to live from now, such as 15m
     #[arg(value_name = "TIME", value_parser = duration)]
     pub(crate) ttl: Duration,
     #[command(flatten)]
@@ -292,7 +291,7 @@ pub(crate) struct Touch {
 
 /// Make several changes at once, all or none of them
 ///
-/// The operations are those of the API, an object a line or in one array:
+/// The operations are those of the API, one object per line or one array:
 /// {"op":"set","key":"a","value":1}
 /// {"op":"add","key":"hits","by":1,"ttl":60}
 /// {"op":"check","key":"b","if_match":"\"42\""}
@@ -310,21 +309,21 @@ pub(crate) struct Batch {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Jobs {
-    /// List the jobs that wait, or the dead letters
+    /// List the waiting jobs, or the dead letters
     List {
-        /// Those that were given up
+        /// List the dead letters
         #[arg(long)]
         dead: bool,
     },
-    /// Print what became of a job
+    /// Print the state of a job
     Get {
         /// The job
         id: JobId,
-        /// How long to wait for its end, up to 60s
+        /// How long to wait until it is finished, up to 60s
         #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
         wait: Duration,
     },
-    /// Try dead letters again, at the end of the order
+    /// Retry dead letters, after the jobs that already wait
     Retry(Letters),
     /// Drop dead letters
     Forget(Letters),
@@ -332,12 +331,12 @@ pub(crate) enum Jobs {
 
 #[derive(Debug, Group)]
 pub(crate) struct Export {
-    /// A file that is not there yet, or - for standard output
+    /// A file that does not exist yet, or - for standard output
     pub(crate) to: Option<PathBuf>,
     /// A folder, the URL of a store (file:, redis:, …) or of a server [else: the server of --url]
     #[arg(long, value_name = "PLACE")]
     pub(crate) from: Option<Place>,
-    /// What the keys start with
+    /// The prefix of the keys
     #[arg(long, default_value = "")]
     pub(crate) prefix: String,
     /// json or ndjson, which keeps deadlines [else: json for a file *.json, ndjson otherwise]
@@ -352,15 +351,15 @@ pub(crate) struct Import {
     /// The URL of a store (file:, redis:, …) or of a server [else: the server of --url]
     #[arg(long, value_name = "PLACE")]
     pub(crate) to: Option<Place>,
-    /// Leave keys as they are that are there
+    /// Leave existing keys unchanged
     #[arg(long)]
     pub(crate) keep: bool,
-    /// json (one object) or ndjson (an object a line with key, value and expires_at) [else: json
+    /// json (one object) or ndjson (one object per line with key, value and expires_at) [else: json
     /// for a file *.json, ndjson otherwise]
     #[arg(long, value_parser = str::parse::<FileForm>)]
     pub(crate) format: Option<FileForm>,
-    /// A file with the token of the server that is read from; --token-file is for the one written
-    /// to
+    /// A file with the token for the server that is read; --token-file is for the one that is
+    /// written
     #[arg(long, value_name = "FILE")]
     pub(crate) from_token_file: Option<PathBuf>,
 }
@@ -380,26 +379,26 @@ pub(crate) struct Folder {
 
 #[derive(Debug, Group)]
 pub(crate) struct Token {
-    /// Whose token it is: 1 to 64 letters, digits, dots, dashes and underscores
+    /// The name of its owner: 1 to 64 letters, digits, dots, dashes and underscores
     #[arg(value_parser = token::name)]
     pub(crate) name: String,
-    /// The file to add its line to, made if it is absent; it holds only digests
+    /// The file to add its line to, created if it is absent; it holds only digests
     #[arg(long, value_name = "FILE", env = "KVSTORE_TOKENS_FILE")]
     pub(crate) tokens_file: PathBuf,
-    /// What it permits
+    /// Its permissions
     #[arg(long, default_value = "rw")]
     pub(crate) rights: Rights,
-    /// What the keys begin with that it reaches, such as team/ [else: all keys]
+    /// The prefix of the keys that it can access, such as team/ [else: all keys]
     #[arg(long, value_name = "PREFIX", value_parser = token::keys)]
     pub(crate) keys: Option<String>,
 }
 
-/// What a token permits.
+/// The permissions of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Rights {
-    /// To read only
+    /// Read only
     R,
-    /// To read and write
+    /// Read and write
     Rw,
 }
 
@@ -414,10 +413,10 @@ impl Rights {
 
 #[derive(Debug, Group)]
 pub(crate) struct Health {
-    /// Where the server listens, as it was set up [else: --url]
+    /// The server's --listen setting [else: --url]
     #[arg(long, value_name = "ADDRESS", env = "KVSTORE_LISTEN")]
     pub(crate) listen: Option<String>,
-    /// Where server or worker answer probes, if that is apart from everything else
+    /// The --admin-listen setting of the server or worker, if it has one
     #[arg(long, value_name = "ADDRESS", env = "KVSTORE_ADMIN_LISTEN")]
     pub(crate) admin_listen: Option<String>,
 }
@@ -428,7 +427,7 @@ pub(crate) struct Letters {
     /// Their jobs
     #[arg(required_unless_present = "all")]
     pub(crate) ids: Vec<JobId>,
-    /// Says that dead letters are meant: there are no others yet
+    /// Selects dead letters, the only jobs that this works on
     #[arg(long)]
     pub(crate) dead: bool,
     /// All dead letters

@@ -10,12 +10,12 @@ use kvstore_core::error::in_one_line;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed for a reason of its own, which standard error names
+  1  failed for another reason, which standard error names
   2  wrong arguments or input
-  3  a key, job or folder that was asked for is absent
+  3  a requested key, job or folder is absent
   4  a condition did not hold (--if-match, --if-absent, check)
-  5  the server cannot be reached or cannot do it now; nothing happened
-  6  it is not known whether the write took effect
+  5  the server cannot be reached or cannot do it now; nothing changed
+  6  it is unknown whether the write took effect
   7  the token does not permit it";
 
 /// Why a run failed.
@@ -61,7 +61,7 @@ impl Failure {
             true => "\x1b[1;31merror\x1b[0m",
             false => "error",
         };
-        #[expect(clippy::print_stderr, reason = "it is where errors go")]
+        #[expect(clippy::print_stderr, reason = "errors go to standard error")]
         {
             eprintln!("{label}: {text}");
         }
@@ -115,11 +115,11 @@ fn advice(error: &Error) -> (u8, &'static str) {
              KVSTORE_URL, such as http://127.0.0.1:8000",
         ),
         Error::Unavailable { .. } | Error::NotYetVisible { .. } | Error::Full { .. } => {
-            (5, "nothing was changed: try it again later")
+            (5, "nothing was changed: try again later")
         }
         Error::StorageFull { .. } => (
             5,
-            "nothing was changed: delete something, or give the server more room",
+            "nothing was changed: delete something, or give the server more space",
         ),
         Error::Unknown { .. } => (
             6,
@@ -135,7 +135,7 @@ fn advice(error: &Error) -> (u8, &'static str) {
         ),
         Error::Compacted => (
             1,
-            "begin again with --snapshot, which shows what is there now",
+            "begin again with --snapshot, which shows the current entries",
         ),
         _ => (1, ""),
     }

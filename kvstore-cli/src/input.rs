@@ -55,7 +55,7 @@ impl Source {
         let is_argument = matches!(self, Self::Argument(_));
         Value::parse(self.read()?).map_err(|error| {
             let hint = match is_argument {
-                true => ": text needs quotes of its own, as in '\"Ada\"'; or say --text, or @FILE",
+                true => ": text needs quotes of its own, as in '\"Ada\"'; or use --text, or @FILE",
                 false => "",
             };
             Failure::Usage(format!("{error}{hint}"))
@@ -79,7 +79,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text)
-            .map_err(|error| format!("{error}: it is like 90, 15m or 1h30m")),
+            .map_err(|error| format!("{error}: expected a time such as 90, 15m or 1h30m")),
     }
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn condition(text: &str) -> Result<Condition, String> {
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'));
     let version = digits.unwrap_or(text).parse();
-    let version = version.map_err(|_| "it is * or an etag, such as 42".to_owned())?;
+    let version = version.map_err(|_| "expected * or an etag such as 42".to_owned())?;
     Ok(Condition::Version(Version(version)))
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn change_kind(text: &str) -> Result<ChangeKind, String> {
         "set" => Ok(ChangeKind::Set),
         "delete" => Ok(ChangeKind::Delete),
         "expire" => Ok(ChangeKind::Expire),
-        _ => Err("it is set, delete or expire".to_owned()),
+        _ => Err("expected set, delete or expire".to_owned()),
     }
 }
 

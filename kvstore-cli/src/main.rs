@@ -61,7 +61,7 @@ fn refuse(error: &clap::Error) -> ! {
             }
         }
     }
-    #[expect(clippy::print_stderr, reason = "it is where errors go")]
+    #[expect(clippy::print_stderr, reason = "errors go to standard error")]
     {
         eprint!("{text}");
     }

@@ -165,7 +165,7 @@ fn every_invalid_entry_is_listed_with_its_position_and_nothing_is_written() {
     ] {
         let refused = folder.import(&path, "made");
         let (said, listed) = error(&refused, 2).split_once('\n').unwrap();
-        assert!(said.starts_with(&format!("nothing was written, {path} has bad entries")));
+        assert!(said.starts_with(&format!("nothing was written: {path} has invalid entries")));
         // The message also says how the file was interpreted.
         assert!(
             said.contains("--format json") && said.contains("ndjson"),
@@ -210,7 +210,7 @@ fn lines_from_a_pipe_are_written_up_to_the_first_invalid_one() {
         "{said}"
     );
     assert!(
-        said.contains("\n  2500 written, 0 equal already until then"),
+        said.contains("\n  2500 written, 0 equal already so far"),
         "{said}"
     );
     assert_eq!(folder.export("store", "ndjson").lines().count(), 2500);
@@ -294,7 +294,7 @@ fn full_store_stops_the_import_which_says_how_far_it_got() {
     let said = error(&full, 5);
     assert!(said.contains("no room"), "{said}");
     assert!(
-        said.contains("\n  2000 written, 0 equal already until then"),
+        said.contains("\n  2000 written, 0 equal already so far"),
         "{said}"
     );
     assert_eq!(

@@ -295,7 +295,7 @@ pub(crate) async fn applied(write: Submission<'_>) -> Result<Submitted> {
     match submitted.state {
         JobState::Queued => Err(Error::Unknown {
             what: format!(
-                "the write {} is applied by now: it is queued, and will be",
+                "the write {} has been applied: it is queued, and will be",
                 submitted.id
             ),
             source: None,
@@ -329,7 +329,7 @@ pub(crate) async fn committed(write: Submission<'_>) -> Result<Committed> {
 fn no_details(submitted: &Submitted) -> Error {
     Error::Unknown {
         what: format!(
-            "what the write {} did: it is applied, and its details are no longer kept",
+            "the write {} created or replaced its entries: it is applied, and its details are no longer kept",
             submitted.id
         ),
         source: None,

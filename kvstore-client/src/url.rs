@@ -72,7 +72,7 @@ impl FromStr for ServerUrl {
                 false => format!("{text:?}"),
             };
             Error::Config(format!(
-                "{shown} is no URL of a server: {reason}; it is http://HOST:PORT, https://HOST:PORT or unix:/SOCKET"
+                "{shown} is not the URL of a server: {reason}; expected http://HOST:PORT, https://HOST:PORT or unix:/SOCKET"
             ))
         };
         if let Some(path) = text.strip_prefix("unix:") {
@@ -86,15 +86,15 @@ impl FromStr for ServerUrl {
             };
         }
         if !Self::is_url(text) {
-            return Err(refused("it has no scheme that is known here"));
+            return Err(refused("its scheme is missing or unknown"));
         }
         let uri: Uri = text.parse().map_err(|_| refused("it cannot be read"))?;
         let authority = uri.authority().ok_or_else(|| refused("it has no host"))?;
         if authority.as_str().contains('@') {
-            return Err(refused("the token does not stand in it"));
+            return Err(refused("it must not contain a token"));
         }
         if authority.port_u16().is_none() && authority.as_str() != authority.host() {
-            return Err(refused("its port is no number up to 65535"));
+            return Err(refused("its port is not a number up to 65535"));
         }
         if uri.query().is_some() || text.contains('#') {
             return Err(refused("it takes no parameters"));

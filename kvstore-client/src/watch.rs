@@ -250,7 +250,7 @@ impl Feed {
             let added = call.header(LAST_EVENT_ID, last.as_str());
             added.ok_or_else(|| Error::Invalid {
                 subject: Subject::ChangeId,
-                reason: "it is not of the form that a server hands out".to_owned(),
+                reason: "it does not have the form that a server hands out".to_owned(),
             })?;
         }
         match watching.transport.stream(&call).await {

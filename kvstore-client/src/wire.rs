@@ -100,7 +100,7 @@ pub(crate) fn whole_seconds(ttl: Duration) -> Result<u64> {
         0 => Ok(ttl.as_secs()),
         _ => Err(Error::Invalid {
             subject: kvstore_core::error::Subject::Ttl,
-            reason: format!("a server counts in whole seconds, and it is {ttl:?}"),
+            reason: format!("a server counts in whole seconds, but it is {ttl:?}"),
         }),
     }
 }

@@ -62,7 +62,7 @@ async fn act(role: String, shutdown: Shutdown) -> Result<(), Failure> {
         }
         _ => {
             return Err(Error::Unavailable {
-                what: "can not open the folder".to_owned(),
+                what: "cannot open the folder".to_owned(),
                 source: Some(
                     Box::<dyn std::error::Error + Send + Sync>::from("line one\nline two").into(),
                 ),
@@ -151,7 +151,7 @@ fn two_signals_end_at_once() {
 fn failure_is_one_line() {
     let (code, said) = UnderTest::start("fails", &["--log", "off"]).end();
     assert_eq!(code, Some(1), "{said}");
-    assert_eq!(said, "error: can not open the folder: line one line two\n");
+    assert_eq!(said, "error: cannot open the folder: line one line two\n");
 }
 
 fn log_is_json_when_asked() {

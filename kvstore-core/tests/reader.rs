@@ -179,7 +179,7 @@ async fn watchers_see_every_write_and_learn_when_the_data_was_replaced() {
     assert_eq!(
         number(&reader, "gone").await,
         Some(1),
-        "nobody has taken it yet"
+        "no reader has taken it yet"
     );
     let file = write_to(folder.path(), 1 << 20).await;
     assert_eq!(number(&reader, "gone").await, None);

@@ -514,7 +514,7 @@ async fn workers_hear_of_each_other_at_once() {
     // Without a notification it would not return at all.
     let told = async |queue: &Arc<dyn WorkQueue>| {
         let changed = tokio::time::timeout(Duration::from_secs(30), queue.claims_changed());
-        changed.await.expect("it is told");
+        changed.await.expect("a worker is notified");
     };
     // Listeners announce themselves when they begin to listen.
     told(first).await;

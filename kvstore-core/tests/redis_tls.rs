@@ -155,7 +155,7 @@ async fn a_server_that_asks_is_told_who_is_there() {
     let plain = format!("redis://127.0.0.1:{port}?ca_file={ca}");
     refused(
         open(&plain).await.unwrap_err(),
-        "let the URL begin with rediss:",
+        "use a URL that begins with rediss:",
     );
     let missing = format!("rediss://127.0.0.1:{port}?ca_file=/nowhere/ca.crt");
     refused(

@@ -205,7 +205,7 @@ pub async fn serve(listener: TcpListener, health: Health) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "can't accept a connection for probes");
+                tracing::warn!(%error, "cannot accept a connection for probes");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }

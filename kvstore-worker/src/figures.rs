@@ -50,7 +50,7 @@ impl ProcessMetrics {
         let mut process = Registry::with_prefix("kvstore");
         let (up, lag) = (Gauge::default(), is_follower.then(Seconds::default));
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        process.register("build", "Which version this is", version);
+        process.register("build", "The version of the program", version);
         process.register(
             "up",
             "1 if store and queue answer, or a worker stands by; 0 if not",
@@ -77,7 +77,7 @@ impl ProcessMetrics {
         let lost = Counter::default();
         queue.register(
             "jobs_lost",
-            "Jobs that this process was told are accepted, and that their server has lost",
+            "Jobs that were acknowledged to this process, and that their server has lost",
             lost.clone(),
         );
         Self {

@@ -28,7 +28,7 @@ const ADOPT_QUEUE: Setting = Setting {
     value: "",
     default: Fallback::Value("false"),
     allowed: "true or false",
-    help: "Go over to this queue for good; jobs that wait in the one before it are skipped",
+    help: "Switch to this queue for good; jobs that wait in the previous one are skipped",
 };
 
 const ACCEPT_GAP: Setting = Setting {
@@ -36,13 +36,13 @@ const ACCEPT_GAP: Setting = Setting {
     value: "",
     default: Fallback::Value("false"),
     allowed: "true or false",
-    help: "Go on where jobs are gone that a store restored from an older copy has not applied: they are lost",
+    help: "Continue although jobs are gone that a store restored from an older copy has not applied: they are lost",
 };
 
 const PROGRAM: Program = Program {
     name: "kvstore-worker",
     version: env!("CARGO_PKG_VERSION"),
-    about: "Applies the writes that wait in the queue to the store, until SIGTERM",
+    about: "Applies the queued writes to the store, until SIGTERM",
     settings: &[ATTEMPTS_MAX, ADOPT_QUEUE, ACCEPT_GAP],
     headings: &[],
     brief: &["store", "queue", "log"],
@@ -55,7 +55,7 @@ fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {
     if shared.is_some_and(|shared| shared.store.is_memory()) {
         settings.refuse(
             &STORE,
-            "a store in memory is inside one process, and nobody else could write to it",
+            "a store in memory belongs to one process, and no other one can write to it",
         );
     }
     Some(Options {
@@ -80,7 +80,7 @@ async fn open(shared: &Shared, health: &Health) -> kvstore_core::Result<Opened> 
     });
     let opened = opened.await?;
     if stands_by {
-        tracing::info!("took the folder over");
+        tracing::info!("took over the folder");
     }
     Ok(opened)
 }
@@ -108,7 +108,7 @@ async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(),
         opened = open(&shared, &health) => opened?,
     };
     health.opened(opened.store.clone(), opened.queue.clone());
-    process::notify_ready("applying what waits");
+    process::notify_ready("applying jobs");
     let until = async {
         shutdown.requested().await;
         health.drain();

@@ -85,7 +85,7 @@ pub(super) async fn set(context: &Context, set: Set) -> Result<(), Failure> {
 pub(super) async fn delete(context: &Context, delete: Delete) -> Result<(), Failure> {
     if let Some(prefix) = delete.prefix {
         if prefix.is_empty() && !delete.all {
-            let text = "an empty prefix means every key of the server: say --all if it does";
+            let text = "an empty prefix means every key of the server: add --all to confirm";
             return Err(Failure::Usage(text.to_owned()));
         }
         let deleted = context.client.store().delete_all(&prefix).await?;

@@ -15,7 +15,7 @@ fn url(given: &str) -> Result<StoreUrl, Failure> {
     match given.parse()? {
         Place::Store(url) if url.folder().is_some() => Ok(*url),
         Place::File(_) => Err(Failure::Absent("there is no such folder".to_owned())),
-        _ => Err(Failure::Usage("it is no store in files".to_owned())),
+        _ => Err(Failure::Usage("it is not a store in files".to_owned())),
     }
 }
 
@@ -24,7 +24,7 @@ fn inspect(url: &StoreUrl) -> Result<Inspection, Failure> {
 }
 
 fn path(url: &StoreUrl) -> &Path {
-    url.folder().expect("it was looked at")
+    url.folder().expect("it was checked")
 }
 
 /// Prints whether everything is as it was written, and what a repair would lose.

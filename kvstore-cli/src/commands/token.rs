@@ -35,7 +35,7 @@ pub(super) fn token(token: Token) -> Result<(), Failure> {
         .any(|line| line.split(':').next() == Some(&name))
     {
         return Err(Failure::Usage(format!(
-            "{} has a token of {name} already: take its line out first",
+            "{} already has a token for {name}: remove its line first",
             path.display()
         )));
     }
@@ -86,6 +86,6 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
 pub(crate) fn keys(text: &str) -> Result<String, String> {
     match text.chars().any(char::is_control) {
         false => Ok(text.to_owned()),
-        true => Err("it holds a control character, and no key begins with it".to_owned()),
+        true => Err("it contains a control character, and no key begins with it".to_owned()),
     }
 }

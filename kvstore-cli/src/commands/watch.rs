@@ -71,7 +71,7 @@ fn print(context: &Context, event: Event) -> io::Result<()> {
             .output
             .one("-- changes from here on", &json!({"event": "synced"})),
         Event::Reset => context.output.one(
-            "-- some history is lost: what follows is all there is",
+            "-- some history is lost: all current entries follow",
             &json!({"event": "reset"}),
         ),
     }

@@ -34,7 +34,8 @@ pub(super) fn call(request: &Request) -> Result<Call> {
         call.header(IDEMPOTENCY_KEY, &quoted)
             .ok_or_else(|| Error::Invalid {
                 subject: Subject::Job,
-                reason: "its idempotency key has a character that is not visible ASCII".to_owned(),
+                reason: "its idempotency key contains a character that is not visible ASCII"
+                    .to_owned(),
             })?;
         call.effect = Effect::Once;
     }
@@ -42,7 +43,8 @@ pub(super) fn call(request: &Request) -> Result<Call> {
         call.header(TRACEPARENT, traceparent)
             .ok_or_else(|| Error::Invalid {
                 subject: Subject::Job,
-                reason: "its traceparent has a character that no header takes".to_owned(),
+                reason: "its traceparent contains a character that is not allowed in a header"
+                    .to_owned(),
             })?;
     }
     Ok(call)

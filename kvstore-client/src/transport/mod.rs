@@ -147,8 +147,11 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) fn new(url: &ServerUrl, options: Options) -> Result<Self> {
-        let unusable =
-            |what: &str| Error::Config(format!("{what} has a character that no header takes"));
+        let unusable = |what: &str| {
+            Error::Config(format!(
+                "{what} contains a character that is not allowed in a header"
+            ))
+        };
         let authorization = match &options.token {
             None => None,
             Some(token) => {

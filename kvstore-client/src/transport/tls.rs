@@ -23,7 +23,7 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
-            Error::Config(format!("{host:?} is no name that a certificate can have"))
+            Error::Config(format!("{host:?} is not a valid name for a certificate"))
         })?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -60,7 +60,7 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore> {
                     .map_err(|error| refused(&error))?;
             }
             if authorities.is_empty() {
-                return Err(refused(&"there is none in it"));
+                return Err(refused(&"the file contains none"));
             }
         }
         None => {

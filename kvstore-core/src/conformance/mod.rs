@@ -189,7 +189,7 @@ mod tests {
                 .filter_map(|line| line.strip_prefix("pub async fn ")?.split_once('('));
             for (case, _) in cases {
                 let listed = list.lines().filter(|line| line.trim() == case).count();
-                assert_eq!(listed, 1, "{case} stands {listed} times in its list");
+                assert_eq!(listed, 1, "{case} is listed {listed} times");
             }
         }
     }

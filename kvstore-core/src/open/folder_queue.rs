@@ -124,7 +124,7 @@ impl<R: Role> FolderQueue<R> {
     async fn number_on(&self, job: JobId, applied: Position) -> Error {
         tracing::error!(
             partition = %job.partition, position = %job.position, %applied,
-            "the queue has come back older than its folder: what it had accepted last is lost unless it was applied; it numbers on behind the folder"
+            "the queue is older than its folder: the jobs that it accepted last are lost unless they were applied; numbering continues after the folder's position"
         );
         let moved = self.queue().start_after(job.partition, applied).await;
         Error::Unavailable {

@@ -190,7 +190,7 @@ async fn open_when_free(
     let mut is_told = false;
     while let Err(error) = redis.queue().ping().await {
         if !is_told {
-            tracing::warn!(%error, "the folder is free, and its queue is waited for");
+            tracing::warn!(%error, "the folder is free; waiting for its queue");
         }
         is_told = true;
         tokio::time::sleep(STAND_BY_PERIOD).await;

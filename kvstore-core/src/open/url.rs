@@ -147,7 +147,7 @@ impl StoreUrl {
                 "a queue in memory belongs to its store: leave it out, or give the same URL as for the store",
             ),
             (Target::File(file), Target::Redis(_)) if file.data_bytes.is_some() => wrong(
-                "a folder behind a queue on Redis can have no data_bytes: the process that accepts a write does not know how much room there is",
+                "a folder behind a queue on Redis can have no data_bytes: the process that accepts a write does not know how much space is left",
             ),
             (Target::File(file), Target::Redis(_)) if file.queue != QueueBounds::default() => {
                 wrong(
@@ -174,7 +174,7 @@ impl StoreUrl {
                 "a store on Redis needs no follower: any number of processes read and write there as they are",
             ),
             Target::Memory { .. } => {
-                wrong("a store in memory is inside one process, and no other one could write to it")
+                wrong("a store in memory belongs to one process, and no other one can write to it")
             }
             Target::File(_) if self.has_parameters => wrong(
                 "the parameters are for the process that writes to the folder: one that only reads takes none",
@@ -203,7 +203,7 @@ impl FromStr for StoreUrl {
     /// [`Error::Config`], which says what is wrong and repeats nothing of `url`.
     fn from_str(url: &str) -> Result<Self> {
         if url.chars().any(char::is_control) {
-            return wrong("it holds a control character");
+            return wrong("it contains a control character");
         }
         let (place, query) = url.split_once('?').unwrap_or((url, ""));
         let Some((scheme, rest)) = split_scheme(place) else {
@@ -232,7 +232,7 @@ impl FromStr for StoreUrl {
             }
             _ => {
                 return wrong(
-                    "its scheme is none of file:, memory:, redis:, rediss:, redis+unix:, redis+cluster: and rediss+cluster:",
+                    "its scheme is unknown: expected file:, memory:, redis:, rediss:, redis+unix:, redis+cluster: or rediss+cluster:",
                 );
             }
         };
@@ -290,13 +290,13 @@ fn folder(rest: &str) -> Result<PathBuf> {
         Some(path) if path.starts_with('/') => path,
         Some(_) => {
             return wrong(
-                "after file:// an absolute path has to follow, as in file:///var/lib/kvstore; write a relative one as file:database",
+                "after file:// an absolute path must follow, as in file:///var/lib/kvstore; write a relative one as file:database",
             );
         }
         None => rest,
     };
     if path.is_empty() {
-        return wrong("a folder has to follow, as in file:database");
+        return wrong("a folder must follow, as in file:database");
     }
     Ok(PathBuf::from(path))
 }
@@ -312,7 +312,7 @@ impl RedisTarget {
         }
         if (ca_file.is_some() || key.is_some()) && !address.is_tls() {
             return wrong(
-                "ca_file, cert_file and key_file are for TLS: let the URL begin with rediss:, or leave them out",
+                "ca_file, cert_file and key_file are for TLS: use a URL that begins with rediss:, or leave them out",
             );
         }
         Ok(Self {
@@ -447,7 +447,7 @@ impl<'a> Parameters<'a> {
             return Ok(());
         }
         wrong(format!(
-            "it has a parameter that is none of {}; {QUESTION_MARK}",
+            "it has an unknown parameter: expected {}; {QUESTION_MARK}",
             self.known.join(", ")
         ))
     }
@@ -459,7 +459,7 @@ const QUESTION_MARK: &str = "a question mark in a password is written %3F";
 fn prefix(text: &str) -> Result<String, &'static str> {
     // The login comes before the host, so the `@` ends a password with an unescaped question mark.
     match text.contains('@') {
-        true => Err("it must not hold an @; a question mark in a password is written %3F"),
+        true => Err("it must not contain an @; a question mark in a password is written %3F"),
         false => Ok(text.to_owned()),
     }
 }

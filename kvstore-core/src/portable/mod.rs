@@ -146,7 +146,7 @@ impl From<JsonError> for Wrong {
 /// Reads the JSON string `text`, quotes included, as the key at offset `at`.
 fn read_key(at: usize, text: &[u8]) -> Result<Key, Wrong> {
     let text: String = serde_json::from_slice(text)
-        .map_err(|error| Wrong::new(at, format!("the key can't be read: {error}")))?;
+        .map_err(|error| Wrong::new(at, format!("the key cannot be read: {error}")))?;
     Key::new(&text).map_err(|error| Wrong::new(at, format!("{text:?}: {error}")))
 }
 

@@ -79,7 +79,7 @@ impl<'a> Object<'a> {
     fn entry(&mut self, at: usize, name: &[u8], value: Value) -> Result<PortableEntry, Wrong> {
         let key = read_key(at, name)?;
         if !self.keys.insert(key.clone()) {
-            let reason = format!("the key {:?} stands here for the second time", key.as_str());
+            let reason = format!("the key {:?} occurs a second time", key.as_str());
             return Err(Wrong::new(at, reason));
         }
         Ok(PortableEntry {
@@ -147,10 +147,7 @@ mod tests {
             assert!(item.as_ref().unwrap_err().starts_with(start), "{item:?}");
         };
         said(empty, "line 2 column 3: \"\": key is invalid");
-        said(
-            again,
-            "line 2 column 9: the key \"a\" stands here for the second time",
-        );
+        said(again, "line 2 column 9: the key \"a\" occurs a second time");
     }
 
     #[test]

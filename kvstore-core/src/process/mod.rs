@@ -150,9 +150,8 @@ fn runtime() -> std::io::Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        on_hangup(|| tracing::info!("SIGHUP: files that are read again are looked at now"))
-    })?;
+    runtime
+        .block_on(async { on_hangup(|| tracing::info!("SIGHUP: checking for changed files")) })?;
     Ok(runtime)
 }
 
@@ -188,7 +187,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await
         .map_err(|error| Error::Unavailable {
-            what: format!("can not listen on {address}"),
+            what: format!("cannot listen on {address}"),
             source: source(error),
         })
 }

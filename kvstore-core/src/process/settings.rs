@@ -182,7 +182,7 @@ impl Settings {
     ) -> Option<T> {
         let value = self.get_optional(setting, parse)?;
         if value.is_none() {
-            self.refuse(setting, "it has to be set");
+            self.refuse(setting, "it must be set");
         }
         value
     }

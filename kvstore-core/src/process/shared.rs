@@ -15,7 +15,7 @@ pub const STORE: Setting = Setting {
     value: "URL",
     default: Fallback::Value("file:database"),
     allowed: "file:FOLDER, redis://HOST, redis+unix:///SOCKET, redis+cluster://HOST,HOST or memory:, with parameters as in file:database?data_bytes=2GiB",
-    help: "Where the entries are",
+    help: "Where the entries are stored",
 };
 
 const QUEUE: Setting = Setting {
@@ -39,7 +39,7 @@ const LOG_FORMAT: Setting = Setting {
     value: "FORMAT",
     default: Fallback::Value("text"),
     allowed: "text or json",
-    help: "How to log: lines for people, or an object a line",
+    help: "How to log: lines for people, or one JSON object per line",
 };
 
 const ADMIN_LISTEN: Setting = Setting {

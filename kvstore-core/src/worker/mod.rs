@@ -181,7 +181,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     if options.adopt_queue {
-        tracing::warn!(queue = %queue.id(), "the store goes over to this queue; what waits in another one is skipped");
+        tracing::warn!(queue = %queue.id(), "the store switches to this queue; jobs that wait in another one are skipped");
         store.adopt_queue(queue.id()).await?;
     }
     join(&store, &queue).await?;
@@ -246,7 +246,7 @@ impl Worker {
             Err(error) => {
                 // Running tasks continue: if another worker has taken over, the store rejects their
                 // commits.
-                tracing::warn!(worker = %self.id, error = %in_one_line(&error), "can't renew the claims");
+                tracing::warn!(worker = %self.id, error = %in_one_line(&error), "cannot renew the claims");
                 return;
             }
         };
@@ -254,7 +254,7 @@ impl Worker {
             if !claims.iter().any(|claim| claim.partition == *partition)
                 && until.send_replace(Until::Now) != Until::Now
             {
-                tracing::info!(worker = %self.id, %partition, "the claim is gone");
+                tracing::info!(worker = %self.id, %partition, "lost the claim");
             }
         }
         for claim in claims {
@@ -288,7 +288,7 @@ impl Worker {
         self.working.remove(&claim.partition);
         let partition = claim.partition;
         if let Err(error) = self.queue.release(claim).await {
-            tracing::warn!(worker = %self.id, %partition, error = %in_one_line(&error), "can't give the claim back; it runs out by itself");
+            tracing::warn!(worker = %self.id, %partition, error = %in_one_line(&error), "cannot release the claim; it will expire");
         }
         result
     }

@@ -394,7 +394,7 @@ impl PartitionTask {
             .await?;
         tracing::debug!(
             partition = %self.claim.partition, after = %position, %behind,
-            "the queue numbers on behind a gap"
+            "the numbering of the queue continues after a gap"
         );
         self.position = Some(behind);
         Ok(())
@@ -419,7 +419,7 @@ impl PartitionTask {
                 .await?;
             tracing::error!(
                 %partition, after = %position, %trimmed,
-                "the loss of the jobs between these positions is accepted; work goes on behind them"
+                "the loss of the jobs between these positions is accepted; work continues after them"
             );
             self.position = Some(trimmed);
             return Ok(true);
@@ -427,7 +427,7 @@ impl PartitionTask {
         tracing::error!(
             %partition, after = %position, %trimmed,
             "stopped: the jobs after the store's position and up to the queue's are gone, so the store is older than the queue; \
-             restore a newer copy of the store, or start a worker with --accept-gap to go on without them"
+             restore a newer copy of the store, or start a worker with --accept-gap to continue without them"
         );
         tokio::select! {
             () = sleep(GAP_RECHECK) => {}
@@ -471,7 +471,7 @@ impl PartitionTask {
             Ok(removed) if removed >= EXPIRE_BATCH => self.expire_at = now,
             Ok(_) => {}
             Err(error) => {
-                tracing::debug!(%partition, error = %in_one_line(&error), "can't expire");
+                tracing::debug!(%partition, error = %in_one_line(&error), "cannot remove expired entries");
             }
         }
     }
@@ -523,7 +523,7 @@ impl PartitionTask {
                 self.backoff.next()
             }
             Some(attempt) if attempt.last != attempt.head => {
-                tracing::warn!(%partition, reason, "a batch was refused: its jobs are tried alone");
+                tracing::warn!(%partition, reason, "a batch was rejected: its jobs are tried one by one");
                 self.alone_up_to = attempt.last;
                 Duration::ZERO
             }
@@ -539,7 +539,7 @@ impl PartitionTask {
                 let wait = self.backoff.next();
                 tracing::warn!(
                     %partition, position = %attempt.head, attempt = attempt.number, reason, ?wait,
-                    "the job was refused"
+                    "the job was rejected"
                 );
                 wait
             }

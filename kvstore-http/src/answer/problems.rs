@@ -81,7 +81,7 @@ const TABLE: [Row; Kind::StorageFull as usize + 1] = [
         kind: Kind::Malformed,
         name: "malformed",
         status: StatusCode::BAD_REQUEST,
-        meaning: "A header, a cursor or a sync token can not be read, or the body broke off.",
+        meaning: "A header, a cursor or a sync token cannot be read, or the body broke off.",
         remedy: "Correct what the detail names. Cursors and tokens are sent back as they came, and only to the service that made them.",
     },
     Row {
@@ -130,7 +130,7 @@ const TABLE: [Row; Kind::StorageFull as usize + 1] = [
         kind: Kind::HistoryCompacted,
         name: "history-compacted",
         status: StatusCode::GONE,
-        meaning: "The changes after the one that you have seen last are no longer kept, so the watch can not be resumed without a hole.",
+        meaning: "The changes after the one that you have seen last are no longer kept, so the watch cannot be resumed without a hole.",
         remedy: "Read what is there now, and watch from here on: snapshot=1 does both.",
     },
     Row {
@@ -179,7 +179,7 @@ const TABLE: [Row; Kind::StorageFull as usize + 1] = [
         kind: Kind::NotAnInteger,
         name: "not-an-integer",
         status: StatusCode::UNPROCESSABLE_ENTITY,
-        meaning: "The value to add to is no 64-bit integer, or the sum would be none. Nothing was written.",
+        meaning: "The value to add to is not a 64-bit integer, or the sum would not fit in one. Nothing was written.",
         remedy: "Read the key, and write a whole number from -2^63 to 2^63-1 without fraction or exponent before you add to it.",
     },
     Row {

@@ -177,7 +177,7 @@ async fn bring(
     };
     let copied = copied.and_then(|()| match total {
         Some(total) if total > totals.sum() => Err(Failure::Failed(format!(
-            "there were {total} entries when it was looked at, and {} now",
+            "there were {total} entries when it was checked, but {} now",
             totals.sum()
         ))),
         _ => Ok(closed?),
@@ -186,7 +186,7 @@ async fn bring(
         0 => failure,
         _ => Failure::Interrupted {
             failure: Box::new(failure),
-            done: format!("{totals} until then; the same command continues from there"),
+            done: format!("{totals} so far; the same command continues from there"),
         },
     })?;
     Ok(output.one(&totals.to_string(), &totals)?)
@@ -240,7 +240,7 @@ fn check(
     match refused.is_empty() {
         true => Ok(count),
         false => Err(Failure::Usage(format!(
-            "nothing was written, {name} has bad entries; it is taken as --format json, one object \
+            "nothing was written: {name} has invalid entries; it was read as --format json, one object \
              {{\"KEY\": VALUE, …}}, or ndjson, an object {{\"key\": \"KEY\", \"value\": VALUE}} a line:\n  {}",
             refused.join("\n  ")
         ))),
@@ -308,7 +308,7 @@ mod tests {
                     assert!(
                         matches!(*failure, Failure::Failed(text) if text.starts_with("there were 3"))
                     );
-                    assert!(done.starts_with("2 written, 0 equal already until then"));
+                    assert!(done.starts_with("2 written, 0 equal already so far"));
                 }
                 whole => assert!(whole.is_ok() && is_whole),
             }

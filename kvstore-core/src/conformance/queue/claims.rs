@@ -84,7 +84,7 @@ pub async fn a_claim_ends_unless_it_is_renewed(harness: &dyn QueueHarness) {
     assert_eq!(
         held(&queue, &second).await,
         all(&queue),
-        "nobody else is there any more"
+        "no other worker is left"
     );
     assert!(
         held(&queue, &first).await.is_empty(),
@@ -106,7 +106,7 @@ pub async fn a_renewed_claim_does_not_end(harness: &dyn QueueHarness) {
         assert_eq!(
             held(&queue, &first).await,
             share,
-            "no change while nobody comes or goes"
+            "no change while no worker comes or goes"
         );
         held(&queue, &second).await;
     }

@@ -115,7 +115,7 @@ pub async fn read_waits_for_a_job(harness: &dyn QueueHarness) {
     }
     tokio::time::timeout(SOON, join_all(readers))
         .await
-        .expect("whoever waits is woken");
+        .expect("waiters are woken");
 }
 
 pub async fn read_waits_no_longer_than_asked(harness: &dyn QueueHarness) {
@@ -224,7 +224,7 @@ pub async fn a_waiting_read_ends_when_the_queue_is_closed(harness: &dyn QueueHar
     queue.close().await.unwrap();
     let answer = tokio::time::timeout(SOON, reader)
         .await
-        .expect("nobody waits for ever")
+        .expect("no call waits forever")
         .unwrap();
     assert!(
         matches!(answer, Err(Error::Unavailable { .. })),

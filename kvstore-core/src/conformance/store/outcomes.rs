@@ -140,7 +140,7 @@ pub async fn outcome_wakes_when_applied(harness: &dyn StoreHarness) {
     }
     tokio::time::timeout(SOON, join_all(waiting))
         .await
-        .expect("whoever waits is woken");
+        .expect("waiters are woken");
 }
 
 pub async fn outcome_waits_no_longer_than_asked(harness: &dyn StoreHarness) {

@@ -439,7 +439,7 @@ pub async fn a_watch_ends_when_the_store_is_closed(harness: &dyn StoreHarness) {
     store.close().await.unwrap();
     tokio::time::timeout(SOON, watching)
         .await
-        .expect("nobody waits for ever")
+        .expect("no call waits forever")
         .unwrap();
 }
 
@@ -476,7 +476,7 @@ pub async fn a_watch_shows_what_was_asked_for_alone(harness: &dyn StoreHarness) 
     let started = of_others.start.clone();
     let place = loop {
         let pending = tokio::time::timeout(Duration::from_millis(20), of_others.changes.next());
-        assert!(pending.await.is_err(), "it shows what nobody asked for");
+        assert!(pending.await.is_err(), "it shows an unrequested change");
         let place = (of_others.place)();
         if place != started {
             break place;

@@ -34,7 +34,7 @@ impl PartitionLog {
         if job.id.queue != self.queue || job.id.partition != self.partition {
             return Err(Error::invalid(
                 Subject::Job,
-                "it is of another queue or partition",
+                "it belongs to another queue or partition",
             ));
         }
         let follows = self

@@ -58,7 +58,7 @@ impl Sorted {
         version: Version,
         expires_at: Option<Timestamp>,
     ) {
-        let id = Id::try_from(self.first + self.rows.len()).expect("so many rows are in no memory");
+        let id = Id::try_from(self.first + self.rows.len()).expect("row ids fit in u32");
         let row = Row::new(&mut self.scratch, id, key, value, version, expires_at);
         let last = self.rows.last().and_then(Option::as_ref);
         self.is_out_of_order |= last.is_some_and(|last| last.key_bytes() >= row.key_bytes());

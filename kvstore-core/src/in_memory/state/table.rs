@@ -156,7 +156,7 @@ impl Table {
         let found = self.index.find(hash, bytes).map(Row::id);
         let id = found.or_else(|| self.free.pop()).unwrap_or_else(|| {
             self.rows.push(None);
-            Id::try_from(self.rows.len() - 1).expect("so many rows are in no memory")
+            Id::try_from(self.rows.len() - 1).expect("row ids fit in u32")
         });
         let row = Row::new(
             &mut self.scratch,

@@ -20,10 +20,7 @@ impl Shared {
             WatchFrom::After(id) => {
                 let version = id.as_str().parse().map(Version);
                 version.map_err(|_| {
-                    Error::invalid(
-                        Subject::ChangeId,
-                        "it is not one that this store handed out",
-                    )
+                    Error::invalid(Subject::ChangeId, "this store did not hand it out")
                 })?
             }
         };

@@ -122,17 +122,14 @@ impl Members<'_> {
     fn member(&mut self, at: usize, name: &[u8], value: Value) {
         let name: String = match serde_json::from_slice(name) {
             Ok(name) => name,
-            Err(error) => return self.problem(at, format!("the key can't be read: {error}")),
+            Err(error) => return self.problem(at, format!("the key cannot be read: {error}")),
         };
         let key = match Key::new(&name) {
             Ok(key) => key,
             Err(error) => return self.problem(at, format!("{name:?}: {error}")),
         };
         if self.places.insert(key.clone(), at).is_some() {
-            return self.problem(
-                at,
-                format!("the key {name:?} stands here for the second time"),
-            );
+            return self.problem(at, format!("the key {name:?} occurs a second time"));
         }
         self.entries.insert(
             key,

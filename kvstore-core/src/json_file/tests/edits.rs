@@ -188,7 +188,7 @@ fn edit_that_can_not_be_taken_lists_twenty_problems_and_changes_nothing() {
         let (line, detail) = refused(&disk);
         assert_eq!(line, Some(3));
         assert!(
-            detail.contains("line 3 column 1: the key \"a\" stands here for the second time"),
+            detail.contains("line 3 column 1: the key \"a\" occurs a second time"),
             "{detail}"
         );
         assert!(detail.contains("line 4 column 1: \"\""), "{detail}");
