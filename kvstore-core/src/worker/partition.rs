@@ -96,7 +96,7 @@ struct Burial {
 }
 
 /// The cause of a failure.
-enum Blame {
+enum FailureClass {
     /// None to act on: another worker was faster.
     Nobody,
     /// The store or the queue is down, full or damaged.
@@ -107,7 +107,7 @@ enum Blame {
     Settings,
 }
 
-impl Blame {
+impl FailureClass {
     fn of(error: &Error) -> Self {
         match error {
             Error::Stale { .. } => Self::Nobody,
@@ -479,16 +479,16 @@ impl PartitionTask {
     /// Resets to the store's position, and returns how long to wait first.
     fn after_failure(&mut self, error: Error) -> Result<Duration> {
         let partition = self.claim.partition;
-        match Blame::of(&error) {
-            Blame::Settings => Err(error),
-            Blame::Job { for_good } => Ok(self.after_refusal(for_good, in_one_line(&error))),
-            Blame::Nobody => {
+        match FailureClass::of(&error) {
+            FailureClass::Settings => Err(error),
+            FailureClass::Job { for_good } => Ok(self.after_refusal(for_good, in_one_line(&error))),
+            FailureClass::Nobody => {
                 tracing::debug!(%partition, %error, "another worker was faster");
                 self.start_over();
                 self.burial = None;
                 Ok(Duration::ZERO)
             }
-            Blame::Backend => {
+            FailureClass::Backend => {
                 self.start_over();
                 let wait = self.backoff.next();
                 if self.burial.is_some() && matches!(error, Error::Full { .. }) {
