@@ -75,7 +75,7 @@ pub(crate) struct PartitionTask {
     /// The head whose last attempt does not count, until the queue knows that.
     to_withdraw: Option<Position>,
     /// The head that becomes a dead letter next.
-    burial: Option<Burial>,
+    pending_dead_letter: Option<PendingDeadLetter>,
     expire_at: Instant,
     backoff: Backoff,
 }
@@ -89,7 +89,7 @@ struct Attempt {
 }
 
 #[derive(Debug)]
-struct Burial {
+struct PendingDeadLetter {
     head: Position,
     attempts: u32,
     reason: String,
@@ -145,7 +145,7 @@ impl PartitionTask {
             alone_up_to: Position::START,
             attempt: None,
             to_withdraw: None,
-            burial: None,
+            pending_dead_letter: None,
             expire_at: Instant::now(),
             backoff: Backoff::default(),
         }
@@ -217,9 +217,11 @@ impl PartitionTask {
             None => return Ok(false),
             Some(head)
                 if self
-                    .burial
+                    .pending_dead_letter
                     .as_ref()
-                    .is_some_and(|burial| burial.head == head.id.position) =>
+                    .is_some_and(|pending_dead_letter| {
+                        pending_dead_letter.head == head.id.position
+                    }) =>
             {
                 self.bury(position, &jobs).await?;
             }
@@ -290,7 +292,7 @@ impl PartitionTask {
             // Every earlier try ended its worker, or that worker would have decided. The attempt
             // just begun does not count.
             self.to_withdraw = Some(head);
-            self.burial = Some(Burial {
+            self.pending_dead_letter = Some(PendingDeadLetter {
                 head,
                 attempts: number - 1,
                 reason: "each attempt ended before the store had answered".to_owned(),
@@ -353,15 +355,21 @@ impl PartitionTask {
     /// Commits the head of `jobs` as a dead letter. The partition waits while there is no space for
     /// one.
     async fn bury(&mut self, position: Position, jobs: &[Job]) -> Result<()> {
-        let (Some(head), Some(burial)) = (jobs.first(), &self.burial) else {
+        let (Some(head), Some(pending_dead_letter)) = (jobs.first(), &self.pending_dead_letter)
+        else {
             return Ok(());
         };
         let verdict = Verdict::Dead(Dead {
-            reason: burial.reason.clone(),
-            attempts: burial.attempts,
+            reason: pending_dead_letter.reason.clone(),
+            attempts: pending_dead_letter.attempts,
             command: head.command.clone(),
         });
-        let advance = self.advance(position, burial.head, vec![(burial.head, verdict)], false);
+        let advance = self.advance(
+            position,
+            pending_dead_letter.head,
+            vec![(pending_dead_letter.head, verdict)],
+            false,
+        );
         self.store
             .commit(Commit {
                 advance: Some(advance),
@@ -372,12 +380,12 @@ impl PartitionTask {
         tracing::error!(
             job = %head.id,
             traceparent = head.traceparent,
-            attempts = burial.attempts,
-            reason = burial.reason,
+            attempts = pending_dead_letter.attempts,
+            reason = pending_dead_letter.reason,
             "the job is a dead letter"
         );
-        self.position = Some(burial.head);
-        self.burial = None;
+        self.position = Some(pending_dead_letter.head);
+        self.pending_dead_letter = None;
         Ok(())
     }
 
@@ -485,13 +493,13 @@ impl PartitionTask {
             FailureClass::Nobody => {
                 tracing::debug!(%partition, %error, "another worker was faster");
                 self.start_over();
-                self.burial = None;
+                self.pending_dead_letter = None;
                 Ok(Duration::ZERO)
             }
             FailureClass::Backend => {
                 self.start_over();
                 let wait = self.backoff.next();
-                if self.burial.is_some() && matches!(error, Error::Full { .. }) {
+                if self.pending_dead_letter.is_some() && matches!(error, Error::Full { .. }) {
                     tracing::error!(%partition, %error, "the partition waits until dead letters are retried or dropped");
                 } else {
                     tracing::warn!(%partition, error = %in_one_line(&error), ?wait, "the partition waits");
@@ -528,7 +536,7 @@ impl PartitionTask {
                 Duration::ZERO
             }
             Some(attempt) if for_good || attempt.number >= self.attempts_max() => {
-                self.burial = Some(Burial {
+                self.pending_dead_letter = Some(PendingDeadLetter {
                     head: attempt.head,
                     attempts: attempt.number,
                     reason,
