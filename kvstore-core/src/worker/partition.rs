@@ -98,7 +98,7 @@ struct PendingDeadLetter {
 /// The cause of a failure.
 enum FailureClass {
     /// None to act on: another worker was faster.
-    Nobody,
+    FasterWorker,
     /// The store or the queue is down, full or damaged.
     Backend,
     /// The store rejects what the job asks for; `for_good` if trying again cannot help.
@@ -110,7 +110,7 @@ enum FailureClass {
 impl FailureClass {
     fn of(error: &Error) -> Self {
         match error {
-            Error::Stale { .. } => Self::Nobody,
+            Error::Stale { .. } => Self::FasterWorker,
             Error::Unavailable { .. }
             | Error::Unknown { .. }
             | Error::Poisoned { .. }
@@ -490,7 +490,7 @@ impl PartitionTask {
         match FailureClass::of(&error) {
             FailureClass::Settings => Err(error),
             FailureClass::Job { for_good } => Ok(self.after_refusal(for_good, in_one_line(&error))),
-            FailureClass::Nobody => {
+            FailureClass::FasterWorker => {
                 tracing::debug!(%partition, %error, "another worker was faster");
                 self.start_over();
                 self.pending_dead_letter = None;
