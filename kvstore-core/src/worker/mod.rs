@@ -264,7 +264,7 @@ impl Worker {
                 continue;
             }
             tracing::info!(worker = %self.id, partition = %claim.partition, "claimed");
-            let (tell, until) = watch::channel(Until::Told);
+            let (tell, until) = watch::channel(Until::Running);
             self.working.insert(claim.partition, tell);
             let task = PartitionTask::new(
                 Arc::clone(&self.store),
@@ -302,7 +302,7 @@ impl Worker {
         };
         for until in self.working.values() {
             // A task that has lost its claim has nothing left to do.
-            if *until.borrow() == Until::Told {
+            if *until.borrow() == Until::Running {
                 until.send_replace(end);
             }
         }

@@ -39,7 +39,7 @@ use crate::worker::{Event, Options};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
     /// Not yet: a later value says when.
-    Told,
+    Running,
     /// When no job waits, a try fails, or this moment has come.
     Idle(Instant),
     /// Now: another worker takes over.
@@ -159,7 +159,7 @@ impl PartitionTask {
     pub(crate) async fn run(mut self) -> Result<()> {
         loop {
             let ending = match self.until() {
-                Until::Told => false,
+                Until::Running => false,
                 Until::Idle(until) if Instant::now() < until => true,
                 Until::Idle(_) | Until::Now => break,
             };
@@ -275,7 +275,7 @@ impl PartitionTask {
         };
         let wait = self.expire_at.saturating_duration_since(Instant::now());
         match self.until() {
-            Until::Told => tokio::select! {
+            Until::Running => tokio::select! {
                 jobs = read(wait) => jobs,
                 () = told(&mut self.until) => Ok(Vec::new()),
             },
@@ -562,7 +562,7 @@ impl PartitionTask {
 /// Waits until the task is told to stop.
 async fn told(until: &mut watch::Receiver<Until>) {
     // The sender outlives this task, so `Err` is unreachable.
-    let _ = until.wait_for(|until| *until != Until::Told).await;
+    let _ = until.wait_for(|until| *until != Until::Running).await;
 }
 
 fn failed_positions(commit: &Commit) -> Vec<Position> {
@@ -606,7 +606,7 @@ mod tests {
             .await
             .unwrap()
             .remove(0);
-        let (_go_on, until) = watch::channel(Until::Told);
+        let (_go_on, until) = watch::channel(Until::Running);
         let mut task = PartitionTask::new(
             store.clone(),
             queue.clone(),
