@@ -185,7 +185,7 @@ impl PartitionTask {
             }
             tokio::select! {
                 () = sleep(wait) => {}
-                () = told(&mut self.until), if !ending => {}
+                () = stopped(&mut self.until), if !ending => {}
             }
         }
         if let Err(error) = self.settle().await {
@@ -223,7 +223,7 @@ impl PartitionTask {
                         pending_dead_letter.head == head.id.position
                     }) =>
             {
-                self.bury(position, &jobs).await?;
+                self.commit_dead_letter(position, &jobs).await?;
             }
             Some(head) if head.id.position.major > position.major => {
                 let behind = Position {
@@ -277,7 +277,7 @@ impl PartitionTask {
         match self.until() {
             Until::Running => tokio::select! {
                 jobs = read(wait) => jobs,
-                () = told(&mut self.until) => Ok(Vec::new()),
+                () = stopped(&mut self.until) => Ok(Vec::new()),
             },
             Until::Idle(_) => read(Duration::ZERO).await,
             Until::Now => Ok(Vec::new()),
@@ -354,7 +354,7 @@ impl PartitionTask {
 
     /// Commits the head of `jobs` as a dead letter. The partition waits while there is no space for
     /// one.
-    async fn bury(&mut self, position: Position, jobs: &[Job]) -> Result<()> {
+    async fn commit_dead_letter(&mut self, position: Position, jobs: &[Job]) -> Result<()> {
         let (Some(head), Some(pending_dead_letter)) = (jobs.first(), &self.pending_dead_letter)
         else {
             return Ok(());
@@ -439,7 +439,7 @@ impl PartitionTask {
         );
         tokio::select! {
             () = sleep(GAP_RECHECK) => {}
-            () = told(&mut self.until) => {}
+            () = stopped(&mut self.until) => {}
         }
         self.position = None;
         Ok(false)
@@ -560,7 +560,7 @@ impl PartitionTask {
 }
 
 /// Waits until the task is told to stop.
-async fn told(until: &mut watch::Receiver<Until>) {
+async fn stopped(until: &mut watch::Receiver<Until>) {
     // The sender outlives this task, so `Err` is unreachable.
     let _ = until.wait_for(|until| *until != Until::Running).await;
 }
