@@ -121,7 +121,7 @@ impl<R: Role> FolderQueue<R> {
     /// A new job whose position is already applied would never be read: the queue has lost its
     /// tail, as a server without persistence does. Such a job has had no effect, and the next one
     /// gets a higher number.
-    async fn number_on(&self, job: JobId, applied: Position) -> Error {
+    async fn advance_numbering(&self, job: JobId, applied: Position) -> Error {
         tracing::error!(
             partition = %job.partition, position = %job.position, %applied,
             "the queue is older than its folder: the jobs that it accepted last are lost unless they were applied; numbering continues after the folder's position"
@@ -160,7 +160,7 @@ impl<R: Role> JobQueue for FolderQueue<R> {
                 && !accepted.replayed
                 && accepted.id.position <= applied
             {
-                *answer = Err(self.number_on(accepted.id, applied).await);
+                *answer = Err(self.advance_numbering(accepted.id, applied).await);
             }
         }
         answers
