@@ -144,7 +144,7 @@ async fn open_with(
                 _ => JsonFile::open(&target.folder, options).await,
             }?;
             match redis {
-                Some(redis) => put_behind(&file, redis).await,
+                Some(redis) => with_redis_queue(&file, redis).await,
                 None => Ok(Opened {
                     store: file.store(),
                     queue: file.queue(),
@@ -199,7 +199,7 @@ async fn open_when_free(
 }
 
 /// Puts a queue on Redis in front of a folder, in place of the folder's own queue.
-async fn put_behind(file: &JsonFile, redis: QueueAlone) -> Result<Opened> {
+async fn with_redis_queue(file: &JsonFile, redis: QueueAlone) -> Result<Opened> {
     let (store, own) = (file.store(), file.queue());
     // Record the folder's own queue as active: otherwise the folder would take the new queue at
     // once, and jobs that its own has accepted would be skipped.
