@@ -187,12 +187,12 @@ async fn open_when_free(
         }
         tokio::time::sleep(STAND_BY_PERIOD).await;
     };
-    let mut is_told = false;
+    let mut was_logged = false;
     while let Err(error) = redis.queue().ping().await {
-        if !is_told {
+        if !was_logged {
             tracing::warn!(%error, "the folder is free; waiting for its queue");
         }
-        is_told = true;
+        was_logged = true;
         tokio::time::sleep(STAND_BY_PERIOD).await;
     }
     Ok(file)
