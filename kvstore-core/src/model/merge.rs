@@ -31,7 +31,7 @@ pub(super) fn merge(target: Option<&Value>, patch: &Value) -> Value {
         Some(b'{') => Reader::of(target).pieces(&patch),
         _ => Vec::new(),
     };
-    let mut writer = Writer {
+    let mut writer = PatchWriter {
         out: Vec::with_capacity(target.len() + reader.text.len()),
         target,
         source: reader.text,
@@ -176,13 +176,13 @@ impl<'a> Reader<'a> {
 }
 
 /// Writes the result, from the texts of the target and of the patch.
-struct Writer<'a> {
+struct PatchWriter<'a> {
     out: Vec<u8>,
     target: &'a [u8],
     source: &'a [u8],
 }
 
-impl Writer<'_> {
+impl PatchWriter<'_> {
     /// Writes the object made of `pieces`, with `patch` applied to it.
     fn object(&mut self, pieces: &[Piece], patch: &Patch<'_>) {
         // The last piece of each name.
