@@ -60,7 +60,7 @@ enum Change<'a> {
 }
 
 /// A part of an object of the target.
-enum Piece {
+enum PatchPiece {
     /// Members that the patch does not name, with the commas between them.
     Kept(Range<usize>),
     /// A member that the patch names, as its member number `place`.
@@ -68,7 +68,7 @@ enum Piece {
         place: usize,
         name: Range<usize>,
         /// The pieces of its value, if both are objects.
-        inner: Vec<Piece>,
+        inner: Vec<PatchPiece>,
     },
 }
 
@@ -151,14 +151,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an object of the target into pieces, separating the members that `patch` names.
-    fn pieces(&mut self, patch: &Patch<'_>) -> Vec<Piece> {
+    fn pieces(&mut self, patch: &Patch<'_>) -> Vec<PatchPiece> {
         let mut pieces = Vec::new();
         self.object(|reader, name| {
             let Some(&place) = patch.places.get(&reader.name(&name)) else {
                 let end = reader.value().end;
                 match pieces.last_mut() {
-                    Some(Piece::Kept(range)) => range.end = end,
-                    _ => pieces.push(Piece::Kept(name.start..end)),
+                    Some(PatchPiece::Kept(range)) => range.end = end,
+                    _ => pieces.push(PatchPiece::Kept(name.start..end)),
                 }
                 return;
             };
@@ -169,7 +169,7 @@ impl<'a> Reader<'a> {
                     Vec::new()
                 }
             };
-            pieces.push(Piece::Named { place, name, inner });
+            pieces.push(PatchPiece::Named { place, name, inner });
         });
         pieces
     }
@@ -184,11 +184,11 @@ struct PatchWriter<'a> {
 
 impl PatchWriter<'_> {
     /// Writes the object made of `pieces`, with `patch` applied to it.
-    fn object(&mut self, pieces: &[Piece], patch: &Patch<'_>) {
+    fn object(&mut self, pieces: &[PatchPiece], patch: &Patch<'_>) {
         // The last piece of each name.
         let mut last = vec![None; patch.members.len()];
         for (number, piece) in pieces.iter().enumerate() {
-            if let Piece::Named { place, .. } = piece {
+            if let PatchPiece::Named { place, .. } = piece {
                 last[*place] = Some(number);
             }
         }
@@ -196,12 +196,12 @@ impl PatchWriter<'_> {
         let start = self.out.len();
         for (number, piece) in pieces.iter().enumerate() {
             match piece {
-                Piece::Kept(range) => self.text(start, &self.target[range.clone()]),
-                Piece::Named { place, name, inner } if last[*place] == Some(number) => {
+                PatchPiece::Kept(range) => self.text(start, &self.target[range.clone()]),
+                PatchPiece::Named { place, name, inner } if last[*place] == Some(number) => {
                     let name = &self.target[name.clone()];
                     self.member(start, name, inner, &patch.members[*place].change);
                 }
-                Piece::Named { .. } => {}
+                PatchPiece::Named { .. } => {}
             }
         }
         for (new, last) in patch.members.iter().zip(last) {
@@ -213,7 +213,7 @@ impl PatchWriter<'_> {
     }
 
     /// Writes a member whose value is made of `inner`, with `change` applied to it.
-    fn member(&mut self, start: usize, name: &[u8], inner: &[Piece], change: &Change<'_>) {
+    fn member(&mut self, start: usize, name: &[u8], inner: &[PatchPiece], change: &Change<'_>) {
         match change {
             Change::Remove => {}
             Change::Replace(value) => {
