@@ -50,10 +50,10 @@ struct Patch<'a> {
 struct PatchMember<'a> {
     /// The name, with its quotes.
     name: Range<usize>,
-    change: Change<'a>,
+    change: MemberChange<'a>,
 }
 
-enum Change<'a> {
+enum MemberChange<'a> {
     Remove,
     Replace(Range<usize>),
     Merge(Patch<'a>),
@@ -132,10 +132,10 @@ impl<'a> Reader<'a> {
         self.object(|reader, name| {
             let meaning = reader.name(&name);
             let change = match reader.patch() {
-                Some(inner) => Change::Merge(inner),
+                Some(inner) => MemberChange::Merge(inner),
                 None => match reader.value() {
-                    value if &reader.text[value.clone()] == b"null" => Change::Remove,
-                    value => Change::Replace(value),
+                    value if &reader.text[value.clone()] == b"null" => MemberChange::Remove,
+                    value => MemberChange::Replace(value),
                 },
             };
             let member = PatchMember { name, change };
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
                 return;
             };
             let inner = match &patch.members[place].change {
-                Change::Merge(inner) if reader.scanner.peek() == b'{' => reader.pieces(inner),
+                MemberChange::Merge(inner) if reader.scanner.peek() == b'{' => reader.pieces(inner),
                 _ => {
                     reader.value();
                     Vec::new()
@@ -213,15 +213,21 @@ impl PatchWriter<'_> {
     }
 
     /// Writes a member whose value is made of `inner`, with `change` applied to it.
-    fn member(&mut self, start: usize, name: &[u8], inner: &[PatchPiece], change: &Change<'_>) {
+    fn member(
+        &mut self,
+        start: usize,
+        name: &[u8],
+        inner: &[PatchPiece],
+        change: &MemberChange<'_>,
+    ) {
         match change {
-            Change::Remove => {}
-            Change::Replace(value) => {
+            MemberChange::Remove => {}
+            MemberChange::Replace(value) => {
                 self.text(start, name);
                 self.out.push(b':');
                 self.out.extend_from_slice(&self.source[value.clone()]);
             }
-            Change::Merge(patch) => {
+            MemberChange::Merge(patch) => {
                 self.text(start, name);
                 self.out.push(b':');
                 self.object(inner, patch);
