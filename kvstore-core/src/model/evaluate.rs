@@ -54,7 +54,7 @@ pub struct Evaluation {
 /// If `jobs` is empty.
 pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> Evaluation {
     let head = jobs.first().expect("there is a job to evaluate").id;
-    let mut batch = Batch {
+    let mut batch = Evaluator {
         entries,
         written: HashMap::new(),
         checked: HashSet::new(),
@@ -132,7 +132,7 @@ pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> 
 }
 
 /// The known state of the store after the jobs so far.
-struct Batch<'a> {
+struct Evaluator<'a> {
     entries: &'a HashMap<Key, Entry>,
     /// The last change of each key that the batch writes.
     written: HashMap<&'a Key, Change>,
@@ -172,7 +172,7 @@ impl Effect<'_> {
 /// The operation that cannot be done, the reason, and the version of its key.
 type Refusal = (usize, Failure, Option<Version>);
 
-impl<'a> Batch<'a> {
+impl<'a> Evaluator<'a> {
     /// Returns the effects of `job`, or why it fails; `None` if that cannot be known before the
     /// commit.
     fn judge(&self, job: &'a Job) -> Option<Result<Vec<Effect<'a>>, Refusal>> {
