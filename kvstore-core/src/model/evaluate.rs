@@ -391,7 +391,7 @@ mod tests {
 
     /// A minimal store: entries and the last version.
     #[derive(Clone, Debug, Default, PartialEq)]
-    struct Model {
+    struct EvaluationModel {
         entries: BTreeMap<Key, Entry>,
         version: u64,
         now: Timestamp,
@@ -403,7 +403,7 @@ mod tests {
 
     type ModelWrite = (Version, bool, Computed);
 
-    impl Model {
+    impl EvaluationModel {
         fn current(&self, key: &Key) -> Option<Version> {
             self.entries.get(key).map(|entry| entry.version)
         }
@@ -594,8 +594,8 @@ mod tests {
             pauses in prop::collection::vec(0..6_u64, 20),
         ) {
             let jobs = jobs(commands);
-            let mut alone = Model::default();
-            let mut batched = Model::default();
+            let mut alone = EvaluationModel::default();
+            let mut batched = EvaluationModel::default();
             let mut rest = &jobs[..];
             let mut from = Position::START;
             let mut pauses = pauses.into_iter();
