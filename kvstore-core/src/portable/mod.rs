@@ -31,7 +31,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::model::entry::{Entry, Timestamp, Version};
-use crate::model::json::{JsonError, Place};
+use crate::model::json::{JsonError, TextPosition};
 use crate::model::key::Key;
 use crate::model::value::Value;
 pub use lines::{LINE_BYTES_MAX, Lines};
@@ -125,7 +125,7 @@ impl Wrong {
 
     /// Converts the offset to a line and column of `text`, whose first line is number `first_line`.
     fn within(self, text: &[u8], first_line: u64) -> Refused {
-        let place = Place::of(text, self.at);
+        let place = TextPosition::of(text, self.at);
         Refused {
             line: first_line + place.line - 1,
             column: place.column,

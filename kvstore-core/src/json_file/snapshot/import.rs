@@ -7,7 +7,7 @@ use crate::json_file::disk::Disk;
 use crate::json_file::snapshot::DATA;
 use crate::json_file::snapshot::data::entry_fingerprint;
 use crate::model::entry::{Entry, Timestamp, Version};
-use crate::model::json::{JsonError, Place, Scanner};
+use crate::model::json::{JsonError, Scanner, TextPosition};
 use crate::model::key::Key;
 use crate::model::value::Value;
 
@@ -83,12 +83,12 @@ struct Members<'a> {
     entries: BTreeMap<Key, Entry>,
     /// Where each key stands.
     places: HashMap<Key, usize>,
-    problems: Vec<(Place, String)>,
+    problems: Vec<(TextPosition, String)>,
 }
 
 impl Members<'_> {
     fn problem(&mut self, at: usize, what: String) {
-        self.problems.push((Place::of(self.text, at), what));
+        self.problems.push((TextPosition::of(self.text, at), what));
     }
 
     fn read(&mut self) -> Result<(), JsonError> {
