@@ -24,12 +24,12 @@ pub(super) struct Watcher {
     id: usize,
     pub(super) request: WatchRequest,
     pub(super) changed: Notify,
-    place: Mutex<Place>,
+    place: Mutex<WatcherProgress>,
 }
 
 /// How far a watcher is.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct WatcherProgress {
     /// Changes handed to it that it has not taken.
     queue: VecDeque<Arc<Prepared>>,
     bytes: usize,
@@ -52,12 +52,12 @@ pub(super) enum Ended {
 }
 
 impl Watcher {
-    pub(super) fn place(&self) -> MutexGuard<'_, Place> {
+    pub(super) fn place(&self) -> MutexGuard<'_, WatcherProgress> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place {
+impl WatcherProgress {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -169,7 +169,7 @@ impl Watchers {
         let watcher = Arc::new(Watcher {
             id: all.next_id,
             changed: Notify::new(),
-            place: Mutex::new(Place {
+            place: Mutex::new(WatcherProgress {
                 queue: VecDeque::new(),
                 bytes: 0,
                 taken: up_to,
