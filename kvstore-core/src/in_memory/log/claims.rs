@@ -17,7 +17,7 @@ use crate::queue::{Claim, WorkerId};
 #[derive(Debug)]
 pub(crate) struct Claims {
     period: Duration,
-    workers: HashMap<WorkerId, Worker>,
+    workers: HashMap<WorkerId, Registration>,
     /// The holder of each partition; always among `workers` after [`Claims::forget_expired`] has
     /// run.
     holders: Vec<Option<WorkerId>>,
@@ -25,7 +25,7 @@ pub(crate) struct Claims {
 }
 
 #[derive(Debug)]
-struct Worker {
+struct Registration {
     /// When its claims expire, unless it calls again before.
     until: Timestamp,
     /// Whether it counts when shares are computed. A worker that releases claims is leaving, until
@@ -54,7 +54,7 @@ impl Claims {
         let until = now.after(self.period);
         let staying = true;
         self.workers
-            .insert(worker.clone(), Worker { until, staying });
+            .insert(worker.clone(), Registration { until, staying });
 
         let share = self.share(worker);
         let mut held = 0;
