@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Event {
+    enum ClaimEvent {
         Join,
         Call(prop::sample::Index),
         Leave(prop::sample::Index),
@@ -272,13 +272,13 @@ mod tests {
         Wait(u64),
     }
 
-    fn event() -> impl Strategy<Value = Event> {
+    fn event() -> impl Strategy<Value = ClaimEvent> {
         prop_oneof![
-            2 => Just(Event::Join),
-            8 => any::<prop::sample::Index>().prop_map(Event::Call),
-            1 => any::<prop::sample::Index>().prop_map(Event::Leave),
-            1 => any::<prop::sample::Index>().prop_map(Event::Kill),
-            2 => (0..15_000_u64).prop_map(Event::Wait),
+            2 => Just(ClaimEvent::Join),
+            8 => any::<prop::sample::Index>().prop_map(ClaimEvent::Call),
+            1 => any::<prop::sample::Index>().prop_map(ClaimEvent::Leave),
+            1 => any::<prop::sample::Index>().prop_map(ClaimEvent::Kill),
+            2 => (0..15_000_u64).prop_map(ClaimEvent::Wait),
         ]
     }
 
@@ -294,23 +294,23 @@ mod tests {
                 let workers = fleet.workers();
                 let pick = |index: prop::sample::Index| (!workers.is_empty()).then(|| index.get(&workers).clone());
                 match event {
-                    Event::Join => {
+                    ClaimEvent::Join => {
                         let worker = fleet.join();
                         called_at.insert(worker, fleet.now);
                     }
-                    Event::Call(index) => if let Some(worker) = pick(index) {
+                    ClaimEvent::Call(index) => if let Some(worker) = pick(index) {
                         fleet.call(&worker);
                         called_at.insert(worker, fleet.now);
                     },
-                    Event::Leave(index) => if let Some(worker) = pick(index) {
+                    ClaimEvent::Leave(index) => if let Some(worker) = pick(index) {
                         fleet.release_all(&worker);
                     },
-                    Event::Kill(index) => if let Some(worker) = pick(index) {
+                    ClaimEvent::Kill(index) => if let Some(worker) = pick(index) {
                         fleet.kill(&worker);
                     },
                     // A worker that was silent for the period has stopped working, as the contract
                     // requires.
-                    Event::Wait(span) => {
+                    ClaimEvent::Wait(span) => {
                         fleet.now = fleet.now.after(Duration::from_millis(span));
                         let now = fleet.now;
                         fleet.told.retain(|worker, _| now.since(called_at[worker]) < PERIOD);
