@@ -163,14 +163,14 @@ mod tests {
 
     /// Several workers around one table, each with its latest answer: what it works on until it
     /// calls again.
-    struct Fleet {
+    struct ClaimFleet {
         claims: Claims,
         partitions: u16,
         now: Timestamp,
         told: BTreeMap<WorkerId, BTreeSet<u16>>,
     }
 
-    impl Fleet {
+    impl ClaimFleet {
         fn new(partitions: u16) -> Self {
             let count = PartitionCount::new(partitions).unwrap();
             Self {
@@ -288,7 +288,7 @@ mod tests {
             partitions in 1..20_u16,
             events in prop::collection::vec(event(), 0..60),
         ) {
-            let mut fleet = Fleet::new(partitions);
+            let mut fleet = ClaimFleet::new(partitions);
             let mut called_at = BTreeMap::new();
             for event in events {
                 let workers = fleet.workers();
@@ -333,7 +333,7 @@ mod tests {
 
         #[test]
         fn a_worker_that_comes_gets_its_share_and_nothing_else_moves(partitions in 1..100_u16, workers in 1..12_usize) {
-            let mut fleet = Fleet::settled(partitions, workers);
+            let mut fleet = ClaimFleet::settled(partitions, workers);
             fleet.assert_settled();
             let before = fleet.holders();
             let new = fleet.join();
@@ -349,7 +349,7 @@ mod tests {
             workers in 2..12_usize,
             killed in any::<bool>(),
         ) {
-            let mut fleet = Fleet::settled(partitions, workers);
+            let mut fleet = ClaimFleet::settled(partitions, workers);
             let before = fleet.holders();
             let gone = fleet.workers()[0].clone();
             let share = fleet.told[&gone].len();
@@ -372,14 +372,14 @@ mod tests {
 
     #[test]
     fn one_worker_holds_the_one_partition_from_its_first_call() {
-        let mut fleet = Fleet::new(1);
+        let mut fleet = ClaimFleet::new(1);
         fleet.join();
         fleet.assert_settled();
     }
 
     #[test]
     fn a_restart_under_a_new_id_takes_over_at_expiry_and_not_before() {
-        let mut fleet = Fleet::new(3);
+        let mut fleet = ClaimFleet::new(3);
         let old = fleet.join();
         fleet.kill(&old);
         let new = fleet.join();
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_release_frees_at_once_even_for_a_worker_that_has_its_share() {
-        let mut fleet = Fleet::settled(4, 2);
+        let mut fleet = ClaimFleet::settled(4, 2);
         let [stays, leaves] = fleet.workers().try_into().unwrap();
         fleet.release_all(&leaves);
         fleet.call(&stays);
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn releasing_a_partition_that_is_not_held_changes_nothing() {
-        let mut fleet = Fleet::settled(4, 2);
+        let mut fleet = ClaimFleet::settled(4, 2);
         let before = fleet.holders();
         let (partition, holder) = before.first_key_value().unwrap();
         let other = fleet.workers().into_iter().find(|it| it != holder).unwrap();
