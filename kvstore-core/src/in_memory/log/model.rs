@@ -31,7 +31,7 @@ fn options() -> QueueOptions {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum LogStep {
     /// A request for the value number `value`, which is also its length, possibly under an
     /// idempotency key with a window.
     Admit {
@@ -54,20 +54,20 @@ enum Step {
     Restart,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = LogStep> {
     let position = || 0..30_u64;
     prop_oneof![
         6 => (0..70_u8, proptest::option::of((0..7_u8, 0..40_u64)))
-            .prop_map(|(value, idempotency)| Step::Admit { value, idempotency }),
-        4 => Just(Step::Publish),
-        1 => Just(Step::Withdraw),
-        3 => (position(), 0..4_usize).prop_map(|(after, max)| Step::Read { after, max }),
-        3 => position().prop_map(Step::Complete),
-        2 => position().prop_map(Step::BeginAttempt),
-        1 => position().prop_map(Step::WithdrawAttempt),
-        1 => position().prop_map(Step::StartAfter),
-        2 => (0..30_i64).prop_map(Step::Clock),
-        1 => Just(Step::Restart),
+            .prop_map(|(value, idempotency)| LogStep::Admit { value, idempotency }),
+        4 => Just(LogStep::Publish),
+        1 => Just(LogStep::Withdraw),
+        3 => (position(), 0..4_usize).prop_map(|(after, max)| LogStep::Read { after, max }),
+        3 => position().prop_map(LogStep::Complete),
+        2 => position().prop_map(LogStep::BeginAttempt),
+        1 => position().prop_map(LogStep::WithdrawAttempt),
+        1 => position().prop_map(LogStep::StartAfter),
+        2 => (0..30_i64).prop_map(LogStep::Clock),
+        1 => Just(LogStep::Restart),
     ]
 }
 
@@ -274,20 +274,20 @@ proptest! {
         let mut clock = 100_i64;
         for step in steps {
             match step {
-                Step::Admit { value, idempotency } => {
+                LogStep::Admit { value, idempotency } => {
                     model.now = model.now.max(clock as u64);
                     let admission = log.admit(request(value, idempotency), Timestamp(clock as u64));
                     prop_assert_eq!(answer(admission), model.admit(value, idempotency));
                 }
-                Step::Publish => {
+                LogStep::Publish => {
                     log.publish();
                     model.jobs.iter_mut().for_each(|job| job.published = true);
                 }
-                Step::Withdraw => {
+                LogStep::Withdraw => {
                     log.withdraw();
                     model.withdraw();
                 }
-                Step::Read { after, max } => match log.read(Position::counted(after), max) {
+                LogStep::Read { after, max } => match log.read(Position::counted(after), max) {
                     Err(Error::Gap { trimmed, .. }) => {
                         prop_assert!(after < model.trimmed);
                         prop_assert_eq!(trimmed, Position::counted(model.trimmed));
@@ -301,11 +301,11 @@ proptest! {
                         prop_assert_eq!(read, expected);
                     }
                 },
-                Step::Complete(up_to) => {
+                LogStep::Complete(up_to) => {
                     log.complete(Position::counted(up_to));
                     model.complete(up_to);
                 }
-                Step::BeginAttempt(head) => {
+                LogStep::BeginAttempt(head) => {
                     let before = model.attempts.filter(|(tried, _)| *tried == head);
                     let count = before.map_or(0, |(_, count)| count) + 1;
                     if model.jobs.iter().any(|job| job.published && job.number == head) {
@@ -313,13 +313,13 @@ proptest! {
                     }
                     prop_assert_eq!(log.begin_attempt(Position::counted(head)), count);
                 }
-                Step::WithdrawAttempt(head) => {
+                LogStep::WithdrawAttempt(head) => {
                     log.withdraw_attempt(Position::counted(head));
                     model.attempts = model.attempts
                         .map(|(tried, count)| if tried == head { (tried, count - 1) } else { (tried, count) })
                         .filter(|(_, count)| *count > 0);
                 }
-                Step::StartAfter(position) => {
+                LogStep::StartAfter(position) => {
                     log.publish();
                     model.jobs.iter_mut().for_each(|job| job.published = true);
                     log.start_after(Position::counted(position));
@@ -329,8 +329,8 @@ proptest! {
                         model.trimmed = position;
                     }
                 }
-                Step::Clock(by) => clock += by,
-                Step::Restart => {
+                LogStep::Clock(by) => clock += by,
+                LogStep::Restart => {
                     log.publish();
                     model.jobs.iter_mut().for_each(|job| job.published = true);
                     log = rebuilt(&log, queue, Timestamp(clock as u64));
