@@ -87,7 +87,7 @@ fn request(value: u8, idempotency: Option<(u8, u64)>) -> NewJob {
 
 /// A partition in its plainest form.
 #[derive(Debug, Default)]
-struct Model {
+struct LogModel {
     jobs: Vec<ModelJob>,
     last: u64,
     trimmed: u64,
@@ -114,7 +114,7 @@ enum Answer {
     TooLarge,
 }
 
-impl Model {
+impl LogModel {
     fn size(value: u8) -> usize {
         usize::from(value) + 3
     }
@@ -224,7 +224,7 @@ fn rebuilt(log: &PartitionLog, queue: QueueId, now: Timestamp) -> PartitionLog {
     new
 }
 
-fn check(log: &PartitionLog, model: &Model, queue: QueueId, clock: Timestamp) {
+fn check(log: &PartitionLog, model: &LogModel, queue: QueueId, clock: Timestamp) {
     let now = clock.0.max(model.now);
     let depth = log.depth(clock);
     assert_eq!(depth.jobs, model.jobs.len() as u64);
@@ -270,7 +270,7 @@ proptest! {
     fn a_partition_does_what_the_model_does(steps in proptest::collection::vec(step(), 0..80)) {
         let queue = QueueId::random();
         let mut log = new_log(queue);
-        let mut model = Model::default();
+        let mut model = LogModel::default();
         let mut clock = 100_i64;
         for step in steps {
             match step {
