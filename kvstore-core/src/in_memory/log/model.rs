@@ -106,7 +106,7 @@ struct ModelJob {
 }
 
 #[derive(Debug, PartialEq)]
-enum Answer {
+enum ModelAnswer {
     New(u64),
     Replayed { number: u64, published: bool },
     KeyReused,
@@ -123,7 +123,7 @@ impl LogModel {
         self.jobs.iter().map(|job| Self::size(job.value)).sum()
     }
 
-    fn admit(&mut self, value: u8, idempotency: Option<(u8, u64)>) -> Answer {
+    fn admit(&mut self, value: u8, idempotency: Option<(u8, u64)>) -> ModelAnswer {
         let now = self.now;
         self.keys.retain(|(_, _, _, deadline)| *deadline > now);
         if let Some((key, _)) = idempotency {
@@ -134,23 +134,23 @@ impl LogModel {
                     .iter()
                     .all(|job| job.number != number || job.published);
                 return if *request == value {
-                    Answer::Replayed { number, published }
+                    ModelAnswer::Replayed { number, published }
                 } else {
-                    Answer::KeyReused
+                    ModelAnswer::KeyReused
                 };
             }
             if self.keys.len() == KEYS_MAX {
-                return Answer::Full("the queue (idempotency keys)");
+                return ModelAnswer::Full("the queue (idempotency keys)");
             }
         }
         if Self::size(value) > BYTES_MAX {
-            return Answer::TooLarge;
+            return ModelAnswer::TooLarge;
         }
         if self.jobs.len() == JOBS_MAX {
-            return Answer::Full("the queue (jobs)");
+            return ModelAnswer::Full("the queue (jobs)");
         }
         if self.bytes() + Self::size(value) > BYTES_MAX {
-            return Answer::Full("the queue (bytes)");
+            return ModelAnswer::Full("the queue (bytes)");
         }
         self.last += 1;
         self.jobs.push(ModelJob {
@@ -162,7 +162,7 @@ impl LogModel {
         if let Some((key, window)) = idempotency {
             self.keys.push((key, value, self.last, now + window));
         }
-        Answer::New(self.last)
+        ModelAnswer::New(self.last)
     }
 
     fn withdraw(&mut self) {
@@ -187,19 +187,19 @@ impl LogModel {
     }
 }
 
-fn answer(result: Result<Admission>) -> Answer {
+fn answer(result: Result<Admission>) -> ModelAnswer {
     match result {
         Ok(Admission::New { job, remembered }) => {
             assert_eq!(job.keep_outcome, remembered.is_some());
-            Answer::New(job.id.position.minor)
+            ModelAnswer::New(job.id.position.minor)
         }
-        Ok(Admission::Replayed { id, published }) => Answer::Replayed {
+        Ok(Admission::Replayed { id, published }) => ModelAnswer::Replayed {
             number: id.position.minor,
             published,
         },
-        Err(Error::KeyReused) => Answer::KeyReused,
-        Err(Error::Full { what, .. }) => Answer::Full(what),
-        Err(Error::TooLarge { .. }) => Answer::TooLarge,
+        Err(Error::KeyReused) => ModelAnswer::KeyReused,
+        Err(Error::Full { what, .. }) => ModelAnswer::Full(what),
+        Err(Error::TooLarge { .. }) => ModelAnswer::TooLarge,
         Err(other) => panic!("{other}"),
     }
 }
