@@ -285,7 +285,7 @@ mod tests {
     type Known = (Vec<u8>, Version, Option<Timestamp>);
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum TableStep {
         Set {
             key: u16,
             size: usize,
@@ -296,14 +296,14 @@ mod tests {
         NextOfCut(usize),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = TableStep> {
         let key = || 0..700_u16;
         prop_oneof![
             6 => (key(), 1..40_usize, proptest::option::of(0..9_u64))
-                .prop_map(|(key, size, deadline)| Step::Set { key, size, deadline }),
-            4 => key().prop_map(Step::Remove),
-            1 => Just(Step::StartCut),
-            2 => (1..200_usize).prop_map(Step::NextOfCut),
+                .prop_map(|(key, size, deadline)| TableStep::Set { key, size, deadline }),
+            4 => key().prop_map(TableStep::Remove),
+            1 => Just(TableStep::StartCut),
+            2 => (1..200_usize).prop_map(TableStep::NextOfCut),
         ]
     }
 
@@ -378,21 +378,21 @@ mod tests {
             let mut cut: Option<(BTreeMap<String, Known>, BTreeMap<String, Known>)> = None;
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
-                    Step::Set { key: number_of_key, size, deadline } => {
+                    TableStep::Set { key: number_of_key, size, deadline } => {
                         let (value, version) = (vec![b'1'; size], Version(number as u64 + 2));
                         let deadline = deadline.map(Timestamp);
                         table.set(&key(number_of_key), &value, version, deadline);
                         model.insert(key(number_of_key).to_string(), (value, version, deadline));
                     }
-                    Step::Remove(number) => {
+                    TableStep::Remove(number) => {
                         let removed = table.remove(&key(number)).map(|row| known(&row).1);
                         prop_assert_eq!(removed, model.remove(key(number).as_str()));
                     }
-                    Step::StartCut => {
+                    TableStep::StartCut => {
                         table.start_cut();
                         cut = Some((model.clone(), BTreeMap::new()));
                     }
-                    Step::NextOfCut(max) => {
+                    TableStep::NextOfCut(max) => {
                         let rows: Vec<_> = table.next_of_cut(max).iter().map(known).collect();
                         prop_assert!(rows.is_sorted_by(|one, next| one.0 < next.0));
                         match &mut cut {
