@@ -13,11 +13,11 @@ pub(super) const PIECE: usize = 512;
 #[derive(Debug, Default)]
 pub(super) struct Order {
     /// None is empty.
-    pub(super) pieces: Vec<Piece>,
+    pub(super) pieces: Vec<OrderPiece>,
 }
 
 #[derive(Debug)]
-pub(super) struct Piece {
+pub(super) struct OrderPiece {
     /// The key of the first number. The first keys of all pieces stay in the processor's cache,
     /// where rows do not.
     first: Box<[u8]>,
@@ -46,7 +46,7 @@ fn same(one: &[u8], other: &[u8]) -> usize {
         .count()
 }
 
-impl Piece {
+impl OrderPiece {
     /// Creates a piece from numbers in key order.
     pub(super) fn new<'a>(ids: Vec<Id>, key_of: impl Fn(Id) -> &'a [u8]) -> Self {
         let (first, last) = (key_of(ids[0]), key_of(ids[ids.len() - 1]));
@@ -130,7 +130,7 @@ impl Order {
             return;
         };
         let Some(piece) = self.pieces.get_mut(number) else {
-            self.pieces.push(Piece::new(vec![id], key_of));
+            self.pieces.push(OrderPiece::new(vec![id], key_of));
             return;
         };
         piece.ids.insert(at, id);
@@ -139,10 +139,11 @@ impl Order {
             // splits one in half.
             let is_last = at + 1 == piece.ids.len();
             let rest = piece.ids.split_off(if is_last { PIECE } else { PIECE / 2 });
-            *piece = Piece::new(std::mem::take(&mut piece.ids), &key_of);
-            self.pieces.insert(number + 1, Piece::new(rest, key_of));
+            *piece = OrderPiece::new(std::mem::take(&mut piece.ids), &key_of);
+            self.pieces
+                .insert(number + 1, OrderPiece::new(rest, key_of));
         } else if same(&piece.first, key) < piece.same {
-            *piece = Piece::new(std::mem::take(&mut piece.ids), key_of);
+            *piece = OrderPiece::new(std::mem::take(&mut piece.ids), key_of);
         } else {
             piece.heads.insert(at, head(key, piece.same));
             if at == 0 {

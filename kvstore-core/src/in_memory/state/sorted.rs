@@ -2,7 +2,7 @@
 //! still in the cache.
 
 use super::index::{Hasher, TABLES, table_of};
-use super::order::{PIECE, Piece};
+use super::order::{OrderPiece, PIECE};
 use super::row::{Id, Row};
 use super::table::key_of;
 use crate::model::entry::{Timestamp, Version};
@@ -17,7 +17,7 @@ pub(crate) struct Sorted {
     /// Its rows for each table of an index, with their hashes.
     pub(super) hashed: Vec<Vec<(u64, Row)>>,
     /// Its rows in order, except the latest ones.
-    pub(super) pieces: Vec<Piece>,
+    pub(super) pieces: Vec<OrderPiece>,
     pub(super) deadlines: Vec<(Timestamp, Id)>,
     /// The size of keys and values, in bytes.
     pub(super) bytes: u64,
@@ -81,7 +81,7 @@ impl Sorted {
             .collect();
         if !ids.is_empty() {
             let key_of = key_of(&self.rows);
-            let piece = Piece::new(ids, |id| key_of(id - self.first as Id));
+            let piece = OrderPiece::new(ids, |id| key_of(id - self.first as Id));
             self.pieces.push(piece);
         }
     }
