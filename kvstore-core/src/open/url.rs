@@ -62,7 +62,7 @@ pub struct StoreUrl {
 pub(super) enum Target {
     Memory {
         partitions: PartitionCount,
-        queue: QueueBounds,
+        queue: UrlQueueBounds,
     },
     File(FileTarget),
     Redis(RedisTarget),
@@ -76,7 +76,7 @@ pub(super) struct FileTarget {
     snapshot_bytes: Option<u64>,
     keep_edit: bool,
     apply_on_acceptance: Option<bool>,
-    queue: QueueBounds,
+    queue: UrlQueueBounds,
 }
 
 /// A server and how it is used.
@@ -91,12 +91,12 @@ pub(super) struct RedisTarget {
     ca_file: Option<PathBuf>,
     /// A certificate and its key.
     client_files: Option<(PathBuf, PathBuf)>,
-    queue: QueueBounds,
+    queue: UrlQueueBounds,
 }
 
 /// The bounds on what waits in each partition.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct QueueBounds {
+pub(super) struct UrlQueueBounds {
     jobs: usize,
     bytes: usize,
 }
@@ -149,7 +149,7 @@ impl StoreUrl {
             (Target::File(file), Target::Redis(_)) if file.data_bytes.is_some() => wrong(
                 "a folder behind a queue on Redis can have no data_bytes: the process that accepts a write does not know how much space is left",
             ),
-            (Target::File(file), Target::Redis(_)) if file.queue != QueueBounds::default() => {
+            (Target::File(file), Target::Redis(_)) if file.queue != UrlQueueBounds::default() => {
                 wrong(
                     "a queue on Redis has its own bounds: give queue_jobs and queue_bytes in its URL, not in the folder's",
                 )
@@ -216,7 +216,7 @@ impl FromStr for StoreUrl {
                     partitions: parameters
                         .take("partitions", partition_count)?
                         .unwrap_or(PartitionCount::ONE),
-                    queue: QueueBounds::take(&mut parameters)?,
+                    queue: UrlQueueBounds::take(&mut parameters)?,
                 };
                 (target, place.to_owned())
             }
@@ -263,7 +263,7 @@ impl FileTarget {
             snapshot_bytes: parameters.take("snapshot_bytes", at_least_one(bytes))?,
             keep_edit: parameters.take("keep_edit", switch)?.unwrap_or(false),
             apply_on_acceptance: parameters.take("apply_on_acceptance", switch)?,
-            queue: QueueBounds::take(parameters)?,
+            queue: UrlQueueBounds::take(parameters)?,
         })
     }
 
@@ -326,7 +326,7 @@ impl RedisTarget {
             wait_replicas: parameters
                 .take("wait_replicas", at_least_one(str::parse))?
                 .map(saturated),
-            queue: QueueBounds::take(parameters)?,
+            queue: UrlQueueBounds::take(parameters)?,
         })
     }
 
@@ -371,7 +371,7 @@ impl RedisTarget {
     }
 }
 
-impl Default for QueueBounds {
+impl Default for UrlQueueBounds {
     fn default() -> Self {
         Self {
             jobs: QUEUE_JOBS_DEFAULT,
@@ -380,7 +380,7 @@ impl Default for QueueBounds {
     }
 }
 
-impl QueueBounds {
+impl UrlQueueBounds {
     pub(super) fn options(self, partitions: PartitionCount) -> QueueOptions {
         QueueOptions {
             partitions,
