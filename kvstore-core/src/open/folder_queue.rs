@@ -26,7 +26,7 @@ use crate::store::Store;
 
 /// How this process uses the folder: as its holder or as a follower.
 #[async_trait]
-pub(crate) trait Role: fmt::Debug + Send + Sync + 'static {
+pub(crate) trait FolderRole: fmt::Debug + Send + Sync + 'static {
     /// Returns the id of the folder.
     async fn folder_id(&self) -> Result<QueueId>;
 }
@@ -36,7 +36,7 @@ pub(crate) trait Role: fmt::Debug + Send + Sync + 'static {
 pub(crate) struct Holder(pub(crate) QueueId);
 
 #[async_trait]
-impl Role for Holder {
+impl FolderRole for Holder {
     async fn folder_id(&self) -> Result<QueueId> {
         Ok(self.0)
     }
@@ -44,7 +44,7 @@ impl Role for Holder {
 
 /// Follows a folder that another process writes.
 #[async_trait]
-impl Role for JsonReader {
+impl FolderRole for JsonReader {
     async fn folder_id(&self) -> Result<QueueId> {
         JsonReader::folder_id(self).await
     }
@@ -60,7 +60,7 @@ pub(crate) struct FolderQueue<R> {
     joined: OnceCell<()>,
 }
 
-impl<R: Role> FolderQueue<R> {
+impl<R: FolderRole> FolderQueue<R> {
     pub(crate) fn new(redis: QueueAlone, store: Arc<dyn Store>, role: R) -> Self {
         Self {
             redis,
@@ -135,7 +135,7 @@ impl<R: Role> FolderQueue<R> {
 }
 
 #[async_trait]
-impl<R: Role> JobQueue for FolderQueue<R> {
+impl<R: FolderRole> JobQueue for FolderQueue<R> {
     fn id(&self) -> QueueId {
         self.queue().id()
     }
