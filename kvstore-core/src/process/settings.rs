@@ -79,13 +79,13 @@ impl Setting {
 
 /// The settings as given, and the problems found in them.
 pub struct Settings {
-    found: Vec<Found>,
+    found: Vec<FoundSetting>,
     problems: Vec<String>,
     warnings: Vec<String>,
     print: bool,
 }
 
-struct Found {
+struct FoundSetting {
     setting: &'static Setting,
     /// `None` if it is not set and has no default.
     text: Option<String>,
@@ -148,7 +148,7 @@ impl Settings {
                 };
                 (text, Origin::Default)
             };
-            found.push(Found {
+            found.push(FoundSetting {
                 setting,
                 text,
                 safe: None,
@@ -276,11 +276,11 @@ impl Settings {
         self.print
     }
 
-    fn found(&self, setting: &Setting) -> &Found {
+    fn found(&self, setting: &Setting) -> &FoundSetting {
         &self.found[self.index(setting)]
     }
 
-    fn found_mut(&mut self, setting: &Setting) -> &mut Found {
+    fn found_mut(&mut self, setting: &Setting) -> &mut FoundSetting {
         let index = self.index(setting);
         &mut self.found[index]
     }
@@ -323,7 +323,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-impl Found {
+impl FoundSetting {
     /// Returns the value in the form that may be shown.
     fn value(&self) -> Option<&str> {
         match self.setting.may_be_secret() {
