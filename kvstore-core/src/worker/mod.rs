@@ -191,7 +191,7 @@ pub async fn run(
         store.adopt_queue(queue.id()).await?;
     }
 
-    let mut worker = Worker {
+    let mut worker = Runner {
         id: WorkerId::new(&options.name),
         store,
         queue,
@@ -228,7 +228,7 @@ pub async fn run(
     ended.and(worker.finish().await)
 }
 
-struct Worker {
+struct Runner {
     id: WorkerId,
     store: Arc<dyn Store>,
     queue: Arc<dyn WorkQueue>,
@@ -238,7 +238,7 @@ struct Worker {
     tasks: JoinSet<(Claim, Result<()>)>,
 }
 
-impl Worker {
+impl Runner {
     /// Renews the claims, starts tasks for new ones and stops those of lost ones.
     async fn claim(&mut self) {
         let claims = match self.queue.claim(&self.id).await {
