@@ -17,7 +17,7 @@ pub struct Writer<W> {
 
 /// A line of NDJSON.
 #[derive(Serialize)]
-struct Line<'a> {
+struct EntryLine<'a> {
     key: &'a crate::model::key::Key,
     value: &'a crate::model::value::Value,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ impl<W: Write> Writer<W> {
                 self.out.write_all(entry.value.as_bytes())
             }
             Form::Lines => {
-                let line = Line {
+                let line = EntryLine {
                     key: &entry.key,
                     value: &entry.value,
                     version: entry.version,
