@@ -234,7 +234,7 @@ pub(crate) fn first_number(last: u64, clock: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::told::Told;
+    use crate::told::CapturedLog;
 
     const NOON: Timestamp = Timestamp(1_800_000_000_000);
     const HOUR: Duration = Duration::from_secs(3600);
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_falls_behind_is_logged_once_with_both_times() {
-        let told = Told::default();
+        let told = CapturedLog::default();
         let warnings = || {
             let text = told.text();
             let warnings = text.lines().filter(|line| line.starts_with("WARN"));
