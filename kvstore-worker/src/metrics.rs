@@ -16,11 +16,11 @@ const BUCKETS: [f64; 12] = [
 #[derive(Clone, Debug)]
 pub struct Metrics {
     commits: Histogram,
-    jobs: Family<Outcome, Counter>,
+    jobs: Family<OutcomeLabels, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabels {
     outcome: &'static str,
 }
 
@@ -77,7 +77,7 @@ impl Metrics {
 
     fn count(&self, outcome: &'static str, jobs: usize) {
         self.jobs
-            .get_or_create(&Outcome { outcome })
+            .get_or_create(&OutcomeLabels { outcome })
             .inc_by(jobs as u64);
     }
 }
