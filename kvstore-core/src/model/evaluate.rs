@@ -144,12 +144,12 @@ struct Evaluator<'a> {
 struct Current<'a> {
     /// Value and deadline; `None` if it is absent.
     entry: Option<(&'a Value, Option<Timestamp>)>,
-    version: FinalVersion,
+    version: EntryVersion,
 }
 
 /// The version of an entry.
 #[derive(Clone, Copy)]
-enum FinalVersion {
+enum EntryVersion {
     Known(Option<Version>),
     /// Assigned by the store at the commit.
     ToCome,
@@ -186,7 +186,7 @@ impl<'a> Evaluator<'a> {
                 true => self.current(&operation.key)?,
                 false => Current {
                     entry: None,
-                    version: FinalVersion::Known(None),
+                    version: EntryVersion::Known(None),
                 },
             };
             if !holds(operation.condition, &current)? {
@@ -215,13 +215,13 @@ impl<'a> Evaluator<'a> {
         let Some(change) = self.written.get(key) else {
             return Some(Current {
                 entry: stored.map(|entry| (&entry.value, entry.expires_at)),
-                version: FinalVersion::Known(stored.map(|entry| entry.version)),
+                version: EntryVersion::Known(stored.map(|entry| entry.version)),
             });
         };
         match change {
             Change::Delete => Some(Current {
                 entry: None,
-                version: FinalVersion::Known(None),
+                version: EntryVersion::Known(None),
             }),
             Change::SetFor { .. } => None,
             Change::Set { value, expires_at } => {
@@ -232,7 +232,7 @@ impl<'a> Evaluator<'a> {
                     && stored.is_some_and(|stored| stored.expires_at == *expires_at);
                 (expires_at.is_none() || kept).then_some(Current {
                     entry: Some((value, *expires_at)),
-                    version: FinalVersion::ToCome,
+                    version: EntryVersion::ToCome,
                 })
             }
         }
@@ -259,9 +259,9 @@ impl<'a> Evaluator<'a> {
 /// Returns true if `condition` holds; `None` if it needs a version that is not known yet.
 fn holds(condition: Condition, current: &Current<'_>) -> Option<bool> {
     match (current.version, condition) {
-        (FinalVersion::Known(version), _) => Some(condition.holds(version)),
-        (FinalVersion::ToCome, Condition::Any | Condition::Present) => Some(true),
-        (FinalVersion::ToCome, Condition::Absent | Condition::Version(_)) => None,
+        (EntryVersion::Known(version), _) => Some(condition.holds(version)),
+        (EntryVersion::ToCome, Condition::Any | Condition::Present) => Some(true),
+        (EntryVersion::ToCome, Condition::Absent | Condition::Version(_)) => None,
     }
 }
 
@@ -271,8 +271,8 @@ fn refuse<T>(
     current: &Current<'_>,
 ) -> Option<Result<T, Refusal>> {
     match current.version {
-        FinalVersion::Known(version) => Some(Err((operation, reason, version))),
-        FinalVersion::ToCome => None,
+        EntryVersion::Known(version) => Some(Err((operation, reason, version))),
+        EntryVersion::ToCome => None,
     }
 }
 
