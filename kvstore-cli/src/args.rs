@@ -27,7 +27,7 @@ use crate::input::{Source, change_kind, condition, duration, expiry, key};
 )]
 pub(crate) struct Args {
     #[command(flatten)]
-    pub(crate) server: Server,
+    pub(crate) server: ServerArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 /// The server, and how to reach it.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Server and output")]
-pub(crate) struct Server {
+pub(crate) struct ServerArgs {
     /// The server: http://HOST:PORT, https://HOST:PORT or unix:/SOCKET [else:
     /// http://127.0.0.1:8000]
     #[arg(long, global = true, env = "KVSTORE_URL")]
@@ -54,7 +54,7 @@ pub(crate) struct Server {
     pub(crate) output: Option<Form>,
 }
 
-impl Server {
+impl ServerArgs {
     pub(crate) fn url(&self) -> ServerUrl {
         let default = || "http://127.0.0.1:8000".parse().expect("it is a URL");
         self.url.clone().unwrap_or_else(default)
@@ -81,45 +81,45 @@ pub(crate) enum Form {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print the values of keys
-    Get(Get),
+    Get(GetArgs),
     /// Set the value of a key
-    Set(Set),
+    Set(SetArgs),
     /// Delete keys
-    Delete(Delete),
+    Delete(DeleteArgs),
     /// List keys
-    List(List),
+    List(ListArgs),
     /// Print changes as they happen; reconnects by itself
-    Watch(Watch),
+    Watch(WatchArgs),
     /// Add to the integer under a key, and print the sum
-    Add(Add),
+    Add(AddArgs),
     /// Merge a JSON object into a value (RFC 7396)
-    Merge(Merge),
+    Merge(MergeArgs),
     /// Set a new deadline for an entry
-    Touch(Touch),
+    Touch(TouchArgs),
     /// Make several changes at once, all or none of them
-    Batch(Batch),
+    Batch(BatchArgs),
     /// Show jobs, and retry or drop dead letters
     #[command(subcommand)]
-    Jobs(Jobs),
+    Jobs(JobsArgs),
     /// Print how many jobs wait in the queue, and for how long
     Queue,
     /// Write all entries of a server, folder or store to a file or standard output
-    Export(Export),
+    Export(ExportArgs),
     /// Copy entries from anywhere to a server, folder or store; run again, it continues where it
     /// ended
-    Import(Import),
+    Import(ImportArgs),
     /// Check every byte of a folder, change nothing, and print what a repair would lose
-    Verify(Folder),
+    Verify(FolderArgs),
     /// Repair a damaged folder, as verify announced, and keep damaged files as FILE.removed-N
-    Repair(Folder),
+    Repair(FolderArgs),
     /// Print the state of a folder and its queue; works while a server runs
-    Status(Folder),
+    Status(FolderArgs),
     /// Bring data.json up to date with the journals of a folder that no server has open
-    Compact(Folder),
+    Compact(FolderArgs),
     /// Create a token: add its line to the file of the server's --tokens-file, and print the token
-    Token(Token),
+    Token(TokenArgs),
     /// Check that a server or worker on this machine is ready: exit code 0 if it is, else 1
-    Health(Health),
+    Health(HealthArgs),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -133,7 +133,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Get {
+pub(crate) struct GetArgs {
     /// The keys
     #[arg(required = true, value_parser = key)]
     pub(crate) keys: Vec<Key>,
@@ -162,7 +162,7 @@ pub(crate) struct Sending {
 
 /// How one key is written.
 #[derive(Debug, Group)]
-pub(crate) struct Write {
+pub(crate) struct WriteArgs {
     /// Only if the key has this etag; * if it is present
     #[arg(long, value_name = "ETAG", value_parser = condition)]
     pub(crate) if_match: Option<Condition>,
@@ -171,7 +171,7 @@ pub(crate) struct Write {
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Set {
+pub(crate) struct SetArgs {
     /// The key
     #[arg(value_parser = key)]
     pub(crate) key: Key,
@@ -188,11 +188,11 @@ pub(crate) struct Set {
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Option<Expiry>,
     #[command(flatten)]
-    pub(crate) write: Write,
+    pub(crate) write: WriteArgs,
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Delete {
+pub(crate) struct DeleteArgs {
     /// The keys
     #[arg(required_unless_present = "prefix", value_parser = key)]
     pub(crate) keys: Vec<Key>,
@@ -203,11 +203,11 @@ pub(crate) struct Delete {
     #[arg(long, requires = "prefix")]
     pub(crate) all: bool,
     #[command(flatten)]
-    pub(crate) write: Write,
+    pub(crate) write: WriteArgs,
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct List {
+pub(crate) struct ListArgs {
     /// The prefix of the keys
     #[arg(default_value = "")]
     pub(crate) prefix: String,
@@ -229,7 +229,7 @@ pub(crate) struct List {
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Watch {
+pub(crate) struct WatchArgs {
     /// The prefix of the keys
     #[arg(default_value = "")]
     pub(crate) prefix: String,
@@ -248,7 +248,7 @@ pub(crate) struct Watch {
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Add {
+pub(crate) struct AddArgs {
     /// The key; absent counts as 0
     #[arg(value_parser = key)]
     pub(crate) key: Key,
@@ -259,11 +259,11 @@ pub(crate) struct Add {
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Option<Expiry>,
     #[command(flatten)]
-    pub(crate) write: Write,
+    pub(crate) write: WriteArgs,
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Merge {
+pub(crate) struct MergeArgs {
     /// The key
     #[arg(value_parser = key)]
     pub(crate) key: Key,
@@ -274,11 +274,11 @@ pub(crate) struct Merge {
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Option<Expiry>,
     #[command(flatten)]
-    pub(crate) write: Write,
+    pub(crate) write: WriteArgs,
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Touch {
+pub(crate) struct TouchArgs {
     /// The key
     #[arg(value_parser = key)]
     pub(crate) key: Key,
@@ -286,7 +286,7 @@ pub(crate) struct Touch {
     #[arg(value_name = "TIME", value_parser = duration)]
     pub(crate) ttl: Duration,
     #[command(flatten)]
-    pub(crate) write: Write,
+    pub(crate) write: WriteArgs,
 }
 
 /// Make several changes at once, all or none of them
@@ -299,7 +299,7 @@ pub(crate) struct Touch {
 /// {"op":"touch","key":"d","ttl":60}
 /// {"op":"delete","key":"e"}
 #[derive(Debug, Group)]
-pub(crate) struct Batch {
+pub(crate) struct BatchArgs {
     /// The operations: JSON text, - for standard input, or @FILE
     #[arg(default_value = "-")]
     pub(crate) operations: Source,
@@ -308,7 +308,7 @@ pub(crate) struct Batch {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Jobs {
+pub(crate) enum JobsArgs {
     /// List the waiting jobs, or the dead letters
     List {
         /// List the dead letters
@@ -330,7 +330,7 @@ pub(crate) enum Jobs {
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Export {
+pub(crate) struct ExportArgs {
     /// A file that does not exist yet, or - for standard output
     pub(crate) to: Option<PathBuf>,
     /// A folder, the URL of a store (file:, redis:, …) or of a server [else: the server of --url]
@@ -345,7 +345,7 @@ pub(crate) struct Export {
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Import {
+pub(crate) struct ImportArgs {
     /// A file, - for standard input, a folder, the URL of a store (file:, redis:, …) or of a server
     pub(crate) from: Place,
     /// The URL of a store (file:, redis:, …) or of a server [else: the server of --url]
@@ -366,7 +366,7 @@ pub(crate) struct Import {
 
 /// A folder to work on.
 #[derive(Debug, Group)]
-pub(crate) struct Folder {
+pub(crate) struct FolderArgs {
     /// The folder or its URL
     #[arg(
         value_name = "FOLDER",
@@ -378,7 +378,7 @@ pub(crate) struct Folder {
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Token {
+pub(crate) struct TokenArgs {
     /// The name of its owner: 1 to 64 letters, digits, dots, dashes and underscores
     #[arg(value_parser = token::name)]
     pub(crate) name: String,
@@ -412,7 +412,7 @@ impl Rights {
 }
 
 #[derive(Debug, Group)]
-pub(crate) struct Health {
+pub(crate) struct HealthArgs {
     /// The server's --listen setting [else: --url]
     #[arg(long, value_name = "ADDRESS", env = "KVSTORE_LISTEN")]
     pub(crate) listen: Option<String>,

@@ -11,7 +11,7 @@ use serde_json::{Map, json};
 
 use super::Context;
 use super::entries::describe;
-use crate::args::Batch;
+use crate::args::BatchArgs;
 use crate::failure::Failure;
 use crate::input::condition;
 
@@ -44,7 +44,7 @@ fn some<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Box<RawValue>>, D::
     Box::<RawValue>::deserialize(json).map(Some)
 }
 
-pub(super) async fn batch(context: &Context, batch: Batch) -> Result<(), Failure> {
+pub(super) async fn batch(context: &Context, batch: BatchArgs) -> Result<(), Failure> {
     let operations = operations(&batch.operations.read()?)?;
     let names: Vec<_> = operations
         .iter()

@@ -7,11 +7,11 @@ use kvstore_core::service::Submitted;
 use serde_json::{Map, Value as Json, json};
 
 use super::Context;
-use crate::args::{Add, Delete, Get, Merge, Set, Touch, Write};
+use crate::args::{AddArgs, DeleteArgs, GetArgs, MergeArgs, SetArgs, TouchArgs, WriteArgs};
 use crate::failure::Failure;
 use crate::output::{deadline, etag, line, raw, shortened};
 
-pub(super) async fn get(context: &Context, get: Get) -> Result<(), Failure> {
+pub(super) async fn get(context: &Context, get: GetArgs) -> Result<(), Failure> {
     let entries = match get.keys.as_slice() {
         [key] => vec![context.client.store().get(key).await?],
         keys => context.client.store().get_many(keys).await?,
@@ -66,7 +66,7 @@ pub(super) struct EntryObject<'a> {
     pub(super) value: Option<&'a serde_json::value::RawValue>,
 }
 
-pub(super) async fn set(context: &Context, set: Set) -> Result<(), Failure> {
+pub(super) async fn set(context: &Context, set: SetArgs) -> Result<(), Failure> {
     let value = match set.text {
         true => set.value.text()?,
         false => set.value.json()?,
@@ -82,7 +82,7 @@ pub(super) async fn set(context: &Context, set: Set) -> Result<(), Failure> {
     write(context, operation, &set.write).await
 }
 
-pub(super) async fn delete(context: &Context, delete: Delete) -> Result<(), Failure> {
+pub(super) async fn delete(context: &Context, delete: DeleteArgs) -> Result<(), Failure> {
     if let Some(prefix) = delete.prefix {
         if prefix.is_empty() && !delete.all {
             let text = "an empty prefix means every key of the server: add --all to confirm";
@@ -98,7 +98,7 @@ pub(super) async fn delete(context: &Context, delete: Delete) -> Result<(), Fail
     Ok(())
 }
 
-pub(super) async fn add(context: &Context, add: Add) -> Result<(), Failure> {
+pub(super) async fn add(context: &Context, add: AddArgs) -> Result<(), Failure> {
     let operation = Operation {
         expiry: add.ttl.unwrap_or_default(),
         ..Operation::add(add.key, add.by)
@@ -106,7 +106,7 @@ pub(super) async fn add(context: &Context, add: Add) -> Result<(), Failure> {
     write(context, operation, &add.write).await
 }
 
-pub(super) async fn merge(context: &Context, merge: Merge) -> Result<(), Failure> {
+pub(super) async fn merge(context: &Context, merge: MergeArgs) -> Result<(), Failure> {
     let operation = Operation {
         expiry: merge.ttl.unwrap_or(Expiry::Keep),
         ..Operation::merge(merge.key, merge.patch.json()?)
@@ -114,13 +114,13 @@ pub(super) async fn merge(context: &Context, merge: Merge) -> Result<(), Failure
     write(context, operation, &merge.write).await
 }
 
-pub(super) async fn touch(context: &Context, touch: Touch) -> Result<(), Failure> {
+pub(super) async fn touch(context: &Context, touch: TouchArgs) -> Result<(), Failure> {
     let operation = Operation::touch(touch.key, touch.ttl);
     write(context, operation, &touch.write).await
 }
 
 /// Sends one operation and prints what it did.
-async fn write(context: &Context, operation: Operation, write: &Write) -> Result<(), Failure> {
+async fn write(context: &Context, operation: Operation, write: &WriteArgs) -> Result<(), Failure> {
     let (key, name) = (operation.key.clone(), operation.action.name());
     let operation = match write.if_match {
         Some(condition) => operation.under(condition),

@@ -5,14 +5,14 @@ use std::time::Duration;
 use kvstore_client::{Client, Options, ServerUrl};
 use kvstore_core::error::in_one_line;
 
-use crate::args::{Health, Server};
+use crate::args::{HealthArgs, ServerArgs};
 use crate::failure::Failure;
 use crate::output::line;
 
 /// The timeout for each step. Longer than a process gives its own store and queue to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) async fn health(server: Server, health: Health) -> Result<(), Failure> {
+pub(super) async fn health(server: ServerArgs, health: HealthArgs) -> Result<(), Failure> {
     let listens = health.admin_listen.or(health.listen);
     let url = match (&server.url, listens) {
         (None, Some(listens)) => url(&listens)?,

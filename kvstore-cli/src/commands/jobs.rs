@@ -8,26 +8,26 @@ use kvstore_core::error::Error;
 use serde_json::{Value as Json, json};
 
 use super::Context;
-use crate::args::{Jobs, Letters};
+use crate::args::{JobsArgs, Letters};
 use crate::failure::Failure;
 use crate::output::{age, deadline, etag};
 
-pub(super) async fn jobs(context: &Context, jobs: Jobs) -> Result<(), Failure> {
+pub(super) async fn jobs(context: &Context, jobs: JobsArgs) -> Result<(), Failure> {
     match jobs {
-        Jobs::List { dead } => {
+        JobsArgs::List { dead } => {
             let status = match dead {
                 true => JobStatus::Dead,
                 false => JobStatus::Queued,
             };
             print(context, context.client.service().jobs(status)).await
         }
-        Jobs::Get { id, wait } => {
+        JobsArgs::Get { id, wait } => {
             let job = context.client.service().job(&id, wait).await?;
             let absent = || Failure::Absent(format!("no such job is known: {id}"));
             print(context, stream::iter([Ok(job.ok_or_else(absent)?)])).await
         }
-        Jobs::Retry(letters) => retry(context, letters).await,
-        Jobs::Forget(letters) => forget(context, letters).await,
+        JobsArgs::Retry(letters) => retry(context, letters).await,
+        JobsArgs::Forget(letters) => forget(context, letters).await,
     }
 }
 

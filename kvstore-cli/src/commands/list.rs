@@ -9,11 +9,11 @@ use serde_json::json;
 
 use super::Context;
 use super::entries::EntryObject;
-use crate::args::List;
+use crate::args::ListArgs;
 use crate::failure::Failure;
 use crate::output::{deadline, etag, line, printable, raw, shortened};
 
-pub(super) async fn list(context: &Context, list: List) -> Result<(), Failure> {
+pub(super) async fn list(context: &Context, list: ListArgs) -> Result<(), Failure> {
     if list.tree && context.output.is_json_asked_for() {
         let text = "a tree is for people: leave out either --tree or --output json";
         return Err(Failure::Usage(text.to_owned()));

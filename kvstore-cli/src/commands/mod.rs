@@ -17,7 +17,7 @@ use kvstore_client::{Client, Options};
 use kvstore_core::model::command::Command as Write;
 use kvstore_core::service::{Request, Submitted};
 
-use crate::args::{Args, Command, Sending, Server};
+use crate::args::{Args, Command, Sending, ServerArgs};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -68,7 +68,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 /// Creates the client. With `idempotency_keys` each write gets a key.
 fn client(
-    server: Server,
+    server: ServerArgs,
     token: Option<String>,
     idempotency_keys: bool,
 ) -> Result<Client, Failure> {
@@ -83,7 +83,7 @@ fn client(
     Ok(Client::open_with(&url, options)?)
 }
 
-fn token_of(server: &Server) -> Result<Option<String>, Failure> {
+fn token_of(server: &ServerArgs) -> Result<Option<String>, Failure> {
     match &server.token_file {
         None => environment_token(),
         Some(path) => token_in(path).map(Some),

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::args::Token;
+use crate::args::TokenArgs;
 use crate::failure::Failure;
 use crate::output::line;
 
@@ -16,8 +16,8 @@ const SECRET_BYTES: usize = 32;
 /// The maximum length of a name, as in the server.
 const NAME_CHARS_MAX: usize = 64;
 
-pub(super) fn token(token: Token) -> Result<(), Failure> {
-    let Token {
+pub(super) fn token(token: TokenArgs) -> Result<(), Failure> {
+    let TokenArgs {
         name,
         tokens_file: path,
         rights,

@@ -9,11 +9,11 @@ use kvstore_core::{Key, Value, Version};
 use serde_json::json;
 
 use super::Context;
-use crate::args::Watch;
+use crate::args::WatchArgs;
 use crate::failure::Failure;
 use crate::output::{etag, printable, raw, shortened};
 
-pub(super) async fn watch(context: &Context, watch: Watch) -> Result<(), Failure> {
+pub(super) async fn watch(context: &Context, watch: WatchArgs) -> Result<(), Failure> {
     // A watch waits for an unreachable server indefinitely; if it was never reached, the URL is
     // more likely wrong.
     let first = ListRequest {

@@ -17,14 +17,18 @@ use self::copy::{Target, Totals, copy};
 pub(crate) use self::place::Place;
 use self::place::{Entries, Source};
 use super::{client, token_in, token_of};
-use crate::args::{Export, Import, Server};
+use crate::args::{ExportArgs, ImportArgs, ServerArgs};
 use crate::failure::Failure;
 use crate::output::Output;
 
 /// The maximum number of invalid places of a file that are listed.
 const REFUSED_MAX: usize = 20;
 
-pub(super) async fn export(output: &Output, server: Server, export: Export) -> Result<(), Failure> {
+pub(super) async fn export(
+    output: &Output,
+    server: ServerArgs,
+    export: ExportArgs,
+) -> Result<(), Failure> {
     let form = form(export.format, export.to.as_deref());
     let from = export.from.unwrap_or(Place::Server(server.url()));
     let source = match from {
@@ -89,7 +93,11 @@ async fn write_all<W: Write>(
     Ok((out, count))
 }
 
-pub(super) async fn import(output: &Output, server: Server, import: Import) -> Result<(), Failure> {
+pub(super) async fn import(
+    output: &Output,
+    server: ServerArgs,
+    import: ImportArgs,
+) -> Result<(), Failure> {
     // First everything that can be rejected before anything is touched.
     let text;
     let source;
