@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Subcommands,
 }
 
 /// The server, and how to reach it.
@@ -79,7 +79,7 @@ pub(crate) enum Form {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum Subcommands {
     /// Print the values of keys
     Get(GetArgs),
     /// Set the value of a key

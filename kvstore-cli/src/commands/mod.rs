@@ -17,7 +17,7 @@ use kvstore_client::{Client, Options};
 use kvstore_core::model::command::Command as Write;
 use kvstore_core::service::{Request, Submitted};
 
-use crate::args::{Args, Command, Sending, ServerArgs};
+use crate::args::{Args, Sending, ServerArgs, Subcommands};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -33,16 +33,16 @@ struct Context {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let output = Output::new(args.server.output);
     let command = match args.command {
-        Command::Completions { shell } => return generate::completions(shell),
-        Command::Man { folder } => return generate::man(&folder),
-        Command::Verify(folder) => return folder::verify(&folder.store),
-        Command::Repair(folder) => return folder::repair(&folder.store),
-        Command::Status(folder) => return folder::status(&folder.store),
-        Command::Compact(folder) => return folder::compact(&folder.store).await,
-        Command::Token(token) => return token::token(token),
-        Command::Health(health) => return health::health(args.server, health).await,
-        Command::Export(export) => return transfer::export(&output, args.server, export).await,
-        Command::Import(import) => return transfer::import(&output, args.server, import).await,
+        Subcommands::Completions { shell } => return generate::completions(shell),
+        Subcommands::Man { folder } => return generate::man(&folder),
+        Subcommands::Verify(folder) => return folder::verify(&folder.store),
+        Subcommands::Repair(folder) => return folder::repair(&folder.store),
+        Subcommands::Status(folder) => return folder::status(&folder.store),
+        Subcommands::Compact(folder) => return folder::compact(&folder.store).await,
+        Subcommands::Token(token) => return token::token(token),
+        Subcommands::Health(health) => return health::health(args.server, health).await,
+        Subcommands::Export(export) => return transfer::export(&output, args.server, export).await,
+        Subcommands::Import(import) => return transfer::import(&output, args.server, import).await,
         command => command,
     };
     let token = token_of(&args.server)?;
@@ -51,17 +51,17 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         client: client(args.server, token, true)?,
     };
     match command {
-        Command::Get(get) => entries::get(&context, get).await,
-        Command::Set(set) => entries::set(&context, set).await,
-        Command::Delete(delete) => entries::delete(&context, delete).await,
-        Command::Add(add) => entries::add(&context, add).await,
-        Command::Merge(merge) => entries::merge(&context, merge).await,
-        Command::Touch(touch) => entries::touch(&context, touch).await,
-        Command::List(list) => list::list(&context, list).await,
-        Command::Watch(watch) => watch::watch(&context, watch).await,
-        Command::Batch(batch) => batch::batch(&context, batch).await,
-        Command::Jobs(jobs) => jobs::jobs(&context, jobs).await,
-        Command::Queue => jobs::queue(&context).await,
+        Subcommands::Get(get) => entries::get(&context, get).await,
+        Subcommands::Set(set) => entries::set(&context, set).await,
+        Subcommands::Delete(delete) => entries::delete(&context, delete).await,
+        Subcommands::Add(add) => entries::add(&context, add).await,
+        Subcommands::Merge(merge) => entries::merge(&context, merge).await,
+        Subcommands::Touch(touch) => entries::touch(&context, touch).await,
+        Subcommands::List(list) => list::list(&context, list).await,
+        Subcommands::Watch(watch) => watch::watch(&context, watch).await,
+        Subcommands::Batch(batch) => batch::batch(&context, batch).await,
+        Subcommands::Jobs(jobs) => jobs::jobs(&context, jobs).await,
+        Subcommands::Queue => jobs::queue(&context).await,
         _ => unreachable!("done above"),
     }
 }
