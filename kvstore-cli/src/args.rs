@@ -51,7 +51,7 @@ pub(crate) struct ServerArgs {
     pub(crate) retry_for: Duration,
     /// How to print [else: a table on a terminal, JSON lines in a pipe]
     #[arg(long, short, global = true, value_name = "FORM")]
-    pub(crate) output: Option<Form>,
+    pub(crate) output: Option<OutputForm>,
 }
 
 impl ServerArgs {
@@ -71,7 +71,7 @@ impl ServerArgs {
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
+pub(crate) enum OutputForm {
     /// For people
     Table,
     /// One JSON object per line, for programs

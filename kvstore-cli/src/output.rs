@@ -8,7 +8,7 @@ use kvstore_core::{Value, Version};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::args::Form;
+use crate::args::OutputForm;
 
 /// The maximum length of a value in a table: longer ones are cut, but JSON lines have all of it.
 const VALUE_CHARS_MAX: usize = 60;
@@ -24,19 +24,19 @@ pub(crate) fn is_colored() -> bool {
 /// Standard output, in the requested form or the one that suits it.
 #[derive(Debug)]
 pub(crate) struct Output {
-    given: Option<Form>,
-    form: Form,
+    given: Option<OutputForm>,
+    form: OutputForm,
     is_colored: bool,
 }
 
 impl Output {
-    pub(crate) fn new(form: Option<Form>) -> Self {
+    pub(crate) fn new(form: Option<OutputForm>) -> Self {
         let is_terminal = io::stdout().is_terminal();
         Self {
             given: form,
             form: form.unwrap_or(match is_terminal {
-                true => Form::Table,
-                false => Form::Json,
+                true => OutputForm::Table,
+                false => OutputForm::Json,
             }),
             is_colored: is_terminal && is_colored(),
         }
@@ -44,14 +44,14 @@ impl Output {
 
     /// Returns true if JSON lines were requested, rather than chosen because of a pipe.
     pub(crate) fn is_json_asked_for(&self) -> bool {
-        self.given == Some(Form::Json)
+        self.given == Some(OutputForm::Json)
     }
 
     /// Prints one result: `text` for people, `object` for programs.
     pub(crate) fn one(&self, text: &str, object: &impl Serialize) -> io::Result<()> {
         match self.form {
-            Form::Table => line(text.as_bytes()),
-            Form::Json => json(object),
+            OutputForm::Table => line(text.as_bytes()),
+            OutputForm::Json => json(object),
         }
     }
 
@@ -89,7 +89,7 @@ pub(crate) struct Rows<'o> {
 impl Rows<'_> {
     /// Adds a result.
     pub(crate) fn row(&mut self, cells: Vec<String>, object: &impl Serialize) -> io::Result<()> {
-        if self.output.form == Form::Json {
+        if self.output.form == OutputForm::Json {
             return json(object);
         }
         match &self.widths {
