@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, json};
 
-use super::Context;
+use super::CommandContext;
 use super::entries::describe;
 use crate::args::BatchArgs;
 use crate::failure::Failure;
@@ -44,7 +44,7 @@ fn some<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Box<RawValue>>, D::
     Box::<RawValue>::deserialize(json).map(Some)
 }
 
-pub(super) async fn batch(context: &Context, batch: BatchArgs) -> Result<(), Failure> {
+pub(super) async fn batch(context: &CommandContext, batch: BatchArgs) -> Result<(), Failure> {
     let operations = operations(&batch.operations.read()?)?;
     let names: Vec<_> = operations
         .iter()

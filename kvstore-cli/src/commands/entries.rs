@@ -6,12 +6,12 @@ use kvstore_core::model::job::JobState;
 use kvstore_core::service::Submitted;
 use serde_json::{Map, Value as Json, json};
 
-use super::Context;
+use super::CommandContext;
 use crate::args::{AddArgs, DeleteArgs, GetArgs, MergeArgs, SetArgs, TouchArgs, WriteArgs};
 use crate::failure::Failure;
 use crate::output::{deadline, etag, line, raw, shortened};
 
-pub(super) async fn get(context: &Context, get: GetArgs) -> Result<(), Failure> {
+pub(super) async fn get(context: &CommandContext, get: GetArgs) -> Result<(), Failure> {
     let entries = match get.keys.as_slice() {
         [key] => vec![context.client.store().get(key).await?],
         keys => context.client.store().get_many(keys).await?,
@@ -66,7 +66,7 @@ pub(super) struct EntryObject<'a> {
     pub(super) value: Option<&'a serde_json::value::RawValue>,
 }
 
-pub(super) async fn set(context: &Context, set: SetArgs) -> Result<(), Failure> {
+pub(super) async fn set(context: &CommandContext, set: SetArgs) -> Result<(), Failure> {
     let value = match set.text {
         true => set.value.text()?,
         false => set.value.json()?,
@@ -82,7 +82,7 @@ pub(super) async fn set(context: &Context, set: SetArgs) -> Result<(), Failure> 
     write(context, operation, &set.write).await
 }
 
-pub(super) async fn delete(context: &Context, delete: DeleteArgs) -> Result<(), Failure> {
+pub(super) async fn delete(context: &CommandContext, delete: DeleteArgs) -> Result<(), Failure> {
     if let Some(prefix) = delete.prefix {
         if prefix.is_empty() && !delete.all {
             let text = "an empty prefix means every key of the server: add --all to confirm";
@@ -98,7 +98,7 @@ pub(super) async fn delete(context: &Context, delete: DeleteArgs) -> Result<(), 
     Ok(())
 }
 
-pub(super) async fn add(context: &Context, add: AddArgs) -> Result<(), Failure> {
+pub(super) async fn add(context: &CommandContext, add: AddArgs) -> Result<(), Failure> {
     let operation = Operation {
         expiry: add.ttl.unwrap_or_default(),
         ..Operation::add(add.key, add.by)
@@ -106,7 +106,7 @@ pub(super) async fn add(context: &Context, add: AddArgs) -> Result<(), Failure> 
     write(context, operation, &add.write).await
 }
 
-pub(super) async fn merge(context: &Context, merge: MergeArgs) -> Result<(), Failure> {
+pub(super) async fn merge(context: &CommandContext, merge: MergeArgs) -> Result<(), Failure> {
     let operation = Operation {
         expiry: merge.ttl.unwrap_or(Expiry::Keep),
         ..Operation::merge(merge.key, merge.patch.json()?)
@@ -114,13 +114,17 @@ pub(super) async fn merge(context: &Context, merge: MergeArgs) -> Result<(), Fai
     write(context, operation, &merge.write).await
 }
 
-pub(super) async fn touch(context: &Context, touch: TouchArgs) -> Result<(), Failure> {
+pub(super) async fn touch(context: &CommandContext, touch: TouchArgs) -> Result<(), Failure> {
     let operation = Operation::touch(touch.key, touch.ttl);
     write(context, operation, &touch.write).await
 }
 
 /// Sends one operation and prints what it did.
-async fn write(context: &Context, operation: Operation, write: &WriteArgs) -> Result<(), Failure> {
+async fn write(
+    context: &CommandContext,
+    operation: Operation,
+    write: &WriteArgs,
+) -> Result<(), Failure> {
     let (key, name) = (operation.key.clone(), operation.action.name());
     let operation = match write.if_match {
         Some(condition) => operation.under(condition),

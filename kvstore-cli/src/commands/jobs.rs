@@ -7,12 +7,12 @@ use kvstore_client::{JobInfo, JobOutcome, JobStatus};
 use kvstore_core::error::Error;
 use serde_json::{Value as Json, json};
 
-use super::Context;
+use super::CommandContext;
 use crate::args::{JobsArgs, Letters};
 use crate::failure::Failure;
 use crate::output::{age, deadline, etag};
 
-pub(super) async fn jobs(context: &Context, jobs: JobsArgs) -> Result<(), Failure> {
+pub(super) async fn jobs(context: &CommandContext, jobs: JobsArgs) -> Result<(), Failure> {
     match jobs {
         JobsArgs::List { dead } => {
             let status = match dead {
@@ -32,7 +32,7 @@ pub(super) async fn jobs(context: &Context, jobs: JobsArgs) -> Result<(), Failur
 }
 
 async fn print(
-    context: &Context,
+    context: &CommandContext,
     mut jobs: impl Stream<Item = Result<JobInfo, Error>> + Unpin,
 ) -> Result<(), Failure> {
     let mut rows = context.output.rows(NAMES);
@@ -107,7 +107,7 @@ fn object(job: &JobInfo) -> Json {
     object
 }
 
-async fn retry(context: &Context, letters: Letters) -> Result<(), Failure> {
+async fn retry(context: &CommandContext, letters: Letters) -> Result<(), Failure> {
     let service = context.client.service();
     if letters.all {
         return counted(
@@ -127,7 +127,7 @@ async fn retry(context: &Context, letters: Letters) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn forget(context: &Context, letters: Letters) -> Result<(), Failure> {
+async fn forget(context: &CommandContext, letters: Letters) -> Result<(), Failure> {
     let service = context.client.service();
     if letters.all {
         return counted(
@@ -148,7 +148,7 @@ async fn forget(context: &Context, letters: Letters) -> Result<(), Failure> {
 }
 
 /// Prints how many dead letters were processed: `done` for people, `member` for programs.
-fn counted(context: &Context, count: u64, done: &str, member: &str) -> Result<(), Failure> {
+fn counted(context: &CommandContext, count: u64, done: &str, member: &str) -> Result<(), Failure> {
     let object = json!({ member: count });
     Ok(context.output.one(&format!("{count} {done}"), &object)?)
 }
@@ -160,7 +160,7 @@ fn no_letter(error: Error) -> Failure {
     }
 }
 
-pub(super) async fn queue(context: &Context) -> Result<(), Failure> {
+pub(super) async fn queue(context: &CommandContext) -> Result<(), Failure> {
     let queue = context.client.service().queue_status().await?;
     let oldest = queue.oldest_age_seconds;
     let cells = vec![

@@ -7,13 +7,13 @@ use kvstore_core::limits::PAGE_ENTRIES_MAX;
 use kvstore_core::store::{ListRequest, Listed};
 use serde_json::json;
 
-use super::Context;
+use super::CommandContext;
 use super::entries::EntryObject;
 use crate::args::ListArgs;
 use crate::failure::Failure;
 use crate::output::{deadline, etag, line, printable, raw, shortened};
 
-pub(super) async fn list(context: &Context, list: ListArgs) -> Result<(), Failure> {
+pub(super) async fn list(context: &CommandContext, list: ListArgs) -> Result<(), Failure> {
     if list.tree && context.output.is_json_asked_for() {
         let text = "a tree is for people: leave out either --tree or --output json";
         return Err(Failure::Usage(text.to_owned()));
@@ -61,7 +61,7 @@ pub(super) async fn list(context: &Context, list: ListArgs) -> Result<(), Failur
     Ok(rows.flush()?)
 }
 
-async fn count(context: &Context, prefix: &str) -> Result<(), Failure> {
+async fn count(context: &CommandContext, prefix: &str) -> Result<(), Failure> {
     let request = ListRequest {
         prefix: prefix.to_owned(),
         limit: 1,
@@ -76,7 +76,7 @@ async fn count(context: &Context, prefix: &str) -> Result<(), Failure> {
 
 /// Prints keys and common prefixes together, in byte order.
 async fn fold(
-    context: &Context,
+    context: &CommandContext,
     prefix: String,
     delimiter: String,
     limit: Option<usize>,

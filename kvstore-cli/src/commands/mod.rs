@@ -24,7 +24,7 @@ use crate::output::Output;
 pub(crate) use transfer::Place;
 
 /// What every command needs.
-struct Context {
+struct CommandContext {
     client: Client,
     output: Output,
 }
@@ -46,7 +46,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         command => command,
     };
     let token = token_of(&args.server)?;
-    let context = Context {
+    let context = CommandContext {
         output,
         client: client(args.server, token, true)?,
     };
@@ -103,7 +103,7 @@ fn environment_token() -> Result<Option<String>, Failure> {
     token.map_err(|_| Failure::Usage("KVSTORE_TOKEN is not text in UTF-8".to_owned()))
 }
 
-impl Context {
+impl CommandContext {
     /// Submits a write of one or more operations, and waits for it.
     async fn submit(
         &self,

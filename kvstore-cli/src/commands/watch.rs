@@ -8,12 +8,12 @@ use kvstore_core::store::{ChangeKind, ListRequest};
 use kvstore_core::{Key, Value, Version};
 use serde_json::json;
 
-use super::Context;
+use super::CommandContext;
 use crate::args::WatchArgs;
 use crate::failure::Failure;
 use crate::output::{etag, printable, raw, shortened};
 
-pub(super) async fn watch(context: &Context, watch: WatchArgs) -> Result<(), Failure> {
+pub(super) async fn watch(context: &CommandContext, watch: WatchArgs) -> Result<(), Failure> {
     // A watch waits for an unreachable server indefinitely; if it was never reached, the URL is
     // more likely wrong.
     let first = ListRequest {
@@ -44,7 +44,7 @@ pub(super) async fn watch(context: &Context, watch: WatchArgs) -> Result<(), Fai
     Ok(())
 }
 
-fn print(context: &Context, event: Event) -> io::Result<()> {
+fn print(context: &CommandContext, event: Event) -> io::Result<()> {
     match event {
         Event::Present {
             key,
@@ -90,7 +90,7 @@ struct Line<'a> {
 }
 
 fn entry(
-    context: &Context,
+    context: &CommandContext,
     event: &'static str,
     id: Option<&str>,
     key: &Key,
