@@ -20,11 +20,11 @@ Exit codes:
 
 /// Why a run failed.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum CommandFailure {
     Store(Error),
     /// Interrupted; completed work stays.
     Interrupted {
-        failure: Box<Failure>,
+        failure: Box<CommandFailure>,
         done: String,
     },
     /// Any other reason.
@@ -35,19 +35,19 @@ pub(crate) enum Failure {
     Io(io::Error),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CommandFailure {
     fn from(error: Error) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CommandFailure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl Failure {
+impl CommandFailure {
     /// Prints to standard error what is wrong and what to do, and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         if let Self::Io(error) = &self

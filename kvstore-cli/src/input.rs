@@ -11,7 +11,7 @@ use kvstore_core::model::write::Condition;
 use kvstore_core::store::ChangeKind;
 use kvstore_core::{Key, Value, Version};
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl FromStr for Source {
 }
 
 impl Source {
-    pub(crate) fn read(self) -> Result<Vec<u8>, Failure> {
+    pub(crate) fn read(self) -> Result<Vec<u8>, CommandFailure> {
         match self {
             Self::Argument(text) => Ok(text.into_bytes()),
             Self::Standard => {
@@ -45,27 +45,27 @@ impl Source {
                 Ok(text)
             }
             Self::File(path) => std::fs::read(&path).map_err(|error| {
-                Failure::Usage(format!("{} cannot be read: {error}", path.display()))
+                CommandFailure::Usage(format!("{} cannot be read: {error}", path.display()))
             }),
         }
     }
 
     /// Parses a JSON value.
-    pub(crate) fn json(self) -> Result<Value, Failure> {
+    pub(crate) fn json(self) -> Result<Value, CommandFailure> {
         let is_argument = matches!(self, Self::Argument(_));
         Value::parse(self.read()?).map_err(|error| {
             let hint = match is_argument {
                 true => ": text needs quotes of its own, as in '\"Ada\"'; or use --text, or @FILE",
                 false => "",
             };
-            Failure::Usage(format!("{error}{hint}"))
+            CommandFailure::Usage(format!("{error}{hint}"))
         })
     }
 
     /// Reads plain text as a JSON string.
-    pub(crate) fn text(self) -> Result<Value, Failure> {
+    pub(crate) fn text(self) -> Result<Value, CommandFailure> {
         let text = String::from_utf8(self.read()?)
-            .map_err(|_| Failure::Usage("the value is not text in UTF-8".to_owned()))?;
+            .map_err(|_| CommandFailure::Usage("the value is not text in UTF-8".to_owned()))?;
         Ok(Value::from_serialize(&text)?)
     }
 }

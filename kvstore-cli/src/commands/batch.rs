@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 use super::CommandContext;
 use super::entries::describe;
 use crate::args::BatchArgs;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::input::condition;
 
 /// An operation, in the form of the API.
@@ -44,7 +44,10 @@ fn some<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Box<RawValue>>, D::
     Box::<RawValue>::deserialize(json).map(Some)
 }
 
-pub(super) async fn batch(context: &CommandContext, batch: BatchArgs) -> Result<(), Failure> {
+pub(super) async fn batch(
+    context: &CommandContext,
+    batch: BatchArgs,
+) -> Result<(), CommandFailure> {
     let operations = operations(&batch.operations.read()?)?;
     let names: Vec<_> = operations
         .iter()
@@ -77,7 +80,7 @@ pub(super) async fn batch(context: &CommandContext, batch: BatchArgs) -> Result<
 }
 
 /// Parses operations: an array, the body of the API's request, or one object per line.
-fn operations(text: &[u8]) -> Result<Vec<Operation>, Failure> {
+fn operations(text: &[u8]) -> Result<Vec<Operation>, CommandFailure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Body {
@@ -96,7 +99,7 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>, Failure> {
                 // The error of an array says more than the error of its first line.
                 let is_array = text.trim_ascii_start().starts_with(b"[");
                 let error = if is_array { error } else { by_line };
-                Failure::Usage(format!("the operations cannot be read: {error}"))
+                CommandFailure::Usage(format!("the operations cannot be read: {error}"))
             })?
         }
     };
@@ -104,7 +107,7 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>, Failure> {
         .into_iter()
         .enumerate()
         .map(|(number, given)| {
-            let refused = |rule| Failure::Usage(format!("operation {number}: {rule}"));
+            let refused = |rule| CommandFailure::Usage(format!("operation {number}: {rule}"));
             operation(given).map_err(refused)
         })
         .collect()
@@ -224,7 +227,7 @@ mod tests {
             ),
         ] {
             match operations(text.as_bytes()) {
-                Err(Failure::Usage(said)) => assert!(said.contains(words), "{text}: {said}"),
+                Err(CommandFailure::Usage(said)) => assert!(said.contains(words), "{text}: {said}"),
                 other => panic!("{text}: {other:?}"),
             }
         }

@@ -8,10 +8,10 @@ use serde_json::{Map, Value as Json, json};
 
 use super::CommandContext;
 use crate::args::{AddArgs, DeleteArgs, GetArgs, MergeArgs, SetArgs, TouchArgs, WriteArgs};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::{deadline, etag, line, raw, shortened};
 
-pub(super) async fn get(context: &CommandContext, get: GetArgs) -> Result<(), Failure> {
+pub(super) async fn get(context: &CommandContext, get: GetArgs) -> Result<(), CommandFailure> {
     let entries = match get.keys.as_slice() {
         [key] => vec![context.client.store().get(key).await?],
         keys => context.client.store().get_many(keys).await?,
@@ -50,7 +50,10 @@ pub(super) async fn get(context: &CommandContext, get: GetArgs) -> Result<(), Fa
     rows.flush()?;
     match absent.as_slice() {
         [] => Ok(()),
-        keys => Err(Failure::Absent(format!("no such key: {}", keys.join(", ")))),
+        keys => Err(CommandFailure::Absent(format!(
+            "no such key: {}",
+            keys.join(", ")
+        ))),
     }
 }
 
@@ -66,7 +69,7 @@ pub(super) struct EntryObject<'a> {
     pub(super) value: Option<&'a serde_json::value::RawValue>,
 }
 
-pub(super) async fn set(context: &CommandContext, set: SetArgs) -> Result<(), Failure> {
+pub(super) async fn set(context: &CommandContext, set: SetArgs) -> Result<(), CommandFailure> {
     let value = match set.text {
         true => set.value.text()?,
         false => set.value.json()?,
@@ -82,11 +85,14 @@ pub(super) async fn set(context: &CommandContext, set: SetArgs) -> Result<(), Fa
     write(context, operation, &set.write).await
 }
 
-pub(super) async fn delete(context: &CommandContext, delete: DeleteArgs) -> Result<(), Failure> {
+pub(super) async fn delete(
+    context: &CommandContext,
+    delete: DeleteArgs,
+) -> Result<(), CommandFailure> {
     if let Some(prefix) = delete.prefix {
         if prefix.is_empty() && !delete.all {
             let text = "an empty prefix means every key of the server: add --all to confirm";
-            return Err(Failure::Usage(text.to_owned()));
+            return Err(CommandFailure::Usage(text.to_owned()));
         }
         let deleted = context.client.store().delete_all(&prefix).await?;
         let object = json!({"prefix": prefix, "deleted": deleted});
@@ -98,7 +104,7 @@ pub(super) async fn delete(context: &CommandContext, delete: DeleteArgs) -> Resu
     Ok(())
 }
 
-pub(super) async fn add(context: &CommandContext, add: AddArgs) -> Result<(), Failure> {
+pub(super) async fn add(context: &CommandContext, add: AddArgs) -> Result<(), CommandFailure> {
     let operation = Operation {
         expiry: add.ttl.unwrap_or_default(),
         ..Operation::add(add.key, add.by)
@@ -106,7 +112,10 @@ pub(super) async fn add(context: &CommandContext, add: AddArgs) -> Result<(), Fa
     write(context, operation, &add.write).await
 }
 
-pub(super) async fn merge(context: &CommandContext, merge: MergeArgs) -> Result<(), Failure> {
+pub(super) async fn merge(
+    context: &CommandContext,
+    merge: MergeArgs,
+) -> Result<(), CommandFailure> {
     let operation = Operation {
         expiry: merge.ttl.unwrap_or(Expiry::Keep),
         ..Operation::merge(merge.key, merge.patch.json()?)
@@ -114,7 +123,10 @@ pub(super) async fn merge(context: &CommandContext, merge: MergeArgs) -> Result<
     write(context, operation, &merge.write).await
 }
 
-pub(super) async fn touch(context: &CommandContext, touch: TouchArgs) -> Result<(), Failure> {
+pub(super) async fn touch(
+    context: &CommandContext,
+    touch: TouchArgs,
+) -> Result<(), CommandFailure> {
     let operation = Operation::touch(touch.key, touch.ttl);
     write(context, operation, &touch.write).await
 }
@@ -124,7 +136,7 @@ async fn write(
     context: &CommandContext,
     operation: Operation,
     write: &WriteArgs,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let (key, name) = (operation.key.clone(), operation.action.name());
     let operation = match write.if_match {
         Some(condition) => operation.under(condition),

@@ -6,13 +6,13 @@ use kvstore_client::{Client, Options, ServerUrl};
 use kvstore_core::error::in_one_line;
 
 use crate::args::{HealthArgs, ServerArgs};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::line;
 
 /// The timeout for each step. Longer than a process gives its own store and queue to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) async fn health(server: ServerArgs, health: HealthArgs) -> Result<(), Failure> {
+pub(super) async fn health(server: ServerArgs, health: HealthArgs) -> Result<(), CommandFailure> {
     let listens = health.admin_listen.or(health.listen);
     let url = match (&server.url, listens) {
         (None, Some(listens)) => url(&listens)?,
@@ -28,7 +28,7 @@ pub(super) async fn health(server: ServerArgs, health: HealthArgs) -> Result<(),
     let client = Client::open_with(&url, options)?;
     match client.service().ping().await {
         Ok(()) => Ok(line(b"ready")?),
-        Err(error) => Err(Failure::Failed(format!(
+        Err(error) => Err(CommandFailure::Failed(format!(
             "{url} is not ready: {}",
             in_one_line(&error)
         ))),
@@ -36,7 +36,7 @@ pub(super) async fn health(server: ServerArgs, health: HealthArgs) -> Result<(),
 }
 
 /// Returns the URL at which a program that listens on `text` is reached on this machine.
-fn url(text: &str) -> Result<ServerUrl, Failure> {
+fn url(text: &str) -> Result<ServerUrl, CommandFailure> {
     // It may be a list. All addresses give the same answer, and a Unix socket gives it without TLS.
     let places = || text.split(',').map(str::trim);
     let socket = places().find(|place| place.starts_with("unix:"));

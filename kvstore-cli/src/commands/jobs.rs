@@ -9,10 +9,10 @@ use serde_json::{Value as Json, json};
 
 use super::CommandContext;
 use crate::args::{JobsArgs, Letters};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::{age, deadline, etag};
 
-pub(super) async fn jobs(context: &CommandContext, jobs: JobsArgs) -> Result<(), Failure> {
+pub(super) async fn jobs(context: &CommandContext, jobs: JobsArgs) -> Result<(), CommandFailure> {
     match jobs {
         JobsArgs::List { dead } => {
             let status = match dead {
@@ -23,7 +23,7 @@ pub(super) async fn jobs(context: &CommandContext, jobs: JobsArgs) -> Result<(),
         }
         JobsArgs::Get { id, wait } => {
             let job = context.client.service().job(&id, wait).await?;
-            let absent = || Failure::Absent(format!("no such job is known: {id}"));
+            let absent = || CommandFailure::Absent(format!("no such job is known: {id}"));
             print(context, stream::iter([Ok(job.ok_or_else(absent)?)])).await
         }
         JobsArgs::Retry(letters) => retry(context, letters).await,
@@ -34,7 +34,7 @@ pub(super) async fn jobs(context: &CommandContext, jobs: JobsArgs) -> Result<(),
 async fn print(
     context: &CommandContext,
     mut jobs: impl Stream<Item = Result<JobInfo, Error>> + Unpin,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let mut rows = context.output.rows(NAMES);
     while let Some(job) = jobs.try_next().await? {
         rows.row(cells(&job), &object(&job))?;
@@ -107,7 +107,7 @@ fn object(job: &JobInfo) -> Json {
     object
 }
 
-async fn retry(context: &CommandContext, letters: Letters) -> Result<(), Failure> {
+async fn retry(context: &CommandContext, letters: Letters) -> Result<(), CommandFailure> {
     let service = context.client.service();
     if letters.all {
         return counted(
@@ -127,7 +127,7 @@ async fn retry(context: &CommandContext, letters: Letters) -> Result<(), Failure
     Ok(())
 }
 
-async fn forget(context: &CommandContext, letters: Letters) -> Result<(), Failure> {
+async fn forget(context: &CommandContext, letters: Letters) -> Result<(), CommandFailure> {
     let service = context.client.service();
     if letters.all {
         return counted(
@@ -139,7 +139,7 @@ async fn forget(context: &CommandContext, letters: Letters) -> Result<(), Failur
     }
     for id in letters.ids {
         if !service.forget(&id).await? {
-            return Err(Failure::Absent(format!("no such dead letter: {id}")));
+            return Err(CommandFailure::Absent(format!("no such dead letter: {id}")));
         }
         let object = json!({"id": id, "forgotten": true});
         context.output.one(&format!("{id} dropped"), &object)?;
@@ -148,19 +148,24 @@ async fn forget(context: &CommandContext, letters: Letters) -> Result<(), Failur
 }
 
 /// Prints how many dead letters were processed: `done` for people, `member` for programs.
-fn counted(context: &CommandContext, count: u64, done: &str, member: &str) -> Result<(), Failure> {
+fn counted(
+    context: &CommandContext,
+    count: u64,
+    done: &str,
+    member: &str,
+) -> Result<(), CommandFailure> {
     let object = json!({ member: count });
     Ok(context.output.one(&format!("{count} {done}"), &object)?)
 }
 
-fn no_letter(error: Error) -> Failure {
+fn no_letter(error: Error) -> CommandFailure {
     match error {
-        Error::NotFound { what } => Failure::Absent(what),
+        Error::NotFound { what } => CommandFailure::Absent(what),
         error => error.into(),
     }
 }
 
-pub(super) async fn queue(context: &CommandContext) -> Result<(), Failure> {
+pub(super) async fn queue(context: &CommandContext) -> Result<(), CommandFailure> {
     let queue = context.client.service().queue_status().await?;
     let oldest = queue.oldest_age_seconds;
     let cells = vec![

@@ -10,13 +10,13 @@ use serde_json::json;
 use super::CommandContext;
 use super::entries::EntryObject;
 use crate::args::ListArgs;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::{deadline, etag, line, printable, raw, shortened};
 
-pub(super) async fn list(context: &CommandContext, list: ListArgs) -> Result<(), Failure> {
+pub(super) async fn list(context: &CommandContext, list: ListArgs) -> Result<(), CommandFailure> {
     if list.tree && context.output.is_json_asked_for() {
         let text = "a tree is for people: leave out either --tree or --output json";
-        return Err(Failure::Usage(text.to_owned()));
+        return Err(CommandFailure::Usage(text.to_owned()));
     }
     if list.count {
         return count(context, &list.prefix).await;
@@ -61,7 +61,7 @@ pub(super) async fn list(context: &CommandContext, list: ListArgs) -> Result<(),
     Ok(rows.flush()?)
 }
 
-async fn count(context: &CommandContext, prefix: &str) -> Result<(), Failure> {
+async fn count(context: &CommandContext, prefix: &str) -> Result<(), CommandFailure> {
     let request = ListRequest {
         prefix: prefix.to_owned(),
         limit: 1,
@@ -80,7 +80,7 @@ async fn fold(
     prefix: String,
     delimiter: String,
     limit: Option<usize>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let mut left = limit.unwrap_or(usize::MAX);
     let mut request = ListRequest {
         prefix,

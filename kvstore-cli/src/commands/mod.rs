@@ -18,7 +18,7 @@ use kvstore_core::model::command::Command as Write;
 use kvstore_core::service::{Request, Submitted};
 
 use crate::args::{Args, Sending, ServerArgs, Subcommands};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::Output;
 
 pub(crate) use transfer::Place;
@@ -30,7 +30,7 @@ struct CommandContext {
 }
 
 /// Runs the command that the command line names.
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args) -> Result<(), CommandFailure> {
     let output = Output::new(args.server.output);
     let command = match args.command {
         Subcommands::Completions { shell } => return generate::completions(shell),
@@ -71,7 +71,7 @@ fn client(
     server: ServerArgs,
     token: Option<String>,
     idempotency_keys: bool,
-) -> Result<Client, Failure> {
+) -> Result<Client, CommandFailure> {
     let url = server.url();
     let options = Options {
         token: token.filter(|token| !token.is_empty()),
@@ -83,24 +83,25 @@ fn client(
     Ok(Client::open_with(&url, options)?)
 }
 
-fn token_of(server: &ServerArgs) -> Result<Option<String>, Failure> {
+fn token_of(server: &ServerArgs) -> Result<Option<String>, CommandFailure> {
     match &server.token_file {
         None => environment_token(),
         Some(path) => token_in(path).map(Some),
     }
 }
 
-fn token_in(path: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", path.display())))?;
+fn token_in(path: &Path) -> Result<String, CommandFailure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        CommandFailure::Usage(format!("{} cannot be read: {error}", path.display()))
+    })?;
     Ok(text.trim().to_owned())
 }
 
 /// Reads the token from the environment; arguments would be visible to every user of the machine.
-fn environment_token() -> Result<Option<String>, Failure> {
+fn environment_token() -> Result<Option<String>, CommandFailure> {
     let token = std::env::var_os("KVSTORE_TOKEN");
     let token = token.map(|token| token.into_string()).transpose();
-    token.map_err(|_| Failure::Usage("KVSTORE_TOKEN is not text in UTF-8".to_owned()))
+    token.map_err(|_| CommandFailure::Usage("KVSTORE_TOKEN is not text in UTF-8".to_owned()))
 }
 
 impl CommandContext {
@@ -109,7 +110,7 @@ impl CommandContext {
         &self,
         write: impl Into<Write>,
         sending: &Sending,
-    ) -> Result<Submitted, Failure> {
+    ) -> Result<Submitted, CommandFailure> {
         let wait = match sending.no_wait {
             true => std::time::Duration::ZERO,
             false => sending.wait,

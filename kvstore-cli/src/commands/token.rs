@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::args::TokenArgs;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::line;
 
 /// Random bytes of a token: too many to guess.
@@ -16,7 +16,7 @@ const SECRET_BYTES: usize = 32;
 /// The maximum length of a name, as in the server.
 const NAME_CHARS_MAX: usize = 64;
 
-pub(super) fn token(token: TokenArgs) -> Result<(), Failure> {
+pub(super) fn token(token: TokenArgs) -> Result<(), CommandFailure> {
     let TokenArgs {
         name,
         tokens_file: path,
@@ -24,7 +24,7 @@ pub(super) fn token(token: TokenArgs) -> Result<(), Failure> {
         keys,
     } = token;
     let refused =
-        |what: &str, error| Failure::Failed(format!("{}: {what}: {error}", path.display()));
+        |what: &str, error| CommandFailure::Failed(format!("{}: {what}: {error}", path.display()));
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -34,7 +34,7 @@ pub(super) fn token(token: TokenArgs) -> Result<(), Failure> {
         .lines()
         .any(|line| line.split(':').next() == Some(&name))
     {
-        return Err(Failure::Usage(format!(
+        return Err(CommandFailure::Usage(format!(
             "{} already has a token for {name}: remove its line first",
             path.display()
         )));

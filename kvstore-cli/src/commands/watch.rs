@@ -10,10 +10,13 @@ use serde_json::json;
 
 use super::CommandContext;
 use crate::args::WatchArgs;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::{etag, printable, raw, shortened};
 
-pub(super) async fn watch(context: &CommandContext, watch: WatchArgs) -> Result<(), Failure> {
+pub(super) async fn watch(
+    context: &CommandContext,
+    watch: WatchArgs,
+) -> Result<(), CommandFailure> {
     // A watch waits for an unreachable server indefinitely; if it was never reached, the URL is
     // more likely wrong.
     let first = ListRequest {

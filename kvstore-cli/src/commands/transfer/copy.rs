@@ -23,7 +23,7 @@ use kvstore_core::{Entry, Error, Key, Result, Store as _};
 use serde::Serialize;
 
 use super::place::Entries;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// The maximum size of the values compared at once, so that a server's answer with its own values
 /// stays below its bound.
@@ -88,7 +88,7 @@ pub(super) async fn copy(
     keep: bool,
     bar: &ProgressBar,
     totals: &mut Totals,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let mut page = Page::default();
     loop {
         let next = match entries.next().await {
@@ -455,12 +455,12 @@ mod tests {
         let mut totals = Totals::default();
         let entries = stream::iter([
             Ok(entry("a", "1", None)),
-            Err(Failure::Usage("a bad line".to_owned())),
+            Err(CommandFailure::Usage("a bad line".to_owned())),
             Ok(entry("b", "1", None)),
         ]);
         let hidden = ProgressBar::hidden();
         let failed = copy(entries.boxed_local(), &to, false, &hidden, &mut totals).await;
-        assert!(matches!(failed, Err(Failure::Usage(text)) if text == "a bad line"));
+        assert!(matches!(failed, Err(CommandFailure::Usage(text)) if text == "a bad line"));
         assert_eq!(totals.written, 1);
         assert!(version(&opened, "a").await.is_some() && version(&opened, "b").await.is_none());
     }

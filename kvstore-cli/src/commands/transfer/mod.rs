@@ -18,7 +18,7 @@ pub(crate) use self::place::Place;
 use self::place::{Entries, Source};
 use super::{client, token_in, token_of};
 use crate::args::{ExportArgs, ImportArgs, ServerArgs};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::Output;
 
 /// The maximum number of invalid places of a file that are listed.
@@ -28,7 +28,7 @@ pub(super) async fn export(
     output: &Output,
     server: ServerArgs,
     export: ExportArgs,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let form = form(export.format, export.to.as_deref());
     let from = export.from.unwrap_or(Place::Server(server.url()));
     let source = match from {
@@ -39,7 +39,7 @@ pub(super) async fn export(
         }
         Place::File(_) | Place::Standard => {
             let text = "--from takes a folder, a store or a server; a file is read by `import`";
-            return Err(Failure::Usage(text.to_owned()));
+            return Err(CommandFailure::Usage(text.to_owned()));
         }
     };
     let prefix = &export.prefix;
@@ -50,7 +50,8 @@ pub(super) async fn export(
         write_all(entries, Writer::new(form, out), &bar).await?;
         return Ok(());
     };
-    let refused = |error| Failure::Usage(format!("{} cannot be made: {error}", path.display()));
+    let refused =
+        |error| CommandFailure::Usage(format!("{} cannot be made: {error}", path.display()));
     let file = File::create_new(&path).map_err(refused)?;
     let written = write_all(entries, Writer::new(form, BufWriter::new(file)), &bar).await;
     drop(bar);
@@ -68,8 +69,8 @@ pub(super) async fn export(
             // A partial file could be mistaken for a complete one.
             let _ = std::fs::remove_file(&path);
             Err(match failure {
-                Failure::Io(error) => {
-                    Failure::Failed(format!("{} cannot be written: {error}", path.display()))
+                CommandFailure::Io(error) => {
+                    CommandFailure::Failed(format!("{} cannot be written: {error}", path.display()))
                 }
                 failure => failure,
             })
@@ -81,7 +82,7 @@ async fn write_all<W: Write>(
     mut entries: Entries<'_>,
     mut writer: Writer<W>,
     bar: &ProgressBar,
-) -> Result<(W, u64), Failure> {
+) -> Result<(W, u64), CommandFailure> {
     let mut count = 0;
     while let Some(entry) = entries.try_next().await? {
         writer.write(&entry)?;
@@ -97,7 +98,7 @@ pub(super) async fn import(
     output: &Output,
     server: ServerArgs,
     import: ImportArgs,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     // First everything that can be rejected before anything is touched.
     let text;
     let source;
@@ -161,7 +162,7 @@ pub(super) async fn import(
         }
         Place::File(_) | Place::Standard => {
             let text = "--to takes a folder as file:FOLDER, a store or a server; a file is written by `export`";
-            return Err(Failure::Usage(text.to_owned()));
+            return Err(CommandFailure::Usage(text.to_owned()));
         }
     };
     bring(output, entries, total, &target, import.keep).await
@@ -174,7 +175,7 @@ async fn bring(
     total: Option<u64>,
     target: &Target,
     keep: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let bar = of_entries("importing", total);
     let mut totals = Totals::default();
     let copied = copy(entries, target, keep, &bar, &mut totals).await;
@@ -184,7 +185,7 @@ async fn bring(
         Target::Server(_) => Ok(()),
     };
     let copied = copied.and_then(|()| match total {
-        Some(total) if total > totals.sum() => Err(Failure::Failed(format!(
+        Some(total) if total > totals.sum() => Err(CommandFailure::Failed(format!(
             "there were {total} entries when it was checked, but {} now",
             totals.sum()
         ))),
@@ -192,7 +193,7 @@ async fn bring(
     });
     copied.map_err(|failure| match totals.written {
         0 => failure,
-        _ => Failure::Interrupted {
+        _ => CommandFailure::Interrupted {
             failure: Box::new(failure),
             done: format!("{totals} so far; the same command continues from there"),
         },
@@ -208,18 +209,21 @@ fn given<'a>(name: String, entries: stream::LocalBoxStream<'a, Given>) -> Entrie
     entries
         .map(move |entry| match entry {
             Ok(Ok(entry)) => Ok(entry),
-            Ok(Err(refused)) => Err(Failure::Usage(format!("{name}, {refused}"))),
-            Err(error) => Err(Failure::Usage(format!("{name} cannot be read: {error}"))),
+            Ok(Err(refused)) => Err(CommandFailure::Usage(format!("{name}, {refused}"))),
+            Err(error) => Err(CommandFailure::Usage(format!(
+                "{name} cannot be read: {error}"
+            ))),
         })
         .boxed_local()
 }
 
-fn open(path: Option<&Path>) -> Result<Box<dyn Read>, Failure> {
+fn open(path: Option<&Path>) -> Result<Box<dyn Read>, CommandFailure> {
     let Some(path) = path else {
         return Ok(Box::new(io::stdin()));
     };
     let file = File::open(path);
-    let refused = |error| Failure::Usage(format!("{} cannot be read: {error}", path.display()));
+    let refused =
+        |error| CommandFailure::Usage(format!("{} cannot be read: {error}", path.display()));
     Ok(Box::new(file.map_err(refused)?))
 }
 
@@ -231,10 +235,10 @@ fn check(
     name: &str,
     entries: impl Iterator<Item = Given>,
     bar: &ProgressBar,
-) -> Result<u64, Failure> {
+) -> Result<u64, CommandFailure> {
     let (mut count, mut refused) = (0, Vec::new());
     for entry in entries {
-        let read = |error| Failure::Usage(format!("{name} cannot be read: {error}"));
+        let read = |error| CommandFailure::Usage(format!("{name} cannot be read: {error}"));
         match entry.map_err(read)? {
             Ok(_) => count += 1,
             Err(place) => refused.push(format!("{name}, {place}")),
@@ -247,7 +251,7 @@ fn check(
     bar.finish_and_clear();
     match refused.is_empty() {
         true => Ok(count),
-        false => Err(Failure::Usage(format!(
+        false => Err(CommandFailure::Usage(format!(
             "nothing was written: {name} has invalid entries; it was read as --format json, one object \
              {{\"KEY\": VALUE, …}}, or ndjson, an object {{\"key\": \"KEY\", \"value\": VALUE}} a line:\n  {}",
             refused.join("\n  ")
@@ -312,9 +316,9 @@ mod tests {
             let memory = Target::Store(kvstore_core::open(&url, None).await.unwrap());
             let output = Output::new(None);
             match bring(&output, entries(), Some(total), &memory, false).await {
-                Err(Failure::Interrupted { failure, done }) => {
+                Err(CommandFailure::Interrupted { failure, done }) => {
                     assert!(
-                        matches!(*failure, Failure::Failed(text) if text.starts_with("there were 3"))
+                        matches!(*failure, CommandFailure::Failed(text) if text.starts_with("there were 3"))
                     );
                     assert!(done.starts_with("2 written, 0 equal already so far"));
                 }

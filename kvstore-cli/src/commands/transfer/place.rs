@@ -12,10 +12,10 @@ use kvstore_core::portable::PortableEntry;
 use kvstore_core::store::ListRequest;
 use kvstore_core::{Error, StoreExt as _};
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// A stream of entries.
-pub(super) type Entries<'a> = LocalBoxStream<'a, Result<PortableEntry, Failure>>;
+pub(super) type Entries<'a> = LocalBoxStream<'a, Result<PortableEntry, CommandFailure>>;
 
 /// A source or destination of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,21 +70,21 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) async fn open(url: &StoreUrl) -> Result<Self, Failure> {
+    pub(super) async fn open(url: &StoreUrl) -> Result<Self, CommandFailure> {
         let Some(folder) = url.folder() else {
             return Ok(Self::Store(kvstore_core::open(url, None).await?));
         };
         let found = Inspection::of(folder)?;
         match found.problems().first() {
             None => Ok(Self::Folder(Box::new(found))),
-            Some(problem) => Err(Failure::Failed(format!(
+            Some(problem) => Err(CommandFailure::Failed(format!(
                 "it is damaged, and `kvstore verify` says how: {problem}"
             ))),
         }
     }
 
     /// Returns the number of entries, if it is known beforehand.
-    pub(super) async fn total(&self, prefix: &str) -> Result<Option<u64>, Failure> {
+    pub(super) async fn total(&self, prefix: &str) -> Result<Option<u64>, CommandFailure> {
         match self {
             Self::Folder(found) if prefix.is_empty() => Ok(Some(found.summary().entries)),
             Self::Folder(_) | Self::Store(_) => Ok(None),
