@@ -13,7 +13,7 @@ use kvstore_core::model::write::Condition;
 use kvstore_core::portable::Form as FileForm;
 use kvstore_core::store::{ChangeId, ChangeKind};
 
-use crate::commands::{Place, token};
+use crate::commands::{Location, token};
 use crate::failure::EXIT_CODES;
 use crate::input::{Source, change_kind, condition, duration, expiry, key};
 
@@ -335,7 +335,7 @@ pub(crate) struct ExportArgs {
     pub(crate) to: Option<PathBuf>,
     /// A folder, the URL of a store (file:, redis:, …) or of a server [else: the server of --url]
     #[arg(long, value_name = "PLACE")]
-    pub(crate) from: Option<Place>,
+    pub(crate) from: Option<Location>,
     /// The prefix of the keys
     #[arg(long, default_value = "")]
     pub(crate) prefix: String,
@@ -347,10 +347,10 @@ pub(crate) struct ExportArgs {
 #[derive(Debug, Group)]
 pub(crate) struct ImportArgs {
     /// A file, - for standard input, a folder, the URL of a store (file:, redis:, …) or of a server
-    pub(crate) from: Place,
+    pub(crate) from: Location,
     /// The URL of a store (file:, redis:, …) or of a server [else: the server of --url]
     #[arg(long, value_name = "PLACE")]
-    pub(crate) to: Option<Place>,
+    pub(crate) to: Option<Location>,
     /// Leave existing keys unchanged
     #[arg(long)]
     pub(crate) keep: bool,

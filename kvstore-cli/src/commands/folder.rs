@@ -6,15 +6,15 @@ use std::time::Duration;
 use kvstore_core::json_file::{self, Inspection, JsonFile, Options};
 use kvstore_core::open::StoreUrl;
 
-use super::transfer::Place;
+use super::transfer::Location;
 use crate::failure::CommandFailure;
 use crate::output::line;
 
 /// Returns the URL of the store in files that `given` names.
 fn url(given: &str) -> Result<StoreUrl, CommandFailure> {
     match given.parse()? {
-        Place::Store(url) if url.folder().is_some() => Ok(*url),
-        Place::File(_) => Err(CommandFailure::Absent("there is no such folder".to_owned())),
+        Location::Store(url) if url.folder().is_some() => Ok(*url),
+        Location::File(_) => Err(CommandFailure::Absent("there is no such folder".to_owned())),
         _ => Err(CommandFailure::Usage(
             "it is not a store in files".to_owned(),
         )),

@@ -21,7 +21,7 @@ use crate::args::{Args, Sending, ServerArgs, Subcommands};
 use crate::failure::CommandFailure;
 use crate::output::Output;
 
-pub(crate) use transfer::Place;
+pub(crate) use transfer::Location;
 
 /// What every command needs.
 struct CommandContext {

@@ -14,7 +14,7 @@ use kvstore_core::portable::{Form, Lines, Object, PortableEntry, Refused, Writer
 use serde_json::json;
 
 use self::copy::{Target, Totals, copy};
-pub(crate) use self::place::Place;
+pub(crate) use self::place::Location;
 use self::place::{Entries, Source};
 use super::{client, token_in, token_of};
 use crate::args::{ExportArgs, ImportArgs, ServerArgs};
@@ -30,14 +30,14 @@ pub(super) async fn export(
     export: ExportArgs,
 ) -> Result<(), CommandFailure> {
     let form = form(export.format, export.to.as_deref());
-    let from = export.from.unwrap_or(Place::Server(server.url()));
+    let from = export.from.unwrap_or(Location::Server(server.url()));
     let source = match from {
-        Place::Store(url) => Source::open(&url).await?,
-        Place::Server(url) => {
+        Location::Store(url) => Source::open(&url).await?,
+        Location::Server(url) => {
             let token = token_of(&server)?;
             Source::Server(client(server.at(url), token, true)?)
         }
-        Place::File(_) | Place::Standard => {
+        Location::File(_) | Location::Standard => {
             let text = "--from takes a folder, a store or a server; a file is read by `import`";
             return Err(CommandFailure::Usage(text.to_owned()));
         }
@@ -103,11 +103,11 @@ pub(super) async fn import(
     let text;
     let source;
     let (entries, total): (Entries<'_>, _) = match &import.from {
-        Place::Store(url) => {
+        Location::Store(url) => {
             source = Source::open(url).await?;
             (source.entries(""), source.total("").await?)
         }
-        Place::Server(url) => {
+        Location::Server(url) => {
             // A token is for one server: `--token-file` is for the one that is written to.
             let token = import
                 .from_token_file
@@ -117,9 +117,9 @@ pub(super) async fn import(
             source = Source::Server(client(server.clone().at(url.clone()), token, true)?);
             (source.entries(""), source.total("").await?)
         }
-        file @ (Place::File(_) | Place::Standard) => {
+        file @ (Location::File(_) | Location::Standard) => {
             let path = match file {
-                Place::File(path) => Some(path.as_path()),
+                Location::File(path) => Some(path.as_path()),
                 _ => None,
             };
             let name = path.map_or("standard input".to_owned(), |path| {
@@ -153,14 +153,14 @@ pub(super) async fn import(
             }
         }
     };
-    let target = match import.to.unwrap_or(Place::Server(server.url())) {
-        Place::Store(url) => Target::Store(kvstore_core::open(&url, None).await?),
+    let target = match import.to.unwrap_or(Location::Server(server.url())) {
+        Location::Store(url) => Target::Store(kvstore_core::open(&url, None).await?),
         // Each write can be repeated, and there are too many of them for idempotency keys.
-        Place::Server(url) => {
+        Location::Server(url) => {
             let token = token_of(&server)?;
             Target::Server(client(server.at(url), token, false)?)
         }
-        Place::File(_) | Place::Standard => {
+        Location::File(_) | Location::Standard => {
             let text = "--to takes a folder as file:FOLDER, a store or a server; a file is written by `export`";
             return Err(CommandFailure::Usage(text.to_owned()));
         }

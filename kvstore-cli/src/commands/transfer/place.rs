@@ -19,7 +19,7 @@ pub(super) type Entries<'a> = LocalBoxStream<'a, Result<PortableEntry, CommandFa
 
 /// A source or destination of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Location {
     /// Standard input or output, written `-`.
     Standard,
     /// A file.
@@ -30,7 +30,7 @@ pub(crate) enum Place {
     Server(ServerUrl),
 }
 
-impl FromStr for Place {
+impl FromStr for Location {
     type Err = Error;
 
     /// Parses `-`, a URL, the path of a folder, or else the path of a file. A path that begins with
@@ -123,26 +123,26 @@ mod tests {
 
     #[test]
     fn paths_and_urls_are_distinguished() {
-        let store = |url: &str| Place::Store(Box::new(url.parse().unwrap()));
+        let store = |url: &str| Location::Store(Box::new(url.parse().unwrap()));
         for (text, place) in [
-            ("-", Place::Standard),
+            ("-", Location::Standard),
             ("file:database", store("file:database")),
             ("memory:", store("memory:")),
             ("src", store("file:src")),
-            ("data.json", Place::File("data.json".into())),
-            ("./a:b", Place::File("./a:b".into())),
-            ("/x/a:b", Place::File("/x/a:b".into())),
-            ("data.2:json", Place::File("data.2:json".into())),
+            ("data.json", Location::File("data.json".into())),
+            ("./a:b", Location::File("./a:b".into())),
+            ("/x/a:b", Location::File("/x/a:b".into())),
+            ("data.2:json", Location::File("data.2:json".into())),
             (
                 "http://[::1]:80",
-                Place::Server("http://[::1]:80".parse().unwrap()),
+                Location::Server("http://[::1]:80".parse().unwrap()),
             ),
-            ("unix:/s", Place::Server("unix:/s".parse().unwrap())),
+            ("unix:/s", Location::Server("unix:/s".parse().unwrap())),
         ] {
-            assert_eq!(text.parse::<Place>().unwrap(), place);
+            assert_eq!(text.parse::<Location>().unwrap(), place);
         }
         for text in ["redish://localhost", "file:", "a:b.json", "http://"] {
-            assert!(text.parse::<Place>().is_err(), "{text}");
+            assert!(text.parse::<Location>().is_err(), "{text}");
         }
     }
 }
