@@ -15,7 +15,7 @@ use serde_json::json;
 
 use self::copy::{Target, Totals, copy};
 pub(crate) use self::place::Location;
-use self::place::{Entries, Source};
+use self::place::{Entries, EntrySource};
 use super::{client, token_in, token_of};
 use crate::args::{ExportArgs, ImportArgs, ServerArgs};
 use crate::failure::CommandFailure;
@@ -32,10 +32,10 @@ pub(super) async fn export(
     let form = form(export.format, export.to.as_deref());
     let from = export.from.unwrap_or(Location::Server(server.url()));
     let source = match from {
-        Location::Store(url) => Source::open(&url).await?,
+        Location::Store(url) => EntrySource::open(&url).await?,
         Location::Server(url) => {
             let token = token_of(&server)?;
-            Source::Server(client(server.at(url), token, true)?)
+            EntrySource::Server(client(server.at(url), token, true)?)
         }
         Location::File(_) | Location::Standard => {
             let text = "--from takes a folder, a store or a server; a file is read by `import`";
@@ -104,7 +104,7 @@ pub(super) async fn import(
     let source;
     let (entries, total): (Entries<'_>, _) = match &import.from {
         Location::Store(url) => {
-            source = Source::open(url).await?;
+            source = EntrySource::open(url).await?;
             (source.entries(""), source.total("").await?)
         }
         Location::Server(url) => {
@@ -114,7 +114,7 @@ pub(super) async fn import(
                 .as_deref()
                 .map(token_in)
                 .transpose()?;
-            source = Source::Server(client(server.clone().at(url.clone()), token, true)?);
+            source = EntrySource::Server(client(server.clone().at(url.clone()), token, true)?);
             (source.entries(""), source.total("").await?)
         }
         file @ (Location::File(_) | Location::Standard) => {

@@ -60,7 +60,7 @@ impl FromStr for Location {
 
 /// An opened source of entries.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum EntrySource {
     /// A store in files, as it was at one moment; a server may have it open.
     Folder(Box<Inspection>),
     /// Any other store, read page by page.
@@ -69,7 +69,7 @@ pub(super) enum Source {
     Server(Client),
 }
 
-impl Source {
+impl EntrySource {
     pub(super) async fn open(url: &StoreUrl) -> Result<Self, CommandFailure> {
         let Some(folder) = url.folder() else {
             return Ok(Self::Store(kvstore_core::open(url, None).await?));
