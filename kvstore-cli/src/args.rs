@@ -15,7 +15,7 @@ use kvstore_core::store::{ChangeId, ChangeKind};
 
 use crate::commands::{Location, token};
 use crate::failure::EXIT_CODES;
-use crate::input::{Source, change_kind, condition, duration, expiry, key};
+use crate::input::{ValueSource, change_kind, condition, duration, expiry, key};
 
 /// Reads, writes and watches the entries of a kvstore server, and manages its jobs
 #[derive(Debug, Parser)]
@@ -177,7 +177,7 @@ pub(crate) struct SetArgs {
     pub(crate) key: Key,
     /// The value: JSON text, - for standard input, or @FILE
     #[arg(allow_hyphen_values = true)]
-    pub(crate) value: Source,
+    pub(crate) value: ValueSource,
     /// The value is plain text, to be stored as a JSON string
     #[arg(long)]
     pub(crate) text: bool,
@@ -269,7 +269,7 @@ pub(crate) struct MergeArgs {
     pub(crate) key: Key,
     /// The patch: JSON text, - for standard input, or @FILE
     #[arg(allow_hyphen_values = true)]
-    pub(crate) patch: Source,
+    pub(crate) patch: ValueSource,
     /// A new time to live, such as 15m, instead of the current deadline
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Option<Expiry>,
@@ -302,7 +302,7 @@ pub(crate) struct TouchArgs {
 pub(crate) struct BatchArgs {
     /// The operations: JSON text, - for standard input, or @FILE
     #[arg(default_value = "-")]
-    pub(crate) operations: Source,
+    pub(crate) operations: ValueSource,
     #[command(flatten)]
     pub(crate) sending: Sending,
 }

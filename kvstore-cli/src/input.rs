@@ -15,7 +15,7 @@ use crate::failure::CommandFailure;
 
 /// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum ValueSource {
     Argument(String),
     /// `-`
     Standard,
@@ -23,7 +23,7 @@ pub(crate) enum Source {
     File(PathBuf),
 }
 
-impl FromStr for Source {
+impl FromStr for ValueSource {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
@@ -35,7 +35,7 @@ impl FromStr for Source {
     }
 }
 
-impl Source {
+impl ValueSource {
     pub(crate) fn read(self) -> Result<Vec<u8>, CommandFailure> {
         match self {
             Self::Argument(text) => Ok(text.into_bytes()),
@@ -128,8 +128,8 @@ mod tests {
             assert_eq!(condition(etag), Ok(Condition::Version(Version(42))));
         }
         assert!(condition("\"42").is_err());
-        assert_eq!("-".parse(), Ok(Source::Standard));
-        assert_eq!("@a".parse(), Ok(Source::File("a".into())));
-        assert_eq!("-1".parse(), Ok(Source::Argument("-1".to_owned())));
+        assert_eq!("-".parse(), Ok(ValueSource::Standard));
+        assert_eq!("@a".parse(), Ok(ValueSource::File("a".into())));
+        assert_eq!("-1".parse(), Ok(ValueSource::Argument("-1".to_owned())));
     }
 }
