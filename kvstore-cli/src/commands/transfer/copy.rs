@@ -75,7 +75,7 @@ impl fmt::Display for Totals {
 
 /// The destination of the entries.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(super) enum CopyTarget {
     Store(Opened),
     Server(Client),
 }
@@ -84,7 +84,7 @@ pub(super) enum Target {
 /// an error everything before it is written.
 pub(super) async fn copy(
     mut entries: Entries<'_>,
-    target: &Target,
+    target: &CopyTarget,
     keep: bool,
     bar: &ProgressBar,
     totals: &mut Totals,
@@ -134,7 +134,7 @@ impl Page {
         self.entries.push(entry);
     }
 
-    async fn write(mut self, target: &Target, keep: bool, totals: &mut Totals) -> Result<()> {
+    async fn write(mut self, target: &CopyTarget, keep: bool, totals: &mut Totals) -> Result<()> {
         let now = SystemClock.now();
         let total = self.entries.len();
         let is_live =
@@ -159,7 +159,7 @@ fn size(entry: &PortableEntry) -> usize {
     entry.key.as_str().len() + entry.value.len()
 }
 
-impl Target {
+impl CopyTarget {
     /// Returns the existing entries, in parts if a server's values exceed the size of one answer.
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Entry>>>> {
         Box::pin(async move {
@@ -328,13 +328,13 @@ mod tests {
         }
     }
 
-    async fn memory() -> (Target, Opened) {
+    async fn memory() -> (CopyTarget, Opened) {
         let url = "memory:".parse().unwrap();
         let opened = kvstore_core::open(&url, None).await.unwrap();
-        (Target::Store(opened.clone()), opened)
+        (CopyTarget::Store(opened.clone()), opened)
     }
 
-    async fn copied(entries: Vec<PortableEntry>, to: &Target, keep: bool) -> Totals {
+    async fn copied(entries: Vec<PortableEntry>, to: &CopyTarget, keep: bool) -> Totals {
         let mut totals = Totals::default();
         let entries = stream::iter(entries).map(Ok).boxed_local();
         copy(entries, to, keep, &ProgressBar::hidden(), &mut totals)

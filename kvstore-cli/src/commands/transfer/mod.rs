@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use kvstore_core::portable::{Form, Lines, Object, PortableEntry, Refused, Writer};
 use serde_json::json;
 
-use self::copy::{Target, Totals, copy};
+use self::copy::{CopyTarget, Totals, copy};
 pub(crate) use self::place::Location;
 use self::place::{Entries, EntrySource};
 use super::{client, token_in, token_of};
@@ -154,11 +154,11 @@ pub(super) async fn import(
         }
     };
     let target = match import.to.unwrap_or(Location::Server(server.url())) {
-        Location::Store(url) => Target::Store(kvstore_core::open(&url, None).await?),
+        Location::Store(url) => CopyTarget::Store(kvstore_core::open(&url, None).await?),
         // Each write can be repeated, and there are too many of them for idempotency keys.
         Location::Server(url) => {
             let token = token_of(&server)?;
-            Target::Server(client(server.at(url), token, false)?)
+            CopyTarget::Server(client(server.at(url), token, false)?)
         }
         Location::File(_) | Location::Standard => {
             let text = "--to takes a folder as file:FOLDER, a store or a server; a file is written by `export`";
@@ -173,7 +173,7 @@ async fn bring(
     output: &Output,
     entries: Entries<'_>,
     total: Option<u64>,
-    target: &Target,
+    target: &CopyTarget,
     keep: bool,
 ) -> Result<(), CommandFailure> {
     let bar = of_entries("importing", total);
@@ -181,8 +181,8 @@ async fn bring(
     let copied = copy(entries, target, keep, &bar, &mut totals).await;
     drop(bar);
     let closed = match target {
-        Target::Store(opened) => opened.close().await,
-        Target::Server(_) => Ok(()),
+        CopyTarget::Store(opened) => opened.close().await,
+        CopyTarget::Server(_) => Ok(()),
     };
     let copied = copied.and_then(|()| match total {
         Some(total) if total > totals.sum() => Err(CommandFailure::Failed(format!(
@@ -313,7 +313,7 @@ mod tests {
         };
         for (total, is_whole) in [(2, true), (3, false)] {
             let url = "memory:".parse().unwrap();
-            let memory = Target::Store(kvstore_core::open(&url, None).await.unwrap());
+            let memory = CopyTarget::Store(kvstore_core::open(&url, None).await.unwrap());
             let output = Output::new(None);
             match bring(&output, entries(), Some(total), &memory, false).await {
                 Err(CommandFailure::Interrupted { failure, done }) => {
