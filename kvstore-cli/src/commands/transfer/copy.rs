@@ -89,7 +89,7 @@ pub(super) async fn copy(
     bar: &ProgressBar,
     totals: &mut Totals,
 ) -> Result<(), CommandFailure> {
-    let mut page = Page::default();
+    let mut page = Chunk::default();
     loop {
         let next = match entries.next().await {
             Some(Ok(entry)) if page.has_room_for(&entry) => {
@@ -112,13 +112,13 @@ pub(super) async fn copy(
 
 /// Entries that are compared and written together, which bounds the memory.
 #[derive(Default)]
-struct Page {
+struct Chunk {
     entries: Vec<PortableEntry>,
     keys: HashSet<Key>,
     bytes: usize,
 }
 
-impl Page {
+impl Chunk {
     /// Returns true if `entry` fits in the page. A repeated key begins a new page, so that its
     /// comparison sees the earlier write.
     fn has_room_for(&self, entry: &PortableEntry) -> bool {
@@ -427,11 +427,11 @@ mod tests {
         let page = opened.store.list(&request);
         assert_eq!(page.await.unwrap().count, Some(count));
 
-        let mut page = Page::default();
+        let mut page = Chunk::default();
         for entry in entries {
             if !page.has_room_for(&entry) {
                 assert!(page.entries.len() == WORK_BATCH_WRITES || page.bytes > PAGE_BYTES / 2);
-                page = Page::default();
+                page = Chunk::default();
             }
             page.add(entry);
             assert!(page.entries.len() <= WORK_BATCH_WRITES && page.bytes <= PAGE_BYTES);
