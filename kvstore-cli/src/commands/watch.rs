@@ -82,7 +82,7 @@ fn print(context: &CommandContext, event: Event) -> io::Result<()> {
 
 /// A change as one line of JSON.
 #[derive(Debug, serde::Serialize)]
-struct Line<'a> {
+struct ChangeLine<'a> {
     event: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
@@ -100,7 +100,7 @@ fn entry(
     version: Version,
     value: Option<&Value>,
 ) -> io::Result<()> {
-    let object = Line {
+    let object = ChangeLine {
         event,
         id,
         key,
