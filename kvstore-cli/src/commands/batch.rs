@@ -83,12 +83,12 @@ pub(super) async fn batch(
 fn operations(text: &[u8]) -> Result<Vec<Operation>, CommandFailure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Body {
+    struct BatchBody {
         ops: Vec<Given>,
     }
     let given = match (
         serde_json::from_slice(text),
-        serde_json::from_slice::<Body>(text),
+        serde_json::from_slice::<BatchBody>(text),
     ) {
         (Ok(given), _) => given,
         (_, Ok(body)) => body.ops,
