@@ -26,7 +26,7 @@ struct Given {
     #[serde(default, deserialize_with = "some")]
     patch: Option<Box<RawValue>>,
     by: Option<i64>,
-    ttl: Option<Ttl>,
+    ttl: Option<TtlArgument>,
     if_match: Option<String>,
     if_none_match: Option<String>,
 }
@@ -34,7 +34,7 @@ struct Given {
 /// Seconds, or `keep`.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Ttl {
+enum TtlArgument {
     Seconds(u64),
     Word(String),
 }
@@ -122,8 +122,8 @@ fn operation(given: Given) -> Result<Operation, String> {
     };
     let expiry = match &given.ttl {
         None => None,
-        Some(Ttl::Seconds(seconds)) => Some(Expiry::After(Duration::from_secs(*seconds))),
-        Some(Ttl::Word(word)) => Some(crate::input::expiry(word)?),
+        Some(TtlArgument::Seconds(seconds)) => Some(Expiry::After(Duration::from_secs(*seconds))),
+        Some(TtlArgument::Word(word)) => Some(crate::input::expiry(word)?),
     };
     let key = given.key.clone();
     let has = [
