@@ -8,7 +8,7 @@ use kvstore_core::model::id::JobId;
 use kvstore_core::{Error, Key, Version};
 use serde::Deserialize;
 
-use crate::transport::{Call, Effect, Reply};
+use crate::transport::{ApiCall, Effect, Reply};
 use crate::wire;
 
 /// A problem of RFC 9457; every member may be missing.
@@ -68,7 +68,7 @@ impl Problem {
 
     /// Returns the error of an operation on `key` that failed its condition or could not be carried
     /// out.
-    pub(crate) fn of_write(self, key: &Key, call: &Call) -> Error {
+    pub(crate) fn of_write(self, key: &Key, call: &ApiCall) -> Error {
         let key = self.body.key.as_ref().unwrap_or(key).clone();
         match self.name() {
             "precondition-failed" => Error::Conflict {
@@ -91,7 +91,7 @@ impl Problem {
         wire::version(self.body.current_etag.as_deref()?)
     }
 
-    pub(crate) fn into_error(self, call: &Call) -> Error {
+    pub(crate) fn into_error(self, call: &ApiCall) -> Error {
         let status = self.status;
         let detail = match self.body.detail.as_str() {
             "" => format!("the server answered {status}"),
@@ -142,7 +142,7 @@ pub(crate) fn source(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>)
 }
 
 /// Returns the error for an answer that does not conform to the API.
-pub(crate) fn unexpected(reply: &Reply, call: &Call, why: &dyn std::fmt::Display) -> Error {
+pub(crate) fn unexpected(reply: &Reply, call: &ApiCall, why: &dyn std::fmt::Display) -> Error {
     let what = format!(
         "the answer to {} {} ({}) is not as expected: {why}",
         call.method, call.target, reply.status

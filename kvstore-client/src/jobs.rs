@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::error::{Problem, unexpected};
 use crate::service::{RemoteService, WireApplied, parse};
-use crate::transport::{Call, Effect, Reply};
+use crate::transport::{ApiCall, Effect, Reply};
 use crate::wire::{self, Target};
 
 /// The known facts about a job.
@@ -102,7 +102,7 @@ impl RemoteService {
     pub async fn job(&self, id: &JobId, wait: Duration) -> Result<Option<JobInfo>> {
         let seconds = wait.as_millis().div_ceil(1000).min(60);
         let target = Target::new(&format!("/v1/jobs/{id}")).with("wait", seconds);
-        let mut call = Call::get(target.finish(), Subject::JobId);
+        let mut call = ApiCall::get(target.finish(), Subject::JobId);
         call.wait = wait;
         let reply = self.transport().send(&call).await?;
         match reply.status {
@@ -128,7 +128,7 @@ impl RemoteService {
             let Some(wanted) = wanted else {
                 return Ok(None);
             };
-            let call = Call::get(wanted, Subject::JobId);
+            let call = ApiCall::get(wanted, Subject::JobId);
             let reply = service.expect(StatusCode::OK, &call).await?;
             let page: WirePage = parse(&reply, &call)?;
             let jobs: Option<Vec<JobInfo>> = page.jobs.into_iter().map(WireJob::info).collect();
@@ -203,12 +203,12 @@ impl RemoteService {
     /// # Errors
     /// Those of [`RemoteService::job`].
     pub async fn queue_status(&self) -> Result<QueueStatus> {
-        let call = Call::get("/v1/queue".to_owned(), Subject::Job);
+        let call = ApiCall::get("/v1/queue".to_owned(), Subject::Job);
         let reply = self.expect(StatusCode::OK, &call).await?;
         parse(&reply, &call)
     }
 
-    async fn expect(&self, status: StatusCode, call: &Call) -> Result<Reply> {
+    async fn expect(&self, status: StatusCode, call: &ApiCall) -> Result<Reply> {
         let reply = self.transport().send(call).await?;
         match reply.status == status {
             true => Ok(reply),
@@ -218,14 +218,14 @@ impl RemoteService {
 }
 
 /// Builds a write that finds nothing left to do when it is sent twice.
-fn write(method: Method, target: String) -> Call {
-    Call {
+fn write(method: Method, target: String) -> ApiCall {
+    ApiCall {
         effect: Effect::Once,
-        ..Call::read(method, target, Subject::JobId)
+        ..ApiCall::read(method, target, Subject::JobId)
     }
 }
 
-fn info(reply: &Reply, call: &Call) -> Result<JobInfo> {
+fn info(reply: &Reply, call: &ApiCall) -> Result<JobInfo> {
     let job: WireJob = parse(reply, call)?;
     job.info()
         .ok_or_else(|| unexpected(reply, call, &"the job has no status"))

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::error::source;
 use crate::events::{Events, Sent};
-use crate::transport::{Backoff, Call, Connection, LAST_EVENT_ID, Transport};
+use crate::transport::{ApiCall, Backoff, Connection, LAST_EVENT_ID, Transport};
 use crate::wire::{Target, WireEntry};
 
 /// An event of a watch.
@@ -245,7 +245,7 @@ impl Feed {
             .with_some("events", kinds)
             .with_some("include", watching.values.then_some("value"))
             .with_some("snapshot", watching.snapshot.then_some("1"));
-        let mut call = Call::get(target.finish(), Subject::ChangeId);
+        let mut call = ApiCall::get(target.finish(), Subject::ChangeId);
         if let Some(last) = &self.last {
             let added = call.header(LAST_EVENT_ID, last.as_str());
             added.ok_or_else(|| Error::Invalid {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::error::{Problem, unexpected};
 use crate::transport::{
-    Backoff, Call, Effect, IDEMPOTENCY_REPLAYED, PREFER, Reply, SYNC_TOKEN, Transport,
+    ApiCall, Backoff, Effect, IDEMPOTENCY_REPLAYED, PREFER, Reply, SYNC_TOKEN, Transport,
 };
 use crate::wire::{self, Target, WireEntry};
 
@@ -157,7 +157,7 @@ impl RemoteService {
 
     pub(crate) async fn delete_all(&self, prefix: &str, wait: Duration) -> Result<u64> {
         let target = Target::new("/v1/kv").with("prefix", prefix).with("all", 1);
-        let mut call = Call::read(Method::DELETE, target.finish(), Subject::Key);
+        let mut call = ApiCall::read(Method::DELETE, target.finish(), Subject::Key);
         // A repetition finds only what the first one has left.
         (call.effect, call.wait) = (Effect::Once, wait);
         call.header(PREFER, &format!("wait={}", wait.as_secs()));
@@ -176,7 +176,7 @@ impl RemoteService {
     /// [`Error::Unavailable`], [`Error::Denied`].
     pub async fn get(&self, key: &Key) -> Result<Option<Entry>> {
         let target = Target::entry(key).with("meta", 1).finish();
-        let call = Call::get(target, Subject::Key);
+        let call = ApiCall::get(target, Subject::Key);
         let reply = self.transport.send(&call).await?;
         if reply.status == StatusCode::OK {
             let entry: WireEntry<'_> = parse(&reply, &call)?;
@@ -219,12 +219,12 @@ impl RemoteService {
         Ok(entries)
     }
 
-    async fn mget(&self, keys: &[Key], token: Option<&JobId>) -> Result<(Reply, Call)> {
+    async fn mget(&self, keys: &[Key], token: Option<&JobId>) -> Result<(Reply, ApiCall)> {
         let subject = match token {
             Some(_) => Subject::SyncToken,
             None => Subject::Key,
         };
-        let mut call = Call::read(Method::POST, "/v1/mget".to_owned(), subject);
+        let mut call = ApiCall::read(Method::POST, "/v1/mget".to_owned(), subject);
         let body = serde_json::to_vec(&serde_json::json!({ "keys": keys }));
         call.json("application/json", body.expect("keys have a JSON form"));
         if let Some(token) = token {
@@ -260,7 +260,7 @@ impl RemoteService {
                 reason: "it is empty".to_owned(),
             });
         }
-        let call = Call::get(target.finish(), Subject::Limit);
+        let call = ApiCall::get(target.finish(), Subject::Limit);
         let reply = self.transport.send(&call).await?;
         if reply.status != StatusCode::OK {
             return Err(Problem::of(&reply).into_error(&call));
@@ -305,7 +305,7 @@ impl RemoteService {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn ping(&self) -> Result<()> {
-        let call = Call::get("/readyz".to_owned(), Subject::Job);
+        let call = ApiCall::get("/readyz".to_owned(), Subject::Job);
         let reply = self.transport.send(&call).await?;
         match reply.status {
             StatusCode::OK => Ok(()),
@@ -321,7 +321,7 @@ fn random_key() -> String {
 }
 
 /// Parses the JSON of an answer.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(reply: &'a Reply, call: &Call) -> Result<T> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(reply: &'a Reply, call: &ApiCall) -> Result<T> {
     serde_json::from_slice(&reply.body).map_err(|error| unexpected(reply, call, &error))
 }
 
@@ -391,7 +391,7 @@ impl WireApplied {
 }
 
 /// Parses the answer to a write.
-fn submitted(command: &Command, reply: &Reply, call: &Call) -> Result<Submitted> {
+fn submitted(command: &Command, reply: &Reply, call: &ApiCall) -> Result<Submitted> {
     if !reply.status.is_success() {
         let problem = Problem::of(reply);
         let operations = command.operations();

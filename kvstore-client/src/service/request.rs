@@ -10,11 +10,11 @@ use kvstore_core::{Error, Key, Result, Value};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::transport::{Call, Effect, IDEMPOTENCY_KEY, TRACEPARENT};
+use crate::transport::{ApiCall, Effect, IDEMPOTENCY_KEY, TRACEPARENT};
 use crate::wire::{self, Target};
 
 /// Returns the request for `request`, without its wait.
-pub(super) fn call(request: &Request) -> Result<Call> {
+pub(super) fn call(request: &Request) -> Result<ApiCall> {
     let mut call = match &request.command {
         Command::One(Operation {
             action: Action::Check,
@@ -50,11 +50,11 @@ pub(super) fn call(request: &Request) -> Result<Call> {
     Ok(call)
 }
 
-fn one(operation: &Operation) -> Result<Call> {
+fn one(operation: &Operation) -> Result<ApiCall> {
     let key = &operation.key;
     let ttl = ttl(operation)?;
     let target = Target::entry(key).with_some("ttl", ttl.as_ref().map(Ttl::text));
-    let write = |method, target: Target| Call::read(method, target.finish(), Subject::Value);
+    let write = |method, target: Target| ApiCall::read(method, target.finish(), Subject::Value);
     let mut call = match &operation.action {
         Action::Set { value } => {
             let mut call = write(Method::PUT, target);
@@ -132,7 +132,7 @@ struct WireBatch<'a> {
     ops: Vec<WireOperation<'a>>,
 }
 
-fn batch(operations: &[Operation]) -> Result<Call> {
+fn batch(operations: &[Operation]) -> Result<ApiCall> {
     if operations.is_empty() {
         return Err(Error::Invalid {
             subject: Subject::Batch,
@@ -141,7 +141,7 @@ fn batch(operations: &[Operation]) -> Result<Call> {
     }
     let ops: Result<Vec<_>> = operations.iter().map(operation).collect();
     let body = serde_json::to_vec(&WireBatch { ops: ops? }).expect("it has a JSON form");
-    let mut call = Call::read(Method::POST, "/v1/batch".to_owned(), Subject::Batch);
+    let mut call = ApiCall::read(Method::POST, "/v1/batch".to_owned(), Subject::Batch);
     call.json("application/json", body);
     Ok(call)
 }

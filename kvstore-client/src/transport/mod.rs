@@ -45,7 +45,7 @@ const RETRY_MARGIN: Duration = Duration::from_secs(10);
 
 /// A request that may be sent several times.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct ApiCall {
     pub(crate) method: Method,
     /// Path and query, starting with `/v1`.
     pub(crate) target: String,
@@ -69,7 +69,7 @@ pub(crate) enum Effect {
     EachTime,
 }
 
-impl Call {
+impl ApiCall {
     pub(crate) fn read(method: Method, target: String, subject: Subject) -> Self {
         Self {
             method,
@@ -193,7 +193,7 @@ impl Transport {
     /// # Errors
     /// [`Error::Unavailable`] if no try reached a verdict and none had an effect;
     /// [`Error::Unknown`] if one may have had its effect.
-    pub(crate) async fn send(&self, call: &Call) -> Result<Reply> {
+    pub(crate) async fn send(&self, call: &ApiCall) -> Result<Reply> {
         let mut end = Instant::now() + self.options.retry_for;
         let mut backoff = Backoff::default();
         let mut may_have_happened = false;
@@ -225,7 +225,7 @@ impl Transport {
     }
 
     /// Sends `call` once and reads the answer.
-    async fn attempt(&self, call: &Call) -> Result<Reply, Failure> {
+    async fn attempt(&self, call: &ApiCall) -> Result<Reply, Failure> {
         let limit = self.options.request_timeout + call.wait;
         let (response, connection) = self.open(call, limit).await?;
         let (head, body) = response.into_parts();
@@ -250,7 +250,7 @@ impl Transport {
     /// is kept.
     async fn open(
         &self,
-        call: &Call,
+        call: &ApiCall,
         limit: Duration,
     ) -> Result<(Response<Incoming>, Connection), Failure> {
         let mut request = self.request(call);
@@ -283,7 +283,7 @@ impl Transport {
     /// With true for transient ones: the same call may succeed later.
     pub(crate) async fn stream(
         &self,
-        call: &Call,
+        call: &ApiCall,
     ) -> Result<(Response<Incoming>, Connection), (Error, bool)> {
         let limit = self.options.request_timeout;
         let opened = self.open(call, limit).await;
@@ -321,7 +321,7 @@ impl Transport {
         }
     }
 
-    fn request(&self, call: &Call) -> Request<Full<Bytes>> {
+    fn request(&self, call: &ApiCall) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(call.body.clone()));
         *request.method_mut() = call.method.clone();
         let target = format!("{}{}", self.url.path, call.target);
@@ -365,7 +365,7 @@ const AGENT: HeaderValue =
 ///
 /// A 503 from the server itself means that nothing was done; from a proxy it leaves that open, as
 /// do a 504 and other errors of a proxy. A full disk is left to the caller.
-fn postponed(call: &Call, reply: &Reply) -> Option<Failure> {
+fn postponed(call: &ApiCall, reply: &Reply) -> Option<Failure> {
     let problem = Problem::of(reply);
     let is_unknown = match reply.status {
         StatusCode::SERVICE_UNAVAILABLE if problem.is("not-yet-visible") => return None,
