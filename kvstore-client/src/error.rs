@@ -8,7 +8,7 @@ use kvstore_core::model::id::JobId;
 use kvstore_core::{Error, Key, Version};
 use serde::Deserialize;
 
-use crate::transport::{ApiCall, Effect, Reply};
+use crate::transport::{ApiCall, RepeatEffect, Reply};
 use crate::wire;
 
 /// A problem of RFC 9457; every member may be missing.
@@ -130,7 +130,7 @@ impl Problem {
             ("unavailable" | "overloaded" | "not-yet-visible" | "draining", _) => {
                 unavailable(detail)
             }
-            _ if call.effect != Effect::None => unknown(detail),
+            _ if call.effect != RepeatEffect::None => unknown(detail),
             _ => unavailable(detail),
         }
     }
@@ -148,7 +148,7 @@ pub(crate) fn unexpected(reply: &Reply, call: &ApiCall, why: &dyn std::fmt::Disp
         call.method, call.target, reply.status
     );
     match call.effect {
-        Effect::None => Error::Unavailable { what, source: None },
+        RepeatEffect::None => Error::Unavailable { what, source: None },
         _ => Error::Unknown {
             what: "the write takes effect".to_owned(),
             source: source(what),

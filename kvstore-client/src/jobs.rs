@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::error::{Problem, unexpected};
 use crate::service::{RemoteService, WireApplied, parse};
-use crate::transport::{ApiCall, Effect, Reply};
+use crate::transport::{ApiCall, RepeatEffect, Reply};
 use crate::wire::{self, Target};
 
 /// The known facts about a job.
@@ -150,7 +150,7 @@ impl RemoteService {
     pub async fn retry(&self, id: &JobId) -> Result<JobId> {
         let mut call = write(Method::POST, format!("/v1/jobs/{id}/retry"));
         // The server derives an idempotency key from the old id.
-        call.effect = Effect::Once;
+        call.effect = RepeatEffect::Once;
         let reply = self.expect(StatusCode::OK, &call).await?;
         let answer: Retried = parse(&reply, &call)?;
         Ok(answer.job_id)
@@ -220,7 +220,7 @@ impl RemoteService {
 /// Builds a write that finds nothing left to do when it is sent twice.
 fn write(method: Method, target: String) -> ApiCall {
     ApiCall {
-        effect: Effect::Once,
+        effect: RepeatEffect::Once,
         ..ApiCall::read(method, target, Subject::JobId)
     }
 }

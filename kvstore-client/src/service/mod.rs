@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::error::{Problem, unexpected};
 use crate::transport::{
-    ApiCall, Backoff, Effect, IDEMPOTENCY_REPLAYED, PREFER, Reply, SYNC_TOKEN, Transport,
+    ApiCall, Backoff, IDEMPOTENCY_REPLAYED, PREFER, RepeatEffect, Reply, SYNC_TOKEN, Transport,
 };
 use crate::wire::{self, Target, WireEntry};
 
@@ -151,7 +151,7 @@ impl RemoteService {
                 return Ok(submitted);
             }
             tokio::time::sleep(pause).await;
-            call.effect = Effect::Once;
+            call.effect = RepeatEffect::Once;
         }
     }
 
@@ -159,7 +159,7 @@ impl RemoteService {
         let target = Target::new("/v1/kv").with("prefix", prefix).with("all", 1);
         let mut call = ApiCall::read(Method::DELETE, target.finish(), Subject::Key);
         // A repetition finds only what the first one has left.
-        (call.effect, call.wait) = (Effect::Once, wait);
+        (call.effect, call.wait) = (RepeatEffect::Once, wait);
         call.header(PREFER, &format!("wait={}", wait.as_secs()));
         let reply = self.transport.send(&call).await?;
         match reply.status {

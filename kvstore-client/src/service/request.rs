@@ -10,7 +10,7 @@ use kvstore_core::{Error, Key, Result, Value};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::transport::{ApiCall, Effect, IDEMPOTENCY_KEY, TRACEPARENT};
+use crate::transport::{ApiCall, IDEMPOTENCY_KEY, RepeatEffect, TRACEPARENT};
 use crate::wire::{self, Target};
 
 /// Returns the request for `request`, without its wait.
@@ -23,7 +23,7 @@ pub(super) fn call(request: &Request) -> Result<ApiCall> {
         | Command::Batch(_) => batch(request.command.operations())?,
         Command::One(operation) => one(operation)?,
     };
-    call.effect = Effect::EachTime;
+    call.effect = RepeatEffect::EachTime;
     if let Some(key) = &request.idempotency_key {
         // A string of structured fields (RFC 9651 §3.3.3).
         let mut quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
@@ -37,7 +37,7 @@ pub(super) fn call(request: &Request) -> Result<ApiCall> {
                 reason: "its idempotency key contains a character that is not visible ASCII"
                     .to_owned(),
             })?;
-        call.effect = Effect::Once;
+        call.effect = RepeatEffect::Once;
     }
     if let Some(traceparent) = &request.traceparent {
         call.header(TRACEPARENT, traceparent)

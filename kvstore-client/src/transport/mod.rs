@@ -55,12 +55,12 @@ pub(crate) struct ApiCall {
     pub(crate) subject: Subject,
     /// How long the server may take in addition to the usual time.
     pub(crate) wait: Duration,
-    pub(crate) effect: Effect,
+    pub(crate) effect: RepeatEffect,
 }
 
 /// The effect of sending a request twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub(crate) enum RepeatEffect {
     /// None: it changes nothing.
     None,
     /// None: the second is the same job, or finds nothing left to do.
@@ -78,7 +78,7 @@ impl ApiCall {
             body: Bytes::new(),
             subject,
             wait: Duration::ZERO,
-            effect: Effect::None,
+            effect: RepeatEffect::None,
         }
     }
 
@@ -211,8 +211,8 @@ impl Transport {
                 // retries.
                 end += begun.elapsed().min(call.wait);
             }
-            may_have_happened |= failure.is_unknown && call.effect != Effect::None;
-            let may_repeat = !(failure.is_unknown && call.effect == Effect::EachTime);
+            may_have_happened |= failure.is_unknown && call.effect != RepeatEffect::None;
+            let may_repeat = !(failure.is_unknown && call.effect == RepeatEffect::EachTime);
             let pause = backoff.next(failure.pause);
             if !may_repeat || Instant::now() + pause >= end {
                 return Err(match may_have_happened {
