@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::error::source;
 use crate::events::{Events, Sent};
-use crate::transport::{ApiCall, Backoff, Connection, LAST_EVENT_ID, Transport};
+use crate::transport::{ApiCall, Connection, LAST_EVENT_ID, RetryBackoff, Transport};
 use crate::wire::{Target, WireEntry};
 
 /// An event of a watch.
@@ -168,7 +168,7 @@ struct Feed {
     last: Option<ChangeId>,
     connection: Option<Reading>,
     received: VecDeque<Event>,
-    backoff: Backoff,
+    backoff: RetryBackoff,
     /// Whether an incomplete snapshot has been shown in part.
     is_half_shown: bool,
     /// Where to publish the position up to which everything was taken, if requested.
@@ -191,7 +191,7 @@ impl Feed {
             watching,
             connection: None,
             received: VecDeque::new(),
-            backoff: Backoff::default(),
+            backoff: RetryBackoff::default(),
             is_half_shown: false,
             place: None,
             error: None,
@@ -307,7 +307,7 @@ impl Feed {
             });
         }
         for sent in sent {
-            self.backoff = Backoff::default();
+            self.backoff = RetryBackoff::default();
             self.take(sent)?;
         }
         self.connection = Some(reading);

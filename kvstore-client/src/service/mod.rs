@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::error::{Problem, unexpected};
 use crate::transport::{
-    ApiCall, Backoff, IDEMPOTENCY_REPLAYED, PREFER, RepeatEffect, Reply, SYNC_TOKEN, Transport,
+    ApiCall, IDEMPOTENCY_REPLAYED, PREFER, RepeatEffect, Reply, RetryBackoff, SYNC_TOKEN, Transport,
 };
 use crate::wire::{self, Target, WireEntry};
 
@@ -128,7 +128,7 @@ impl RemoteService {
         let mut call = request::call(&request)?;
         let end = Instant::now() + request.wait;
         let mut was_replayed = None;
-        let mut backoff = Backoff::default();
+        let mut backoff = RetryBackoff::default();
         loop {
             let left = end.saturating_duration_since(Instant::now()).min(WAIT_MAX);
             let mut call_now = call.clone();

@@ -195,7 +195,7 @@ impl Transport {
     /// [`Error::Unknown`] if one may have had its effect.
     pub(crate) async fn send(&self, call: &ApiCall) -> Result<Reply> {
         let mut end = Instant::now() + self.options.retry_for;
-        let mut backoff = Backoff::default();
+        let mut backoff = RetryBackoff::default();
         let mut may_have_happened = false;
         loop {
             let begun = Instant::now();
@@ -394,17 +394,17 @@ fn unknown(error: Error) -> Error {
 
 /// Pauses that double, each shortened at random, so that clients do not return together.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub(crate) struct RetryBackoff {
     pause: Duration,
 }
 
-impl Default for Backoff {
+impl Default for RetryBackoff {
     fn default() -> Self {
         Self { pause: PAUSE_MIN }
     }
 }
 
-impl Backoff {
+impl RetryBackoff {
     /// Returns the next pause: `least`, plus a random part of the current one.
     pub(crate) fn next(&mut self, least: Duration) -> Duration {
         let pause = least + self.pause.mul_f64(fastrand::f64());
