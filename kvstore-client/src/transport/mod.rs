@@ -109,7 +109,7 @@ pub(crate) struct Reply {
 }
 
 /// Why a try brought no verdict.
-struct Failure {
+struct FailedTry {
     error: Error,
     /// Whether the request may have taken effect all the same.
     is_unknown: bool,
@@ -117,7 +117,7 @@ struct Failure {
     pause: Duration,
 }
 
-impl Failure {
+impl FailedTry {
     fn not_sent(error: Error) -> Self {
         Self {
             error,
@@ -225,7 +225,7 @@ impl Transport {
     }
 
     /// Sends `call` once and reads the answer.
-    async fn attempt(&self, call: &ApiCall) -> Result<Reply, Failure> {
+    async fn attempt(&self, call: &ApiCall) -> Result<Reply, FailedTry> {
         let limit = self.options.request_timeout + call.wait;
         let (response, connection) = self.open(call, limit).await?;
         let (head, body) = response.into_parts();
@@ -234,9 +234,9 @@ impl Transport {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) => {
                 let what = "the answer broke off, or is larger than answer_bytes_max";
-                return Err(Failure::unanswered(self.unavailable(what, error)));
+                return Err(FailedTry::unanswered(self.unavailable(what, error)));
             }
-            Err(_) => return Err(Failure::unanswered(self.timed_out(limit))),
+            Err(_) => return Err(FailedTry::unanswered(self.timed_out(limit))),
         };
         self.idle.put(connection);
         Ok(Reply {
@@ -252,12 +252,12 @@ impl Transport {
         &self,
         call: &ApiCall,
         limit: Duration,
-    ) -> Result<(Response<Incoming>, Connection), Failure> {
+    ) -> Result<(Response<Incoming>, Connection), FailedTry> {
         let mut request = self.request(call);
         loop {
             let (mut connection, is_new) = match self.idle.take() {
                 Some(connection) => (connection, false),
-                None => (self.connect().await.map_err(Failure::not_sent)?, true),
+                None => (self.connect().await.map_err(FailedTry::not_sent)?, true),
             };
             match timeout(limit, connection.try_send_request(request)).await {
                 Ok(Ok(response)) => return Ok((response, connection)),
@@ -267,12 +267,12 @@ impl Transport {
                     unsent => {
                         let error = self.unavailable("the connection broke", error.into_error());
                         return Err(match unsent {
-                            Some(_) => Failure::not_sent(error),
-                            None => Failure::unanswered(error),
+                            Some(_) => FailedTry::not_sent(error),
+                            None => FailedTry::unanswered(error),
                         });
                     }
                 },
-                Err(_) => return Err(Failure::unanswered(self.timed_out(limit))),
+                Err(_) => return Err(FailedTry::unanswered(self.timed_out(limit))),
             }
         }
     }
@@ -365,7 +365,7 @@ const AGENT: HeaderValue =
 ///
 /// A 503 from the server itself means that nothing was done; from a proxy it leaves that open, as
 /// do a 504 and other errors of a proxy. A full disk is left to the caller.
-fn postponed(call: &ApiCall, reply: &Reply) -> Option<Failure> {
+fn postponed(call: &ApiCall, reply: &Reply) -> Option<FailedTry> {
     let problem = Problem::of(reply);
     let is_unknown = match reply.status {
         StatusCode::SERVICE_UNAVAILABLE if problem.is("not-yet-visible") => return None,
@@ -375,7 +375,7 @@ fn postponed(call: &ApiCall, reply: &Reply) -> Option<Failure> {
     };
     let seconds = reply.headers.get(RETRY_AFTER);
     let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
-    Some(Failure {
+    Some(FailedTry {
         error: problem.into_error(call),
         is_unknown,
         pause: Duration::from_secs(seconds.unwrap_or(0)),
