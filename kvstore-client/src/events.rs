@@ -12,13 +12,13 @@ pub(crate) struct Sent {
 
 /// A parser that splits text into events.
 #[derive(Debug, Default)]
-pub(crate) struct Events {
+pub(crate) struct EventParser {
     /// The part of the current line received so far.
     line: Vec<u8>,
     next: Sent,
 }
 
-impl Events {
+impl EventParser {
     /// Returns the number of bytes held of an incomplete event.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.line.len() + self.next.data.len()
@@ -79,7 +79,7 @@ mod tests {
             sent("synced", "{}", None),
         ];
         for size in 1..text.len() {
-            let mut events = Events::default();
+            let mut events = EventParser::default();
             let mut found = Vec::new();
             for piece in text.as_bytes().chunks(size) {
                 events.take(piece, |sent| found.push(sent));

@@ -14,7 +14,7 @@ use kvstore_core::{Error, Key, Result, Value, Version};
 use tokio::time::{sleep, timeout};
 
 use crate::error::source;
-use crate::events::{Events, Sent};
+use crate::events::{EventParser, Sent};
 use crate::transport::{ApiCall, Connection, LAST_EVENT_ID, RetryBackoff, Transport};
 use crate::wire::{Target, WireEntry};
 
@@ -179,7 +179,7 @@ struct Feed {
 /// A connection that delivers events.
 struct Reading {
     body: Incoming,
-    events: Events,
+    events: EventParser,
     /// Dropping it would end the body.
     _connection: Connection,
 }
@@ -261,7 +261,7 @@ impl Feed {
                 }
                 self.connection = Some(Reading {
                     body: response.into_body(),
-                    events: Events::default(),
+                    events: EventParser::default(),
                     _connection: connection,
                 });
             }
