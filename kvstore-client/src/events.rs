@@ -3,7 +3,7 @@
 
 /// One event, or an advance of the id alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sent {
+pub(crate) struct ServerSentEvent {
     pub(crate) name: String,
     pub(crate) data: String,
     /// The id after this event, if the event sets one.
@@ -15,7 +15,7 @@ pub(crate) struct Sent {
 pub(crate) struct EventParser {
     /// The part of the current line received so far.
     line: Vec<u8>,
-    next: Sent,
+    next: ServerSentEvent,
 }
 
 impl EventParser {
@@ -25,7 +25,7 @@ impl EventParser {
     }
 
     /// Takes a piece of text and passes on each event that it completes.
-    pub(crate) fn take(&mut self, piece: &[u8], mut event: impl FnMut(Sent)) {
+    pub(crate) fn take(&mut self, piece: &[u8], mut event: impl FnMut(ServerSentEvent)) {
         for part in piece.split_inclusive(|byte| *byte == b'\n') {
             self.line.extend_from_slice(part);
             if part.ends_with(b"\n") {
@@ -38,10 +38,10 @@ impl EventParser {
         }
     }
 
-    fn line(&mut self, line: &str) -> Option<Sent> {
+    fn line(&mut self, line: &str) -> Option<ServerSentEvent> {
         if line.is_empty() {
             let sent = std::mem::take(&mut self.next);
-            return (sent != Sent::default()).then_some(sent);
+            return (sent != ServerSentEvent::default()).then_some(sent);
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn events_are_the_same_however_the_text_is_split() {
         let text = "retry: 2000\nid: 1\n\n: heartbeat\n\nid: 2\r\nevent: set\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\nevent:synced\ndata:{}\n\nid: 3\n";
-        let sent = |name: &str, data: &str, id: Option<&str>| Sent {
+        let sent = |name: &str, data: &str, id: Option<&str>| ServerSentEvent {
             name: name.to_owned(),
             data: data.to_owned(),
             id: id.map(str::to_owned),

@@ -14,7 +14,7 @@ use kvstore_core::{Error, Key, Result, Value, Version};
 use tokio::time::{sleep, timeout};
 
 use crate::error::source;
-use crate::events::{EventParser, Sent};
+use crate::events::{EventParser, ServerSentEvent};
 use crate::transport::{ApiCall, Connection, LAST_EVENT_ID, RetryBackoff, Transport};
 use crate::wire::{Target, WireEntry};
 
@@ -314,7 +314,7 @@ impl Feed {
         Ok(())
     }
 
-    fn take(&mut self, sent: Sent) -> Result<()> {
+    fn take(&mut self, sent: ServerSentEvent) -> Result<()> {
         let id = sent.id.map(ChangeId::new);
         let kind = ChangeKind::ALL
             .into_iter()
