@@ -122,7 +122,7 @@ impl Watching {
     /// watch also ends with an error if the server rejects it, as with [`Error::Denied`]; an
     /// unreachable server does not end it.
     pub fn stream(self) -> BoxStream<'static, Result<Event>> {
-        let feed = Feed::new(self);
+        let feed = RunningWatch::new(self);
         stream::try_unfold(feed, |mut feed| async move {
             Ok(feed.next().await?.map(|event| (event, feed)))
         })
@@ -137,7 +137,7 @@ impl Watching {
         self.kinds = Some(request.kinds.clone());
         self.values = request.include_values;
         let retry_for = self.transport.options.retry_for;
-        let mut feed = Feed::new(self);
+        let mut feed = RunningWatch::new(self);
         let start = match timeout(retry_for, feed.begin()).await {
             Ok(start) => start?,
             Err(_) => return Err(feed.last_error()),
@@ -162,7 +162,7 @@ impl Watching {
 }
 
 /// A running watch.
-struct Feed {
+struct RunningWatch {
     watching: Watching,
     /// The last change received, or where the watch began.
     last: Option<ChangeId>,
@@ -184,7 +184,7 @@ struct Reading {
     _connection: Connection,
 }
 
-impl Feed {
+impl RunningWatch {
     fn new(watching: Watching) -> Self {
         Self {
             last: watching.since.clone(),
