@@ -166,7 +166,7 @@ struct RunningWatch {
     watching: Watching,
     /// The last change received, or where the watch began.
     last: Option<ChangeId>,
-    connection: Option<Reading>,
+    connection: Option<EventConnection>,
     received: VecDeque<Event>,
     backoff: RetryBackoff,
     /// Whether an incomplete snapshot has been shown in part.
@@ -177,7 +177,7 @@ struct RunningWatch {
 }
 
 /// A connection that delivers events.
-struct Reading {
+struct EventConnection {
     body: Incoming,
     events: EventParser,
     /// Dropping it would end the body.
@@ -259,7 +259,7 @@ impl RunningWatch {
                     self.is_half_shown = false;
                     self.received.push_back(Event::Reset);
                 }
-                self.connection = Some(Reading {
+                self.connection = Some(EventConnection {
                     body: response.into_body(),
                     events: EventParser::default(),
                     _connection: connection,
@@ -279,7 +279,7 @@ impl RunningWatch {
         Ok(())
     }
 
-    async fn read(&mut self, mut reading: Reading) -> Result<()> {
+    async fn read(&mut self, mut reading: EventConnection) -> Result<()> {
         let options = &self.watching.transport.options;
         let answer_bytes_max = options.answer_bytes_max;
         let piece = match timeout(options.watch_timeout, reading.body.frame()).await {
