@@ -202,7 +202,7 @@ impl RemoteService {
         let mut entries = Vec::with_capacity(keys.len());
         for keys in keys.chunks(kvstore_core::limits::PAGE_ENTRIES_MAX) {
             let (reply, call) = self.mget(keys, None).await?;
-            let found: Found<'_> = parse(&reply, &call)?;
+            let found: WireEntries<'_> = parse(&reply, &call)?;
             let mut found = found.entries.into_iter().peekable();
             for key in keys {
                 // The entries found are in the order of the keys.
@@ -327,7 +327,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(reply: &'a Reply, call: &ApiCall) ->
 
 /// The answer of `mget`.
 #[derive(Debug, Deserialize)]
-struct Found<'a> {
+struct WireEntries<'a> {
     #[serde(borrow)]
     entries: Vec<WireEntry<'a>>,
 }
