@@ -351,7 +351,7 @@ struct Cleared {
 
 /// The answer to a write, a single one or a batch.
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct WireWrite {
     job_id: JobId,
     #[serde(flatten)]
     one: WireApplied,
@@ -400,7 +400,7 @@ fn submitted(command: &Command, reply: &Reply, call: &ApiCall) -> Result<Submitt
             .unwrap_or(&operations[0]);
         return Err(problem.of_write(&operation.key, call));
     }
-    let answer: Answer = parse(reply, call)?;
+    let answer: WireWrite = parse(reply, call)?;
     let state = match reply.status {
         StatusCode::ACCEPTED => JobState::Queued,
         _ => {
