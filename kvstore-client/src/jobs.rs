@@ -130,7 +130,7 @@ impl RemoteService {
             };
             let call = ApiCall::get(wanted, Subject::JobId);
             let reply = service.expect(StatusCode::OK, &call).await?;
-            let page: WirePage = parse(&reply, &call)?;
+            let page: WireJobPage = parse(&reply, &call)?;
             let jobs: Option<Vec<JobInfo>> = page.jobs.into_iter().map(WireJob::info).collect();
             let jobs = jobs.ok_or_else(|| unexpected(&reply, &call, &"a job has no status"))?;
             let next = page.cursor.map(|cursor| target(Some(cursor)));
@@ -233,7 +233,7 @@ fn info(reply: &Reply, call: &ApiCall) -> Result<JobInfo> {
 
 /// A page of jobs.
 #[derive(Debug, Deserialize)]
-struct WirePage {
+struct WireJobPage {
     jobs: Vec<WireJob>,
     cursor: Option<String>,
 }
