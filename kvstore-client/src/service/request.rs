@@ -53,7 +53,7 @@ pub(super) fn call(request: &Request) -> Result<ApiCall> {
 fn one(operation: &Operation) -> Result<ApiCall> {
     let key = &operation.key;
     let ttl = ttl(operation)?;
-    let target = Target::entry(key).with_some("ttl", ttl.as_ref().map(Ttl::text));
+    let target = Target::entry(key).with_some("ttl", ttl.as_ref().map(WireTtl::text));
     let write = |method, target: Target| ApiCall::read(method, target.finish(), Subject::Value);
     let mut call = match &operation.action {
         Action::Set { value } => {
@@ -80,12 +80,12 @@ fn one(operation: &Operation) -> Result<ApiCall> {
 /// A time to live in the form of the API.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(untagged)]
-enum Ttl {
+enum WireTtl {
     Seconds(u64),
     Keep(&'static str),
 }
 
-impl Ttl {
+impl WireTtl {
     fn text(&self) -> String {
         match self {
             Self::Seconds(seconds) => seconds.to_string(),
@@ -94,11 +94,11 @@ impl Ttl {
     }
 }
 
-fn ttl(operation: &Operation) -> Result<Option<Ttl>> {
+fn ttl(operation: &Operation) -> Result<Option<WireTtl>> {
     let is_merge = matches!(operation.action, Action::Merge { .. });
     match operation.expiry {
-        Expiry::After(ttl) => Ok(Some(Ttl::Seconds(wire::whole_seconds(ttl)?))),
-        Expiry::Keep => Ok(Some(Ttl::Keep("keep"))),
+        Expiry::After(ttl) => Ok(Some(WireTtl::Seconds(wire::whole_seconds(ttl)?))),
+        Expiry::Keep => Ok(Some(WireTtl::Keep("keep"))),
         Expiry::Never if is_merge => Err(Error::Invalid {
             subject: Subject::Ttl,
             reason: "a merge over HTTP keeps the deadline or sets a new one".to_owned(),
@@ -119,7 +119,7 @@ struct WireOperation<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ttl: Option<Ttl>,
+    ttl: Option<WireTtl>,
     #[serde(skip_serializing_if = "Option::is_none")]
     if_match: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
