@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::error::{Problem, unexpected};
 use crate::service::{RemoteService, WireApplied, parse};
 use crate::transport::{ApiCall, RepeatEffect, Reply};
-use crate::wire::{self, Target};
+use crate::wire::{self, RequestTarget};
 
 /// The known facts about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl RemoteService {
     /// [`Error::Denied`](kvstore_core::Error::Denied).
     pub async fn job(&self, id: &JobId, wait: Duration) -> Result<Option<JobInfo>> {
         let seconds = wait.as_millis().div_ceil(1000).min(60);
-        let target = Target::new(&format!("/v1/jobs/{id}")).with("wait", seconds);
+        let target = RequestTarget::new(&format!("/v1/jobs/{id}")).with("wait", seconds);
         let mut call = ApiCall::get(target.finish(), Subject::JobId);
         call.wait = wait;
         let reply = self.transport().send(&call).await?;
@@ -118,7 +118,7 @@ impl RemoteService {
     /// Those of [`RemoteService::job`]; the stream ends after the first.
     pub fn jobs(&self, status: JobStatus) -> BoxStream<'static, Result<JobInfo>> {
         let target = move |cursor: Option<String>| {
-            let target = Target::new("/v1/jobs")
+            let target = RequestTarget::new("/v1/jobs")
                 .with("status", status.as_str())
                 .with("limit", 1000);
             target.with_some("cursor", cursor).finish()

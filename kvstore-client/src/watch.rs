@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::error::source;
 use crate::events::{EventParser, ServerSentEvent};
 use crate::transport::{ApiCall, Connection, LAST_EVENT_ID, RetryBackoff, Transport};
-use crate::wire::{Target, WireEntry};
+use crate::wire::{RequestTarget, WireEntry};
 
 /// An event of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,7 +240,7 @@ impl RunningWatch {
         let watching = &self.watching;
         let kinds = watching.kinds.as_ref();
         let kinds = kinds.map(|kinds| kinds.iter().map(name).collect::<Vec<_>>().join(","));
-        let target = Target::new("/v1/watch")
+        let target = RequestTarget::new("/v1/watch")
             .with("prefix", &watching.prefix)
             .with_some("events", kinds)
             .with_some("include", watching.values.then_some("value"))

@@ -38,12 +38,12 @@ pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
 
 /// A path and query under construction.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct RequestTarget {
     text: String,
     separator: char,
 }
 
-impl Target {
+impl RequestTarget {
     pub(crate) fn new(path: &str) -> Self {
         Self {
             text: path.to_owned(),
@@ -155,7 +155,7 @@ mod tests {
         let moment = Timestamp(1_767_225_599_999);
         assert_eq!(timestamp(&moment.to_string()), Some(moment));
         let key = Key::new("a/ü ?#%&").unwrap();
-        let target = Target::entry(&key)
+        let target = RequestTarget::entry(&key)
             .with("add", -1)
             .with_some("ttl", Some("keep"));
         assert_eq!(

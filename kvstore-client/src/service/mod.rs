@@ -21,7 +21,7 @@ use crate::error::{Problem, unexpected};
 use crate::transport::{
     ApiCall, IDEMPOTENCY_REPLAYED, PREFER, RepeatEffect, Reply, RetryBackoff, SYNC_TOKEN, Transport,
 };
-use crate::wire::{self, Target, WireEntry};
+use crate::wire::{self, RequestTarget, WireEntry};
 
 /// The longest wait of one request, as limited by the API.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -156,7 +156,9 @@ impl RemoteService {
     }
 
     pub(crate) async fn delete_all(&self, prefix: &str, wait: Duration) -> Result<u64> {
-        let target = Target::new("/v1/kv").with("prefix", prefix).with("all", 1);
+        let target = RequestTarget::new("/v1/kv")
+            .with("prefix", prefix)
+            .with("all", 1);
         let mut call = ApiCall::read(Method::DELETE, target.finish(), Subject::Key);
         // A repetition finds only what the first one has left.
         (call.effect, call.wait) = (RepeatEffect::Once, wait);
@@ -175,7 +177,7 @@ impl RemoteService {
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Denied`].
     pub async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        let target = Target::entry(key).with("meta", 1).finish();
+        let target = RequestTarget::entry(key).with("meta", 1).finish();
         let call = ApiCall::get(target, Subject::Key);
         let reply = self.transport.send(&call).await?;
         if reply.status == StatusCode::OK {
@@ -247,7 +249,7 @@ impl RemoteService {
     /// [`Error::Invalid`] for a limit outside 1 to 1000; [`Error::Unavailable`], [`Error::Denied`].
     pub async fn list(&self, request: &ListRequest) -> Result<Page> {
         let flag = |is_set: bool, value| is_set.then_some(value);
-        let target = Target::new("/v1/kv")
+        let target = RequestTarget::new("/v1/kv")
             .with("prefix", &request.prefix)
             .with("limit", request.limit)
             .with_some("cursor", request.after.as_ref())

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::transport::{ApiCall, IDEMPOTENCY_KEY, RepeatEffect, TRACEPARENT};
-use crate::wire::{self, Target};
+use crate::wire::{self, RequestTarget};
 
 /// Returns the request for `request`, without its wait.
 pub(super) fn call(request: &Request) -> Result<ApiCall> {
@@ -53,8 +53,9 @@ pub(super) fn call(request: &Request) -> Result<ApiCall> {
 fn one(operation: &Operation) -> Result<ApiCall> {
     let key = &operation.key;
     let ttl = ttl(operation)?;
-    let target = Target::entry(key).with_some("ttl", ttl.as_ref().map(WireTtl::text));
-    let write = |method, target: Target| ApiCall::read(method, target.finish(), Subject::Value);
+    let target = RequestTarget::entry(key).with_some("ttl", ttl.as_ref().map(WireTtl::text));
+    let write =
+        |method, target: RequestTarget| ApiCall::read(method, target.finish(), Subject::Value);
     let mut call = match &operation.action {
         Action::Set { value } => {
             let mut call = write(Method::PUT, target);
