@@ -23,8 +23,8 @@ pub(crate) type Connection = SendRequest<Full<Bytes>>;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for S {}
 
 /// Makes connections to one server.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Connector {
     }
 
     pub(super) async fn connect(&self) -> Result<Connection, Cause> {
-        let stream: Box<dyn Stream> = match self {
+        let stream: Box<dyn ByteStream> = match self {
             Self::Tcp { host, port } => Box::new(tcp(host, *port).await?),
             Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
             #[cfg(feature = "tls")]
