@@ -20,14 +20,14 @@ use kvstore_core::{Error, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) endpoint: ServerEndpoint,
     /// The path before `/v1` of a server behind a proxy, without a final slash.
     pub(crate) path: String,
 }
 
 /// What to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Endpoint {
+pub(crate) enum ServerEndpoint {
     Tcp { host: String, port: u16, tls: bool },
     Unix(PathBuf),
 }
@@ -43,14 +43,14 @@ impl ServerUrl {
     /// Returns the value of `Host`.
     pub(crate) fn authority(&self) -> String {
         match &self.endpoint {
-            Endpoint::Tcp { host, port, tls } if *port == default_port(*tls) => host.clone(),
-            Endpoint::Tcp { host, port, .. } => format!("{host}:{port}"),
-            Endpoint::Unix(_) => "localhost".to_owned(),
+            ServerEndpoint::Tcp { host, port, tls } if *port == default_port(*tls) => host.clone(),
+            ServerEndpoint::Tcp { host, port, .. } => format!("{host}:{port}"),
+            ServerEndpoint::Unix(_) => "localhost".to_owned(),
         }
     }
 }
 
-impl Endpoint {
+impl ServerEndpoint {
     /// Returns the host without the brackets of an IPv6 address.
     pub(crate) fn name(host: &str) -> &str {
         host.trim_start_matches('[').trim_end_matches(']')
@@ -79,7 +79,7 @@ impl FromStr for ServerUrl {
             let path = path.strip_prefix("//").unwrap_or(path);
             return match path.starts_with('/') {
                 true => Ok(Self {
-                    endpoint: Endpoint::Unix(path.into()),
+                    endpoint: ServerEndpoint::Unix(path.into()),
                     path: String::new(),
                 }),
                 false => Err(refused("the path of the socket must begin with /")),
@@ -101,7 +101,7 @@ impl FromStr for ServerUrl {
         }
         let tls = uri.scheme_str() == Some("https");
         Ok(Self {
-            endpoint: Endpoint::Tcp {
+            endpoint: ServerEndpoint::Tcp {
                 host: authority.host().to_owned(),
                 port: authority.port_u16().unwrap_or(default_port(tls)),
                 tls,
@@ -114,11 +114,11 @@ impl FromStr for ServerUrl {
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.endpoint {
-            Endpoint::Tcp { tls, .. } => {
+            ServerEndpoint::Tcp { tls, .. } => {
                 let scheme = if *tls { "https" } else { "http" };
                 write!(f, "{scheme}://{}{}", self.authority(), self.path)
             }
-            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+            ServerEndpoint::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

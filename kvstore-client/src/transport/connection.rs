@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::client::Options;
-use crate::url::{Endpoint, ServerUrl};
+use crate::url::{ServerEndpoint, ServerUrl};
 
 /// The maximum number of idle connections kept.
 const IDLE_MAX: usize = 64;
@@ -45,9 +45,9 @@ pub(super) enum Connector {
 impl Connector {
     pub(super) fn new(url: &ServerUrl, options: &Options) -> Result<Self> {
         Ok(match &url.endpoint {
-            Endpoint::Unix(path) => Self::Unix(path.clone()),
-            Endpoint::Tcp { host, port, tls } => {
-                let (host, port) = (Endpoint::name(host).to_owned(), *port);
+            ServerEndpoint::Unix(path) => Self::Unix(path.clone()),
+            ServerEndpoint::Tcp { host, port, tls } => {
+                let (host, port) = (ServerEndpoint::name(host).to_owned(), *port);
                 match tls {
                     false => Self::Tcp { host, port },
                     true => Self::tls(host, port, options)?,
