@@ -13,7 +13,7 @@ use crate::wire;
 
 /// A problem of RFC 9457; every member may be missing.
 #[derive(Debug, Default, Deserialize)]
-struct Body {
+struct ProblemBody {
     #[serde(default, rename = "type")]
     kind: String,
     #[serde(default)]
@@ -29,7 +29,7 @@ struct Body {
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
-    body: Body,
+    body: ProblemBody,
 }
 
 impl Problem {
