@@ -27,12 +27,12 @@ struct ProblemBody {
 
 /// Why a request did not succeed.
 #[derive(Debug)]
-pub(crate) struct Problem {
+pub(crate) struct ProblemReply {
     status: StatusCode,
     body: ProblemBody,
 }
 
-impl Problem {
+impl ProblemReply {
     pub(crate) fn of(reply: &Reply) -> Self {
         Self {
             status: reply.status,

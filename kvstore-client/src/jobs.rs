@@ -12,7 +12,7 @@ use kvstore_core::model::job::Applied;
 use kvstore_core::{Key, Result, Version};
 use serde::Deserialize;
 
-use crate::error::{Problem, unexpected};
+use crate::error::{ProblemReply, unexpected};
 use crate::service::{RemoteService, WireApplied, parse};
 use crate::transport::{ApiCall, RepeatEffect, Reply};
 use crate::wire::{self, RequestTarget};
@@ -107,8 +107,8 @@ impl RemoteService {
         let reply = self.transport().send(&call).await?;
         match reply.status {
             StatusCode::OK => info(&reply, &call).map(Some),
-            StatusCode::NOT_FOUND if Problem::of(&reply).is_own() => Ok(None),
-            _ => Err(Problem::of(&reply).into_error(&call)),
+            StatusCode::NOT_FOUND if ProblemReply::of(&reply).is_own() => Ok(None),
+            _ => Err(ProblemReply::of(&reply).into_error(&call)),
         }
     }
 
@@ -165,8 +165,8 @@ impl RemoteService {
         let reply = self.transport().send(&call).await?;
         match reply.status {
             StatusCode::OK => Ok(true),
-            StatusCode::NOT_FOUND if Problem::of(&reply).is_own() => Ok(false),
-            _ => Err(Problem::of(&reply).into_error(&call)),
+            StatusCode::NOT_FOUND if ProblemReply::of(&reply).is_own() => Ok(false),
+            _ => Err(ProblemReply::of(&reply).into_error(&call)),
         }
     }
 
@@ -212,7 +212,7 @@ impl RemoteService {
         let reply = self.transport().send(call).await?;
         match reply.status == status {
             true => Ok(reply),
-            false => Err(Problem::of(&reply).into_error(call)),
+            false => Err(ProblemReply::of(&reply).into_error(call)),
         }
     }
 }

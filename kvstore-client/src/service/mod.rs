@@ -17,7 +17,7 @@ use kvstore_core::{Entry, Error, Key, Result, Version};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::error::{Problem, unexpected};
+use crate::error::{ProblemReply, unexpected};
 use crate::transport::{
     ApiCall, IDEMPOTENCY_REPLAYED, PREFER, RepeatEffect, Reply, RetryBackoff, SYNC_TOKEN, Transport,
 };
@@ -167,7 +167,7 @@ impl RemoteService {
         match reply.status {
             StatusCode::OK => parse(&reply, &call).map(|answer: Cleared| answer.deleted),
             StatusCode::ACCEPTED => Err(unexpected(&reply, &call, &"the jobs are still queued")),
-            _ => Err(Problem::of(&reply).into_error(&call)),
+            _ => Err(ProblemReply::of(&reply).into_error(&call)),
         }
     }
 
@@ -187,7 +187,7 @@ impl RemoteService {
                 .map(Some)
                 .ok_or_else(|| unexpected(&reply, &call, &"no entry"));
         }
-        let problem = Problem::of(&reply);
+        let problem = ProblemReply::of(&reply);
         match problem.is_absent_key() {
             true => Ok(None),
             false => Err(problem.into_error(&call)),
@@ -236,7 +236,7 @@ impl RemoteService {
         if reply.status == StatusCode::OK {
             return Ok((reply, call));
         }
-        let problem = Problem::of(&reply);
+        let problem = ProblemReply::of(&reply);
         Err(match (token, problem.is("not-yet-visible")) {
             (Some(job), true) => Error::NotYetVisible { job: *job },
             _ => problem.into_error(&call),
@@ -265,7 +265,7 @@ impl RemoteService {
         let call = ApiCall::get(target.finish(), Subject::Limit);
         let reply = self.transport.send(&call).await?;
         if reply.status != StatusCode::OK {
-            return Err(Problem::of(&reply).into_error(&call));
+            return Err(ProblemReply::of(&reply).into_error(&call));
         }
         let page: WirePage<'_> = parse(&reply, &call)?;
         let entries: Option<Vec<Listed>> = page
@@ -312,7 +312,7 @@ impl RemoteService {
         match reply.status {
             StatusCode::OK => Ok(()),
             StatusCode::NOT_FOUND => self.mget(&[], None).await.map(|_| ()),
-            _ => Err(Problem::of(&reply).into_error(&call)),
+            _ => Err(ProblemReply::of(&reply).into_error(&call)),
         }
     }
 }
@@ -395,7 +395,7 @@ impl WireApplied {
 /// Parses the answer to a write.
 fn submitted(command: &Command, reply: &Reply, call: &ApiCall) -> Result<Submitted> {
     if !reply.status.is_success() {
-        let problem = Problem::of(reply);
+        let problem = ProblemReply::of(reply);
         let operations = command.operations();
         let operation = operations
             .get(problem.failed_op())

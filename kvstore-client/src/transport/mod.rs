@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) use self::connection::Connection;
 use self::connection::{Connector, Idle};
 use crate::client::Options;
-use crate::error::{Problem, source};
+use crate::error::{ProblemReply, source};
 use crate::url::ServerUrl;
 
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -303,7 +303,7 @@ impl Transport {
             body,
         };
         let passes = postponed(call, &reply).is_some();
-        Err((Problem::of(&reply).into_error(call), passes))
+        Err((ProblemReply::of(&reply).into_error(call), passes))
     }
 
     async fn connect(&self) -> Result<Connection> {
@@ -366,7 +366,7 @@ const AGENT: HeaderValue =
 /// A 503 from the server itself means that nothing was done; from a proxy it leaves that open, as
 /// do a 504 and other errors of a proxy. A full disk is left to the caller.
 fn postponed(call: &ApiCall, reply: &Reply) -> Option<FailedTry> {
-    let problem = Problem::of(reply);
+    let problem = ProblemReply::of(reply);
     let is_unknown = match reply.status {
         StatusCode::SERVICE_UNAVAILABLE if problem.is("not-yet-visible") => return None,
         StatusCode::SERVICE_UNAVAILABLE => !problem.is_own(),
