@@ -35,10 +35,10 @@ pub(super) enum Connector {
     },
     Unix(PathBuf),
     #[cfg(feature = "tls")]
-    TlsConnector {
+    Tls {
         host: String,
         port: u16,
-        tls: super::tls::TlsConnector,
+        tls: super::tls::TlsClient,
     },
 }
 
@@ -58,8 +58,8 @@ impl Connector {
 
     #[cfg(feature = "tls")]
     fn tls(host: String, port: u16, options: &Options) -> Result<Self> {
-        let tls = super::tls::TlsConnector::new(&host, options.ca_file.as_deref())?;
-        Ok(Self::TlsConnector { host, port, tls })
+        let tls = super::tls::TlsClient::new(&host, options.ca_file.as_deref())?;
+        Ok(Self::Tls { host, port, tls })
     }
 
     #[cfg(not(feature = "tls"))]
@@ -75,7 +75,7 @@ impl Connector {
             Self::Tcp { host, port } => Box::new(tcp(host, *port).await?),
             Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
             #[cfg(feature = "tls")]
-            Self::TlsConnector { host, port, tls } => {
+            Self::Tls { host, port, tls } => {
                 Box::new(tls.connect(tcp(host, *port).await?).await?)
             }
         };

@@ -15,12 +15,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// Makes TLS connections to one host.
-pub(super) struct TlsConnector {
+pub(super) struct TlsClient {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
-impl TlsConnector {
+impl TlsClient {
     pub(super) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             Error::Config(format!("{host:?} is not a valid name for a certificate"))
@@ -78,7 +78,7 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore> {
     Ok(authorities)
 }
 
-impl fmt::Debug for TlsConnector {
+impl fmt::Debug for TlsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls")
             .field("name", &self.name)
