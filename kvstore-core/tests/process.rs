@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use kvstore_core::Error;
-use kvstore_core::process::{self, Failure, Program, Settings, Shared, Shutdown};
+use kvstore_core::process::{self, Failure, Program, Settings, SharedSettings, Shutdown};
 
 /// Set in the program under test: what it should do.
 const ROLE: &str = "PROCESS_TEST_ROLE";
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn read(_: &mut Settings, _: Option<&Shared>) -> Option<()> {
+fn read(_: &mut Settings, _: Option<&SharedSettings>) -> Option<()> {
     Some(())
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use kvstore_core::open::Opened;
 use kvstore_core::process::{
-    self, Failure, Fallback, Program, STORE, Setting, Settings, Shared, Shutdown, within,
+    self, Failure, Fallback, Program, STORE, Setting, Settings, SharedSettings, Shutdown, within,
 };
 use kvstore_core::worker::{self, Options};
 use kvstore_worker::Metrics;
@@ -48,7 +48,7 @@ const PROGRAM: Program = Program {
     brief: &["store", "queue", "log"],
 };
 
-fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {
+fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Options> {
     let attempts_max = settings.get(&ATTEMPTS_MAX, within(2..=1000, str::parse));
     let adopt_queue = settings.switch(&ADOPT_QUEUE);
     let accept_gap = settings.switch(&ACCEPT_GAP);
@@ -67,7 +67,7 @@ fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {
 }
 
 /// Opens store and queue, once it is this worker's turn.
-async fn open(shared: &Shared, health: &Health) -> kvstore_core::Result<Opened> {
+async fn open(shared: &SharedSettings, health: &Health) -> kvstore_core::Result<Opened> {
     let mut stands_by = false;
     let opened = shared.stand_by(|error| {
         health.stand_by();
@@ -85,7 +85,7 @@ async fn open(shared: &Shared, health: &Health) -> kvstore_core::Result<Opened> 
     Ok(opened)
 }
 
-async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(), Failure> {
+async fn run(shared: SharedSettings, options: Options, shutdown: Shutdown) -> Result<(), Failure> {
     let listener = match shared.admin_listen {
         Some(address) => Some(process::bind(address).await?),
         None => None,

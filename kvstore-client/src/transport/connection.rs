@@ -75,9 +75,7 @@ impl Connector {
             Self::Tcp { host, port } => Box::new(tcp(host, *port).await?),
             Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
             #[cfg(feature = "tls")]
-            Self::Tls { host, port, tls } => {
-                Box::new(tls.connect(tcp(host, *port).await?).await?)
-            }
+            Self::Tls { host, port, tls } => Box::new(tls.connect(tcp(host, *port).await?).await?),
         };
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // Ends with its sender. The current request receives any error.

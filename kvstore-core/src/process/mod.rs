@@ -4,7 +4,7 @@
 //!
 //! ```no_run
 //! use std::net::SocketAddr;
-//! use kvstore_core::process::{Fallback, Program, Setting, Settings, Shared, Shutdown, self};
+//! use kvstore_core::process::{Fallback, Program, Setting, Settings, SharedSettings, Shutdown, self};
 //!
 //! const LISTEN: Setting = Setting {
 //!     flag: "listen", // and KVSTORE_LISTEN
@@ -35,7 +35,7 @@
 //! }
 //!
 //! /// First everything is looked at, so that every wrong value is reported; then it is put together.
-//! fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Own> {
+//! fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Own> {
 //!     let listen = settings.get(&LISTEN, str::parse::<SocketAddr>);
 //!     let read_only = settings.switch(&READ_ONLY);
 //!     if let (Some(listen), Some(shared)) = (listen, shared)
@@ -46,7 +46,7 @@
 //!     Some(Own { listen: listen?, read_only: read_only? })
 //! }
 //!
-//! async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), process::Failure> {
+//! async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(), process::Failure> {
 //!     let listener = process::bind(own.listen).await?;
 //!     tracing::info!(address = %listener.local_addr()?, own.read_only, "listening");
 //!     shutdown.requested().await;
@@ -80,7 +80,7 @@ use crate::error::in_one_line;
 use crate::error::{Error, source};
 pub use notify::notify_ready;
 pub use settings::{Fallback, Program, Setting, Settings, address, bytes, duration, within};
-pub use shared::{LogFormat, STORE, Shared};
+pub use shared::{LogFormat, STORE, SharedSettings};
 
 /// Why a program cannot start or continue. Any error converts into it.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -92,8 +92,8 @@ const WRONG_SETTINGS: u8 = 2;
 /// SIGHUP never ends it.
 pub fn main<T, F>(
     program: &Program,
-    read: impl FnOnce(&mut Settings, Option<&Shared>) -> Option<T>,
-    run: impl FnOnce(Shared, T, Shutdown) -> F,
+    read: impl FnOnce(&mut Settings, Option<&SharedSettings>) -> Option<T>,
+    run: impl FnOnce(SharedSettings, T, Shutdown) -> F,
 ) -> ExitCode
 where
     F: Future<Output = Result<(), Failure>>,
@@ -120,7 +120,7 @@ where
     for warning in settings.warnings() {
         say(&format!("warning: {warning}"));
     }
-    let shared = Shared::read(&mut settings);
+    let shared = SharedSettings::read(&mut settings);
     let own = read(&mut settings, shared.as_ref());
     for problem in settings.problems() {
         say(&format!("error: {problem}"));
@@ -167,7 +167,7 @@ where
 }
 
 /// Starts the log, on standard error; standard output is for requested output.
-fn start_log(shared: &Shared) {
+fn start_log(shared: &SharedSettings) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&shared.log))
         .with_writer(std::io::stderr);

@@ -45,7 +45,7 @@ pub enum Fallback {
     Absent(&'static str),
 }
 
-/// The name of a program and its settings in addition to [`Shared`](super::Shared).
+/// The name of a program and its settings in addition to [`SharedSettings`](super::SharedSettings).
 #[derive(Debug)]
 pub struct Program {
     /// The name of the binary.

@@ -55,7 +55,7 @@ pub(super) const SETTINGS: &[Setting] = &[STORE, QUEUE, LOG, LOG_FORMAT, ADMIN_L
 
 /// The settings that every binary has, checked.
 #[derive(Clone, Debug)]
-pub struct Shared {
+pub struct SharedSettings {
     /// `--store`.
     pub store: StoreUrl,
     /// `--queue`; `None` for the store's own queue.
@@ -77,7 +77,7 @@ pub enum LogFormat {
     Json,
 }
 
-impl Shared {
+impl SharedSettings {
     /// Opens the store and the queue.
     ///
     /// # Errors
@@ -160,12 +160,12 @@ mod tests {
         settings: &[],
     };
 
-    fn read(variables: &[(&str, &str)]) -> (Option<Shared>, Vec<String>) {
+    fn read(variables: &[(&str, &str)]) -> (Option<SharedSettings>, Vec<String>) {
         let variables = variables
             .iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let mut settings = Settings::find(&PROGRAM, SETTINGS, ["test".into()], variables).unwrap();
-        let shared = Shared::read(&mut settings);
+        let shared = SharedSettings::read(&mut settings);
         (shared, settings.problems().to_vec())
     }
 
