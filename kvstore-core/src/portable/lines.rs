@@ -21,14 +21,14 @@ pub const LINE_BYTES_MAX: usize = 64 << 20;
 /// # Cost
 /// One line is in memory at a time.
 #[derive(Debug)]
-pub struct Lines<R> {
+pub struct LinesReader<R> {
     input: R,
     line: Vec<u8>,
     number: u64,
     has_ended: bool,
 }
 
-impl<R: BufRead> Lines<R> {
+impl<R: BufRead> LinesReader<R> {
     /// Creates a reader at the beginning of `input`.
     pub fn new(input: R) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-impl<R: BufRead> Iterator for Lines<R> {
+impl<R: BufRead> Iterator for LinesReader<R> {
     type Item = io::Result<Result<PortableEntry, Refused>>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     fn read(text: &[u8]) -> Vec<Result<PortableEntry, String>> {
-        Lines::new(text)
+        LinesReader::new(text)
             .map(|item| item.unwrap().map_err(|refused| refused.to_string()))
             .collect()
     }
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn line_without_end_is_rejected() {
         let input = io::BufReader::new(io::repeat(b'1').take(1 << 30));
-        let mut lines = Lines::new(input);
+        let mut lines = LinesReader::new(input);
         let refused = lines.next().unwrap().unwrap().unwrap_err();
         assert_eq!(
             refused.to_string(),
@@ -260,7 +260,7 @@ mod tests {
             }
         }
         let input = (&b"{\"key\":\"a\",\"value\":1}\n"[..]).chain(io::BufReader::new(Failing));
-        let mut lines = Lines::new(input);
+        let mut lines = LinesReader::new(input);
         assert!(lines.next().unwrap().unwrap().is_ok());
         assert_eq!(lines.next().unwrap().unwrap_err().to_string(), "it is gone");
         assert!(lines.next().is_none());

@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::{Form, PortableEntry};
 use crate::model::entry::{Timestamp, Version};
 
-/// Writes entries in one of the formats. The output is complete only after [`Writer::finish`].
+/// Writes entries in one of the formats. The output is complete only after [`EntryWriter::finish`].
 #[derive(Debug)]
-pub struct Writer<W> {
+pub struct EntryWriter<W> {
     out: W,
     form: Form,
     has_begun: bool,
@@ -26,7 +26,7 @@ struct EntryLine<'a> {
     expires_at: Option<Timestamp>,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> EntryWriter<W> {
     /// Creates a writer to `out`. Writes are small: pass a buffered writer.
     pub fn new(form: Form, out: W) -> Self {
         Self {

@@ -10,7 +10,9 @@ use std::path::Path;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use kvstore_core::portable::{Form, Lines, Object, PortableEntry, Refused, Writer};
+use kvstore_core::portable::{
+    EntryWriter, Form, LinesReader, ObjectReader, PortableEntry, Refused,
+};
 use serde_json::json;
 
 use self::copy::{CopyTarget, Totals, copy};
@@ -47,13 +49,13 @@ pub(super) async fn export(
     let entries = source.entries(prefix);
     let Some(path) = export.to.filter(|path| path.as_os_str() != "-") else {
         let out = BufWriter::new(io::stdout());
-        write_all(entries, Writer::new(form, out), &bar).await?;
+        write_all(entries, EntryWriter::new(form, out), &bar).await?;
         return Ok(());
     };
     let refused =
         |error| CommandFailure::Usage(format!("{} cannot be made: {error}", path.display()));
     let file = File::create_new(&path).map_err(refused)?;
-    let written = write_all(entries, Writer::new(form, BufWriter::new(file)), &bar).await;
+    let written = write_all(entries, EntryWriter::new(form, BufWriter::new(file)), &bar).await;
     drop(bar);
     // Durable once the command succeeds.
     let synced = written.and_then(|(out, count)| {
@@ -131,8 +133,8 @@ pub(super) async fn import(
                     open(path)?.read_to_end(&mut all)?;
                     text = all;
                     let bar = ProgressBar::hidden();
-                    let total = check(&name, Object::new(&text).map(Ok), &bar)?;
-                    let entries = stream::iter(Object::new(&text).map(Ok));
+                    let total = check(&name, ObjectReader::new(&text).map(Ok), &bar)?;
+                    let entries = stream::iter(ObjectReader::new(&text).map(Ok));
                     (given(name, entries.boxed_local()), Some(total))
                 }
                 Form::Lines => {
@@ -141,13 +143,14 @@ pub(super) async fn import(
                     let total = match bytes {
                         Some(bytes) => {
                             let bar = of_bytes("checking", bytes);
-                            let lines = Lines::new(BufReader::new(bar.wrap_read(open(path)?)));
+                            let lines =
+                                LinesReader::new(BufReader::new(bar.wrap_read(open(path)?)));
                             Some(check(&name, lines, &bar)?)
                         }
                         // It can be read only once, so its invalid lines are found on the way.
                         None => None,
                     };
-                    let lines = stream::iter(Lines::new(BufReader::new(open(path)?)));
+                    let lines = stream::iter(LinesReader::new(BufReader::new(open(path)?)));
                     (given(name, lines.boxed_local()), total)
                 }
             }
@@ -308,7 +311,7 @@ mod tests {
     async fn file_that_was_truncated_while_it_was_read_is_an_error() {
         let entries = || {
             let text = "{\"key\":\"a\",\"value\":1}\n{\"key\":\"b\",\"value\":1}\n";
-            let lines = stream::iter(Lines::new(text.as_bytes()));
+            let lines = stream::iter(LinesReader::new(text.as_bytes()));
             given("f".to_owned(), lines.boxed_local())
         };
         for (total, is_whole) in [(2, true), (3, false)] {
