@@ -1,6 +1,6 @@
 //! The counters of a worker. Their names are stable; docs/configuration.md lists them.
 
-use kvstore_core::worker::{Event, EventListener};
+use kvstore_core::worker::{EventListener, WorkerEvent};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -61,7 +61,7 @@ impl Metrics {
     pub fn listener(&self) -> EventListener {
         let metrics = self.clone();
         EventListener::new(move |event| match event {
-            Event::Committed {
+            WorkerEvent::Committed {
                 succeeded,
                 failed,
                 took,
@@ -70,7 +70,7 @@ impl Metrics {
                 metrics.count("succeeded", succeeded);
                 metrics.count("failed", failed);
             }
-            Event::DeadLettered => metrics.count("dead", 1),
+            WorkerEvent::DeadLettered => metrics.count("dead", 1),
             _ => {}
         })
     }

@@ -22,7 +22,7 @@
 //! stale.
 //!
 //! What is not here: processes, signals, probes and metrics. A worker reports its work as
-//! [`Event`]s.
+//! [`WorkerEvent`]s.
 
 mod backoff;
 mod partition;
@@ -55,7 +55,7 @@ const IDLE_WITHIN: Duration = Duration::from_secs(10);
 /// Something that a worker did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
+pub enum WorkerEvent {
     /// A batch of jobs was committed, by the worker or by its queue as it accepted them.
     Committed {
         /// Jobs that were applied.
@@ -69,13 +69,13 @@ pub enum Event {
     DeadLettered,
 }
 
-/// A function that receives [`Event`]s.
+/// A function that receives [`WorkerEvent`]s.
 #[derive(Clone)]
-pub struct EventListener(Arc<dyn Fn(Event) + Send + Sync>);
+pub struct EventListener(Arc<dyn Fn(WorkerEvent) + Send + Sync>);
 
 impl EventListener {
     /// Calls `listen` for each event.
-    pub fn new(listen: impl Fn(Event) + Send + Sync + 'static) -> Self {
+    pub fn new(listen: impl Fn(WorkerEvent) + Send + Sync + 'static) -> Self {
         Self(Arc::new(listen))
     }
 }
@@ -101,13 +101,13 @@ pub struct Options {
     /// Continues after a gap, for good: jobs that the queue has dropped and the store has never
     /// applied (it was restored from an older copy) are lost.
     pub accept_gap: bool,
-    /// Receives an [`Event`] for everything worth counting. Called from the worker's tasks and the
+    /// Receives an [`WorkerEvent`] for everything worth counting. Called from the worker's tasks and the
     /// queue's thread, so it must not block.
     pub on_event: Option<EventListener>,
 }
 
 impl Options {
-    fn report(&self, event: Event) {
+    fn report(&self, event: WorkerEvent) {
         if let Some(EventListener(listen)) = &self.on_event {
             listen(event);
         }
@@ -121,7 +121,7 @@ impl Options {
         took: Duration,
     ) {
         let failed = jobs.clone().filter(|(_, _, failed)| *failed).count();
-        self.report(Event::Committed {
+        self.report(WorkerEvent::Committed {
             succeeded: jobs.len() - failed,
             failed,
             took,

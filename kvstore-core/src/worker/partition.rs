@@ -33,7 +33,7 @@ use crate::queue::{Claim, WorkQueue};
 use crate::{Entry, Error, JobQueue, Key, Result, Store};
 
 use crate::worker::backoff::Backoff;
-use crate::worker::{Event, Options};
+use crate::worker::{Options, WorkerEvent};
 
 /// When to stop. Set once; the current batch always completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -376,7 +376,7 @@ impl PartitionTask {
                 ..Commit::default()
             })
             .await?;
-        self.options.report(Event::DeadLettered);
+        self.options.report(WorkerEvent::DeadLettered);
         tracing::error!(
             job = %head.id,
             traceparent = head.traceparent,
