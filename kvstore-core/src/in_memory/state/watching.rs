@@ -34,7 +34,7 @@ impl Shared {
             watcher.place().ended = Some(Ended::Closed);
         }
         drop(state);
-        let watching = Arc::new(Watching {
+        let watching = Arc::new(LiveWatch {
             shared: Arc::clone(self),
             watcher,
         });
@@ -54,12 +54,12 @@ impl Shared {
 }
 
 /// A watcher, for as long as it lives.
-struct Watching {
+struct LiveWatch {
     shared: Arc<Shared>,
     watcher: Arc<Watcher>,
 }
 
-impl Watching {
+impl LiveWatch {
     /// Waits for the next change; `None` once the store is closed.
     async fn next(&self) -> Option<Result<Changed>> {
         loop {
@@ -118,7 +118,7 @@ impl Watching {
     }
 }
 
-impl Drop for Watching {
+impl Drop for LiveWatch {
     fn drop(&mut self) {
         self.shared.watchers.remove(&self.watcher);
     }
