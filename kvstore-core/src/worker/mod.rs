@@ -101,8 +101,8 @@ pub struct Options {
     /// Continues after a gap, for good: jobs that the queue has dropped and the store has never
     /// applied (it was restored from an older copy) are lost.
     pub accept_gap: bool,
-    /// Receives an [`WorkerEvent`] for everything worth counting. Called from the worker's tasks and the
-    /// queue's thread, so it must not block.
+    /// Receives a [`WorkerEvent`] for everything worth counting. Called from the worker's tasks and
+    /// the queue's thread, so it must not block.
     pub on_event: Option<EventListener>,
 }
 
