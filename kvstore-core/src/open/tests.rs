@@ -97,7 +97,7 @@ fn errors_name_what_is_wrong() {
         ("/x:y", "file:database"),
         (
             "valkey://localhost",
-            "redis+unix:, redis+cluster: and rediss+cluster:",
+            "redis+unix:, redis+cluster: or rediss+cluster:",
         ),
         (
             "redis://localhost?ca_file=ca.crt",
