@@ -82,7 +82,7 @@ pub(super) async fn export(
 
 async fn write_all<W: Write>(
     mut entries: Entries<'_>,
-    mut writer: Writer<W>,
+    mut writer: EntryWriter<W>,
     bar: &ProgressBar,
 ) -> Result<(W, u64), CommandFailure> {
     let mut count = 0;
