@@ -1,6 +1,8 @@
-//! The bench program once more, in a process of its own, so that its memory and its processor time are nobody else's.
+//! Runs the bench program again in its own process, to measure memory and processor time in
+//! isolation.
 //!
-//! It answers each line that it gets with a line, and ends when there are no more: also if the bench itself is killed.
+//! The child answers each line of input with a line, and exits at the end of its input, including
+//! when the bench is killed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -8,10 +10,10 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use tokio::io::AsyncBufReadExt;
 
-/// The argument that tells it apart; what it is to do follows.
+/// The argument that marks a child; its task follows.
 pub(crate) const CHILD: &str = "--child";
 
-/// A process that runs.
+/// A running child process.
 #[derive(Debug)]
 pub(crate) struct Child {
     process: std::process::Child,
@@ -48,7 +50,7 @@ impl Child {
         }
     }
 
-    /// Its answer to `question`, as numbers.
+    /// Returns its answer to `question`, as numbers.
     pub(crate) fn ask(&mut self, question: &str) -> Vec<f64> {
         let questions = self.questions.as_mut().expect("it runs");
         writeln!(questions, "{question}").expect("the child listens");
@@ -70,12 +72,12 @@ impl Drop for Child {
     }
 }
 
-/// The program that runs now.
+/// Returns the path of the running program.
 pub(crate) fn this_program() -> PathBuf {
     std::env::current_exe().expect("this program has a path")
 }
 
-/// What this process is to do, if it is a child.
+/// Returns the task of this process, if it is a child.
 pub(crate) fn task() -> Option<Vec<String>> {
     let mut arguments = std::env::args().skip(1);
     (arguments.next()? == CHILD).then(|| arguments.collect())

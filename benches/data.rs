@@ -1,12 +1,12 @@
-//! A folder with many entries in it, before any store was there.
+//! A folder with many entries, as it is before a store first opens it.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use crate::support::{key, value};
 
-/// A number of entries that is large: a million if `KVSTORE_BENCH=full` is set, and otherwise what can be measured in a few
-/// minutes.
+/// Returns a large number of entries: a million if `KVSTORE_BENCH=full` is set, and otherwise what
+/// can be measured in a few minutes.
 #[expect(clippy::disallowed_methods, reason = "a bench has no other settings")]
 pub(crate) fn many() -> usize {
     match std::env::var("KVSTORE_BENCH") {

@@ -1,9 +1,9 @@
-//! A client of HTTP that knows how the servers of these benches write, and so costs next to nothing.
+//! An HTTP client that knows how the servers of these benches write, and so costs next to nothing.
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// A request whose body is JSON, or empty.
+/// Builds a request whose body is JSON, or empty.
 pub(crate) fn with_body(method: &str, path: &str, body: &str) -> String {
     let content = match body.len() {
         0 => String::new(),
@@ -12,7 +12,7 @@ pub(crate) fn with_body(method: &str, path: &str, body: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{content}\r\n{body}")
 }
 
-/// Reads one answer whole.
+/// Reads one complete answer.
 pub(crate) async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) {
     answer.clear();
     loop {

@@ -1,4 +1,5 @@
-//! What does a request cost, compared with one to a bare hyper server that answers a constant body of the same size?
+//! What does a request cost, compared with one to a bare hyper server that answers with a constant
+//! body of the same size?
 
 mod child;
 mod data;
@@ -43,7 +44,7 @@ const SPAN: Duration = Duration::from_secs(2);
 /// Keep-alive connections, each with one request at a time.
 const CONNECTIONS: usize = 64;
 
-/// Different requests that are sent over and over.
+/// The number of different requests, sent over and over.
 const REQUESTS: usize = 10_000;
 
 #[tokio::main]
@@ -56,7 +57,7 @@ async fn main() {
             if is_wanted("latency") {
                 latency().await;
             }
-            // It takes a tool that not everybody has.
+            // It needs a tool that is not installed everywhere.
             if asks_for("instructions") {
                 instructions().await;
             }
@@ -66,7 +67,7 @@ async fn main() {
     }
 }
 
-/// One request, and what its answer begins with.
+/// A request, and the start of its answer.
 struct Exchange {
     name: &'static str,
     request: fn(&Key) -> String,
@@ -75,7 +76,7 @@ struct Exchange {
 
 const OK: &[u8] = b"HTTP/1.1 200 ";
 
-/// The first one is sent to the bare server, the others to ours.
+/// The first one is sent to the bare server, the others to kvstore.
 const EXCHANGES: [Exchange; 5] = [
     Exchange {
         name: "bare hyper, a constant body",
@@ -110,7 +111,7 @@ const EXCHANGES: [Exchange; 5] = [
     },
 ];
 
-/// Requests per second of the server's processor time, and per second of the clock.
+/// Measures requests per second of the server's processor time, and per second of the clock.
 async fn requests() {
     let folder = scratch_folder();
     fill(folder.path(), many());
@@ -151,7 +152,8 @@ async fn requests() {
     ));
 }
 
-/// How long answers take while the server has time: half as many requests as it was just seen to answer at most.
+/// Measures how long answers take when the server is not saturated: at half of the maximum rate
+/// just measured.
 async fn latency() {
     let folder = scratch_folder();
     fill(folder.path(), many());
@@ -164,7 +166,7 @@ async fn latency() {
         for (index, exchange) in EXCHANGES.iter().enumerate() {
             let server = &mut servers[index.min(1)];
             let most = server.load(exchange, None).await.per_second;
-            // What was accepted is applied before the next figure is taken.
+            // Accepted jobs are applied before the next figure is taken.
             server.cpu_seconds();
             let rates = server.load(exchange, Some(most / 2.0)).await;
             server.cpu_seconds();
@@ -178,11 +180,12 @@ async fn latency() {
     ));
 }
 
-/// Requests of the short run and of the long one. What a program does before and after them is in both.
+/// The requests of the short run and of the long one. What a program does before and after them is
+/// in both.
 const COUNTED: [usize; 2] = [500, 2500];
 
-/// The instructions that a server's program executes for a request: what doesn't depend on how busy the machine is. Those of the
-/// kernel are not among them.
+/// Counts the instructions that a server executes per request, which does not depend on the load of
+/// the machine. Kernel instructions are not included.
 async fn instructions() {
     let mut table = Table::new(&["instructions", "per request"]);
     for (index, exchange) in EXCHANGES.iter().enumerate() {
@@ -209,7 +212,7 @@ async fn instructions() {
                 read_answer(&mut stream, &mut answer).await;
                 assert!(answer.starts_with(exchange.status));
             }
-            // All that was accepted is applied.
+            // All accepted jobs are applied.
             server.cpu_seconds();
             drop((stream, server));
             *total = valgrind::instructions(&log);
@@ -223,10 +226,10 @@ async fn instructions() {
     );
 }
 
-/// Entries of the store meanwhile: what a look-up waits for memory is not counted anyway.
+/// The entries of the store meanwhile: waiting for memory is not counted anyway.
 const COUNTED_ENTRIES: usize = 1000;
 
-/// A server in a process of its own.
+/// A server in its own process.
 struct Server {
     child: Child,
     address: SocketAddr,
@@ -245,16 +248,16 @@ impl Server {
         }
     }
 
-    /// The processor time that it has used, once it has done everything that it accepted.
+    /// Returns the processor time used, once everything accepted is done.
     fn cpu_seconds(&mut self) -> f64 {
         self.child.ask("cpu")[0]
     }
 
-    /// As many requests as it answers, or so many a second.
+    /// Sends requests as fast as they are answered, or at a given rate.
     async fn load(&self, exchange: &Exchange, per_second: Option<f64>) -> Rates {
         let interval = per_second.map(|rate| Duration::from_secs_f64(CONNECTIONS as f64 / rate));
         let (address, status) = (self.address, exchange.status);
-        // Made beforehand: the two CPUs are for the server as far as possible.
+        // Prepared in advance, to leave the two CPUs to the server as far as possible.
         let random_key = || key(rand::random_range(0..many()));
         let requests: Arc<Vec<String>> = Arc::new(
             std::iter::repeat_with(|| (exchange.request)(&random_key()))
@@ -267,7 +270,7 @@ impl Server {
                 let mut stream = TcpStream::connect(address).await.expect("it listens");
                 stream.set_nodelay(true).expect("it is connected");
                 let mut answer = Vec::with_capacity(4096);
-                // Not all at once.
+                // Staggered.
                 let mut next = Instant::now();
                 next += interval
                     .unwrap_or_default()
@@ -292,7 +295,7 @@ impl Server {
     }
 }
 
-/// The least that hyper can do.
+/// Serves the least that hyper can.
 async fn bare() {
     let (listener, port) = listen().await;
     tokio::spawn(async move {
@@ -308,7 +311,7 @@ async fn bare() {
                 async { Ok::<_, Infallible>(reply) }
             });
             let io = TokioIo::new(stream);
-            // It ends with the client's connection.
+            // Ends with the client's connection.
             tokio::spawn(http1::Builder::new().serve_connection(io, answer));
         }
     });
@@ -319,7 +322,7 @@ async fn bare() {
     .await;
 }
 
-/// Ours, with its worker, as the program runs it.
+/// Serves kvstore, with its worker, as the program runs it.
 async fn kvstore(folder: &Path) {
     let options = Options {
         queue: QueueOptions {
@@ -341,7 +344,7 @@ async fn kvstore(folder: &Path) {
     child::answer(async |question| match question {
         "port" => vec![port],
         _ => {
-            // What was accepted has its price only when it is applied.
+            // Accepted jobs have their full cost only once they are applied.
             while file.queue().depth().await.expect("it answers").jobs > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -359,16 +362,16 @@ async fn listen() -> (TcpListener, f64) {
     (listener, f64::from(address.port()))
 }
 
-/// The processor time of this process, all threads, in user and kernel together.
+/// Returns the processor time of this process: all threads, user and kernel.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("this is Linux");
-    // The name of the program, in parentheses, may hold spaces. The state follows, which is field 3; utime and stime are 14
-    // and 15.
+    // The program's name, in parentheses, may contain spaces. After it come the state, which is
+    // field 3, and utime and stime, which are 14 and 15.
     let (_, fields) = stat.rsplit_once(')').expect("the kernel writes it so");
     let ticks = fields.split_whitespace().skip(11).take(2);
     let ticks: f64 = ticks.filter_map(|field| field.parse::<f64>().ok()).sum();
     ticks / TICKS_PER_SECOND
 }
 
-/// In /proc it is always this, whatever the kernel counts in.
+/// Constant in /proc, whatever the kernel counts in.
 const TICKS_PER_SECOND: f64 = 100.0;

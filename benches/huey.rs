@@ -1,5 +1,5 @@
-//! Huey, a task queue for Python, with a task that sets a key in the same Redis server: set up as its documentation says, in an
-//! environment of its own below the build folder.
+//! Huey, a task queue for Python, with a task that sets a key in the same Redis server: set up as
+//! its documentation says, in its own environment below the build folder.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -38,7 +38,7 @@ while data.get(last) is None:
 print(time.monotonic() - begun)
 "#;
 
-/// Its consumer, with one worker as by default, until it is dropped.
+/// Its consumer, with the default of one worker, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Huey {
     folder: TempDir,
@@ -69,7 +69,8 @@ impl Huey {
         }
     }
 
-    /// Enqueues that many tasks, one after the other, and waits until they are done. Says how many seconds that took.
+    /// Enqueues `count` tasks, one after the other, waits until they are done, and returns the time
+    /// in seconds.
     pub(crate) fn set(&self, count: usize, value: &str) -> f64 {
         let output = python("python")
             .args(["enqueue.py", &count.to_string(), value])
@@ -91,7 +92,7 @@ impl Drop for Huey {
     }
 }
 
-/// A program of the environment, which is made if it is not there.
+/// Returns a program of the environment, which is created if it is missing.
 fn python(program: &str) -> Command {
     let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("huey");
     let programs = environment.join("bin");

@@ -1,8 +1,8 @@
-//! How often a folder's journals were synced: each sync leaves a mark.
+//! Counts the syncs of a folder's journals: each sync leaves a mark.
 
 use std::path::Path;
 
-/// The marks in all files whose names start with `prefix`.
+/// Counts the marks in all files whose names start with `prefix`.
 pub(crate) fn syncs(folder: &Path, prefix: &str) -> f64 {
     let files = std::fs::read_dir(folder).expect("the folder can be read");
     let mut marks = 0;

@@ -1,4 +1,4 @@
-//! What does a queue cost: to accept a write durably, and to have it applied?
+//! What does it cost to accept a write durably, and to have it applied?
 
 mod journal;
 mod support;
@@ -24,10 +24,10 @@ use crate::support::{ROUNDS, Rates, Table, drive, is_wanted, key, scratch_folder
 /// How long each row is measured in each round.
 const SPAN: Duration = Duration::from_secs(1);
 
-/// Keys that are written: enough that hardly two tasks write one at the same time.
+/// The number of keys written: enough that two tasks rarely write the same one at once.
 const KEYS: usize = 1000;
 
-/// How many tasks ask at once.
+/// The numbers of concurrent tasks.
 const TASKS: [usize; 3] = [1, 64, 256];
 
 #[tokio::main]
@@ -43,7 +43,7 @@ async fn main() {
 /// Backends, by name.
 const BACKENDS: [&str; 2] = ["file", "memory"];
 
-/// A new store and queue of that name, with room for everything that is measured.
+/// Opens a new store and queue of that name, with space for everything that is measured.
 async fn open(backend: &str, folder: &Path) -> Opened {
     let queue = QueueOptions {
         jobs_max: usize::MAX,
@@ -76,7 +76,7 @@ fn command() -> Command {
     Command::One(Operation::set(key, value()))
 }
 
-/// Until a job is durably in the queue. Nobody applies them.
+/// Measures the time until a job is durably in the queue. None is applied.
 async fn accepted() {
     let mut table = Table::new(&["accepted", "jobs/s", "p50 µs", "p99 µs", "jobs per sync"]);
     for _ in 0..ROUNDS {
@@ -104,7 +104,8 @@ async fn accepted() {
     table.print("Jobs accepted (queue, `accepted`)");
 }
 
-/// Until a worker has applied the job, and all of it is durable: what a waited write costs without HTTP.
+/// Measures the time until a worker has applied the job and it is durable: the cost of a waited
+/// write without HTTP.
 async fn applied() {
     let mut table = Table::new(&["applied", "jobs/s", "p50 µs", "p99 µs", "jobs per sync"]);
     for _ in 0..ROUNDS {

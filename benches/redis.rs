@@ -1,5 +1,5 @@
-//! What does a job cost a Redis server, compared with the least that it could: one pipelined XADD and one SET? And what do a read, a
-//! waited write and doing nothing cost?
+//! What does a job cost a Redis server, compared with the minimum of one pipelined XADD and one
+//! SET? And what do a read, a waited write and idle workers cost?
 
 mod child;
 mod exchange;
@@ -28,23 +28,23 @@ use crate::huey::Huey;
 use crate::redis_server::Server;
 use crate::support::{ROUNDS, Rates, Table, drive, is_wanted, key, value};
 
-/// Jobs of each row in each round.
+/// The jobs of each row in each round.
 const JOBS: usize = 60_000;
 
-/// Tasks that Huey is given: it takes its time.
+/// The tasks for Huey, which is slow.
 const HUEY_JOBS: usize = 3_000;
 
-/// Keys that are written and read.
+/// The number of keys written and read.
 const KEYS: usize = 100_000;
 
-/// The partitions of a store that is created without a word on it.
+/// The default number of partitions of a new store.
 const PARTITIONS: u16 = 64;
 
-/// Partitions of the store, and jobs that are on their way into the queue at any time: each task waits for its own. The more of them
-/// for each partition, the larger the batches.
+/// The partitions of the store, and the number of jobs being enqueued at any time: each task waits
+/// for its own. The more of them per partition, the larger the batches.
 const LOADS: [(u16, usize); 4] = [(64, 64), (64, 1024), (64, 8192), (8, 8192)];
 
-/// How long a row that is measured over time is measured in each round.
+/// How long a row that is measured over time takes in each round.
 const SPAN: Duration = Duration::from_secs(2);
 
 /// Connections, each with one request at a time.
@@ -76,7 +76,7 @@ async fn open(url: &str) -> Opened {
         .expect("the server is there")
 }
 
-/// From an empty server to one that has applied all.
+/// Measures from an empty server to one that has applied all jobs.
 async fn jobs(is_durable: bool) {
     let mut table = Table::new(&[
         "jobs",
@@ -124,10 +124,11 @@ fn add(table: &mut Table, name: &str, jobs: usize, cpu: f64, taken: Duration) {
     table.add(name, &figures);
 }
 
-/// Has `JOBS` jobs accepted from that many tasks, and applied by a worker. Says Redis' processor time, and how long it took.
+/// Enqueues `JOBS` jobs from that many tasks, to be applied by a worker. Returns the processor time
+/// of Redis, and the time taken.
 async fn apply(server: &Server, partitions: u16, tasks: usize) -> (f64, Duration) {
     let url = server.url(partitions);
-    // A server and a worker are two processes, and have a connection each.
+    // A server and a worker are two processes, with a connection each.
     let (ours, workers) = (open(&url).await, open(&url).await);
     let options = kvstore_core::worker::Options::default();
     let running = kvstore_core::worker::run(workers.store, workers.queue, options, pending());
@@ -164,7 +165,8 @@ async fn applied(queue: &Arc<dyn WorkQueue>, jobs: usize, tasks: usize) {
     }
 }
 
-/// Reads from the store and through HTTP, and writes through HTTP that wait until a worker in another process has applied them.
+/// Measures reads from the store and through HTTP, and writes through HTTP that wait until a worker
+/// in another process has applied them.
 async fn requests() {
     let mut table = Table::new(&["requests", "per second", "p50 µs", "p99 µs"]);
     for _ in 0..ROUNDS {
@@ -234,7 +236,7 @@ async fn load(address: SocketAddr, method: &'static str, connections: usize) -> 
     .await
 }
 
-/// What workers with nothing to do cost.
+/// Measures what idle workers cost.
 fn idle() {
     let mut table = Table::new(&["idle", "commands per second", "CPU ms of Redis per second"]);
     let all = |server: &Server| {
@@ -253,7 +255,7 @@ fn idle() {
             for worker in &mut workers_started {
                 worker.ask("ready");
             }
-            // Until they have shared the partitions.
+            // Until the workers have divided the partitions.
             std::thread::sleep(Duration::from_secs(5));
             let (commands, cpu) = all(&server);
             let begun = Instant::now();
@@ -272,7 +274,7 @@ fn idle() {
     table.print("Nothing to do (redis, `idle`)");
 }
 
-/// A worker in a process of its own.
+/// Runs a worker in its own process.
 async fn worker(url: &str) {
     let opened = open(url).await;
     let options = kvstore_core::worker::Options::default();
@@ -281,7 +283,7 @@ async fn worker(url: &str) {
     child::answer(async |_| vec![1.0]).await;
 }
 
-/// A server in a process of its own, without a worker.
+/// Runs a server in its own process, without a worker.
 async fn server(url: &str) {
     let opened = open(url).await;
     let service = Service::open(opened.store, opened.queue, ServiceOptions::default());

@@ -1,4 +1,4 @@
-//! A Redis server of a bench's own, on a socket in a folder of its own, ended by its id.
+//! A Redis server for one bench, on a socket in its own folder, ended by its process id.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use crate::support::scratch_folder;
 
 const INSTALL: &str = "apt-get install -y redis-server redis-tools";
 
-/// One that runs until it is dropped.
+/// A server that runs until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     folder: TempDir,
@@ -18,7 +18,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// With a log that is synced before each answer, or without any.
+    /// Starts it, with a log that is synced before each answer, or without any.
     pub(crate) fn start(is_durable: bool) -> Self {
         let folder = scratch_folder();
         let log = if is_durable { "yes" } else { "no" };
@@ -41,16 +41,16 @@ impl Server {
         self.folder.path().join("s")
     }
 
-    /// The URL of a store there, as it is.
+    /// Returns the URL of a store there, for the server's settings as they are.
     pub(crate) fn url(&self, partitions: u16) -> String {
         let socket = self.socket();
         let socket = socket.display();
-        // Without bounds that a backlog would reach.
+        // With bounds that no backlog reaches.
         let queue = "queue_jobs=10000000&queue_bytes=8GiB";
         format!("redis+unix://{socket}?partitions={partitions}&durability=relaxed&{queue}")
     }
 
-    /// The answer to a command.
+    /// Returns the answer to a command.
     pub(crate) fn cli(&self, command: &[&str]) -> String {
         let output = Command::new("redis-cli")
             .arg("-s")
@@ -61,7 +61,7 @@ impl Server {
         String::from_utf8(output.stdout).expect("it answers in text")
     }
 
-    /// The sum of what `INFO` says under `names`.
+    /// Returns the sum of the fields `names` of `INFO`.
     pub(crate) fn info(&self, names: &[&str]) -> f64 {
         let text = self.cli(&["INFO"]);
         let figures = text.lines().filter_map(|line| line.split_once(':'));
@@ -71,7 +71,7 @@ impl Server {
             .sum()
     }
 
-    /// The processor time that it has used so far, without that of its children, in seconds.
+    /// Returns the processor time used so far, in seconds, without that of its children.
     pub(crate) fn cpu_seconds(&self) -> f64 {
         self.info(&["used_cpu_user", "used_cpu_sys"])
     }

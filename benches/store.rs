@@ -1,4 +1,5 @@
-//! What does a store cost: a durable write, a read, an opening, an entry in memory, a snapshot; and does it grow with the data?
+//! What do a durable write, a read, an opening, an entry in memory and a snapshot cost, and does
+//! the cost grow with the data?
 
 mod child;
 mod data;
@@ -26,7 +27,7 @@ use crate::support::{ROUNDS, Table, drive, is_wanted, key, scratch_folder, value
 /// How long each row of writes is measured in each round.
 const SPAN: Duration = Duration::from_secs(1);
 
-/// The number of entries that is few.
+/// A small number of entries.
 const FEW: usize = 1000;
 
 #[tokio::main]
@@ -51,7 +52,8 @@ async fn main() {
     }
 }
 
-/// A folder with a store in it that takes no snapshot by itself: that has a table of its own, and disturbs all others.
+/// A folder with a store that takes no snapshot by itself: snapshots have a table of their own, and
+/// would disturb all others.
 struct Opened {
     folder: TempDir,
     file: JsonFile,
@@ -81,7 +83,7 @@ impl Opened {
     }
 }
 
-/// A commit that sets `count` random keys of `entries`.
+/// Returns a commit that sets `count` random keys of `entries`.
 fn sets(count: usize, entries: usize) -> Commit {
     let set = |_| Write {
         key: random_key(entries),
@@ -100,7 +102,7 @@ fn random_key(entries: usize) -> Key {
     key(rand::random_range(0..entries))
 }
 
-/// Commits from `tasks` tasks, each of one set, for [`SPAN`].
+/// Commits from `tasks` tasks, one set at a time, for [`SPAN`].
 async fn commit(
     store: &Arc<dyn Store>,
     tasks: usize,
@@ -120,7 +122,7 @@ async fn commit(
     .await
 }
 
-/// Group commit: what a durable write costs with company.
+/// Measures group commit: the cost of a durable write among others.
 async fn commits() {
     let opened = Opened::with(FEW).await;
     let file: Arc<dyn Store> = opened.file.store();
@@ -158,7 +160,7 @@ async fn commits() {
     opened.file.close().await.expect("it closes");
 }
 
-/// Whether a durable write costs more where there is more data.
+/// Measures whether a durable write costs more with more data.
 async fn sizes() {
     let opened = [Opened::with(FEW).await, Opened::with(many()).await];
     for tasks in [1, 64] {
@@ -182,13 +184,13 @@ async fn sizes() {
     }
 }
 
-/// Calls in one measurement of reads.
+/// The number of calls in one measurement of reads.
 const READS: usize = 200_000;
 
-/// Pages in one measurement of lists.
+/// The number of pages in one measurement of lists.
 const PAGES: usize = 2_000;
 
-/// Reads from one task.
+/// Measures reads from one task.
 async fn reads() {
     let opened = [Opened::with(FEW).await, Opened::with(many()).await];
     let mut table = Table::new(&["reads, by one task", "ns"]);
@@ -218,7 +220,7 @@ async fn reads() {
             add("get through `dyn Store`", READS, start);
             let start = Instant::now();
             for _ in 0..PAGES {
-                // Never so near the end that the page would be short.
+                // Far enough from the end that the page is full.
                 let request = ListRequest {
                     after: Some(random_key(opened.entries - 100).to_string()),
                     ..ListRequest::default()
@@ -235,7 +237,7 @@ async fn reads() {
     }
 }
 
-/// How long opening takes, and what an entry takes in memory.
+/// Measures how long opening takes, and how much memory an entry takes.
 fn open() {
     let mut table = Table::new(&[
         "open",
@@ -274,7 +276,7 @@ fn open() {
     table.print("Opening, in a process of its own (store, `open`)");
 }
 
-/// What the child does for [`open`].
+/// Does the child's part of [`open`].
 async fn open_and_tell(folder: &Path) {
     child::answer(async |_| {
         let empty = memory("VmRSS:");
@@ -292,7 +294,7 @@ async fn open_and_tell(folder: &Path) {
     .await;
 }
 
-/// What the kernel says of this process, in bytes.
+/// Returns a figure of the kernel about this process, in bytes.
 fn memory(name: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("this is Linux");
     let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -302,7 +304,7 @@ fn memory(name: &str) -> f64 {
     kib.expect("the kernel says so") * 1024.0
 }
 
-/// How long a snapshot takes, and how long it keeps others waiting.
+/// Measures how long a snapshot takes, and how long it blocks others.
 async fn snapshot() {
     let opened = Opened::with(many()).await;
     let store = opened.file.store();

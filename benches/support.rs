@@ -1,9 +1,9 @@
-//! What all benches share: how work is repeated and timed, and how figures become a table.
+//! Shared by all benches: repeating and timing work, and formatting figures as tables.
 //!
-//! Rows that are compared are measured in turn, and that several times over, so that whatever else the machine does meets
-//! all of them alike. A cell is the median of these rounds. The ratio of a row to the first one is taken within each round,
-//! and printed with its extremes: where they lie far apart, the machine was not quiet, and nothing should be read into the
-//! figures.
+//! Rows that are compared are measured in turn, several times over, so that other load on the
+//! machine affects all of them alike. A cell is the median of these rounds. The ratio of a row to
+//! the first one is computed within each round, and printed with its extremes: if they are far
+//! apart, the machine was not quiet, and the figures mean little.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -14,12 +14,13 @@ use tempfile::TempDir;
 /// How often each row is measured.
 pub(crate) const ROUNDS: usize = 3;
 
-/// Whether the table of that name is asked for: by an argument, as in `cargo bench --bench store -- open`, or by the lack of any.
+/// Returns true if the table of that name is requested: by an argument, as in
+/// `cargo bench --bench store -- open`, or by the lack of any.
 pub(crate) fn is_wanted(table: &str) -> bool {
     names().next().is_none() || asks_for(table)
 }
 
-/// Whether it is asked for by name.
+/// Returns true if it is requested by name.
 pub(crate) fn asks_for(table: &str) -> bool {
     names().any(|name| name == table)
 }
@@ -30,17 +31,18 @@ fn names() -> impl Iterator<Item = String> {
         .filter(|argument| !argument.starts_with("--"))
 }
 
-/// A folder on the disk that the build is on. The usual place for such folders may be in memory, where a sync costs nothing.
+/// Creates a folder on the disk of the build. The default location may be in memory, where a sync
+/// is free.
 pub(crate) fn scratch_folder() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the build's folder can be written")
 }
 
-/// The key of entry `number`: 13 bytes.
+/// Returns the key of entry `number`: 13 bytes.
 pub(crate) fn key(number: usize) -> Key {
     Key::new(&format!("user:{number:08}")).expect("the key keeps the rules")
 }
 
-/// A value of 100 bytes.
+/// Returns a value of 100 bytes.
 pub(crate) fn value() -> Value {
     Value::parse(VALUE).expect("it is JSON")
 }
@@ -52,13 +54,14 @@ const _: () = assert!(VALUE.len() == 100);
 #[derive(Clone, Debug)]
 pub(crate) struct Laps {
     end: Instant,
-    /// When the call that is under way began.
+    /// When the current call began.
     pub(crate) last: Option<Instant>,
     times: Vec<Duration>,
 }
 
 impl Laps {
-    /// Whether another call is due. The time since the previous answer is the time of the call before.
+    /// Returns true if another call is due. The time since the previous answer counts for the
+    /// previous call.
     pub(crate) fn go_on(&mut self) -> bool {
         let now = Instant::now();
         if let Some(last) = self.last.replace(now) {
@@ -68,20 +71,21 @@ impl Laps {
     }
 }
 
-/// What came of many calls.
+/// The result of many calls.
 #[derive(Debug)]
 pub(crate) struct Rates {
-    /// Calls that were made.
+    /// The number of calls made.
     pub(crate) calls: f64,
     /// Calls per second.
     pub(crate) per_second: f64,
     /// The median time of a call, in microseconds.
     pub(crate) p50_us: f64,
-    /// The time that 99 of 100 calls took at most, in microseconds.
+    /// The 99th percentile of the time of a call, in microseconds.
     pub(crate) p99_us: f64,
 }
 
-/// Runs `tasks` of `work` at once. Each repeats its call `while laps.go_on()`, which is for `span`, and gives the laps back.
+/// Runs `tasks` of `work` at once. Each repeats its call `while laps.go_on()`, for `span`, and
+/// returns the laps.
 pub(crate) async fn drive<F>(tasks: usize, span: Duration, work: impl Fn(usize, Laps) -> F) -> Rates
 where
     F: Future<Output = Laps> + Send + 'static,
@@ -113,16 +117,16 @@ where
     }
 }
 
-/// Figures of several rounds. The first column is the one whose ratio to the first row counts.
+/// Figures of several rounds. The first column is the one whose ratio to the first row is computed.
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: Vec<&'static str>,
-    /// The name of each row, and for each round its figures.
+    /// The name of each row, and its figures for each round.
     rows: Vec<(String, Vec<Vec<f64>>)>,
 }
 
 impl Table {
-    /// A table without rows. The first heading is that of the rows' names.
+    /// Creates a table without rows. The first heading is that of the rows' names.
     pub(crate) fn new(columns: &[&'static str]) -> Self {
         Self {
             columns: columns.to_vec(),
@@ -167,7 +171,7 @@ impl Table {
     }
 }
 
-/// The least, the median and the greatest.
+/// Returns the minimum, the median and the maximum.
 fn spread(mut figures: Vec<f64>) -> (f64, f64, f64) {
     figures.sort_unstable_by(f64::total_cmp);
     (
@@ -177,7 +181,7 @@ fn spread(mut figures: Vec<f64>) -> (f64, f64, f64) {
     )
 }
 
-/// Three digits, and commas between thousands; a dash for what there is not.
+/// Formats three digits, with commas between thousands; a dash for a missing figure.
 fn number(figure: f64) -> String {
     if !figure.is_finite() {
         return "–".to_owned();

@@ -1,11 +1,12 @@
-//! How many instructions a program executes, the kernel's left out: `valgrind` counts them.
+//! Counts the instructions that a program executes outside the kernel, with `valgrind`.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::child::this_program;
 
-/// Runs this program, and writes how many instructions that took to `log` when it ends.
+/// Returns a command that runs this program, and writes the instruction count to `log` when it
+/// ends.
 pub(crate) fn counted(log: &Path) -> Command {
     let mut valgrind = Command::new("valgrind");
     valgrind
@@ -15,7 +16,7 @@ pub(crate) fn counted(log: &Path) -> Command {
     valgrind
 }
 
-/// The instructions of a program that has ended, from its log.
+/// Returns the instruction count of a program that has ended, from its log.
 pub(crate) fn instructions(log: &Path) -> f64 {
     let text = std::fs::read_to_string(log).expect("valgrind writes its log");
     text.lines()

@@ -1,5 +1,5 @@
-//! Server and worker in your own process: one folder, one port, and your program beside them. It talks to itself over HTTP,
-//! reads what came in without HTTP, and ends in order.
+//! Server and worker in your own process: one folder, one port, and your program alongside them. It
+//! talks to itself over HTTP, reads the result without HTTP, and shuts down in order.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -25,7 +25,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = listener.local_addr()?;
     println!("serving {} on {address}", folder.path().display());
 
-    // Server and worker each take the end of the world as an argument. Here it is the drop of a sender; SIGTERM would do as well.
+    // Server and worker each take a future that ends them. Here it is the drop of a sender; SIGTERM
+    // would do as well.
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let (stop_worker, worker_stopped) = oneshot::channel::<()>();
     let server = kvstore_http::serve(
@@ -48,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         r#"{"name": "Ada", "height": 1.70}"#,
     )
     .await?;
-    // 201: it is applied and durable. Every byte is kept but the white space between tokens.
+    // 201: it is applied and durable. Every byte is kept except white space between tokens.
     assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
     let answer = ask(address, "GET /v1/kv/user:1 HTTP/1.1", "").await?;
     assert!(
@@ -60,7 +61,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let entry = service.get(&Key::new("user:1")?).await?;
     println!("user:1 is {}", entry.expect("it was just set").value);
 
-    // First the server, so that nothing more is accepted; then the worker, which applies what waits; then the files.
+    // First the server, so that nothing more is accepted; then the worker, which applies the
+    // waiting jobs; then the files.
     drop(stop_server);
     server.await??;
     drop(stop_worker);
@@ -72,7 +74,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The smallest client there is: one request on a connection of its own, and the whole answer as text.
+/// Sends one request on a connection of its own, and returns the whole answer as text: the smallest
+/// client possible.
 async fn ask(address: SocketAddr, request: &str, body: &str) -> std::io::Result<String> {
     println!("> {request}");
     let mut stream = TcpStream::connect(address).await?;

@@ -1,4 +1,5 @@
-//! A server and its clients: the names of the embedded store over HTTP, retries that have one effect, and live changes.
+//! A server and its clients: the names of the embedded store over HTTP, retries that take effect
+//! once, and live changes.
 
 use std::error::Error;
 
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // A server, as `kvstore-http` is one; yours is elsewhere.
+    // A server like `kvstore-http`; yours runs elsewhere.
     let folder = tempfile::tempdir()?;
     let embedded = Embedded::open(&format!("file:{}", folder.path().display())).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -20,7 +21,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = kvstore_http::serve(listener, service, options, async { drop(stopped.await) });
     let server = tokio::spawn(server);
 
-    // The same verbs as those of the embedded store.
+    // The same verbs as in the embedded store.
     let kv = Client::open(&url).await?;
     let first = kv.store().create("user:1", "Ada").await?;
     kv.store()
@@ -33,7 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         kv.store().get_as::<String>("user:1").await?
     );
 
-    // A request that is repeated under its key, by this program or after a crash by the next, counts once.
+    // A request that is repeated under its key, by this program or by the next one after a crash,
+    // counts once.
     for _ in 0..3 {
         let order = kv
             .service()
@@ -48,7 +50,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         assert_eq!(order.number(), Some(1));
     }
 
-    // What is there, and then each change as it happens. The stream survives restarts of the server.
+    // The existing entries, and then each change as it happens. The stream survives restarts of the
+    // server.
     let mut events = kv.watch("user:").snapshot().values().stream();
     println!("{:?}", events.next().await.expect("it does not end")?);
     assert_eq!(events.try_next().await?, Some(Event::Synced));

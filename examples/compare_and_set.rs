@@ -1,4 +1,5 @@
-//! Two writers, one key: versions, a conflict that changes nothing, and `update`, which tries again until nothing is lost.
+//! Two writers, one key: versions, a conflict that changes nothing, and `update`, which retries
+//! until no change is lost.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ async fn main() -> Result<()> {
     assert!(second > first);
     println!("5 items at version {first}, 4 at version {second}");
 
-    // Who comes with an old version is refused, and told the one that is there.
+    // A writer with an old version is rejected, and learns the current one.
     match store.compare_and_set("stock", first, &100).await {
         Err(Error::Conflict { key, current, .. }) => {
             println!("version {first} of {key} is no longer there, {current:?} is");
@@ -27,7 +28,7 @@ async fn main() -> Result<()> {
     }
     assert_eq!(store.get_as("stock").await?, Some(4));
 
-    // Read, change, write, and again from the start if somebody came between: no increment is lost.
+    // Read, change, write, and start over if another writer was faster: no increment is lost.
     let mut visitors = Vec::new();
     for _ in 0..8 {
         let store = Arc::clone(&store);

@@ -1,5 +1,6 @@
-//! A store of one's own: it refuses an `age:…` that is no small number, and leaves the rest to the store inside. The suite that
-//! every backend has to pass runs when this runs, and by the name of each case under `cargo test --example custom_backend`.
+//! A store of your own: it rejects an `age:…` that is not a small number, and leaves the rest to
+//! the inner store. The suite that every backend must pass runs when this runs, and case by case
+//! under `cargo test --example custom_backend`.
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ impl<S: Store> Store for Checked<S> {
     kvstore_core::forward_store!(|self| &self.0; except commit);
 }
 
-/// How the suite reaches it: one value of this is one set of data, with its own time.
+/// How the suite reaches it: one value is one set of data, with a clock of its own.
 struct Harness(Arc<dyn Store>, ManualClock);
 
 fn harness() -> Harness {

@@ -14,7 +14,8 @@ async fn main() -> Result<()> {
     let first = service.set("user:1", "Ada").await?;
     println!("user:1 has version {:?}", first.version());
 
-    // Returns as soon as the write is durable in the queue; the job id is also the token to wait for it.
+    // Returns as soon as the write is durable in the queue; the job id is also the token for
+    // waiting until it is visible.
     let later = service.set("user:2", "Grace").wait(Duration::ZERO).await?;
     service.wait_visible(&later.id).await?;
     assert_eq!(
@@ -28,7 +29,7 @@ async fn main() -> Result<()> {
     println!("the balance is {:?}, also after a retry", again.number());
     assert_eq!((once.id, again.number()), (again.id, Some(-30)));
 
-    // A condition that does not hold is an error, and nothing happened.
+    // A condition that does not hold is an error, and nothing happens.
     match service.set("user:1", "Eve").if_absent().await {
         Err(Error::Conflict { key, current, .. }) => {
             println!("{key} is there already: {current:?}")

@@ -1,5 +1,5 @@
-//! A lease: a lock that ends by itself if its holder dies. It rests on two promises of the store: a condition is
-//! judged at the moment of the write, and past its deadline an entry is absent.
+//! A lease: a lock that ends by itself if its holder dies. It relies on two promises of the store:
+//! a condition is evaluated at the moment of the write, and past its deadline an entry is absent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,9 @@ use kvstore_core::{Embedded, Error, Result, Store, StoreExt};
 
 const TTL: Duration = Duration::from_secs(10);
 
-/// A lease that is held. Its version is a fencing token: pass it along with each effect on other systems, and let
-/// them refuse a smaller one, since a holder that was paused cannot know that its time is over.
+/// A lease that is held. Its version is a fencing token: pass it along with each effect on other
+/// systems, and let them reject a smaller one, since a holder that was paused cannot know that its
+/// lease has ended.
 #[derive(Debug)]
 struct Lease {
     store: Arc<dyn Store>,
@@ -37,7 +38,7 @@ impl Lease {
         }
     }
 
-    /// Gives it back, unless it ended and another holder has it.
+    /// Releases the lease, unless it has ended and another holder has it.
     async fn release(self) -> Result<bool> {
         let release = self
             .store

@@ -1,4 +1,4 @@
-//! The shortest program: open a folder, set, get, and find it again as JSON.
+//! The shortest program: open a folder, set, get, and find the entry again as JSON.
 
 use kvstore_core::json_file::{JsonFile, Options};
 use kvstore_core::{Result, StoreExt};
@@ -16,7 +16,7 @@ async fn main() -> Result<()> {
     let file = JsonFile::open(folder.path(), Options::default()).await?;
     let store = file.store();
 
-    // Atomic, and on the disk when it returns.
+    // Atomic, and durable when it returns.
     let ada = User {
         name: "Ada".into(),
         born: 1815,
@@ -29,7 +29,7 @@ async fn main() -> Result<()> {
     assert_eq!(user, Some(ada));
     assert_eq!(store.get_as::<User>("user:2").await?, None);
 
-    // Closing brings data.json up to date: a plain JSON object, one entry a line.
+    // Closing brings data.json up to date: a plain JSON object, one entry per line.
     file.close().await?;
     let text = std::fs::read_to_string(folder.path().join("data.json")).expect("it is written");
     print!("data.json holds\n{text}");

@@ -1,16 +1,18 @@
-//! A counter and a rate limiter: `add` counts every call exactly once, and the first one starts the window.
+//! A counter and a rate limiter: `add` counts every call exactly once, and the first one starts the
+//! window.
 
 use std::time::Duration;
 
 use kvstore_core::{Embedded, Result, Service};
 
-/// Calls allowed in a window.
+/// The calls allowed in a window.
 const LIMIT: i64 = 5;
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Counts a call of `client` and returns true if it is within the limit.
 async fn allow(service: &Service, client: &str) -> Result<bool> {
-    // The time to live counts from the call that creates the counter: later calls do not prolong the window.
+    // The time to live counts from the call that creates the counter: later calls do not extend the
+    // window.
     let calls = service
         .add(&format!("calls:{client}"), 1)
         .expires_after(WINDOW)

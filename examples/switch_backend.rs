@@ -1,10 +1,10 @@
-//! One function, any backend: what is behind a URL is decided when the program starts, not when it is written.
+//! One function, any backend: the URL selects it when the program starts, not when it is written.
 
 use std::sync::Arc;
 
 use kvstore_core::{Result, Store, StoreExt, open};
 
-/// Knows no backend: it counts its own runs in whatever store it is given.
+/// Counts its own runs in any store that it is given; it knows no backend.
 async fn count_run(store: &Arc<dyn Store>) -> Result<u32> {
     store
         .update("runs", |runs: Option<u32>| runs.unwrap_or(0) + 1)

@@ -1,10 +1,11 @@
 """Do manifests, compose file and image fit the programs that they run?
 
-Renders every overlay with `kubectl kustomize`, has it judged by kubernetes-validate and checkov, and then asks what neither can
-know: whether each setting is one that the program has and accepts, whether probes are answered, whether a pod is given as long to
-end as the program takes, whether a folder has one writer, and whether a node can be drained. Alerts are tried by Prometheus' own
-tool, every query is held against the metrics that the programs really export, and the backup's command lines are run and what
-they leave is restored. No cluster is needed, and no admission is tried.
+Renders every overlay with `kubectl kustomize`, validates it with kubernetes-validate and checkov,
+and then checks what neither can know: that the program has and accepts each setting, that probes
+are answered, that a pod has as long to shut down as the program takes, that a folder has one
+writer, and that a node can be drained. Alerts are tested with Prometheus's own tool, every query is
+checked against the metrics that the programs really export, and the backup's command lines are run
+and their result is restored. No cluster is needed, and admission is not tested.
 
     target/venv/bin/python k8s/check.py PROGRAMS
 
@@ -36,10 +37,11 @@ KUBERNETES = "1.33"
 SKIPPED = {
     "CKV_K8S_11": "no processor limit: a throttled server answers late although the node has nothing else to do",
     "CKV_K8S_15": "a tag is never moved, so what a node has is right, and it starts pods while the registry is down",
-    "CKV_K8S_43": "the digest is that of whoever builds the image: set it in `images` of an own overlay",
+    "CKV_K8S_43": "the digest depends on the build of the image: set it in `images` of your own overlay",
 }
 
-# The claims that are made by hand, so that `kubectl delete -k` leaves them: name and access modes.
+# The claims that are created by hand, so that `kubectl delete -k` keeps them: name and access
+# modes.
 CLAIMS = {
     one["metadata"]["name"]: one["spec"]["accessModes"]
     for file in K8S.rglob("volume.yaml")
@@ -66,7 +68,7 @@ def render(folder):
 
 
 def with_keda(folder):
-    """The overlay as its comment says to change it for KEDA."""
+    """Returns the overlay, changed for KEDA as its comment describes."""
     file = folder / "k8s/overlays/redis/kustomization.yaml"
     text = file.read_text()
     changed = text.replace("  # - ../../components/keda", "  - ../../components/keda")
@@ -78,7 +80,7 @@ def with_keda(folder):
 
 
 def of_the_guide(folder):
-    """The overlays that README.md shows, by their first line, each rendered from the files here."""
+    """Renders the overlays that README.md shows, by their first line, from the files here."""
     blocks = re.findall(r"```yaml\n(# kustomization.yaml[^\n]*)\n(.*?)```", (K8S / "README.md").read_text(), re.S)
     rendered = {}
     for number, (title, text) in enumerate(blocks):
@@ -93,7 +95,7 @@ def of_the_guide(folder):
 
 
 def judge(name, documents):
-    """What the judges of others say. They know no resources of KEDA and of the Prometheus Operator."""
+    """Runs external validators, which do not know the resources of KEDA and the Prometheus Operator."""
     python = pathlib.Path(sys.executable).parent
     known = [one for one in documents if one["apiVersion"].split("/")[0] not in ("keda.sh", "monitoring.coreos.com")]
     with tempfile.TemporaryDirectory() as folder:
@@ -112,13 +114,13 @@ def judge(name, documents):
 
 
 def settings_of(program):
-    """Each setting's variable and flag."""
+    """Returns each setting's variable and flag."""
     text = run(str(program), "--help").stdout
     return set(re.findall(r"\[env: (KVSTORE_\w+)\]", text)), set(re.findall(r"^ +(--[\w-]+)", text, re.M))
 
 
 def seconds(text):
-    """Of a duration as the programs read it."""
+    """Returns the seconds of a duration in the programs' syntax."""
     units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", text).groups()
     return int(number) * units[unit]
@@ -145,7 +147,7 @@ class Overlay:
         expect(holds, f"{self.name}: {mistake}")
 
     def environment(self, container):
-        """What a container gets from its ConfigMaps."""
+        """Returns the variables that a container gets from its ConfigMaps."""
         maps = {one["metadata"]["name"]: one["data"] for one in self.kind("ConfigMap")}
         found = {}
         for source in container.get("envFrom", []):
@@ -172,7 +174,7 @@ class Overlay:
         self.expect([one["spec"]["policyTypes"] for one in policies] == [["Ingress", "Egress"]], "no default of deny")
 
     def check_volumes(self):
-        """A volume that one node mounts: no budget keeps it there, and a bad update of its pods can be taken back."""
+        """Checks that no budget ties a volume to its node, and that a bad update of its pods can be undone."""
         for workload in self.workloads:
             name = workload["metadata"]["name"]
             spec = workload["spec"]
@@ -188,7 +190,7 @@ class Overlay:
                 self.expect(spec.get("podManagementPolicy") == "Parallel", f"{name}: a pod that never becomes ready is never replaced")
             elif spec.get("strategy", {}).get("type") == "Recreate":
                 affinity = spec["template"]["spec"].get("affinity", {}).get("podAffinity", {})
-                self.expect("preferredDuringSchedulingIgnoredDuringExecution" in affinity, f"{name}: placed where its volume can't go")
+                self.expect("preferredDuringSchedulingIgnoredDuringExecution" in affinity, f"{name}: placed where its volume cannot go")
         shared = [one for one in self.workloads if one["kind"] == "Deployment" and one["spec"]["template"]["spec"].get("affinity")]
         if not shared and len(self.workloads) > 1 and any(one["kind"] == "Deployment" for one in self.workloads):
             for name in ("kvstore-server", "kvstore-worker"):
@@ -252,7 +254,7 @@ class Overlay:
         environment = self.environment(container)
         unknown = set(environment) - program.variables
         self.expect(not unknown, f"{name}: {program.name} has no setting {unknown}")
-        self.expect("KVSTORE_STORE" in environment, f"{name}: it is told of no store")
+        self.expect("KVSTORE_STORE" in environment, f"{name}: it has no store")
         said = program.try_settings(environment)
         self.expect(said is None, f"{name}: {said}")
         listens = {"admin": environment["KVSTORE_ADMIN_LISTEN"]}
@@ -263,7 +265,7 @@ class Overlay:
         paths = {probe: container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
         self.expect(set(paths.values()) <= program.answered, f"{name}: not every probe is answered: {paths}")
         self.expect(paths["livenessProbe"] == "/livez", f"{name}: an outage of Redis would restart it")
-        # Behind a service, and with a store or queue that others share.
+        # A service, and a store or queue shared with other pods.
         if workload["kind"] == "Deployment" and program.name == "kvstore-http":
             self.expect(paths["startupProbe"] == "/readyz", f"{name}: it gets requests before it has reached store and queue")
             self.expect(paths["readinessProbe"] == "/livez", f"{name}: an outage of Redis would leave the service without a pod")
@@ -274,7 +276,7 @@ class Overlay:
         drain = sum(seconds(environment.get(variable, "0s")) for variable in ("KVSTORE_DRAIN_DELAY", "KVSTORE_DRAIN_TIMEOUT"))
         grace = workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
         self.expect(grace >= drain + 15, f"{name}: {grace} s to end, but it drains for {drain} s")
-        # Whatever a setting names as a file has to be mounted.
+        # Every file that a setting names has to be mounted.
         mounts = [one["mountPath"] for one in container["volumeMounts"]]
         for path in re.findall(r"(?:^|[=:])(/(?:etc|var)/[\w/.]+)", "\n".join(environment.values()), re.M):
             self.expect(any(path.startswith(mount + "/") for mount in mounts), f"{name}: nothing is mounted at {path}")
@@ -299,7 +301,7 @@ class Overlay:
         for kind, field in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
             for one in self.kind(kind):
                 chosen = [pod for pod in all_pods if selects(one["spec"][field], pod)]
-                self.expect(chosen, f"{kind} {one['metadata']['name']} is about nobody")
+                self.expect(chosen, f"{kind} {one['metadata']['name']} selects no pod")
         names = {(one["kind"], one["metadata"]["name"]): one for one in self.workloads}
         targets = []
         for scaler in self.kind("HorizontalPodAutoscaler") + self.kind("ScaledObject"):
@@ -311,7 +313,7 @@ class Overlay:
         self.expect(len(targets) == len(set(targets)), f"two scale one: {targets}")
 
     def check_writers(self):
-        """A folder has one writer at a time, and whoever else mounts it can't write."""
+        """Checks that a folder has one writer at a time, and other pods mount it read-only."""
         writers = []
         for workload in self.workloads:
             for container in workload["spec"]["template"]["spec"]["containers"]:
@@ -337,18 +339,18 @@ class Overlay:
 
 
 class Program:
-    """One of the two, as it is built."""
+    """One of the two programs, as built."""
 
     def __init__(self, folder, name):
         self.path = pathlib.Path(folder).resolve() / name
         self.name = name
         self.variables, self.flags = settings_of(self.path)
-        expect(len(self.variables) > 5, f"{name}: its settings can't be read from --help")
+        expect(len(self.variables) > 5, f"{name}: its settings cannot be read from --help")
         self.answered = set()
         self.exported = set()
 
     def try_settings(self, environment):
-        """What it says against them. Files that a pod has are made up."""
+        """Returns the program's complaint about the settings, with files of the pod faked."""
         with tempfile.TemporaryDirectory() as folder:
             made_up = {}
             for variable, value in environment.items():
@@ -361,7 +363,7 @@ class Program:
         return tried.stderr if tried.returncode != 0 or tried.stderr else None
 
     def ask_probes(self, store):
-        """Starts it, and asks for what probes ask."""
+        """Starts the program and sends the requests of the probes."""
         command = [str(self.path), "--store", store, "--admin-listen", "127.0.0.1:0", "--log-format", "json"]
         if "--listen" in self.flags:
             command += ["--listen", "127.0.0.1:0"]
@@ -376,7 +378,7 @@ class Program:
             else:
                 sys.exit(f"{self.name} does not answer probes")
             if "--listen" in self.flags:
-                # A request, since only then there are figures of requests.
+                # A request, since metrics of requests only exist after one.
                 entries = (json.loads(line)["fields"] for line in process.stderr)
                 serving = next(one for one in entries if one["message"] == "serving")
                 expect(answers(f"http://{serving['address']}/v1/kv"), f"{self.name}: it does not list its keys")
@@ -393,7 +395,7 @@ class Program:
 
 
 def answers(url):
-    """What it answers, if it does so well within ten seconds."""
+    """Returns the answer if it succeeds within ten seconds."""
     for _ in range(200):
         with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=10) as answer:
             return answer.read().decode()
@@ -403,7 +405,7 @@ def answers(url):
 
 @contextlib.contextmanager
 def redis():
-    """The URL of a Redis with the configuration, users and password of the pod, as README.md makes them."""
+    """Yields the URL of a Redis with the pod's configuration, users and password from README.md."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "password").write_text("secret")
@@ -422,7 +424,7 @@ def redis():
                     break
                 time.sleep(0.05)
             refused = run("redis-cli", "-s", str(socket), "ping").stdout
-            expect("NOAUTH" in refused, f"Redis lets in whoever has no password: {refused}")
+            expect("NOAUTH" in refused, f"Redis accepts clients without a password: {refused}")
             yield f"redis+unix://{socket}?password_file={folder / 'password'}"
         finally:
             process.kill()
@@ -430,7 +432,7 @@ def redis():
 
 
 def check_files():
-    """Whether every file is used, and every file that is named is there: the renderer says the latter."""
+    """Checks that every file is used; the renderer checks that every named file exists."""
     named = {K8S / "check.py", K8S / "README.md", K8S / "alerts.yaml", K8S / "alerts_test.yaml", K8S / "restore-redis.yaml"}
     guide = (K8S / "README.md").read_text()
     for file in [*K8S.rglob("volume.yaml"), K8S / "restore-redis.yaml"]:
@@ -446,12 +448,12 @@ def check_files():
         expect(not file.is_file() or file in named or "__pycache__" in file.parts, f"{file} belongs to nothing")
 
 
-# What Kubernetes itself and Prometheus export.
+# Metrics of Kubernetes itself and of Prometheus.
 FOREIGN = {"up", "container_memory_working_set_bytes", "container_spec_memory_limit_bytes"}
 
 
 def check_query(where, query, exported):
-    """Whether every metric of a query is one that the programs really export."""
+    """Checks that the programs really export every metric of a query."""
     names = re.sub(r'"[^"]*"', '""', query)
     used = set(re.findall(r"\b(?:kvstore|container|process|kube|node)_\w+|\bup\b", re.sub(r"\{[^}]*\}", "", names)))
     expect(used, f"{where}: it asks for nothing")
@@ -460,7 +462,7 @@ def check_query(where, query, exported):
 
 
 def check_monitoring(programs):
-    """Alerts, dashboard and autoscaler, against what the programs export, and by Prometheus' own tool."""
+    """Checks alerts, dashboard and autoscaler against the exported metrics and by Prometheus's tool."""
     exported = {"kvstore_follower_lag_seconds"} | set().union(*(program.exported for program in programs.values()))
     for name in list(exported):
         if name.endswith("_seconds"):
@@ -491,7 +493,7 @@ def check_monitoring(programs):
         queries.append(trigger["metadata"]["query"])
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        # Prometheus reads queries as recording rules.
+        # Prometheus reads queries in the form of recording rules.
         rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
         (folder / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
         (folder / "alerts.yaml").write_text(yaml.safe_dump(alerts))
@@ -503,7 +505,7 @@ def check_monitoring(programs):
 
 
 def check_guide():
-    """What only the guide can hold: what is made by hand."""
+    """Checks the steps that only the guide contains: what is created by hand."""
     guide = (K8S / "README.md").read_text()
     for namespace in re.findall(r"kubectl create namespace ([\w-]+)", guide):
         label = f"kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=restricted"
@@ -526,7 +528,7 @@ def check_guide():
 
 
 def check_backup(program, documents, store):
-    """Runs the command lines of the CronJob, and brings what they leave into another store."""
+    """Runs the command lines of the CronJob, and restores their result into another store."""
     (job,) = [one for one in documents if one["kind"] == "CronJob"]
     spec = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (export,), (keep,) = spec["initContainers"], spec["containers"]
@@ -542,7 +544,7 @@ def check_backup(program, documents, store):
         first.write_text("".join(json.dumps(line) + "\n" for line in lines))
         made = run(str(program), "import", str(first), "--to", store)
         expect(made.returncode == 0, f"import: {made.stdout}{made.stderr}")
-        # As the kubelet does it: $(NAME) is the value of a variable.
+        # As the kubelet does: $(NAME) is the value of a variable.
         variables = {"KVSTORE_STORE": store, "POD_NAME": "kvstore-backup-29000000-abcde"}
         words = [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in export["args"]]
         words = [word.replace("/backup/", f"{backup}/") for word in words]
@@ -575,7 +577,7 @@ def check_compose(programs):
             continue
         program = programs[pathlib.PurePath(service.get("command", ["kvstore-http"])[0]).name]
         environment = {key: str(value) for key, value in service["environment"].items()}
-        # As the image sets it, unless the service says otherwise.
+        # As the image sets it, unless the service overrides it.
         if program.name == "kvstore-http":
             environment = {"KVSTORE_LISTEN": "0.0.0.0:8000"} | environment
         said = program.try_settings(environment)

@@ -1,4 +1,4 @@
-//! What every database here is asked to do, and which ones there are.
+//! The operations measured on every database, and the list of databases.
 
 use std::path::Path;
 use std::sync::Barrier;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::engines::{fjall, heed, kvstore, map, pickledb, redb, rusqlite, sled};
 
-/// A database that is open.
+/// An open database.
 pub(crate) trait Engine: Send + Sync {
     /// Sets one entry, durable on return as far as the database makes anything durable.
     fn set(&self, key: &str, value: &str);
@@ -14,23 +14,25 @@ pub(crate) trait Engine: Send + Sync {
     /// Sets all of them in one batch, durable on return.
     fn set_all(&self, entries: &[(String, String)]);
 
-    /// Sets all entries there are, as fast as the database takes them.
+    /// Loads all entries, as fast as the database takes them.
     fn load(&self, data: &Data) {
         for entries in data.batches() {
             self.set_all(&entries);
         }
     }
 
-    /// Reads each key's value as one that the caller owns, from `start` on, and says how long that took. What the database
-    /// advises to keep over many reads (a transaction, a statement) is kept. Every key must be there.
+    /// Reads each key's value as an owned one, from `start` on, and returns the time taken. What
+    /// the database advises to keep across reads (a transaction, a statement) is kept. Every key
+    /// must exist.
     fn gets(&self, keys: &[String], start: &Barrier) -> Duration;
 
-    /// Goes through all entries below each prefix, key and value, without a copy where the database lends them, and says how
-    /// many there were and how long it took; `None` if the database keeps no order.
+    /// Iterates over all entries below each prefix, key and value, without a copy if the database
+    /// lends them, and returns their number and the time taken; `None` if the database keeps no
+    /// order.
     fn scans(&self, prefixes: &[String]) -> Option<(usize, Duration)>;
 
-    /// Sets random entries from `writers` at once for `span`; the times of all calls. Writers are threads, unless the
-    /// database offers something cheaper.
+    /// Sets random entries from `writers` at once for `span`, and returns the times of all calls.
+    /// Writers are threads, unless the database offers something cheaper.
     fn drive(&self, writers: usize, span: Duration, data: &Data) -> Vec<Duration> {
         let end = Instant::now() + span;
         std::thread::scope(|scope| {
@@ -56,22 +58,23 @@ pub(crate) trait Engine: Send + Sync {
     }
 }
 
-/// A database and what has to be known of it.
+/// A database and its properties.
 pub(crate) struct Database {
     pub(crate) name: &'static str,
-    /// Whether it asks the device to keep what it has acknowledged.
+    /// Whether acknowledged writes are flushed to the device.
     pub(crate) flushes: bool,
-    /// Opens what is in that folder, or makes it. What is only in memory is filled with `Data` instead.
+    /// Opens the database in that folder, or creates it. A database in memory is filled with `Data`
+    /// instead.
     pub(crate) open: fn(&Path, &Data) -> Box<dyn Engine>,
 }
 
-/// The name of ours.
+/// The name of kvstore.
 pub(crate) const OURS: &str = "kvstore";
 
 /// The map that reads and memory are compared with.
 pub(crate) const MAP: &str = "RwLock<HashMap>";
 
-/// All of them, ours first.
+/// All of them, kvstore first.
 pub(crate) const DATABASES: [Database; 8] = [
     Database {
         name: OURS,
@@ -130,7 +133,8 @@ impl Data {
         Self::key(rand::random_range(0..self.entries))
     }
 
-    /// A value that differs from the one before it: some databases skip a write that changes nothing.
+    /// Returns a value that differs from the one before it: some databases skip a write that
+    /// changes nothing.
     pub(crate) fn random_value(&self) -> String {
         let id = rand::random_range(10_000_000..100_000_000);
         let value = format!(
@@ -140,7 +144,7 @@ impl Data {
         value
     }
 
-    /// All entries in order of key, in batches.
+    /// Returns all entries in key order, in batches.
     pub(crate) fn batches(&self) -> impl Iterator<Item = Vec<(String, String)>> {
         let all = *self;
         (0..all.entries).step_by(10_000).map(move |first| {
@@ -155,7 +159,7 @@ impl Data {
         (0..count).map(|_| self.random_key()).collect()
     }
 
-    /// Prefixes of 100 entries each.
+    /// Returns prefixes of 100 entries each.
     pub(crate) fn random_prefixes(&self, count: usize) -> Vec<String> {
         let hundreds = self.entries / 100;
         let prefix = |_| format!("user:{:06}", rand::random_range(0..hundreds));
@@ -163,7 +167,7 @@ impl Data {
     }
 }
 
-/// Times `work` from the moment at which all who wait for `start` are there.
+/// Times `work` from the moment at which all participants have reached `start`.
 pub(crate) fn timed(start: &Barrier, work: impl FnOnce()) -> Duration {
     start.wait();
     let begin = Instant::now();

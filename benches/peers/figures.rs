@@ -1,4 +1,4 @@
-//! What was measured: for each measure and database one figure a round.
+//! The measurements: one figure per round for each measure and database.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub(crate) struct Figures(BTreeMap<(&'static str, &'static str), Vec<f64>>);
 
-/// The least, the median and the greatest of several rounds.
+/// The minimum, the median and the maximum of several rounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spread {
     pub(crate) least: f64,
@@ -20,7 +20,7 @@ impl Figures {
         self.0.entry((measure, database)).or_default().push(figure);
     }
 
-    /// All rounds; none if it was not measured.
+    /// Returns all rounds; none if it was not measured.
     pub(crate) fn rounds(&self, measure: &'static str, database: &'static str) -> &[f64] {
         self.0.get(&(measure, database)).map_or(&[], Vec::as_slice)
     }
@@ -29,7 +29,7 @@ impl Figures {
         spread(self.rounds(measure, database)).map(|spread| spread.median)
     }
 
-    /// The ratio of one to the other, taken within each round.
+    /// Returns the ratio of one to the other, computed within each round.
     pub(crate) fn ratio(
         &self,
         one: (&'static str, &'static str),
@@ -55,7 +55,7 @@ fn spread(figures: &[f64]) -> Option<Spread> {
     })
 }
 
-/// Three digits, and commas between thousands.
+/// Formats three digits, with commas between thousands.
 pub(crate) fn number(figure: f64) -> String {
     let decimals = match figure {
         100.0.. => 0,

@@ -1,4 +1,4 @@
-//! What does kvstore cost beside the databases that people embed? The same data, in one run.
+//! What does kvstore cost compared with other embedded databases? The same data, in one run.
 
 mod engine;
 mod engines;
@@ -56,6 +56,6 @@ fn main() {
     }
 }
 
-/// Where the figures stand in benches/README.md.
+/// The markers around the figures in benches/README.md.
 const BEGIN: &str = "<!-- written by the bench: begin -->";
 const END: &str = "<!-- written by the bench: end -->";

@@ -1,4 +1,5 @@
-//! The measurements. Databases take turns within each round, so that whatever else the machine does meets all of them alike.
+//! The measurements. Databases take turns within each round, so that other load on the machine
+//! affects all of them alike.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -15,13 +16,13 @@ use crate::figures::Figures;
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extent {
-    /// Entries while reads and openings are measured.
+    /// The entries while reads and openings are measured.
     pub(crate) data: Data,
     /// How often each is measured.
     pub(crate) rounds: usize,
     /// How long each rate of writes is measured in each round.
     pub(crate) span: Duration,
-    /// Values that one thread reads in one measurement; ranges are a sixtieth of it.
+    /// How many values one thread reads in one measurement; for ranges it is a sixtieth of that.
     pub(crate) reads: usize,
 }
 
@@ -41,13 +42,14 @@ impl Extent {
     };
 }
 
-/// Entries while writes are measured: few enough for the one database that rewrites all of them each time.
+/// The entries while writes are measured: few enough for the one database that rewrites all of them
+/// each time.
 const WRITTEN: Data = Data { entries: 10_000 };
 
-/// Entries of a batch.
+/// The entries of a batch.
 const BATCH: usize = 1_000;
 
-/// Durable writes: the measures' names, and how many write at once.
+/// Durable writes: the names of the measures, and the number of concurrent writers.
 pub(crate) const WRITERS: [(&str, &str, usize); 3] = [
     ("sets/s, 1 writer", "p99 µs, 1 writer", 1),
     ("sets/s, 64 writers", "p99 µs, 64 writers", 64),
@@ -63,13 +65,14 @@ pub(crate) const GETS_BESIDE: &str = "gets/s, 1 thread beside a writer";
 /// Ranges per second.
 pub(crate) const SCANS: &str = "scans of 100/s";
 
-/// Opening: milliseconds to the first value.
+/// Opening: milliseconds until the first value.
 pub(crate) const OPEN_MS: &str = "open ms";
-/// Memory: bytes per entry once each has been read.
+/// Memory: bytes per entry, once each has been read.
 pub(crate) const MEMORY: &str = "memory, bytes per entry";
 pub(crate) const MEMORY_OWN: &str = "of these, not a mapped file";
 
-/// A folder on the disk that the build is on. The usual place may be in memory, where a sync costs nothing.
+/// Creates a folder on the disk of the build. The default location may be in memory, where a sync
+/// is free.
 fn scratch_folder() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the build's folder can be written")
 }
@@ -80,7 +83,7 @@ pub(crate) fn writes(figures: &mut Figures, extent: &Extent) {
     let engines = loaded(&folders, &WRITTEN);
     for round in 0..rounds {
         for (database, engine) in DATABASES.iter().zip(&engines) {
-            // Nothing of the map is durable.
+            // The map is not durable.
             if database.name == MAP {
                 continue;
             }
@@ -113,7 +116,7 @@ pub(crate) fn writes(figures: &mut Figures, extent: &Extent) {
     }
 }
 
-/// Each database with all entries in it.
+/// Opens each database with all entries in it.
 fn loaded(folders: &[TempDir], data: &Data) -> Vec<Box<dyn Engine>> {
     let load = |(database, folder): (&Database, &TempDir)| {
         eprintln!("loading {} entries: {}", data.entries, database.name);
@@ -126,7 +129,7 @@ fn loaded(folders: &[TempDir], data: &Data) -> Vec<Box<dyn Engine>> {
     DATABASES.iter().zip(folders).map(load).collect()
 }
 
-/// Reads and openings, from the same folders.
+/// Measures reads and openings, from the same folders.
 pub(crate) fn reads_and_openings(figures: &mut Figures, extent: &Extent) {
     let (data, rounds) = (&extent.data, extent.rounds);
     let folders = DATABASES.each_ref().map(|_| scratch_folder());
@@ -189,7 +192,7 @@ fn reads(figures: &mut Figures, extent: &Extent, database: &Database, engine: &d
         figures.add(SCANS, database.name, ranges as f64 / took.as_secs_f64());
     }
 
-    // pickledb would take a second for each write, and the reader would wait for the first.
+    // A pickledb write would take a second, and the reader would wait for the first.
     if database.name != "pickledb" {
         let done = AtomicBool::new(false);
         let beside = std::thread::scope(|scope| {
@@ -217,7 +220,7 @@ fn reads(figures: &mut Figures, extent: &Extent, database: &Database, engine: &d
 /// The argument that makes this program [`open_here`].
 const OPEN: &str = "--open";
 
-/// Opens a folder in a process of its own, so that its memory is nobody else's: milliseconds, and bytes per entry.
+/// Opens a folder in its own process, to measure its memory: milliseconds, and bytes per entry.
 fn opened_elsewhere(database: usize, folder: &Path, data: &Data) -> [f64; 3] {
     let program = std::env::current_exe().expect("this program has a path");
     let mut process = Command::new(program)
@@ -236,7 +239,7 @@ fn opened_elsewhere(database: usize, folder: &Path, data: &Data) -> [f64; 3] {
     std::array::from_fn(|_| numbers.next().expect("three numbers"))
 }
 
-/// What the process of [`opened_elsewhere`] does; whether this is it.
+/// Does the work of the process of [`opened_elsewhere`]; returns false in any other process.
 pub(crate) fn open_here() -> bool {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let [first, database, entries, folder, ..] = arguments.as_slice() else {
@@ -264,7 +267,8 @@ pub(crate) fn open_here() -> bool {
     true
 }
 
-/// Bytes of this process that are in memory: all, and those that are no part of a file.
+/// Returns the resident memory of this process in bytes: all of it, and the part that does not map
+/// a file.
 fn memory() -> [f64; 2] {
     let status = std::fs::read_to_string("/proc/self/status").expect("this is Linux");
     ["VmRSS:", "RssAnon:"].map(|name| {
@@ -276,7 +280,7 @@ fn memory() -> [f64; 2] {
     })
 }
 
-/// The fastest of those that do make a write durable, ours left out.
+/// Returns the fastest database with durable writes, except kvstore.
 pub(crate) fn best_durable(figures: &Figures, measure: &'static str) -> Option<&'static str> {
     DATABASES
         .iter()

@@ -1,4 +1,4 @@
-//! The medians as a picture: bars, one panel a measure. The scale of lengths is linear within a panel.
+//! Draws the medians: bars, one panel per measure, with a linear scale in each panel.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ const NAMES_WIDTH: usize = 130;
 const BAR_WIDTH: f64 = 240.0;
 const ROW: usize = 20;
 
-/// An SVG; `None` if nothing was measured.
+/// Returns an SVG; `None` if nothing was measured.
 pub(crate) fn svg(figures: &Figures) -> Option<String> {
     let [one, many, most] = WRITERS.map(|(rate, _, _)| rate);
     let panels: Vec<_> = [one, many, most, BATCHES, GETS, GETS_TWO, SCANS]
@@ -50,7 +50,7 @@ fn panel(figures: &Figures, measure: &'static str) -> Option<String> {
         let color = match database.name {
             OURS => "#b5432a",
             _ if database.flushes || !measure.starts_with("sets") => "#5b7c99",
-            // What is not kept by the device is paler.
+            // Databases that do not flush to the device are paler.
             _ => "#c3cfd9",
         };
         write!(

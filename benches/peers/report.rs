@@ -1,4 +1,4 @@
-//! The figures as Markdown: what was aimed at, and all medians.
+//! The figures as Markdown: the goals, and all medians.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -10,7 +10,7 @@ use crate::measure::{
     best_durable,
 };
 
-/// What a ratio should be.
+/// The goal for a ratio.
 enum Goal {
     AtLeast(f64),
     AtMost(f64),
@@ -118,7 +118,7 @@ fn goals(figures: &Figures) -> String {
     text
 }
 
-/// The medians of some measures, a row for each database. Empty if none was taken.
+/// Formats the medians of some measures, a row for each database. Empty if none was taken.
 fn table(figures: &Figures, title: &str, measures: &[&'static str]) -> String {
     let mut text = format!("\n| {title} | {} |\n", measures.join(" | "));
     writeln!(text, "|{}", " --- |".repeat(measures.len() + 1)).expect("memory takes it");
@@ -148,7 +148,7 @@ fn table(figures: &Figures, title: &str, measures: &[&'static str]) -> String {
     if any { text } else { String::new() }
 }
 
-/// Where and of what the figures were taken.
+/// Describes the machine and the data of the measurement.
 fn machine(extent: &Extent) -> String {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = processor
@@ -179,7 +179,7 @@ fn said(program: &str, arguments: &[&str]) -> String {
     })
 }
 
-/// The version that is built in.
+/// Returns the version of a database built into the bench.
 fn version(name: &str) -> &'static str {
     let lock = include_str!("Cargo.lock");
     let package = lock

@@ -1,4 +1,5 @@
-//! What the store costs beside `json_file`: the same calls, each store in a process of its own.
+//! What does the store cost compared with `json_file`? The same calls, each store in its own
+//! process.
 
 use std::error::Error;
 use std::process::Command;
@@ -18,7 +19,7 @@ const ENTRIES: usize = 100_000;
 const VALUE_BYTES: usize = 100;
 const SPAN: Duration = Duration::from_secs(3);
 
-/// Measures both, or the one that the second argument names.
+/// Measures both, or the one named by the second argument.
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let Some(name) = std::env::args().nth(2) else {
         for name in ["json_file", "redb"] {
@@ -102,7 +103,7 @@ fn set(number: usize) -> Write {
     }
 }
 
-/// Calls a second, of `tasks` that each call again as soon as they are answered.
+/// Measures calls per second, of `tasks` that each call again as soon as they are answered.
 async fn rate<F: Future<Output = ()> + Send + 'static>(
     tasks: usize,
     store: &Arc<dyn Store>,
@@ -114,7 +115,7 @@ async fn rate<F: Future<Output = ()> + Send + 'static>(
         tokio::spawn(async move {
             let mut calls = 0;
             while begun.elapsed() < SPAN {
-                // Far apart, as keys are that nobody sorted.
+                // Far apart, like unsorted keys.
                 let number = (task * 7919 + calls * 104_729) % ENTRIES;
                 call(Arc::clone(&store), number).await;
                 calls += 1;
@@ -129,7 +130,7 @@ async fn rate<F: Future<Output = ()> + Send + 'static>(
     calls as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// What the process has in memory.
+/// Returns the resident memory of the process.
 fn memory_kib() -> Result<i64, Box<dyn Error>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

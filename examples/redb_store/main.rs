@@ -1,10 +1,10 @@
-//! A store of your own, whole: every promise of [`Store`] kept by redb, for data larger than memory.
-//! `cargo test --example redb_store` runs the public conformance suite over it, unchanged;
-//! `cargo run --release --example redb_store bench` measures it beside `json_file`.
+//! A complete store of your own: every promise of [`Store`] kept by redb, for data larger than
+//! memory. `cargo test --example redb_store` runs the public conformance suite on it, unchanged;
+//! `cargo run --release --example redb_store bench` compares it with `json_file`.
 //!
-//! The queue is a folder's: its log is durable, so what it has accepted is applied after a crash, and the
-//! store records how far in the same transaction as the data. (A queue in memory would lose what it has
-//! accepted.) The folder's own store stays empty.
+//! The queue is a folder's: its log is durable, so accepted jobs are applied after a crash, and the
+//! store records its position in the same transaction as the data. (A queue in memory would lose
+//! accepted jobs.) The folder's own store stays empty.
 
 mod bench;
 mod store;
@@ -26,7 +26,7 @@ use kvstore_core::{Key, Service, Store, StoreExt, Value, worker};
 use store::RedbStore;
 use tokio::sync::oneshot;
 
-/// What data takes in memory at most, besides what the program itself does.
+/// The maximum memory that data takes, in addition to the program's own.
 const CACHE_BYTES: usize = 64 << 20;
 
 #[tokio::main]
@@ -70,7 +70,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// How the suite reaches it: one file, and a time of its own.
+/// How the suite reaches it: one file, and a clock of its own.
 struct Harness {
     folder: tempfile::TempDir,
     clock: ManualClock,

@@ -28,10 +28,10 @@ use tokio::sync::{oneshot, watch};
 
 use crate::tables::{self, Done, Fault, Kept, NEVER, Progress, Tables, position, refuse};
 
-/// Most changes that share a transaction, and so a sync.
+/// The maximum number of changes that share a transaction, and so a sync.
 const GROUP_MAX: usize = 1000;
 
-/// Changes that a watch reads at a time.
+/// How many changes a watch reads at a time.
 const WATCH_PAGE: usize = 256;
 
 /// A store in one redb file.
@@ -43,11 +43,12 @@ struct Inner {
     database: RwLock<Option<Arc<Database>>>,
     writer: Mutex<Option<(Sender<Request>, JoinHandle<()>)>>,
     time: Time,
-    /// The latest version, sent after each transaction: wakes those who wait.
+    /// The latest version, sent after each transaction to wake waiters.
     moved: watch::Receiver<u64>,
 }
 
-/// A change, and the answer to it once the transaction has ended: durable, or failed with this.
+/// A change, which returns how to answer it once the transaction has ended: durable, or failed with
+/// an error.
 type Request = Box<dyn FnOnce(&mut Tables<'_>) -> Done<Answer> + Send>;
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 
@@ -57,11 +58,11 @@ impl fmt::Debug for RedbStore {
     }
 }
 
-/// The store's time: the wall clock, or the last time that was used continued by the monotonic clock,
-/// whichever is later. So an expired value stays so when the clock is set back.
+/// The store's time: the wall clock, or the last time used continued by the monotonic clock,
+/// whichever is later. So an expired value stays expired when the clock is set back.
 struct Time {
     clock: Arc<dyn Clock>,
-    /// The largest time seen, without the monotonic clock's part of it.
+    /// The largest time seen, without the part from the monotonic clock.
     base_ms: AtomicI64,
 }
 
@@ -87,8 +88,8 @@ impl From<Fault> for Error {
 }
 
 impl RedbStore {
-    /// Opens the file, which is created if it is missing. `cache_bytes` bounds the memory that data takes.
-    /// It blocks.
+    /// Opens the file, which is created if it is missing. `cache_bytes` bounds the memory that data
+    /// takes. This call blocks.
     pub(crate) fn open(path: &Path, cache_bytes: usize, clock: Arc<dyn Clock>) -> Result<Self> {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
@@ -163,12 +164,12 @@ impl RedbStore {
         answer.await.map_err(|_| closed())?
     }
 
-    /// Reads at one moment. It takes as long as the disk does for the pages that are not in the cache.
+    /// Reads a snapshot. Blocks while the disk reads the pages that are not in the cache.
     fn read<T>(&self, look: impl FnOnce(&ReadTransaction, Timestamp) -> Done<T>) -> Result<T> {
         self.0.read(look)
     }
 
-    /// The same for what may read many pages.
+    /// Reads a snapshot on a blocking thread, for reads of many pages.
     async fn scan<T: Send + 'static>(
         &self,
         look: impl FnOnce(&ReadTransaction, Timestamp) -> Done<T> + Send + 'static,
@@ -179,7 +180,7 @@ impl RedbStore {
     }
 }
 
-/// Makes `first` and all that waits true in one transaction, and returns how to answer them.
+/// Commits `first` and all waiting changes in one transaction, and returns how to answer them.
 fn write_group(
     database: &Database,
     now: Timestamp,
@@ -205,7 +206,8 @@ fn write_group(
             moving.send_replace(version);
             None
         }
-        // A failed sync may have happened, and redb takes no more writes until it is opened again.
+        // A failed sync may have taken effect, and redb takes no more writes until it is opened
+        // again.
         Err(fault) if is_committing => Some(Error::Unknown {
             what: "the commit is durable".to_owned(),
             source: Some(Arc::new(Error::from(fault))),
@@ -235,7 +237,7 @@ impl Inner {
     }
 }
 
-/// The entry under `key`, if it is live.
+/// Returns the entry under `key`, if it is live.
 fn entry(
     entries: &impl ReadableTable<&'static str, (u64, u64, &'static str)>,
     key: &str,
@@ -259,11 +261,11 @@ fn expires_at(deadline: u64) -> Option<Timestamp> {
     (deadline != NEVER).then_some(Timestamp(deadline))
 }
 
-/// The first text that is larger than all that begin with `prefix`.
+/// Returns the first text that is larger than all that begin with `prefix`.
 fn successor(prefix: &str) -> Option<String> {
     let mut text = prefix.to_owned();
     while let Some(last) = text.pop() {
-        // There is no character from D800 to DFFF.
+        // The code points from D800 to DFFF are not characters.
         let next = (u32::from(last) + 1..=0x10_FFFF).find_map(char::from_u32);
         if let Some(next) = next {
             text.push(next);
@@ -288,7 +290,7 @@ fn list(transaction: &ReadTransaction, now: Timestamp, request: &ListRequest) ->
     }
     let entries = transaction.open_table(tables::ENTRIES)?;
     let prefix = request.prefix.as_str();
-    // Up to and with the first delimiter behind the prefix.
+    // Up to and including the first delimiter after the prefix.
     let fold = |key: &str| {
         let delimiter = request.delimiter.as_deref()?;
         let at = key.get(prefix.len()..)?.find(delimiter)?;
@@ -363,7 +365,7 @@ fn list(transaction: &ReadTransaction, now: Timestamp, request: &ListRequest) ->
     }
 }
 
-/// Where a job stands now.
+/// Returns the current state of a job.
 fn state(transaction: &ReadTransaction, job: &JobId) -> Done<JobState> {
     let queue = job.queue.to_string();
     let key = (
@@ -408,7 +410,7 @@ fn state(transaction: &ReadTransaction, job: &JobId) -> Done<JobState> {
     })
 }
 
-/// The changes behind `after`, as many as fit a page.
+/// Returns the changes after `after`, as many as fit in a page.
 fn changes(transaction: &ReadTransaction, now: Timestamp, after: u64) -> Done<Vec<Changed>> {
     let numbers = transaction.open_table(tables::NUMBERS)?;
     let number = |name| Done::Ok(numbers.get(name)?.map_or(0, |row| row.value()));
@@ -558,7 +560,7 @@ impl Store for RedbStore {
             WatchFrom::Now => *moved.borrow(),
             WatchFrom::After(id) => {
                 let number = id.as_str().parse().ok();
-                // Not `+1`, nor `01`.
+                // Rejects `+1` and `01`.
                 let number = number.filter(|number: &u64| number.to_string() == id.as_str());
                 number.ok_or_else(|| Error::Invalid {
                     subject: Subject::ChangeId,
@@ -596,7 +598,7 @@ impl Store for RedbStore {
                         return Some((shown.collect(), Some((after, moved))));
                     }
                     all_taken.store(after, Ordering::SeqCst);
-                    // It fails once the store is closed.
+                    // Fails once the store is closed.
                     moved.changed().await.ok()?;
                 }
             }
@@ -629,7 +631,7 @@ impl Store for RedbStore {
             let writer = inner.writer.lock().expect("no one panics with it").take();
             if let Some((requests, thread)) = writer {
                 drop(requests);
-                // What was accepted is made durable first.
+                // Accepted changes become durable first.
                 let _ = thread.join();
             }
             inner

@@ -1,7 +1,8 @@
-//! What is in the database, and what one change makes of it.
+//! The tables of the database, and how a change modifies them.
 //!
-//! Every change is judged before its first write, so one that is refused has changed nothing and the
-//! transaction that it shares with others goes on. A failure of redb itself ends the whole transaction.
+//! Every change is evaluated before its first write, so a rejected one has changed nothing and the
+//! transaction that it shares with others continues. A failure of redb itself ends the whole
+//! transaction.
 
 use std::sync::Arc;
 
@@ -21,32 +22,33 @@ use kvstore_core::{Key, Value};
 use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-/// A job: queue, partition, and both parts of its position. Sorts as its `JobId` does.
+/// A job: queue, partition, and both parts of its position. Sorts like its `JobId`.
 pub(crate) type JobKey<'a> = (&'a str, u16, u64, u64);
 
 /// Key → version, deadline, value.
 pub(crate) const ENTRIES: TableDefinition<&str, (u64, u64, &str)> = TableDefinition::new("entries");
-/// What expires, by deadline.
+/// Expiring entries, by deadline.
 pub(crate) const DEADLINES: TableDefinition<(u64, &str), ()> = TableDefinition::new("deadlines");
-/// What watchers hear: version → kind, key.
+/// The history for watchers: version → kind, key.
 pub(crate) const CHANGES: TableDefinition<u64, (u8, &str)> = TableDefinition::new("changes");
 /// Queue, partition → [`Progress`].
 pub(crate) const PROGRESS: TableDefinition<(&str, u16), [u64; 6]> =
     TableDefinition::new("progress");
-/// Outcomes that a position cannot tell: since when, and a [`Kept`] as JSON.
+/// Outcomes that the position does not imply: since when, and a [`Kept`] as JSON.
 pub(crate) const OUTCOMES: TableDefinition<JobKey, (u64, &str)> = TableDefinition::new("outcomes");
 /// Dead letters: since when, and a [`Dead`] as JSON.
 pub(crate) const LETTERS: TableDefinition<JobKey, (u64, &str)> = TableDefinition::new("letters");
 /// Lost jobs: the position before the first → that of the last.
 pub(crate) const LOST: TableDefinition<JobKey, (u64, u64)> = TableDefinition::new("lost");
-/// Versions of each opening: first → last; what lies between two is of a lost history.
+/// The versions of each opening: first → last; versions between two openings belong to a lost
+/// history.
 pub(crate) const STRETCHES: TableDefinition<u64, u64> = TableDefinition::new("stretches");
-/// The latest version and time, up to where changes are dropped, bytes of dead letters.
+/// The latest version and time, the last change dropped, and the bytes of dead letters.
 pub(crate) const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 /// The active queue.
 pub(crate) const ACTIVE: TableDefinition<(), &str> = TableDefinition::new("active");
 
-/// The deadline of an entry that has none.
+/// The deadline of an entry without one.
 pub(crate) const NEVER: u64 = u64::MAX;
 
 /// Why a change was not made.
@@ -72,7 +74,7 @@ pub(crate) fn refuse<T>(error: Error) -> Done<T> {
     Err(Fault::Refused(error))
 }
 
-/// An outcome as it is kept.
+/// An outcome in its stored form.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Kept {
     Succeeded(Summary, Vec<Applied>),
@@ -102,7 +104,7 @@ impl Kept {
 #[derive(Default)]
 pub(crate) struct Progress {
     pub(crate) applied: Position,
-    /// Outcomes up to here may have been dropped.
+    /// Outcomes up to this position may have been dropped.
     pub(crate) pruned: Position,
     kept: u64,
     kept_bytes: u64,
@@ -137,7 +139,7 @@ pub(crate) fn position(major: u64, minor: u64) -> Position {
     Position { major, minor }
 }
 
-/// JSON that this program wrote itself.
+/// Parses JSON that this program wrote itself.
 pub(crate) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> T {
     serde_json::from_str(text).expect("the database holds what was written to it")
 }
@@ -186,8 +188,8 @@ impl<'t> Tables<'t> {
         Ok(self.numbers.get(name)?.map_or(0, |number| number.value()))
     }
 
-    /// Begins the numbers of an opening with the clock's, so that what a copy of the database handed out
-    /// before it was restored is never handed out again.
+    /// Starts the numbers of an opening at the clock's time, so that nothing given out by a
+    /// database that was replaced by an older copy is given out again.
     pub(crate) fn begin(&mut self, clock_us: u64) -> Done<()> {
         let last = self.version;
         let trimmed = self.number("trimmed")?;
@@ -198,7 +200,7 @@ impl<'t> Tables<'t> {
         self.stretches.retain(|_, last| last >= trimmed)?;
         self.version = match clock_us > last {
             true => clock_us,
-            // The clock was ahead once.
+            // The clock was ahead before.
             false => last + RENUMBER_GAP,
         };
         self.stretches.insert(self.version, u64::MAX)?;
@@ -220,7 +222,7 @@ impl<'t> Tables<'t> {
         Ok(self.version)
     }
 
-    /// The version of a live entry.
+    /// Returns the version of a live entry.
     fn current(&self, key: &str) -> Done<Option<u64>> {
         let row = self.entries.get(key)?;
         Ok(row.and_then(|row| {
@@ -281,7 +283,7 @@ impl<'t> Tables<'t> {
         match (live.is_some(), before) {
             (true, _) => self.announce(ChangeKind::Set, key)?,
             (false, Some(_)) if existed => self.announce(ChangeKind::Delete, key)?,
-            // Its deadline had passed, and no one was told.
+            // Its deadline had passed without an announcement.
             (false, Some(_)) => self.announce(ChangeKind::Expire, key)?,
             (false, None) => {}
         }
@@ -340,7 +342,8 @@ impl<'t> Tables<'t> {
             let to = (advance.to.major, advance.to.minor);
             self.lost.insert(job(advance.from), to)?;
         } else if advance.to.major > advance.from.major {
-            // The queue was opened in between: what else it may have numbered is of a lost history.
+            // The queue was opened in between: other numbers that it gave out belong to a lost
+            // history.
             self.lost.insert(job(advance.from), (advance.to.major, 0))?;
         }
         progress.applied = advance.to;
@@ -388,7 +391,7 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Drops the outcomes that are too old, or too many.
+    /// Drops outcomes that are too old or too many.
     fn prune(&mut self, progress: &mut Progress, queue: &str, partition: Partition) -> Done<()> {
         let oldest = self.now.before(OUTCOME_RETENTION).0;
         loop {
@@ -416,7 +419,7 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Removes what has expired, and returns how many entries that were.
+    /// Removes expired entries, and returns their number.
     pub(crate) fn expire(&mut self) -> Done<usize> {
         let expired = self.deadlines.range(..=(self.now.0, "\u{10FFFF}"))?;
         let rows = expired.take(EXPIRE_BATCH).map(|row| {
@@ -434,7 +437,7 @@ impl<'t> Tables<'t> {
         Ok(rows.len())
     }
 
-    /// Drops a dead letter, and returns true if it was there.
+    /// Drops a dead letter, and returns true if it existed.
     pub(crate) fn forget(&mut self, job: &JobId) -> Done<bool> {
         let queue = job.queue.to_string();
         let key = (

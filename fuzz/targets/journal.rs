@@ -1,4 +1,4 @@
-//! The journal reader.
+//! Fuzzes the journal reader.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

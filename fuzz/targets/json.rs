@@ -1,4 +1,4 @@
-//! The check of JSON text.
+//! Fuzzes the JSON validator.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! The snapshot reader, and the import of any JSON object.
+//! Fuzzes the snapshot reader, and the import of any JSON object.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

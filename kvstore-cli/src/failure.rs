@@ -1,4 +1,4 @@
-//! How a run ends that cannot do what it was asked to: a line that says what to do, and a code.
+//! How a failed run ends: with a line that says what to do, and an exit code.
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -10,50 +10,50 @@ use kvstore_core::error::in_one_line;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed for a reason of its own, which standard error names
+  1  failed for another reason, which standard error names
   2  wrong arguments or input
-  3  a key, job or folder that was asked for is absent
+  3  a requested key, job or folder is absent
   4  a condition did not hold (--if-match, --if-absent, check)
-  5  the server cannot be reached or cannot do it now; nothing happened
-  6  it is not known whether the write took effect
+  5  the server cannot be reached or cannot do it now; nothing changed
+  6  it is unknown whether the write took effect
   7  the token does not permit it";
 
 /// Why a run failed.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum CommandFailure {
     Store(Error),
-    /// What was done until then stays.
+    /// Interrupted; completed work stays.
     Interrupted {
-        failure: Box<Failure>,
+        failure: Box<CommandFailure>,
         done: String,
     },
-    /// For a reason of its own.
+    /// Any other reason.
     Failed(String),
     Usage(String),
-    /// What was asked for is absent; the rest of the output stands.
+    /// Something requested is absent; the rest of the output is valid.
     Absent(String),
     Io(io::Error),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CommandFailure {
     fn from(error: Error) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CommandFailure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl Failure {
-    /// Says on standard error what is wrong and what to do, and returns the code.
+impl CommandFailure {
+    /// Prints to standard error what is wrong and what to do, and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         if let Self::Io(error) = &self
             && error.kind() == io::ErrorKind::BrokenPipe
         {
-            // The reader has had enough, as behind `| head -1`.
+            // The reader has closed the pipe, as with `| head -1`.
             return ExitCode::SUCCESS;
         }
         let (code, text) = self.code_and_text();
@@ -61,7 +61,7 @@ impl Failure {
             true => "\x1b[1;31merror\x1b[0m",
             false => "error",
         };
-        #[expect(clippy::print_stderr, reason = "it is where errors go")]
+        #[expect(clippy::print_stderr, reason = "errors go to standard error")]
         {
             eprintln!("{label}: {text}");
         }
@@ -115,11 +115,11 @@ fn advice(error: &Error) -> (u8, &'static str) {
              KVSTORE_URL, such as http://127.0.0.1:8000",
         ),
         Error::Unavailable { .. } | Error::NotYetVisible { .. } | Error::Full { .. } => {
-            (5, "nothing was changed: try it again later")
+            (5, "nothing was changed: try again later")
         }
         Error::StorageFull { .. } => (
             5,
-            "nothing was changed: delete something, or give the server more room",
+            "nothing was changed: delete something, or give the server more space",
         ),
         Error::Unknown { .. } => (
             6,
@@ -135,7 +135,7 @@ fn advice(error: &Error) -> (u8, &'static str) {
         ),
         Error::Compacted => (
             1,
-            "begin again with --snapshot, which shows what is there now",
+            "begin again with --snapshot, which shows the current entries",
         ),
         _ => (1, ""),
     }

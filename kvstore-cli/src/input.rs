@@ -1,4 +1,4 @@
-//! What arguments mean: keys, values, times, etags.
+//! Parses arguments: keys, values, times, etags.
 
 use std::convert::Infallible;
 use std::io::Read as _;
@@ -11,11 +11,11 @@ use kvstore_core::model::write::Condition;
 use kvstore_core::store::ChangeKind;
 use kvstore_core::{Key, Value, Version};
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum ValueSource {
     Argument(String),
     /// `-`
     Standard,
@@ -23,7 +23,7 @@ pub(crate) enum Source {
     File(PathBuf),
 }
 
-impl FromStr for Source {
+impl FromStr for ValueSource {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
@@ -35,8 +35,8 @@ impl FromStr for Source {
     }
 }
 
-impl Source {
-    pub(crate) fn read(self) -> Result<Vec<u8>, Failure> {
+impl ValueSource {
+    pub(crate) fn read(self) -> Result<Vec<u8>, CommandFailure> {
         match self {
             Self::Argument(text) => Ok(text.into_bytes()),
             Self::Standard => {
@@ -45,27 +45,27 @@ impl Source {
                 Ok(text)
             }
             Self::File(path) => std::fs::read(&path).map_err(|error| {
-                Failure::Usage(format!("{} cannot be read: {error}", path.display()))
+                CommandFailure::Usage(format!("{} cannot be read: {error}", path.display()))
             }),
         }
     }
 
-    /// Reads a JSON value.
-    pub(crate) fn json(self) -> Result<Value, Failure> {
+    /// Parses a JSON value.
+    pub(crate) fn json(self) -> Result<Value, CommandFailure> {
         let is_argument = matches!(self, Self::Argument(_));
         Value::parse(self.read()?).map_err(|error| {
             let hint = match is_argument {
-                true => ": text needs quotes of its own, as in '\"Ada\"'; or say --text, or @FILE",
+                true => ": text needs quotes of its own, as in '\"Ada\"'; or use --text, or @FILE",
                 false => "",
             };
-            Failure::Usage(format!("{error}{hint}"))
+            CommandFailure::Usage(format!("{error}{hint}"))
         })
     }
 
     /// Reads plain text as a JSON string.
-    pub(crate) fn text(self) -> Result<Value, Failure> {
+    pub(crate) fn text(self) -> Result<Value, CommandFailure> {
         let text = String::from_utf8(self.read()?)
-            .map_err(|_| Failure::Usage("the value is not text in UTF-8".to_owned()))?;
+            .map_err(|_| CommandFailure::Usage("the value is not text in UTF-8".to_owned()))?;
         Ok(Value::from_serialize(&text)?)
     }
 }
@@ -74,12 +74,12 @@ pub(crate) fn key(text: &str) -> Result<Key, String> {
     Key::new(text).map_err(|error| error.to_string())
 }
 
-/// `15m`, `1h 30m`, or a number of seconds.
+/// Parses `15m`, `1h 30m`, or a number of seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text)
-            .map_err(|error| format!("{error}: it is like 90, 15m or 1h30m")),
+            .map_err(|error| format!("{error}: expected a time such as 90, 15m or 1h30m")),
     }
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn expiry(text: &str) -> Result<Expiry, String> {
     }
 }
 
-/// `*`, or an etag with its quotes or without.
+/// Parses `*`, or an etag with or without its quotes.
 pub(crate) fn condition(text: &str) -> Result<Condition, String> {
     if text == "*" {
         return Ok(Condition::Present);
@@ -99,7 +99,7 @@ pub(crate) fn condition(text: &str) -> Result<Condition, String> {
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'));
     let version = digits.unwrap_or(text).parse();
-    let version = version.map_err(|_| "it is * or an etag, such as 42".to_owned())?;
+    let version = version.map_err(|_| "expected * or an etag such as 42".to_owned())?;
     Ok(Condition::Version(Version(version)))
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn change_kind(text: &str) -> Result<ChangeKind, String> {
         "set" => Ok(ChangeKind::Set),
         "delete" => Ok(ChangeKind::Delete),
         "expire" => Ok(ChangeKind::Expire),
-        _ => Err("it is set, delete or expire".to_owned()),
+        _ => Err("expected set, delete or expire".to_owned()),
     }
 }
 
@@ -128,8 +128,8 @@ mod tests {
             assert_eq!(condition(etag), Ok(Condition::Version(Version(42))));
         }
         assert!(condition("\"42").is_err());
-        assert_eq!("-".parse(), Ok(Source::Standard));
-        assert_eq!("@a".parse(), Ok(Source::File("a".into())));
-        assert_eq!("-1".parse(), Ok(Source::Argument("-1".to_owned())));
+        assert_eq!("-".parse(), Ok(ValueSource::Standard));
+        assert_eq!("@a".parse(), Ok(ValueSource::File("a".into())));
+        assert_eq!("-1".parse(), Ok(ValueSource::Argument("-1".to_owned())));
     }
 }

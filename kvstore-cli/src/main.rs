@@ -1,8 +1,9 @@
-//! `kvstore`, the command: reads, writes and watches the entries of a server, looks after its jobs,
+//! `kvstore`, the command: reads, writes and watches the entries of a server, manages its jobs,
 //! moves entries between servers, stores and files, and checks and repairs folders.
 //!
-//! [`args`] is the one definition of the command line, from which help, completions and man pages come;
-//! [`commands`] does what it says; [`output`] prints it; [`failure`] is how it ends when it cannot.
+//! [`args`] is the single definition of the command line, from which help, completions and man
+//! pages are generated; [`commands`] carries out the commands; [`output`] prints results;
+//! [`failure`] reports errors.
 //!
 //! What is not here: HTTP, which is `kvstore-client`.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints help, or what is wrong with the arguments without those that may hold a password.
+/// Prints the help, or what is wrong with the arguments, without those that may hold a password.
 fn refuse(error: &clap::Error) -> ! {
     if matches!(
         error.kind(),
@@ -60,7 +61,7 @@ fn refuse(error: &clap::Error) -> ! {
             }
         }
     }
-    #[expect(clippy::print_stderr, reason = "it is where errors go")]
+    #[expect(clippy::print_stderr, reason = "errors go to standard error")]
     {
         eprint!("{text}");
     }

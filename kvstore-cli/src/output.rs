@@ -8,12 +8,12 @@ use kvstore_core::{Value, Version};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::args::Form;
+use crate::args::OutputForm;
 
-/// Most characters of a value in a table: what is longer is cut, and JSON lines have all of it.
+/// The maximum length of a value in a table: longer ones are cut, but JSON lines have all of it.
 const VALUE_CHARS_MAX: usize = 60;
 
-/// Most lines that a table holds back to find the widths of its columns.
+/// How many lines a table holds back to find the widths of its columns.
 const WIDTH_LINES: usize = 200;
 
 /// Returns true unless `NO_COLOR` is set to something (<https://no-color.org>).
@@ -21,37 +21,37 @@ pub(crate) fn is_colored() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Standard output, in the form that was asked for or that suits it.
+/// Standard output, in the requested form or the one that suits it.
 #[derive(Debug)]
 pub(crate) struct Output {
-    given: Option<Form>,
-    form: Form,
+    given: Option<OutputForm>,
+    form: OutputForm,
     is_colored: bool,
 }
 
 impl Output {
-    pub(crate) fn new(form: Option<Form>) -> Self {
+    pub(crate) fn new(form: Option<OutputForm>) -> Self {
         let is_terminal = io::stdout().is_terminal();
         Self {
             given: form,
             form: form.unwrap_or(match is_terminal {
-                true => Form::Table,
-                false => Form::Json,
+                true => OutputForm::Table,
+                false => OutputForm::Json,
             }),
             is_colored: is_terminal && is_colored(),
         }
     }
 
-    /// Returns true if lines of JSON were asked for, rather than chosen because of a pipe.
+    /// Returns true if JSON lines were requested, rather than chosen because of a pipe.
     pub(crate) fn is_json_asked_for(&self) -> bool {
-        self.given == Some(Form::Json)
+        self.given == Some(OutputForm::Json)
     }
 
     /// Prints one result: `text` for people, `object` for programs.
     pub(crate) fn one(&self, text: &str, object: &impl Serialize) -> io::Result<()> {
         match self.form {
-            Form::Table => line(text.as_bytes()),
-            Form::Json => json(object),
+            OutputForm::Table => line(text.as_bytes()),
+            OutputForm::Json => json(object),
         }
     }
 
@@ -77,7 +77,7 @@ fn json(object: &impl Serialize) -> io::Result<()> {
     line(&serde_json::to_vec(object)?)
 }
 
-/// A table under way. Its first lines decide how wide the columns are.
+/// A table being printed. Its first lines decide the widths of the columns.
 #[derive(Debug)]
 pub(crate) struct Rows<'o> {
     output: &'o Output,
@@ -89,7 +89,7 @@ pub(crate) struct Rows<'o> {
 impl Rows<'_> {
     /// Adds a result.
     pub(crate) fn row(&mut self, cells: Vec<String>, object: &impl Serialize) -> io::Result<()> {
-        if self.output.form == Form::Json {
+        if self.output.form == OutputForm::Json {
             return json(object);
         }
         match &self.widths {
@@ -104,7 +104,7 @@ impl Rows<'_> {
         }
     }
 
-    /// Prints what is held back.
+    /// Prints the lines that are held back.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         if self.held.is_empty() {
             return Ok(());
@@ -146,7 +146,7 @@ fn row(cells: &[String], widths: &[usize]) -> String {
     text
 }
 
-/// Returns text without control characters, which would move the cursor of a terminal.
+/// Returns text without control characters, which could move the cursor of a terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|character| match character.is_control() {
@@ -172,7 +172,7 @@ pub(crate) fn etag(version: Version) -> String {
     format!("\"{version}\"")
 }
 
-/// Returns a deadline to the second, for a table; empty if there is none.
+/// Formats a deadline to the second, for a table; empty if there is none.
 pub(crate) fn deadline(expires_at: Option<Timestamp>) -> String {
     let text = expires_at.map(|moment| moment.to_string());
     text.map_or_else(String::new, |text| {
@@ -180,13 +180,13 @@ pub(crate) fn deadline(expires_at: Option<Timestamp>) -> String {
     })
 }
 
-/// Returns a time in its two largest units.
+/// Formats a duration in its two largest units.
 pub(crate) fn age(age: Duration) -> String {
     let text = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// Returns a value as JSON that is printed byte for byte.
+/// Returns a value as JSON to be printed byte for byte.
 pub(crate) fn raw(value: &Value) -> &RawValue {
     serde_json::from_slice(value.as_bytes()).expect("a value is JSON text")
 }

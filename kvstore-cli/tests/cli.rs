@@ -1,5 +1,5 @@
-//! Does the command do what its help says, print what suits its reader, and end with the code that
-//! it names?
+//! Does the command do what its help says, print what suits its reader, and exit with the
+//! documented code?
 
 mod support;
 
@@ -80,7 +80,7 @@ fn entries_are_written_and_read() {
     server.lines(&["merge", "m", r#"{"a":null}"#]);
     assert_eq!(server.run(&["get", "m"]).lines, [r#"{"b":2}"#]);
 
-    // Several keys, and those that are absent.
+    // Several keys, and absent ones.
     let several = server.run(&["get", "f", "none", "s", "nor"]);
     assert_eq!((several.code, several.lines.len()), (3, 2));
     assert!(several.errors.contains("none, nor"), "{several:?}");
@@ -148,9 +148,9 @@ fn same_write_under_the_same_key_is_the_same_job() {
 }
 
 #[test]
-fn jobs_that_wait_are_shown() {
+fn waiting_jobs_are_shown() {
     let redis = Redis::start();
-    // Nothing applies what it accepts.
+    // Nothing applies the jobs that it accepts.
     let server = Server::start_on(&redis.url(), &["--worker", "none"]);
     let set = server.run(&["set", "a", "1", "--no-wait"]);
     assert_eq!(set.code, 0, "{set:?}");
@@ -168,7 +168,7 @@ fn jobs_that_wait_are_shown() {
 }
 
 #[test]
-fn batch_is_made_whole_or_not_at_all() {
+fn batch_takes_effect_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&folder.path().join("database"), &[]);
     let operations = r#"[{"op":"set","key":"a","value":1.0},{"op":"add","key":"n","by":2},{"op":"delete","key":"x"}]"#;
@@ -228,11 +228,11 @@ fn terminal_gets_tables_and_a_pipe_lines() {
         server.run(&["list", "team/x/", "--tree"]).lines,
         ["team/", "  x/", "    1  3 B", "    2  3 B"]
     );
-    // Either form can be asked for.
+    // Either form can be requested.
     let json = server.on_terminal("list z -o json", &[]);
     assert_eq!(serde_json::from_str::<Json>(&json).unwrap()["key"], "z");
     assert!(server.run(&["list", "-o", "table"]).lines[0].starts_with("KEY"));
-    // A reader that has had enough is no error.
+    // A reader that closes the pipe is no error.
     let head = format!(
         "{} list -o table | true; echo ${{PIPESTATUS[0]}}",
         env!("CARGO_BIN_EXE_kvstore")
@@ -245,7 +245,7 @@ fn terminal_gets_tables_and_a_pipe_lines() {
 }
 
 #[test]
-fn watch_goes_on_after_a_restart() {
+fn watch_continues_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path(), &[]);
     server.lines(&["set", "w/0", "0"]);
@@ -267,7 +267,7 @@ fn watch_goes_on_after_a_restart() {
     );
     server.restart();
     server.lines(&["delete", "w/1"]);
-    // The history may not outlive a kill: then it begins with what is there.
+    // The history may not survive a kill: then the watch begins with the existing entries.
     let seen = next();
     match seen["event"].as_str() {
         Some("reset") => {
@@ -346,7 +346,7 @@ fn entries_go_to_a_file_and_from_there_to_another_server() {
         [totals(10, 0, 0)]
     );
 
-    // What is bad is named, and nothing is written.
+    // Invalid lines are named, and nothing is written.
     std::fs::write(
         folder.path().join("bad.ndjson"),
         "{\"key\":\"x\",\"value\":1}\n{\"key\":\"\",\"value\":1}\n",
@@ -360,7 +360,7 @@ fn entries_go_to_a_file_and_from_there_to_another_server() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_do() {
+fn errors_say_what_is_wrong_and_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let tokens = folder.path().join("tokens");
     // sha256sum of "secret"
@@ -452,7 +452,7 @@ fn completions_and_man_pages_come_from_the_definition() {
 fn a_token_is_printed_alone_and_its_line_goes_into_the_file_of_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let tokens = folder.path().join("tokens");
-    // As an editor leaves it that ends no last line.
+    // As an editor leaves it that does not end the last line.
     let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
     std::fs::write(&tokens, format!("old:{hash}:r")).unwrap();
     let file = tokens.to_str().unwrap();
@@ -477,7 +477,7 @@ fn a_token_is_printed_alone_and_its_line_goes_into_the_file_of_the_server() {
     assert_eq!(run(&team, &["get", "other"]), 7);
     assert_eq!(run("secret", &["get", "team/a"]), 0, "the old one");
 
-    // One that could not be is refused, and the file stays.
+    // An invalid one is rejected, and the file stays as it is.
     let text = std::fs::read_to_string(&tokens).unwrap();
     for args in [
         &["a b"][..],
@@ -505,7 +505,7 @@ fn a_token_is_printed_alone_and_its_line_goes_into_the_file_of_the_server() {
 }
 
 #[test]
-fn health_tells_whether_a_server_is_ready() {
+fn health_shows_whether_a_server_is_ready() {
     let mut server = Server::start_on("memory:", &["--drain-delay", "60s"]);
     let (address, port) = (server.address.to_string(), server.address.port());
     let health = |listen: &str| kvstore(&["health", "--listen", listen]);
@@ -524,7 +524,7 @@ fn health_tells_whether_a_server_is_ready() {
     }
     assert_eq!(health(&format!("0.0.0.0:{port}")).code, 0);
     assert_eq!(server.run(&["health"]).code, 0, "by KVSTORE_URL");
-    // As in an image, where all programs have the same settings.
+    // As in an image, where all programs share one environment.
     let mut command = clean(Command::new(env!("CARGO_BIN_EXE_kvstore")));
     command.arg("health").env("KVSTORE_LISTEN", "127.0.0.1:1");
     assert_eq!(ended(&mut command).code, 1);

@@ -1,4 +1,4 @@
-//! Do the commands on a folder say what is so, change what they should, and nothing else?
+//! Do the commands on a folder report its true state, change what they should, and nothing else?
 
 mod support;
 
@@ -11,7 +11,7 @@ fn tool(name: &str, folder: &Path) -> Ended {
     kvstore(&[name, &format!("file:{}", folder.display())])
 }
 
-/// Every file, with its contents.
+/// Reads every file.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     std::fs::read_dir(folder)
         .unwrap()
@@ -30,7 +30,7 @@ fn put(server: &Server, numbers: std::ops::Range<u32>) {
     }
 }
 
-/// A folder with ten entries in its journal, of a server that was killed.
+/// Creates a folder with ten entries in its journal, left by a server that was killed.
 fn killed() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     put(&Server::start(folder.path(), &[]), 0..10);
@@ -45,13 +45,13 @@ fn damage(folder: &Path, key: &str) {
     let at = text
         .windows(sets.len())
         .position(|it| it == sets.as_bytes());
-    // The value behind it.
+    // The value after it.
     text[at.unwrap() + sets.len()] ^= 1;
     std::fs::write(&path, text).unwrap();
 }
 
 #[test]
-fn verify_and_status_change_nothing_beside_a_server_and_behind_it() {
+fn verify_and_status_change_nothing_during_and_after_a_server() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     put(&server, 0..10);
@@ -68,7 +68,7 @@ fn verify_and_status_change_nothing_beside_a_server_and_behind_it() {
         assert!(text.contains("sound: 10 entries, version "), "{text}");
         assert!(text.contains(", 0 jobs wait"), "{text}");
         assert_eq!(text.contains(&holder), round == "running", "{text}");
-        // A path does, too, and the environment that the server has.
+        // A path works as well, and so does the environment of the server.
         let by_path = kvstore(&["verify", folder.path().to_str().unwrap()]);
         assert_eq!(by_path.lines, found.lines);
         let status = tool("status", folder.path());
@@ -136,7 +136,7 @@ fn compact_leaves_a_plain_file_with_everything() {
 }
 
 #[test]
-fn tools_that_write_are_refused_while_a_server_runs() {
+fn writing_tools_are_rejected_while_a_server_runs() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     put(&server, 0..1);
@@ -149,7 +149,7 @@ fn tools_that_write_are_refused_while_a_server_runs() {
 }
 
 #[test]
-fn what_is_not_there_is_not_made() {
+fn missing_folders_are_not_created() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent");
     for name in ["verify", "repair", "status", "compact"] {
@@ -171,7 +171,7 @@ fn what_is_not_there_is_not_made() {
 }
 
 #[test]
-fn export_writes_every_entry_in_both_forms_beside_a_server() {
+fn export_writes_every_entry_in_both_formats_alongside_a_server() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("file:{}", folder.path().display());
     let mut server = Server::start(folder.path(), &[]);

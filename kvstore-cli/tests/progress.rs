@@ -1,5 +1,5 @@
-//! Does a terminal show how far an import or export is, and a pipe or file nothing
-//! of it?
+//! Does a terminal show the progress of an import or export, and does a pipe or file get nothing of
+//! it?
 
 mod support;
 
@@ -8,8 +8,8 @@ use std::process::Command;
 
 use support::{Ended, clean, ended};
 
-/// Runs `line`, in which `$0` is the program, with a terminal for input and output; what that shows
-/// comes back as standard output.
+/// Runs `line`, in which `$0` is the program, with a terminal for input and output, whose contents
+/// are returned as standard output.
 fn in_terminal(folder: &Path, line: &str) -> Ended {
     let line = line.replace("$0", env!("CARGO_BIN_EXE_kvstore"));
     let mut script = clean(Command::new("script"));
@@ -44,12 +44,12 @@ fn terminal_shows_a_bar_and_a_pipe_or_file_does_not() {
     for part in ["checking ", "importing ", " of 3,000 entries, "] {
         assert!(text(&shown).contains(part), "{part}: {shown:?}");
     }
-    // What stays is the result, on a line of its own.
+    // The result remains, on a line of its own.
     let shown_text = text(&shown);
     let last = shown_text.trim_end().rsplit(['\r', '\n']).next().unwrap();
     assert!(last.ends_with("3000 written, 0 equal already"), "{shown:?}");
 
-    // The bar is in the way of nothing that is said.
+    // The bar does not obscure any message.
     let refused = in_terminal(folder, "$0 import bad.ndjson --to file:other");
     assert_eq!(refused.code, 2, "{refused:?}");
     let refused_text = text(&refused);

@@ -1,5 +1,5 @@
-//! Do entries come out of a store and into another one whole, whatever stands in the file and
-//! whatever ends it half-way?
+//! Do entries get from one store into another completely, whatever is in the file and however the
+//! command is interrupted?
 
 mod support;
 
@@ -22,7 +22,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// The path of a file with this text.
+    /// Creates a file with this text, and returns its path.
     fn file(&self, name: &str, text: &str) -> String {
         std::fs::write(self.path(name), text).unwrap();
         self.path(name).to_str().unwrap().to_owned()
@@ -49,7 +49,7 @@ fn printed(ended: &Ended) -> String {
     ended.lines.join("\n")
 }
 
-/// Returns what an import says that ends with `code`.
+/// Returns the error message of an import that must exit with `code`.
 fn error(ended: &Ended, code: i32) -> &str {
     assert_eq!(ended.code, code, "{ended:?}");
     ended.errors.strip_prefix("error: ").unwrap()
@@ -61,7 +61,7 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-/// NDJSON with the entries `k0`, `k1`, ….
+/// Returns NDJSON with the entries `k0`, `k1`, ….
 fn lines(numbers: std::ops::Range<u32>) -> String {
     numbers
         .map(|number| format!("{{\"key\":\"k{number}\",\"value\":{number}}}\n"))
@@ -75,8 +75,8 @@ fn fed(args: &[&str], input: &str) -> Ended {
     ended(command(args).stdin(input))
 }
 
-/// Returns keys and whether there is a deadline: versions are each store's own, and a deadline that
-/// goes through a server is in whole seconds.
+/// Returns the keys, and whether each has a deadline: versions belong to each store, and a deadline
+/// that passes through a server is in whole seconds.
 fn portable(text: &str) -> Vec<(String, bool)> {
     let line = |line: &str| {
         let key = line.split(",\"value\":").next().unwrap().to_owned();
@@ -141,17 +141,17 @@ fn entries_go_between_any_two_of_file_folder_redis_and_server() {
         );
     }
 
-    // A file that is there already is not touched.
+    // An existing file is not touched.
     let again = kvstore(&["export", &file, "--from", &redis.url()]);
     assert!(error(&again, 2).contains("entries.ndjson"), "{again:?}");
-    // Into the folder that the server has, nothing goes but by the server.
+    // Entries reach the folder of a running server only through the server.
     let refused = folder.import(&folder.store("last"), "first");
     let holder = format!("process {}", first.child.id());
     assert!(error(&refused, 1).contains(&holder), "{refused:?}");
 }
 
 #[test]
-fn every_bad_entry_is_listed_by_its_place_and_nothing_is_written() {
+fn every_invalid_entry_is_listed_with_its_position_and_nothing_is_written() {
     let folder = Folder::new();
     let object = folder.file("bad.json", "{\n  \"a\": 1,\n  \"\": 2,\n  \"a\": 3\n}\n");
     let text = format!(
@@ -165,8 +165,8 @@ fn every_bad_entry_is_listed_by_its_place_and_nothing_is_written() {
     ] {
         let refused = folder.import(&path, "made");
         let (said, listed) = error(&refused, 2).split_once('\n').unwrap();
-        assert!(said.starts_with(&format!("nothing was written, {path} has bad entries")));
-        // What would be taken is said, too.
+        assert!(said.starts_with(&format!("nothing was written: {path} has invalid entries")));
+        // The message also says how the file was interpreted.
         assert!(
             said.contains("--format json") && said.contains("ndjson"),
             "{said}"
@@ -180,7 +180,7 @@ fn every_bad_entry_is_listed_by_its_place_and_nothing_is_written() {
     let many = folder.file("many.ndjson", &"no\n".repeat(50));
     let refused = folder.import(&many, "made");
     assert_eq!(error(&refused, 2).lines().count(), 1 + 20 + 1);
-    // An object is read whole before anything is written, wherever it comes from.
+    // An object is read completely before anything is written, whatever it is read from.
     let made = folder.store("made");
     let args = ["import", "-", "--to", &made, "--format", "json"];
     let from_pipe = fed(&args, "{\"a\":1,\"b\":}");
@@ -198,7 +198,7 @@ fn every_bad_entry_is_listed_by_its_place_and_nothing_is_written() {
 }
 
 #[test]
-fn lines_from_a_pipe_are_written_up_to_the_first_bad_one_and_no_further() {
+fn lines_from_a_pipe_are_written_up_to_the_first_invalid_one() {
     let folder = Folder::new();
     let store = folder.store("store");
     let args = ["import", "-", "--to", &store, "-o", "table"];
@@ -210,13 +210,13 @@ fn lines_from_a_pipe_are_written_up_to_the_first_bad_one_and_no_further() {
         "{said}"
     );
     assert!(
-        said.contains("\n  2500 written, 0 equal already until then"),
+        said.contains("\n  2500 written, 0 equal already so far"),
         "{said}"
     );
     assert_eq!(folder.export("store", "ndjson").lines().count(), 2500);
     let mended = fed(&args, &text.replace("bad\n", ""));
     assert_eq!(printed(&mended), "1500 written, 2500 equal already");
-    // So is a pipe that has a name.
+    // The same holds for a named pipe.
     let shell = format!(
         "printf '{{\"key\":\"named\",\"value\":1}}' | \"$0\" import /dev/stdin -o table --to '{store}'"
     );
@@ -224,7 +224,7 @@ fn lines_from_a_pipe_are_written_up_to_the_first_bad_one_and_no_further() {
     assert_eq!(printed(&named), "1 written, 0 equal already");
 }
 
-/// An import from a pipe.
+/// Starts an import from a pipe.
 fn start_import(store: &str) -> Child {
     command(&["import", "-", "--to", store])
         .stdin(Stdio::piped())
@@ -241,14 +241,14 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Whether a journal in `folder` holds `text`.
+/// Returns true if a journal in `folder` contains `text`.
 fn has_written(folder: &Path, text: &str) -> bool {
     let journal = std::fs::read_to_string(folder.join("journal-1.jsonl"));
     journal.is_ok_and(|journal| journal.contains(text))
 }
 
 #[test]
-fn killed_import_goes_on_where_it_was() {
+fn killed_import_continues_where_it_was() {
     let folder = Folder::new();
     let all = lines(0..5000);
     let mut child = start_import(&folder.store("store"));
@@ -286,7 +286,7 @@ fn killed_import_goes_on_where_it_was() {
 }
 
 #[test]
-fn store_without_room_stops_the_import_and_says_how_far_it_got() {
+fn full_store_stops_the_import_which_says_how_far_it_got() {
     let folder = Folder::new();
     let from = folder.file("all.ndjson", &lines(0..5000));
     let small = format!("{}?data_bytes=300KiB", folder.store("store"));
@@ -294,7 +294,7 @@ fn store_without_room_stops_the_import_and_says_how_far_it_got() {
     let said = error(&full, 5);
     assert!(said.contains("no room"), "{said}");
     assert!(
-        said.contains("\n  2000 written, 0 equal already until then"),
+        said.contains("\n  2000 written, 0 equal already so far"),
         "{said}"
     );
     assert_eq!(
@@ -304,11 +304,11 @@ fn store_without_room_stops_the_import_and_says_how_far_it_got() {
 }
 
 #[test]
-fn export_that_can_not_be_written_whole_leaves_nothing() {
+fn export_that_cannot_be_written_completely_leaves_nothing() {
     let folder = Folder::new();
     let all = folder.file("all.ndjson", &lines(0..3000));
     printed(&folder.import(&all, "store"));
-    // No file may have more than 512 bytes, and to try is an error rather than the end.
+    // Limits files to 512 bytes, so that exceeding it is an error rather than a signal.
     let script = format!(
         "cd '{}'; trap '' XFSZ; ulimit -f 1; exec \"$0\" export --from file:store made.json",
         folder.0.path().display()
@@ -325,7 +325,7 @@ fn export_that_can_not_be_written_whole_leaves_nothing() {
 
 #[test]
 fn ndjson_of_any_size_needs_little_memory() {
-    // So much data may a process have, in KiB; the entries come to more than twice that.
+    // The limit on a process's data, in KiB; the entries are more than twice that.
     const LIMIT: u32 = 20 << 10;
     let folder = Folder::new();
     let padding = "x".repeat(100_000);
@@ -343,7 +343,7 @@ fn ndjson_of_any_size_needs_little_memory() {
     };
     let path = folder.file("large.ndjson", &text);
     assert_eq!(printed(&import(&path)), "450 written, 0 equal already");
-    // The limit is one: an object has to fit.
+    // The limit works: an object has to fit in memory.
     let object = folder.file(
         "large.json",
         &format!("{{\"a\":\"{}\"}}", "x".repeat(50_000_000)),
@@ -354,7 +354,7 @@ fn ndjson_of_any_size_needs_little_memory() {
 }
 
 #[test]
-fn places_that_do_not_fit_are_refused() {
+fn unsuitable_sources_and_targets_are_rejected() {
     let folder = Folder::new();
     let from = folder.file("a.json", "{}");
     for args in [
@@ -373,7 +373,7 @@ fn places_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_token_goes_to_the_server_that_it_is_for() {
+fn a_token_is_sent_only_to_its_own_server() {
     let folder = Folder::new();
     let tokens = folder.path("tokens").to_str().unwrap().to_owned();
     let made = kvstore(&["token", "ada", "--tokens-file", &tokens]);

@@ -69,32 +69,31 @@ impl<'s> Batch<'s> {
         })
     }
 
-    /// Gives `key` the `value`, without a deadline.
+    /// Sets `key` to `value`, without a deadline.
     pub fn set<T: Serialize + ?Sized>(self, key: &str, value: &T) -> Self {
         self.write(key, |key| {
             Ok(Operation::set(key, Value::from_serialize(value)?))
         })
     }
 
-    /// Gives `key` the `value` for `ttl`, whole seconds.
+    /// Sets `key` to `value` for `ttl`, in whole seconds.
     pub fn set_for<T: Serialize + ?Sized>(self, key: &str, value: &T, ttl: Duration) -> Self {
         self.write(key, |key| {
             Ok(Operation::set(key, Value::from_serialize(value)?).expires_after(ttl))
         })
     }
 
-    /// Makes `key` absent.
+    /// Deletes `key`.
     pub fn delete(self, key: &str) -> Self {
         self.write(key, |key| Ok(Operation::delete(key)))
     }
 
-    /// Makes all changes at once and returns their versions, in order.
+    /// Sends all changes as one write and returns their versions, in order.
     ///
     /// # Errors
     /// The first error of a key or value in the batch; [`Error::Conflict`] if a check does not
-    /// hold;
-    /// [`Error::CrossPartition`] or [`Error::Invalid`] if a server with several partitions keeps the keys
-    /// in different ones.
+    /// hold; [`Error::CrossPartition`] or [`Error::Invalid`] if a server with several partitions
+    /// keeps the keys in different ones.
     pub async fn commit(self) -> Result<Committed> {
         let Parts { checks, mut writes } = self.parts?;
         let mut checks_alone = Vec::new();
@@ -111,7 +110,7 @@ impl<'s> Batch<'s> {
         }
         let committed = store::committed(submission).await;
         committed.map_err(|error| match error {
-            // The number of the operation on the wire, for that of the check.
+            // The operation's number on the wire, mapped to that of its check.
             Error::Conflict { key, current, .. } => Error::Conflict {
                 check: checks
                     .iter()

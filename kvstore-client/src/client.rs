@@ -1,4 +1,4 @@
-//! The handle on a server, and its settings.
+//! The handle to a server, and its settings.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,26 +13,26 @@ use crate::transport::Transport;
 use crate::url::ServerUrl;
 use crate::watch::Watching;
 
-/// How a [`Client`] asks.
+/// The settings of a [`Client`].
 #[derive(Clone)]
 pub struct Options {
-    /// The bearer token, if the server asks for one.
+    /// The bearer token, if the server requires one.
     pub token: Option<String>,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
     /// How long to wait for an answer, in addition to the time that the request itself waits for
     /// its outcome.
     pub request_timeout: Duration,
-    /// How long a request that may succeed later is sent again, in addition to the time that the
-    /// request itself waits for its outcome; zero not to.
+    /// How long to keep sending a request that may yet succeed, in addition to the time that the
+    /// request itself waits for its outcome; zero disables retries.
     pub retry_for: Duration,
-    /// Whether a write without an idempotency key of its own gets a random one, so that it can be
-    /// sent again when its answer is lost. The server remembers it only as long as that may happen.
+    /// Gives each write without an idempotency key a random one, so that it can be sent again when
+    /// its answer is lost. The server remembers the key only for as long as that may happen.
     pub idempotency_keys: bool,
-    /// After how long without a sign of life a watch connects again; the server's heartbeat is 15
-    /// seconds unless it is set up otherwise.
+    /// How long a watch may be silent before it reconnects. The server's heartbeat is 15 seconds by
+    /// default.
     pub watch_timeout: Duration,
-    /// Largest answer, and largest event of a watch, in bytes.
+    /// The largest answer, and the largest event of a watch, in bytes.
     pub answer_bytes_max: usize,
     /// A PEM file with the certificate authorities to trust, in place of the machine's (feature
     /// `tls`).
@@ -69,7 +69,7 @@ impl fmt::Debug for Options {
     }
 }
 
-/// A server. Cheap to clone; clones share their connections.
+/// A client of one server. Cheap to clone; clones share their connections.
 ///
 /// ```no_run
 /// # async fn program() -> kvstore_core::Result<()> {
@@ -93,8 +93,8 @@ pub struct Client {
 impl Client {
     /// Returns a client of the server at `url` with the default [`Options`].
     ///
-    /// It connects when it is first used, so a server that is not up yet is no error here;
-    /// [`RemoteService::ping`] asks whether it is.
+    /// The client connects when it is first used, so a server that is not running yet is no error
+    /// here; [`RemoteService::ping`] checks that it is.
     ///
     /// # Errors
     /// Those of [`Client::open_with`].
@@ -120,12 +120,12 @@ impl Client {
         })
     }
 
-    /// Returns the entries: reads, and writes that return once they are applied.
+    /// Returns the interface to the entries: reads, and writes that return once they are applied.
     pub fn store(&self) -> &RemoteStore {
         &self.store
     }
 
-    /// Returns the queued writes, jobs and the state of the queue.
+    /// Returns the interface to queued writes, jobs and the state of the queue.
     pub fn service(&self) -> &RemoteService {
         &self.service
     }
@@ -135,10 +135,10 @@ impl Client {
         Watching::new(self.service.transport().clone(), prefix)
     }
 
-    /// Closes the connections that no request uses.
+    /// Closes the idle connections.
     ///
     /// # Errors
-    /// None: the result is that of `Embedded::close`.
+    /// None: the signature is that of `Embedded::close`.
     #[expect(clippy::unused_async, reason = "like `Embedded::close`")]
     pub async fn close(self) -> Result<()> {
         self.service.transport().close_idle();

@@ -15,7 +15,7 @@ use crate::store::RemoteStore;
 
 /// The entries whose keys start with one prefix, each a `T`; made by [`RemoteStore::collection`].
 ///
-/// An *id* is what follows the prefix in a key. Cheap to clone.
+/// An *id* is the part of a key after the prefix. Cheap to clone.
 ///
 /// ```no_run
 /// # async fn program(kv: kvstore_client::Client) -> kvstore_core::Result<()> {
@@ -67,7 +67,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Collection<T> {
         self.store.get_many_as(&keys).await
     }
 
-    /// Gives `id` the `value`, without a deadline, and returns its version.
+    /// Sets `id` to `value`, without a deadline, and returns its version.
     ///
     /// # Errors
     /// Those of [`RemoteStore::set`].
@@ -75,7 +75,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Collection<T> {
         self.store.set(&self.key(id), value).await
     }
 
-    /// Gives `id` the `value` for `ttl`, and returns its version.
+    /// Sets `id` to `value` for `ttl`, and returns its version.
     ///
     /// # Errors
     /// Those of [`RemoteStore::set_for`].
@@ -83,7 +83,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Collection<T> {
         self.store.set_for(&self.key(id), value, ttl).await
     }
 
-    /// Gives `id` the `value` if it is absent, and returns its version.
+    /// Sets `id` to `value` if it is absent, and returns its version.
     ///
     /// # Errors
     /// Those of [`RemoteStore::create`].
@@ -91,7 +91,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Collection<T> {
         self.store.create(&self.key(id), value).await
     }
 
-    /// Replaces the value of `id` by the result of `change`, and returns it.
+    /// Replaces the value of `id` with the result of `change`, and returns it.
     ///
     /// # Errors
     /// Those of [`RemoteStore::update`].
@@ -102,7 +102,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Collection<T> {
         self.store.update(&self.key(id), change).await
     }
 
-    /// Makes `id` absent, and returns true if it was present.
+    /// Deletes `id`, and returns true if it was present.
     ///
     /// # Errors
     /// Those of [`RemoteStore::delete`].

@@ -1,4 +1,4 @@
-//! What an answer that is no success means, as an error of the core. The one table of it.
+//! Maps every unsuccessful answer to an error of the core. The only such mapping.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use kvstore_core::model::id::JobId;
 use kvstore_core::{Error, Key, Version};
 use serde::Deserialize;
 
-use crate::transport::{Call, Effect, Reply};
+use crate::transport::{ApiCall, RepeatEffect, Reply};
 use crate::wire;
 
-/// A problem of RFC 9457, as far as it is one.
+/// A problem of RFC 9457; every member may be missing.
 #[derive(Debug, Default, Deserialize)]
-struct Body {
+struct ProblemBody {
     #[serde(default, rename = "type")]
     kind: String,
     #[serde(default)]
@@ -27,12 +27,12 @@ struct Body {
 
 /// Why a request did not succeed.
 #[derive(Debug)]
-pub(crate) struct Problem {
+pub(crate) struct ProblemReply {
     status: StatusCode,
-    body: Body,
+    body: ProblemBody,
 }
 
-impl Problem {
+impl ProblemReply {
     pub(crate) fn of(reply: &Reply) -> Self {
         Self {
             status: reply.status,
@@ -40,7 +40,7 @@ impl Problem {
         }
     }
 
-    /// Returns the name of the problem, empty if it is none of a kvstore server.
+    /// Returns the name of the problem; empty if it does not come from a kvstore server.
     fn name(&self) -> &str {
         self.body
             .kind
@@ -52,7 +52,7 @@ impl Problem {
         self.name() == name
     }
 
-    /// Returns true if a kvstore server said it, rather than a proxy before it.
+    /// Returns true if a kvstore server sent it, rather than a proxy in front of it.
     pub(crate) fn is_own(&self) -> bool {
         !self.name().is_empty()
     }
@@ -66,9 +66,9 @@ impl Problem {
         self.body.failed_op.unwrap_or(0)
     }
 
-    /// Returns the error of an operation on `key` whose condition failed, or which could not be
-    /// done.
-    pub(crate) fn of_write(self, key: &Key, call: &Call) -> Error {
+    /// Returns the error of an operation on `key` that failed its condition or could not be carried
+    /// out.
+    pub(crate) fn of_write(self, key: &Key, call: &ApiCall) -> Error {
         let key = self.body.key.as_ref().unwrap_or(key).clone();
         match self.name() {
             "precondition-failed" => Error::Conflict {
@@ -91,7 +91,7 @@ impl Problem {
         wire::version(self.body.current_etag.as_deref()?)
     }
 
-    pub(crate) fn into_error(self, call: &Call) -> Error {
+    pub(crate) fn into_error(self, call: &ApiCall) -> Error {
         let status = self.status;
         let detail = match self.body.detail.as_str() {
             "" => format!("the server answered {status}"),
@@ -130,7 +130,7 @@ impl Problem {
             ("unavailable" | "overloaded" | "not-yet-visible" | "draining", _) => {
                 unavailable(detail)
             }
-            _ if call.effect != Effect::None => unknown(detail),
+            _ if call.effect != RepeatEffect::None => unknown(detail),
             _ => unavailable(detail),
         }
     }
@@ -141,14 +141,14 @@ pub(crate) fn source(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>)
     Some(Arc::from(cause.into()))
 }
 
-/// The error of an answer that says something else than the API has it.
-pub(crate) fn unexpected(reply: &Reply, call: &Call, why: &dyn std::fmt::Display) -> Error {
+/// Returns the error for an answer that does not conform to the API.
+pub(crate) fn unexpected(reply: &Reply, call: &ApiCall, why: &dyn std::fmt::Display) -> Error {
     let what = format!(
         "the answer to {} {} ({}) is not as expected: {why}",
         call.method, call.target, reply.status
     );
     match call.effect {
-        Effect::None => Error::Unavailable { what, source: None },
+        RepeatEffect::None => Error::Unavailable { what, source: None },
         _ => Error::Unknown {
             what: "the write takes effect".to_owned(),
             source: source(what),

@@ -1,31 +1,31 @@
-//! Server-sent events out of the pieces of an answer
+//! Parses server-sent events from the pieces of an answer
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 
-/// One event, or the news that only the id has moved.
+/// One event, or an advance of the id alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sent {
+pub(crate) struct ServerSentEvent {
     pub(crate) name: String,
     pub(crate) data: String,
-    /// The id as of this event, if it has one of its own.
+    /// The id after this event, if the event sets one.
     pub(crate) id: Option<String>,
 }
 
-/// Cuts text into events.
+/// A parser that splits text into events.
 #[derive(Debug, Default)]
-pub(crate) struct Events {
-    /// What has come of the line under way.
+pub(crate) struct EventParser {
+    /// The part of the current line received so far.
     line: Vec<u8>,
-    next: Sent,
+    next: ServerSentEvent,
 }
 
-impl Events {
-    /// Returns the bytes that are held of an event under way.
+impl EventParser {
+    /// Returns the number of bytes held of an incomplete event.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.line.len() + self.next.data.len()
     }
 
-    /// Takes a piece and hands over each event that it ends.
-    pub(crate) fn take(&mut self, piece: &[u8], mut event: impl FnMut(Sent)) {
+    /// Takes a piece of text and passes on each event that it completes.
+    pub(crate) fn take(&mut self, piece: &[u8], mut event: impl FnMut(ServerSentEvent)) {
         for part in piece.split_inclusive(|byte| *byte == b'\n') {
             self.line.extend_from_slice(part);
             if part.ends_with(b"\n") {
@@ -38,10 +38,10 @@ impl Events {
         }
     }
 
-    fn line(&mut self, line: &str) -> Option<Sent> {
+    fn line(&mut self, line: &str) -> Option<ServerSentEvent> {
         if line.is_empty() {
             let sent = std::mem::take(&mut self.next);
-            return (sent != Sent::default()).then_some(sent);
+            return (sent != ServerSentEvent::default()).then_some(sent);
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -54,7 +54,7 @@ impl Events {
                 }
                 self.next.data.push_str(value);
             }
-            // A comment, or `retry`: the client has pauses of its own.
+            // A comment, or `retry`: the client chooses its own pauses.
             _ => {}
         }
         None
@@ -66,9 +66,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_the_same_however_the_text_is_cut() {
+    fn events_are_the_same_however_the_text_is_split() {
         let text = "retry: 2000\nid: 1\n\n: heartbeat\n\nid: 2\r\nevent: set\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\nevent:synced\ndata:{}\n\nid: 3\n";
-        let sent = |name: &str, data: &str, id: Option<&str>| Sent {
+        let sent = |name: &str, data: &str, id: Option<&str>| ServerSentEvent {
             name: name.to_owned(),
             data: data.to_owned(),
             id: id.map(str::to_owned),
@@ -79,7 +79,7 @@ mod tests {
             sent("synced", "{}", None),
         ];
         for size in 1..text.len() {
-            let mut events = Events::default();
+            let mut events = EventParser::default();
             let mut found = Vec::new();
             for piece in text.as_bytes().chunks(size) {
                 events.take(piece, |sent| found.push(sent));

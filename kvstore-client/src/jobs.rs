@@ -12,44 +12,44 @@ use kvstore_core::model::job::Applied;
 use kvstore_core::{Key, Result, Version};
 use serde::Deserialize;
 
-use crate::error::{Problem, unexpected};
+use crate::error::{ProblemReply, unexpected};
 use crate::service::{RemoteService, WireApplied, parse};
-use crate::transport::{Call, Effect, Reply};
-use crate::wire::{self, Target};
+use crate::transport::{ApiCall, RepeatEffect, Reply};
+use crate::wire::{self, RequestTarget};
 
-/// What is known of a job.
+/// The known facts about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobInfo {
     /// The job.
     pub id: JobId,
-    /// What it does: `set`, `delete`, `add`, `merge`, `touch` or `batch`, as long as that is kept.
+    /// Its kind: `set`, `delete`, `add`, `merge`, `touch` or `batch`, while that is kept.
     pub op: Option<String>,
-    /// Its key, or the first of a batch, as long as that is kept.
+    /// Its key, or the first key of a batch, while that is kept.
     pub key: Option<Key>,
-    /// How often it was tried, if that is known.
+    /// How often it was tried, if known.
     pub attempts: Option<u32>,
-    /// How it stands.
+    /// Its state.
     pub outcome: JobOutcome,
-    /// When it was accepted, of a job that waits, in a listing.
+    /// When it was accepted; in a listing of waiting jobs only.
     pub accepted_at: Option<Timestamp>,
-    /// When it became a dead letter, in a listing.
+    /// When it became a dead letter; in a listing only.
     pub dead_at: Option<Timestamp>,
 }
 
-/// How a job stands.
+/// The state of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobOutcome {
     /// It waits to be applied.
     Queued,
-    /// It is applied; with what it did, if it is no batch and that is kept.
+    /// It is applied; with its effect, if it is not a batch and that is kept.
     Succeeded(Option<Applied>),
-    /// It could not be done when its turn came; nothing took effect.
+    /// It could not be carried out when its turn came; nothing took effect.
     Failed {
         /// Why.
         reason: String,
-        /// Which operation of a batch, from 0.
+        /// The operation of a batch that failed, from 0.
         operation: usize,
-        /// The version that the operation's key had at that moment; `None` if it was absent.
+        /// The version of the operation's key at that moment; `None` if it was absent.
         current: Option<Version>,
     },
     /// The store rejected it for good, or its attempts ran out. It is kept as a dead letter.
@@ -62,9 +62,9 @@ pub enum JobOutcome {
 /// Which jobs to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobStatus {
-    /// Those that wait.
+    /// The waiting jobs.
     Queued,
-    /// Those that were given up.
+    /// The dead letters.
     Dead,
 }
 
@@ -84,7 +84,7 @@ pub struct QueueStatus {
     pub jobs: u64,
     /// Their keys and values, in bytes.
     pub bytes: u64,
-    /// The age of the oldest, in seconds; `None` if none waits.
+    /// The age of the oldest waiting job, in seconds; `None` if none waits.
     pub oldest_age_seconds: Option<f64>,
     /// How many dead letters there are.
     pub dead: u64,
@@ -93,32 +93,32 @@ pub struct QueueStatus {
 }
 
 impl RemoteService {
-    /// Returns what is known of a job, once it is finished or after `wait`; `None` if it is unknown
-    /// or forgotten.
+    /// Returns the known facts about a job, once it is finished or after `wait`; `None` if it is
+    /// unknown or forgotten.
     ///
     /// # Errors
     /// [`Error::Unavailable`](kvstore_core::Error::Unavailable),
     /// [`Error::Denied`](kvstore_core::Error::Denied).
     pub async fn job(&self, id: &JobId, wait: Duration) -> Result<Option<JobInfo>> {
         let seconds = wait.as_millis().div_ceil(1000).min(60);
-        let target = Target::new(&format!("/v1/jobs/{id}")).with("wait", seconds);
-        let mut call = Call::get(target.finish(), Subject::JobId);
+        let target = RequestTarget::new(&format!("/v1/jobs/{id}")).with("wait", seconds);
+        let mut call = ApiCall::get(target.finish(), Subject::JobId);
         call.wait = wait;
         let reply = self.transport().send(&call).await?;
         match reply.status {
             StatusCode::OK => info(&reply, &call).map(Some),
-            StatusCode::NOT_FOUND if Problem::of(&reply).is_own() => Ok(None),
-            _ => Err(Problem::of(&reply).into_error(&call)),
+            StatusCode::NOT_FOUND if ProblemReply::of(&reply).is_own() => Ok(None),
+            _ => Err(ProblemReply::of(&reply).into_error(&call)),
         }
     }
 
-    /// Streams the jobs that wait, or the dead letters, that the token may see, in ascending order.
+    /// Streams the waiting jobs, or the dead letters, that the token may see, in ascending order.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`]; the stream ends after the first.
+    /// Those of [`RemoteService::job`]; the stream ends after the first.
     pub fn jobs(&self, status: JobStatus) -> BoxStream<'static, Result<JobInfo>> {
         let target = move |cursor: Option<String>| {
-            let target = Target::new("/v1/jobs")
+            let target = RequestTarget::new("/v1/jobs")
                 .with("status", status.as_str())
                 .with("limit", 1000);
             target.with_some("cursor", cursor).finish()
@@ -128,9 +128,9 @@ impl RemoteService {
             let Some(wanted) = wanted else {
                 return Ok(None);
             };
-            let call = Call::get(wanted, Subject::JobId);
+            let call = ApiCall::get(wanted, Subject::JobId);
             let reply = service.expect(StatusCode::OK, &call).await?;
-            let page: WirePage = parse(&reply, &call)?;
+            let page: WireJobPage = parse(&reply, &call)?;
             let jobs: Option<Vec<JobInfo>> = page.jobs.into_iter().map(WireJob::info).collect();
             let jobs = jobs.ok_or_else(|| unexpected(&reply, &call, &"a job has no status"))?;
             let next = page.cursor.map(|cursor| target(Some(cursor)));
@@ -142,38 +142,38 @@ impl RemoteService {
         pages.try_flatten().boxed()
     }
 
-    /// Has a dead letter tried again as a new job, and returns that. Two retries of one letter are
-    /// one job.
+    /// Retries a dead letter as a new job, and returns that job. Two retries of one letter are one
+    /// job.
     ///
     /// # Errors
     /// [`Error::NotFound`](kvstore_core::Error::NotFound) if there is no such letter.
     pub async fn retry(&self, id: &JobId) -> Result<JobId> {
         let mut call = write(Method::POST, format!("/v1/jobs/{id}/retry"));
         // The server derives an idempotency key from the old id.
-        call.effect = Effect::Once;
+        call.effect = RepeatEffect::Once;
         let reply = self.expect(StatusCode::OK, &call).await?;
         let answer: Retried = parse(&reply, &call)?;
         Ok(answer.job_id)
     }
 
-    /// Drops a dead letter, and returns true if it was there.
+    /// Drops a dead letter, and returns true if it existed.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`].
+    /// Those of [`RemoteService::job`].
     pub async fn forget(&self, id: &JobId) -> Result<bool> {
         let call = write(Method::DELETE, format!("/v1/jobs/{id}"));
         let reply = self.transport().send(&call).await?;
         match reply.status {
             StatusCode::OK => Ok(true),
-            StatusCode::NOT_FOUND if Problem::of(&reply).is_own() => Ok(false),
-            _ => Err(Problem::of(&reply).into_error(&call)),
+            StatusCode::NOT_FOUND if ProblemReply::of(&reply).is_own() => Ok(false),
+            _ => Err(ProblemReply::of(&reply).into_error(&call)),
         }
     }
 
-    /// Has all dead letters that the token may see tried again, and returns how many.
+    /// Retries all dead letters that the token may see, and returns their number.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`]; some may have been retried then, and to repeat the call
+    /// Those of [`RemoteService::job`]. Some letters may have been retried then; repeating the call
     /// is safe.
     pub async fn retry_dead(&self) -> Result<u64> {
         let call = write(Method::POST, "/v1/jobs/retry?status=dead".to_owned());
@@ -184,10 +184,10 @@ impl RemoteService {
             .ok_or_else(|| unexpected(&reply, &call, &"it has no number"))
     }
 
-    /// Drops all dead letters that the token may see, and returns how many.
+    /// Drops all dead letters that the token may see, and returns their number.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`]; some may have been dropped then, and to repeat the call
+    /// Those of [`RemoteService::job`]. Some letters may have been dropped then; repeating the call
     /// is safe.
     pub async fn forget_dead(&self) -> Result<u64> {
         let call = write(Method::DELETE, "/v1/jobs?status=dead".to_owned());
@@ -201,31 +201,31 @@ impl RemoteService {
     /// Returns how full the queue is.
     ///
     /// # Errors
-    /// As those of [`RemoteService::job`].
+    /// Those of [`RemoteService::job`].
     pub async fn queue_status(&self) -> Result<QueueStatus> {
-        let call = Call::get("/v1/queue".to_owned(), Subject::Job);
+        let call = ApiCall::get("/v1/queue".to_owned(), Subject::Job);
         let reply = self.expect(StatusCode::OK, &call).await?;
         parse(&reply, &call)
     }
 
-    async fn expect(&self, status: StatusCode, call: &Call) -> Result<Reply> {
+    async fn expect(&self, status: StatusCode, call: &ApiCall) -> Result<Reply> {
         let reply = self.transport().send(call).await?;
         match reply.status == status {
             true => Ok(reply),
-            false => Err(Problem::of(&reply).into_error(call)),
+            false => Err(ProblemReply::of(&reply).into_error(call)),
         }
     }
 }
 
-/// A write that finds nothing left to do when it is sent twice.
-fn write(method: Method, target: String) -> Call {
-    Call {
-        effect: Effect::Once,
-        ..Call::read(method, target, Subject::JobId)
+/// Builds a write that finds nothing left to do when it is sent twice.
+fn write(method: Method, target: String) -> ApiCall {
+    ApiCall {
+        effect: RepeatEffect::Once,
+        ..ApiCall::read(method, target, Subject::JobId)
     }
 }
 
-fn info(reply: &Reply, call: &Call) -> Result<JobInfo> {
+fn info(reply: &Reply, call: &ApiCall) -> Result<JobInfo> {
     let job: WireJob = parse(reply, call)?;
     job.info()
         .ok_or_else(|| unexpected(reply, call, &"the job has no status"))
@@ -233,7 +233,7 @@ fn info(reply: &Reply, call: &Call) -> Result<JobInfo> {
 
 /// A page of jobs.
 #[derive(Debug, Deserialize)]
-struct WirePage {
+struct WireJobPage {
     jobs: Vec<WireJob>,
     cursor: Option<String>,
 }

@@ -1,5 +1,5 @@
 //! The client of a kvstore server, with the names and types of `kvstore-core`: a program that moves
-//! from an embedded store to a server changes the line that opens it.
+//! from an embedded store to a server changes only the line that opens it.
 //!
 //! ```no_run
 //! # async fn program() -> kvstore_core::Result<()> {
@@ -19,27 +19,25 @@
 //!
 //! * [`Client::store`] has the methods of [`StoreExt`](kvstore_core::StoreExt) and those of
 //!   [`Store`](kvstore_core::Store) that a server offers; its writes return once they are applied.
-//! * [`Client::service`] has the verbs of [`Service`](kvstore_core::Service), with conditions, times to
-//!   live and batches, and what is known of jobs, dead letters and the queue.
+//! * [`Client::service`] has the verbs of [`Service`](kvstore_core::Service), with conditions,
+//!   times to live and batches, and access to jobs, dead letters and the queue.
 //! * [`Client::watch`] streams live changes, and resumes by itself.
 //!
 //! # What is retried
 //! Every write carries an idempotency key, so that a retry is the same job and has no second
-//! effect. A request is therefore sent again when the server cannot be reached, when it answers 503
-//! (after the time that it names) and when its answer is lost or says that the outcome is unknown;
-//! for as long as
-//! [`Options::retry_for`] says. What the server rejects is not sent again. [`Error::Unknown`] is
-//! returned only if it is still open at the end whether the write takes effect.
+//! effect. A request is therefore sent again, for up to [`Options::retry_for`], when the server
+//! cannot be reached, when it answers 503 (after the time that it names), and when its answer is
+//! lost or says that the outcome is unknown. A rejected request is not sent again.
+//! [`Error::Unknown`] is returned only if it is still unknown at the end whether the write takes
+//! effect.
 //!
 //! A server remembers a bounded number of idempotency keys, 100,000 for each partition. The random
 //! ones of a client are remembered only for as long as it may send the write again. With the
-//! default
-//! [`Options`] that is 85 seconds for a queued write, which waits for 5, and 195 for one of
-//! [`Client::store`], which waits for up to 60: enough for 1,000 and 500 writes a second without a pause.
-//! A program that writes more shortens [`Options::retry_for`] and [`Options::request_timeout`], or
-//! sets
-//! [`Options::idempotency_keys`] to false; then a write whose answer is lost is not sent again, and is
-//! [`Error::Unknown`].
+//! default [`Options`] that is 85 seconds for a queued write, which waits for 5, and 195 for a
+//! write of [`Client::store`], which waits for up to 60: enough for 1,000 and 500 writes a second
+//! without a pause. A program that writes more shortens [`Options::retry_for`] and
+//! [`Options::request_timeout`], or sets [`Options::idempotency_keys`] to false; then a write whose
+//! answer is lost is not sent again, and is [`Error::Unknown`].
 //!
 //! # Features
 //! `tls`: `https://`. Without it, an `https://` URL is an error.

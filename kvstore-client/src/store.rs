@@ -44,9 +44,10 @@ const APPLIED_WAIT: Duration = Duration::from_secs(60);
 /// ```
 ///
 /// # Errors
-/// All fail with [`Error::Invalid`] for a key that breaks the rules of [`Key`] and for a value that
-/// is not the type asked for or has no JSON; with [`Error::Unavailable`] if nothing happened and
-/// [`Error::Unknown`] if that is not known; with [`Error::Denied`] if the token does not suffice.
+/// All methods return [`Error::Invalid`] for a key that breaks the rules of [`Key`], for a stored
+/// value that is not of the requested type, and for a value that cannot be serialized as JSON;
+/// [`Error::Unavailable`] if nothing happened, and [`Error::Unknown`] if that is not known;
+/// [`Error::Denied`] if the token does not suffice.
 #[derive(Clone, Debug)]
 pub struct RemoteStore {
     service: RemoteService,
@@ -82,8 +83,8 @@ impl RemoteStore {
     }
 
     /// Returns the changes from a point on, as [`Store::watch`](kvstore_core::Store::watch) does.
-    /// The stream resumes by itself when the connection breaks; after that it may repeat a change,
-    /// and never skips one. [`Client::watch`](crate::Client::watch) can begin with a snapshot.
+    /// The stream resumes by itself when the connection breaks; it may then repeat a change, but
+    /// never skips one. [`Client::watch`](crate::Client::watch) can begin with a snapshot.
     ///
     /// # Errors
     /// [`Error::Compacted`], here or from the stream, if that point is no longer in the history.
@@ -93,7 +94,7 @@ impl RemoteStore {
             .await
     }
 
-    /// Returns the value under `key`, read as a `T`, or `None` if it is absent.
+    /// Returns the value under `key`, deserialized as a `T`, or `None` if it is absent.
     ///
     /// # Errors
     /// Those named above.
@@ -102,8 +103,8 @@ impl RemoteStore {
         entry.map(|entry| entry.value.to()).transpose()
     }
 
-    /// Returns the values under `keys`, in their order, each read as a `T`, or `None` where it is
-    /// absent.
+    /// Returns the values under `keys`, in their order, each deserialized as a `T`, or `None` where
+    /// it is absent.
     ///
     /// # Errors
     /// Those of [`RemoteService::get_many`].
@@ -118,7 +119,7 @@ impl RemoteStore {
             .collect()
     }
 
-    /// Gives `key` the `value` for ever, and returns its version.
+    /// Sets `key` to `value`, without a deadline, and returns its version.
     ///
     /// # Errors
     /// Those named above.
@@ -126,7 +127,7 @@ impl RemoteStore {
         version(self.service.set(key, value)).await
     }
 
-    /// Gives `key` the `value` for `ttl`, whole seconds, and returns its version.
+    /// Sets `key` to `value` for `ttl`, in whole seconds, and returns its version.
     ///
     /// # Errors
     /// Those named above.
@@ -139,17 +140,17 @@ impl RemoteStore {
         version(self.service.set(key, value).expires_after(ttl)).await
     }
 
-    /// Adds `by` to the 64-bit integer under `key` (0 if it is absent), and returns the sum. A
-    /// deadline of the entry stays.
+    /// Adds `by` to the 64-bit integer under `key` (0 if it is absent), and returns the sum. The
+    /// entry keeps its deadline.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the value is no 64-bit integer, or the sum would not be one.
+    /// [`Error::Invalid`] if the value is not a 64-bit integer, or the sum would not fit in one.
     pub async fn add(&self, key: &str, by: i64) -> Result<i64> {
         let added = applied(self.service.add(key, by)).await?;
         added.number().ok_or_else(|| no_details(&added))
     }
 
-    /// Makes `key` absent, and returns true if it was present.
+    /// Deletes `key`, and returns true if it was present.
     ///
     /// # Errors
     /// Those named above.
@@ -158,7 +159,7 @@ impl RemoteStore {
         deleted.existed().ok_or_else(|| no_details(&deleted))
     }
 
-    /// Gives `key` the `value` if it is absent, and returns its version.
+    /// Sets `key` to `value` if it is absent, and returns its version.
     ///
     /// # Errors
     /// [`Error::Conflict`] if it is present.
@@ -166,11 +167,11 @@ impl RemoteStore {
         version(self.service.set(key, value).if_absent()).await
     }
 
-    /// Gives `key` the `value` for ever if it still has the version `expected`, and returns the new
-    /// one.
+    /// Sets `key` to `value`, without a deadline, if its version is still `expected`, and returns
+    /// the new version.
     ///
     /// # Errors
-    /// [`Error::Conflict`], with the version that it has, if that is another.
+    /// [`Error::Conflict`] with the current version if it is a different one.
     pub async fn compare_and_set<T: Serialize + ?Sized>(
         &self,
         key: &str,
@@ -180,11 +181,11 @@ impl RemoteStore {
         version(self.service.set(key, value).if_version(expected)).await
     }
 
-    /// Replaces the value under `key` by the result of `change` (of `None`, if it is absent), and
-    /// returns that.
+    /// Replaces the value under `key` with the result of `change` (called with `None` if it is
+    /// absent), and returns it.
     ///
-    /// No write is lost: if another one came between, `change` is called again with the newer
-    /// value. A deadline of the entry stays.
+    /// No write is lost: if another one came first, `change` is called again with the newer value.
+    /// The entry keeps its deadline.
     ///
     /// # Errors
     /// Those named above.
@@ -208,13 +209,13 @@ impl RemoteStore {
         }
     }
 
-    /// Makes every key that starts with `prefix` absent, and returns how many were there.
+    /// Deletes every key that starts with `prefix`, and returns how many there were.
     ///
-    /// The server does it in several jobs: it is not one moment, and a key that is written
-    /// meanwhile may stay.
+    /// The server does this in several jobs: it is not atomic, and a key that is written meanwhile
+    /// may remain.
     ///
     /// # Errors
-    /// [`Error::Unknown`] if some of them may be left; to repeat the call is safe.
+    /// [`Error::Unknown`] if some of them may be left; repeating the call is safe.
     pub async fn delete_all(&self, prefix: &str) -> Result<u64> {
         self.service.delete_all(prefix, APPLIED_WAIT).await
     }
@@ -247,7 +248,7 @@ impl RemoteStore {
     pub fn entries(&self, prefix: &str) -> BoxStream<'static, Result<(Key, Entry)>> {
         self.listed(prefix, true)
             .try_filter_map(|listed| async move {
-                // Every entry has a value here, since the request asks for them.
+                // Every entry has a value, since the request asks for values.
                 Ok(listed.value.map(|value| {
                     let (version, expires_at) = (listed.version, listed.expires_at);
                     let entry = Entry {
@@ -261,7 +262,7 @@ impl RemoteStore {
             .boxed()
     }
 
-    /// Streams what a listing says of the keys that start with `prefix`, with values or without.
+    /// Streams the listed keys that start with `prefix`, with or without values.
     pub fn listed(&self, prefix: &str, include_values: bool) -> BoxStream<'static, Result<Listed>> {
         let first = ListRequest {
             prefix: prefix.to_owned(),
@@ -294,7 +295,7 @@ pub(crate) async fn applied(write: Submission<'_>) -> Result<Submitted> {
     match submitted.state {
         JobState::Queued => Err(Error::Unknown {
             what: format!(
-                "the write {} is applied by now: it is queued, and will be",
+                "the write {} has been applied: it is queued, and will be",
                 submitted.id
             ),
             source: None,
@@ -308,7 +309,7 @@ async fn version(write: Submission<'_>) -> Result<Version> {
     submitted.version().ok_or_else(|| no_details(&submitted))
 }
 
-/// Returns what a batch did.
+/// Sends a batch, and returns its effects.
 pub(crate) async fn committed(write: Submission<'_>) -> Result<Committed> {
     let submitted = applied(write).await?;
     let Some(first_version) = submitted.version() else {
@@ -324,11 +325,11 @@ pub(crate) async fn committed(write: Submission<'_>) -> Result<Committed> {
     })
 }
 
-/// The error of a write that is applied, and of which the server no longer knows what it did.
+/// Returns the error for a write that is applied but whose effect the server no longer knows.
 fn no_details(submitted: &Submitted) -> Error {
     Error::Unknown {
         what: format!(
-            "what the write {} did: it is applied, and its details are no longer kept",
+            "the write {} created or replaced its entries: it is applied, and its details are no longer kept",
             submitted.id
         ),
         source: None,

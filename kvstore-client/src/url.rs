@@ -1,4 +1,4 @@
-//! Where a server is: `http://host:port`, `https://host` or `unix:/path/to/socket`.
+//! The address of a server: `http://host:port`, `https://host` or `unix:/path/to/socket`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,14 +20,14 @@ use kvstore_core::{Error, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
-    pub(crate) endpoint: Endpoint,
-    /// What stands before `/v1` in the path of a server behind a proxy; no slash at its end.
+    pub(crate) endpoint: ServerEndpoint,
+    /// The path before `/v1` of a server behind a proxy, without a final slash.
     pub(crate) path: String,
 }
 
 /// What to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Endpoint {
+pub(crate) enum ServerEndpoint {
     Tcp { host: String, port: u16, tls: bool },
     Unix(PathBuf),
 }
@@ -43,14 +43,14 @@ impl ServerUrl {
     /// Returns the value of `Host`.
     pub(crate) fn authority(&self) -> String {
         match &self.endpoint {
-            Endpoint::Tcp { host, port, tls } if *port == default_port(*tls) => host.clone(),
-            Endpoint::Tcp { host, port, .. } => format!("{host}:{port}"),
-            Endpoint::Unix(_) => "localhost".to_owned(),
+            ServerEndpoint::Tcp { host, port, tls } if *port == default_port(*tls) => host.clone(),
+            ServerEndpoint::Tcp { host, port, .. } => format!("{host}:{port}"),
+            ServerEndpoint::Unix(_) => "localhost".to_owned(),
         }
     }
 }
 
-impl Endpoint {
+impl ServerEndpoint {
     /// Returns the host without the brackets of an IPv6 address.
     pub(crate) fn name(host: &str) -> &str {
         host.trim_start_matches('[').trim_end_matches(']')
@@ -66,42 +66,42 @@ impl FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self> {
         let refused = |reason: &str| {
-            // A password is never repeated, nor a piece of one.
+            // A password is never repeated, not even in part.
             let shown = match text.contains(['@', '=']) {
                 true => "this".to_owned(),
                 false => format!("{text:?}"),
             };
             Error::Config(format!(
-                "{shown} is no URL of a server: {reason}; it is http://HOST:PORT, https://HOST:PORT or unix:/SOCKET"
+                "{shown} is not the URL of a server: {reason}; expected http://HOST:PORT, https://HOST:PORT or unix:/SOCKET"
             ))
         };
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             return match path.starts_with('/') {
                 true => Ok(Self {
-                    endpoint: Endpoint::Unix(path.into()),
+                    endpoint: ServerEndpoint::Unix(path.into()),
                     path: String::new(),
                 }),
                 false => Err(refused("the path of the socket must begin with /")),
             };
         }
         if !Self::is_url(text) {
-            return Err(refused("it has no scheme that is known here"));
+            return Err(refused("its scheme is missing or unknown"));
         }
         let uri: Uri = text.parse().map_err(|_| refused("it cannot be read"))?;
         let authority = uri.authority().ok_or_else(|| refused("it has no host"))?;
         if authority.as_str().contains('@') {
-            return Err(refused("the token does not stand in it"));
+            return Err(refused("it must not contain a token"));
         }
         if authority.port_u16().is_none() && authority.as_str() != authority.host() {
-            return Err(refused("its port is no number up to 65535"));
+            return Err(refused("its port is not a number up to 65535"));
         }
         if uri.query().is_some() || text.contains('#') {
             return Err(refused("it takes no parameters"));
         }
         let tls = uri.scheme_str() == Some("https");
         Ok(Self {
-            endpoint: Endpoint::Tcp {
+            endpoint: ServerEndpoint::Tcp {
                 host: authority.host().to_owned(),
                 port: authority.port_u16().unwrap_or(default_port(tls)),
                 tls,
@@ -114,11 +114,11 @@ impl FromStr for ServerUrl {
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.endpoint {
-            Endpoint::Tcp { tls, .. } => {
+            ServerEndpoint::Tcp { tls, .. } => {
                 let scheme = if *tls { "https" } else { "http" };
                 write!(f, "{scheme}://{}{}", self.authority(), self.path)
             }
-            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+            ServerEndpoint::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_refused_without_its_password() {
+    fn errors_about_urls_do_not_repeat_passwords() {
         for text in [
             "",
             "localhost:8000",

@@ -14,14 +14,14 @@ use kvstore_core::{Error, Key, Result, Value, Version};
 use tokio::time::{sleep, timeout};
 
 use crate::error::source;
-use crate::events::{Events, Sent};
-use crate::transport::{Backoff, Call, Connection, LAST_EVENT_ID, Transport};
-use crate::wire::{Target, WireEntry};
+use crate::events::{EventParser, ServerSentEvent};
+use crate::transport::{ApiCall, Connection, LAST_EVENT_ID, RetryBackoff, Transport};
+use crate::wire::{RequestTarget, WireEntry};
 
-/// What a watch shows.
+/// An event of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An entry that is there: a part of the snapshot.
+    /// An existing entry: a part of the snapshot.
     Present {
         /// Its key.
         key: Key,
@@ -34,8 +34,8 @@ pub enum Event {
     Synced,
     /// A change.
     Changed(Changed),
-    /// The history between what was shown and now is lost, or the snapshot was cut off. A new
-    /// snapshot follows: what it does not hold is absent.
+    /// The history since the last event is lost, or the snapshot was interrupted. A new snapshot
+    /// follows; keys that it does not hold are absent.
     Reset,
 }
 
@@ -89,13 +89,13 @@ impl Watching {
         }
     }
 
-    /// Asks for values, too.
+    /// Includes values.
     pub fn values(mut self) -> Self {
         self.values = true;
         self
     }
 
-    /// Shows what is there first.
+    /// Begins with a snapshot of the existing entries.
     pub fn snapshot(mut self) -> Self {
         self.snapshot = true;
         self
@@ -107,29 +107,29 @@ impl Watching {
         self
     }
 
-    /// Begins behind a change seen before, and without a snapshot unless the history since then is
+    /// Begins after a change seen before, and without a snapshot unless the history since then is
     /// lost.
     pub fn since(mut self, id: ChangeId) -> Self {
         self.since = Some(id);
         self
     }
 
-    /// Connects when it is polled, and again whenever the connection breaks, behind the last change
-    /// that was shown: a change may be repeated, and none is skipped.
+    /// Connects when it is polled, and again whenever the connection breaks, continuing after the
+    /// last change shown: a change may be repeated, but none is skipped.
     ///
-    /// If the server no longer has the history since then, a watch with a snapshot goes on with
-    /// [`Event::Reset`] and a new one, and a watch without ends with [`Error::Compacted`]. It also ends
-    /// with what the server rejects, such as [`Error::Denied`]; a server that cannot be reached
-    /// ends nothing.
+    /// If the server no longer has the history since then, a watch with a snapshot continues with
+    /// [`Event::Reset`] and a new one, and a watch without ends with [`Error::Compacted`]. The
+    /// watch also ends with an error if the server rejects it, as with [`Error::Denied`]; an
+    /// unreachable server does not end it.
     pub fn stream(self) -> BoxStream<'static, Result<Event>> {
-        let feed = Feed::new(self);
+        let feed = RunningWatch::new(self);
         stream::try_unfold(feed, |mut feed| async move {
             Ok(feed.next().await?.map(|event| (event, feed)))
         })
         .boxed()
     }
 
-    /// Returns the changes as a store of the core does.
+    /// Returns the changes in the form of a store of the core.
     pub(crate) async fn changes(mut self, request: &WatchRequest) -> Result<Watch> {
         if let WatchFrom::After(id) = &request.from {
             self.since = Some(id.clone());
@@ -137,7 +137,7 @@ impl Watching {
         self.kinds = Some(request.kinds.clone());
         self.values = request.include_values;
         let retry_for = self.transport.options.retry_for;
-        let mut feed = Feed::new(self);
+        let mut feed = RunningWatch::new(self);
         let start = match timeout(retry_for, feed.begin()).await {
             Ok(start) => start?,
             Err(_) => return Err(feed.last_error()),
@@ -161,37 +161,37 @@ impl Watching {
     }
 }
 
-/// A watch under way.
-struct Feed {
+/// A running watch.
+struct RunningWatch {
     watching: Watching,
-    /// The last change that was received, or where the watch began.
+    /// The last change received, or where the watch began.
     last: Option<ChangeId>,
-    connection: Option<Reading>,
+    connection: Option<EventConnection>,
     received: VecDeque<Event>,
-    backoff: Backoff,
-    /// Whether a part of a snapshot was shown that is not complete.
+    backoff: RetryBackoff,
+    /// Whether an incomplete snapshot has been shown in part.
     is_half_shown: bool,
-    /// Where the place is told up to which everything was taken, if that is asked for.
+    /// Where to publish the position up to which everything was taken, if requested.
     place: Option<Arc<Mutex<ChangeId>>>,
     error: Option<Error>,
 }
 
-/// A connection with events on it.
-struct Reading {
+/// A connection that delivers events.
+struct EventConnection {
     body: Incoming,
-    events: Events,
+    events: EventParser,
     /// Dropping it would end the body.
     _connection: Connection,
 }
 
-impl Feed {
+impl RunningWatch {
     fn new(watching: Watching) -> Self {
         Self {
             last: watching.since.clone(),
             watching,
             connection: None,
             received: VecDeque::new(),
-            backoff: Backoff::default(),
+            backoff: RetryBackoff::default(),
             is_half_shown: false,
             place: None,
             error: None,
@@ -240,17 +240,17 @@ impl Feed {
         let watching = &self.watching;
         let kinds = watching.kinds.as_ref();
         let kinds = kinds.map(|kinds| kinds.iter().map(name).collect::<Vec<_>>().join(","));
-        let target = Target::new("/v1/watch")
+        let target = RequestTarget::new("/v1/watch")
             .with("prefix", &watching.prefix)
             .with_some("events", kinds)
             .with_some("include", watching.values.then_some("value"))
             .with_some("snapshot", watching.snapshot.then_some("1"));
-        let mut call = Call::get(target.finish(), Subject::ChangeId);
+        let mut call = ApiCall::get(target.finish(), Subject::ChangeId);
         if let Some(last) = &self.last {
             let added = call.header(LAST_EVENT_ID, last.as_str());
             added.ok_or_else(|| Error::Invalid {
                 subject: Subject::ChangeId,
-                reason: "it is not of the form that a server hands out".to_owned(),
+                reason: "it does not have the form that a server hands out".to_owned(),
             })?;
         }
         match watching.transport.stream(&call).await {
@@ -259,9 +259,9 @@ impl Feed {
                     self.is_half_shown = false;
                     self.received.push_back(Event::Reset);
                 }
-                self.connection = Some(Reading {
+                self.connection = Some(EventConnection {
                     body: response.into_body(),
-                    events: Events::default(),
+                    events: EventParser::default(),
                     _connection: connection,
                 });
             }
@@ -279,12 +279,12 @@ impl Feed {
         Ok(())
     }
 
-    async fn read(&mut self, mut reading: Reading) -> Result<()> {
+    async fn read(&mut self, mut reading: EventConnection) -> Result<()> {
         let options = &self.watching.transport.options;
         let answer_bytes_max = options.answer_bytes_max;
         let piece = match timeout(options.watch_timeout, reading.body.frame()).await {
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-            // It ended, broke or fell silent: connect again.
+            // It ended, broke or fell silent: reconnect.
             ended => {
                 self.error = Some(Error::Unavailable {
                     what: "the watch was cut off".to_owned(),
@@ -307,14 +307,14 @@ impl Feed {
             });
         }
         for sent in sent {
-            self.backoff = Backoff::default();
+            self.backoff = RetryBackoff::default();
             self.take(sent)?;
         }
         self.connection = Some(reading);
         Ok(())
     }
 
-    fn take(&mut self, sent: Sent) -> Result<()> {
+    fn take(&mut self, sent: ServerSentEvent) -> Result<()> {
         let id = sent.id.map(ChangeId::new);
         let kind = ChangeKind::ALL
             .into_iter()
@@ -354,7 +354,7 @@ impl Feed {
                 self.is_half_shown = false;
                 self.received.push_back(Event::Synced);
             }
-            // Only the id has moved, or an event of a later time.
+            // Only the id has advanced, or the event's type is unknown to this version.
             _ => {}
         }
         if id.is_some() {

@@ -1,4 +1,4 @@
-//! The forms of the API: entity tags, instants, keys in paths, and the shapes of answers.
+//! Encodings of the API: entity tags, timestamps, keys in paths, and common parts of answers.
 
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// All but what stands for itself in a part of a URI (RFC 3986 §2.3), and the slashes of a key.
+/// Everything except the unreserved characters of a URI (RFC 3986 §2.3) and the slashes of a key.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -18,7 +18,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'/');
 
-/// Returns the version of an entity tag; `None` if it is none of ours.
+/// Returns the version of an entity tag; `None` if the server did not make it.
 pub(crate) fn version(etag: &str) -> Option<Version> {
     let digits = etag.strip_prefix('"')?.strip_suffix('"')?;
     digits.parse().ok().map(Version)
@@ -28,7 +28,7 @@ pub(crate) fn etag(version: Version) -> String {
     format!("\"{version}\"")
 }
 
-/// Returns the instant of an RFC 3339 text.
+/// Parses an RFC 3339 timestamp.
 pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
     let since = humantime::parse_rfc3339(text)
         .ok()?
@@ -38,12 +38,12 @@ pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
 
 /// A path and query under construction.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct RequestTarget {
     text: String,
     separator: char,
 }
 
-impl Target {
+impl RequestTarget {
     pub(crate) fn new(path: &str) -> Self {
         Self {
             text: path.to_owned(),
@@ -51,7 +51,7 @@ impl Target {
         }
     }
 
-    /// `/v1/kv/{key}`
+    /// Creates `/v1/kv/{key}`.
     pub(crate) fn entry(key: &Key) -> Self {
         Self::new(&format!(
             "/v1/kv/{}",
@@ -81,7 +81,7 @@ impl Target {
     }
 }
 
-/// A condition, as the members of a batch and the headers of a request have it.
+/// Returns a condition as a member of a batch and as a header of a request.
 pub(crate) fn condition(condition: Condition) -> Option<(&'static str, &'static str, String)> {
     match condition {
         Condition::Any => None,
@@ -91,21 +91,21 @@ pub(crate) fn condition(condition: Condition) -> Option<(&'static str, &'static 
     }
 }
 
-/// Returns a time as whole seconds.
+/// Converts a duration to whole seconds.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it is not: over HTTP there is nothing shorter.
+/// [`Error::Invalid`] if it is not whole: HTTP requests have no smaller unit.
 pub(crate) fn whole_seconds(ttl: Duration) -> Result<u64> {
     match ttl.subsec_nanos() {
         0 => Ok(ttl.as_secs()),
         _ => Err(Error::Invalid {
             subject: kvstore_core::error::Subject::Ttl,
-            reason: format!("a server counts in whole seconds, and it is {ttl:?}"),
+            reason: format!("a server counts in whole seconds, but it is {ttl:?}"),
         }),
     }
 }
 
-/// An entry, wherever it stands in an answer.
+/// An entry in any answer.
 #[derive(Debug, Deserialize)]
 pub(crate) struct WireEntry<'a> {
     pub(crate) key: Key,
@@ -148,14 +148,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_those_of_the_api() {
+    fn encodings_are_those_of_the_api() {
         assert_eq!(version("\"42\""), Some(Version(42)));
         assert_eq!(version("W/\"42\""), None);
         assert_eq!(etag(Version(42)), "\"42\"");
         let moment = Timestamp(1_767_225_599_999);
         assert_eq!(timestamp(&moment.to_string()), Some(moment));
         let key = Key::new("a/ü ?#%&").unwrap();
-        let target = Target::entry(&key)
+        let target = RequestTarget::entry(&key)
             .with("add", -1)
             .with_some("ttl", Some("keep"));
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Does a program that uses an embedded store run against a server, with nothing changed but the
-//! line that opens it?
+//! Does a program written for an embedded store run against a server, with only the line that opens
+//! it changed?
 
 mod support;
 
@@ -11,7 +11,7 @@ use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::write::Condition;
 use kvstore_core::store::{ChangeKind, ListRequest, WatchFrom};
 use kvstore_core::{Embedded, Error, Key, Result};
-// What the embedded store has its convenience from; a client has the same by itself.
+// The embedded store gets its convenience methods from this trait; a client has them itself.
 #[allow(unused_imports, reason = "the remote program does not need it")]
 use kvstore_core::StoreExt;
 use support::Server;

@@ -1,4 +1,4 @@
-//! What is sent again, and does it ever have a second effect?
+//! Which requests are sent again, and does any of them ever take effect twice?
 
 mod support;
 
@@ -15,8 +15,8 @@ use support::{Scripted, Server, answer, problem, relay_losing_answers};
 const CLIENTS: usize = 8;
 const KILLS: usize = 6;
 
-/// Each addition to a counter is another power of two, so the sum tells which of them count, and
-/// none can count twice unseen.
+/// Each addition to a counter is a different power of two, so the sum shows which of them counted,
+/// and none can count twice unnoticed.
 const ADDITIONS: u32 = 62;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,7 +40,7 @@ async fn killed_server_loses_no_addition_and_makes_none_twice() {
                 let counter = format!("counter/{number}/{}", counters.len());
                 for bit in 0..ADDITIONS {
                     let sum = client.service().add(&counter, 1 << bit).await.unwrap();
-                    // A server that was killed while this one waited has it queued, perhaps.
+                    // If a server was killed while this one waited, it may still be queued.
                     if let Some(sum) = sum.number() {
                         assert_eq!(sum, (2 << bit) - 1, "{counter}: {sum:b}");
                     }
@@ -53,7 +53,7 @@ async fn killed_server_loses_no_addition_and_makes_none_twice() {
     };
     let tasks: Vec<_> = (0..CLIENTS).map(count_up).collect();
     for _ in 0..KILLS {
-        // Under load, and at a random moment of it.
+        // Under load, at a random moment of it.
         let before = added.load(Ordering::SeqCst);
         while added.load(Ordering::SeqCst) < before + 100 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -82,7 +82,7 @@ async fn write_whose_answer_is_lost_is_sent_again_and_counts_once() {
     let url = format!("http://{address}");
     let mut losses = 0;
     for bit in 0..8 {
-        // A connection of its own each time, and its first answer is lost.
+        // A new connection each time, and its first answer is lost.
         let client = Client::open(&url).await.unwrap();
         let added = client.service().add("counter", 1 << bit).await.unwrap();
         assert_eq!(added.number(), Some((2 << bit) - 1));
@@ -90,7 +90,7 @@ async fn write_whose_answer_is_lost_is_sent_again_and_counts_once() {
         losses += 1;
         assert_eq!(lost.load(Ordering::SeqCst), losses);
     }
-    // Without a key of its own a write is not sent again, and the error says why.
+    // Without an idempotency key a write is not sent again, and the error says why.
     let options = Options {
         idempotency_keys: false,
         ..Options::default()
@@ -106,7 +106,7 @@ async fn write_whose_answer_is_lost_is_sent_again_and_counts_once() {
         .await
         .unwrap();
     assert_eq!(sum, Some(511), "it took effect once");
-    // A read is sent again in any case.
+    // A read is always sent again.
     let client = Client::open(&url).await.unwrap();
     client.service().ping().await.unwrap();
     assert_eq!(client.store().get_as("counter").await.unwrap(), Some(511));
@@ -123,7 +123,7 @@ fn quick() -> Options {
 }
 
 #[tokio::test]
-async fn refusal_that_passes_is_tried_again_with_the_same_key() {
+async fn transient_refusal_is_retried_with_the_same_key() {
     for refusal in [
         problem(503, "unavailable"),
         problem(503, "overloaded"),
@@ -153,7 +153,7 @@ async fn refusal_that_passes_is_tried_again_with_the_same_key() {
 }
 
 #[tokio::test]
-async fn verdict_is_not_asked_for_twice() {
+async fn verdict_is_not_requested_twice() {
     for (verdict, is_it) in [
         (
             problem(507, "storage-full"),
@@ -235,7 +235,7 @@ async fn write_without_a_key_is_sent_again_only_if_nothing_was_done() {
 }
 
 #[tokio::test]
-async fn what_stays_unreachable_is_unavailable_and_never_unknown() {
+async fn unreachable_server_is_unavailable_and_never_unknown() {
     let server = Scripted::start(&[]).await;
     let options = Options {
         retry_for: Duration::from_millis(300),
@@ -269,7 +269,7 @@ async fn server_that_is_asked_to_wait_longer_than_it_lives_is_asked_again() {
     let set = server.client(quick()).service().set("a", &1).await.unwrap();
     assert!(set.version().is_some());
     assert!(!set.replayed, "it was this call that began it");
-    // One that does not wait is content with the first.
+    // A call that does not wait accepts the first answer.
     let server = Scripted::start(&[queued]).await;
     let set = server
         .client(quick())
@@ -284,7 +284,7 @@ async fn server_that_is_asked_to_wait_longer_than_it_lives_is_asked_again() {
 
 #[tokio::test]
 async fn server_that_does_not_answer_in_time_leaves_a_write_unknown() {
-    // It takes connections and says nothing.
+    // It accepts connections and never answers.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let options = Options {
@@ -299,13 +299,13 @@ async fn server_that_does_not_answer_in_time_leaves_a_write_unknown() {
     assert!(matches!(get, Err(Error::Unavailable { .. })), "{get:?}");
 }
 
-/// An answer of events, which ends when the connection does.
+/// Returns an answer of events, which ends when the connection does.
 fn events(text: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n{text}")
 }
 
 #[tokio::test]
-async fn watch_that_is_cut_off_continues_behind_the_last_event() {
+async fn interrupted_watch_continues_after_the_last_event() {
     let set = |id: &str, key: &str| {
         format!("id: {id}\nevent: set\ndata: {{\"key\":\"{key}\",\"etag\":\"\\\"7\\\"\"}}\n\n")
     };
@@ -313,7 +313,7 @@ async fn watch_that_is_cut_off_continues_behind_the_last_event() {
     let synced = "id: 1\nevent: synced\ndata: {}\n\n";
     let half = set("4", "d");
     let server = Scripted::start(&[
-        // A snapshot that is cut off is of no use.
+        // An interrupted snapshot is discarded.
         events(present),
         problem(503, "draining"),
         events(&format!("{present}{synced}")),

@@ -1,4 +1,4 @@
-//! Does the client do what it says against the real server, over each way to reach it?
+//! Does the client work as documented against the real server, by each kind of connection?
 
 mod support;
 
@@ -53,7 +53,7 @@ async fn values_are_byte_exact_and_many() {
     assert_eq!(client.store().delete_all("many/2/").await.unwrap(), 900);
     assert_eq!(client.store().keys("many/2").count().await, 0);
     let keys = &keys[..1800];
-    // Many at once share connections.
+    // Concurrent requests share connections.
     let gets = keys.iter().map(|key| client.store().get(key));
     let gets = futures_util::stream::iter(gets).buffer_unordered(100);
     assert_eq!(gets.try_collect::<Vec<_>>().await.unwrap().len(), 1800);
@@ -106,7 +106,7 @@ async fn watch_resumes_after_a_restart_and_skips_nothing() {
                 assert_eq!(change.kind, ChangeKind::Set);
                 seen.insert(change.key, change.value.unwrap());
             }
-            // The history does not outlive every kill: then all of it comes once more.
+            // The history does not survive every kill: in that case everything is sent again.
             Event::Reset => seen.clear(),
             Event::Present { key, value, .. } if key.as_str() != "w/0" => {
                 seen.insert(key, value.unwrap());
@@ -124,7 +124,7 @@ async fn watch_resumes_after_a_restart_and_skips_nothing() {
 }
 
 #[tokio::test]
-async fn watch_of_a_lost_history_begins_with_what_is_there() {
+async fn watch_of_a_lost_history_begins_with_the_existing_entries() {
     let folder = tempfile::tempdir().unwrap();
     let (_server, client) = started(folder.path()).await;
     client.store().set("a", &1).await.unwrap();
@@ -134,7 +134,7 @@ async fn watch_of_a_lost_history_begins_with_what_is_there() {
         .await
         .unwrap()
         .start;
-    // An id from a history that there never was.
+    // An id from a history that never existed.
     let lost = ChangeId::new(format!("9{}", now.as_str()));
     let error = client
         .store()
@@ -237,7 +237,7 @@ async fn token_decides_what_is_permitted() {
 }
 
 #[tokio::test]
-async fn server_with_its_probes_elsewhere_is_there_all_the_same() {
+async fn server_with_its_probes_on_another_port_answers_pings() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("file:{}", folder.path().display());
     let server = Server::start(&store, &["--admin-listen", "127.0.0.1:0"]);
@@ -275,12 +275,12 @@ async fn server_is_reached_over_tls_if_its_certificate_is_right() {
     };
     let right = client("localhost", Some("ca.crt")).unwrap();
     assert_eq!(right.store().add("hits", 1).await.unwrap(), 1);
-    // Another name, and the authorities of the machine, which do not know this one.
+    // Another name, and the machine's authorities, which do not include this one.
     for wrong in [
         client("127.0.0.1", Some("ca.crt")),
         client("localhost", None),
     ] {
-        // A machine without authorities says so at once.
+        // A machine without authorities reports that at once.
         let Ok(wrong) = wrong else { continue };
         let error = wrong.store().add("hits", 1).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
@@ -292,7 +292,7 @@ async fn server_is_reached_over_tls_if_its_certificate_is_right() {
     assert_eq!(right.store().get_as("hits").await.unwrap(), Some(1));
 }
 
-/// Makes an authority, and a certificate of it for localhost.
+/// Creates an authority, and a certificate signed by it for localhost.
 #[cfg(feature = "tls")]
 fn certificate(folder: &Path) {
     let openssl = |arguments: &str| {
@@ -316,7 +316,7 @@ fn certificate(folder: &Path) {
     );
 }
 
-/// Takes TLS connections and passes them on.
+/// Accepts TLS connections and forwards them.
 #[cfg(feature = "tls")]
 async fn relay_tls(folder: &Path, to: std::net::SocketAddr) -> u16 {
     use rustls::pki_types::pem::PemObject;

@@ -106,12 +106,12 @@ pub(crate) struct StoreTime {
 }
 
 /// Readings of both clocks at one moment.
-struct Reading {
+struct ClockReading {
     time: Timestamp,
     wall: Timestamp,
 }
 
-impl Reading {
+impl ClockReading {
     fn behind_ms(&self) -> u64 {
         self.time.0.saturating_sub(self.wall.0)
     }
@@ -159,7 +159,7 @@ impl StoreTime {
         self.base_us.fetch_max(used - elapsed, Ordering::SeqCst);
     }
 
-    fn read(&self) -> Reading {
+    fn read(&self) -> ClockReading {
         // The order matters: a pause in between then makes the wall clock seem behind, which
         // passes, rather than the store's time ahead, which would persist.
         let wall = self.clock.now();
@@ -167,15 +167,15 @@ impl StoreTime {
         let base = micros(u128::from(wall.0) * 1000) - elapsed;
         let base = self.base_us.fetch_max(base, Ordering::SeqCst).max(base);
         let time = Timestamp(u64::try_from((base + elapsed) / 1000).unwrap_or(0));
-        Reading { time, wall }
+        ClockReading { time, wall }
     }
 
-    fn has_moved(&self, reading: &Reading) -> bool {
+    fn has_moved(&self, reading: &ClockReading) -> bool {
         let noted = self.behind_ms.load(Ordering::Relaxed);
         reading.behind_ms().abs_diff(noted) > JITTER_MS
     }
 
-    fn note(&self, reading: &Reading) {
+    fn note(&self, reading: &ClockReading) {
         let behind = reading.behind_ms();
         let noted = self.behind_ms.swap(behind, Ordering::SeqCst);
         if behind >= noted.saturating_add(BEHIND_WARN_MS) {
@@ -234,7 +234,7 @@ pub(crate) fn first_number(last: u64, clock: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::told::Told;
+    use crate::told::CapturedLog;
 
     const NOON: Timestamp = Timestamp(1_800_000_000_000);
     const HOUR: Duration = Duration::from_secs(3600);
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_falls_behind_is_logged_once_with_both_times() {
-        let told = Told::default();
+        let told = CapturedLog::default();
         let warnings = || {
             let text = told.text();
             let warnings = text.lines().filter(|line| line.starts_with("WARN"));

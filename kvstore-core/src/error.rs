@@ -200,7 +200,7 @@ pub enum Error {
     /// one, which skips the jobs that still wait in the other.
     #[error(
         "the store applies queue {active}, and this is queue {queue}: jobs that still wait in the other one would be skipped; \
-         to go over to this queue all the same, start the worker once with --adopt-queue"
+         to switch to this queue all the same, start the worker once with --adopt-queue"
     )]
     WrongQueue {
         /// The queue whose jobs the store applies.

@@ -154,7 +154,7 @@ pub trait WorkQueue: JobQueue {
 
 /// A job that its queue applied on acceptance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Applied {
+pub struct AppliedJob {
     /// Its id, which is also its place.
     pub id: JobId,
     /// The trace context of its request.
@@ -163,7 +163,7 @@ pub struct Applied {
     pub failed: bool,
 }
 
-type Listen = dyn Fn(&[Applied], Duration) + Send + Sync;
+type Listen = dyn Fn(&[AppliedJob], Duration) + Send + Sync;
 
 /// A function that receives the jobs of one durable write and the duration of the write. It must
 /// not block.
@@ -172,12 +172,12 @@ pub struct AppliedListener(Arc<Listen>);
 
 impl AppliedListener {
     /// Creates a listener that calls `listen` for each write, before its jobs are answered.
-    pub fn new(listen: impl Fn(&[Applied], Duration) + Send + Sync + 'static) -> Self {
+    pub fn new(listen: impl Fn(&[AppliedJob], Duration) + Send + Sync + 'static) -> Self {
         Self(Arc::new(listen))
     }
 
     /// Reports the jobs that one write applied.
-    pub fn report(&self, jobs: &[Applied], took: Duration) {
+    pub fn report(&self, jobs: &[AppliedJob], took: Duration) {
         (self.0)(jobs, took);
     }
 }

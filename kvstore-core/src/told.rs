@@ -7,21 +7,21 @@ use tracing::subscriber::DefaultGuard;
 
 /// A subscriber that collects the log of its thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Told(Arc<Mutex<String>>);
+pub(crate) struct CapturedLog(Arc<Mutex<String>>);
 
 /// A subscriber of no thread, which lives as long as the process. While only one subscriber is
 /// alive, `tracing` asks the thread that reaches an event first whether it is interested, and a
 /// thread without a subscriber would switch the event off for all.
-static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Told(Arc::default())));
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(CapturedLog(Arc::default())));
 
-impl Default for Told {
+impl Default for CapturedLog {
     fn default() -> Self {
         LazyLock::force(&SECOND);
         Self(Arc::default())
     }
 }
 
-impl tracing::Subscriber for Told {
+impl tracing::Subscriber for CapturedLog {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
         true
     }
@@ -50,7 +50,7 @@ impl tracing::Subscriber for Told {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-impl Told {
+impl CapturedLog {
     /// Captures the log of this thread until the guard is dropped.
     pub(crate) fn listen(&self) -> DefaultGuard {
         tracing::subscriber::set_default(self.clone())
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn event_that_a_thread_without_a_listener_reaches_first_is_heard() {
         let event = || tracing::warn!("heard");
-        let told = Told::default();
+        let told = CapturedLog::default();
         let _listening = told.listen();
         std::thread::spawn(event).join().unwrap();
         event();

@@ -1,4 +1,4 @@
-//! Does each backend keep the contracts? One line a backend; the cases are in `src/conformance`.
+//! Does each backend keep the contracts? One line per backend; the cases are in `src/conformance`.
 
 #[path = "support/applying.rs"]
 mod applying;
@@ -36,8 +36,8 @@ mod json_file {
     kvstore_core::queue_conformance!(Folder::new());
 }
 
-/// Where jobs are applied on acceptance: the cases that look at what was accepted, and not at what
-/// waits or at a worker's batches.
+/// With application on acceptance: the cases about what was accepted, without those about waiting
+/// jobs or a worker's batches.
 mod json_file_applying {
     use super::*;
     kvstore_core::__conformance_cases! { Applying::new(), queue:
@@ -76,7 +76,7 @@ mod json_file_reader {
     kvstore_core::store_conformance!(Followed::new());
 }
 
-/// The store of a folder, applied from a queue with partitions that stands elsewhere.
+/// The store of a folder, applied from a partitioned queue elsewhere.
 mod json_file_behind_redis {
     use super::*;
     kvstore_core::queue_conformance!(Behind::new());

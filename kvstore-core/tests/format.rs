@@ -1,13 +1,14 @@
-//! Do folders of earlier versions still open, with all that was in them? (Format 1, which no release has had, is refused.)
+//! Do folders of earlier versions still open with everything in them? (Format 1, which no release
+//! has had, is rejected.)
 //!
-//! The folders in `tests/data/` were written by the program of their format and are never changed. A new format gets
-//! folders of its own:
+//! The folders in `tests/data/` were written by programs of their format and are never changed.
+//! Each new format gets its own:
 //!
 //! ```text
 //! cargo test -p kvstore-core --test format -- --ignored
 //! ```
 //!
-//! writes those of the present one, and refuses to replace any that are there.
+//! writes those of the current format, and refuses to replace existing ones.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,19 +29,19 @@ use kvstore_core::queue::{WorkQueue, WorkerId};
 use kvstore_core::store::{DeadRequest, ListRequest};
 use kvstore_core::{Error, JobQueue, Key, Store, Value, Version};
 
-/// The format of the present version, which the names of the folders carry.
+/// The current format, which the names of the folders carry.
 const FORMAT: &str = "format-2";
 
-/// When the folders were written, and what time it is when they are opened: outcomes are kept for an hour only.
+/// The time at which the folders were written and are opened: outcomes are kept for an hour only.
 const NOW: Timestamp = Timestamp(1_763_000_000_000);
 
-/// Where the numbers of the opening begin that wrote the folders.
+/// Where the numbers of the opening that wrote the folders begin.
 const FIRST: u64 = NOW.0 * 1000;
 
-/// A deadline that is not past then.
+/// A deadline after that.
 const LATER: Timestamp = Timestamp(NOW.0 + 600_000);
 
-/// What stood in the folder before: a file of somebody else.
+/// A `data.json` from elsewhere, in the folder before it was first opened.
 const IMPORTED: &str = r#"{
     "imported": [1.0, 1e400, "\u0000é\u00e9"],
     "replaced": {"a": 1, "a": 2},
@@ -84,7 +85,7 @@ fn job(name: &str, text: &str) -> NewJob {
     NewJob::new(Command::One(Operation::set(key(name), value(text))))
 }
 
-/// A job whose request may be repeated.
+/// Returns a job whose request may be repeated.
 fn repeatable_job() -> NewJob {
     NewJob {
         idempotency: Some(Idempotency {
@@ -96,7 +97,7 @@ fn repeatable_job() -> NewJob {
     }
 }
 
-/// The command of the job that was given up.
+/// Returns the dead letter of the job that was given up.
 fn dead() -> Dead {
     Dead {
         reason: "the store refused it".into(),
@@ -123,7 +124,7 @@ fn at(minor: u64) -> Position {
     }
 }
 
-/// Something of everything that a folder can hold.
+/// Writes some of everything that a folder can hold.
 async fn fill(file: &JsonFile) {
     let (store, queue) = (file.store(), file.queue());
     let direct = Commit {
@@ -185,7 +186,7 @@ async fn fill(file: &JsonFile) {
     store.commit(applied).await.unwrap();
 }
 
-/// Whether everything that [`fill`] has written is there, and can be gone on with.
+/// Checks that everything written by [`fill`] is there, and that work can continue.
 async fn check(file: &JsonFile) {
     let (store, queue) = (file.store(), file.queue());
     let request = ListRequest {
@@ -269,7 +270,7 @@ async fn check(file: &JsonFile) {
         .unwrap()
         .unwrap();
     assert_eq!((repeated.id, repeated.replayed), (id(file, 5), true));
-    // Nothing is numbered twice.
+    // No number is given out twice.
     let next = queue
         .enqueue(vec![job("n", "1")])
         .await
@@ -285,7 +286,7 @@ async fn check(file: &JsonFile) {
     assert!(next > Version(FIRST + 7), "{next}");
 }
 
-/// Copies the files of a folder, but for the lock, which belongs to a process.
+/// Copies the files of a folder, except the lock, which belongs to a process.
 fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -295,7 +296,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A copy, since opening a folder changes it.
+/// Copies a folder, since opening it changes it.
 fn copy_of(name: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy(&data(name), folder.path());
@@ -303,7 +304,7 @@ fn copy_of(name: &str) -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn folder_that_was_closed_opens_with_all_that_was_in_it() {
+async fn folder_that_was_closed_opens_with_everything_in_it() {
     let folder = copy_of("format-2-closed");
     let file = open(folder.path()).await.unwrap();
     check(&file).await;
@@ -311,9 +312,9 @@ async fn folder_that_was_closed_opens_with_all_that_was_in_it() {
 }
 
 #[tokio::test]
-async fn folder_of_a_killed_process_opens_with_all_that_was_in_it() {
+async fn folder_of_a_killed_process_opens_with_everything_in_it() {
     let folder = copy_of("format-2-killed");
-    // So that this stays a test of journals, too.
+    // Keeps this a test of journals too.
     assert!(folder.path().join("journal-1.jsonl").exists());
     let file = open(folder.path()).await.unwrap();
     check(&file).await;
@@ -321,7 +322,7 @@ async fn folder_of_a_killed_process_opens_with_all_that_was_in_it() {
 }
 
 #[tokio::test]
-async fn folder_of_another_format_is_refused_and_both_formats_are_named() {
+async fn folder_of_another_format_is_rejected_and_both_formats_are_named() {
     for (name, file, format) in [
         ("format-1-killed", "files.json", "format 1"),
         ("newer-meta", "data.meta.json", "format 999"),
@@ -344,20 +345,21 @@ async fn folder_of_another_format_is_refused_and_both_formats_are_named() {
     }
 }
 
-/// See the head of this file.
+/// Writes the folders; see the top of this file.
 #[tokio::test]
 #[ignore = "writes into the source tree"]
-async fn writes_the_folders_of_the_present_format() {
+async fn writes_the_folders_of_the_current_format() {
     let make = |name: String| {
         let folder = data(&name);
-        std::fs::create_dir(&folder).expect("folders that are there stay as they are");
+        std::fs::create_dir(&folder).expect("existing folders are not replaced");
         folder
     };
     let work = tempfile::tempdir().unwrap();
     std::fs::write(work.path().join("data.json"), IMPORTED).unwrap();
     let file = open(work.path()).await.unwrap();
     fill(&file).await;
-    // Everything is synced, so this is what a kill would leave, but for the newlines ahead of the end, which say nothing.
+    // Everything is synced, so this is what a kill would leave, apart from the padding newlines at
+    // the end, which mean nothing.
     let killed = make(format!("{FORMAT}-killed"));
     copy(work.path(), &killed);
     for entry in std::fs::read_dir(&killed).unwrap() {
@@ -369,7 +371,7 @@ async fn writes_the_folders_of_the_present_format() {
     copy(work.path(), &make(format!("{FORMAT}-closed")));
 }
 
-/// Of the time when there is a format 999.
+/// Writes folders as a future format 999 would.
 #[test]
 #[ignore = "writes into the source tree"]
 fn writes_the_folders_of_a_newer_format() {
@@ -377,7 +379,7 @@ fn writes_the_folders_of_a_newer_format() {
         ("newer-meta", "data.meta.json"),
         ("newer-journal", "journal-1.jsonl"),
     ] {
-        std::fs::create_dir(data(name)).expect("folders that are there stay as they are");
+        std::fs::create_dir(data(name)).expect("existing folders are not replaced");
         copy(&data(&format!("{FORMAT}-killed")), &data(name));
         let path = data(name).join(file);
         let text = std::fs::read_to_string(&path).unwrap();

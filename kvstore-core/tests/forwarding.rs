@@ -1,4 +1,5 @@
-//! Does a wrapper that is made by a forwarding macro reach every method of the store or queue inside, with every argument?
+//! Does a wrapper made by a forwarding macro reach every method of the wrapped store or queue, with
+//! every argument?
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ use kvstore_core::{Entry, Error, JobQueue, Key, Result, Store};
 
 const WAIT: Duration = Duration::from_millis(11);
 
-/// Notes each call with its arguments, and refuses it.
+/// Records each call with its arguments, and fails it.
 #[derive(Debug)]
 struct Noting {
     calls: Mutex<Vec<String>>,
@@ -192,7 +193,7 @@ impl<Q: WorkQueue> WorkQueue for Wrapper<Q> {
     kvstore_core::forward_work_queue!(|self| &self.0);
 }
 
-/// Writes two methods itself, named in another order than the trait's.
+/// Implements two methods itself, in another order than the trait's.
 #[derive(Debug)]
 struct Partial<S>(S);
 
@@ -221,7 +222,7 @@ fn job() -> JobId {
 
 #[tokio::test]
 async fn a_wrapped_store_gets_every_call() {
-    // Twice: the store inside is an `Arc`, which forwards as well.
+    // Twice: the inner store is an `Arc`, which forwards as well.
     let inner = Noting::new();
     let wrapper = Wrapper(Arc::clone(&inner));
     let (key, job) = (Key::new("k").unwrap(), job());
@@ -316,7 +317,7 @@ async fn a_wrapped_queue_gets_every_call() {
 }
 
 #[tokio::test]
-async fn what_a_wrapper_writes_itself_is_not_forwarded() {
+async fn methods_that_a_wrapper_implements_itself_are_not_forwarded() {
     let inner = Noting::new();
     let wrapper = Partial(Arc::clone(&inner));
     assert_eq!(wrapper.get(&Key::new("k").unwrap()).await.unwrap(), None);

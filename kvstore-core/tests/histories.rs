@@ -1,5 +1,5 @@
-//! Does a store keep its promises when the clock is wrong, and when a history is lost? (In files and in
-//! memory, with a clock that the test moves.)
+//! Does a store keep its promises when the clock is wrong, and when a history is lost? (In files
+//! and in memory, with a clock that the test moves.)
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn key(text: &str) -> Key {
     Key::new(text).unwrap()
 }
 
-/// A store and its queue, and the clock that they go by.
+/// A store and its queue, with their clock.
 struct Opened {
     clock: ManualClock,
     store: Arc<dyn Store>,
@@ -86,13 +86,13 @@ impl Opened {
         worker.drain().await.unwrap();
     }
 
-    /// Writes it through the queue, with a time to live.
+    /// Sets it through the queue, with a time to live.
     async fn set(&self, text: &str, ttl: Duration) {
         self.enqueue(text, Expiry::After(ttl)).await;
         self.work().await;
     }
 
-    /// Commits it, with a deadline that the clock shows after `ttl`.
+    /// Commits it directly, with a deadline `ttl` from now by the clock.
     async fn commit(&self, text: &str, ttl: Duration) {
         let write = Write {
             key: key(text),
@@ -112,7 +112,8 @@ impl Opened {
         self.store.get(&key(text)).await.unwrap()
     }
 
-    /// What is left of it by the clock on the wall, as get, get_many, a listing and a scan tell it alike.
+    /// Returns the rest of its time to live by the wall clock, on which get, get_many, a listing
+    /// and a scan must agree.
     async fn left(&self, text: &str) -> Option<Duration> {
         let entry = self.get(text).await;
         let many = self.store.get_many(&[key(text)]).await.unwrap().remove(0);
@@ -134,7 +135,7 @@ impl Opened {
     }
 }
 
-/// The same on a folder and in memory.
+/// Runs the case on a folder and in memory.
 async fn on_both<F: Future<Output = ()>>(case: impl Fn(Opened) -> F) {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::new(NOON);
@@ -162,7 +163,8 @@ async fn times_to_live_last_as_long_as_they_say_when_the_clock_is_set_back_while
         for text in all {
             assert_eq!(opened.left(text).await, None, "{text}");
         }
-        // The clock is right again: nothing comes alive, and what is new lives as long as it should.
+        // The clock is right again: nothing comes back to life, and new entries live as long as
+        // they should.
         opened.set("later", 2 * HOUR).await;
         opened.clock.set(NOON.after(2 * SECOND));
         assert_eq!(opened.left("before").await, None);
@@ -193,14 +195,14 @@ async fn times_to_live_last_as_long_as_they_say_when_the_clock_was_ten_years_ahe
 }
 
 #[tokio::test]
-async fn a_job_accepted_before_the_clock_was_set_back_gives_what_it_promised() {
+async fn a_job_accepted_before_the_clock_was_set_back_keeps_its_promise() {
     on_both(async |opened| {
         opened.enqueue("queued", Expiry::After(10 * SECOND)).await;
         opened.clock.set(NOON.before(HOUR));
         opened.clock.advance(4 * SECOND);
         opened.work().await;
         assert_eq!(opened.left("queued").await, Some(6 * SECOND));
-        // `ttl=keep` keeps what is left, whatever the clock shows.
+        // `ttl=keep` keeps the remaining time, whatever the clock shows.
         opened.clock.set(NOON.before(2 * HOUR));
         opened.enqueue("queued", Expiry::Keep).await;
         opened.work().await;
@@ -238,7 +240,8 @@ async fn a_folder_that_was_ahead_once_is_opened_with_the_right_clock() {
         job = next;
         clock.advance(2 * SECOND);
         assert_eq!(opened.left("right").await, None);
-        // What is left is counted on from here next time, and no time passes while it is closed.
+        // The remaining time counts down from here at the next opening; no time passes while the
+        // store is closed.
         clock.set(NOON);
         assert_eq!(opened.left("ahead").await, Some(HOUR - 2 * SECOND));
         opened.set("ahead", HOUR).await;
@@ -247,7 +250,7 @@ async fn a_folder_that_was_ahead_once_is_opened_with_the_right_clock() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_lost_history_is_taken_for_something_else() {
+async fn nothing_of_a_lost_history_is_mistaken_for_something_else() {
     for clock_of_copy in [NOON.after(HOUR), NOON.before(HOUR)] {
         let folder = tempfile::tempdir().unwrap();
         let copy = tempfile::tempdir().unwrap();
@@ -283,7 +286,7 @@ async fn nothing_of_a_lost_history_is_taken_for_something_else() {
         let lost_version = opened.get("a").await.unwrap().version;
         opened.close().await;
 
-        // The one that takes its place, and does as much.
+        // The one that replaces it, with as many changes.
         let clock = ManualClock::new(clock_of_copy);
         let opened = Opened::folder(copy.path(), &clock).await;
         let service = service(&opened).await;
@@ -322,7 +325,7 @@ async fn nothing_of_a_lost_history_is_taken_for_something_else() {
                 matches!(conflict, Err(Error::Conflict { .. })),
                 "{conflict:?}"
             );
-            // What was there before the copy is known.
+            // What the copy contained is known.
             let known = opened.store.outcome(&known, Duration::ZERO).await.unwrap();
             assert!(matches!(
                 known,

@@ -1,11 +1,12 @@
-//! Who may know whom: the arrows between the modules, taken from what each file names.
+//! Which modules may depend on which: the dependencies between modules, taken from the paths in
+//! each file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const BACKENDS: [&str; 3] = ["json_file", "memory", "redis"];
 
-/// What stands on the contracts, and is known to nothing below.
+/// Modules built on the contracts, which nothing below may know.
 const ABOVE: [&str; 6] = [
     "open",
     "embedded",
@@ -15,7 +16,7 @@ const ABOVE: [&str; 6] = [
     "conformance",
 ];
 
-/// A file of the library without its tests, and the paths inside the crate that it names.
+/// A source file of the library without its tests, and the paths inside the crate that it uses.
 struct Source {
     /// Its path below `src`, such as `model/key.rs`.
     file: String,
@@ -24,7 +25,7 @@ struct Source {
 }
 
 impl Source {
-    /// The module at the top that it belongs to, such as `model`.
+    /// Returns the top-level module that it belongs to, such as `model`.
     fn top(&self) -> &str {
         let end = self.file.find('/').unwrap_or(self.file.len());
         self.file[..end].trim_end_matches(".rs")
@@ -64,7 +65,7 @@ fn source(src: &Path, path: &Path) -> Source {
     let code: Vec<&str> = lines.filter(|line| !line.starts_with("//")).collect();
     let code = code.join("\n");
     let paths = code.match_indices("crate::").filter_map(|(at, start)| {
-        // Not `$crate::`, nor a name that ends so.
+        // Not `$crate::`, nor a name with that suffix.
         let before = code[..at].chars().next_back();
         if before.is_some_and(|before| before.is_alphanumeric() || "_$:".contains(before)) {
             return None;
@@ -80,12 +81,12 @@ fn source(src: &Path, path: &Path) -> Source {
     }
 }
 
-/// The first of the names in a path.
+/// Returns the first name in a path.
 fn head(path: &str) -> &str {
     path.split("::").next().unwrap()
 }
 
-/// Fails with every arrow that `is_wrong`.
+/// Fails with every dependency that `is_wrong`.
 fn no_arrow(is_wrong: impl Fn(&Source, &str) -> bool) {
     let sources = sources();
     let wrong: Vec<String> = sources
@@ -99,7 +100,7 @@ fn no_arrow(is_wrong: impl Fn(&Source, &str) -> bool) {
 
 #[test]
 fn a_name_comes_from_the_module_that_defines_it() {
-    // A macro and a static of the crate are at its root.
+    // Macros and statics of the crate are at its root.
     no_arrow(|source, path| {
         let is_type = head(path).starts_with(char::is_uppercase);
         is_type && source.file != "lib.rs"
@@ -107,14 +108,14 @@ fn a_name_comes_from_the_module_that_defines_it() {
 }
 
 #[test]
-fn the_model_looks_down_only() {
+fn the_model_depends_only_on_what_is_below_it() {
     no_arrow(|source, path| {
         source.top() == "model" && !["model", "error", "limits", "clock"].contains(&head(path))
     });
 }
 
 #[test]
-fn the_model_has_no_circle() {
+fn the_model_has_no_cycle() {
     let mut needs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for source in sources().iter().filter(|source| source.top() == "model") {
         let own = source.file["model/".len()..].trim_end_matches(".rs");
@@ -127,25 +128,28 @@ fn the_model_has_no_circle() {
         needs.insert(own.to_owned(), needed);
     }
     assert!(needs.len() > 8, "{needs:?}");
-    // Takes away what needs nothing that is left, until nothing is left.
+    // Removes modules that depend on none of the rest, until none is left.
     while !needs.is_empty() {
         let left: BTreeSet<String> = needs.keys().cloned().collect();
         let before = needs.len();
         needs.retain(|_, needed| needed.iter().any(|needed| left.contains(needed)));
-        assert!(needs.len() < before, "these need each other: {needs:#?}");
+        assert!(
+            needs.len() < before,
+            "these depend on each other: {needs:#?}"
+        );
     }
 }
 
 #[test]
-fn open_alone_names_the_backends() {
-    // And the doors that fuzzers come in by.
+fn only_open_names_the_backends() {
+    // And the entry points for fuzzers.
     no_arrow(|source, path| {
         BACKENDS.contains(&head(path)) && ![head(path), "open", "fuzz"].contains(&source.top())
     });
 }
 
 #[test]
-fn backends_share_what_is_below_them_only() {
+fn backends_share_only_what_is_below_them() {
     no_arrow(|source, path| BACKENDS.contains(&source.top()) && ABOVE.contains(&head(path)));
 }
 

@@ -1,8 +1,10 @@
-//! Does a store pass the tests that `object_store` has for stores of objects, among them five writers who count by compare-and-swap?
+//! Does a store pass the tests that `object_store` has for stores of objects, including five
+//! writers that count by compare-and-swap?
 //!
-//! An adapter of the test's own makes objects of entries: bytes as a text in base64, with the time of the write beside them. What the
-//! tests have for uploads in parts, attributes, tags and old versions is left out, since entries have nothing of the kind. They are
-//! not a stable interface of that crate, so its version is pinned.
+//! The test's own adapter stores objects as entries: the bytes as base64 text, with the time of the
+//! write. The tests for multipart uploads, attributes, tags and old versions are left out, since
+//! entries have no counterpart. The tests are not a stable interface of that crate, so its version
+//! is pinned.
 
 #[path = "support/redis.rs"]
 mod redis_server;
@@ -59,7 +61,7 @@ fn version_of(tag: &str) -> Option<Version> {
     tag.trim_matches('"').parse().ok().map(Version)
 }
 
-/// What an entry says of its object, and the object.
+/// Decodes an entry into its object and the object's metadata.
 fn object(path: Path, version: Version, value: &Value) -> (ObjectMeta, Bytes) {
     let (millis, text): (i64, String) =
         serde_json::from_slice(value.as_bytes()).expect("what was put");
@@ -80,7 +82,7 @@ impl Objects {
             path: path.to_string(),
             source: "there is no such key".into(),
         };
-        // What is no key, such as the root, is no object.
+        // What is not a key, such as the root, is not an object.
         let Ok(key) = key(path) else {
             return Err(missing());
         };
@@ -88,7 +90,7 @@ impl Objects {
         found.ok_or_else(missing)
     }
 
-    /// Everything under `prefix`, page after page.
+    /// Lists everything under `prefix`, page by page.
     async fn pages(&self, prefix: Option<&Path>, delimiter: Option<&str>) -> Result<ListResult> {
         let prefix = match prefix.map(Path::as_ref) {
             None | Some("") => String::new(),

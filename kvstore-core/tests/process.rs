@@ -1,14 +1,14 @@
-//! Does a process of this workspace end as it should: by one signal, by two, and when it fails?
+//! Does a process of this workspace end as it should: on one signal, on two, and when it fails?
 //!
-//! Signals and exit codes belong to a whole process, so this has a `main` of its own: it starts itself again as the program
-//! under test.
+//! Signals and exit codes belong to a whole process, so this test has a `main` of its own, which
+//! starts itself again as the program under test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use kvstore_core::Error;
-use kvstore_core::process::{self, Failure, Program, Settings, Shared, Shutdown};
+use kvstore_core::process::{self, Failure, Program, Settings, SharedSettings, Shutdown};
 
 /// Set in the program under test: what it should do.
 const ROLE: &str = "PROCESS_TEST_ROLE";
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             act(role.into_string().unwrap(), shutdown)
         });
     }
-    // A harness's filter and flags are of no use to a list this short.
+    // A harness's filter and flags are of no use for so short a list.
     let tests = [
         ("one_signal_is_a_request", one_signal_is_a_request as fn()),
         ("two_signals_end_at_once", two_signals_end_at_once),
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         test();
         println!("test {name} ... ok");
     }
-    // As a harness says it, for whoever counts.
+    // In the format of a test harness, for scripts that count tests.
     println!(
         "test result: ok. {} passed; 0 failed; 0 ignored",
         tests.len()
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn read(_: &mut Settings, _: Option<&Shared>) -> Option<()> {
+fn read(_: &mut Settings, _: Option<&SharedSettings>) -> Option<()> {
     Some(())
 }
 
@@ -62,7 +62,7 @@ async fn act(role: String, shutdown: Shutdown) -> Result<(), Failure> {
         }
         _ => {
             return Err(Error::Unavailable {
-                what: "can not open the folder".to_owned(),
+                what: "cannot open the folder".to_owned(),
                 source: Some(
                     Box::<dyn std::error::Error + Send + Sync>::from("line one\nline two").into(),
                 ),
@@ -107,7 +107,7 @@ impl UnderTest {
         assert!(status.success());
     }
 
-    /// Its exit code and what it said on standard error. It has ten seconds to end.
+    /// Waits for the exit, at most ten seconds, and returns the exit code and standard error.
     fn end(mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + Duration::from_secs(10);
         let status = loop {
@@ -151,7 +151,7 @@ fn two_signals_end_at_once() {
 fn failure_is_one_line() {
     let (code, said) = UnderTest::start("fails", &["--log", "off"]).end();
     assert_eq!(code, Some(1), "{said}");
-    assert_eq!(said, "error: can not open the folder: line one line two\n");
+    assert_eq!(said, "error: cannot open the folder: line one line two\n");
 }
 
 fn log_is_json_when_asked() {

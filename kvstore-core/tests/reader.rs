@@ -1,4 +1,5 @@
-//! Does a process that only reads a folder show what the one that writes there has acknowledged, always and nothing else?
+//! Does a process that only reads a folder show everything that its writer has acknowledged, and
+//! nothing else, at all times?
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +21,7 @@ use kvstore_core::service::{Request, ServiceOptions};
 use kvstore_core::store::{ListRequest, WatchFrom};
 use kvstore_core::{Error, JobQueue, Key, Service, Store, StoreExt, Value, Version};
 
-/// Longer than anything takes that comes at all.
+/// Longer than anything takes that happens at all.
 const SOON: Duration = Duration::from_secs(60);
 
 async fn write_to(folder: &Path, snapshot_bytes_min: u64) -> JsonFile {
@@ -31,7 +32,7 @@ async fn write_to(folder: &Path, snapshot_bytes_min: u64) -> JsonFile {
         };
         match JsonFile::open(folder, options).await {
             Ok(file) => return file,
-            // One that was dropped has threads that end soon.
+            // A dropped store has threads that end soon.
             Err(Error::Locked { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
             Err(error) => panic!("{error}"),
         }
@@ -73,7 +74,7 @@ async fn all(store: &impl Store) -> BTreeMap<String, String> {
     page.entries.into_iter().map(pair).collect()
 }
 
-/// Counts in a key of its own, and asks every reader after every write.
+/// Counts up in a key of its own, and asks every reader after every write.
 async fn count(store: Arc<JsonStore>, readers: Vec<JsonReader>, key: String, from: u64, to: u64) {
     for count in from..to {
         let filler = "x".repeat(100);
@@ -85,7 +86,7 @@ async fn count(store: Arc<JsonStore>, readers: Vec<JsonReader>, key: String, fro
     }
 }
 
-/// Reads until told to stop; nothing may go back.
+/// Reads until it is stopped; no value may go backwards.
 async fn watch_over(reader: JsonReader, keys: Vec<Key>, stop: Arc<AtomicBool>) -> u64 {
     let mut seen = vec![Version(0); keys.len()];
     let mut reads = 0;
@@ -103,7 +104,7 @@ async fn watch_over(reader: JsonReader, keys: Vec<Key>, stop: Arc<AtomicBool>) -
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_is_acknowledged_is_in_the_next_read_of_every_reader() {
+async fn an_acknowledged_write_is_in_the_next_read_of_every_reader() {
     let folder = tempfile::tempdir().unwrap();
     let keys: Vec<String> = (0..3).map(|number| format!("k{number}")).collect();
     let mut readers = Vec::new();
@@ -138,7 +139,7 @@ async fn what_is_acknowledged_is_in_the_next_read_of_every_reader() {
         for task in tasks.collect::<Vec<_>>() {
             task.await.unwrap();
         }
-        // Once in good order, otherwise with whatever was under way.
+        // Once after a proper close, otherwise with writes in flight.
         if round == 1 {
             writer.close().await.unwrap();
         }
@@ -155,7 +156,7 @@ async fn what_is_acknowledged_is_in_the_next_read_of_every_reader() {
 }
 
 #[tokio::test]
-async fn watchers_hear_of_every_write_and_that_the_data_was_replaced() {
+async fn watchers_see_every_write_and_learn_when_the_data_was_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let file = write_to(folder.path(), 1 << 20).await;
     let reader = read_from(folder.path()).await;
@@ -178,7 +179,7 @@ async fn watchers_hear_of_every_write_and_that_the_data_was_replaced() {
     assert_eq!(
         number(&reader, "gone").await,
         Some(1),
-        "nobody has taken it yet"
+        "no reader has taken it yet"
     );
     let file = write_to(folder.path(), 1 << 20).await;
     assert_eq!(number(&reader, "gone").await, None);
@@ -244,7 +245,7 @@ async fn reader_changes_nothing_and_names_the_writer() {
     assert!(told.contains("only reads") && told.contains(&pid), "{told}");
     assert!(reader.expire(Partition(0)).await.is_err());
     drop(file);
-    // With journals left, which a writer would carry on, and a file that it would remove.
+    // With journals left, which a writer would continue, and a file that it would remove.
     drop(write_to(folder.path(), 1 << 20).await);
     std::fs::write(folder.path().join(".journal-99.jsonl.begun"), "").unwrap();
     let before = files(folder.path());
@@ -263,7 +264,7 @@ async fn reader_changes_nothing_and_names_the_writer() {
     assert_eq!(files(folder.path()), before);
 }
 
-/// A folder with a pair, and a journal with ten commits.
+/// Creates a folder with a pair, and a journal with ten commits.
 async fn left_behind(folder: &Path) -> BTreeMap<String, String> {
     let file = write_to(folder, 1 << 20).await;
     for number in 0..10 {
@@ -276,7 +277,7 @@ async fn left_behind(folder: &Path) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn damage_is_told_with_its_place_and_no_wrong_value_is_shown() {
+async fn damage_is_reported_with_its_location_and_no_wrong_value_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let written = left_behind(folder.path()).await;
     let journal = folder.path().join("journal-1.jsonl");
@@ -307,7 +308,7 @@ async fn damage_is_told_with_its_place_and_no_wrong_value_is_shown() {
                 told += 1;
             }
             Err(error) => panic!("byte {place}: {error:?}"),
-            // The last mark is the only witness for the last line.
+            // The last mark is the only evidence of the last line.
             Ok(()) => {
                 assert!(place >= last_mark, "byte {place} of {before_last}");
                 let shown = all(&reader).await;
@@ -342,7 +343,7 @@ async fn lines_without_a_mark_are_not_shown() {
     std::fs::write(&journal, &sound[..last_mark]).unwrap();
     let reader = read_from(folder.path()).await;
     assert_eq!(all(&reader).await.len(), 9);
-    // The next one takes the line over, and covers it before anybody is told.
+    // The next writer takes the line over, and covers it by a mark before any reader shows it.
     let file = write_to(folder.path(), 1 << 20).await;
     assert_eq!(all(&*file.store()).await, written);
     assert_eq!(all(&reader).await, written);
@@ -360,7 +361,7 @@ async fn jobs_without_a_mark_are_not_shown() {
         let set = Operation::set(Key::new("a").unwrap(), Value::parse("1").unwrap());
         let job = NewJob::new(Command::One(set));
         file.queue().enqueue(vec![job]).await.remove(0).unwrap();
-        // As if the writer had been stopped just before it wrote the mark, and after it.
+        // As if the writer had been stopped just before it wrote the mark, and just after.
         for (is_marked, shown) in [(false, count - 1), (true, count)] {
             let copy = tempfile::tempdir().unwrap();
             for (name, (mut text, _)) in files(folder.path()) {
@@ -433,7 +434,7 @@ async fn service_that_only_reads_knows_the_jobs_of_the_one_that_writes() {
         let command = Operation::set(Key::new("a").unwrap(), Value::parse(text).unwrap());
         Request::new(Command::One(command), Duration::ZERO)
     };
-    // What can't be known yet is not called wrong.
+    // What cannot be known yet is not called wrong.
     let foreign = JobId {
         queue: QueueId::random(),
         partition: Partition(0),
@@ -464,7 +465,7 @@ async fn service_that_only_reads_knows_the_jobs_of_the_one_that_writes() {
     while reading.ping().await.is_err() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // It shows what waits as the writer does, and says what was never accepted.
+    // It shows what waits as the writer does, and reports what was never accepted.
     let (reads, writes) = (reading.queue(), file.queue());
     let held = reads.find(&job).await.unwrap();
     assert!(matches!(held, Found::Held { .. }), "{held:?}");

@@ -1,5 +1,6 @@
-//! What only Redis has: does a store there outlive its server, refuse one that loses data, and one that is not its own? And is a
-//! queue there, in front of a folder, that folder's alone?
+//! What is specific to Redis: does a store there outlive its server, and reject a server that loses
+//! data or holds another store? And does a queue there, in front of a folder, belong to that folder
+//! alone?
 
 #[path = "support/redis.rs"]
 mod redis_server;
@@ -49,7 +50,7 @@ async fn what_is_acknowledged_outlives_a_killed_server() {
             versions.push(store.set(&format!("{{t}}{number}"), &round).await.unwrap());
         }
         server.kill_and_start();
-        // Through the connection that was broken, which is made again.
+        // Through the broken connection, which is re-established.
         let found = loop {
             match store.get_as::<i32>("{t}49").await {
                 Ok(found) => break found,
@@ -203,7 +204,7 @@ fn set(key: &str) -> NewJob {
     NewJob::new(Command::One(Operation::set(key, value)))
 }
 
-/// Applies what waits, as a worker does.
+/// Applies all waiting jobs, as a worker does.
 async fn apply(opened: &Opened) {
     let worker = WorkerId::new("test");
     for claim in opened.queue.claim(&worker).await.unwrap() {
@@ -242,14 +243,13 @@ async fn a_queue_that_comes_back_older_than_its_folder_gives_no_number_again() {
     let state = reader.store.outcome(&last, Duration::ZERO).await.unwrap();
     assert!(matches!(state, JobState::Finished(_)), "{state:?}");
 
-    // All that it knew of its partitions is gone, and its clock was wrong: its numbers begin far
-    // behind.
+    // The server forgets its partitions, and its clock was wrong: its numbers start far behind.
     let forget = "for _, key in ipairs(redis.call('KEYS', 'kv:{*')) do \
                   local run = string.find(key, ':queue$') and redis.call('HGET', key, 'run') \
                   redis.call('DEL', key) \
                   if run then redis.call('HSET', key, 'run', run, 'major', 1, 'minor', 0) end end";
     server.cli(&["eval", forget, "0"]);
-    // By the store's position it would be applied already, so nobody would ever look at it.
+    // By the store's position it would count as applied already, so no worker would ever read it.
     let refused = reader.queue.enqueue(vec![set("a")]).await.remove(0);
     assert!(
         matches!(refused, Err(Error::Unavailable { .. })),
@@ -284,7 +284,7 @@ async fn a_queue_is_of_one_folder_or_of_the_store_beside_it() {
         .unwrap_err()
         .to_string();
     assert!(told.contains("redis-cli HDEL kv:meta store"), "{told}");
-    // Nor does whoever follows the wrong folder accept anything.
+    // Nor does a process that follows the wrong folder accept anything.
     let reader = kvstore_core::open::follow(&stores[1], Some(&queue))
         .await
         .unwrap();
@@ -336,14 +336,14 @@ async fn whoever_stands_by_has_the_folder_when_its_holder_lets_go() {
     let second = waiting.await.unwrap().unwrap();
     second.close().await.unwrap();
 
-    // A folder with a queue of its own has nobody who stands by.
+    // A folder with a queue of its own has no standby.
     let first = kvstore_core::open(&store, None).await.unwrap();
     let refused = kvstore_core::open::stand_by(&store, None, |_| unreachable!()).await;
     assert!(matches!(refused, Err(Error::Locked { .. })), "{refused:?}");
     first.close().await.unwrap();
 }
 
-/// What one store says of `commit`, and what is there afterwards.
+/// Returns the result of `commit` on one store, and what is there afterwards.
 async fn made(
     store: &std::sync::Arc<dyn kvstore_core::Store>,
     commit: kvstore_core::model::commit::Commit,
@@ -382,7 +382,8 @@ async fn the_script_for_plain_commits_does_what_the_general_one_does() {
         let other = open(server, options()).await.unwrap();
         let (store, queue) = (redis.store(), QueueId::random());
         let mut of_this_server = Vec::new();
-        // New ones; one of each; repeats; after another process has written; over one with a deadline.
+        // New keys; an old and a new one; repeats; after a write by another process; over one with
+        // a deadline.
         for (round, keys) in ["a b", "b c", "d a d e d", "a f", "g a"].iter().enumerate() {
             if round == 3 {
                 other.store().set("h", &0).await.unwrap();
@@ -410,7 +411,8 @@ async fn the_script_for_plain_commits_does_what_the_general_one_does() {
                 },
             });
             let position = |minor| Position { major: 0, minor };
-            // A check that always holds has to be judged, which only the general script does.
+            // A check that always holds still has to be evaluated, which only the general script
+            // does.
             let always = (key("never"), Condition::Absent);
             let commit = Commit {
                 checks: is_general.then_some(always).into_iter().collect(),
@@ -427,14 +429,15 @@ async fn the_script_for_plain_commits_does_what_the_general_one_does() {
             of_this_server.push(made(&store, commit).await);
         }
         let calls = server.ask(&["info", "commandstats"]);
-        // Two commits advance nothing, and one that does is sent twice, since no queue is the active one yet.
+        // Two commits advance nothing, and one that does is sent twice, since no queue is the
+        // active one yet.
         let general = if is_general { 8 } else { 2 };
         let mget = format!("cmdstat_mget:calls={general},");
         assert!(calls.contains(&mget), "{calls}");
         assert_eq!(server.ask(&["exists", "kv:{3560}:keys"]).trim(), "1");
         let left = server.ask(&["zcard", "kv:{3560}:deadlines"]);
         assert_eq!(left.trim(), "0", "its deadline is gone");
-        // Where the versions begin is the time.
+        // Version numbers start at the time.
         let begin = of_this_server[0].0.first_version.0;
         for (committed, entries) in &mut of_this_server {
             committed.first_version.0 -= begin;
@@ -479,7 +482,7 @@ async fn jobs_of_one_entry_are_dropped_one_by_one_by_whoever_has_read_them_or_no
     for (place, id) in ids.iter().enumerate() {
         let queue = if place % 2 == 0 { &other } else { &reader };
         queue.complete(&claim, id.position).await.unwrap();
-        // Again changes nothing, and nor does going back.
+        // A repetition changes nothing, nor does going back.
         other.complete(&claim, ids[0].position).await.unwrap();
         let depth = reader.depth().await.unwrap();
         let left = &keys[place + 1..];
@@ -508,12 +511,12 @@ async fn workers_hear_of_each_other_at_once() {
     let [(first, first_id), (second, second_id)] = &workers[..] else {
         unreachable!("there are two")
     };
-    // It would not return at all without being told.
+    // Without a notification it would not return at all.
     let told = async |queue: &Arc<dyn WorkQueue>| {
         let changed = tokio::time::timeout(Duration::from_secs(30), queue.claims_changed());
-        changed.await.expect("it is told");
+        changed.await.expect("a worker is notified");
     };
-    // The listeners say so when they begin to listen.
+    // Listeners announce themselves when they begin to listen.
     told(first).await;
     let all = first.claim(first_id).await.unwrap();
     assert_eq!(all.len(), usize::from(PARTITIONS));
@@ -522,7 +525,7 @@ async fn workers_hear_of_each_other_at_once() {
     told(first).await;
     let half = first.claim(first_id).await.unwrap();
     assert_eq!(half.len(), usize::from(PARTITIONS / 2));
-    // As a worker does whose tasks have ended. It stays nevertheless.
+    // As a worker does whose tasks have ended, but it stays.
     for claim in all.into_iter().filter(|claim| !half.contains(claim)) {
         first.release(claim).await.unwrap();
     }
@@ -542,7 +545,7 @@ async fn workers_hear_of_each_other_at_once() {
     }
 }
 
-/// How many scripts a server has run.
+/// Returns how many scripts a server has run.
 fn scripts_run(server: &Server) -> u64 {
     let stats = server.ask(&["info", "commandstats"]);
     let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
@@ -581,7 +584,7 @@ async fn commits_stay_one_script_each_while_outcomes_grow_too_old() {
         scripts
     };
     let fresh = commits().await;
-    // From now on, with each commit one more outcome becomes older than an hour.
+    // From now on each commit makes one more outcome older than an hour.
     let hour = kvstore_core::limits::OUTCOME_RETENTION.as_millis() as i64;
     for _ in 0..2 {
         let rest = hour - 1000 * i64::try_from(COMMITS).unwrap();

@@ -1,5 +1,5 @@
-//! A Redis server comes back with less than it had, with other settings, or as a replica of another one: is anything given out twice,
-//! taken for done, or acknowledged that it may lose?
+//! A Redis server comes back with less data, with other settings, or as a replica of another one:
+//! is anything given out twice, taken for done, or acknowledged although it may be lost?
 
 #[path = "support/redis.rs"]
 mod redis_server;
@@ -36,7 +36,7 @@ async fn enqueue(queue: &dyn JobQueue) -> JobId {
     queue.enqueue(vec![job]).await.remove(0).unwrap().id
 }
 
-/// Applies what waits, as a worker does.
+/// Applies all waiting jobs, as a worker does.
 async fn apply(redis: &Redis, worker: &WorkerId) {
     let (store, queue) = (redis.store(), redis.queue());
     let claim = queue.claim(worker).await.unwrap().remove(0);
@@ -69,7 +69,7 @@ async fn come_back_with_less(forgets_scripts: bool) {
     let heard = store.watch(&WatchFrom::Now.into()).await.unwrap().start;
 
     server.kill_and_start_from(&old);
-    // Through the connection that was broken. Another process is there first.
+    // Through the broken connection. Another process is there first.
     let version = other.store().set("lost", &2).await.unwrap();
     assert!(version > lost, "{version} after {lost}");
     let job = enqueue(&*other.queue()).await;
@@ -82,7 +82,7 @@ async fn come_back_with_less(forgets_scripts: bool) {
     assert!(job.position > lost_jobs[1].position, "{job}");
     assert_eq!(store.get_as::<i32>("lost").await.unwrap(), Some(2));
 
-    // Who was told of them hears of it.
+    // A client that holds their ids learns of it.
     let depth = queue.depth().await.unwrap();
     assert_eq!((depth.jobs, depth.lost), (3, 2));
     for lost in lost_jobs {
@@ -94,7 +94,7 @@ async fn come_back_with_less(forgets_scripts: bool) {
     }
     let watch = store.watch(&WatchFrom::After(heard).into()).await;
     assert!(matches!(watch, Err(Error::Compacted)), "{watch:?}");
-    // What was not lost is as it was.
+    // What was not lost is unchanged.
     let entry = store.get(&Key::new("kept").unwrap()).await.unwrap();
     assert_eq!(entry.unwrap().version, kept);
 }
@@ -146,7 +146,7 @@ async fn with_other_settings_it_is_given_nothing_until_they_are_right() {
 
     server.kill_and_start_with(&["--appendonly", "yes", "--appendfsync", "everysec"]);
     let needed = "appendfsync is everysec, set it to always";
-    // It went out on the connection that was broken, and nobody could tell what became of it.
+    // It was sent on the connection that broke, so its effect is unknown.
     let unknown = store.set("a", &2).await.unwrap_err();
     assert!(matches!(unknown, Error::Unknown { .. }), "{unknown}");
     let reason = std::error::Error::source(&unknown).unwrap().to_string();
@@ -163,7 +163,7 @@ async fn with_other_settings_it_is_given_nothing_until_they_are_right() {
         matches!(&refused, Err(Error::Unavailable { what, .. }) if what.contains(needed)),
         "{refused:?}"
     );
-    // What is there can be read.
+    // Existing data can be read.
     assert_eq!(store.get_as::<i32>("a").await.unwrap(), Some(1));
     assert_eq!(queue.depth().await.unwrap().jobs, 0);
 
@@ -180,7 +180,8 @@ async fn settings_are_read_again_with_each_connection() {
     server.cli(&["config", "set", "appendfsync", "everysec"]);
     let killed = server.ask(&["client", "kill", "type", "normal", "skipme", "yes"]);
     assert_ne!(killed.trim(), "0");
-    // The first to find it broken is a read, which is answered all the same; what comes next is a write.
+    // The first request to find it broken is a read, which is answered all the same; the next one
+    // is a write.
     assert_eq!(store.get_as::<i32>("a").await.unwrap(), Some(1));
     let refused = store.set("a", &2).await;
     assert!(
@@ -270,7 +271,7 @@ async fn a_claim_from_a_clock_that_was_ahead_is_over() {
     assert_eq!(claims.len(), 1);
 }
 
-/// Has a worker apply all that waits.
+/// Lets a worker apply all waiting jobs.
 async fn work(redis: &Redis) {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let working = tokio::spawn(worker::run(
@@ -289,7 +290,7 @@ async fn work(redis: &Redis) {
     working.await.unwrap().unwrap();
 }
 
-/// What a history that is lost has given out, and what one in its place does with it.
+/// What a lost history has given out, to be checked against the one that replaces it.
 struct Lost {
     version: Version,
     jobs: [JobId; 2],
@@ -309,7 +310,8 @@ impl Lost {
         }
     }
 
-    /// Does as much as the lost history did, and asks each time for what that has given out.
+    /// Makes as many changes as the lost history, and asks after each for what the lost one gave
+    /// out.
     async fn is_unknown_to(&self, redis: &Redis) {
         let (store, queue) = (redis.store(), redis.queue());
         let service = Service::open(redis.store(), redis.queue(), ServiceOptions::default());
@@ -347,7 +349,7 @@ impl Lost {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_lost_history_that_had_restarted_is_taken_for_something_else() {
-    // The clock of the one in its place is right, or an hour behind.
+    // The clock of its replacement is right, or an hour behind.
     for skew_ms in [0, -3_600_000] {
         let mut server = Server::start();
         let redis = open(&server).await;

@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server, one that follows it, and an address that leads to the first.
+/// Starts a server, a replica of it, and an address that leads to the first.
 async fn pair() -> (Server, Server, Address) {
     let (primary, replica, _) = Server::pair();
     let address = Address::of(&primary).await;
@@ -69,7 +69,7 @@ fn start_worker(redis: &Redis) -> (oneshot::Sender<()>, JoinHandle<kvstore_core:
     (shutdown, tokio::spawn(running))
 }
 
-/// Counts "count" up by one, so that a job that is applied twice, or not at all, shows.
+/// Returns a job that adds 1 to "count", so that a job that is applied twice, or not at all, shows.
 fn count_up() -> NewJob {
     let key = Key::new("count").unwrap();
     NewJob::new(Command::One(Operation::add(key, 1)))
@@ -79,7 +79,7 @@ async fn enqueue(queue: &dyn JobQueue, job: NewJob) -> JobId {
     queue.enqueue(vec![job]).await.remove(0).unwrap().id
 }
 
-/// How far a server has applied the log.
+/// Returns how far a server has applied the log.
 fn applied_on(server: &Server) -> String {
     let script = "for _, field in ipairs(redis.call('HKEYS', 'kv:{0}:state')) do \
                   if string.sub(field, 1, 8) == 'applied:' then \
@@ -124,8 +124,8 @@ async fn jobs_that_the_new_primary_never_applied_are_not_dropped() {
     assert_eq!(applied_on(&replica), "none");
 
     address.lead_to(&replica);
-    // The commit has dropped them already, so the first asks nobody; then through the broken
-    // connection, and through the next one.
+    // The commit has dropped them already, so the first call asks no server; then through the
+    // broken connection, and through the next one.
     let mut answers = Vec::new();
     for _ in 0..3 {
         answers.push(queue.complete(&claim, end).await);
@@ -183,7 +183,7 @@ async fn a_worker_without_work_applies_again_what_a_new_primary_has_not_applied(
         let succeeded = matches!(state, JobState::Finished(Outcome::Succeeded(_)));
         assert!(succeeded, "{state:?}");
     }
-    // What comes next has its place behind them.
+    // The next jobs have their positions after them.
     let next = enqueue(&*redis.queue(), count_up()).await;
     assert!(next.position > jobs[3].position, "{next}");
     let state = store.outcome(&next, PATIENCE).await.unwrap();

@@ -1,4 +1,4 @@
-//! Do the replicas of a Redis server have what is acknowledged, where that is asked for?
+//! Do the replicas of a Redis server have every acknowledged write, if the settings require it?
 
 #[path = "support/cluster.rs"]
 mod cluster;
@@ -35,7 +35,7 @@ fn job(key: &str) -> NewJob {
     NewJob::new(Command::One(Operation::set(key, value)))
 }
 
-/// How many jobs a server holds.
+/// Returns how many jobs a server holds.
 fn jobs_on(server: &Server) -> usize {
     let count = "local sum = 0 for _, key in ipairs(redis.call('KEYS', 'kv:{*:queue')) do \
                  sum = sum + (redis.call('HGET', key, 'jobs') or 0) end return sum";
@@ -116,7 +116,7 @@ async fn a_cluster_without_replicas_acknowledges_nothing_to_who_waits_for_them()
     assert_eq!(alone.store().get_as::<i32>("a").await.unwrap(), Some(1));
 }
 
-/// Passes connections on to the server that is the primary at the time.
+/// Forwards connections to the current primary.
 async fn forwarder(primary: Arc<AtomicU16>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -125,7 +125,7 @@ async fn forwarder(primary: Arc<AtomicU16>) -> u16 {
             let to = ("127.0.0.1", primary.load(Ordering::SeqCst));
             tokio::spawn(async move {
                 if let Ok(mut server) = TcpStream::connect(to).await {
-                    // It ends with either of the two.
+                    // Ends with either side.
                     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
                 }
             });
@@ -172,7 +172,8 @@ async fn a_replica_that_takes_over_has_all_that_was_acknowledged() {
         assert!(under_way > 0, "each was at it");
     }
 
-    // On the address of the old one; it has never seen a replica, so nothing waits for one any more.
+    // At the address of the old primary; it has never seen a replica, so nothing waits for one any
+    // more.
     replica.cli(&["replicaof", "no", "one"]);
     let new_port = free_port();
     replica.cli(&["config", "set", "port", &new_port.to_string()]);
@@ -184,7 +185,7 @@ async fn a_replica_that_takes_over_has_all_that_was_acknowledged() {
         let found = redis.queue().find(id).await.unwrap();
         assert!(matches!(found, Found::Held { .. }), "{id}: {found:?}");
     }
-    // Its numbers go on above all that were ever given out, by whichever of the two.
+    // Its numbers continue above all that either server ever gave out.
     let next = redis
         .queue()
         .enqueue(vec![job("next")])

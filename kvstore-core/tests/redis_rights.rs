@@ -1,6 +1,6 @@
-//! Is the line for `ACL SETUSER` in docs/configuration.md enough, on one server and on a cluster, and
-//! is each right in it needed? The conformance suite runs with exactly these rights; here each is
-//! taken away in turn.
+//! Is the line for `ACL SETUSER` in docs/configuration.md sufficient, on one server and on a
+//! cluster, and is each right in it necessary? The conformance suite runs with exactly these
+//! rights; here each is taken away in turn.
 
 #[path = "support/cluster.rs"]
 mod cluster;
@@ -58,8 +58,8 @@ async fn a_missing_right_is_named_at_start() {
         let others = rights.iter().copied().filter(|right| right != missing);
         server.cli(&set_user(others));
         let message = refusal(&url).await;
-        // Without a right to make a connection or to look at the server, the server's answer or the
-        // setting names it.
+        // Without the right to connect or to inspect the server, the server's answer or the setting
+        // names it.
         let name = missing.trim_start_matches('+').replace('|', " ");
         let told = message.to_lowercase().replace('|', " ");
         assert!(told.contains(&name), "{missing}: {message}");
@@ -67,7 +67,7 @@ async fn a_missing_right_is_named_at_start() {
     }
     assert_eq!(server.ask(&["hgetall", "kv:meta"]), before);
 
-    // All that is missing is said at once.
+    // All missing rights are reported at once.
     server.cli(&set_user(
         rights
             .iter()
@@ -99,7 +99,7 @@ async fn a_right_that_is_taken_away_while_the_server_is_down_is_found_before_the
     let error = loop {
         match redis.queue().enqueue(vec![job.clone()]).await.remove(0) {
             Err(error) if error.to_string().contains("rights") => break error,
-            // As long as the connection is being made again.
+            // While the connection is being re-established.
             Err(Error::Unavailable { .. } | Error::Unknown { .. }) => {}
             other => panic!("{other:?}"),
         }
@@ -126,7 +126,7 @@ async fn a_cluster_needs_one_right_more() {
         redis.store().set(&key, &number).await.unwrap();
         assert_eq!(redis.store().get_as(&key).await.unwrap(), Some(number));
     }
-    // Each server has users of its own, and is asked.
+    // Each server has its own users, and is checked.
     let others = rights().filter(|right| *right != "+xadd");
     cluster.ask(2, &set_user(others.chain(["+cluster|slots"])));
     let message = refusal(&url).await;

@@ -1,4 +1,5 @@
-//! Is a Redis server reached by TLS, and only if the right one answers, by whom it expects?
+//! Is a Redis server reached by TLS, only if its certificate is trusted, and only with the
+//! certificate that it requires?
 
 #[path = "support/cluster.rs"]
 mod cluster;
@@ -16,7 +17,7 @@ use kvstore_core::open::Opened;
 use kvstore_core::{Error, Key, Result, StoreExt, Value};
 use redis_server::{Server, free_port};
 
-/// Makes an authority, and a certificate of it for each of `names`, in a folder.
+/// Creates an authority, and a certificate signed by it for each of `names`, in a folder.
 fn certificates(names: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let openssl = |arguments: &str| {
@@ -44,7 +45,7 @@ fn certificates(names: &[(&str, &str)]) -> tempfile::TempDir {
     folder
 }
 
-/// A server that speaks TLS, on a port; `asks`: clients have to show a certificate.
+/// Starts a server with TLS on a port; with `asks`, clients have to present a certificate.
 fn start(folder: &Path, asks: bool) -> (Server, u16) {
     let port = free_port();
     let file = |name: &str| folder.join(name).display().to_string();
@@ -102,9 +103,9 @@ async fn a_server_is_reached_by_tls_if_who_is_trusted_vouches_for_it() {
     write_and_read(&opened.unwrap()).await;
 
     for (url, reason) in [
-        // The system knows nothing of that authority.
+        // The system does not trust that authority.
         (format!("rediss://127.0.0.1:{port}"), "UnknownIssuer"),
-        // Another name than the one that is vouched for.
+        // A name that is not in the certificate.
         (
             format!("rediss://127.0.0.2:{port}?ca_file={ca}"),
             "NotValidForName",
@@ -118,7 +119,7 @@ async fn a_server_is_reached_by_tls_if_who_is_trusted_vouches_for_it() {
             "{url}: {said}"
         );
     }
-    // Without TLS nobody is understood, and that does not take for ever.
+    // Without TLS the server does not understand the client, which must not take forever.
     let error = open(&format!("redis://127.0.0.1:{port}"))
         .await
         .unwrap_err();
@@ -154,7 +155,7 @@ async fn a_server_that_asks_is_told_who_is_there() {
     let plain = format!("redis://127.0.0.1:{port}?ca_file={ca}");
     refused(
         open(&plain).await.unwrap_err(),
-        "let the URL begin with rediss:",
+        "use a URL that begins with rediss:",
     );
     let missing = format!("rediss://127.0.0.1:{port}?ca_file=/nowhere/ca.crt");
     refused(
@@ -176,7 +177,7 @@ async fn a_cluster_is_reached_by_tls_each_of_its_servers() {
     let url = format!("{}?partitions=6&ca_file={}", cluster.url(), tls.authority);
     let opened = open(&url).await.unwrap();
     write_and_read(&opened).await;
-    // So that some are on each.
+    // So that every server has some.
     for number in 0..20 {
         opened
             .store

@@ -1,5 +1,5 @@
-//! What does a store on Redis give back when nothing comes any more, and how much does Redis do for
-//! a read? And what of reads and writes while a slot of a cluster moves?
+//! What does an idle store on Redis give back, how much does Redis do for a read, and what happens
+//! to reads and writes while a slot of a cluster moves?
 
 #[path = "support/cluster.rs"]
 mod cluster;
@@ -38,7 +38,7 @@ async fn open(server: &Server, skew: &Arc<AtomicI64>) -> Redis {
     Redis::open(&server.url(), options).await.unwrap()
 }
 
-/// A job whose outcome is kept, with an idempotency key.
+/// Returns a job whose outcome is kept, with an idempotency key.
 fn keyed(number: usize) -> NewJob {
     let key = Key::new("key").unwrap();
     let value = Value::parse(number.to_string()).unwrap();
@@ -59,7 +59,7 @@ async fn enqueue(redis: &Redis, jobs: Vec<NewJob>) -> Vec<JobId> {
         .collect()
 }
 
-/// A worker that runs until it is told to stop.
+/// A worker that runs until it is stopped.
 struct Working {
     stop: tokio::sync::oneshot::Sender<()>,
     task: tokio::task::JoinHandle<kvstore_core::Result<()>>,
@@ -83,7 +83,7 @@ impl Working {
     }
 }
 
-/// The one key of a partition that ends with `name`.
+/// Returns the one key of a partition that ends with `name`.
 fn key_of(server: &Server, name: &str) -> String {
     let found = server.ask(&["keys", &format!("kv:{{*:{name}")]);
     found.trim().to_owned()
@@ -148,7 +148,7 @@ async fn what_is_kept_of_a_queue_goes_when_another_is_adopted() {
     let outcomes = key_of(&server, &format!("outcomes:{own}"));
     assert_eq!(number(&server, &["exists", &outcomes]), 1);
 
-    // One whose partitions have not heard of it lies between.
+    // A queue in between whose partitions never learn of it.
     for queue in [QueueId::random(), QueueId::random()] {
         store.adopt_queue(queue).await.unwrap();
     }
@@ -260,7 +260,8 @@ async fn a_write_that_is_waited_for_costs_four_scripts() {
     for _ in 0..WRITES {
         write().await;
     }
-    // Besides, what waits asks four times a second, and the worker renews its claim and expires.
+    // In addition, waiting polls four times a second, and the worker renews its claim and expires
+    // entries.
     let besides = 8 + begun.elapsed().as_millis() as usize / 125;
     let scripts = scripts_run(&server) - before;
     assert!(scripts <= 4 * WRITES + besides, "{scripts} and {besides}");
@@ -284,7 +285,7 @@ async fn messages_that_are_lost_hold_up_nothing_for_good() {
         number(&server, &["echo", calls.split(',').next().unwrap()])
     };
     write(0).await;
-    // From now on each message is refused in the script that sends it, which has written by then.
+    // From now on each message is refused inside the script that sends it, after its writes.
     server.cli(&["acl", "setuser", "default", "-publish"]);
     let before = published();
     for number in 1..=3 {
@@ -295,7 +296,7 @@ async fn messages_that_are_lost_hold_up_nothing_for_good() {
     worker.stop().await;
 }
 
-/// How many commands `server` has run, those of scripts among them.
+/// Returns how many commands `server` has run, including those of scripts.
 fn commands_run(server: &Server) -> usize {
     let stats = server.ask(&["info", "commandstats"]);
     let calls = stats.lines().filter_map(|line| line.split("calls=").nth(1));
@@ -342,7 +343,7 @@ async fn a_folded_page_costs_redis_no_more_commands_than_a_plain_one() {
         commands_run(&server) - before
     };
     let (plain, folded) = (cost(None).await, cost(Some("/")).await);
-    // One look-up for each fold, in place of one for each key.
+    // One look-up for each fold, instead of one for each key.
     assert!(
         folded <= plain + plain / 10,
         "{folded} commands, {plain} for a plain page"
@@ -378,7 +379,7 @@ async fn asking_for_a_waiting_job_moves_that_job_alone() {
     let sent = sent() - before;
     assert!(sent < 2 * SIZE * jobs.len(), "{sent} bytes");
 
-    // Those that are applied are dropped, though the entry is there until its last job is.
+    // Applied jobs are dropped, though the entry remains until its last job is.
     let claim = queue.claim(&WorkerId::new("w")).await.unwrap().remove(0);
     let store = redis.store();
     let applied = store.applied(queue.id(), claim.partition).await.unwrap();
@@ -394,7 +395,7 @@ async fn asking_for_a_waiting_job_moves_that_job_alone() {
     assert!(matches!(found, Found::Held { .. }), "{found:?}");
 }
 
-/// How many scripts `server` has run.
+/// Returns how many scripts `server` has run.
 fn scripts_run(server: &Server) -> usize {
     let stats = server.ask(&["info", "commandstats"]);
     let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
@@ -422,7 +423,7 @@ async fn many_watchers_cost_redis_what_one_does() {
             }
         });
     }
-    // The history is asked for once in 250 ms, by whichever watcher, and with each message.
+    // The history is read once in 250 ms, whichever watcher asks, and with each message.
     let polls = |begun: Instant| begun.elapsed().as_millis() as usize / 250 + 2;
     let (before, begun) = (scripts_run(&server), Instant::now());
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -550,7 +551,7 @@ async fn what_meets_a_moving_slot_waits_or_has_not_happened() {
         "{listed:?}"
     );
 
-    // Those that ask while it ends are answered, if they need not wait for too long.
+    // Requests at its end are answered, if they need not wait for too long.
     let waiting = tokio::spawn({
         let store = redis.store();
         async move {

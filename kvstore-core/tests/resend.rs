@@ -1,5 +1,5 @@
-//! Is a change made once when its answer is lost, and when a copy of it comes late? And which tries of
-//! a job count?
+//! Is a change made once when its answer is lost, and when a copy of it comes late? And which tries
+//! of a job count?
 
 #[path = "support/redis.rs"]
 mod redis_server;
@@ -22,16 +22,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
-/// What happens to the next request that holds some text.
+/// What happens to the next request that contains some text.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
-    /// It is answered, and the connection is cut in place of the answer.
+    /// It is served, and the connection is cut instead of answered.
     Answer,
-    /// The connection is cut, and the request passes when [`Proxy::let_late_copies_pass`] says so.
+    /// The connection is cut, and the request passes when [`Proxy::let_late_copies_pass`] is
+    /// called.
     Request,
 }
 
-/// Stands between a client and its server.
+/// A proxy between a client and its server.
 struct Proxy {
     folder: tempfile::TempDir,
     shared: Arc<Shared>,
@@ -68,7 +69,7 @@ impl Proxy {
         self.shared.cuts.load(Ordering::SeqCst)
     }
 
-    /// Returns when the server has answered them. Says how many there were.
+    /// Waits until the server has answered them, and returns their number.
     async fn let_late_copies_pass(&self) -> usize {
         let late = std::mem::take(&mut *self.shared.late.lock().unwrap());
         let count = late.len();
@@ -81,7 +82,7 @@ impl Proxy {
     }
 }
 
-/// One partition, and a clock that `skew` moves.
+/// Returns options with one partition, and a clock that `skew` moves.
 fn options(skew: &Arc<AtomicI64>) -> Options {
     Options {
         partitions: Some(PartitionCount::ONE),
@@ -156,7 +157,7 @@ fn set(key: &str, value: &str) -> NewJob {
     NewJob::new(Command::One(Operation::set(key, value)))
 }
 
-/// The values of all jobs in the queue, in order, with their positions.
+/// Returns the values of all jobs in the queue, in order, with their positions.
 async fn queued(redis: &Redis) -> Vec<(Position, String)> {
     let queue = redis.queue();
     let claim = queue.claim(&WorkerId::new("test")).await.unwrap().remove(0);
@@ -213,7 +214,7 @@ async fn a_commit_whose_answer_is_lost_is_made_once_and_answered_as_the_first_ti
         let store = redis.store();
         let before = store.set("a", &0).await.unwrap();
 
-        // Made twice it would be a conflict, since nobody but itself creates the key.
+        // Made twice it would be a conflict, since no other commit creates the key.
         proxy.cut(cut, "marked");
         let key = |text| Key::new(text).unwrap();
         let write = |text| Write {
@@ -235,7 +236,7 @@ async fn a_commit_whose_answer_is_lost_is_made_once_and_answered_as_the_first_ti
         assert_eq!(committed.first_version.0, before.0 + 1, "{cut:?}");
         assert_eq!(committed.existed, [true, false]);
 
-        // A refusal is an answer, too: it stays one, although by now the commit would be possible.
+        // A refusal is an answer too: it remains one, although the commit would be possible by now.
         proxy.cut(cut, "refused");
         let refused = store.commit(Commit {
             checks: vec![(key("refused"), Condition::Present)],
@@ -312,7 +313,8 @@ async fn a_cluster_that_refuses_a_change_the_second_time_has_not_refused_it() {
     let send = async |job| redis.queue().enqueue(vec![job]).await.remove(0);
     send(set("a", "1")).await.unwrap();
 
-    // It is full by the time that the change comes again, so it does not come to say that this was made before.
+    // The queue is full when the change comes again, so that attempt cannot report that it was made
+    // before.
     let filled = Arc::clone(&server);
     let fill = move || filled.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     *shared.before_cut.lock().unwrap() = Some(Box::new(fill));
@@ -320,7 +322,7 @@ async fn a_cluster_that_refuses_a_change_the_second_time_has_not_refused_it() {
     let answer = send(set("b", r#""marked""#)).await;
     assert_eq!(shared.cuts.load(Ordering::SeqCst), 1);
     assert!(matches!(answer, Err(Error::Unknown { .. })), "{answer:?}");
-    // Refused it is only if that was all that was said of it.
+    // It counts as refused only if nothing else was ever reported of it.
     let answer = send(set("c", "1")).await;
     assert!(
         matches!(answer, Err(Error::Unavailable { .. })),
@@ -338,14 +340,15 @@ async fn a_try_is_counted_once_however_often_its_answer_is_lost() {
     let queue = redis.queue();
     let head = enqueue(&redis, "a").await;
     let claim = claimed(&redis, "tries").await;
-    // The first asks nobody, so nothing of it can be lost, nor of its withdrawal.
+    // The first call sends nothing to the server, so nothing of it can be lost, nor of its
+    // withdrawal.
     proxy.cut(Cut::Answer, "tries");
     for _ in 0..LOST {
         assert_eq!(queue.begin_attempt(&claim, head).await.unwrap(), 1);
         queue.withdraw_attempt(&claim, head).await.unwrap();
     }
     assert_eq!(proxy.cuts(), 0);
-    // One that was not withdrawn counts, and is recorded before the next.
+    // A try that was not withdrawn counts, and is recorded before the next.
     assert_eq!(queue.begin_attempt(&claim, head).await.unwrap(), 1);
     for _ in 0..LOST {
         proxy.cut(Cut::Answer, "tries");
@@ -379,17 +382,17 @@ async fn only_a_claim_that_was_not_given_up_counts_a_try() {
     let claim = claimed(&second, "second").await;
     assert_eq!(begin(&second, &claim, heads[0]).await, 1);
 
-    // It is gone without a word, perhaps in the middle of a try.
+    // It disappears without a release, perhaps in the middle of a try.
     skew.fetch_add(3_600_000, Ordering::SeqCst);
     let third = open().await;
     let claim = claimed(&third, "third").await;
     assert_eq!(begin(&third, &claim, heads[0]).await, 2);
-    // Of the same worker it is the same claim.
+    // For the same worker it is the same claim.
     skew.fetch_add(3_600_000, Ordering::SeqCst);
     third.queue().claim(&claim.worker).await.unwrap();
     assert_eq!(begin(&third, &claim, heads[0]).await, 2);
 
-    // It counts for the head alone, and whoever comes later hears of it.
+    // It counts for the head alone, and later workers see it.
     third.queue().release(claim).await.unwrap();
     let fourth = open().await;
     let claim = claimed(&fourth, "fourth").await;
@@ -431,7 +434,7 @@ async fn enqueue(redis: &Redis, key: &str) -> Position {
     accepted.unwrap().id.position
 }
 
-/// The claim of the one partition.
+/// Claims the one partition.
 async fn claimed(redis: &Redis, worker: &str) -> Claim {
     let claims = redis.queue().claim(&WorkerId::new(worker)).await;
     claims.unwrap().remove(0)

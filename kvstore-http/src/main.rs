@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use kvstore_core::open::{Followed, Opened};
-use kvstore_core::process::{self, Failure, Shared, Shutdown};
+use kvstore_core::process::{self, Failure, SharedSettings, Shutdown};
 use kvstore_core::worker;
 use kvstore_core::{Error, Service};
 use kvstore_http::{Endpoint, Listener, Listeners, Tls, Tokens, serve_with_health};
@@ -24,7 +24,7 @@ use crate::settings::{Own, PROGRAM, Role, read, read_tokens};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure> {
+async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(), Failure> {
     descriptors::raise(own.options.connections_max);
     // First what can fail without having touched any data.
     let mut listeners = Vec::new();
@@ -77,7 +77,7 @@ async fn serve_and_work(
     listeners: Vec<Listener>,
     opened: Followed,
     working: Option<Opened>,
-    shared: &Shared,
+    shared: &SharedSettings,
     own: Own,
     health: &Health,
     shutdown: impl Future<Output = ()>,

@@ -22,14 +22,14 @@ pub(crate) async fn watch(path: PathBuf, read: impl Fn(&Path)) {
     if let Err(error) = hangup {
         tracing::warn!(%error, "can't listen for SIGHUP: files are read again only when they change");
     }
-    let mut known = State::of(&path).ok();
+    let mut known = ReloadState::of(&path).ok();
     loop {
         let is_asked = tokio::select! {
             Some(()) = hangups.recv() => true,
             () = tokio::time::sleep(INTERVAL) => false,
         };
         // While it is away there is nothing to read.
-        let now = State::of(&path).ok().or(known);
+        let now = ReloadState::of(&path).ok().or(known);
         if is_asked || now != known {
             known = now;
             read(&path);
@@ -39,14 +39,14 @@ pub(crate) async fn watch(path: PathBuf, read: impl Fn(&Path)) {
 
 /// What differs between two versions of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
+struct ReloadState {
     modified: SystemTime,
     bytes: u64,
     #[cfg(unix)]
     inode: u64,
 }
 
-impl State {
+impl ReloadState {
     fn of(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
         Ok(Self {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvstore_core::process::{
-    Fallback, Program, Setting, Settings, Shared, bytes, duration, within,
+    Fallback, Program, Setting, Settings, SharedSettings, bytes, duration, within,
 };
 use kvstore_core::service::ServiceOptions;
 use kvstore_http::{Cors, Endpoint, Hosts, Options, Tls, Tokens};
@@ -315,7 +315,7 @@ pub(crate) struct Own {
 }
 
 /// Reads the settings. Everything is looked at first, so that every wrong value is reported.
-pub(crate) fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Own> {
+pub(crate) fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Own> {
     let tokens = settings.get_optional(&TOKENS_FILE, |path| {
         read_tokens(path.as_ref()).map(|tokens| (PathBuf::from(path), tokens))
     });
@@ -420,7 +420,7 @@ fn mode(text: &str) -> Result<u32, String> {
     }
 }
 
-fn read_role(settings: &mut Settings, shared: Option<&Shared>) -> Option<Role> {
+fn read_role(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Role> {
     let wanted = settings.get(&WORKER, |text| match text {
         "embedded" => Ok(true),
         "none" => Ok(false),

@@ -204,7 +204,7 @@ async fn naughty_strings_are_values_and_keys_like_any_other() {
             refused += 1;
         }
     }
-    println!("{} strings, {refused} of which can not be keys", BLNS.len());
+    println!("{} strings, {refused} of which cannot be keys", BLNS.len());
     assert!(BLNS.len() > 400 && refused > 0 && refused < 50);
     check_through_restarts(process, &store, &stored).await;
 }

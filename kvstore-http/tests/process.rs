@@ -248,7 +248,7 @@ async fn open_files_are_raised_to_what_is_allowed() {
 async fn hangup_ends_neither_program() {
     let mut server = Process::start(&["--store", "memory:"]);
     server.signal("HUP");
-    server.logged("SIGHUP: files that are read again are looked at now");
+    server.logged("SIGHUP: checking for changed files");
     let mut connection = Connection::open(server.address).await;
     assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
     assert!(!server.has_ended());
@@ -257,7 +257,7 @@ async fn hangup_ends_neither_program() {
     let mut worker = Process::launch_command(worker_command(&["--store", &redis.url()]));
     worker.logged("working");
     worker.signal("HUP");
-    worker.logged("SIGHUP: files that are read again are looked at now");
+    worker.logged("SIGHUP: checking for changed files");
     worker.signal("TERM");
     assert_eq!(worker.ended().code(), Some(0));
 }

@@ -294,7 +294,7 @@ async fn reader_refuses_writes_answers_for_jobs_and_tells_its_lag() {
 #[test]
 fn what_cannot_be_only_read_is_refused_before_anything_is_opened() {
     for (store, told) in [
-        ("memory:", "inside one process"),
+        ("memory:", "belongs to one process"),
         ("file:x?snapshot_bytes=4KiB", "takes none"),
     ] {
         let ended = run(&["--store", store, "--worker", "none"], &[]);

@@ -28,7 +28,7 @@ const DELETE_EVERY: usize = 4;
 /// Longer than all of it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-const TAKES_OVER: &str = "took the folder over";
+const TAKES_OVER: &str = "took over the folder";
 const STANDS_BY: &str = "standing by until the folder is free";
 
 /// A folder and the queue in front of it.

@@ -1,7 +1,8 @@
-//! What a supervisor asks: is the process alive, may it have work, and its figures.
+//! Answers the questions of a supervisor: is the process alive, is it ready for work, and what are
+//! its metrics?
 //!
-//! [`Health`] decides the answers and knows no socket, so a server can give them among its own routes; [`serve`] is the
-//! small listener for a port of their own.
+//! [`Health`] decides the answers and needs no socket, so a server can include them in its own
+//! routes; [`serve`] is the small listener for a port of their own.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -28,44 +29,48 @@ use kvstore_core::{JobQueue, Store};
 
 use crate::figures::{self, Figures, ProcessMetrics};
 
-/// Most connections at a time: supervisors open one for each probe and close it. One more ends the oldest, so that none that stay
-/// can keep a probe from its answer.
+/// The maximum number of connections: supervisors open one per probe and close it. One more closes
+/// the oldest, so connections that stay open cannot keep a probe from its answer.
 const CONNECTIONS_MAX: usize = 16;
 
-/// How long a client may take to send the head of a request, and stay connected between two.
+/// How long a client may take to send the head of a request, and how long it may stay idle between
+/// two.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long store and queue may take to answer before they count as down; shorter than the patience of common supervisors.
+/// How long store and queue may take to answer before they count as down. Shorter than the timeouts
+/// of common supervisors.
 const PING_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// How long to wait after a failed accept: it fails when there are no file descriptors, and spinning would not bring any.
+/// How long to wait after a failed accept: it fails when file descriptors run out, and retrying at
+/// once would not free any.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The paths that [`Health::respond`] knows.
+/// The paths that [`Health::respond`] answers.
 pub const PATHS: [&str; 3] = ["/livez", "/readyz", METRICS];
 
-/// The one of [`PATHS`] that has figures.
+/// The path of the metrics, one of [`PATHS`].
 pub const METRICS: &str = "/metrics";
 
-/// What there is to say about a process. Cheap to clone; all clones share the state.
+/// The health of a process. Cheap to clone; all clones share the state.
 #[derive(Clone, Debug)]
 pub struct Health {
     backends: Arc<OnceLock<Followed>>,
-    /// Whether another process has the store as yet, and this one takes over when it ends.
+    /// Whether another process still holds the store, and this one takes over when it ends.
     standing_by: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     metrics: Arc<ProcessMetrics>,
 }
 
 impl Health {
-    /// Of a process that uses `store` and `queue`.
+    /// Creates the health of a process that uses `store` and `queue`.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
         let is_follower = store.lag().is_some();
         let backends = OnceLock::from(Followed { store, queue });
         Self::with(backends, ProcessMetrics::new(is_follower))
     }
 
-    /// Of a process that has neither as yet: it is not ready until [`Health::opened`] or [`Health::stand_by`].
+    /// Creates the health of a process that has neither yet: it is not ready until
+    /// [`Health::opened`] or [`Health::stand_by`].
     pub fn starting() -> Self {
         Self::with(OnceLock::new(), ProcessMetrics::new(false))
     }
@@ -79,14 +84,15 @@ impl Health {
         }
     }
 
-    /// From now on it is about `store` and `queue`, unless it was about others before.
+    /// Sets the store and queue to report on, unless they are set already.
     pub fn opened(&self, store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) {
-        // One that has its backends keeps them.
+        // The first backends are kept.
         let _ = self.backends.set(Followed { store, queue });
     }
 
-    /// From now until [`Health::opened`] it waits for another process to end. That is all it has to do, so it is ready: who
-    /// replaces one process by another waits for the new one to be ready before the old one is stopped.
+    /// Reports the process as standing by for another one, until [`Health::opened`]. That is all it
+    /// has to do, so it is ready: a supervisor that replaces one process by another waits for the
+    /// new one to be ready before it stops the old one.
     pub fn stand_by(&self) {
         self.standing_by.store(true, Ordering::Relaxed);
     }
@@ -95,25 +101,27 @@ impl Health {
         self.backends.get().is_none() && self.standing_by.load(Ordering::Relaxed)
     }
 
-    /// Adds metrics of whoever uses it: they are among those of `/metrics` from now on.
+    /// Registers further metrics, to be included in `/metrics` from now on.
     pub fn register<T>(&self, metrics: impl FnOnce(&mut Registry) -> T) -> T {
         self.metrics.register(metrics)
     }
 
-    /// From now on it is not ready: it finishes what it has and ends.
+    /// Reports the process as not ready from now on: it finishes its work and ends.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`Health::drain`] was called.
+    /// Returns true after [`Health::drain`].
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The answer to a request for `/livez`, `/readyz` or `/metrics`; `None` for any other path.
+    /// Returns the answer to a request for `/livez`, `/readyz` or `/metrics`; `None` for any other
+    /// path.
     ///
-    /// It is alive if it can answer at all, so that a database that is down does not get it restarted. It is ready if store and
-    /// queue answer and it is not draining. What is wrong stands in the log, not in the answer.
+    /// The process is alive if it can answer at all, so that a database that is down does not get
+    /// it restarted. It is ready if store and queue answer and it is not draining. The log, not the
+    /// answer, says what is wrong.
     pub async fn respond(&self, method: &Method, path: &str) -> Option<Response<Bytes>> {
         if !PATHS.contains(&path) {
             return None;
@@ -197,7 +205,7 @@ pub async fn serve(listener: TcpListener, health: Health) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "can't accept a connection for probes");
+                tracing::warn!(%error, "cannot accept a connection for probes");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What a process says in numbers, in the text format that Prometheus reads.
+//! The metrics of a process, in the text format of Prometheus.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,16 +16,17 @@ pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0
 
 type Seconds = Gauge<f64, AtomicU64>;
 
-/// The metrics of a process that uses a store and a queue. Their names stay, and docs/configuration.md has them.
+/// The metrics of a process that uses a store and a queue. Their names are stable;
+/// docs/configuration.md lists them.
 #[derive(Debug)]
 pub(crate) struct ProcessMetrics {
     process: Registry,
-    /// Those of the parts that run in it.
+    /// The metrics of other parts of the process.
     parts: Mutex<Registry>,
     up: Gauge,
-    /// Where a store is read that another process writes.
+    /// Present in a process that reads a store written by another.
     lag: Option<Seconds>,
-    /// Left out where it is not known what waits: figures of before would be taken for those of now.
+    /// Omitted while the depth is unknown: old values would be mistaken for current ones.
     queue: Registry,
     jobs: Gauge,
     bytes: Gauge,
@@ -33,23 +34,23 @@ pub(crate) struct ProcessMetrics {
     lost: Counter,
 }
 
-/// What there is to say at one moment.
+/// The values at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
     /// Whether store and queue answer.
     pub(crate) is_up: bool,
     pub(crate) lag: Option<Duration>,
-    /// What waits, if the queue says so.
+    /// The waiting jobs, if the queue can report them.
     pub(crate) depth: Option<Depth>,
 }
 
 impl ProcessMetrics {
-    /// `is_follower`: the store is written by another process.
+    /// Creates the metrics. `is_follower` means that another process writes the store.
     pub(crate) fn new(is_follower: bool) -> Self {
         let mut process = Registry::with_prefix("kvstore");
         let (up, lag) = (Gauge::default(), is_follower.then(Seconds::default));
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        process.register("build", "Which version this is", version);
+        process.register("build", "The version of the program", version);
         process.register(
             "up",
             "1 if store and queue answer, or a worker stands by; 0 if not",
@@ -76,7 +77,7 @@ impl ProcessMetrics {
         let lost = Counter::default();
         queue.register(
             "jobs_lost",
-            "Jobs that this process was told are accepted, and that their server has lost",
+            "Jobs that were acknowledged to this process, and that their server has lost",
             lost.clone(),
         );
         Self {
@@ -92,12 +93,12 @@ impl ProcessMetrics {
         }
     }
 
-    /// Adds metrics of a part.
+    /// Registers the metrics of a part.
     pub(crate) fn register<T>(&self, metrics: impl FnOnce(&mut Registry) -> T) -> T {
         metrics(&mut self.parts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// All that is known, as text.
+    /// Encodes all metrics as text.
     pub(crate) fn text(&self, figures: Figures) -> String {
         self.up.set(figures.is_up.into());
         if let (Some(gauge), Some(lag)) = (&self.lag, figures.lag) {

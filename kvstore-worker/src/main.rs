@@ -1,10 +1,10 @@
-//! The worker as a process of its own: settings, open, run, close.
+//! The worker as a process: settings, open, run, close.
 
 use std::process::ExitCode;
 
 use kvstore_core::open::Opened;
 use kvstore_core::process::{
-    self, Failure, Fallback, Program, STORE, Setting, Settings, Shared, Shutdown, within,
+    self, Failure, Fallback, Program, STORE, Setting, Settings, SharedSettings, Shutdown, within,
 };
 use kvstore_core::worker::{self, Options};
 use kvstore_worker::Metrics;
@@ -28,7 +28,7 @@ const ADOPT_QUEUE: Setting = Setting {
     value: "",
     default: Fallback::Value("false"),
     allowed: "true or false",
-    help: "Go over to this queue for good; jobs that wait in the one before it are skipped",
+    help: "Switch to this queue for good; jobs that wait in the previous one are skipped",
 };
 
 const ACCEPT_GAP: Setting = Setting {
@@ -36,26 +36,26 @@ const ACCEPT_GAP: Setting = Setting {
     value: "",
     default: Fallback::Value("false"),
     allowed: "true or false",
-    help: "Go on where jobs are gone that a store restored from an older copy has not applied: they are lost",
+    help: "Continue although jobs are gone that a store restored from an older copy has not applied: they are lost",
 };
 
 const PROGRAM: Program = Program {
     name: "kvstore-worker",
     version: env!("CARGO_PKG_VERSION"),
-    about: "Applies the writes that wait in the queue to the store, until SIGTERM",
+    about: "Applies the queued writes to the store, until SIGTERM",
     settings: &[ATTEMPTS_MAX, ADOPT_QUEUE, ACCEPT_GAP],
     headings: &[],
     brief: &["store", "queue", "log"],
 };
 
-fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {
+fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Options> {
     let attempts_max = settings.get(&ATTEMPTS_MAX, within(2..=1000, str::parse));
     let adopt_queue = settings.switch(&ADOPT_QUEUE);
     let accept_gap = settings.switch(&ACCEPT_GAP);
     if shared.is_some_and(|shared| shared.store.is_memory()) {
         settings.refuse(
             &STORE,
-            "a store in memory is inside one process, and nobody else could write to it",
+            "a store in memory belongs to one process, and no other one can write to it",
         );
     }
     Some(Options {
@@ -66,32 +66,32 @@ fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Options> {
     })
 }
 
-/// Opens store and queue, when it is this worker's turn.
-async fn open(shared: &Shared, health: &Health) -> kvstore_core::Result<Opened> {
+/// Opens store and queue, once it is this worker's turn.
+async fn open(shared: &SharedSettings, health: &Health) -> kvstore_core::Result<Opened> {
     let mut stands_by = false;
     let opened = shared.stand_by(|error| {
         health.stand_by();
         if !stands_by {
             tracing::info!(holder = %error, "standing by until the folder is free");
-            // That is all there is to do until then, so a supervisor need not wait for more.
+            // The standby is fully started, so a supervisor need not wait for more.
             process::notify_ready("standing by until the folder is free");
         }
         stands_by = true;
     });
     let opened = opened.await?;
     if stands_by {
-        tracing::info!("took the folder over");
+        tracing::info!("took over the folder");
     }
     Ok(opened)
 }
 
-async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(), Failure> {
+async fn run(shared: SharedSettings, options: Options, shutdown: Shutdown) -> Result<(), Failure> {
     let listener = match shared.admin_listen {
         Some(address) => Some(process::bind(address).await?),
         None => None,
     };
     let health = Health::starting();
-    // It answers until the runtime ends, also while the last batch is finished.
+    // Answers until the runtime ends, including while the last batch is finished.
     if let Some(listener) = listener {
         tracing::info!(address = %listener.local_addr()?, "answering probes");
         tokio::spawn(admin::serve(listener, health.clone()));
@@ -108,7 +108,7 @@ async fn run(shared: Shared, options: Options, shutdown: Shutdown) -> Result<(),
         opened = open(&shared, &health) => opened?,
     };
     health.opened(opened.store.clone(), opened.queue.clone());
-    process::notify_ready("applying what waits");
+    process::notify_ready("applying jobs");
     let until = async {
         shutdown.requested().await;
         health.drain();

@@ -1,6 +1,6 @@
-//! What a worker counts of itself. The names stay; docs/configuration.md lists them.
+//! The counters of a worker. Their names are stable; docs/configuration.md lists them.
 
-use kvstore_core::worker::{Event, EventListener};
+use kvstore_core::worker::{EventListener, WorkerEvent};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -12,19 +12,19 @@ const BUCKETS: [f64; 12] = [
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0, 10.0,
 ];
 
-/// What a worker counts of itself. Cheap to clone; all clones count together.
+/// The counters of a worker. Cheap to clone; all clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     commits: Histogram,
-    jobs: Family<Outcome, Counter>,
+    jobs: Family<OutcomeLabels, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabels {
     outcome: &'static str,
 }
 
-/// Counting, and known to nobody.
+/// Creates metrics that are not registered anywhere.
 impl Default for Metrics {
     fn default() -> Self {
         Self {
@@ -35,7 +35,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All at nothing, and known to `registry`.
+    /// Registers all metrics at zero.
     pub fn new(registry: &mut Registry) -> Self {
         let new = Self::default();
         for outcome in ["succeeded", "failed", "dead"] {
@@ -56,11 +56,12 @@ impl Metrics {
         new
     }
 
-    /// Returns a listener for [`Options::on_event`](kvstore_core::worker::Options::on_event) that counts here.
+    /// Returns a listener for [`Options::on_event`](kvstore_core::worker::Options::on_event) that
+    /// counts here.
     pub fn listener(&self) -> EventListener {
         let metrics = self.clone();
         EventListener::new(move |event| match event {
-            Event::Committed {
+            WorkerEvent::Committed {
                 succeeded,
                 failed,
                 took,
@@ -69,14 +70,14 @@ impl Metrics {
                 metrics.count("succeeded", succeeded);
                 metrics.count("failed", failed);
             }
-            Event::DeadLettered => metrics.count("dead", 1),
+            WorkerEvent::DeadLettered => metrics.count("dead", 1),
             _ => {}
         })
     }
 
     fn count(&self, outcome: &'static str, jobs: usize) {
         self.jobs
-            .get_or_create(&Outcome { outcome })
+            .get_or_create(&OutcomeLabels { outcome })
             .inc_by(jobs as u64);
     }
 }

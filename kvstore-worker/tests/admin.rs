@@ -1,4 +1,4 @@
-//! Do the probes say what a supervisor has to know, and can no client tie them up?
+//! Do the probes say what a supervisor needs to know, and can no client block them?
 
 mod support;
 
@@ -46,7 +46,7 @@ fn said(status: u16, word: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn ready_while_store_and_queue_answer_and_nobody_asked_for_the_end() {
+async fn ready_while_store_and_queue_answer_and_no_shutdown_was_requested() {
     let Process { health, .. } = process();
     assert_eq!(ask(&health, "/readyz").await, said(200, "ready"));
     health.clone().drain();
@@ -92,7 +92,7 @@ async fn store_that_does_not_answer_counts_as_down() {
     assert_eq!(answer, Ok(said(503, "unavailable")));
 }
 
-/// The lines of a metric, help and type left out.
+/// Returns the lines of a metric, without help and type.
 async fn metric(health: &Health, name: &str) -> Option<String> {
     let (status, text) = ask(health, "/metrics").await;
     assert_eq!(status, 200);
@@ -103,7 +103,7 @@ async fn metric(health: &Health, name: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn metrics_say_what_waits_as_long_as_that_is_known() {
+async fn metrics_report_waiting_jobs_as_long_as_they_are_known() {
     let Process { queue, health, .. } = process();
     for (name, value) in [
         ("kvstore_up", "1"),
@@ -118,7 +118,7 @@ async fn metrics_say_what_waits_as_long_as_that_is_known() {
             "{name}"
         );
     }
-    // Where nobody else writes, nothing can be behind.
+    // Without another writer there is no lag.
     assert_eq!(metric(&health, "kvstore_follower_lag_seconds").await, None);
 
     enqueue(&queue, set(&key("a"), 1)).await;
@@ -130,7 +130,7 @@ async fn metrics_say_what_waits_as_long_as_that_is_known() {
 }
 
 #[tokio::test]
-async fn other_paths_are_not_its_business_and_other_methods_not_allowed() {
+async fn other_paths_are_not_answered_and_other_methods_not_allowed() {
     let Process { health, .. } = process();
     assert!(health.respond(&Method::GET, "/").await.is_none());
     assert!(health.respond(&Method::GET, "/readyz/").await.is_none());
@@ -148,7 +148,7 @@ async fn listen() -> SocketAddr {
     address
 }
 
-/// Sends `request` and reads to the end of the connection.
+/// Sends `request` and reads until the connection ends.
 async fn exchange(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -172,13 +172,13 @@ async fn listener_answers_what_health_says_and_404_for_the_rest() {
 }
 
 #[tokio::test]
-async fn clients_that_stay_do_not_keep_a_probe_from_its_answer() {
+async fn clients_that_stay_connected_do_not_keep_a_probe_from_its_answer() {
     let address = listen().await;
     let mut staying = Vec::new();
     for number in 0..40 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         if number % 2 == 0 {
-            // It asks for more than the sockets in between hold, and reads nothing.
+            // It asks for more than the sockets in between can buffer, and reads nothing.
             let figures = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(2_000);
             let _ = timeout(
                 Duration::from_millis(100),
@@ -191,7 +191,7 @@ async fn clients_that_stay_do_not_keep_a_probe_from_its_answer() {
     let probe = "GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let answer = timeout(Duration::from_secs(20), exchange(address, probe)).await;
     assert!(answer.unwrap().contains("alive"));
-    // The oldest made room.
+    // The oldest was closed.
     let mut first = staying.swap_remove(1);
     assert!(matches!(first.read(&mut [0]).await, Ok(0) | Err(_)));
 }

@@ -1,4 +1,4 @@
-//! Does the binary say what is wrong in one line each, apply what waits, and end when it is asked to?
+//! Does the binary report each mistake in one line, apply waiting jobs, and end when asked to?
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 fn worker(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvstore-worker"));
     command.current_dir(folder);
-    // What the caller has set is not what is tested.
+    // The caller's settings must not affect the test.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("KVSTORE_") {
             command.env_remove(name);
@@ -71,7 +71,7 @@ fn all_wrong_settings_are_reported_at_once_and_nothing_is_opened() {
 }
 
 #[test]
-fn print_config_shows_what_is_in_force_and_runs_nothing() {
+fn print_config_shows_the_effective_settings_and_runs_nothing() {
     let folder = folder();
     let output = worker(folder.path())
         .args(["--print-config", "--attempts-max", "7"])
@@ -99,7 +99,7 @@ fn print_config_shows_what_is_in_force_and_runs_nothing() {
 }
 
 #[test]
-fn help_names_every_setting_and_an_unknown_flag_is_refused() {
+fn help_names_every_setting_and_an_unknown_flag_is_rejected() {
     let folder = folder();
     let help = worker(folder.path()).arg("--help").output().unwrap();
     assert_eq!(help.status.code(), Some(0));
@@ -117,7 +117,7 @@ fn help_names_every_setting_and_an_unknown_flag_is_refused() {
 }
 
 #[test]
-fn store_in_memory_is_refused_because_nobody_else_can_reach_it() {
+fn store_in_memory_is_rejected_because_no_other_process_can_reach_it() {
     let output = worker(folder().path())
         .args(["--store", "memory:"])
         .output()
@@ -126,7 +126,7 @@ fn store_in_memory_is_refused_because_nobody_else_can_reach_it() {
     assert!(stderr(&output).starts_with("error: --store (KVSTORE_STORE) is \"memory:\": "));
 }
 
-/// Runs to a failure: exit code 1, one line, and what it says.
+/// Runs a command that must fail with exit code 1 and one line, and returns that line.
 fn failure(command: &mut Command) -> String {
     let output = command.args(["--log", "error"]).output().unwrap();
     let said = stderr(&output);
@@ -147,7 +147,7 @@ fn taken_port_is_one_line() {
 }
 
 #[test]
-fn folder_that_can_not_be_made_is_one_line() {
+fn folder_that_cannot_be_created_is_one_line() {
     let folder = folder();
     std::fs::write(folder.path().join("file"), "").unwrap();
     let said = failure(worker(folder.path()).args(["--store", "file:file/database"]));
@@ -192,7 +192,7 @@ impl Drop for Running {
 }
 
 #[tokio::test]
-async fn what_waits_is_applied_until_sigterm() {
+async fn waiting_jobs_are_applied_until_sigterm() {
     let folder = folder();
     let url = format!("file:{}", folder.path().join("database").display());
     let key = Key::new("k").unwrap();

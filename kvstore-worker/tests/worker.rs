@@ -29,7 +29,7 @@ use support::{
     Fault, FaultyStore, TokioClock, drained, enqueue, key, queue, set, unavailable, unknown,
 };
 
-/// A worker that runs beside the test. Dropping `stop` shuts it down.
+/// A worker running alongside the test. Dropping `stop` shuts it down.
 struct Running {
     stop: oneshot::Sender<()>,
     ended: JoinHandle<Result<()>>,
@@ -50,7 +50,7 @@ impl Running {
         self.ended.await.unwrap()
     }
 
-    /// As if the process were killed: nothing is finished and nothing given back.
+    /// Kills the worker as a kill of its process would: nothing is finished and no claim released.
     fn kill(self) {
         self.ended.abort();
     }
@@ -72,7 +72,7 @@ async fn state(store: &dyn Store, job: &JobId) -> JobState {
     store.outcome(job, Duration::ZERO).await.unwrap()
 }
 
-/// A queue with one partition, and claims as they are by default.
+/// Creates a queue with one partition and the default claim period.
 fn single() -> Arc<kvstore_core::memory::MemoryQueue> {
     queue(1, CLAIM_PERIOD)
 }
@@ -83,8 +83,8 @@ async fn each_job_is_applied_once_and_in_order_while_workers_come_and_go() {
     const JOBS_PER_KEY: u64 = 150;
     const CLAIMS_LAST: Duration = Duration::from_millis(40);
 
-    // One commit in ten is late, some so late that the claim is long gone and others have done the work; some are answered
-    // wrongly.
+    // One commit in ten is late, some so late that the claim has expired and others have done the
+    // work; some get a wrong answer.
     let faults = |_: &Commit| match rand::random_range(0..100) {
         0..5 => Some(Fault::Late(Duration::from_millis(rand::random_range(
             0..10,
@@ -120,7 +120,7 @@ async fn each_job_is_applied_once_and_in_order_while_workers_come_and_go() {
         })
     };
 
-    // No try is ever given up here: being killed and paused is no job's fault.
+    // No job is given up here: kills and pauses of workers are no fault of a job.
     let options = || Options {
         attempts_max: u32::MAX,
         ..Options::default()
@@ -163,7 +163,7 @@ async fn each_job_is_applied_once_and_in_order_while_workers_come_and_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn job_that_is_refused_for_good_is_a_dead_letter_at_once_and_the_others_go_on() {
+async fn job_that_is_rejected_for_good_is_a_dead_letter_at_once_and_the_others_continue() {
     let (poison, innocent) = (key("poison"), key("innocent"));
     let store = FaultyStore::new({
         let poison = poison.clone();
@@ -198,7 +198,7 @@ async fn job_that_is_refused_for_good_is_a_dead_letter_at_once_and_the_others_go
 }
 
 #[tokio::test(start_paused = true)]
-async fn job_that_is_refused_again_and_again_is_a_dead_letter_after_its_attempts() {
+async fn job_that_is_rejected_repeatedly_is_a_dead_letter_after_its_attempts() {
     for fault in [Fault::Before(|| Error::KeyReused), Fault::Panic] {
         let (poison, innocent) = (key("poison"), key("innocent"));
         let tries = Arc::new(AtomicU64::new(0));
@@ -237,7 +237,7 @@ async fn job_that_is_refused_again_and_again_is_a_dead_letter_after_its_attempts
 }
 
 #[tokio::test(start_paused = true)]
-async fn partition_waits_while_there_is_no_room_for_a_dead_letter() {
+async fn partition_waits_while_there_is_no_space_for_a_dead_letter() {
     let (poison, next) = (key("poison"), key("next"));
     let full = Arc::new(AtomicBool::new(true));
     let store = FaultyStore::new({
@@ -278,12 +278,13 @@ async fn partition_waits_while_there_is_no_room_for_a_dead_letter() {
     assert_eq!(store.history(&next), [1]);
     let letters = dead_letters(&*store).await;
     assert_eq!(letters.len(), 1);
-    // Once in a batch and once alone by the first worker, once by the second; waiting to be buried is no attempt.
+    // Once in a batch and once alone by the first worker, once by the second; waiting to become a
+    // dead letter is no attempt.
     assert_eq!((letters[0].id, letters[0].dead.attempts), (id, 3));
 }
 
 #[tokio::test(start_paused = true)]
-async fn job_that_heals_is_applied_and_no_dead_letter() {
+async fn job_that_recovers_is_applied_and_no_dead_letter() {
     let key = key("k");
     let tries = AtomicU64::new(0);
     let store = FaultyStore::new(move |_| {
@@ -299,7 +300,7 @@ async fn job_that_heals_is_applied_and_no_dead_letter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_are_counted_beyond_the_worker_that_they_end() {
+async fn attempts_survive_the_worker_that_they_end() {
     const ATTEMPTS: u32 = 3;
     let (poison, innocent) = (key("poison"), key("innocent"));
     let hung = Arc::new(AtomicU64::new(0));
@@ -377,7 +378,7 @@ async fn store_that_is_down_consumes_no_attempts_and_nothing_is_doubled() {
     }
     assert!(tries.load(SeqCst) > 30, "it was tried {tries:?} times");
     worker.stop().await.unwrap();
-    // What the next one finds: at most the head waits, and no attempt of it counts.
+    // What the next worker finds: at most the head waits, and no attempt of it counts.
     if let Found::Held { attempts, .. } = queue.find(&last).await.unwrap() {
         assert_eq!(attempts, 0);
     }
@@ -392,11 +393,12 @@ async fn store_that_is_down_consumes_no_attempts_and_nothing_is_doubled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn direct_commit_in_between_makes_it_judge_again() {
+async fn direct_commit_in_between_causes_another_evaluation() {
     const TIMES: u64 = 30;
     let key = key("k");
     let direct = MemoryStore::new(Arc::new(TokioClock::new()));
-    // The judge runs between the worker's read and its commit: the moment for somebody else's write.
+    // The hook runs between the worker's read and its commit: the moment for a write by another
+    // client.
     let store = FaultyStore::with_inner(direct.clone(), {
         let key = key.clone();
         let times = AtomicU64::new(0);
@@ -480,7 +482,7 @@ async fn gap_stops_the_partition_until_the_loss_is_accepted() {
     drained(&*queue).await;
     worker.stop().await.unwrap();
 
-    // The store is restored from a copy that was made before the first job.
+    // The store is restored from a copy made before the first job.
     let older = Arc::new(MemoryStore::new(Arc::new(TokioClock::new())));
     let waiting = enqueue(&*queue, set(&key, 2)).await;
     let worker = Running::start(&older, &queue, Options::default());
@@ -532,7 +534,7 @@ async fn shutdown_finishes_the_batch_and_the_next_worker_takes_over_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_applies_what_waits_where_no_other_process_will() {
+async fn shutdown_applies_waiting_jobs_if_no_other_process_will() {
     const TAKES: Duration = Duration::from_secs(1);
     let key = key("k");
     let store = FaultyStore::new(|_| Some(Fault::Late(TAKES)));
@@ -541,7 +543,7 @@ async fn shutdown_applies_what_waits_where_no_other_process_will() {
     let start = Instant::now();
     let worker = Running::start(&store, &queue, Options::default());
     sleep(TAKES / 2).await;
-    // The first one is in hand, so this waits.
+    // The first one is being applied, so this one waits.
     enqueue(&*queue, set(&key, 2)).await;
     worker.stop().await.unwrap();
     assert_eq!(store.history(&key), [1, 2]);
@@ -551,7 +553,7 @@ async fn shutdown_applies_what_waits_where_no_other_process_will() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_comes_to_an_end_while_jobs_go_on_to_come() {
+async fn shutdown_ends_although_jobs_keep_coming() {
     const TAKES: Duration = Duration::from_secs(1);
     let store = FaultyStore::new(|_| Some(Fault::Late(TAKES)));
     let queue = single();
@@ -598,7 +600,8 @@ async fn worker_shares_the_partitions_with_those_that_come_later() {
     sleep(CLAIM_PERIOD / 2).await;
     assert_eq!(queue.claim(&second).await.unwrap().len(), 4);
 
-    // What the first has kept it still works on, and what it gave up it leaves alone.
+    // The first worker still works on the partitions it has kept, and has stopped on those it gave
+    // up.
     let held = queue.claim(&second).await.unwrap();
     let keys = (0..100).map(|number| key(&format!("key-{number}")));
     let (mine, theirs): (Vec<Key>, Vec<Key>) = keys.partition(|key| {
@@ -618,14 +621,14 @@ async fn worker_shares_the_partitions_with_those_that_come_later() {
         assert_eq!(state(&*store, &id).await, JobState::Queued);
     }
 
-    // The second one is never heard of again, so its claims run out.
+    // The second one is never heard of again, so its claims expire.
     sleep(CLAIM_PERIOD * 2).await;
     assert_eq!(queue.depth().await.unwrap().jobs, 0);
     worker.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn worker_ends_when_the_store_goes_over_to_another_queue() {
+async fn worker_ends_when_the_store_switches_to_another_queue() {
     let store = Arc::new(MemoryStore::new(Arc::new(TokioClock::new())));
     let queue = single();
     enqueue(&*queue, set(&key("k"), 1)).await;
@@ -638,7 +641,7 @@ async fn worker_ends_when_the_store_goes_over_to_another_queue() {
         matches!(ended, Ok(Ok(Err(Error::WrongQueue { .. })))),
         "{ended:?}"
     );
-    // The job is not blamed, and who comes next finds the partition free.
+    // The job is not blamed, and the next worker finds the partition free.
     assert_eq!(dead_letters(&*store).await, []);
     assert!(matches!(
         queue.find(&left).await.unwrap(),
@@ -648,7 +651,7 @@ async fn worker_ends_when_the_store_goes_over_to_another_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_queue_is_taken_only_when_told() {
+async fn another_queue_is_adopted_only_on_request() {
     let store = Arc::new(MemoryStore::new(Arc::new(TokioClock::new())));
     store.adopt_queue(QueueId::random()).await.unwrap();
     let queue = single();
@@ -673,7 +676,7 @@ async fn another_queue_is_taken_only_when_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn job_applied_by_a_worker_that_could_not_say_so_is_completed_by_the_next() {
+async fn job_applied_by_a_worker_that_could_not_report_it_is_completed_by_the_next() {
     let store = FaultyStore::new(|_| None);
     let queue = single();
     let id = enqueue(&*queue, set(&key("k"), 1)).await;

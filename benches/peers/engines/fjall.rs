@@ -1,4 +1,4 @@
-//! fjall: a cache larger than the data, and filters for keys that are expected to be there.
+//! fjall, with a cache larger than the data, and filters for keys that are expected to exist.
 
 use std::hint::black_box;
 use std::path::Path;

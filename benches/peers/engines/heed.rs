@@ -1,4 +1,5 @@
-//! LMDB by heed: reads keep one transaction. What is read lies in a mapping of the file, and is copied to be owned.
+//! LMDB through heed: reads keep one transaction. Values lie in a mapping of the file, and are
+//! copied to be owned.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -17,11 +18,11 @@ struct Heed {
 
 pub(crate) fn open(folder: &Path, _: &Data) -> Box<dyn Engine> {
     let mut options = EnvOpenOptions::new();
-    // Each thread that reads takes a place for itself.
+    // Each reading thread takes a slot.
     options.map_size(4 << 30).max_readers(512);
     // SAFETY: nothing else writes to this folder while it is mapped.
     let env = unsafe { options.open(folder) }.expect("it opens");
-    // A table borrows from its environment, so that stays until the process ends.
+    // A table borrows from its environment, which therefore lives until the process ends.
     let env: &Env = Box::leak(Box::new(env));
     let entries = env
         .create_databases_and_commit(

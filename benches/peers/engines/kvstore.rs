@@ -1,4 +1,4 @@
-//! Ours: writers are tasks, since a call is a future.
+//! kvstore: writers are tasks, since a call is a future.
 
 use std::hint::black_box;
 use std::ops::ControlFlow;

@@ -1,4 +1,4 @@
-//! What a program writes that needs no database: a map behind a lock. Nothing of it is on any disk.
+//! What a program without a database would use: a map behind a lock, with nothing on disk.
 
 use std::collections::HashMap;
 use std::hint::black_box;

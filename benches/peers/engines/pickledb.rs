@@ -1,4 +1,5 @@
-//! pickledb: a set rewrites the whole file, which is never synced. It needs `&mut`, so it stands behind a lock.
+//! pickledb: each set rewrites the whole file, which is never synced. It needs `&mut`, hence the
+//! lock.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ struct Pickle(RwLock<PickleDb>);
 
 pub(crate) fn open(folder: &Path, _: &Data) -> Box<dyn Engine> {
     let path: PathBuf = folder.join("data.pickle.json");
-    // `set` asks for the dump itself, so that `set_all` can have one for all.
+    // `set` requests the dump itself, so that `set_all` can do with one for all.
     let policy = || PickleDbDumpPolicy::DumpUponRequest;
     let database = if path.exists() {
         PickleDb::load(&path, policy(), SerializationMethod::Json).expect("it opens")

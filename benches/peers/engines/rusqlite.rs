@@ -1,6 +1,6 @@
-//! SQLite: a write-ahead log with `synchronous=FULL`, statements prepared once, a cache and a mapping larger than the data, no
-//! rowid beside the key. One connection writes, behind a lock: several would only wait for each other, and longer. Each
-//! thread that reads has one of its own.
+//! SQLite: a write-ahead log with `synchronous=FULL`, statements prepared once, a cache and a
+//! mapping larger than the data, and no separate rowid. One connection writes, behind a lock:
+//! several would only wait for each other, and longer. Each reading thread has its own connection.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! sled, set for throughput. Its `flush` writes to the file and never asks the device to keep it.
+//! sled, configured for throughput. Its `flush` writes to the file but never syncs it.
 
 use std::hint::black_box;
 use std::path::Path;

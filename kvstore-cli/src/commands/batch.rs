@@ -9,13 +9,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, json};
 
-use super::Context;
+use super::CommandContext;
 use super::entries::describe;
-use crate::args::Batch;
-use crate::failure::Failure;
+use crate::args::BatchArgs;
+use crate::failure::CommandFailure;
 use crate::input::condition;
 
-/// An operation, as the API has it.
+/// An operation, in the form of the API.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Given {
@@ -26,7 +26,7 @@ struct Given {
     #[serde(default, deserialize_with = "some")]
     patch: Option<Box<RawValue>>,
     by: Option<i64>,
-    ttl: Option<Ttl>,
+    ttl: Option<TtlArgument>,
     if_match: Option<String>,
     if_none_match: Option<String>,
 }
@@ -34,7 +34,7 @@ struct Given {
 /// Seconds, or `keep`.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Ttl {
+enum TtlArgument {
     Seconds(u64),
     Word(String),
 }
@@ -44,7 +44,10 @@ fn some<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Box<RawValue>>, D::
     Box::<RawValue>::deserialize(json).map(Some)
 }
 
-pub(super) async fn batch(context: &Context, batch: Batch) -> Result<(), Failure> {
+pub(super) async fn batch(
+    context: &CommandContext,
+    batch: BatchArgs,
+) -> Result<(), CommandFailure> {
     let operations = operations(&batch.operations.read()?)?;
     let names: Vec<_> = operations
         .iter()
@@ -76,16 +79,16 @@ pub(super) async fn batch(context: &Context, batch: Batch) -> Result<(), Failure
     Ok(rows.flush()?)
 }
 
-/// Reads operations: an array, the body of the API's request, or an object a line.
-fn operations(text: &[u8]) -> Result<Vec<Operation>, Failure> {
+/// Parses operations: an array, the body of the API's request, or one object per line.
+fn operations(text: &[u8]) -> Result<Vec<Operation>, CommandFailure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Body {
+    struct BatchBody {
         ops: Vec<Given>,
     }
     let given = match (
         serde_json::from_slice(text),
-        serde_json::from_slice::<Body>(text),
+        serde_json::from_slice::<BatchBody>(text),
     ) {
         (Ok(given), _) => given,
         (_, Ok(body)) => body.ops,
@@ -93,10 +96,10 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>, Failure> {
             let lines = serde_json::Deserializer::from_slice(text).into_iter::<Given>();
             let lines: Result<Vec<Given>, _> = lines.collect();
             lines.map_err(|by_line| {
-                // An array that is wrong says more about itself than its first line does.
+                // The error of an array says more than the error of its first line.
                 let is_array = text.trim_ascii_start().starts_with(b"[");
                 let error = if is_array { error } else { by_line };
-                Failure::Usage(format!("the operations cannot be read: {error}"))
+                CommandFailure::Usage(format!("the operations cannot be read: {error}"))
             })?
         }
     };
@@ -104,7 +107,7 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>, Failure> {
         .into_iter()
         .enumerate()
         .map(|(number, given)| {
-            let refused = |rule| Failure::Usage(format!("operation {number}: {rule}"));
+            let refused = |rule| CommandFailure::Usage(format!("operation {number}: {rule}"));
             operation(given).map_err(refused)
         })
         .collect()
@@ -119,8 +122,8 @@ fn operation(given: Given) -> Result<Operation, String> {
     };
     let expiry = match &given.ttl {
         None => None,
-        Some(Ttl::Seconds(seconds)) => Some(Expiry::After(Duration::from_secs(*seconds))),
-        Some(Ttl::Word(word)) => Some(crate::input::expiry(word)?),
+        Some(TtlArgument::Seconds(seconds)) => Some(Expiry::After(Duration::from_secs(*seconds))),
+        Some(TtlArgument::Word(word)) => Some(crate::input::expiry(word)?),
     };
     let key = given.key.clone();
     let has = [
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_operation_is_refused() {
+    fn invalid_operations_are_rejected() {
         for (text, words) in [
             ("x", "cannot be read"),
             (
@@ -224,7 +227,7 @@ mod tests {
             ),
         ] {
             match operations(text.as_bytes()) {
-                Err(Failure::Usage(said)) => assert!(said.contains(words), "{text}: {said}"),
+                Err(CommandFailure::Usage(said)) => assert!(said.contains(words), "{text}: {said}"),
                 other => panic!("{text}: {other:?}"),
             }
         }

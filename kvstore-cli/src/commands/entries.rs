@@ -6,17 +6,17 @@ use kvstore_core::model::job::JobState;
 use kvstore_core::service::Submitted;
 use serde_json::{Map, Value as Json, json};
 
-use super::Context;
-use crate::args::{Add, Delete, Get, Merge, Set, Touch, Write};
-use crate::failure::Failure;
+use super::CommandContext;
+use crate::args::{AddArgs, DeleteArgs, GetArgs, MergeArgs, SetArgs, TouchArgs, WriteArgs};
+use crate::failure::CommandFailure;
 use crate::output::{deadline, etag, line, raw, shortened};
 
-pub(super) async fn get(context: &Context, get: Get) -> Result<(), Failure> {
+pub(super) async fn get(context: &CommandContext, get: GetArgs) -> Result<(), CommandFailure> {
     let entries = match get.keys.as_slice() {
         [key] => vec![context.client.store().get(key).await?],
         keys => context.client.store().get_many(keys).await?,
     };
-    // Many keys need their names; the value of one is what was asked for.
+    // Several keys need their names; for one key the value alone was asked for.
     let is_plain = !get.meta && (get.keys.len() == 1 || get.raw);
     let mut absent = Vec::new();
     let mut rows = context.output.rows(&["KEY", "ETAG", "EXPIRES", "VALUE"]);
@@ -50,11 +50,14 @@ pub(super) async fn get(context: &Context, get: Get) -> Result<(), Failure> {
     rows.flush()?;
     match absent.as_slice() {
         [] => Ok(()),
-        keys => Err(Failure::Absent(format!("no such key: {}", keys.join(", ")))),
+        keys => Err(CommandFailure::Absent(format!(
+            "no such key: {}",
+            keys.join(", ")
+        ))),
     }
 }
 
-/// An entry as a line of JSON.
+/// An entry as one line of JSON.
 #[derive(Debug, serde::Serialize)]
 pub(super) struct EntryObject<'a> {
     pub(super) key: &'a Key,
@@ -66,7 +69,7 @@ pub(super) struct EntryObject<'a> {
     pub(super) value: Option<&'a serde_json::value::RawValue>,
 }
 
-pub(super) async fn set(context: &Context, set: Set) -> Result<(), Failure> {
+pub(super) async fn set(context: &CommandContext, set: SetArgs) -> Result<(), CommandFailure> {
     let value = match set.text {
         true => set.value.text()?,
         false => set.value.json()?,
@@ -82,11 +85,14 @@ pub(super) async fn set(context: &Context, set: Set) -> Result<(), Failure> {
     write(context, operation, &set.write).await
 }
 
-pub(super) async fn delete(context: &Context, delete: Delete) -> Result<(), Failure> {
+pub(super) async fn delete(
+    context: &CommandContext,
+    delete: DeleteArgs,
+) -> Result<(), CommandFailure> {
     if let Some(prefix) = delete.prefix {
         if prefix.is_empty() && !delete.all {
-            let text = "an empty prefix means every key of the server: say --all if it does";
-            return Err(Failure::Usage(text.to_owned()));
+            let text = "an empty prefix means every key of the server: add --all to confirm";
+            return Err(CommandFailure::Usage(text.to_owned()));
         }
         let deleted = context.client.store().delete_all(&prefix).await?;
         let object = json!({"prefix": prefix, "deleted": deleted});
@@ -98,7 +104,7 @@ pub(super) async fn delete(context: &Context, delete: Delete) -> Result<(), Fail
     Ok(())
 }
 
-pub(super) async fn add(context: &Context, add: Add) -> Result<(), Failure> {
+pub(super) async fn add(context: &CommandContext, add: AddArgs) -> Result<(), CommandFailure> {
     let operation = Operation {
         expiry: add.ttl.unwrap_or_default(),
         ..Operation::add(add.key, add.by)
@@ -106,7 +112,10 @@ pub(super) async fn add(context: &Context, add: Add) -> Result<(), Failure> {
     write(context, operation, &add.write).await
 }
 
-pub(super) async fn merge(context: &Context, merge: Merge) -> Result<(), Failure> {
+pub(super) async fn merge(
+    context: &CommandContext,
+    merge: MergeArgs,
+) -> Result<(), CommandFailure> {
     let operation = Operation {
         expiry: merge.ttl.unwrap_or(Expiry::Keep),
         ..Operation::merge(merge.key, merge.patch.json()?)
@@ -114,13 +123,20 @@ pub(super) async fn merge(context: &Context, merge: Merge) -> Result<(), Failure
     write(context, operation, &merge.write).await
 }
 
-pub(super) async fn touch(context: &Context, touch: Touch) -> Result<(), Failure> {
+pub(super) async fn touch(
+    context: &CommandContext,
+    touch: TouchArgs,
+) -> Result<(), CommandFailure> {
     let operation = Operation::touch(touch.key, touch.ttl);
     write(context, operation, &touch.write).await
 }
 
 /// Sends one operation and prints what it did.
-async fn write(context: &Context, operation: Operation, write: &Write) -> Result<(), Failure> {
+async fn write(
+    context: &CommandContext,
+    operation: Operation,
+    write: &WriteArgs,
+) -> Result<(), CommandFailure> {
     let (key, name) = (operation.key.clone(), operation.action.name());
     let operation = match write.if_match {
         Some(condition) => operation.under(condition),
@@ -136,7 +152,7 @@ async fn write(context: &Context, operation: Operation, write: &Write) -> Result
         .one(&sentence(name, &key, &submitted), &object)?)
 }
 
-/// Adds the members that say what operation number `index` of those that write did.
+/// Adds the members that report the effect of the write with number `index`.
 pub(super) fn describe(
     object: &mut Map<String, Json>,
     name: &str,
@@ -165,7 +181,7 @@ pub(super) fn describe(
     };
 }
 
-/// Says what a write did, for people.
+/// Describes the effect of a write, for people.
 fn sentence(name: &str, key: &Key, submitted: &Submitted) -> String {
     if submitted.state == JobState::Queued {
         return format!("{key} queued as job {}", submitted.id);

@@ -1,4 +1,4 @@
-//! `verify`, `repair`, `status` and `compact`: on a folder itself, without a server.
+//! `verify`, `repair`, `status` and `compact`: they work on a folder directly, without a server.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,29 +6,31 @@ use std::time::Duration;
 use kvstore_core::json_file::{self, Inspection, JsonFile, Options};
 use kvstore_core::open::StoreUrl;
 
-use super::transfer::Place;
-use crate::failure::Failure;
+use super::transfer::Location;
+use crate::failure::CommandFailure;
 use crate::output::line;
 
-/// Returns the store in files that `given` names.
-fn url(given: &str) -> Result<StoreUrl, Failure> {
+/// Returns the URL of the store in files that `given` names.
+fn url(given: &str) -> Result<StoreUrl, CommandFailure> {
     match given.parse()? {
-        Place::Store(url) if url.folder().is_some() => Ok(*url),
-        Place::File(_) => Err(Failure::Absent("there is no such folder".to_owned())),
-        _ => Err(Failure::Usage("it is no store in files".to_owned())),
+        Location::Store(url) if url.folder().is_some() => Ok(*url),
+        Location::File(_) => Err(CommandFailure::Absent("there is no such folder".to_owned())),
+        _ => Err(CommandFailure::Usage(
+            "it is not a store in files".to_owned(),
+        )),
     }
 }
 
-fn inspect(url: &StoreUrl) -> Result<Inspection, Failure> {
+fn inspect(url: &StoreUrl) -> Result<Inspection, CommandFailure> {
     Ok(Inspection::of(path(url))?)
 }
 
 fn path(url: &StoreUrl) -> &Path {
-    url.folder().expect("it was looked at")
+    url.folder().expect("it was checked")
 }
 
 /// Prints whether everything is as it was written, and what a repair would lose.
-pub(super) fn verify(given: &str) -> Result<(), Failure> {
+pub(super) fn verify(given: &str) -> Result<(), CommandFailure> {
     let found = inspect(&url(given)?)?;
     for problem in found.problems() {
         print(problem)?;
@@ -45,35 +47,37 @@ pub(super) fn verify(given: &str) -> Result<(), Failure> {
     let held = held(&found);
     match found.problems().len() {
         0 => print(format!("sound: {held}")),
-        count => Err(Failure::Failed(format!(
+        count => Err(CommandFailure::Failed(format!(
             "{count} problems; what can be read: {held}"
         ))),
     }
 }
 
-/// Makes a damaged folder whole again, and keeps what it removes.
-pub(super) fn repair(given: &str) -> Result<(), Failure> {
+/// Repairs a damaged folder, and keeps what it removes.
+pub(super) fn repair(given: &str) -> Result<(), CommandFailure> {
     let url = url(given)?;
     let repaired = json_file::repair(path(&url))?;
     if repaired.is_empty() {
-        return Err(Failure::Failed("nothing to repair".to_owned()));
+        return Err(CommandFailure::Failed("nothing to repair".to_owned()));
     }
     for problem in &repaired {
         print(problem)?;
     }
     let left = inspect(&url)?;
     match left.problems().first() {
-        Some(problem) => Err(Failure::Failed(format!("it is still damaged: {problem}"))),
+        Some(problem) => Err(CommandFailure::Failed(format!(
+            "it is still damaged: {problem}"
+        ))),
         None => print(format!("repaired: {}", held(&left))),
     }
 }
 
-/// Prints what is in a folder and its queue, in numbers; beside a running server, too.
-pub(super) fn status(given: &str) -> Result<(), Failure> {
+/// Prints statistics of a folder and its queue; works alongside a running server.
+pub(super) fn status(given: &str) -> Result<(), CommandFailure> {
     let found = inspect(&url(given)?)?;
     if let Some(problem) = found.problems().first() {
         let text = format!("it is damaged, and `kvstore verify` says how: {problem}");
-        return Err(Failure::Failed(text));
+        return Err(CommandFailure::Failed(text));
     }
     let summary = found.summary();
     let open = match found.writer() {
@@ -100,9 +104,9 @@ pub(super) fn status(given: &str) -> Result<(), Failure> {
 }
 
 /// Brings `data.json` up to date with the journals, and removes those.
-pub(super) async fn compact(given: &str) -> Result<(), Failure> {
+pub(super) async fn compact(given: &str) -> Result<(), CommandFailure> {
     let url = url(given)?;
-    // Opening would make a folder that is not there.
+    // Opening would create a missing folder.
     let before = inspect(&url)?.summary();
     JsonFile::open(path(&url), Options::default())
         .await?
@@ -127,6 +131,6 @@ fn seconds(age: Duration) -> String {
     humantime::format_duration(Duration::from_secs(age.as_secs())).to_string()
 }
 
-fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
+fn print(text: impl std::fmt::Display) -> Result<(), CommandFailure> {
     Ok(line(text.to_string().as_bytes())?)
 }

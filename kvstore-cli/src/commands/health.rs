@@ -1,18 +1,18 @@
-//! `health`: whether a server or worker is ready, for a supervisor in an image without a shell.
+//! `health`: checks that a server or worker is ready, for a supervisor in an image without a shell.
 
 use std::time::Duration;
 
 use kvstore_client::{Client, Options, ServerUrl};
 use kvstore_core::error::in_one_line;
 
-use crate::args::{Health, Server};
-use crate::failure::Failure;
+use crate::args::{HealthArgs, ServerArgs};
+use crate::failure::CommandFailure;
 use crate::output::line;
 
-/// For each step of the way. Longer than a process gives its own store and queue to answer.
+/// The timeout for each step. Longer than a process gives its own store and queue to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) async fn health(server: Server, health: Health) -> Result<(), Failure> {
+pub(super) async fn health(server: ServerArgs, health: HealthArgs) -> Result<(), CommandFailure> {
     let listens = health.admin_listen.or(health.listen);
     let url = match (&server.url, listens) {
         (None, Some(listens)) => url(&listens)?,
@@ -28,16 +28,16 @@ pub(super) async fn health(server: Server, health: Health) -> Result<(), Failure
     let client = Client::open_with(&url, options)?;
     match client.service().ping().await {
         Ok(()) => Ok(line(b"ready")?),
-        Err(error) => Err(Failure::Failed(format!(
+        Err(error) => Err(CommandFailure::Failed(format!(
             "{url} is not ready: {}",
             in_one_line(&error)
         ))),
     }
 }
 
-/// Returns where a program that is set up to listen on `text` is reached on this machine.
-fn url(text: &str) -> Result<ServerUrl, Failure> {
-    // It may be a list. Each place has the same to say, and a Unix socket says it without TLS.
+/// Returns the URL at which a program that listens on `text` is reached on this machine.
+fn url(text: &str) -> Result<ServerUrl, CommandFailure> {
+    // It may be a list. All addresses give the same answer, and a Unix socket gives it without TLS.
     let places = || text.split(',').map(str::trim);
     let socket = places().find(|place| place.starts_with("unix:"));
     let text = socket.or(places().next()).unwrap_or_default();
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_listen_is_reached_on_this_machine() {
+    fn every_kind_of_listener_is_reached_on_this_machine() {
         for (listens, expected) in [
             ("127.0.0.1:80", "http://127.0.0.1:80"),
             ("localhost:80", "http://localhost:80"),

@@ -7,34 +7,34 @@ use kvstore_client::{JobInfo, JobOutcome, JobStatus};
 use kvstore_core::error::Error;
 use serde_json::{Value as Json, json};
 
-use super::Context;
-use crate::args::{Jobs, Letters};
-use crate::failure::Failure;
+use super::CommandContext;
+use crate::args::{JobsArgs, Letters};
+use crate::failure::CommandFailure;
 use crate::output::{age, deadline, etag};
 
-pub(super) async fn jobs(context: &Context, jobs: Jobs) -> Result<(), Failure> {
+pub(super) async fn jobs(context: &CommandContext, jobs: JobsArgs) -> Result<(), CommandFailure> {
     match jobs {
-        Jobs::List { dead } => {
+        JobsArgs::List { dead } => {
             let status = match dead {
                 true => JobStatus::Dead,
                 false => JobStatus::Queued,
             };
             print(context, context.client.service().jobs(status)).await
         }
-        Jobs::Get { id, wait } => {
+        JobsArgs::Get { id, wait } => {
             let job = context.client.service().job(&id, wait).await?;
-            let absent = || Failure::Absent(format!("no such job is known: {id}"));
+            let absent = || CommandFailure::Absent(format!("no such job is known: {id}"));
             print(context, stream::iter([Ok(job.ok_or_else(absent)?)])).await
         }
-        Jobs::Retry(letters) => retry(context, letters).await,
-        Jobs::Forget(letters) => forget(context, letters).await,
+        JobsArgs::Retry(letters) => retry(context, letters).await,
+        JobsArgs::Forget(letters) => forget(context, letters).await,
     }
 }
 
 async fn print(
-    context: &Context,
+    context: &CommandContext,
     mut jobs: impl Stream<Item = Result<JobInfo, Error>> + Unpin,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let mut rows = context.output.rows(NAMES);
     while let Some(job) = jobs.try_next().await? {
         rows.row(cells(&job), &object(&job))?;
@@ -107,7 +107,7 @@ fn object(job: &JobInfo) -> Json {
     object
 }
 
-async fn retry(context: &Context, letters: Letters) -> Result<(), Failure> {
+async fn retry(context: &CommandContext, letters: Letters) -> Result<(), CommandFailure> {
     let service = context.client.service();
     if letters.all {
         return counted(
@@ -127,7 +127,7 @@ async fn retry(context: &Context, letters: Letters) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn forget(context: &Context, letters: Letters) -> Result<(), Failure> {
+async fn forget(context: &CommandContext, letters: Letters) -> Result<(), CommandFailure> {
     let service = context.client.service();
     if letters.all {
         return counted(
@@ -139,7 +139,7 @@ async fn forget(context: &Context, letters: Letters) -> Result<(), Failure> {
     }
     for id in letters.ids {
         if !service.forget(&id).await? {
-            return Err(Failure::Absent(format!("no such dead letter: {id}")));
+            return Err(CommandFailure::Absent(format!("no such dead letter: {id}")));
         }
         let object = json!({"id": id, "forgotten": true});
         context.output.one(&format!("{id} dropped"), &object)?;
@@ -147,20 +147,25 @@ async fn forget(context: &Context, letters: Letters) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints how many dead letters something was done with: `done` for people, `member` for programs.
-fn counted(context: &Context, count: u64, done: &str, member: &str) -> Result<(), Failure> {
+/// Prints how many dead letters were processed: `done` for people, `member` for programs.
+fn counted(
+    context: &CommandContext,
+    count: u64,
+    done: &str,
+    member: &str,
+) -> Result<(), CommandFailure> {
     let object = json!({ member: count });
     Ok(context.output.one(&format!("{count} {done}"), &object)?)
 }
 
-fn no_letter(error: Error) -> Failure {
+fn no_letter(error: Error) -> CommandFailure {
     match error {
-        Error::NotFound { what } => Failure::Absent(what),
+        Error::NotFound { what } => CommandFailure::Absent(what),
         error => error.into(),
     }
 }
 
-pub(super) async fn queue(context: &Context) -> Result<(), Failure> {
+pub(super) async fn queue(context: &CommandContext) -> Result<(), CommandFailure> {
     let queue = context.client.service().queue_status().await?;
     let oldest = queue.oldest_age_seconds;
     let cells = vec![

@@ -7,16 +7,16 @@ use kvstore_core::limits::PAGE_ENTRIES_MAX;
 use kvstore_core::store::{ListRequest, Listed};
 use serde_json::json;
 
-use super::Context;
+use super::CommandContext;
 use super::entries::EntryObject;
-use crate::args::List;
-use crate::failure::Failure;
+use crate::args::ListArgs;
+use crate::failure::CommandFailure;
 use crate::output::{deadline, etag, line, printable, raw, shortened};
 
-pub(super) async fn list(context: &Context, list: List) -> Result<(), Failure> {
+pub(super) async fn list(context: &CommandContext, list: ListArgs) -> Result<(), CommandFailure> {
     if list.tree && context.output.is_json_asked_for() {
         let text = "a tree is for people: leave out either --tree or --output json";
-        return Err(Failure::Usage(text.to_owned()));
+        return Err(CommandFailure::Usage(text.to_owned()));
     }
     if list.count {
         return count(context, &list.prefix).await;
@@ -61,7 +61,7 @@ pub(super) async fn list(context: &Context, list: List) -> Result<(), Failure> {
     Ok(rows.flush()?)
 }
 
-async fn count(context: &Context, prefix: &str) -> Result<(), Failure> {
+async fn count(context: &CommandContext, prefix: &str) -> Result<(), CommandFailure> {
     let request = ListRequest {
         prefix: prefix.to_owned(),
         limit: 1,
@@ -76,11 +76,11 @@ async fn count(context: &Context, prefix: &str) -> Result<(), Failure> {
 
 /// Prints keys and common prefixes together, in byte order.
 async fn fold(
-    context: &Context,
+    context: &CommandContext,
     prefix: String,
     delimiter: String,
     limit: Option<usize>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let mut left = limit.unwrap_or(usize::MAX);
     let mut request = ListRequest {
         prefix,
@@ -110,11 +110,11 @@ async fn fold(
     Ok(())
 }
 
-/// The parts of keys between slashes, printed as they come: keys are in byte order, so the parts
-/// that two keys share follow each other.
+/// The parts of keys between slashes, printed as they come: keys are in byte order, so parts that
+/// keys share are adjacent.
 #[derive(Debug, Default)]
 struct Tree {
-    /// The folders of the key before.
+    /// The folders of the previous key.
     folders: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What the commands do.
+//! The commands.
 
 mod batch;
 mod entries;
@@ -17,61 +17,61 @@ use kvstore_client::{Client, Options};
 use kvstore_core::model::command::Command as Write;
 use kvstore_core::service::{Request, Submitted};
 
-use crate::args::{Args, Command, Sending, Server};
-use crate::failure::Failure;
+use crate::args::{Args, Sending, ServerArgs, Subcommands};
+use crate::failure::CommandFailure;
 use crate::output::Output;
 
-pub(crate) use transfer::Place;
+pub(crate) use transfer::Location;
 
-/// What a command works with.
-struct Context {
+/// What every command needs.
+struct CommandContext {
     client: Client,
     output: Output,
 }
 
-/// Does what the command line says.
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+/// Runs the command that the command line names.
+pub(crate) async fn run(args: Args) -> Result<(), CommandFailure> {
     let output = Output::new(args.server.output);
     let command = match args.command {
-        Command::Completions { shell } => return generate::completions(shell),
-        Command::Man { folder } => return generate::man(&folder),
-        Command::Verify(folder) => return folder::verify(&folder.store),
-        Command::Repair(folder) => return folder::repair(&folder.store),
-        Command::Status(folder) => return folder::status(&folder.store),
-        Command::Compact(folder) => return folder::compact(&folder.store).await,
-        Command::Token(token) => return token::token(token),
-        Command::Health(health) => return health::health(args.server, health).await,
-        Command::Export(export) => return transfer::export(&output, args.server, export).await,
-        Command::Import(import) => return transfer::import(&output, args.server, import).await,
+        Subcommands::Completions { shell } => return generate::completions(shell),
+        Subcommands::Man { folder } => return generate::man(&folder),
+        Subcommands::Verify(folder) => return folder::verify(&folder.store),
+        Subcommands::Repair(folder) => return folder::repair(&folder.store),
+        Subcommands::Status(folder) => return folder::status(&folder.store),
+        Subcommands::Compact(folder) => return folder::compact(&folder.store).await,
+        Subcommands::Token(token) => return token::token(token),
+        Subcommands::Health(health) => return health::health(args.server, health).await,
+        Subcommands::Export(export) => return transfer::export(&output, args.server, export).await,
+        Subcommands::Import(import) => return transfer::import(&output, args.server, import).await,
         command => command,
     };
     let token = token_of(&args.server)?;
-    let context = Context {
+    let context = CommandContext {
         output,
         client: client(args.server, token, true)?,
     };
     match command {
-        Command::Get(get) => entries::get(&context, get).await,
-        Command::Set(set) => entries::set(&context, set).await,
-        Command::Delete(delete) => entries::delete(&context, delete).await,
-        Command::Add(add) => entries::add(&context, add).await,
-        Command::Merge(merge) => entries::merge(&context, merge).await,
-        Command::Touch(touch) => entries::touch(&context, touch).await,
-        Command::List(list) => list::list(&context, list).await,
-        Command::Watch(watch) => watch::watch(&context, watch).await,
-        Command::Batch(batch) => batch::batch(&context, batch).await,
-        Command::Jobs(jobs) => jobs::jobs(&context, jobs).await,
-        Command::Queue => jobs::queue(&context).await,
+        Subcommands::Get(get) => entries::get(&context, get).await,
+        Subcommands::Set(set) => entries::set(&context, set).await,
+        Subcommands::Delete(delete) => entries::delete(&context, delete).await,
+        Subcommands::Add(add) => entries::add(&context, add).await,
+        Subcommands::Merge(merge) => entries::merge(&context, merge).await,
+        Subcommands::Touch(touch) => entries::touch(&context, touch).await,
+        Subcommands::List(list) => list::list(&context, list).await,
+        Subcommands::Watch(watch) => watch::watch(&context, watch).await,
+        Subcommands::Batch(batch) => batch::batch(&context, batch).await,
+        Subcommands::Jobs(jobs) => jobs::jobs(&context, jobs).await,
+        Subcommands::Queue => jobs::queue(&context).await,
         _ => unreachable!("done above"),
     }
 }
 
-/// `idempotency_keys`: each write gets one.
+/// Creates the client. With `idempotency_keys` each write gets a key.
 fn client(
-    server: Server,
+    server: ServerArgs,
     token: Option<String>,
     idempotency_keys: bool,
-) -> Result<Client, Failure> {
+) -> Result<Client, CommandFailure> {
     let url = server.url();
     let options = Options {
         token: token.filter(|token| !token.is_empty()),
@@ -83,33 +83,34 @@ fn client(
     Ok(Client::open_with(&url, options)?)
 }
 
-fn token_of(server: &Server) -> Result<Option<String>, Failure> {
+fn token_of(server: &ServerArgs) -> Result<Option<String>, CommandFailure> {
     match &server.token_file {
         None => environment_token(),
         Some(path) => token_in(path).map(Some),
     }
 }
 
-fn token_in(path: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", path.display())))?;
+fn token_in(path: &Path) -> Result<String, CommandFailure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        CommandFailure::Usage(format!("{} cannot be read: {error}", path.display()))
+    })?;
     Ok(text.trim().to_owned())
 }
 
-/// The token is in no argument: those can be seen by every user of a machine.
-fn environment_token() -> Result<Option<String>, Failure> {
+/// Reads the token from the environment; arguments would be visible to every user of the machine.
+fn environment_token() -> Result<Option<String>, CommandFailure> {
     let token = std::env::var_os("KVSTORE_TOKEN");
     let token = token.map(|token| token.into_string()).transpose();
-    token.map_err(|_| Failure::Usage("KVSTORE_TOKEN is not text in UTF-8".to_owned()))
+    token.map_err(|_| CommandFailure::Usage("KVSTORE_TOKEN is not text in UTF-8".to_owned()))
 }
 
-impl Context {
-    /// Has a write of one operation or more accepted, and waits for it.
+impl CommandContext {
+    /// Submits a write of one or more operations, and waits for it.
     async fn submit(
         &self,
         write: impl Into<Write>,
         sending: &Sending,
-    ) -> Result<Submitted, Failure> {
+    ) -> Result<Submitted, CommandFailure> {
         let wait = match sending.no_wait {
             true => std::time::Duration::ZERO,
             false => sending.wait,

@@ -1,4 +1,4 @@
-//! `token`: makes a token, and adds its line to the file that the server's `--tokens-file` names.
+//! `token`: creates a token, and adds its line to the file that the server's `--tokens-file` names.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -6,25 +6,25 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::args::Token;
-use crate::failure::Failure;
+use crate::args::TokenArgs;
+use crate::failure::CommandFailure;
 use crate::output::line;
 
-/// Random bytes of a token: too many to try out.
+/// Random bytes of a token: too many to guess.
 const SECRET_BYTES: usize = 32;
 
-/// Most characters of a name, as the server has it.
+/// The maximum length of a name, as in the server.
 const NAME_CHARS_MAX: usize = 64;
 
-pub(super) fn token(token: Token) -> Result<(), Failure> {
-    let Token {
+pub(super) fn token(token: TokenArgs) -> Result<(), CommandFailure> {
+    let TokenArgs {
         name,
         tokens_file: path,
         rights,
         keys,
     } = token;
     let refused =
-        |what: &str, error| Failure::Failed(format!("{}: {what}: {error}", path.display()));
+        |what: &str, error| CommandFailure::Failed(format!("{}: {what}: {error}", path.display()));
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -34,8 +34,8 @@ pub(super) fn token(token: Token) -> Result<(), Failure> {
         .lines()
         .any(|line| line.split(':').next() == Some(&name))
     {
-        return Err(Failure::Usage(format!(
-            "{} has a token of {name} already: take its line out first",
+        return Err(CommandFailure::Usage(format!(
+            "{} already has a token for {name}: remove its line first",
             path.display()
         )));
     }
@@ -48,7 +48,7 @@ pub(super) fn token(token: Token) -> Result<(), Failure> {
     if let Some(keys) = keys {
         added = format!("{added}:{keys}");
     }
-    // A last line without an end would swallow the new one.
+    // A last line without a newline would absorb the new one.
     let end = match before.is_empty() || before.ends_with('\n') {
         true => "",
         false => "\n",
@@ -63,7 +63,7 @@ pub(super) fn token(token: Token) -> Result<(), Failure> {
             file.sync_all()
         })
         .map_err(|error| refused("cannot be written", error))?;
-    // Alone on standard output, so that it can be put into a variable or a file.
+    // Alone on standard output, so that it can be captured in a variable or a file.
     Ok(line(secret.as_bytes())?)
 }
 
@@ -71,7 +71,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads whose token it is to be.
+/// Parses the name of the token's owner.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
     match (1..=NAME_CHARS_MAX).contains(&text.len()) && text.chars().all(is_plain) {
@@ -82,10 +82,10 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads what the keys begin with that it reaches.
+/// Parses the prefix of the keys that the token can access.
 pub(crate) fn keys(text: &str) -> Result<String, String> {
     match text.chars().any(char::is_control) {
         false => Ok(text.to_owned()),
-        true => Err("it holds a control character, and no key begins with it".to_owned()),
+        true => Err("it contains a control character, and no key begins with it".to_owned()),
     }
 }

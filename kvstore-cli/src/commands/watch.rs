@@ -8,14 +8,17 @@ use kvstore_core::store::{ChangeKind, ListRequest};
 use kvstore_core::{Key, Value, Version};
 use serde_json::json;
 
-use super::Context;
-use crate::args::Watch;
-use crate::failure::Failure;
+use super::CommandContext;
+use crate::args::WatchArgs;
+use crate::failure::CommandFailure;
 use crate::output::{etag, printable, raw, shortened};
 
-pub(super) async fn watch(context: &Context, watch: Watch) -> Result<(), Failure> {
-    // A watch waits for a server for as long as it takes; one that was never there is rather a
-    // wrong URL.
+pub(super) async fn watch(
+    context: &CommandContext,
+    watch: WatchArgs,
+) -> Result<(), CommandFailure> {
+    // A watch waits for an unreachable server indefinitely; if it was never reached, the URL is
+    // more likely wrong.
     let first = ListRequest {
         prefix: watch.prefix.clone(),
         limit: 1,
@@ -38,13 +41,13 @@ pub(super) async fn watch(context: &Context, watch: Watch) -> Result<(), Failure
     let mut events = watching.stream();
     while let Some(event) = events.try_next().await? {
         print(context, event)?;
-        // Each line is there when it happens, in a pipe as well.
+        // Flushes each line, so that a pipe receives it at once as well.
         io::stdout().flush()?;
     }
     Ok(())
 }
 
-fn print(context: &Context, event: Event) -> io::Result<()> {
+fn print(context: &CommandContext, event: Event) -> io::Result<()> {
     match event {
         Event::Present {
             key,
@@ -71,15 +74,15 @@ fn print(context: &Context, event: Event) -> io::Result<()> {
             .output
             .one("-- changes from here on", &json!({"event": "synced"})),
         Event::Reset => context.output.one(
-            "-- some history is lost: what follows is all there is",
+            "-- some history is lost: all current entries follow",
             &json!({"event": "reset"}),
         ),
     }
 }
 
-/// A change as a line of JSON.
+/// A change as one line of JSON.
 #[derive(Debug, serde::Serialize)]
-struct Line<'a> {
+struct ChangeLine<'a> {
     event: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
@@ -90,14 +93,14 @@ struct Line<'a> {
 }
 
 fn entry(
-    context: &Context,
+    context: &CommandContext,
     event: &'static str,
     id: Option<&str>,
     key: &Key,
     version: Version,
     value: Option<&Value>,
 ) -> io::Result<()> {
-    let object = Line {
+    let object = ChangeLine {
         event,
         id,
         key,

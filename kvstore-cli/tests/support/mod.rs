@@ -66,7 +66,7 @@ impl Server {
         self.child = Self::spawn(&self.args, self.address);
     }
 
-    /// Asks it to end, and returns its code.
+    /// Asks it to stop, and returns its exit code.
     pub(crate) fn stop(&mut self) -> Option<i32> {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").arg(id).status().unwrap().success());
@@ -81,12 +81,12 @@ impl Server {
         command
     }
 
-    /// Runs it in a pipe and returns its code, its lines and what it says of errors.
+    /// Runs the command in a pipe and returns its exit code, its lines and its errors.
     pub(crate) fn run(&self, args: &[&str]) -> Ended {
         ended(&mut self.command(args))
     }
 
-    /// Runs it and returns the JSON of its lines.
+    /// Runs it and returns its lines as JSON.
     pub(crate) fn lines(&self, args: &[&str]) -> Vec<Json> {
         let ended = self.run(args);
         assert_eq!(ended.code, 0, "{args:?}: {}", ended.errors);
@@ -121,7 +121,7 @@ impl Drop for Server {
     }
 }
 
-/// Takes the settings of this process' own environment from a command.
+/// Removes the settings in this process's environment from a command.
 pub(crate) fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("KVSTORE_") {
@@ -137,7 +137,7 @@ pub(crate) fn kvstore(args: &[&str]) -> Ended {
     ended(clean(Command::new(env!("CARGO_BIN_EXE_kvstore"))).args(args))
 }
 
-/// What a run that ends by itself has left.
+/// The result of a run that has ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: i32,

@@ -17,13 +17,13 @@ use kvstore_core::{Entry, Error, Key, Result, Version};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::error::{Problem, unexpected};
+use crate::error::{ProblemReply, unexpected};
 use crate::transport::{
-    Backoff, Call, Effect, IDEMPOTENCY_REPLAYED, PREFER, Reply, SYNC_TOKEN, Transport,
+    ApiCall, IDEMPOTENCY_REPLAYED, PREFER, RepeatEffect, Reply, RetryBackoff, SYNC_TOKEN, Transport,
 };
-use crate::wire::{self, Target, WireEntry};
+use crate::wire::{self, RequestTarget, WireEntry};
 
-/// The longest wait of one request: what the API grants.
+/// The longest wait of one request, as limited by the API.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The queued writes of a server, with the verbs of [`Service`](kvstore_core::Service). Cheap to
@@ -75,12 +75,12 @@ impl RemoteService {
         &self.transport
     }
 
-    /// Gives `key` the `value`.
+    /// Sets `key` to `value`.
     pub fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Submission<'_> {
         self.batch().set(key, value)
     }
 
-    /// Makes `key` absent.
+    /// Deletes `key`.
     pub fn delete(&self, key: &str) -> Submission<'_> {
         self.batch().delete(key)
     }
@@ -91,12 +91,13 @@ impl RemoteService {
         self.batch().add(key, by)
     }
 
-    /// Merges `patch` into the value under `key` as RFC 7396 says. A deadline of the entry stays.
+    /// Merges `patch` into the value under `key` as specified by RFC 7396. The entry keeps its
+    /// deadline.
     pub fn merge<T: Serialize + ?Sized>(&self, key: &str, patch: &T) -> Submission<'_> {
         self.batch().merge(key, patch)
     }
 
-    /// Lets the entry under `key` live for `ttl` from when this is accepted.
+    /// Sets the deadline of the entry under `key` to `ttl` after acceptance.
     pub fn touch(&self, key: &str, ttl: Duration) -> Submission<'_> {
         self.batch().touch(key, ttl)
     }
@@ -106,13 +107,12 @@ impl RemoteService {
         Submission::new(self)
     }
 
-    /// Has a write accepted into the server's queue, durably, and waits for its outcome if asked
-    /// to.
+    /// Submits a write to the server's queue, durably, and waits for its outcome if asked to.
     ///
-    /// When this returns `Ok`, the write has its place in its key's order and will be applied
+    /// When this returns `Ok`, the write has its place in the order of its key and will be applied
     /// exactly once in effect. A wait that runs out is no error: the state is then
-    /// [`JobState::Queued`]. The server keeps the outcome in any case, as [`Request::keep_outcome`]
-    /// asks for.
+    /// [`JobState::Queued`]. The server always keeps the outcome, as with
+    /// [`Request::keep_outcome`].
     ///
     /// # Errors
     /// Those of a [`Submission`]; [`Error::Unavailable`] if the server could not be reached and the
@@ -128,7 +128,7 @@ impl RemoteService {
         let mut call = request::call(&request)?;
         let end = Instant::now() + request.wait;
         let mut was_replayed = None;
-        let mut backoff = Backoff::default();
+        let mut backoff = RetryBackoff::default();
         loop {
             let left = end.saturating_duration_since(Instant::now()).min(WAIT_MAX);
             let mut call_now = call.clone();
@@ -144,39 +144,41 @@ impl RemoteService {
             if submitted.state != JobState::Queued || !is_keyed {
                 return Ok(submitted);
             }
-            // The server stopped waiting early, as one that shuts down does: the same request under
-            // the same key is answered with the same job.
+            // The server stopped waiting early, as it does when it shuts down: the same request
+            // under the same key is answered with the same job.
             let pause = backoff.next(Duration::ZERO);
             if Instant::now() + pause >= end {
                 return Ok(submitted);
             }
             tokio::time::sleep(pause).await;
-            call.effect = Effect::Once;
+            call.effect = RepeatEffect::Once;
         }
     }
 
     pub(crate) async fn delete_all(&self, prefix: &str, wait: Duration) -> Result<u64> {
-        let target = Target::new("/v1/kv").with("prefix", prefix).with("all", 1);
-        let mut call = Call::read(Method::DELETE, target.finish(), Subject::Key);
-        // A second one finds what the first has left.
-        (call.effect, call.wait) = (Effect::Once, wait);
+        let target = RequestTarget::new("/v1/kv")
+            .with("prefix", prefix)
+            .with("all", 1);
+        let mut call = ApiCall::read(Method::DELETE, target.finish(), Subject::Key);
+        // A repetition finds only what the first one has left.
+        (call.effect, call.wait) = (RepeatEffect::Once, wait);
         call.header(PREFER, &format!("wait={}", wait.as_secs()));
         let reply = self.transport.send(&call).await?;
         match reply.status {
             StatusCode::OK => parse(&reply, &call).map(|answer: Cleared| answer.deleted),
             StatusCode::ACCEPTED => Err(unexpected(&reply, &call, &"the jobs are still queued")),
-            _ => Err(Problem::of(&reply).into_error(&call)),
+            _ => Err(ProblemReply::of(&reply).into_error(&call)),
         }
     }
 
-    /// Returns the entry under `key`. To see a write of another process,
+    /// Returns the entry under `key`. To see a write of another process, call
     /// [`RemoteService::wait_visible`] first.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Denied`].
     pub async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        let target = Target::entry(key).with("meta", 1).finish();
-        let call = Call::get(target, Subject::Key);
+        let target = RequestTarget::entry(key).with("meta", 1).finish();
+        let call = ApiCall::get(target, Subject::Key);
         let reply = self.transport.send(&call).await?;
         if reply.status == StatusCode::OK {
             let entry: WireEntry<'_> = parse(&reply, &call)?;
@@ -185,7 +187,7 @@ impl RemoteService {
                 .map(Some)
                 .ok_or_else(|| unexpected(&reply, &call, &"no entry"));
         }
-        let problem = Problem::of(&reply);
+        let problem = ProblemReply::of(&reply);
         match problem.is_absent_key() {
             true => Ok(None),
             false => Err(problem.into_error(&call)),
@@ -196,16 +198,16 @@ impl RemoteService {
     /// partition for each thousand keys.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if a thousand of them come to more than an answer holds;
+    /// [`Error::TooLarge`] if a thousand of them exceed the size of an answer;
     /// [`Error::Unavailable`], [`Error::Denied`].
     pub async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
         let mut entries = Vec::with_capacity(keys.len());
         for keys in keys.chunks(kvstore_core::limits::PAGE_ENTRIES_MAX) {
             let (reply, call) = self.mget(keys, None).await?;
-            let found: Found<'_> = parse(&reply, &call)?;
+            let found: WireEntries<'_> = parse(&reply, &call)?;
             let mut found = found.entries.into_iter().peekable();
             for key in keys {
-                // Those that are there are in the order of the keys.
+                // The entries found are in the order of the keys.
                 let entry = found.next_if(|entry| entry.key == *key);
                 entries.push(match entry {
                     None => None,
@@ -219,12 +221,12 @@ impl RemoteService {
         Ok(entries)
     }
 
-    async fn mget(&self, keys: &[Key], token: Option<&JobId>) -> Result<(Reply, Call)> {
+    async fn mget(&self, keys: &[Key], token: Option<&JobId>) -> Result<(Reply, ApiCall)> {
         let subject = match token {
             Some(_) => Subject::SyncToken,
             None => Subject::Key,
         };
-        let mut call = Call::read(Method::POST, "/v1/mget".to_owned(), subject);
+        let mut call = ApiCall::read(Method::POST, "/v1/mget".to_owned(), subject);
         let body = serde_json::to_vec(&serde_json::json!({ "keys": keys }));
         call.json("application/json", body.expect("keys have a JSON form"));
         if let Some(token) = token {
@@ -234,20 +236,20 @@ impl RemoteService {
         if reply.status == StatusCode::OK {
             return Ok((reply, call));
         }
-        let problem = Problem::of(&reply);
+        let problem = ProblemReply::of(&reply);
         Err(match (token, problem.is("not-yet-visible")) {
             (Some(job), true) => Error::NotYetVisible { job: *job },
             _ => problem.into_error(&call),
         })
     }
 
-    /// Returns a page of keys; [`Page::next`] goes into [`ListRequest::after`].
+    /// Returns a page of keys; pass [`Page::next`] as [`ListRequest::after`] to continue.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a limit outside 1 to 1000; [`Error::Unavailable`], [`Error::Denied`].
     pub async fn list(&self, request: &ListRequest) -> Result<Page> {
         let flag = |is_set: bool, value| is_set.then_some(value);
-        let target = Target::new("/v1/kv")
+        let target = RequestTarget::new("/v1/kv")
             .with("prefix", &request.prefix)
             .with("limit", request.limit)
             .with_some("cursor", request.after.as_ref())
@@ -260,10 +262,10 @@ impl RemoteService {
                 reason: "it is empty".to_owned(),
             });
         }
-        let call = Call::get(target.finish(), Subject::Limit);
+        let call = ApiCall::get(target.finish(), Subject::Limit);
         let reply = self.transport.send(&call).await?;
         if reply.status != StatusCode::OK {
-            return Err(Problem::of(&reply).into_error(&call));
+            return Err(ProblemReply::of(&reply).into_error(&call));
         }
         let page: WirePage<'_> = parse(&reply, &call)?;
         let entries: Option<Vec<Listed>> = page
@@ -293,41 +295,41 @@ impl RemoteService {
     /// shows it.
     ///
     /// # Errors
-    /// [`Error::NotYetVisible`] after as long as the server waits; [`Error::Invalid`] if it knows no such
-    /// write.
+    /// [`Error::NotYetVisible`] after the server's longest wait; [`Error::Invalid`] if it knows no
+    /// such write.
     pub async fn wait_visible(&self, token: &JobId) -> Result<()> {
         self.mget(&[], Some(token)).await.map(|_| ())
     }
 
-    /// Asks whether the server would answer now, store and queue included. A server that has its
-    /// probes on another port says only that it is there.
+    /// Checks that the server is ready, including its store and queue. A server that serves its
+    /// probes on another port only shows that it is running.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn ping(&self) -> Result<()> {
-        let call = Call::get("/readyz".to_owned(), Subject::Job);
+        let call = ApiCall::get("/readyz".to_owned(), Subject::Job);
         let reply = self.transport.send(&call).await?;
         match reply.status {
             StatusCode::OK => Ok(()),
             StatusCode::NOT_FOUND => self.mget(&[], None).await.map(|_| ()),
-            _ => Err(Problem::of(&reply).into_error(&call)),
+            _ => Err(ProblemReply::of(&reply).into_error(&call)),
         }
     }
 }
 
-/// 128 random bits.
+/// Returns 128 random bits.
 fn random_key() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 
-/// Reads the JSON of an answer.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(reply: &'a Reply, call: &Call) -> Result<T> {
+/// Parses the JSON of an answer.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(reply: &'a Reply, call: &ApiCall) -> Result<T> {
     serde_json::from_slice(&reply.body).map_err(|error| unexpected(reply, call, &error))
 }
 
 /// The answer of `mget`.
 #[derive(Debug, Deserialize)]
-struct Found<'a> {
+struct WireEntries<'a> {
     #[serde(borrow)]
     entries: Vec<WireEntry<'a>>,
 }
@@ -351,14 +353,14 @@ struct Cleared {
 
 /// The answer to a write, a single one or a batch.
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct WireWrite {
     job_id: JobId,
     #[serde(flatten)]
     one: WireApplied,
     results: Option<Vec<WireApplied>>,
 }
 
-/// What one operation did.
+/// The effect of one operation.
 #[derive(Debug, Deserialize)]
 pub(crate) struct WireApplied {
     op: Option<String>,
@@ -370,7 +372,7 @@ pub(crate) struct WireApplied {
 }
 
 impl WireApplied {
-    /// Returns what it did, if the answer says so.
+    /// Returns the effect, if the answer includes it.
     pub(crate) fn applied(&self) -> Option<Applied> {
         let version: Version = wire::version(self.etag.as_deref()?)?;
         let existed = match (self.created, self.deleted) {
@@ -390,17 +392,17 @@ impl WireApplied {
     }
 }
 
-/// Reads the answer to a write.
-fn submitted(command: &Command, reply: &Reply, call: &Call) -> Result<Submitted> {
+/// Parses the answer to a write.
+fn submitted(command: &Command, reply: &Reply, call: &ApiCall) -> Result<Submitted> {
     if !reply.status.is_success() {
-        let problem = Problem::of(reply);
+        let problem = ProblemReply::of(reply);
         let operations = command.operations();
         let operation = operations
             .get(problem.failed_op())
             .unwrap_or(&operations[0]);
         return Err(problem.of_write(&operation.key, call));
     }
-    let answer: Answer = parse(reply, call)?;
+    let answer: WireWrite = parse(reply, call)?;
     let state = match reply.status {
         StatusCode::ACCEPTED => JobState::Queued,
         _ => {

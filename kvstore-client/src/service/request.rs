@@ -1,4 +1,4 @@
-//! A command as a request of the API.
+//! Encodes a command as a request of the API.
 
 use std::fmt::Write as _;
 
@@ -10,11 +10,11 @@ use kvstore_core::{Error, Key, Result, Value};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::transport::{Call, Effect, IDEMPOTENCY_KEY, TRACEPARENT};
-use crate::wire::{self, Target};
+use crate::transport::{ApiCall, IDEMPOTENCY_KEY, RepeatEffect, TRACEPARENT};
+use crate::wire::{self, RequestTarget};
 
 /// Returns the request for `request`, without its wait.
-pub(super) fn call(request: &Request) -> Result<Call> {
+pub(super) fn call(request: &Request) -> Result<ApiCall> {
     let mut call = match &request.command {
         Command::One(Operation {
             action: Action::Check,
@@ -23,7 +23,7 @@ pub(super) fn call(request: &Request) -> Result<Call> {
         | Command::Batch(_) => batch(request.command.operations())?,
         Command::One(operation) => one(operation)?,
     };
-    call.effect = Effect::EachTime;
+    call.effect = RepeatEffect::EachTime;
     if let Some(key) = &request.idempotency_key {
         // A string of structured fields (RFC 9651 §3.3.3).
         let mut quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
@@ -34,25 +34,28 @@ pub(super) fn call(request: &Request) -> Result<Call> {
         call.header(IDEMPOTENCY_KEY, &quoted)
             .ok_or_else(|| Error::Invalid {
                 subject: Subject::Job,
-                reason: "its idempotency key has a character that is not visible ASCII".to_owned(),
+                reason: "its idempotency key contains a character that is not visible ASCII"
+                    .to_owned(),
             })?;
-        call.effect = Effect::Once;
+        call.effect = RepeatEffect::Once;
     }
     if let Some(traceparent) = &request.traceparent {
         call.header(TRACEPARENT, traceparent)
             .ok_or_else(|| Error::Invalid {
                 subject: Subject::Job,
-                reason: "its traceparent has a character that no header takes".to_owned(),
+                reason: "its traceparent contains a character that is not allowed in a header"
+                    .to_owned(),
             })?;
     }
     Ok(call)
 }
 
-fn one(operation: &Operation) -> Result<Call> {
+fn one(operation: &Operation) -> Result<ApiCall> {
     let key = &operation.key;
     let ttl = ttl(operation)?;
-    let target = Target::entry(key).with_some("ttl", ttl.as_ref().map(Ttl::text));
-    let write = |method, target: Target| Call::read(method, target.finish(), Subject::Value);
+    let target = RequestTarget::entry(key).with_some("ttl", ttl.as_ref().map(WireTtl::text));
+    let write =
+        |method, target: RequestTarget| ApiCall::read(method, target.finish(), Subject::Value);
     let mut call = match &operation.action {
         Action::Set { value } => {
             let mut call = write(Method::PUT, target);
@@ -75,15 +78,15 @@ fn one(operation: &Operation) -> Result<Call> {
     Ok(call)
 }
 
-/// A time to live as the API has it.
+/// A time to live in the form of the API.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(untagged)]
-enum Ttl {
+enum WireTtl {
     Seconds(u64),
     Keep(&'static str),
 }
 
-impl Ttl {
+impl WireTtl {
     fn text(&self) -> String {
         match self {
             Self::Seconds(seconds) => seconds.to_string(),
@@ -92,11 +95,11 @@ impl Ttl {
     }
 }
 
-fn ttl(operation: &Operation) -> Result<Option<Ttl>> {
+fn ttl(operation: &Operation) -> Result<Option<WireTtl>> {
     let is_merge = matches!(operation.action, Action::Merge { .. });
     match operation.expiry {
-        Expiry::After(ttl) => Ok(Some(Ttl::Seconds(wire::whole_seconds(ttl)?))),
-        Expiry::Keep => Ok(Some(Ttl::Keep("keep"))),
+        Expiry::After(ttl) => Ok(Some(WireTtl::Seconds(wire::whole_seconds(ttl)?))),
+        Expiry::Keep => Ok(Some(WireTtl::Keep("keep"))),
         Expiry::Never if is_merge => Err(Error::Invalid {
             subject: Subject::Ttl,
             reason: "a merge over HTTP keeps the deadline or sets a new one".to_owned(),
@@ -117,7 +120,7 @@ struct WireOperation<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ttl: Option<Ttl>,
+    ttl: Option<WireTtl>,
     #[serde(skip_serializing_if = "Option::is_none")]
     if_match: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,7 +133,7 @@ struct WireBatch<'a> {
     ops: Vec<WireOperation<'a>>,
 }
 
-fn batch(operations: &[Operation]) -> Result<Call> {
+fn batch(operations: &[Operation]) -> Result<ApiCall> {
     if operations.is_empty() {
         return Err(Error::Invalid {
             subject: Subject::Batch,
@@ -139,7 +142,7 @@ fn batch(operations: &[Operation]) -> Result<Call> {
     }
     let ops: Result<Vec<_>> = operations.iter().map(operation).collect();
     let body = serde_json::to_vec(&WireBatch { ops: ops? }).expect("it has a JSON form");
-    let mut call = Call::read(Method::POST, "/v1/batch".to_owned(), Subject::Batch);
+    let mut call = ApiCall::read(Method::POST, "/v1/batch".to_owned(), Subject::Batch);
     call.json("application/json", body);
     Ok(call)
 }

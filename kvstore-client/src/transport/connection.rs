@@ -1,5 +1,4 @@
-//! One connection: TCP, TLS or a Unix socket, with HTTP/1.1 on it; and those that wait to be used
-//! again.
+//! One connection: TCP, TLS or a Unix socket, with HTTP/1.1 on it; and the pool of idle ones.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,18 +13,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::client::Options;
-use crate::url::{Endpoint, ServerUrl};
+use crate::url::{ServerEndpoint, ServerUrl};
 
-/// Most connections kept for later requests.
+/// The maximum number of idle connections kept.
 const IDLE_MAX: usize = 64;
 
-/// A connection that takes one request after the other. It is closed when it is dropped.
+/// A connection that takes one request at a time. It is closed when it is dropped.
 pub(crate) type Connection = SendRequest<Full<Bytes>>;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for S {}
 
 /// Makes connections to one server.
 #[derive(Debug)]
@@ -39,16 +38,16 @@ pub(super) enum Connector {
     Tls {
         host: String,
         port: u16,
-        tls: super::tls::Tls,
+        tls: super::tls::TlsClient,
     },
 }
 
 impl Connector {
     pub(super) fn new(url: &ServerUrl, options: &Options) -> Result<Self> {
         Ok(match &url.endpoint {
-            Endpoint::Unix(path) => Self::Unix(path.clone()),
-            Endpoint::Tcp { host, port, tls } => {
-                let (host, port) = (Endpoint::name(host).to_owned(), *port);
+            ServerEndpoint::Unix(path) => Self::Unix(path.clone()),
+            ServerEndpoint::Tcp { host, port, tls } => {
+                let (host, port) = (ServerEndpoint::name(host).to_owned(), *port);
                 match tls {
                     false => Self::Tcp { host, port },
                     true => Self::tls(host, port, options)?,
@@ -59,7 +58,7 @@ impl Connector {
 
     #[cfg(feature = "tls")]
     fn tls(host: String, port: u16, options: &Options) -> Result<Self> {
-        let tls = super::tls::Tls::new(&host, options.ca_file.as_deref())?;
+        let tls = super::tls::TlsClient::new(&host, options.ca_file.as_deref())?;
         Ok(Self::Tls { host, port, tls })
     }
 
@@ -72,14 +71,14 @@ impl Connector {
     }
 
     pub(super) async fn connect(&self) -> Result<Connection, Cause> {
-        let stream: Box<dyn Stream> = match self {
+        let stream: Box<dyn ByteStream> = match self {
             Self::Tcp { host, port } => Box::new(tcp(host, *port).await?),
             Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
             #[cfg(feature = "tls")]
             Self::Tls { host, port, tls } => Box::new(tls.connect(tcp(host, *port).await?).await?),
         };
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // It ends with its sender. What breaks it is told to the request that is under way.
+        // Ends with its sender. The current request receives any error.
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -91,12 +90,12 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, Cause> {
     Ok(stream)
 }
 
-/// Connections that no request uses.
+/// The idle connections.
 #[derive(Default)]
 pub(super) struct Idle(Mutex<Vec<Connection>>);
 
 impl Idle {
-    /// Returns the one used last that still takes a request.
+    /// Returns the most recently used one that still takes a request.
     pub(super) fn take(&self) -> Option<Connection> {
         let mut idle = self.lock();
         while let Some(connection) = idle.pop() {

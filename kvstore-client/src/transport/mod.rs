@@ -1,7 +1,6 @@
-//! Sends requests: connections that are used again, tokens, timeouts, and the one rule of what is
-//! sent again.
+//! Sends requests: reuse of connections, tokens, timeouts, and the one rule for retries.
 //!
-//! What is not here: what a request says and what an answer means.
+//! What is not here: the meaning of requests and answers.
 
 mod connection;
 #[cfg(feature = "tls")]
@@ -25,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) use self::connection::Connection;
 use self::connection::{Connector, Idle};
 use crate::client::Options;
-use crate::error::{Problem, source};
+use crate::error::{ProblemReply, source};
 use crate::url::ServerUrl;
 
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -35,42 +34,42 @@ pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(crate) const SYNC_TOKEN: HeaderName = HeaderName::from_static("sync-token");
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The first pause before a request is sent again, doubled each time up to [`PAUSE_MAX`].
+/// The first pause before a retry, doubled each time up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// The longest pause that the client chooses by itself; a server may name a longer one.
+/// The longest pause that the client chooses by itself; a server may ask for a longer one.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// What clocks of client and server may differ in, over the time in which a write is retried.
+/// The clock difference allowed for between client and server while a write is retried.
 const RETRY_MARGIN: Duration = Duration::from_secs(10);
 
-/// A request, as often as it has to be sent.
+/// A request that may be sent several times.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct ApiCall {
     pub(crate) method: Method,
-    /// Path and query, from `/v1` on.
+    /// Path and query, starting with `/v1`.
     pub(crate) target: String,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) body: Bytes,
-    /// What an answer that finds fault with the request is about.
+    /// The subject of an answer that rejects the request.
     pub(crate) subject: Subject,
     /// How long the server may take in addition to the usual time.
     pub(crate) wait: Duration,
-    pub(crate) effect: Effect,
+    pub(crate) effect: RepeatEffect,
 }
 
-/// What it means to send a request twice.
+/// The effect of sending a request twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// It changes nothing.
+pub(crate) enum RepeatEffect {
+    /// None: it changes nothing.
     None,
-    /// The second is the same job, or finds nothing left to do.
+    /// None: the second is the same job, or finds nothing left to do.
     Once,
-    /// The second would be another job.
+    /// The second is another job.
     EachTime,
 }
 
-impl Call {
+impl ApiCall {
     pub(crate) fn read(method: Method, target: String, subject: Subject) -> Self {
         Self {
             method,
@@ -79,7 +78,7 @@ impl Call {
             body: Bytes::new(),
             subject,
             wait: Duration::ZERO,
-            effect: Effect::None,
+            effect: RepeatEffect::None,
         }
     }
 
@@ -87,7 +86,7 @@ impl Call {
         Self::read(Method::GET, target, subject)
     }
 
-    /// Adds a header; `None` if `value` has a character that no header takes.
+    /// Adds a header. Returns `None` if `value` has a character that no header allows.
     pub(crate) fn header(&mut self, name: HeaderName, value: &str) -> Option<()> {
         let value = HeaderValue::from_str(value).ok()?;
         self.headers.push((name, value));
@@ -101,7 +100,7 @@ impl Call {
     }
 }
 
-/// An answer that was read to its end.
+/// An answer, read to its end.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -110,15 +109,15 @@ pub(crate) struct Reply {
 }
 
 /// Why a try brought no verdict.
-struct Failure {
+struct FailedTry {
     error: Error,
-    /// Whether the request may have had its effect all the same.
+    /// Whether the request may have taken effect all the same.
     is_unknown: bool,
-    /// The least pause before the next try.
+    /// The minimum pause before the next try.
     pause: Duration,
 }
 
-impl Failure {
+impl FailedTry {
     fn not_sent(error: Error) -> Self {
         Self {
             error,
@@ -148,8 +147,11 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) fn new(url: &ServerUrl, options: Options) -> Result<Self> {
-        let unusable =
-            |what: &str| Error::Config(format!("{what} has a character that no header takes"));
+        let unusable = |what: &str| {
+            Error::Config(format!(
+                "{what} contains a character that is not allowed in a header"
+            ))
+        };
         let authorization = match &options.token {
             None => None,
             Some(token) => {
@@ -169,8 +171,8 @@ impl Transport {
         })
     }
 
-    /// Returns how long after a write was accepted it may still be sent again: until its own wait
-    /// is over, then as long as it is retried, and the time that the last try takes.
+    /// Returns how long after acceptance a write may still be sent again: its own wait, the time
+    /// for retries, and the duration of the last try.
     pub(crate) fn retry_window(&self, wait: Duration) -> Duration {
         let Options {
             connect_timeout,
@@ -185,14 +187,15 @@ impl Transport {
         self.idle.clear();
     }
 
-    /// Sends `call` until there is a verdict: an answer that sending it again would not change.
+    /// Sends `call` until there is a verdict: an answer that would not change if it were sent
+    /// again.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if no try reached the server's verdict and none had an effect;
+    /// [`Error::Unavailable`] if no try reached a verdict and none had an effect;
     /// [`Error::Unknown`] if one may have had its effect.
-    pub(crate) async fn send(&self, call: &Call) -> Result<Reply> {
+    pub(crate) async fn send(&self, call: &ApiCall) -> Result<Reply> {
         let mut end = Instant::now() + self.options.retry_for;
-        let mut backoff = Backoff::default();
+        let mut backoff = RetryBackoff::default();
         let mut may_have_happened = false;
         loop {
             let begun = Instant::now();
@@ -204,11 +207,12 @@ impl Transport {
                 Err(failure) => failure,
             };
             if failure.is_unknown {
-                // That the server waits as it was asked to takes nothing of the time for retries.
+                // The wait that was asked of the server does not count against the time for
+                // retries.
                 end += begun.elapsed().min(call.wait);
             }
-            may_have_happened |= failure.is_unknown && call.effect != Effect::None;
-            let may_repeat = !(failure.is_unknown && call.effect == Effect::EachTime);
+            may_have_happened |= failure.is_unknown && call.effect != RepeatEffect::None;
+            let may_repeat = !(failure.is_unknown && call.effect == RepeatEffect::EachTime);
             let pause = backoff.next(failure.pause);
             if !may_repeat || Instant::now() + pause >= end {
                 return Err(match may_have_happened {
@@ -221,7 +225,7 @@ impl Transport {
     }
 
     /// Sends `call` once and reads the answer.
-    async fn attempt(&self, call: &Call) -> Result<Reply, Failure> {
+    async fn attempt(&self, call: &ApiCall) -> Result<Reply, FailedTry> {
         let limit = self.options.request_timeout + call.wait;
         let (response, connection) = self.open(call, limit).await?;
         let (head, body) = response.into_parts();
@@ -230,9 +234,9 @@ impl Transport {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) => {
                 let what = "the answer broke off, or is larger than answer_bytes_max";
-                return Err(Failure::unanswered(self.unavailable(what, error)));
+                return Err(FailedTry::unanswered(self.unavailable(what, error)));
             }
-            Err(_) => return Err(Failure::unanswered(self.timed_out(limit))),
+            Err(_) => return Err(FailedTry::unanswered(self.timed_out(limit))),
         };
         self.idle.put(connection);
         Ok(Reply {
@@ -242,44 +246,44 @@ impl Transport {
         })
     }
 
-    /// Sends `call` once and returns the head of the answer; its body comes as long as the
-    /// connection is kept.
+    /// Sends `call` once and returns the head of the answer. Its body arrives while the connection
+    /// is kept.
     async fn open(
         &self,
-        call: &Call,
+        call: &ApiCall,
         limit: Duration,
-    ) -> Result<(Response<Incoming>, Connection), Failure> {
+    ) -> Result<(Response<Incoming>, Connection), FailedTry> {
         let mut request = self.request(call);
         loop {
             let (mut connection, is_new) = match self.idle.take() {
                 Some(connection) => (connection, false),
-                None => (self.connect().await.map_err(Failure::not_sent)?, true),
+                None => (self.connect().await.map_err(FailedTry::not_sent)?, true),
             };
             match timeout(limit, connection.try_send_request(request)).await {
                 Ok(Ok(response)) => return Ok((response, connection)),
                 Ok(Err(mut error)) => match error.take_message() {
-                    // It was closed while nothing used it, and nothing was sent.
+                    // It was closed while idle, and nothing was sent.
                     Some(unsent) if !is_new => request = unsent,
                     unsent => {
                         let error = self.unavailable("the connection broke", error.into_error());
                         return Err(match unsent {
-                            Some(_) => Failure::not_sent(error),
-                            None => Failure::unanswered(error),
+                            Some(_) => FailedTry::not_sent(error),
+                            None => FailedTry::unanswered(error),
                         });
                     }
                 },
-                Err(_) => return Err(Failure::unanswered(self.timed_out(limit))),
+                Err(_) => return Err(FailedTry::unanswered(self.timed_out(limit))),
             }
         }
     }
 
-    /// Sends a read once on a connection of its own, and returns the answer while it comes.
+    /// Sends a read once on a connection of its own, and returns the answer as it arrives.
     ///
     /// # Errors
-    /// With true for those that pass: the same call may succeed later.
+    /// With true for transient ones: the same call may succeed later.
     pub(crate) async fn stream(
         &self,
-        call: &Call,
+        call: &ApiCall,
     ) -> Result<(Response<Incoming>, Connection), (Error, bool)> {
         let limit = self.options.request_timeout;
         let opened = self.open(call, limit).await;
@@ -299,7 +303,7 @@ impl Transport {
             body,
         };
         let passes = postponed(call, &reply).is_some();
-        Err((Problem::of(&reply).into_error(call), passes))
+        Err((ProblemReply::of(&reply).into_error(call), passes))
     }
 
     async fn connect(&self) -> Result<Connection> {
@@ -317,7 +321,7 @@ impl Transport {
         }
     }
 
-    fn request(&self, call: &Call) -> Request<Full<Bytes>> {
+    fn request(&self, call: &ApiCall) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(call.body.clone()));
         *request.method_mut() = call.method.clone();
         let target = format!("{}{}", self.url.path, call.target);
@@ -359,10 +363,10 @@ const AGENT: HeaderValue =
 
 /// Returns why `reply` is no verdict, if it is none.
 ///
-/// A 503 of the server's own says that nothing was done; the same status of a proxy says nothing. A
-/// 504, or an error of a proxy, leaves it open. What needs room on a disk is left to the caller.
-fn postponed(call: &Call, reply: &Reply) -> Option<Failure> {
-    let problem = Problem::of(reply);
+/// A 503 from the server itself means that nothing was done; from a proxy it leaves that open, as
+/// do a 504 and other errors of a proxy. A full disk is left to the caller.
+fn postponed(call: &ApiCall, reply: &Reply) -> Option<FailedTry> {
+    let problem = ProblemReply::of(reply);
     let is_unknown = match reply.status {
         StatusCode::SERVICE_UNAVAILABLE if problem.is("not-yet-visible") => return None,
         StatusCode::SERVICE_UNAVAILABLE => !problem.is_own(),
@@ -371,7 +375,7 @@ fn postponed(call: &Call, reply: &Reply) -> Option<Failure> {
     };
     let seconds = reply.headers.get(RETRY_AFTER);
     let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
-    Some(Failure {
+    Some(FailedTry {
         error: problem.into_error(call),
         is_unknown,
         pause: Duration::from_secs(seconds.unwrap_or(0)),
@@ -388,20 +392,20 @@ fn unknown(error: Error) -> Error {
     }
 }
 
-/// Pauses that double, each cut at random, so that clients do not come back together.
+/// Pauses that double, each shortened at random, so that clients do not return together.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub(crate) struct RetryBackoff {
     pause: Duration,
 }
 
-impl Default for Backoff {
+impl Default for RetryBackoff {
     fn default() -> Self {
         Self { pause: PAUSE_MIN }
     }
 }
 
-impl Backoff {
-    /// Returns the next pause: `least`, and a random part of the present one.
+impl RetryBackoff {
+    /// Returns the next pause: `least`, plus a random part of the current one.
     pub(crate) fn next(&mut self, least: Duration) -> Duration {
         let pause = least + self.pause.mul_f64(fastrand::f64());
         self.pause = (self.pause * 2).min(PAUSE_MAX);

@@ -15,15 +15,15 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// Makes TLS connections to one host.
-pub(super) struct Tls {
+pub(super) struct TlsClient {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
-impl Tls {
+impl TlsClient {
     pub(super) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
-            Error::Config(format!("{host:?} is no name that a certificate can have"))
+            Error::Config(format!("{host:?} is not a valid name for a certificate"))
         })?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -60,11 +60,11 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore> {
                     .map_err(|error| refused(&error))?;
             }
             if authorities.is_empty() {
-                return Err(refused(&"there is none in it"));
+                return Err(refused(&"the file contains none"));
             }
         }
         None => {
-            // One that cannot be read does not keep the others from being used.
+            // An unreadable certificate does not keep the others from being used.
             let native = rustls_native_certs::load_native_certs();
             authorities.add_parsable_certificates(native.certs);
             if authorities.is_empty() {
@@ -78,7 +78,7 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore> {
     Ok(authorities)
 }
 
-impl fmt::Debug for Tls {
+impl fmt::Debug for TlsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls")
             .field("name", &self.name)

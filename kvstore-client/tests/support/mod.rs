@@ -55,7 +55,7 @@ impl Server {
         Client::open_with(&self.url().parse().unwrap(), options).unwrap()
     }
 
-    /// Kills it as a loss of power would, and starts it again.
+    /// Kills it, as abruptly as a power loss, and restarts it.
     pub(crate) fn kill_and_restart(&mut self) {
         self.kill();
         self.child = spawn(&self.args);
@@ -91,7 +91,7 @@ fn spawn(args: &[String]) -> Child {
     command.stdout(quiet.0).stderr(quiet.1).spawn().unwrap()
 }
 
-/// The server is a program of another package, beside this test's own folder.
+/// Returns the path of the server, which belongs to another package and is built next to this test.
 pub(crate) fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.parent().unwrap().with_file_name("kvstore-http");
@@ -102,7 +102,7 @@ pub(crate) fn program() -> PathBuf {
     program
 }
 
-/// Takes connections on a Unix socket and passes them on.
+/// Accepts connections on a Unix socket and forwards them.
 pub(crate) fn relay_unix(path: &Path, to: SocketAddr) {
     let listener = tokio::net::UnixListener::bind(path).unwrap();
     tokio::spawn(async move {
@@ -115,8 +115,8 @@ pub(crate) fn relay_unix(path: &Path, to: SocketAddr) {
     });
 }
 
-/// Passes connections on, and closes every other one when its first answer has come: the request
-/// was served, and its client does not know.
+/// Forwards connections, and closes every other one when its first answer arrives: the request was
+/// served, and its client does not know.
 pub(crate) async fn relay_losing_answers(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -135,7 +135,7 @@ pub(crate) async fn relay_losing_answers(to: SocketAddr) -> (SocketAddr, Arc<Ato
                     if read == 0 || far.write_all(&buffer[..read]).await.is_err() {
                         return;
                     }
-                    // Requests and answers of these tests fit into one piece.
+                    // Requests and answers of these tests fit into one read.
                     let answered = far.read(&mut buffer).await.unwrap_or(0);
                     if is_lossy {
                         count.fetch_add(1, Ordering::SeqCst);
@@ -151,14 +151,14 @@ pub(crate) async fn relay_losing_answers(to: SocketAddr) -> (SocketAddr, Arc<Ato
     (address, lost)
 }
 
-/// A server that gives the answers of a list, one to a connection, and keeps what it was sent.
+/// A server that gives the answers of a list, one per connection, and records the requests.
 pub(crate) struct Scripted {
     pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Scripted {
-    /// After the last answer it takes no more connections.
+    /// After the last answer it accepts no more connections.
     pub(crate) async fn start(answers: &[String]) -> Self {
         let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -191,7 +191,7 @@ impl Scripted {
     }
 }
 
-/// An answer, after which the connection is closed.
+/// Returns an answer after which the connection is closed.
 pub(crate) fn answer(status: u16, headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
@@ -199,7 +199,7 @@ pub(crate) fn answer(status: u16, headers: &str, body: &str) -> String {
     )
 }
 
-/// A problem of the server's own.
+/// Returns a problem as the server would send it.
 pub(crate) fn problem(status: u16, name: &str) -> String {
     let body = format!(r#"{{"type":"/problems/{name}","status":{status},"detail":"words"}}"#);
     answer(status, "", &body)

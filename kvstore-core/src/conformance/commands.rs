@@ -1,5 +1,5 @@
-//! The cases of each command, from the queue to the store that applies it: what it leaves, what its
-//! outcome says, and why it fails.
+//! Cases for each command, from the queue to the store that applies it: its effect, its outcome,
+//! and why it fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,17 +20,17 @@ use crate::model::write::Condition;
 use crate::queue::{JobQueue, WorkQueue};
 use crate::store::{ChangeKind, Store, WatchFrom};
 
-/// Far enough for no entry to expire by itself, on backends whose clock can only be waited for.
+/// Far enough ahead that no entry expires by itself, for backends whose clock cannot be set.
 const LONG: Duration = Duration::from_secs(600);
 
 /// A store, its queue, and the worker between them.
-struct Fleet {
+struct Stack {
     store: Arc<dyn Store>,
     queue: Arc<dyn WorkQueue>,
     worker: Worker,
 }
 
-impl Fleet {
+impl Stack {
     async fn open(harness: &dyn QueueHarness) -> Self {
         let store = harness.store().await;
         let queue = harness.queue(QueueBounds::default()).await;
@@ -64,7 +64,7 @@ impl Fleet {
         self.outcome(&id).await
     }
 
-    /// Runs what has to succeed, and says what its writes did.
+    /// Runs a command that must succeed, and returns what its writes did.
     async fn succeed(&self, command: impl Into<Command>) -> Vec<Applied> {
         writes_of(self.run(command).await)
     }
@@ -74,7 +74,7 @@ impl Fleet {
         applied
     }
 
-    /// Runs what has to fail at its operation `index` for `reason`, and leave `key` as it is.
+    /// Runs a command that must fail at operation `index` with `reason`, leaving `key` as it is.
     async fn fail(&self, command: impl Into<Command>, index: usize, reason: Failure, key: &Key) {
         let before = get(&self.store, key).await;
         let outcome = self.run(command).await;
@@ -106,7 +106,7 @@ fn writes_of(outcome: Outcome) -> Vec<Applied> {
 }
 
 pub async fn adds_to_one_counter_are_applied_together_and_all_count(harness: &dyn QueueHarness) {
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     let key = key("n");
     let mut watch = fleet.store.watch(&WatchFrom::Now.into()).await.unwrap();
     let job = NewJob {
@@ -134,7 +134,7 @@ pub async fn adds_to_one_counter_are_applied_together_and_all_count(harness: &dy
 pub async fn adds_beside_direct_commits_all_count(harness: &dyn QueueHarness) {
     const ADDS: i64 = 100;
     const DIRECT: i64 = 30;
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     let key = key("n");
     for _ in 0..ADDS {
         fleet.accept(Operation::add(key.clone(), 1)).await;
@@ -165,7 +165,7 @@ pub async fn adds_beside_direct_commits_all_count(harness: &dyn QueueHarness) {
 }
 
 pub async fn an_add_to_anything_but_a_64_bit_integer_fails(harness: &dyn QueueHarness) {
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     let key = key("n");
     for (text, by, reason) in [
         ("1.0", 1, Failure::NotInteger),
@@ -198,7 +198,7 @@ pub async fn an_add_to_anything_but_a_64_bit_integer_fails(harness: &dyn QueueHa
 }
 
 pub async fn the_deadline_of_a_counter_counts_from_its_creation(harness: &dyn QueueHarness) {
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     let key = key("n");
     let add = |ttl| Operation::add(key.clone(), 1).expires_after(ttl);
     let created = fleet.succeed_one(add(SHORT)).await;
@@ -215,7 +215,7 @@ pub async fn the_deadline_of_a_counter_counts_from_its_creation(harness: &dyn Qu
     );
     assert_eq!(fleet.entry(&key).await.expires_at, deadline);
 
-    // Many in one batch, some of them past the deadline of the counter that the first one makes.
+    // Many in one batch, some of them past the deadline of the counter that the first one creates.
     harness.set_clock(deadline.unwrap().after(SHORT)).await;
     let late = fleet.succeed_one(add(LONG)).await;
     assert_eq!((late.computed.number, late.existed), (Some(1), false));
@@ -227,10 +227,10 @@ pub async fn the_deadline_of_a_counter_counts_from_its_creation(harness: &dyn Qu
     assert_eq!(fleet.entry(&key).await.expires_at, None);
 }
 
-/// A batch is judged as its jobs one by one would be, also where a deadline that it sets passes
+/// A batch is evaluated as its jobs would be one by one, even if a deadline that it sets passes
 /// before its commit.
 pub async fn a_counter_that_waited_longer_than_it_lives_starts_again(harness: &dyn QueueHarness) {
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     let key = key("n");
     let short_lived = Operation::add(key.clone(), 1).expires_after(SHORT);
     let first = fleet.accept(short_lived).await;
@@ -245,7 +245,7 @@ pub async fn a_counter_that_waited_longer_than_it_lives_starts_again(harness: &d
 }
 
 pub async fn a_merge_changes_what_it_names_and_no_other_byte(harness: &dyn QueueHarness) {
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     let key = key("m");
     let merge = |patch: &str| Operation::merge(key.clone(), value(patch));
     let created = fleet.succeed_one(merge(r#"{"a":1,"b":null}"#)).await;
@@ -281,7 +281,7 @@ pub async fn a_merge_changes_what_it_names_and_no_other_byte(harness: &dyn Queue
 }
 
 pub async fn a_merge_into_more_than_its_bound_fails(harness: &dyn QueueHarness) {
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     let key = key("m");
     let half = format!("\"{}\"", "x".repeat(VALUE_BYTES_DEFAULT / 2));
     let merge = |name: &str| {
@@ -296,7 +296,7 @@ pub async fn a_merge_into_more_than_its_bound_fails(harness: &dyn QueueHarness) 
 }
 
 pub async fn a_touch_changes_the_deadline_alone(harness: &dyn QueueHarness) {
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     let key = key("t");
     let touch = |ttl| Operation::touch(key.clone(), ttl);
     fleet.fail(touch(LONG), 0, Failure::NotFound, &key).await;
@@ -328,7 +328,7 @@ pub async fn a_touch_changes_the_deadline_alone(harness: &dyn QueueHarness) {
 }
 
 pub async fn a_batch_depends_on_keys_that_it_only_checks(harness: &dyn QueueHarness) {
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     let (lock, data) = (key("lock"), key("data"));
     let held = put(&fleet.store, &lock, "\"me\"").await;
     let batch = |check: Operation| {
@@ -376,14 +376,14 @@ pub async fn a_retried_add_counts_once_and_is_answered_alike(harness: &dyn Queue
         keep_outcome: true,
         ..NewJob::new(Operation::add(key.clone(), 1).into())
     };
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     let id = accept(&fleet.queue, request()).await;
     fleet.worker.drain().await.unwrap();
     let told = fleet.outcome(&id).await;
     drop(fleet);
     for _ in 0..2 {
         harness.restart().await;
-        let fleet = Fleet::open(harness).await;
+        let fleet = Stack::open(harness).await;
         let again = fleet.queue.enqueue(vec![request()]).await.pop().unwrap();
         assert_eq!(again.unwrap().id, id);
         assert_eq!(fleet.worker.drain().await.unwrap(), 0);
@@ -394,7 +394,7 @@ pub async fn a_retried_add_counts_once_and_is_answered_alike(harness: &dyn Queue
 
 pub async fn outcomes_of_commands_survive_a_restart(harness: &dyn QueueHarness) {
     let (n, t) = (key("n"), key("t"));
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     put(&fleet.store, &t, "\"x\"").await;
     let add = || Operation::add(n.clone(), i64::MIN);
     let commands = [
@@ -442,7 +442,7 @@ pub async fn outcomes_of_commands_survive_a_restart(harness: &dyn QueueHarness) 
     assert!(deadlines[0].is_some() && deadlines[1].is_some());
     drop(fleet);
     harness.restart().await;
-    let fleet = Fleet::open(harness).await;
+    let fleet = Stack::open(harness).await;
     for (id, told) in ids.iter().zip(told) {
         assert_eq!(fleet.outcome(id).await, told);
     }

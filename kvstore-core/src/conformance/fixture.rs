@@ -1,4 +1,4 @@
-//! What the cases share: short ways to say keys, values, commits and jobs.
+//! Helpers that the cases share: short ways to make keys, values, commits and jobs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,14 @@ use crate::model::write::{Change, Condition, Write};
 use crate::queue::{Claim, JobQueue, WorkQueue, WorkerId};
 use crate::store::{Changed, ListRequest, Listed, Store, Watch};
 
-/// Longer than anything takes that is not waiting for something which never comes.
+/// Longer than anything takes, except waiting for something that never comes.
 pub(super) const SOON: Duration = Duration::from_secs(30);
 
-/// How far a deadline lies ahead: short, for backends whose clock can only be waited for.
+/// How far ahead a deadline is: short, for backends whose clock cannot be set.
 pub(super) const SHORT: Duration = Duration::from_secs(1);
 
-/// A key. All of them stand in one partition, so that they can be changed in one commit on every store.
+/// Returns a key. All of them are in one partition, so that every store can change them in one
+/// commit.
 pub(super) fn key(name: &str) -> Key {
     Key::new(&format!("{{t}}{name}")).unwrap()
 }
@@ -32,12 +33,12 @@ pub(super) fn value(text: &str) -> Value {
     Value::parse(text).unwrap()
 }
 
-/// A value that is `number`.
+/// Makes a value from `number`.
 pub(super) fn number(number: u64) -> Value {
     value(&number.to_string())
 }
 
-/// The number that a value is.
+/// Parses a value made by [`number`].
 pub(super) fn as_number(value: &Value) -> u64 {
     value.to().unwrap()
 }
@@ -77,7 +78,7 @@ pub(super) fn check(key: &Key, condition: Condition) -> Commit {
     }
 }
 
-/// Commits one write and says what it did.
+/// Commits one write and returns its version, and whether its key existed.
 pub(super) async fn commit_one(store: &dyn Store, write: Write) -> (Version, bool) {
     let Committed {
         first_version,
@@ -96,14 +97,14 @@ pub(super) async fn get(store: &dyn Store, key: &Key) -> Option<Entry> {
     store.get(key).await.unwrap()
 }
 
-/// The text under `key`.
+/// Returns the text under `key`.
 pub(super) async fn text(store: &dyn Store, key: &Key) -> Option<String> {
     get(store, key)
         .await
         .map(|entry| entry.value.as_str().to_owned())
 }
 
-/// All entries, with values.
+/// Lists all entries, with values.
 pub(super) async fn everything(store: &dyn Store) -> Vec<Listed> {
     let mut request = ListRequest {
         include_values: true,
@@ -121,12 +122,12 @@ pub(super) async fn everything(store: &dyn Store) -> Vec<Listed> {
     }
 }
 
-/// How many partitions a store is used with here.
+/// Returns how many partitions the cases use with a store.
 pub(super) fn partitions(store: &dyn Store) -> PartitionCount {
     store.partitions().unwrap_or(PartitionCount::ONE)
 }
 
-/// The partition that [`key`] puts its keys into.
+/// Returns the partition of all keys made by [`key`].
 pub(super) fn partition(store: &dyn Store) -> Partition {
     partitions(store).partition_of(&key(""))
 }
@@ -140,7 +141,7 @@ pub(super) fn at(number: u64) -> Position {
     Position::counted(number)
 }
 
-/// A queue that exists only as a name and a partition: what a store knows of one.
+/// A queue that exists only as an id and a partition, which is all that a store knows of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Named {
     pub(super) queue: QueueId,
@@ -174,7 +175,7 @@ impl Named {
         }
     }
 
-    /// A commit that does nothing but advance.
+    /// Returns a commit that only advances the partition.
     pub(super) fn step(self, from: u64, to: u64) -> Commit {
         self.step_with(from, to, Vec::new())
     }
@@ -198,7 +199,7 @@ impl Named {
     }
 }
 
-/// What a failed set of `key` leaves behind.
+/// Returns the verdict on a failed set of `key`.
 pub(super) fn failed(key: &Key, current: Option<Version>) -> Verdict {
     Verdict::Failed {
         summary: summary(key),
@@ -235,7 +236,7 @@ pub(super) fn set_job(key: &Key, text: &str) -> NewJob {
     NewJob::new(set_command(key, text))
 }
 
-/// The text that a set job sets.
+/// Returns the text that a set job writes.
 pub(super) fn text_of(command: &Command) -> &str {
     match &command.operations()[0].action {
         Action::Set { value } => value.as_str(),
@@ -243,12 +244,12 @@ pub(super) fn text_of(command: &Command) -> &str {
     }
 }
 
-/// Enqueues one job that has to be accepted.
+/// Enqueues one job that must be accepted.
 pub(super) async fn accept(queue: &dyn JobQueue, job: NewJob) -> JobId {
     accept_all(queue, vec![job]).await[0]
 }
 
-/// Enqueues jobs that all have to be accepted, as new ones.
+/// Enqueues jobs that must all be accepted as new ones.
 pub(super) async fn accept_all(queue: &dyn JobQueue, jobs: Vec<NewJob>) -> Vec<JobId> {
     let count = jobs.len();
     let answers = queue.enqueue(jobs).await;
@@ -263,7 +264,7 @@ pub(super) async fn accept_all(queue: &dyn JobQueue, jobs: Vec<NewJob>) -> Vec<J
         .collect()
 }
 
-/// One key for each partition, in their order.
+/// Returns one key for each partition, in partition order.
 pub(super) fn key_for_each_partition(count: PartitionCount) -> Vec<Key> {
     count
         .iter()
@@ -276,7 +277,7 @@ pub(super) fn key_for_each_partition(count: PartitionCount) -> Vec<Key> {
         .collect()
 }
 
-/// The next change of a watch.
+/// Waits for the next change of a watch.
 pub(super) async fn next(watch: &mut Watch) -> Changed {
     tokio::time::timeout(SOON, watch.changes.next())
         .await
@@ -285,7 +286,7 @@ pub(super) async fn next(watch: &mut Watch) -> Changed {
         .unwrap()
 }
 
-/// Polls a future once and drops it: what a caller does who goes away.
+/// Polls a future once and drops it, as for a caller that has gone away.
 pub(super) async fn give_up_after_one_poll<F: Future>(future: F) {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
@@ -295,19 +296,19 @@ pub(super) async fn give_up_after_one_poll<F: Future>(future: F) {
     .await;
 }
 
-/// Waits for tasks, and fails as they did.
+/// Waits for tasks, and panics if one of them did.
 pub(super) async fn join_all(tasks: impl IntoIterator<Item = tokio::task::JoinHandle<()>>) {
     for task in tasks {
         task.await.unwrap();
     }
 }
 
-/// A second name for the store, for a task.
+/// Clones the store's `Arc`, for a task.
 pub(super) fn share(store: &Arc<dyn Store>) -> Arc<dyn Store> {
     Arc::clone(store)
 }
 
-/// A worker that holds every partition, with its claims in their order.
+/// Makes one worker claim every partition, and returns its claims in partition order.
 pub(super) async fn claim_all(queue: &dyn WorkQueue) -> Vec<Claim> {
     let mut claims = queue.claim(&WorkerId::new("only")).await.unwrap();
     claims.sort_by_key(|claim| claim.partition);
@@ -317,20 +318,20 @@ pub(super) async fn claim_all(queue: &dyn WorkQueue) -> Vec<Claim> {
     claims
 }
 
-/// The claim of a worker that is alone, on the partition of [`key`].
+/// Makes one worker claim every partition, and returns its claim on the partition of [`key`].
 pub(super) async fn claim(queue: &dyn WorkQueue) -> Claim {
     let partition = queue.partitions().partition_of(&key(""));
     claim_all(queue).await.swap_remove(usize::from(partition.0))
 }
 
-/// Gives all claims back, so that whoever comes next need not wait for them to end.
+/// Releases all claims, so that the next worker need not wait for them to expire.
 pub(super) async fn release_all(queue: &dyn WorkQueue, claims: Vec<Claim>) {
     for claim in claims {
         queue.release(claim).await.unwrap();
     }
 }
 
-/// Everything in a partition after a position, without waiting.
+/// Reads all jobs of a partition after a position, without waiting.
 pub(super) async fn read_from(queue: &dyn WorkQueue, claim: &Claim, after: Position) -> Vec<Job> {
     let mut jobs: Vec<Job> = Vec::new();
     loop {
@@ -346,7 +347,7 @@ pub(super) async fn read_from(queue: &dyn WorkQueue, claim: &Claim, after: Posit
     }
 }
 
-/// All jobs of all partitions, one partition after the other.
+/// Reads all jobs of all partitions, one partition after the other.
 pub(super) async fn read_all(queue: &dyn WorkQueue) -> Vec<Job> {
     let claims = claim_all(queue).await;
     let mut jobs = Vec::new();

@@ -1,10 +1,10 @@
-//! The suite that every backend has to pass, ours and yours (feature `conformance`).
+//! The suite that every backend must pass, ours and yours (feature `conformance`).
 //!
 //! It checks each sentence of the contracts in [`Store`], [`JobQueue`](crate::queue::JobQueue) and
-//! [`WorkQueue`]. There are no switches: what one backend cannot do is not in the traits. To run
-//! it, tell it how to reach your backend (a [`StoreHarness`], and for a queue a [`QueueHarness`]),
-//! and call the macros in a test file; each case becomes a test of its own, reported by name, each
-//! with a harness of its own:
+//! [`WorkQueue`]. There are no switches: the traits hold nothing that some backend cannot do. To
+//! run it, tell it how to reach your backend (a [`StoreHarness`], and for a queue a
+//! [`QueueHarness`]), and call the macros in a test file; each case becomes a test with its own
+//! name and its own harness:
 //!
 //! ```
 //! # #[cfg(any())]
@@ -15,8 +15,8 @@
 //! }
 //! ```
 //!
-//! What is not here: crashes. A restart closes what was open; what survives a process that is killed, or loss of power, only
-//! a test that knows the backend can find out.
+//! What is not here: crashes. A restart closes the backend properly; only a test that knows the
+//! backend can check what survives a kill or a power loss.
 #![expect(
     clippy::unwrap_used,
     reason = "a case fails by a panic that names its line"
@@ -46,46 +46,49 @@ mod worker;
 
 pub use worker::Worker;
 
-/// How the suite reaches a store. One value stands for one set of data, empty at first and gone when it is dropped.
+/// How the suite reaches a store. One value represents one set of data, empty at first and gone
+/// when it is dropped.
 #[async_trait]
 pub trait StoreHarness: Send + Sync {
-    /// A handle on the store, opened if it is not open. Each call gives a handle on the same data: another connection where the
-    /// backend has such a thing, a clone of the same `Arc` where it has not.
+    /// Returns a handle to the store, opening it if it is not open. Each call returns a handle to
+    /// the same data: another connection if the backend has connections, otherwise a clone of the
+    /// same `Arc`.
     async fn store(&self) -> Arc<dyn Store>;
 
-    /// Closes what is open, so that the next call of [`StoreHarness::store`] opens the data again, as a restarted process would.
-    /// A backend that keeps its data for as long as its handles live, and promises no more, does nothing here.
+    /// Closes the store, so that the next call of [`StoreHarness::store`] opens the data again, as
+    /// a restarted process would. A backend that keeps its data only while its handles live does
+    /// nothing here.
     async fn restart(&self);
 
-    /// The time by the backend's clock.
+    /// Returns the time by the backend's clock.
     async fn now(&self) -> Timestamp;
 
-    /// Makes the backend's clock show `to`, which may be earlier than now. It stands still or goes on from there. Where it
-    /// can't be set, wait until then; a clock that nobody can set back is left alone.
+    /// Sets the backend's clock to `to`, which may be earlier than now. The clock may stop there or
+    /// run on. If it cannot be set, wait until then; a clock that cannot be set back is left alone.
     async fn set_clock(&self, to: Timestamp);
 }
 
-/// How the suite reaches a queue, and a store that applies it.
+/// How the suite reaches a queue and the store that applies it.
 #[async_trait]
 pub trait QueueHarness: StoreHarness {
-    /// A handle on the queue, as with [`StoreHarness::store`]; [`StoreHarness::restart`] and the clock are for both.
-    /// `bounds` are the same in all calls on one harness.
+    /// Returns a handle to the queue, like [`StoreHarness::store`]; [`StoreHarness::restart`] and
+    /// the clock apply to both. `bounds` are the same in all calls on one harness.
     async fn queue(&self, bounds: QueueBounds) -> Arc<dyn WorkQueue>;
 }
 
-/// The bounds that a queue is opened with, each for every partition of it.
+/// The bounds that a queue is opened with, for each of its partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueBounds {
-    /// Most jobs accepted and not completed.
+    /// The maximum number of jobs accepted and not completed.
     pub jobs: usize,
-    /// Most bytes of those.
+    /// The maximum size of those jobs, in bytes.
     pub bytes: usize,
-    /// Most idempotency keys remembered.
+    /// The maximum number of idempotency keys remembered.
     pub idempotency_keys: usize,
 }
 
 impl Default for QueueBounds {
-    /// The defaults of [`crate::limits`].
+    /// Returns the defaults of [`crate::limits`].
     fn default() -> Self {
         Self {
             jobs: QUEUE_JOBS_DEFAULT,
@@ -95,10 +98,12 @@ impl Default for QueueBounds {
     }
 }
 
-/// Longest that a case may take. What waits longer waits for something that never comes, and should fail by name.
+/// The longest that a case may take. A case that waits longer waits for something that never comes,
+/// and should fail by name.
 const CASE_MAX: Duration = Duration::from_secs(120);
 
-/// Runs one case on a runtime with several threads, since much of what it checks only goes wrong there.
+/// Runs one case on a multi-threaded runtime, since many of the faults it looks for only show
+/// there.
 #[doc(hidden)]
 pub fn run(case: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread()
@@ -128,7 +133,8 @@ macro_rules! __conformance_cases {
                 }
             )*
 
-            /// Runs every case, one after another, for a program without a test harness. It panics at the first that fails.
+            /// Runs every case in sequence, for a program without a test harness. Panics at the
+            /// first failure.
             #[allow(dead_code, reason = "most have one")]
             pub(crate) fn run_all() {
                 $(
@@ -145,7 +151,7 @@ macro_rules! __conformance_cases {
 
 #[cfg(test)]
 mod tests {
-    /// A case that is in no list would never run.
+    /// A case missing from its list would never run.
     #[test]
     fn every_case_is_listed() {
         let sources = [
@@ -158,7 +164,7 @@ mod tests {
                     include_str!("queue/claims.rs"),
                     include_str!("queue/idempotency.rs"),
                     include_str!("queue/reading.rs"),
-                    // Its list stands beside that of the queue.
+                    // Its list is next to the queue's.
                     include_str!("together.rs"),
                 ] as &[&str],
             ),
@@ -183,7 +189,7 @@ mod tests {
                 .filter_map(|line| line.strip_prefix("pub async fn ")?.split_once('('));
             for (case, _) in cases {
                 let listed = list.lines().filter(|line| line.trim() == case).count();
-                assert_eq!(listed, 1, "{case} stands {listed} times in its list");
+                assert_eq!(listed, 1, "{case} is listed {listed} times");
             }
         }
     }

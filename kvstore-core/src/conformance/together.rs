@@ -1,4 +1,5 @@
-//! The cases of a queue and the store that applies it: each accepted job has exactly one effect, in order, whatever happens.
+//! Cases for a queue together with the store that applies it: each accepted job has exactly one
+//! effect, in order, whatever happens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,7 @@ async fn open(harness: &dyn QueueHarness) -> (Arc<dyn Store>, Arc<dyn WorkQueue>
     (store, queue)
 }
 
-/// A set whose outcome tells the version that it got.
+/// Returns a set whose outcome includes its version.
 fn traced(key: &Key, text: &str) -> NewJob {
     NewJob {
         keep_outcome: true,
@@ -45,7 +46,7 @@ async fn outcome(store: &dyn Store, id: &JobId) -> Outcome {
     }
 }
 
-/// The versions that the writes of a traced job got.
+/// Returns the versions of the writes of a traced job.
 async fn versions(store: &dyn Store, id: &JobId) -> Vec<Version> {
     match outcome(store, id).await {
         Outcome::Succeeded(Some(Succeeded { writes, .. })) => {
@@ -55,7 +56,8 @@ async fn versions(store: &dyn Store, id: &JobId) -> Vec<Version> {
     }
 }
 
-/// Each of the traced jobs, all on one key, was applied once and in this order, and nothing else was.
+/// Checks that each of the traced jobs, all on one key, was applied once and in this order, and
+/// nothing else was.
 async fn applied_once_in_order(store: &dyn Store, watch: &mut Watch, ids: &[JobId]) {
     let mut expected = Vec::new();
     for id in ids {
@@ -119,7 +121,7 @@ pub async fn a_worker_that_dies_before_its_commit_loses_nothing(harness: &dyn Qu
     let second = Worker::new(store.clone(), queue.clone());
     assert_eq!(second.drain().await.unwrap(), 10);
 
-    // It was not dead, only slow: its commit comes too late and does nothing.
+    // The worker was slow, not dead: its commit comes too late and does nothing.
     let error = store.commit(prepared.commit).await.unwrap_err();
     assert!(
         matches!(error, Error::Stale { applied, .. } if applied == ids[9].position),
@@ -147,7 +149,7 @@ pub async fn a_worker_that_dies_after_its_commit_doubles_nothing(harness: &dyn Q
         .unwrap();
     let prepared = first.prepare(claim).await.unwrap().unwrap();
     store.commit(prepared.commit).await.unwrap();
-    // Here it dies, and never tells the queue.
+    // Here the worker dies, before it informs the queue.
     ids.push(accept(&queue, traced(&key, "10")).await);
 
     move_clock(harness, CLAIM_PERIOD + SHORT).await;
@@ -168,8 +170,8 @@ pub async fn workers_on_one_partition_apply_each_job_once(harness: &dyn QueueHar
     let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();
     let mut ids = Vec::new();
     for number in 0..JOBS {
-        // Each depends on whether the deadline that the one before sets has passed, so they are
-        // applied one by one, and the workers meet often.
+        // Each job depends on whether the deadline set by the one before has passed, so the jobs
+        // are applied one by one and the workers collide often.
         let set = Operation::set(key.clone(), value(&number.to_string()))
             .expires_after(Duration::from_secs(3600 + number));
         let job = NewJob {
@@ -184,7 +186,7 @@ pub async fn workers_on_one_partition_apply_each_job_once(harness: &dyn QueueHar
     let claim = claim(&queue).await;
     let mut workers = Vec::new();
     for _ in 0..4 {
-        // All work under the same claim, as if each believed that it still had it.
+        // All workers use the same claim, as if each believed that it still held it.
         let (worker, claim) = (Worker::new(store.clone(), queue.clone()), claim.clone());
         workers.push(tokio::spawn(async move {
             let mut applied = 0;
@@ -192,7 +194,7 @@ pub async fn workers_on_one_partition_apply_each_job_once(harness: &dyn QueueHar
                 match worker.step(&claim).await {
                     Ok(0) => break applied,
                     Ok(some) => applied += some,
-                    // Another one has completed what this one was about to read.
+                    // Another worker has completed the job that this one was about to read.
                     Err(Error::Gap { .. }) => {}
                     Err(error) => panic!("{error}"),
                 }
@@ -273,7 +275,8 @@ pub async fn order_holds_beside_direct_commits(harness: &dyn QueueHarness) {
     put(&store, &counted, "0").await;
     let mut ids = Vec::new();
     for number in 0..JOBS {
-        // `chained` belongs to the queue; `counted` is also written directly, and each job rests on its entry.
+        // `chained` is changed by the queue alone; `counted` is also written directly, and each job
+        // depends on its entry.
         let keep = Operation::set(counted.clone(), number_value(number))
             .if_present()
             .keep_ttl();
@@ -336,7 +339,7 @@ pub async fn a_condition_is_judged_when_its_turn_comes(harness: &dyn QueueHarnes
         ],
     )
     .await;
-    // Present when it was accepted does not count; what counts is the order.
+    // Its presence at acceptance does not matter; the order does.
     let worker = Worker::new(store.clone(), queue.clone());
     worker.drain().await.unwrap();
     let first = versions(&store, &ids[0]).await[0];
@@ -473,7 +476,7 @@ pub async fn a_request_sent_again_has_one_effect(harness: &dyn QueueHarness) {
 
 pub async fn a_queue_behind_its_store_numbers_past_it(harness: &dyn QueueHarness) {
     let (store, queue) = open(harness).await;
-    // The store was applied further than this queue remembers having accepted.
+    // The store has applied more than this queue remembers accepting.
     for partition in queue.partitions().iter() {
         let named = Named {
             queue: queue.id(),
@@ -517,7 +520,7 @@ pub async fn a_store_older_than_its_queue_meets_a_gap(harness: &dyn QueueHarness
     let ids = accept_all(&queue, vec![traced(&key("a"), "1"); 10]).await;
     let claims = claim_all(&queue).await;
     let claim = &claims[usize::from(ids[0].partition.0)];
-    // The queue was told that these are applied; this store, restored from a copy, knows nothing of that.
+    // The queue knows these as applied; this store, restored from a copy, does not.
     queue.complete(claim, ids[4].position).await.unwrap();
     let worker = Worker::new(store.clone(), queue.clone());
     match worker.step(claim).await {
@@ -527,7 +530,7 @@ pub async fn a_store_older_than_its_queue_meets_a_gap(harness: &dyn QueueHarness
         ),
         Err(Error::Gap { after, trimmed, .. }) => {
             assert_eq!(after, Position::START);
-            // An operator accepts the loss, in so many words.
+            // An operator explicitly accepts the loss.
             let named = Named {
                 queue: queue.id(),
                 partition: claim.partition,

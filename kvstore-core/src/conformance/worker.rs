@@ -11,7 +11,8 @@ use crate::model::id::Position;
 use crate::queue::{Claim, JobQueue, WorkQueue, WorkerId};
 use crate::store::Store;
 
-/// The smallest worker, for tests: no backoff, no attempts, no dead letters, but every promise about order and effect kept.
+/// The smallest worker, for tests: no backoff, attempts or dead letters, but it keeps every promise
+/// about order and effect.
 #[derive(Clone, Debug)]
 pub struct Worker {
     store: Arc<dyn Store>,
@@ -20,13 +21,13 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A new worker, who holds nothing yet.
+    /// Creates a worker that holds no claims.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn WorkQueue>) -> Self {
         let id = WorkerId::new("conformance");
         Self { store, queue, id }
     }
 
-    /// Renews and takes claims.
+    /// Renews and acquires claims.
     ///
     /// # Errors
     /// Those of [`WorkQueue::claim`].
@@ -34,8 +35,8 @@ impl Worker {
         self.queue.claim(&self.id).await
     }
 
-    /// What the next jobs of a partition come to, without doing it; `None` if there are none. Stopping here is what a worker does
-    /// that dies between reading and committing.
+    /// Evaluates the next jobs of a partition without committing; `None` if there are none.
+    /// Stopping after this simulates a worker that dies between reading and committing.
     ///
     /// # Errors
     /// Those of the calls that it makes.
@@ -58,10 +59,10 @@ impl Worker {
         Ok(Some(evaluate(from, &jobs, &entries)))
     }
 
-    /// Applies the next jobs of a partition and says how many; 0 if there are none.
+    /// Applies the next jobs of a partition and returns their number; 0 if there are none.
     ///
     /// # Errors
-    /// Those of the calls that it makes, but for `Conflict` and `Stale`: then it looks again.
+    /// Those of the calls that it makes, except `Conflict` and `Stale`, after which it reads again.
     pub async fn step(&self, claim: &Claim) -> Result<usize> {
         loop {
             let Some(evaluation) = self.prepare(claim).await? else {
@@ -79,7 +80,8 @@ impl Worker {
         }
     }
 
-    /// Applies all that waits in the partitions it can have, gives those back, and says how many jobs that were.
+    /// Applies all waiting jobs of the partitions that it can claim, releases these, and returns
+    /// the number of jobs.
     ///
     /// # Errors
     /// Those of [`Worker::claim`] and [`Worker::step`].

@@ -1,4 +1,4 @@
-//! What the backends that hold everything in memory share.
+//! Shared parts of the backends that hold everything in memory.
 
 pub(crate) mod log;
 pub(crate) mod state;

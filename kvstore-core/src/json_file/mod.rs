@@ -62,7 +62,7 @@ pub use self::inspect::Problem;
 pub use self::queue::JsonQueue;
 pub use self::repair::repair;
 pub use self::store::JsonStore;
-pub use self::verify::{Inspection, Summary};
+pub use self::verify::{FolderSummary, Inspection};
 use self::writer::Writer;
 use self::writer::jobs::Queue;
 use self::writer::quota::{self, Room};

@@ -50,7 +50,7 @@ pub struct Inspection {
 
 /// What a folder holds, in numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
+pub struct FolderSummary {
     /// Entries that have not expired.
     pub entries: u64,
     /// Their keys and values, in bytes.
@@ -173,14 +173,14 @@ impl Inspection {
     }
 
     /// What is in it, in numbers.
-    pub fn summary(&self) -> Summary {
+    pub fn summary(&self) -> FolderSummary {
         let (mut entries, mut bytes) = (0, 0);
         for (key, entry) in self.entries() {
             entries += 1;
             bytes += (key.as_str().len() + entry.value.len()) as u64;
         }
         let progress = &self.salvage.state.progress;
-        Summary {
+        FolderSummary {
             entries,
             bytes,
             version: self.salvage.state.version,

@@ -48,7 +48,7 @@ use crate::queue::{
 pub struct MemoryQueue {
     id: QueueId,
     partitions: PartitionCount,
-    logs: Vec<Log>,
+    logs: Vec<MemoryLog>,
     claims: Mutex<Claims>,
     time: StoreTime,
     closed: AtomicBool,
@@ -56,13 +56,13 @@ pub struct MemoryQueue {
 
 /// A partition. A std lock suffices: it is held for a few memory operations and never across an
 /// await.
-struct Log {
+struct MemoryLog {
     log: Mutex<PartitionLog>,
     /// Notified when jobs are published, and when the queue is closed.
     changed: Notify,
 }
 
-impl Log {
+impl MemoryLog {
     fn lock(&self) -> MutexGuard<'_, PartitionLog> {
         self.log.lock().expect("nothing panics while it holds this")
     }
@@ -76,7 +76,7 @@ impl MemoryQueue {
         let log = |partition| {
             let mut log = PartitionLog::new(id, partition, &options);
             log.open(time.wall());
-            Log {
+            MemoryLog {
                 log: Mutex::new(log),
                 changed: Notify::new(),
             }
@@ -99,12 +99,12 @@ impl MemoryQueue {
         }
     }
 
-    fn log(&self, partition: Partition) -> Result<&Log> {
+    fn log(&self, partition: Partition) -> Result<&MemoryLog> {
         self.partitions.check(partition)?;
         Ok(&self.logs[usize::from(partition.0)])
     }
 
-    fn open_log(&self, partition: Partition) -> Result<&Log> {
+    fn open_log(&self, partition: Partition) -> Result<&MemoryLog> {
         self.check_open()?;
         self.log(partition)
     }
@@ -128,7 +128,7 @@ impl MemoryQueue {
     }
 
     /// Waits until there is a job after `after`.
-    async fn next(&self, log: &Log, after: Position, max: usize) -> Result<Vec<Job>> {
+    async fn next(&self, log: &MemoryLog, after: Position, max: usize) -> Result<Vec<Job>> {
         loop {
             // Listen before looking: `Notified` receives every wake-up from its creation on, so no
             // change in between is missed.

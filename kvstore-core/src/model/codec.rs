@@ -191,12 +191,12 @@ impl Serialize for Command {
 impl<'de> Deserialize<'de> for Command {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        struct Text {
+        struct CommandText {
             batch: Option<Vec<Operation>>,
         }
         // Read twice: raw text does not pass through the buffer that an untagged enum would use.
         let raw = <&RawValue>::deserialize(deserializer)?;
-        let text: Text = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
+        let text: CommandText = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
         match text.batch {
             Some(operations) => Ok(Self::Batch(operations)),
             None => serde_json::from_str(raw.get())

@@ -54,7 +54,7 @@ pub struct Evaluation {
 /// If `jobs` is empty.
 pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> Evaluation {
     let head = jobs.first().expect("there is a job to evaluate").id;
-    let mut batch = Batch {
+    let mut batch = Evaluator {
         entries,
         written: HashMap::new(),
         checked: HashSet::new(),
@@ -132,7 +132,7 @@ pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> 
 }
 
 /// The known state of the store after the jobs so far.
-struct Batch<'a> {
+struct Evaluator<'a> {
     entries: &'a HashMap<Key, Entry>,
     /// The last change of each key that the batch writes.
     written: HashMap<&'a Key, Change>,
@@ -144,12 +144,12 @@ struct Batch<'a> {
 struct Current<'a> {
     /// Value and deadline; `None` if it is absent.
     entry: Option<(&'a Value, Option<Timestamp>)>,
-    version: Held,
+    version: EntryVersion,
 }
 
 /// The version of an entry.
 #[derive(Clone, Copy)]
-enum Held {
+enum EntryVersion {
     Known(Option<Version>),
     /// Assigned by the store at the commit.
     ToCome,
@@ -172,7 +172,7 @@ impl Effect<'_> {
 /// The operation that cannot be done, the reason, and the version of its key.
 type Refusal = (usize, Failure, Option<Version>);
 
-impl<'a> Batch<'a> {
+impl<'a> Evaluator<'a> {
     /// Returns the effects of `job`, or why it fails; `None` if that cannot be known before the
     /// commit.
     fn judge(&self, job: &'a Job) -> Option<Result<Vec<Effect<'a>>, Refusal>> {
@@ -186,7 +186,7 @@ impl<'a> Batch<'a> {
                 true => self.current(&operation.key)?,
                 false => Current {
                     entry: None,
-                    version: Held::Known(None),
+                    version: EntryVersion::Known(None),
                 },
             };
             if !holds(operation.condition, &current)? {
@@ -215,13 +215,13 @@ impl<'a> Batch<'a> {
         let Some(change) = self.written.get(key) else {
             return Some(Current {
                 entry: stored.map(|entry| (&entry.value, entry.expires_at)),
-                version: Held::Known(stored.map(|entry| entry.version)),
+                version: EntryVersion::Known(stored.map(|entry| entry.version)),
             });
         };
         match change {
             Change::Delete => Some(Current {
                 entry: None,
-                version: Held::Known(None),
+                version: EntryVersion::Known(None),
             }),
             Change::SetFor { .. } => None,
             Change::Set { value, expires_at } => {
@@ -232,7 +232,7 @@ impl<'a> Batch<'a> {
                     && stored.is_some_and(|stored| stored.expires_at == *expires_at);
                 (expires_at.is_none() || kept).then_some(Current {
                     entry: Some((value, *expires_at)),
-                    version: Held::ToCome,
+                    version: EntryVersion::ToCome,
                 })
             }
         }
@@ -259,9 +259,9 @@ impl<'a> Batch<'a> {
 /// Returns true if `condition` holds; `None` if it needs a version that is not known yet.
 fn holds(condition: Condition, current: &Current<'_>) -> Option<bool> {
     match (current.version, condition) {
-        (Held::Known(version), _) => Some(condition.holds(version)),
-        (Held::ToCome, Condition::Any | Condition::Present) => Some(true),
-        (Held::ToCome, Condition::Absent | Condition::Version(_)) => None,
+        (EntryVersion::Known(version), _) => Some(condition.holds(version)),
+        (EntryVersion::ToCome, Condition::Any | Condition::Present) => Some(true),
+        (EntryVersion::ToCome, Condition::Absent | Condition::Version(_)) => None,
     }
 }
 
@@ -271,8 +271,8 @@ fn refuse<T>(
     current: &Current<'_>,
 ) -> Option<Result<T, Refusal>> {
     match current.version {
-        Held::Known(version) => Some(Err((operation, reason, version))),
-        Held::ToCome => None,
+        EntryVersion::Known(version) => Some(Err((operation, reason, version))),
+        EntryVersion::ToCome => None,
     }
 }
 
@@ -391,7 +391,7 @@ mod tests {
 
     /// A minimal store: entries and the last version.
     #[derive(Clone, Debug, Default, PartialEq)]
-    struct Model {
+    struct EvaluationModel {
         entries: BTreeMap<Key, Entry>,
         version: u64,
         now: Timestamp,
@@ -403,7 +403,7 @@ mod tests {
 
     type ModelWrite = (Version, bool, Computed);
 
-    impl Model {
+    impl EvaluationModel {
         fn current(&self, key: &Key) -> Option<Version> {
             self.entries.get(key).map(|entry| entry.version)
         }
@@ -594,8 +594,8 @@ mod tests {
             pauses in prop::collection::vec(0..6_u64, 20),
         ) {
             let jobs = jobs(commands);
-            let mut alone = Model::default();
-            let mut batched = Model::default();
+            let mut alone = EvaluationModel::default();
+            let mut batched = EvaluationModel::default();
             let mut rest = &jobs[..];
             let mut from = Position::START;
             let mut pauses = pauses.into_iter();

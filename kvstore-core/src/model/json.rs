@@ -21,19 +21,19 @@ pub(crate) struct JsonError {
 
 impl JsonError {
     /// Returns its position in `text`, counted as editors do.
-    pub(crate) fn place(self, text: &[u8]) -> Place {
-        Place::of(text, self.at)
+    pub(crate) fn place(self, text: &[u8]) -> TextPosition {
+        TextPosition::of(text, self.at)
     }
 }
 
 /// A line and a column, both from 1; columns count characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct TextPosition {
     pub(crate) line: u64,
     pub(crate) column: u64,
 }
 
-impl Place {
+impl TextPosition {
     /// Returns the position of the byte at `offset` in `text`.
     pub(crate) fn of(text: &[u8], offset: usize) -> Self {
         let before = &text[..offset.min(text.len())];
@@ -53,7 +53,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for TextPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {} column {}", self.line, self.column)
     }

@@ -31,7 +31,7 @@ pub(super) fn merge(target: Option<&Value>, patch: &Value) -> Value {
         Some(b'{') => Reader::of(target).pieces(&patch),
         _ => Vec::new(),
     };
-    let mut writer = Writer {
+    let mut writer = PatchWriter {
         out: Vec::with_capacity(target.len() + reader.text.len()),
         target,
         source: reader.text,
@@ -50,17 +50,17 @@ struct Patch<'a> {
 struct PatchMember<'a> {
     /// The name, with its quotes.
     name: Range<usize>,
-    change: Change<'a>,
+    change: MemberChange<'a>,
 }
 
-enum Change<'a> {
+enum MemberChange<'a> {
     Remove,
     Replace(Range<usize>),
     Merge(Patch<'a>),
 }
 
 /// A part of an object of the target.
-enum Piece {
+enum PatchPiece {
     /// Members that the patch does not name, with the commas between them.
     Kept(Range<usize>),
     /// A member that the patch names, as its member number `place`.
@@ -68,7 +68,7 @@ enum Piece {
         place: usize,
         name: Range<usize>,
         /// The pieces of its value, if both are objects.
-        inner: Vec<Piece>,
+        inner: Vec<PatchPiece>,
     },
 }
 
@@ -132,10 +132,10 @@ impl<'a> Reader<'a> {
         self.object(|reader, name| {
             let meaning = reader.name(&name);
             let change = match reader.patch() {
-                Some(inner) => Change::Merge(inner),
+                Some(inner) => MemberChange::Merge(inner),
                 None => match reader.value() {
-                    value if &reader.text[value.clone()] == b"null" => Change::Remove,
-                    value => Change::Replace(value),
+                    value if &reader.text[value.clone()] == b"null" => MemberChange::Remove,
+                    value => MemberChange::Replace(value),
                 },
             };
             let member = PatchMember { name, change };
@@ -151,44 +151,44 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an object of the target into pieces, separating the members that `patch` names.
-    fn pieces(&mut self, patch: &Patch<'_>) -> Vec<Piece> {
+    fn pieces(&mut self, patch: &Patch<'_>) -> Vec<PatchPiece> {
         let mut pieces = Vec::new();
         self.object(|reader, name| {
             let Some(&place) = patch.places.get(&reader.name(&name)) else {
                 let end = reader.value().end;
                 match pieces.last_mut() {
-                    Some(Piece::Kept(range)) => range.end = end,
-                    _ => pieces.push(Piece::Kept(name.start..end)),
+                    Some(PatchPiece::Kept(range)) => range.end = end,
+                    _ => pieces.push(PatchPiece::Kept(name.start..end)),
                 }
                 return;
             };
             let inner = match &patch.members[place].change {
-                Change::Merge(inner) if reader.scanner.peek() == b'{' => reader.pieces(inner),
+                MemberChange::Merge(inner) if reader.scanner.peek() == b'{' => reader.pieces(inner),
                 _ => {
                     reader.value();
                     Vec::new()
                 }
             };
-            pieces.push(Piece::Named { place, name, inner });
+            pieces.push(PatchPiece::Named { place, name, inner });
         });
         pieces
     }
 }
 
 /// Writes the result, from the texts of the target and of the patch.
-struct Writer<'a> {
+struct PatchWriter<'a> {
     out: Vec<u8>,
     target: &'a [u8],
     source: &'a [u8],
 }
 
-impl Writer<'_> {
+impl PatchWriter<'_> {
     /// Writes the object made of `pieces`, with `patch` applied to it.
-    fn object(&mut self, pieces: &[Piece], patch: &Patch<'_>) {
+    fn object(&mut self, pieces: &[PatchPiece], patch: &Patch<'_>) {
         // The last piece of each name.
         let mut last = vec![None; patch.members.len()];
         for (number, piece) in pieces.iter().enumerate() {
-            if let Piece::Named { place, .. } = piece {
+            if let PatchPiece::Named { place, .. } = piece {
                 last[*place] = Some(number);
             }
         }
@@ -196,12 +196,12 @@ impl Writer<'_> {
         let start = self.out.len();
         for (number, piece) in pieces.iter().enumerate() {
             match piece {
-                Piece::Kept(range) => self.text(start, &self.target[range.clone()]),
-                Piece::Named { place, name, inner } if last[*place] == Some(number) => {
+                PatchPiece::Kept(range) => self.text(start, &self.target[range.clone()]),
+                PatchPiece::Named { place, name, inner } if last[*place] == Some(number) => {
                     let name = &self.target[name.clone()];
                     self.member(start, name, inner, &patch.members[*place].change);
                 }
-                Piece::Named { .. } => {}
+                PatchPiece::Named { .. } => {}
             }
         }
         for (new, last) in patch.members.iter().zip(last) {
@@ -213,15 +213,21 @@ impl Writer<'_> {
     }
 
     /// Writes a member whose value is made of `inner`, with `change` applied to it.
-    fn member(&mut self, start: usize, name: &[u8], inner: &[Piece], change: &Change<'_>) {
+    fn member(
+        &mut self,
+        start: usize,
+        name: &[u8],
+        inner: &[PatchPiece],
+        change: &MemberChange<'_>,
+    ) {
         match change {
-            Change::Remove => {}
-            Change::Replace(value) => {
+            MemberChange::Remove => {}
+            MemberChange::Replace(value) => {
                 self.text(start, name);
                 self.out.push(b':');
                 self.out.extend_from_slice(&self.source[value.clone()]);
             }
-            Change::Merge(patch) => {
+            MemberChange::Merge(patch) => {
                 self.text(start, name);
                 self.out.push(b':');
                 self.object(inner, patch);

@@ -26,7 +26,7 @@ use crate::store::Store;
 
 /// How this process uses the folder: as its holder or as a follower.
 #[async_trait]
-pub(crate) trait Role: fmt::Debug + Send + Sync + 'static {
+pub(crate) trait FolderRole: fmt::Debug + Send + Sync + 'static {
     /// Returns the id of the folder.
     async fn folder_id(&self) -> Result<QueueId>;
 }
@@ -36,7 +36,7 @@ pub(crate) trait Role: fmt::Debug + Send + Sync + 'static {
 pub(crate) struct Holder(pub(crate) QueueId);
 
 #[async_trait]
-impl Role for Holder {
+impl FolderRole for Holder {
     async fn folder_id(&self) -> Result<QueueId> {
         Ok(self.0)
     }
@@ -44,7 +44,7 @@ impl Role for Holder {
 
 /// Follows a folder that another process writes.
 #[async_trait]
-impl Role for JsonReader {
+impl FolderRole for JsonReader {
     async fn folder_id(&self) -> Result<QueueId> {
         JsonReader::folder_id(self).await
     }
@@ -60,7 +60,7 @@ pub(crate) struct FolderQueue<R> {
     joined: OnceCell<()>,
 }
 
-impl<R: Role> FolderQueue<R> {
+impl<R: FolderRole> FolderQueue<R> {
     pub(crate) fn new(redis: QueueAlone, store: Arc<dyn Store>, role: R) -> Self {
         Self {
             redis,
@@ -121,10 +121,10 @@ impl<R: Role> FolderQueue<R> {
     /// A new job whose position is already applied would never be read: the queue has lost its
     /// tail, as a server without persistence does. Such a job has had no effect, and the next one
     /// gets a higher number.
-    async fn number_on(&self, job: JobId, applied: Position) -> Error {
+    async fn advance_numbering(&self, job: JobId, applied: Position) -> Error {
         tracing::error!(
             partition = %job.partition, position = %job.position, %applied,
-            "the queue has come back older than its folder: what it had accepted last is lost unless it was applied; it numbers on behind the folder"
+            "the queue is older than its folder: the jobs that it accepted last are lost unless they were applied; numbering continues after the folder's position"
         );
         let moved = self.queue().start_after(job.partition, applied).await;
         Error::Unavailable {
@@ -135,7 +135,7 @@ impl<R: Role> FolderQueue<R> {
 }
 
 #[async_trait]
-impl<R: Role> JobQueue for FolderQueue<R> {
+impl<R: FolderRole> JobQueue for FolderQueue<R> {
     fn id(&self) -> QueueId {
         self.queue().id()
     }
@@ -160,7 +160,7 @@ impl<R: Role> JobQueue for FolderQueue<R> {
                 && !accepted.replayed
                 && accepted.id.position <= applied
             {
-                *answer = Err(self.number_on(accepted.id, applied).await);
+                *answer = Err(self.advance_numbering(accepted.id, applied).await);
             }
         }
         answers

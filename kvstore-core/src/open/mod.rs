@@ -144,7 +144,7 @@ async fn open_with(
                 _ => JsonFile::open(&target.folder, options).await,
             }?;
             match redis {
-                Some(redis) => put_behind(&file, redis).await,
+                Some(redis) => with_redis_queue(&file, redis).await,
                 None => Ok(Opened {
                     store: file.store(),
                     queue: file.queue(),
@@ -187,19 +187,19 @@ async fn open_when_free(
         }
         tokio::time::sleep(STAND_BY_PERIOD).await;
     };
-    let mut is_told = false;
+    let mut was_logged = false;
     while let Err(error) = redis.queue().ping().await {
-        if !is_told {
-            tracing::warn!(%error, "the folder is free, and its queue is waited for");
+        if !was_logged {
+            tracing::warn!(%error, "the folder is free; waiting for its queue");
         }
-        is_told = true;
+        was_logged = true;
         tokio::time::sleep(STAND_BY_PERIOD).await;
     }
     Ok(file)
 }
 
 /// Puts a queue on Redis in front of a folder, in place of the folder's own queue.
-async fn put_behind(file: &JsonFile, redis: QueueAlone) -> Result<Opened> {
+async fn with_redis_queue(file: &JsonFile, redis: QueueAlone) -> Result<Opened> {
     let (store, own) = (file.store(), file.queue());
     // Record the folder's own queue as active: otherwise the folder would take the new queue at
     // once, and jobs that its own has accepted would be skipped.

@@ -62,7 +62,7 @@ pub struct StoreUrl {
 pub(super) enum Target {
     Memory {
         partitions: PartitionCount,
-        queue: QueueBounds,
+        queue: UrlQueueBounds,
     },
     File(FileTarget),
     Redis(RedisTarget),
@@ -76,7 +76,7 @@ pub(super) struct FileTarget {
     snapshot_bytes: Option<u64>,
     keep_edit: bool,
     apply_on_acceptance: Option<bool>,
-    queue: QueueBounds,
+    queue: UrlQueueBounds,
 }
 
 /// A server and how it is used.
@@ -91,12 +91,12 @@ pub(super) struct RedisTarget {
     ca_file: Option<PathBuf>,
     /// A certificate and its key.
     client_files: Option<(PathBuf, PathBuf)>,
-    queue: QueueBounds,
+    queue: UrlQueueBounds,
 }
 
 /// The bounds on what waits in each partition.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct QueueBounds {
+pub(super) struct UrlQueueBounds {
     jobs: usize,
     bytes: usize,
 }
@@ -147,9 +147,9 @@ impl StoreUrl {
                 "a queue in memory belongs to its store: leave it out, or give the same URL as for the store",
             ),
             (Target::File(file), Target::Redis(_)) if file.data_bytes.is_some() => wrong(
-                "a folder behind a queue on Redis can have no data_bytes: the process that accepts a write does not know how much room there is",
+                "a folder behind a queue on Redis can have no data_bytes: the process that accepts a write does not know how much space is left",
             ),
-            (Target::File(file), Target::Redis(_)) if file.queue != QueueBounds::default() => {
+            (Target::File(file), Target::Redis(_)) if file.queue != UrlQueueBounds::default() => {
                 wrong(
                     "a queue on Redis has its own bounds: give queue_jobs and queue_bytes in its URL, not in the folder's",
                 )
@@ -174,7 +174,7 @@ impl StoreUrl {
                 "a store on Redis needs no follower: any number of processes read and write there as they are",
             ),
             Target::Memory { .. } => {
-                wrong("a store in memory is inside one process, and no other one could write to it")
+                wrong("a store in memory belongs to one process, and no other one can write to it")
             }
             Target::File(_) if self.has_parameters => wrong(
                 "the parameters are for the process that writes to the folder: one that only reads takes none",
@@ -203,7 +203,7 @@ impl FromStr for StoreUrl {
     /// [`Error::Config`], which says what is wrong and repeats nothing of `url`.
     fn from_str(url: &str) -> Result<Self> {
         if url.chars().any(char::is_control) {
-            return wrong("it holds a control character");
+            return wrong("it contains a control character");
         }
         let (place, query) = url.split_once('?').unwrap_or((url, ""));
         let Some((scheme, rest)) = split_scheme(place) else {
@@ -216,7 +216,7 @@ impl FromStr for StoreUrl {
                     partitions: parameters
                         .take("partitions", partition_count)?
                         .unwrap_or(PartitionCount::ONE),
-                    queue: QueueBounds::take(&mut parameters)?,
+                    queue: UrlQueueBounds::take(&mut parameters)?,
                 };
                 (target, place.to_owned())
             }
@@ -232,7 +232,7 @@ impl FromStr for StoreUrl {
             }
             _ => {
                 return wrong(
-                    "its scheme is none of file:, memory:, redis:, rediss:, redis+unix:, redis+cluster: and rediss+cluster:",
+                    "its scheme is unknown: expected file:, memory:, redis:, rediss:, redis+unix:, redis+cluster: or rediss+cluster:",
                 );
             }
         };
@@ -263,7 +263,7 @@ impl FileTarget {
             snapshot_bytes: parameters.take("snapshot_bytes", at_least_one(bytes))?,
             keep_edit: parameters.take("keep_edit", switch)?.unwrap_or(false),
             apply_on_acceptance: parameters.take("apply_on_acceptance", switch)?,
-            queue: QueueBounds::take(parameters)?,
+            queue: UrlQueueBounds::take(parameters)?,
         })
     }
 
@@ -290,13 +290,13 @@ fn folder(rest: &str) -> Result<PathBuf> {
         Some(path) if path.starts_with('/') => path,
         Some(_) => {
             return wrong(
-                "after file:// an absolute path has to follow, as in file:///var/lib/kvstore; write a relative one as file:database",
+                "after file:// an absolute path must follow, as in file:///var/lib/kvstore; write a relative one as file:database",
             );
         }
         None => rest,
     };
     if path.is_empty() {
-        return wrong("a folder has to follow, as in file:database");
+        return wrong("a folder must follow, as in file:database");
     }
     Ok(PathBuf::from(path))
 }
@@ -312,7 +312,7 @@ impl RedisTarget {
         }
         if (ca_file.is_some() || key.is_some()) && !address.is_tls() {
             return wrong(
-                "ca_file, cert_file and key_file are for TLS: let the URL begin with rediss:, or leave them out",
+                "ca_file, cert_file and key_file are for TLS: use a URL that begins with rediss:, or leave them out",
             );
         }
         Ok(Self {
@@ -326,7 +326,7 @@ impl RedisTarget {
             wait_replicas: parameters
                 .take("wait_replicas", at_least_one(str::parse))?
                 .map(saturated),
-            queue: QueueBounds::take(parameters)?,
+            queue: UrlQueueBounds::take(parameters)?,
         })
     }
 
@@ -371,7 +371,7 @@ impl RedisTarget {
     }
 }
 
-impl Default for QueueBounds {
+impl Default for UrlQueueBounds {
     fn default() -> Self {
         Self {
             jobs: QUEUE_JOBS_DEFAULT,
@@ -380,7 +380,7 @@ impl Default for QueueBounds {
     }
 }
 
-impl QueueBounds {
+impl UrlQueueBounds {
     pub(super) fn options(self, partitions: PartitionCount) -> QueueOptions {
         QueueOptions {
             partitions,
@@ -447,7 +447,7 @@ impl<'a> Parameters<'a> {
             return Ok(());
         }
         wrong(format!(
-            "it has a parameter that is none of {}; {QUESTION_MARK}",
+            "it has an unknown parameter: expected {}; {QUESTION_MARK}",
             self.known.join(", ")
         ))
     }
@@ -459,7 +459,7 @@ const QUESTION_MARK: &str = "a question mark in a password is written %3F";
 fn prefix(text: &str) -> Result<String, &'static str> {
     // The login comes before the host, so the `@` ends a password with an unescaped question mark.
     match text.contains('@') {
-        true => Err("it must not hold an @; a question mark in a password is written %3F"),
+        true => Err("it must not contain an @; a question mark in a password is written %3F"),
         false => Ok(text.to_owned()),
     }
 }

@@ -21,14 +21,14 @@ pub const LINE_BYTES_MAX: usize = 64 << 20;
 /// # Cost
 /// One line is in memory at a time.
 #[derive(Debug)]
-pub struct Lines<R> {
+pub struct LinesReader<R> {
     input: R,
     line: Vec<u8>,
     number: u64,
     has_ended: bool,
 }
 
-impl<R: BufRead> Lines<R> {
+impl<R: BufRead> LinesReader<R> {
     /// Creates a reader at the beginning of `input`.
     pub fn new(input: R) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-impl<R: BufRead> Iterator for Lines<R> {
+impl<R: BufRead> Iterator for LinesReader<R> {
     type Item = io::Result<Result<PortableEntry, Refused>>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -97,22 +97,20 @@ fn entry(line: &[u8]) -> Result<PortableEntry, Wrong> {
         let text = scanner.gathered();
         let is_first = match name {
             b"\"key\"" if text[0] == b'"' => key.replace(read_key(at, &text)?).is_none(),
-            b"\"key\"" => return Err(Wrong::new(at, "the key is no string")),
+            b"\"key\"" => return Err(Wrong::new(at, "the key is not a string")),
             b"\"value\"" => value.replace(Value::trusted(text.into())).is_none(),
             b"\"version\"" => version.replace(number(at, &text)?).is_none(),
             b"\"expires_at\"" => expires_at.replace(number(at, &text)?).is_none(),
             _ => {
                 let name = String::from_utf8_lossy(name);
-                let reason =
-                    format!("{name} is none of \"key\", \"value\", \"version\" and \"expires_at\"");
+                let reason = format!(
+                    "{name} is unknown: expected \"key\", \"value\", \"version\" or \"expires_at\""
+                );
                 return Err(Wrong::new(name_at, reason));
             }
         };
         if !is_first {
-            let reason = format!(
-                "{} stands here for the second time",
-                String::from_utf8_lossy(name)
-            );
+            let reason = format!("{} occurs a second time", String::from_utf8_lossy(name));
             return Err(Wrong::new(name_at, reason));
         }
         has_more = scanner.comma_or(b'}', "a comma or }")?;
@@ -120,8 +118,8 @@ fn entry(line: &[u8]) -> Result<PortableEntry, Wrong> {
     scanner.skip_space();
     scanner.end()?;
     Ok(PortableEntry {
-        key: key.ok_or_else(|| Wrong::new(start, "it has no \"key\""))?,
-        value: value.ok_or_else(|| Wrong::new(start, "it has no \"value\""))?,
+        key: key.ok_or_else(|| Wrong::new(start, "\"key\" is missing"))?,
+        value: value.ok_or_else(|| Wrong::new(start, "\"value\" is missing"))?,
         expires_at: expires_at.flatten().map(Timestamp),
         version: version.flatten().map(Version),
     })
@@ -132,7 +130,7 @@ fn number(at: usize, text: &[u8]) -> Result<Option<u64>, Wrong> {
     serde_json::from_slice(text).map_err(|_| {
         Wrong::new(
             at,
-            "it is neither null nor a whole number from 0 to 18446744073709551615",
+            "it must be null or a whole number from 0 to 18446744073709551615",
         )
     })
 }
@@ -142,7 +140,7 @@ mod tests {
     use super::*;
 
     fn read(text: &[u8]) -> Vec<Result<PortableEntry, String>> {
-        Lines::new(text)
+        LinesReader::new(text)
             .map(|item| item.unwrap().map_err(|refused| refused.to_string()))
             .collect()
     }
@@ -175,36 +173,39 @@ mod tests {
     #[test]
     fn each_bad_line_is_rejected_with_its_position_and_the_rest_is_read() {
         for (line, place) in [
-            (&b"{}"[..], "line 2 column 1: it has no \"key\""),
-            (b"  {\"key\":\"a\"}", "line 2 column 3: it has no \"value\""),
-            (b"{\"value\":1}", "line 2 column 1: it has no \"key\""),
+            (&b"{}"[..], "line 2 column 1: \"key\" is missing"),
+            (
+                b"  {\"key\":\"a\"}",
+                "line 2 column 3: \"value\" is missing",
+            ),
+            (b"{\"value\":1}", "line 2 column 1: \"key\" is missing"),
             (
                 b"{\"key\":\"a//b\",\"value\":1}",
                 "line 2 column 8: \"a//b\": key is invalid",
             ),
             (
                 b"{\"key\":1,\"value\":1}",
-                "line 2 column 8: the key is no string",
+                "line 2 column 8: the key is not a string",
             ),
             (
                 b"{\"key\":\"a\",\"value\":1,\"ttl\":1}",
-                "line 2 column 22: \"ttl\" is none of",
+                "line 2 column 22: \"ttl\" is unknown",
             ),
             (
                 b"{\"key\":\"a\",\"key\":\"b\",\"value\":1}",
-                "line 2 column 12: \"key\" stands here for the second",
+                "line 2 column 12: \"key\" occurs a second time",
             ),
             (
                 b"{\"key\":\"a\",\"value\":1,\"value\":1}",
-                "line 2 column 22: \"value\" stands here for the second",
+                "line 2 column 22: \"value\" occurs a second time",
             ),
             (
                 b"{\"key\":\"a\",\"value\":1,\"expires_at\":-1}",
-                "line 2 column 35: it is neither null nor",
+                "line 2 column 35: it must be null or",
             ),
             (
                 b"{\"key\":\"a\",\"value\":1,\"expires_at\":1.5}",
-                "line 2 column 35: it is neither null nor",
+                "line 2 column 35: it must be null or",
             ),
             (
                 b"{\"key\":\"\xc3\xa9\",\"value\":nul}",
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn line_without_end_is_rejected() {
         let input = io::BufReader::new(io::repeat(b'1').take(1 << 30));
-        let mut lines = Lines::new(input);
+        let mut lines = LinesReader::new(input);
         let refused = lines.next().unwrap().unwrap().unwrap_err();
         assert_eq!(
             refused.to_string(),
@@ -259,7 +260,7 @@ mod tests {
             }
         }
         let input = (&b"{\"key\":\"a\",\"value\":1}\n"[..]).chain(io::BufReader::new(Failing));
-        let mut lines = Lines::new(input);
+        let mut lines = LinesReader::new(input);
         assert!(lines.next().unwrap().unwrap().is_ok());
         assert_eq!(lines.next().unwrap().unwrap_err().to_string(), "it is gone");
         assert!(lines.next().is_none());

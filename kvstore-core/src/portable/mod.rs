@@ -5,16 +5,16 @@
 //! and column.
 //!
 //! ```
-//! use kvstore_core::portable::{Form, Lines, Writer};
+//! use kvstore_core::portable::{EntryWriter, Form, LinesReader};
 //!
 //! let text = "{\"key\":\"user:1\",\"value\":{\"name\":\"Ada\"}}\n{\"key\":\"\",\"value\":1}\n";
-//! let mut lines = Lines::new(text.as_bytes());
+//! let mut lines = LinesReader::new(text.as_bytes());
 //! let entry = lines.next().unwrap()?.unwrap();
 //! assert_eq!(entry.key.as_str(), "user:1");
 //! let refused = lines.next().unwrap()?.unwrap_err();
 //! assert_eq!((refused.line, refused.column), (2, 8));
 //!
-//! let mut writer = Writer::new(Form::Object, Vec::new());
+//! let mut writer = EntryWriter::new(Form::Object, Vec::new());
 //! writer.write(&entry)?;
 //! assert_eq!(writer.finish()?, b"{\n\"user:1\":{\"name\":\"Ada\"}\n}\n");
 //! # Ok::<(), std::io::Error>(())
@@ -31,12 +31,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::model::entry::{Entry, Timestamp, Version};
-use crate::model::json::{JsonError, Place};
+use crate::model::json::{JsonError, TextPosition};
 use crate::model::key::Key;
 use crate::model::value::Value;
-pub use lines::{LINE_BYTES_MAX, Lines};
-pub use object::Object;
-pub use writer::Writer;
+pub use lines::{LINE_BYTES_MAX, LinesReader};
+pub use object::ObjectReader;
+pub use writer::EntryWriter;
 
 /// The format of exported entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl Wrong {
 
     /// Converts the offset to a line and column of `text`, whose first line is number `first_line`.
     fn within(self, text: &[u8], first_line: u64) -> Refused {
-        let place = Place::of(text, self.at);
+        let place = TextPosition::of(text, self.at);
         Refused {
             line: first_line + place.line - 1,
             column: place.column,
@@ -146,7 +146,7 @@ impl From<JsonError> for Wrong {
 /// Reads the JSON string `text`, quotes included, as the key at offset `at`.
 fn read_key(at: usize, text: &[u8]) -> Result<Key, Wrong> {
     let text: String = serde_json::from_slice(text)
-        .map_err(|error| Wrong::new(at, format!("the key can't be read: {error}")))?;
+        .map_err(|error| Wrong::new(at, format!("the key cannot be read: {error}")))?;
     Key::new(&text).map_err(|error| Wrong::new(at, format!("{text:?}: {error}")))
 }
 
@@ -247,12 +247,12 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(entries in proptest::collection::vec(entry(), 0..8)) {
             let write = |form, entries: &[PortableEntry]| {
-                let mut writer = Writer::new(form, Vec::new());
+                let mut writer = EntryWriter::new(form, Vec::new());
                 entries.iter().for_each(|entry| writer.write(entry).unwrap());
                 writer.finish().unwrap()
             };
             let text = write(Form::Lines, &entries);
-            let found: Vec<_> = Lines::new(&text[..]).map(|entry| entry.unwrap().unwrap()).collect();
+            let found: Vec<_> = LinesReader::new(&text[..]).map(|entry| entry.unwrap().unwrap()).collect();
             prop_assert_eq!(&found, &entries);
 
             // In an object each key occurs once, with its value only.
@@ -262,13 +262,13 @@ mod tests {
                 .map(|entry| PortableEntry { expires_at: None, version: None, ..entry })
                 .collect();
             let text = write(Form::Object, &entries);
-            let found: Vec<_> = Object::new(&text).map(Result::unwrap).collect();
+            let found: Vec<_> = ObjectReader::new(&text).map(Result::unwrap).collect();
             prop_assert_eq!(found, entries);
         }
 
         #[test]
         fn object_is_what_another_reader_takes_for_one(text in text()) {
-            let read: Result<Vec<_>, _> = Object::new(&text).collect();
+            let read: Result<Vec<_>, _> = ObjectReader::new(&text).collect();
             let other = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(&text);
             match (read, other) {
                 (Ok(entries), Ok(other)) => {
@@ -282,7 +282,7 @@ mod tests {
                 (Err(refused), _) => {
                     assert_within(&refused, &text);
                     // All problems are reported, and reading ends.
-                    prop_assert!(Object::new(&text).count() <= text.len() + 1);
+                    prop_assert!(ObjectReader::new(&text).count() <= text.len() + 1);
                 }
             }
         }
@@ -291,7 +291,7 @@ mod tests {
         fn each_line_is_an_entry_or_refused_where_it_stands(text in text()) {
             let is_empty = |line: &&[u8]| line.trim_ascii().is_empty();
             let lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').filter(|line| !is_empty(line)).collect();
-            let read: Vec<_> = Lines::new(&text[..]).map(Result::unwrap).collect();
+            let read: Vec<_> = LinesReader::new(&text[..]).map(Result::unwrap).collect();
             prop_assert_eq!(read.len(), lines.len());
             for (entry, line) in read.into_iter().zip(lines) {
                 match entry {

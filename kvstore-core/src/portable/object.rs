@@ -13,7 +13,7 @@ use crate::model::value::Value;
 /// iteration. The text is parsed lazily: only once the iteration ends is it known to be a JSON
 /// object.
 #[derive(Debug)]
-pub struct Object<'a> {
+pub struct ObjectReader<'a> {
     text: &'a [u8],
     scanner: Option<Scanner<'a>>,
     /// Why there is no scanner; taken when it is reported.
@@ -25,7 +25,7 @@ pub struct Object<'a> {
 /// A member: the offset of its name, the name with its quotes, and the value.
 type Member<'a> = (usize, &'a [u8], Value);
 
-impl<'a> Object<'a> {
+impl<'a> ObjectReader<'a> {
     /// Creates a reader at the beginning of `text`.
     ///
     /// # Cost
@@ -79,7 +79,7 @@ impl<'a> Object<'a> {
     fn entry(&mut self, at: usize, name: &[u8], value: Value) -> Result<PortableEntry, Wrong> {
         let key = read_key(at, name)?;
         if !self.keys.insert(key.clone()) {
-            let reason = format!("the key {:?} stands here for the second time", key.as_str());
+            let reason = format!("the key {:?} occurs a second time", key.as_str());
             return Err(Wrong::new(at, reason));
         }
         Ok(PortableEntry {
@@ -91,7 +91,7 @@ impl<'a> Object<'a> {
     }
 }
 
-impl Iterator for Object<'_> {
+impl Iterator for ObjectReader<'_> {
     type Item = Result<PortableEntry, Refused>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Vec<Result<(String, String), String>> {
-        Object::new(text.as_bytes())
+        ObjectReader::new(text.as_bytes())
             .map(|item| {
                 item.map(|entry| (entry.key.to_string(), entry.value.to_string()))
                     .map_err(|refused| refused.to_string())
@@ -147,10 +147,7 @@ mod tests {
             assert!(item.as_ref().unwrap_err().starts_with(start), "{item:?}");
         };
         said(empty, "line 2 column 3: \"\": key is invalid");
-        said(
-            again,
-            "line 2 column 9: the key \"a\" stands here for the second time",
-        );
+        said(again, "line 2 column 9: the key \"a\" occurs a second time");
     }
 
     #[test]
@@ -173,7 +170,7 @@ mod tests {
             assert_eq!(found.len(), entries, "{text}");
             assert!(found.iter().all(Result::is_ok), "{text}");
         }
-        let mut no_text = Object::new(b"{\"a\":\"\xff\"}");
+        let mut no_text = ObjectReader::new(b"{\"a\":\"\xff\"}");
         assert_eq!(no_text.next().unwrap().unwrap_err().column, 7);
         assert_eq!(no_text.next(), None);
     }

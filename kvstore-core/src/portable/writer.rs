@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::{Form, PortableEntry};
 use crate::model::entry::{Timestamp, Version};
 
-/// Writes entries in one of the formats. The output is complete only after [`Writer::finish`].
+/// Writes entries in one of the formats. The output is complete only after [`EntryWriter::finish`].
 #[derive(Debug)]
-pub struct Writer<W> {
+pub struct EntryWriter<W> {
     out: W,
     form: Form,
     has_begun: bool,
@@ -17,7 +17,7 @@ pub struct Writer<W> {
 
 /// A line of NDJSON.
 #[derive(Serialize)]
-struct Line<'a> {
+struct EntryLine<'a> {
     key: &'a crate::model::key::Key,
     value: &'a crate::model::value::Value,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,7 +26,7 @@ struct Line<'a> {
     expires_at: Option<Timestamp>,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> EntryWriter<W> {
     /// Creates a writer to `out`. Writes are small: pass a buffered writer.
     pub fn new(form: Form, out: W) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl<W: Write> Writer<W> {
                 self.out.write_all(entry.value.as_bytes())
             }
             Form::Lines => {
-                let line = Line {
+                let line = EntryLine {
                     key: &entry.key,
                     value: &entry.value,
                     version: entry.version,

@@ -1,11 +1,10 @@
-//! What both binaries need around the library: their settings, log output, signals, and how they
-//! end.
+//! What the binaries need around the library: settings, log output, signals, and exit codes.
 //!
-//! A binary is a table of its own settings, a function that reads them, and one that runs:
+//! A binary consists of a table of its own settings, a function that reads them, and one that runs:
 //!
 //! ```no_run
 //! use std::net::SocketAddr;
-//! use kvstore_core::process::{Fallback, Program, Setting, Settings, Shared, Shutdown, self};
+//! use kvstore_core::process::{Fallback, Program, Setting, Settings, SharedSettings, Shutdown, self};
 //!
 //! const LISTEN: Setting = Setting {
 //!     flag: "listen", // and KVSTORE_LISTEN
@@ -36,7 +35,7 @@
 //! }
 //!
 //! /// First everything is looked at, so that every wrong value is reported; then it is put together.
-//! fn read(settings: &mut Settings, shared: Option<&Shared>) -> Option<Own> {
+//! fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Own> {
 //!     let listen = settings.get(&LISTEN, str::parse::<SocketAddr>);
 //!     let read_only = settings.switch(&READ_ONLY);
 //!     if let (Some(listen), Some(shared)) = (listen, shared)
@@ -47,7 +46,7 @@
 //!     Some(Own { listen: listen?, read_only: read_only? })
 //! }
 //!
-//! async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), process::Failure> {
+//! async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(), process::Failure> {
 //!     let listener = process::bind(own.listen).await?;
 //!     tracing::info!(address = %listener.local_addr()?, own.read_only, "listening");
 //!     shutdown.requested().await;
@@ -59,9 +58,9 @@
 //! }
 //! ```
 //!
-//! It ends with 0 when all is well, with 2 and a line for each wrong setting before anything is
-//! opened or bound, with 1 and one line `error: …` when it can't start or go on, and with 128 + the
-//! signal's number on a second signal.
+//! Its exit code is 0 after a normal shutdown; 2, with a line for each wrong setting, before
+//! anything is opened or bound; 1, with one line `error: …`, if it cannot start or continue; and
+//! 128 + the signal's number after a second signal.
 
 mod notify;
 mod settings;
@@ -81,24 +80,25 @@ use crate::error::in_one_line;
 use crate::error::{Error, source};
 pub use notify::notify_ready;
 pub use settings::{Fallback, Program, Setting, Settings, address, bytes, duration, within};
-pub use shared::{LogFormat, STORE, Shared};
+pub use shared::{LogFormat, STORE, SharedSettings};
 
-/// Why a program can't start or go on; anything that is an error converts into it.
+/// Why a program cannot start or continue. Any error converts into it.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The exit code for settings that are wrong.
+/// The exit code for wrong settings.
 const WRONG_SETTINGS: u8 = 2;
 
-/// Runs a program from its arguments to its exit code: see the module's page. SIGHUP never ends it.
+/// Runs a program from its arguments to its exit code, as the module documentation describes.
+/// SIGHUP never ends it.
 pub fn main<T, F>(
     program: &Program,
-    read: impl FnOnce(&mut Settings, Option<&Shared>) -> Option<T>,
-    run: impl FnOnce(Shared, T, Shutdown) -> F,
+    read: impl FnOnce(&mut Settings, Option<&SharedSettings>) -> Option<T>,
+    run: impl FnOnce(SharedSettings, T, Shutdown) -> F,
 ) -> ExitCode
 where
     F: Future<Output = Result<(), Failure>>,
 {
-    // First of all, so that there is no moment at which it is fatal.
+    // First of all, so that SIGHUP is fatal at no moment.
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -114,19 +114,19 @@ where
     );
     let mut settings = match found {
         Ok(settings) => settings,
-        // Also --help and --version, to standard output and with 0.
+        // Includes --help and --version, which print to standard output and exit with 0.
         Err(error) => error.exit(),
     };
     for warning in settings.warnings() {
         say(&format!("warning: {warning}"));
     }
-    let shared = Shared::read(&mut settings);
+    let shared = SharedSettings::read(&mut settings);
     let own = read(&mut settings, shared.as_ref());
     for problem in settings.problems() {
         say(&format!("error: {problem}"));
     }
     if settings.wants_print() {
-        // A reader that has gone away, as behind `| head -1`, is no failure.
+        // A reader that has gone away, as with `| head -1`, is no failure.
         let _ = write!(std::io::stdout(), "{settings}");
     }
     let (Some(shared), Some(own), []) = (shared, own, settings.problems()) else {
@@ -145,14 +145,13 @@ where
     }
 }
 
-/// A runtime, in a process that SIGHUP does not end from then on.
+/// Creates the runtime. From then on SIGHUP does not end the process.
 fn runtime() -> std::io::Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        on_hangup(|| tracing::info!("SIGHUP: files that are read again are looked at now"))
-    })?;
+    runtime
+        .block_on(async { on_hangup(|| tracing::info!("SIGHUP: checking for changed files")) })?;
     Ok(runtime)
 }
 
@@ -161,18 +160,18 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     let ended = runtime.block_on(async { run(Shutdown::on_signals()?).await });
-    // Whatever must be finished was finished by `run`. A thread that hangs in a system call must
-    // not keep the process alive.
+    // `run` has finished everything that must be finished. A thread that hangs in a system call
+    // must not keep the process alive.
     runtime.shutdown_background();
     ended
 }
 
-/// The log goes to standard error; standard output is for what was asked for.
-fn start_log(shared: &Shared) {
+/// Starts the log, on standard error; standard output is for requested output.
+fn start_log(shared: &SharedSettings) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&shared.log))
         .with_writer(std::io::stderr);
-    // It fails only if the log was started before, and then that one stays.
+    // Fails only if a log was started before, which then stays in place.
     let _ = match shared.log_format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => log.json().try_init(),
@@ -182,24 +181,25 @@ fn start_log(shared: &Shared) {
 /// Listens on `address`.
 ///
 /// # Errors
-/// [`Error::Unavailable`] that names the address: it is taken, not ours, or not allowed.
+/// [`Error::Unavailable`], which names the address, if it is in use, not one of this machine, or
+/// not permitted.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await
         .map_err(|error| Error::Unavailable {
-            what: format!("can not listen on {address}"),
+            what: format!("cannot listen on {address}"),
             source: source(error),
         })
 }
 
-/// The end of the process, once somebody asks for it. Each clone can be waited for.
+/// The request to shut down. Each clone can be awaited.
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
 
 impl Shutdown {
-    /// Listens for SIGTERM (a supervisor's: systemd, Kubernetes, `docker stop`) and SIGINT (a
-    /// terminal's Ctrl-C). The first one asks, the second one ends the process at once, which is
-    /// safe: everything acknowledged is durable.
+    /// Listens for SIGTERM (from a supervisor: systemd, Kubernetes, `docker stop`) and SIGINT
+    /// (Ctrl-C in a terminal). The first signal requests a shutdown; the second ends the process at
+    /// once, which is safe: everything acknowledged is durable.
     fn on_signals() -> std::io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -211,7 +211,7 @@ impl Shutdown {
                 "shutting down; a second signal ends at once"
             );
             notify::notify_stopping();
-            // No receiver left: the program is past waiting.
+            // Without a receiver the program no longer waits for it.
             let _ = sender.send(true);
             let second = either(&mut terminate, &mut interrupt).await;
             std::process::exit(128 + second.as_raw_value());
@@ -219,18 +219,19 @@ impl Shutdown {
         Ok(Self(receiver))
     }
 
-    /// Returns when the end is asked for.
+    /// Waits until a shutdown is requested.
     pub async fn requested(mut self) {
-        // An error means that the listening task is gone with the runtime: the end, too.
+        // An error means that the listening task has ended with the runtime, which is a shutdown as
+        // well.
         let _ = self.0.wait_for(|requested| *requested).await;
     }
 }
 
-/// Calls `act` whenever SIGHUP comes, which by custom asks a program to read its files again, and
-/// ends one that does not listen. Within a runtime only.
+/// Calls `act` on every SIGHUP, which by convention asks a program to read its files again, and
+/// ends one that does not handle it. Must be called within a runtime.
 ///
 /// # Errors
-/// The signal can't be listened for.
+/// If the signal cannot be handled.
 pub fn on_hangup(act: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -248,7 +249,7 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
     }
 }
 
-/// One line on standard error, which may be closed.
+/// Writes one line to standard error, which may be closed.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,5 +1,5 @@
-//! Tells a supervisor how far the process is, by the protocol of `sd_notify(3)`, which systemd and
-//! others speak.
+//! Reports the process's state to a supervisor by the protocol of `sd_notify(3)`, which systemd and
+//! others use.
 //!
 //! Without `NOTIFY_SOCKET` in the environment there is no such supervisor, and nothing happens.
 
@@ -11,20 +11,20 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// How long a supervisor that reads nothing is waited for.
+/// How long to wait for a supervisor that does not read.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Reports that the process does its work from now on, and what that is, in one line.
+/// Reports that the process is ready, with its status in one line.
 pub fn notify_ready(status: &str) {
     notify(&format!("READY=1\nSTATUS={status}\n"));
 }
 
-/// Reports that the process was asked to end, and finishes what it has.
+/// Reports that the process was asked to shut down and is finishing its work.
 pub(super) fn notify_stopping() {
     notify("STOPPING=1\nSTATUS=finishing what is under way\n");
 }
 
-/// A supervisor that cannot be reached is a warning: the work does not depend on it.
+/// Sends `state`. An unreachable supervisor is only a warning: the work does not depend on it.
 fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|it| !it.is_empty()) else {
         return;

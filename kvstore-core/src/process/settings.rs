@@ -1,7 +1,7 @@
-//! Settings: one table says what there is, and from it come the flags, the help, the environment
-//! variables, the list of what is in force, and the one line that every wrong value gets.
+//! Settings: one table defines them, and from it come the flags, the help, the environment
+//! variables, the list of effective settings, and the line that reports each wrong value.
 //!
-//! The environment is handed in, so tests pass values. clap only takes the command line apart;
+//! The environment is passed in, so tests can supply values. clap only splits the command line;
 //! values are checked here, because clap would stop at the first wrong one, and a deployment should
 //! not have to be fixed one error at a time.
 
@@ -15,55 +15,55 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 
-/// What every environment variable of this project starts with.
+/// The prefix of every environment variable of this project.
 const PREFIX: &str = "KVSTORE_";
 
 /// One setting of a program: a row of its table.
 #[derive(Debug)]
 pub struct Setting {
-    /// The flag without its dashes, `admin-listen`; the variable's name follows from it,
+    /// The flag without its dashes, `admin-listen`. The name of its variable follows from it,
     /// `KVSTORE_ADMIN_LISTEN`.
     pub flag: &'static str,
-    /// What kind of value it takes, as the help shows it: `URL`. Empty for a switch, which is
-    /// `true` or `false`. With `,…` behind it a list: values with commas between them, or the flag
-    /// several times. A `URL` or a `SOURCE` may hold a password, so it is shown only once it is parsed.
+    /// The kind of value, as the help shows it: `URL`. Empty for a switch, which is `true` or
+    /// `false`. A suffix `,…` marks a list: values separated by commas, or the flag several times.
+    /// A `URL` or a `SOURCE` may hold a password, so it is shown only once it is parsed.
     pub value: &'static str,
-    /// What holds when nothing is set.
+    /// What applies if it is not set.
     pub default: Fallback,
-    /// Which values are allowed, as a noun: `an address with a port, such as 127.0.0.1:8000`.
+    /// The allowed values, as a noun: `an address with a port, such as 127.0.0.1:8000`.
     pub allowed: &'static str,
-    /// What it is for, in one sentence.
+    /// Its purpose, in one sentence.
     pub help: &'static str,
 }
 
-/// What holds for a [`Setting`] that is not set.
+/// What applies to a [`Setting`] that is not set.
 #[derive(Clone, Copy, Debug)]
 pub enum Fallback {
-    /// This value, written as a user would.
+    /// This value, written as a user would write it.
     Value(&'static str),
     /// No value; the text says what that means: `the store's own`.
     Absent(&'static str),
 }
 
-/// What a program is called and which settings it has besides [`Shared`](super::Shared).
+/// The name of a program and its settings in addition to [`SharedSettings`](super::SharedSettings).
 #[derive(Debug)]
 pub struct Program {
     /// The name of the binary.
     pub name: &'static str,
     /// Its version.
     pub version: &'static str,
-    /// What it does, in one sentence.
+    /// Its purpose, in one sentence.
     pub about: &'static str,
     /// Its own settings.
     pub settings: &'static [Setting],
-    /// The headings of `--help`, each with the flag of the setting that it stands above.
+    /// The headings of `--help`, each with the flag of the first setting below it.
     pub headings: &'static [(&'static str, &'static str)],
-    /// The flags that `-h` shows, which fits a screen.
+    /// The flags that `-h` shows, which fits on one screen.
     pub brief: &'static [&'static str],
 }
 
 impl Setting {
-    /// The name of its environment variable.
+    /// Returns the name of its environment variable.
     pub fn variable(&self) -> String {
         format!("{PREFIX}{}", self.flag.to_uppercase().replace('-', "_"))
     }
@@ -77,19 +77,19 @@ impl Setting {
     }
 }
 
-/// The settings as they were found, and what is wrong with them.
+/// The settings as given, and the problems found in them.
 pub struct Settings {
-    found: Vec<Found>,
+    found: Vec<FoundSetting>,
     problems: Vec<String>,
     warnings: Vec<String>,
     print: bool,
 }
 
-struct Found {
+struct FoundSetting {
     setting: &'static Setting,
-    /// `None`: not set, and there is no default.
+    /// `None` if it is not set and has no default.
     text: Option<String>,
-    /// What people may see of it, where that is not the text; `None` for one that is not parsed.
+    /// The form that may be shown, if that is not the text; `None` if it is not parsed.
     safe: Option<String>,
     origin: Origin,
 }
@@ -102,13 +102,11 @@ enum Origin {
 }
 
 impl Settings {
-    /// Takes `args` (the program's name first) apart and looks up the rest in `variables`. A
-    /// variable that is set but empty counts as not set: that is how a deployment file takes a
-    /// setting back.
+    /// Parses `args` (the program's name first) and looks up the other settings in `variables`. A
+    /// variable that is set but empty counts as not set: that is how a deployment file unsets it.
     ///
     /// # Errors
-    /// clap's, for a flag that does not exist, and for `--help` and `--version`, which it treats
-    /// alike.
+    /// clap's, for an unknown flag, and also for `--help` and `--version`.
     pub fn find(
         program: &Program,
         shared: &'static [Setting],
@@ -150,7 +148,7 @@ impl Settings {
                 };
                 (text, Origin::Default)
             };
-            found.push(Found {
+            found.push(FoundSetting {
                 setting,
                 text,
                 safe: None,
@@ -172,8 +170,8 @@ impl Settings {
         })
     }
 
-    /// The value of a setting that has a default. `None` if it is wrong: then the problem is noted,
-    /// and checking goes on.
+    /// Returns the value of a setting that has a default. Returns `None` if it is wrong: the
+    /// problem is recorded, and checking continues.
     ///
     /// # Panics
     /// If `setting` is not in the program's table.
@@ -184,13 +182,13 @@ impl Settings {
     ) -> Option<T> {
         let value = self.get_optional(setting, parse)?;
         if value.is_none() {
-            self.refuse(setting, "it has to be set");
+            self.refuse(setting, "it must be set");
         }
         value
     }
 
-    /// The value of a setting that may be absent: `Some(None)` if it is. `None` if it is wrong, as
-    /// in [`Settings::get`].
+    /// Returns the value of an optional setting: `Some(None)` if it is absent, and `None` if it is
+    /// wrong, as in [`Settings::get`].
     ///
     /// # Panics
     /// If `setting` is not in the program's table.
@@ -211,8 +209,8 @@ impl Settings {
         }
     }
 
-    /// The value of a `URL` or `SOURCE`, as in [`Settings::get`]. From here on it is shown as its
-    /// `Display` does.
+    /// Returns the value of a `URL` or `SOURCE`, as in [`Settings::get`]. From then on its
+    /// `Display` form is shown.
     ///
     /// # Panics
     /// If `setting` is not in the program's table.
@@ -226,7 +224,7 @@ impl Settings {
         Some(value)
     }
 
-    /// The value of a `URL` or `SOURCE` that may be absent, as in [`Settings::get_optional`].
+    /// Returns the value of an optional `URL` or `SOURCE`, as in [`Settings::get_optional`].
     ///
     /// # Panics
     /// If `setting` is not in the program's table.
@@ -240,8 +238,8 @@ impl Settings {
         Some(value)
     }
 
-    /// Whether a switch is on. `None` if its value is neither `true` nor `false`, as in
-    /// [`Settings::get`].
+    /// Returns true if a switch is on. Returns `None` if its value is neither `true` nor `false`,
+    /// as in [`Settings::get`].
     ///
     /// # Panics
     /// If `setting` is not in the program's table.
@@ -252,8 +250,7 @@ impl Settings {
         })
     }
 
-    /// Notes that the value of `setting` can't be used, also for a reason that only shows beside
-    /// another setting.
+    /// Records that the value of `setting` cannot be used, possibly because of another setting.
     ///
     /// # Panics
     /// If `setting` is not in the program's table.
@@ -263,26 +260,27 @@ impl Settings {
         self.problems.push(line);
     }
 
-    /// All that is wrong, one line each, in the order in which it was noticed.
+    /// Returns all problems, one line each, in the order in which they were found.
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
 
-    /// Variables that look like settings and are none, one line each: most likely misspelt.
+    /// Returns the variables that look like settings but are none, one line each: most likely
+    /// misspelt.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Whether `--print-config` was given.
+    /// Returns true if `--print-config` was given.
     pub fn wants_print(&self) -> bool {
         self.print
     }
 
-    fn found(&self, setting: &Setting) -> &Found {
+    fn found(&self, setting: &Setting) -> &FoundSetting {
         &self.found[self.index(setting)]
     }
 
-    fn found_mut(&mut self, setting: &Setting) -> &mut Found {
+    fn found_mut(&mut self, setting: &Setting) -> &mut FoundSetting {
         let index = self.index(setting);
         &mut self.found[index]
     }
@@ -295,8 +293,8 @@ impl Settings {
     }
 }
 
-/// Every setting in force, one a line: its flag, its value, where that came from. Secrets are
-/// hidden.
+/// Lists every effective setting, one per line: its flag, its value, and where that came from.
+/// Secrets are hidden.
 impl Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
@@ -325,8 +323,8 @@ impl fmt::Debug for Settings {
     }
 }
 
-impl Found {
-    /// The value, as far as people may see it.
+impl FoundSetting {
+    /// Returns the value in the form that may be shown.
     fn value(&self) -> Option<&str> {
         match self.setting.may_be_secret() {
             true => self.safe.as_deref(),
@@ -346,11 +344,11 @@ impl Found {
 /// The flag that asks for the list instead of a run.
 const PRINT_CONFIG: &str = "print-config";
 
-/// The end of the [`Setting::value`] of a list.
+/// The suffix of [`Setting::value`] that marks a list.
 const LIST: &str = ",…";
 
-/// Returns what the command line says of `setting`: the values of a list with commas between them,
-/// however they were given.
+/// Returns the value of `setting` on the command line. The values of a list are separated by
+/// commas, however they were given.
 fn flag_value(matches: &mut clap::ArgMatches, setting: &Setting) -> Option<String> {
     let values = matches.remove_many::<String>(setting.flag)?;
     Some(values.collect::<Vec<_>>().join(","))
@@ -406,8 +404,8 @@ fn command(program: &Program, table: impl Iterator<Item = &'static Setting>) -> 
         )
 }
 
-/// Hides arguments that clap cannot place: they may be a URL, or a piece of one that a shell took
-/// apart. A misspelt word is shown, and so is what looks like a flag.
+/// Hides arguments that clap cannot place: they may be a URL, or a piece of one that a shell split.
+/// Misspelt words and flags are shown.
 fn without_values(mut error: clap::Error) -> clap::Error {
     use clap::error::{ContextKind, ContextValue};
     let is_misspelt = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand]
@@ -445,8 +443,8 @@ fn problem(setting: &Setting, text: Option<&str>, reason: impl Display) -> Strin
     )
 }
 
-/// Whether Kubernetes made this variable: for a service whose name starts with `kvstore` it puts
-/// some into every pod of the namespace, and nobody has misspelt those.
+/// Returns true for a variable made by Kubernetes: for a service whose name starts with `kvstore`
+/// it adds some to every pod of the namespace, so they are not misspelt settings.
 ///
 /// Source: <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
 fn is_service_link(name: &str) -> bool {
@@ -456,20 +454,20 @@ fn is_service_link(name: &str) -> bool {
             .any(|part| name.contains(part))
 }
 
-/// Reads a span of time: `500ms`, `30s`, `5m`, `24h`.
+/// Parses a duration: `500ms`, `30s`, `5m`, `24h`.
 ///
 /// # Errors
-/// For anything else, a number without a unit included.
+/// For any other text, including a number without a unit.
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
-/// Reads where to listen: an address or the name of a host with a port, `:8000` for every address
-/// of this machine, `8000` for its loopback address. A name that has several addresses is the first
-/// one of IPv4, or the first.
+/// Resolves a listening address: an address or host name with a port, `:8000` for every address of
+/// this machine, or `8000` for its loopback address. Of several addresses of a name it takes the
+/// first IPv4 one, or else the first.
 ///
 /// # Errors
-/// For anything else, and for a name that has no address.
+/// For any other text, and for a name without an address.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     let port = |text: &str| text.parse::<u16>().ok();
     if let Some(port) = port(text) {
@@ -484,16 +482,15 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| "the name has no address".to_owned())
 }
 
-/// Reads a number of bytes: `65536`, `64KiB`, `1MiB`, `2GiB`.
+/// Parses a number of bytes: `65536`, `64KiB`, `1MiB`, `2GiB`.
 ///
 /// # Errors
-/// For anything else.
+/// For any other text.
 pub fn bytes(text: &str) -> Result<u64, &'static str> {
     crate::open::url::bytes(text)
 }
 
-/// Reads a whole number, a duration, a size, … and refuses it outside `range`: `within(1..=60,
-/// str::parse)`.
+/// Combines a parser with a range check: `within(1..=60, str::parse)`.
 pub fn within<T, E>(
     range: RangeInclusive<T>,
     parse: impl FnOnce(&str) -> Result<T, E>,

@@ -9,13 +9,13 @@ use super::settings::{Fallback, Setting, Settings, address};
 use crate::error::{Error, Result};
 use crate::open::{self, Followed, Opened, StoreUrl};
 
-/// `--store`, for a program that can refuse some stores.
+/// `--store`, public for programs that reject some stores.
 pub const STORE: Setting = Setting {
     flag: "store",
     value: "URL",
     default: Fallback::Value("file:database"),
     allowed: "file:FOLDER, redis://HOST, redis+unix:///SOCKET, redis+cluster://HOST,HOST or memory:, with parameters as in file:database?data_bytes=2GiB",
-    help: "Where the entries are",
+    help: "Where the entries are stored",
 };
 
 const QUEUE: Setting = Setting {
@@ -39,7 +39,7 @@ const LOG_FORMAT: Setting = Setting {
     value: "FORMAT",
     default: Fallback::Value("text"),
     allowed: "text or json",
-    help: "How to log: lines for people, or an object a line",
+    help: "How to log: lines for people, or one JSON object per line",
 };
 
 const ADMIN_LISTEN: Setting = Setting {
@@ -50,17 +50,17 @@ const ADMIN_LISTEN: Setting = Setting {
     help: "Where to serve /livez, /readyz and /metrics apart from everything else",
 };
 
-/// The rows of the table that come before a program's own.
+/// The rows of the table before a program's own.
 pub(super) const SETTINGS: &[Setting] = &[STORE, QUEUE, LOG, LOG_FORMAT, ADMIN_LISTEN];
 
 /// The settings that every binary has, checked.
 #[derive(Clone, Debug)]
-pub struct Shared {
+pub struct SharedSettings {
     /// `--store`.
     pub store: StoreUrl,
     /// `--queue`; `None` for the store's own queue.
     pub queue: Option<StoreUrl>,
-    /// `--log`: a filter as `tracing-subscriber` reads it.
+    /// `--log`: a filter in the syntax of `tracing-subscriber`.
     pub log: String,
     /// `--log-format`.
     pub log_format: LogFormat,
@@ -68,16 +68,16 @@ pub struct Shared {
     pub admin_listen: Option<SocketAddr>,
 }
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// Lines for people.
     Text,
-    /// An object a line, for machines.
+    /// One JSON object per line, for machines.
     Json,
 }
 
-impl Shared {
+impl SharedSettings {
     /// Opens the store and the queue.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Shared {
         open::open(&self.store, self.queue.as_ref()).await
     }
 
-    /// Opens them for a worker: behind another one on the same folder, it waits its turn.
+    /// Opens store and queue for a worker, which waits while another process holds the same folder.
     ///
     /// # Errors
     /// Those of [`stand_by`](crate::open::stand_by).
@@ -94,7 +94,7 @@ impl Shared {
         open::stand_by(&self.store, self.queue.as_ref(), locked).await
     }
 
-    /// Opens the store for reading, while another process writes there.
+    /// Opens the store for reading while another process writes it.
     ///
     /// # Errors
     /// Those of [`follow`](crate::open::follow).
@@ -160,12 +160,12 @@ mod tests {
         settings: &[],
     };
 
-    fn read(variables: &[(&str, &str)]) -> (Option<Shared>, Vec<String>) {
+    fn read(variables: &[(&str, &str)]) -> (Option<SharedSettings>, Vec<String>) {
         let variables = variables
             .iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let mut settings = Settings::find(&PROGRAM, SETTINGS, ["test".into()], variables).unwrap();
-        let shared = Shared::read(&mut settings);
+        let shared = SharedSettings::read(&mut settings);
         (shared, settings.problems().to_vec())
     }
 
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_is_noticed() {
+    fn every_problem_is_reported() {
         let (shared, problems) = read(&[
             ("KVSTORE_STORE", "redis://user:hunter2@host:x"),
             ("KVSTORE_QUEUE", "file:x"),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn queue_has_to_go_with_the_store() {
+    fn queue_must_match_the_store() {
         assert_eq!(read(&[("KVSTORE_QUEUE", "file:database")]).1, [""; 0]);
         let (_, problems) = read(&[("KVSTORE_QUEUE", "memory:")]);
         assert!(
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn log_filter_takes_levels_and_modules_but_no_misspelt_level() {
+    fn log_filter_accepts_levels_and_modules_but_no_misspelt_level() {
         for good in [
             "info",
             "WARN",

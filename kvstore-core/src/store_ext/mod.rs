@@ -106,9 +106,9 @@ pub trait StoreExt: Store {
     /// [`Error::Invalid`] if the value is not a 64-bit integer, or the sum would not fit in one.
     fn add(&self, key: &str, by: i64) -> impl Future<Output = Result<i64>> + Send {
         let sum = move |old: Option<i64>| {
-            old.unwrap_or(0)
-                .checked_add(by)
-                .ok_or_else(|| Error::invalid(Subject::Value, "the sum is beyond a 64-bit integer"))
+            old.unwrap_or(0).checked_add(by).ok_or_else(|| {
+                Error::invalid(Subject::Value, "the sum does not fit in a 64-bit integer")
+            })
         };
         try_update(self, Key::new(key), sum)
     }

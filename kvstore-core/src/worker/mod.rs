@@ -22,7 +22,7 @@
 //! stale.
 //!
 //! What is not here: processes, signals, probes and metrics. A worker reports its work as
-//! [`Event`]s.
+//! [`WorkerEvent`]s.
 
 mod backoff;
 mod partition;
@@ -55,7 +55,7 @@ const IDLE_WITHIN: Duration = Duration::from_secs(10);
 /// Something that a worker did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
+pub enum WorkerEvent {
     /// A batch of jobs was committed, by the worker or by its queue as it accepted them.
     Committed {
         /// Jobs that were applied.
@@ -69,13 +69,13 @@ pub enum Event {
     DeadLettered,
 }
 
-/// A function that receives [`Event`]s.
+/// A function that receives [`WorkerEvent`]s.
 #[derive(Clone)]
-pub struct EventListener(Arc<dyn Fn(Event) + Send + Sync>);
+pub struct EventListener(Arc<dyn Fn(WorkerEvent) + Send + Sync>);
 
 impl EventListener {
     /// Calls `listen` for each event.
-    pub fn new(listen: impl Fn(Event) + Send + Sync + 'static) -> Self {
+    pub fn new(listen: impl Fn(WorkerEvent) + Send + Sync + 'static) -> Self {
         Self(Arc::new(listen))
     }
 }
@@ -101,13 +101,13 @@ pub struct Options {
     /// Continues after a gap, for good: jobs that the queue has dropped and the store has never
     /// applied (it was restored from an older copy) are lost.
     pub accept_gap: bool,
-    /// Receives an [`Event`] for everything worth counting. Called from the worker's tasks and the
-    /// queue's thread, so it must not block.
+    /// Receives a [`WorkerEvent`] for everything worth counting. Called from the worker's tasks and
+    /// the queue's thread, so it must not block.
     pub on_event: Option<EventListener>,
 }
 
 impl Options {
-    fn report(&self, event: Event) {
+    fn report(&self, event: WorkerEvent) {
         if let Some(EventListener(listen)) = &self.on_event {
             listen(event);
         }
@@ -121,7 +121,7 @@ impl Options {
         took: Duration,
     ) {
         let failed = jobs.clone().filter(|(_, _, failed)| *failed).count();
-        self.report(Event::Committed {
+        self.report(WorkerEvent::Committed {
             succeeded: jobs.len() - failed,
             failed,
             took,
@@ -181,7 +181,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     if options.adopt_queue {
-        tracing::warn!(queue = %queue.id(), "the store goes over to this queue; what waits in another one is skipped");
+        tracing::warn!(queue = %queue.id(), "the store switches to this queue; jobs that wait in another one are skipped");
         store.adopt_queue(queue.id()).await?;
     }
     join(&store, &queue).await?;
@@ -191,7 +191,7 @@ pub async fn run(
         store.adopt_queue(queue.id()).await?;
     }
 
-    let mut worker = Worker {
+    let mut worker = Runner {
         id: WorkerId::new(&options.name),
         store,
         queue,
@@ -228,7 +228,7 @@ pub async fn run(
     ended.and(worker.finish().await)
 }
 
-struct Worker {
+struct Runner {
     id: WorkerId,
     store: Arc<dyn Store>,
     queue: Arc<dyn WorkQueue>,
@@ -238,7 +238,7 @@ struct Worker {
     tasks: JoinSet<(Claim, Result<()>)>,
 }
 
-impl Worker {
+impl Runner {
     /// Renews the claims, starts tasks for new ones and stops those of lost ones.
     async fn claim(&mut self) {
         let claims = match self.queue.claim(&self.id).await {
@@ -246,7 +246,7 @@ impl Worker {
             Err(error) => {
                 // Running tasks continue: if another worker has taken over, the store rejects their
                 // commits.
-                tracing::warn!(worker = %self.id, error = %in_one_line(&error), "can't renew the claims");
+                tracing::warn!(worker = %self.id, error = %in_one_line(&error), "cannot renew the claims");
                 return;
             }
         };
@@ -254,7 +254,7 @@ impl Worker {
             if !claims.iter().any(|claim| claim.partition == *partition)
                 && until.send_replace(Until::Now) != Until::Now
             {
-                tracing::info!(worker = %self.id, %partition, "the claim is gone");
+                tracing::info!(worker = %self.id, %partition, "lost the claim");
             }
         }
         for claim in claims {
@@ -264,7 +264,7 @@ impl Worker {
                 continue;
             }
             tracing::info!(worker = %self.id, partition = %claim.partition, "claimed");
-            let (tell, until) = watch::channel(Until::Told);
+            let (tell, until) = watch::channel(Until::Running);
             self.working.insert(claim.partition, tell);
             let task = PartitionTask::new(
                 Arc::clone(&self.store),
@@ -288,7 +288,7 @@ impl Worker {
         self.working.remove(&claim.partition);
         let partition = claim.partition;
         if let Err(error) = self.queue.release(claim).await {
-            tracing::warn!(worker = %self.id, %partition, error = %in_one_line(&error), "can't give the claim back; it runs out by itself");
+            tracing::warn!(worker = %self.id, %partition, error = %in_one_line(&error), "cannot release the claim; it will expire");
         }
         result
     }
@@ -302,7 +302,7 @@ impl Worker {
         };
         for until in self.working.values() {
             // A task that has lost its claim has nothing left to do.
-            if *until.borrow() == Until::Told {
+            if *until.borrow() == Until::Running {
                 until.send_replace(end);
             }
         }

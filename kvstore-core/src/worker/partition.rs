@@ -33,13 +33,13 @@ use crate::queue::{Claim, WorkQueue};
 use crate::{Entry, Error, JobQueue, Key, Result, Store};
 
 use crate::worker::backoff::Backoff;
-use crate::worker::{Event, Options};
+use crate::worker::{Options, WorkerEvent};
 
 /// When to stop. Set once; the current batch always completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
     /// Not yet: a later value says when.
-    Told,
+    Running,
     /// When no job waits, a try fails, or this moment has come.
     Idle(Instant),
     /// Now: another worker takes over.
@@ -75,7 +75,7 @@ pub(crate) struct PartitionTask {
     /// The head whose last attempt does not count, until the queue knows that.
     to_withdraw: Option<Position>,
     /// The head that becomes a dead letter next.
-    burial: Option<Burial>,
+    pending_dead_letter: Option<PendingDeadLetter>,
     expire_at: Instant,
     backoff: Backoff,
 }
@@ -89,16 +89,16 @@ struct Attempt {
 }
 
 #[derive(Debug)]
-struct Burial {
+struct PendingDeadLetter {
     head: Position,
     attempts: u32,
     reason: String,
 }
 
 /// The cause of a failure.
-enum Blame {
+enum FailureClass {
     /// None to act on: another worker was faster.
-    Nobody,
+    FasterWorker,
     /// The store or the queue is down, full or damaged.
     Backend,
     /// The store rejects what the job asks for; `for_good` if trying again cannot help.
@@ -107,10 +107,10 @@ enum Blame {
     Settings,
 }
 
-impl Blame {
+impl FailureClass {
     fn of(error: &Error) -> Self {
         match error {
-            Error::Stale { .. } => Self::Nobody,
+            Error::Stale { .. } => Self::FasterWorker,
             Error::Unavailable { .. }
             | Error::Unknown { .. }
             | Error::Poisoned { .. }
@@ -145,7 +145,7 @@ impl PartitionTask {
             alone_up_to: Position::START,
             attempt: None,
             to_withdraw: None,
-            burial: None,
+            pending_dead_letter: None,
             expire_at: Instant::now(),
             backoff: Backoff::default(),
         }
@@ -159,7 +159,7 @@ impl PartitionTask {
     pub(crate) async fn run(mut self) -> Result<()> {
         loop {
             let ending = match self.until() {
-                Until::Told => false,
+                Until::Running => false,
                 Until::Idle(until) if Instant::now() < until => true,
                 Until::Idle(_) | Until::Now => break,
             };
@@ -185,7 +185,7 @@ impl PartitionTask {
             }
             tokio::select! {
                 () = sleep(wait) => {}
-                () = told(&mut self.until), if !ending => {}
+                () = stopped(&mut self.until), if !ending => {}
             }
         }
         if let Err(error) = self.settle().await {
@@ -217,11 +217,13 @@ impl PartitionTask {
             None => return Ok(false),
             Some(head)
                 if self
-                    .burial
+                    .pending_dead_letter
                     .as_ref()
-                    .is_some_and(|burial| burial.head == head.id.position) =>
+                    .is_some_and(|pending_dead_letter| {
+                        pending_dead_letter.head == head.id.position
+                    }) =>
             {
-                self.bury(position, &jobs).await?;
+                self.commit_dead_letter(position, &jobs).await?;
             }
             Some(head) if head.id.position.major > position.major => {
                 let behind = Position {
@@ -273,9 +275,9 @@ impl PartitionTask {
         };
         let wait = self.expire_at.saturating_duration_since(Instant::now());
         match self.until() {
-            Until::Told => tokio::select! {
+            Until::Running => tokio::select! {
                 jobs = read(wait) => jobs,
-                () = told(&mut self.until) => Ok(Vec::new()),
+                () = stopped(&mut self.until) => Ok(Vec::new()),
             },
             Until::Idle(_) => read(Duration::ZERO).await,
             Until::Now => Ok(Vec::new()),
@@ -290,7 +292,7 @@ impl PartitionTask {
             // Every earlier try ended its worker, or that worker would have decided. The attempt
             // just begun does not count.
             self.to_withdraw = Some(head);
-            self.burial = Some(Burial {
+            self.pending_dead_letter = Some(PendingDeadLetter {
                 head,
                 attempts: number - 1,
                 reason: "each attempt ended before the store had answered".to_owned(),
@@ -352,32 +354,38 @@ impl PartitionTask {
 
     /// Commits the head of `jobs` as a dead letter. The partition waits while there is no space for
     /// one.
-    async fn bury(&mut self, position: Position, jobs: &[Job]) -> Result<()> {
-        let (Some(head), Some(burial)) = (jobs.first(), &self.burial) else {
+    async fn commit_dead_letter(&mut self, position: Position, jobs: &[Job]) -> Result<()> {
+        let (Some(head), Some(pending_dead_letter)) = (jobs.first(), &self.pending_dead_letter)
+        else {
             return Ok(());
         };
         let verdict = Verdict::Dead(Dead {
-            reason: burial.reason.clone(),
-            attempts: burial.attempts,
+            reason: pending_dead_letter.reason.clone(),
+            attempts: pending_dead_letter.attempts,
             command: head.command.clone(),
         });
-        let advance = self.advance(position, burial.head, vec![(burial.head, verdict)], false);
+        let advance = self.advance(
+            position,
+            pending_dead_letter.head,
+            vec![(pending_dead_letter.head, verdict)],
+            false,
+        );
         self.store
             .commit(Commit {
                 advance: Some(advance),
                 ..Commit::default()
             })
             .await?;
-        self.options.report(Event::DeadLettered);
+        self.options.report(WorkerEvent::DeadLettered);
         tracing::error!(
             job = %head.id,
             traceparent = head.traceparent,
-            attempts = burial.attempts,
-            reason = burial.reason,
+            attempts = pending_dead_letter.attempts,
+            reason = pending_dead_letter.reason,
             "the job is a dead letter"
         );
-        self.position = Some(burial.head);
-        self.burial = None;
+        self.position = Some(pending_dead_letter.head);
+        self.pending_dead_letter = None;
         Ok(())
     }
 
@@ -394,7 +402,7 @@ impl PartitionTask {
             .await?;
         tracing::debug!(
             partition = %self.claim.partition, after = %position, %behind,
-            "the queue numbers on behind a gap"
+            "the numbering of the queue continues after a gap"
         );
         self.position = Some(behind);
         Ok(())
@@ -419,7 +427,7 @@ impl PartitionTask {
                 .await?;
             tracing::error!(
                 %partition, after = %position, %trimmed,
-                "the loss of the jobs between these positions is accepted; work goes on behind them"
+                "the loss of the jobs between these positions is accepted; work continues after them"
             );
             self.position = Some(trimmed);
             return Ok(true);
@@ -427,11 +435,11 @@ impl PartitionTask {
         tracing::error!(
             %partition, after = %position, %trimmed,
             "stopped: the jobs after the store's position and up to the queue's are gone, so the store is older than the queue; \
-             restore a newer copy of the store, or start a worker with --accept-gap to go on without them"
+             restore a newer copy of the store, or start a worker with --accept-gap to continue without them"
         );
         tokio::select! {
             () = sleep(GAP_RECHECK) => {}
-            () = told(&mut self.until) => {}
+            () = stopped(&mut self.until) => {}
         }
         self.position = None;
         Ok(false)
@@ -471,7 +479,7 @@ impl PartitionTask {
             Ok(removed) if removed >= EXPIRE_BATCH => self.expire_at = now,
             Ok(_) => {}
             Err(error) => {
-                tracing::debug!(%partition, error = %in_one_line(&error), "can't expire");
+                tracing::debug!(%partition, error = %in_one_line(&error), "cannot remove expired entries");
             }
         }
     }
@@ -479,19 +487,19 @@ impl PartitionTask {
     /// Resets to the store's position, and returns how long to wait first.
     fn after_failure(&mut self, error: Error) -> Result<Duration> {
         let partition = self.claim.partition;
-        match Blame::of(&error) {
-            Blame::Settings => Err(error),
-            Blame::Job { for_good } => Ok(self.after_refusal(for_good, in_one_line(&error))),
-            Blame::Nobody => {
+        match FailureClass::of(&error) {
+            FailureClass::Settings => Err(error),
+            FailureClass::Job { for_good } => Ok(self.after_refusal(for_good, in_one_line(&error))),
+            FailureClass::FasterWorker => {
                 tracing::debug!(%partition, %error, "another worker was faster");
                 self.start_over();
-                self.burial = None;
+                self.pending_dead_letter = None;
                 Ok(Duration::ZERO)
             }
-            Blame::Backend => {
+            FailureClass::Backend => {
                 self.start_over();
                 let wait = self.backoff.next();
-                if self.burial.is_some() && matches!(error, Error::Full { .. }) {
+                if self.pending_dead_letter.is_some() && matches!(error, Error::Full { .. }) {
                     tracing::error!(%partition, %error, "the partition waits until dead letters are retried or dropped");
                 } else {
                     tracing::warn!(%partition, error = %in_one_line(&error), ?wait, "the partition waits");
@@ -523,12 +531,12 @@ impl PartitionTask {
                 self.backoff.next()
             }
             Some(attempt) if attempt.last != attempt.head => {
-                tracing::warn!(%partition, reason, "a batch was refused: its jobs are tried alone");
+                tracing::warn!(%partition, reason, "a batch was rejected: its jobs are tried one by one");
                 self.alone_up_to = attempt.last;
                 Duration::ZERO
             }
             Some(attempt) if for_good || attempt.number >= self.attempts_max() => {
-                self.burial = Some(Burial {
+                self.pending_dead_letter = Some(PendingDeadLetter {
                     head: attempt.head,
                     attempts: attempt.number,
                     reason,
@@ -539,7 +547,7 @@ impl PartitionTask {
                 let wait = self.backoff.next();
                 tracing::warn!(
                     %partition, position = %attempt.head, attempt = attempt.number, reason, ?wait,
-                    "the job was refused"
+                    "the job was rejected"
                 );
                 wait
             }
@@ -552,9 +560,9 @@ impl PartitionTask {
 }
 
 /// Waits until the task is told to stop.
-async fn told(until: &mut watch::Receiver<Until>) {
+async fn stopped(until: &mut watch::Receiver<Until>) {
     // The sender outlives this task, so `Err` is unreachable.
-    let _ = until.wait_for(|until| *until != Until::Told).await;
+    let _ = until.wait_for(|until| *until != Until::Running).await;
 }
 
 fn failed_positions(commit: &Commit) -> Vec<Position> {
@@ -598,7 +606,7 @@ mod tests {
             .await
             .unwrap()
             .remove(0);
-        let (_go_on, until) = watch::channel(Until::Told);
+        let (_go_on, until) = watch::channel(Until::Running);
         let mut task = PartitionTask::new(
             store.clone(),
             queue.clone(),

@@ -1,4 +1,4 @@
-//! Many writers and workers at once, judged by what has to be true of each key afterwards.
+//! Many writers and workers at once, checked by what must be true of each key afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ use proptest::prelude::*;
 
 use crate::steps::{KEYS, key};
 
-/// Who does what at the same time.
+/// What runs concurrently.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     producers: usize,
@@ -52,7 +52,7 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
         )
 }
 
-/// One write as it was acknowledged: its key, its version, and for a job its place in the queue.
+/// A write as it was acknowledged: its key, its version, and for a job its position in the queue.
 type Written = (Key, Version, Option<JobId>);
 
 pub(crate) async fn history<H: QueueHarness + 'static>(harness: Arc<H>, plan: Plan) {
@@ -94,7 +94,7 @@ pub(crate) async fn history<H: QueueHarness + 'static>(harness: Arc<H>, plan: Pl
     judge(&*store, &mut watch, written).await;
 }
 
-/// The life of one worker, until it dies or all is done.
+/// Runs one worker until it dies or all is done.
 async fn live<H: QueueHarness>(
     harness: &H,
     store: &Arc<dyn Store>,
@@ -108,14 +108,14 @@ async fn live<H: QueueHarness>(
         for claim in worker.claim().await.unwrap() {
             let prepared = match worker.prepare(&claim).await {
                 Ok(Some(prepared)) => prepared,
-                // Nothing there, or another worker was faster and has completed it.
+                // No job, or another worker was faster and has completed it.
                 Ok(None) | Err(Error::Gap { .. }) => continue,
                 Err(error) => panic!("{error}"),
             };
             idle = false;
             let dies = rand::random_ratio(deaths, 10);
             if dies && rand::random() {
-                // Nobody else can have the partition until the claim ends.
+                // No other worker can have the partition before the claim expires.
                 let later = harness.now().await.after(CLAIM_PERIOD);
                 return harness.set_clock(later).await;
             }
@@ -136,7 +136,7 @@ async fn live<H: QueueHarness>(
     }
 }
 
-/// Sends jobs on all keys and waits for what became of them.
+/// Sends jobs on all keys and waits for their outcomes.
 async fn produce(
     store: &dyn Store,
     queue: &dyn JobQueue,
@@ -147,7 +147,7 @@ async fn produce(
     let jobs: Vec<NewJob> = (0..count)
         .map(|number| {
             let value = Value::parse(format!("[{producer},{number}]")).unwrap();
-            // Every third depends on the entry, so that direct writers get in between.
+            // Every third depends on the entry, so that direct writes interfere.
             let condition = if number % 3 == 0 {
                 Condition::Present
             } else {
@@ -205,7 +205,8 @@ async fn write_directly(store: &dyn Store, count: usize) -> Vec<Written> {
     written
 }
 
-/// Each acknowledged write happened once, nothing else did, and the jobs of each key took effect as they were accepted.
+/// Checks that each acknowledged write happened once, nothing else did, and the jobs of each key
+/// took effect in the order of acceptance.
 async fn judge(store: &dyn Store, watch: &mut Watch, mut written: Vec<Written>) {
     written.sort_by_key(|(_, version, _)| *version);
     let mut announced = Vec::new();
@@ -219,7 +220,7 @@ async fn judge(store: &dyn Store, watch: &mut Watch, mut written: Vec<Written>) 
         .collect();
     assert_eq!(announced, expected);
     let more = tokio::time::timeout(Duration::from_millis(5), watch.changes.next()).await;
-    assert!(more.is_err(), "nothing else happened: {more:?}");
+    assert!(more.is_err(), "something else happened: {more:?}");
     for index in 0..KEYS.len() {
         let key = key(index);
         let jobs: Vec<JobId> = written

@@ -1,8 +1,9 @@
-//! Does each backend agree with a plain map, whatever the order of calls?
+//! Does each backend agree with a plain map, for any order of calls?
 //!
-//! Two questions: sequences of random calls (jobs, direct commits, workers that die, clock, restarts) against a model that is a
-//! `BTreeMap` and knows nothing of logs; and concurrent histories, judged by what has to be true of each key afterwards.
-//! Some hundred cases by default; `PROPTEST_CASES=10000` runs that many of each.
+//! Two questions: sequences of random calls (jobs, direct commits, dying workers, clock, restarts)
+//! against a model that is a `BTreeMap` and knows nothing of logs; and concurrent histories,
+//! checked by what must be true of each key afterwards. A few hundred cases by default;
+//! `PROPTEST_CASES=10000` runs that many of each.
 
 mod history;
 mod map;
@@ -21,7 +22,7 @@ use run::agree;
 use steps::steps;
 use support::{Folder, Memory};
 
-/// So many cases, unless `PROPTEST_CASES` says otherwise.
+/// Sets the number of cases, unless `PROPTEST_CASES` does.
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
@@ -61,7 +62,7 @@ proptest! {
     }
 }
 
-// Each case syncs files and opens them again, so there are fewer.
+// Each case syncs files and reopens them, so there are fewer.
 proptest! {
     #![proptest_config(config(32))]
 

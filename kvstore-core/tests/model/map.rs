@@ -1,4 +1,4 @@
-//! What should be there: a plain map, and the jobs that wait.
+//! The expected state: a plain map and the waiting jobs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -12,15 +12,15 @@ use kvstore_core::{Key, Value, Version};
 
 use crate::steps::{Guess, Put, Request, key};
 
-/// What should be there: a map, the jobs that wait, and how the others ended.
+/// The expected state: a map, the waiting jobs, and how the others ended.
 #[derive(Default)]
 pub(crate) struct Model {
     pub(crate) now: Timestamp,
     pub(crate) entries: BTreeMap<Key, Held>,
-    /// The last version that each key was seen with: the next must be larger.
+    /// The last version seen of each key: the next must be larger.
     pub(crate) latest: BTreeMap<Key, Version>,
     pub(crate) waiting: BTreeMap<Partition, VecDeque<(JobId, NewJob, Timestamp)>>,
-    /// Applied, but the queue was not told.
+    /// Applied, but the queue was not informed.
     pub(crate) untold: BTreeMap<Partition, u64>,
     pub(crate) ended: BTreeMap<JobId, Outcome>,
     pub(crate) repeatable: Vec<(JobId, NewJob)>,
@@ -63,13 +63,13 @@ impl Model {
         }
     }
 
-    /// A value that no other write has.
+    /// Returns a value that no other write has.
     pub(crate) fn value(&mut self) -> Value {
         self.values += 1;
         Value::parse(format!("{}.0", self.values)).unwrap()
     }
 
-    /// Makes a write, of which the store says that it got `version` and whether the key `existed`.
+    /// Applies a write, for which the store reported `version` and whether the key `existed`.
     pub(crate) fn write(&mut self, write: &Write, version: Version, existed: bool) {
         assert_eq!(
             existed,
@@ -128,7 +128,7 @@ impl Model {
         }
     }
 
-    /// The head of a partition was applied; `outcome` is what the store says of it.
+    /// Applies the head of a partition; `outcome` is the store's report of it.
     pub(crate) fn apply(&mut self, partition: Partition, outcome: impl FnOnce(&JobId) -> Outcome) {
         let (id, job, accepted_at) = self
             .waiting
@@ -167,7 +167,7 @@ impl Model {
                                 }
                             },
                         },
-                        other => panic!("no step makes {other:?}"),
+                        other => panic!("no step produces {other:?}"),
                     };
                     let key = operation.key.clone();
                     self.write(&Write { key, change }, applied.version, applied.existed);

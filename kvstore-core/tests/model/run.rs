@@ -1,4 +1,4 @@
-//! A backend beside its model, step by step.
+//! A backend alongside its model, step by step.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use kvstore_core::{Error, JobQueue, Key, Store, Value, Version};
 use crate::map::{Held, Model};
 use crate::steps::{Ending, Guess, KEYS, Put, Request, Step, key};
 
-/// A backend beside its model, and somebody who mirrors the changes.
+/// A backend alongside its model, and a watcher that mirrors the changes.
 struct Run<H> {
     harness: H,
     store: Arc<dyn Store>,
@@ -192,7 +192,7 @@ impl<H: QueueHarness> Run<H> {
         let worker = Worker::new(self.store.clone(), self.queue.clone());
         let mut claims = worker.claim().await.unwrap();
         if claims.is_empty() {
-            // The one before died with its claims.
+            // The worker before died holding its claims.
             self.wait(CLAIM_PERIOD).await;
             claims = worker.claim().await.unwrap();
         }
@@ -253,7 +253,7 @@ impl<H: QueueHarness> Run<H> {
             .await
         {
             Ok(watch) => watch,
-            // The history ends here, so the mirror begins again with what is there.
+            // The history ends here, so the mirror starts over from the current entries.
             Err(Error::Compacted) => {
                 let watch = self.store.watch(&WatchFrom::Now.into()).await.unwrap();
                 self.seen = watch.start.clone();
@@ -323,7 +323,7 @@ impl<H: QueueHarness> Run<H> {
         assert_eq!(folded, Vec::from_iter(prefixes));
     }
 
-    /// Everything that can be read, against the model.
+    /// Compares everything that can be read with the model.
     async fn compare(&self) {
         let keys: Vec<Key> = (0..KEYS.len()).map(key).collect();
         let many = self.store.get_many(&keys).await.unwrap();
@@ -346,7 +346,7 @@ impl<H: QueueHarness> Run<H> {
         }
         let waiting: usize = self.model.waiting.values().map(VecDeque::len).sum();
         let untold: u64 = self.model.untold.values().sum();
-        // What it was not told a queue may learn from its store when both are opened.
+        // A queue that was not informed may learn it from its store when both are opened.
         let depth = self.queue.depth().await.unwrap().jobs;
         let least = waiting as u64;
         assert!(
@@ -355,7 +355,8 @@ impl<H: QueueHarness> Run<H> {
         );
     }
 
-    /// Follows the changes up to now. These backends show all keys in one order, so one last write marks the end.
+    /// Follows the changes up to now. These backends show all keys in one order, so one last write
+    /// marks the end.
     async fn mirror_all(&mut self) {
         self.expire_all().await;
         let write = Write {

@@ -3,7 +3,8 @@
 use kvstore_core::Key;
 use proptest::prelude::*;
 
-/// Few keys, so that they meet: with common prefixes, delimiters, tags, and spread over partitions.
+/// Few keys, so that they collide: with common prefixes, delimiters and tags, and spread over
+/// partitions.
 pub(crate) const KEYS: [&str; 7] = ["a", "a/b", "a/b/c", "b", "é", "{t}x", "{t}y"];
 
 pub(crate) fn key(index: usize) -> Key {
@@ -19,10 +20,10 @@ pub(crate) enum Step {
         checks: Vec<(usize, Guess)>,
         writes: Vec<(usize, Put)>,
     },
-    /// A worker takes what it can, and ends like this.
+    /// Lets a worker process what it can, and end like this.
     Work(Ending),
     Expire,
-    /// Moves the clock on by seconds.
+    /// Advances the clock by seconds.
     Wait(u64),
     Restart,
     List {
@@ -45,9 +46,9 @@ pub(crate) enum Guess {
     Any,
     Absent,
     Present,
-    /// The version that the key has now.
+    /// The current version of the key.
     Current,
-    /// One that it does not have.
+    /// A version that it does not have.
     Other,
 }
 
@@ -55,19 +56,19 @@ pub(crate) enum Guess {
 pub(crate) enum Put {
     Delete,
     Forever,
-    /// Until so many seconds from now; 0 for a deadline that has passed (in a direct commit).
+    /// For this many seconds; 0 is a deadline that has passed (in a direct commit).
     For(u64),
-    /// With the deadline that the entry has (in a job).
+    /// With the entry's current deadline (in a job).
     Keep,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
-    /// It goes on until nothing is left.
+    /// Continues until nothing is left.
     Done,
-    /// It dies when it has evaluated, before its commit.
+    /// Dies after evaluating, before its commit.
     BeforeCommit,
-    /// It dies when it has committed, before it tells the queue.
+    /// Dies after its commit, before it informs the queue.
     AfterCommit,
 }
 

@@ -1,5 +1,5 @@
-//! A stable address in front of Redis servers, as a virtual address or a service would be: it leads
-//! to one of them, and later to another.
+//! A stable address in front of Redis servers, like a virtual IP or a service: it leads to one of
+//! them, and later to another.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::redis_server::Server;
 
-/// An address for as long as this lives.
+/// The address, while this value lives.
 pub(crate) struct Address {
     port: u16,
     to: watch::Sender<PathBuf>,
@@ -29,7 +29,7 @@ impl Address {
                         return;
                     };
                     tokio::select! {
-                        // It ends with either of the two.
+                        // Ends with either side.
                         _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
                         _ = led.changed() => {}
                     }

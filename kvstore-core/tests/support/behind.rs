@@ -1,4 +1,4 @@
-//! A folder, and a queue on a Redis server in front of it.
+//! A folder with a queue on a Redis server in front of it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use tokio::sync::OnceCell;
 use crate::redis_server::OnRedis;
 use crate::support::Folder;
 
-/// Both. The folder's clock stands still at where Redis' was, at first and whenever it is set.
+/// Both. The folder's clock is stopped at the time of Redis's clock, at first and whenever it is
+/// set.
 pub(crate) struct Behind {
     folder: Folder,
     redis: OnRedis,

@@ -1,4 +1,4 @@
-//! A Redis Cluster of three primaries of a test's own, which the tests of one process share, ended by their ids.
+//! A Redis Cluster of three primaries, shared by the tests of one process and ended by process id.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::net::TcpListener;
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 /// Longer than a cluster takes to agree on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Slots of a cluster.
+/// The slots of a cluster.
 const SLOTS: u16 = 16384;
 
 /// Three primaries, each with a third of the slots, until this is dropped.
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
-    /// What they keep.
+    /// Their data.
     _folder: tempfile::TempDir,
 }
 
@@ -28,7 +28,7 @@ struct Node {
     tls: Option<Tls>,
 }
 
-/// Who vouches for the servers, and what they show: files in PEM.
+/// The authority and the certificates of the servers: PEM files.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
     pub(crate) authority: String,
@@ -37,7 +37,7 @@ pub(crate) struct Tls {
 }
 
 impl Cluster {
-    /// The one that some test has, or a new one.
+    /// Returns the cluster that another test already uses, or a new one.
     pub(crate) fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,7 +52,7 @@ impl Cluster {
         Self::start_with(None)
     }
 
-    /// With TLS everywhere, if there are certificates.
+    /// Starts a cluster, with TLS everywhere if certificates are given.
     pub(crate) fn start_with(tls: Option<&Tls>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let nodes = (0..3).map(|number| Node::start(&folder, number, tls));
@@ -97,7 +97,7 @@ impl Cluster {
         }
     }
 
-    /// Kills one of its servers at once, and starts it again on what it has left.
+    /// Kills one of its servers, and restarts it on what it has left.
     pub(crate) fn kill_and_start(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         node.process.kill().unwrap();
@@ -106,7 +106,7 @@ impl Cluster {
         assert!(node.comes_up(), "it does not start again");
     }
 
-    /// Moves so many slots, with all that is in them, from one of its servers to another.
+    /// Moves `count` slots, with everything in them, from one server to another.
     pub(crate) fn move_slots(&self, from: usize, to: usize, count: usize) {
         let id = |number: usize| self.nodes[number].ask(&["CLUSTER", "MYID"]);
         let output = Command::new("redis-cli")
@@ -122,7 +122,7 @@ impl Cluster {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Begins to move a slot from one of its servers to another.
+    /// Begins to move a slot from one server to another.
     pub(crate) fn begin_move(&self, slot: u16, from: usize, to: usize) {
         let id = |number: usize| self.nodes[number].ask(&["CLUSTER", "MYID"]);
         let slot = ["CLUSTER", "SETSLOT", &slot.to_string()].map(str::to_owned);
@@ -131,7 +131,7 @@ impl Cluster {
         self.ask(from, &[cluster, set, slot, "MIGRATING", &id(to)]);
     }
 
-    /// Moves so many keys of a slot whose move has begun.
+    /// Moves `count` keys of a slot whose move has begun.
     pub(crate) fn move_keys(&self, slot: u16, from: usize, to: usize, count: usize) {
         let (slot, count) = (slot.to_string(), count.to_string());
         let keys = self.ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, &count]);
@@ -154,7 +154,7 @@ impl Cluster {
         }
     }
 
-    /// How many slots one of its servers has, as it says itself.
+    /// Returns how many slots one of its servers has, according to itself.
     pub(crate) fn slots(&self, number: usize) -> usize {
         let nodes = self.nodes[number].ask(&["CLUSTER", "NODES"]);
         let own = nodes
@@ -190,7 +190,7 @@ impl Drop for Cluster {
 
 impl Node {
     fn start(folder: &tempfile::TempDir, number: usize, tls: Option<&Tls>) -> Self {
-        // Somebody else may take a port before it does.
+        // Another process may take a port first.
         for _ in 0..10 {
             let [port, bus] = free_ports();
             let own = folder.path().join(format!("{number}-{port}"));
@@ -223,7 +223,7 @@ impl Node {
         false
     }
 
-    /// Host, port, and the port of the cluster's own talk.
+    /// Returns host, port, and the port of the cluster bus.
     fn place(&self) -> [String; 3] {
         [
             "127.0.0.1".to_owned(),
@@ -286,7 +286,7 @@ fn spawn(port: u16, bus: u16, folder: &Path, tls: Option<&Tls>) -> Child {
         .expect("redis-server is missing: apt-get install redis-server redis-tools")
 }
 
-/// Two that nobody has now.
+/// Returns two unused ports.
 fn free_ports() -> [u16; 2] {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())

@@ -1,4 +1,4 @@
-//! How the suite reaches a folder that one handle writes and another, which only follows it, reads.
+//! How the suite reaches a folder that one handle writes and another only follows.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use kvstore_core::{Result, Store};
 
 use crate::support::Folder;
 
-/// A folder that is written by one handle and read by another, which only follows it.
+/// A folder written by one handle and read by another that only follows it.
 pub(crate) struct Followed {
     written: Folder,
     reader: tokio::sync::Mutex<Option<JsonReader>>,
@@ -62,7 +62,7 @@ impl StoreHarness for Followed {
     }
 }
 
-/// Writes here, and reads there.
+/// Writes to one, and reads from the other.
 #[derive(Debug)]
 struct Beside {
     writer: Arc<JsonStore>,

@@ -12,10 +12,10 @@ use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::id::PartitionCount;
 use kvstore_core::queue::{QueueOptions, WorkQueue};
 
-/// The time at which each test starts: any will do.
+/// The time at which each test starts; the value does not matter.
 const START: Timestamp = Timestamp(1_763_000_000_000);
 
-/// It keeps its data for as long as its handles live, so a restart leaves it as it is.
+/// Its data lives as long as its handles, so a restart changes nothing.
 pub(crate) struct Memory {
     clock: ManualClock,
     partitions: PartitionCount,
@@ -69,7 +69,7 @@ impl QueueHarness for Memory {
     }
 }
 
-/// A folder, opened by whoever asks first.
+/// A folder, opened at first use.
 pub(crate) struct Folder {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) clock: ManualClock,
@@ -85,7 +85,7 @@ impl Folder {
         }
     }
 
-    /// Opens it, again if it is open with other bounds than these.
+    /// Opens it; reopens it if it is open with other bounds.
     pub(crate) async fn open(&self, bounds: Option<QueueBounds>) -> JsonFile {
         let mut opened = self.opened.lock().await;
         if let Some((file, open_with)) = &*opened {

@@ -65,7 +65,7 @@ impl Lines {
 
 /// A row of the table.
 #[derive(Debug)]
-struct Row {
+struct ProblemRow {
     kind: Kind,
     name: &'static str,
     status: StatusCode,
@@ -76,162 +76,162 @@ struct Row {
 }
 
 /// In the order of the kinds, as many as there are.
-const TABLE: [Row; Kind::StorageFull as usize + 1] = [
-    Row {
+const TABLE: [ProblemRow; Kind::StorageFull as usize + 1] = [
+    ProblemRow {
         kind: Kind::Malformed,
         name: "malformed",
         status: StatusCode::BAD_REQUEST,
-        meaning: "A header, a cursor or a sync token can not be read, or the body broke off.",
+        meaning: "A header, a cursor or a sync token cannot be read, or the body broke off.",
         remedy: "Correct what the detail names. Cursors and tokens are sent back as they came, and only to the service that made them.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::Unauthorized,
         name: "unauthorized",
         status: StatusCode::UNAUTHORIZED,
         meaning: "This needs a token, and the request had none, or one that is not known here.",
         remedy: "Send the header Authorization: Bearer, with the token that the operator of the service has given to you.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::Forbidden,
         name: "forbidden",
         status: StatusCode::FORBIDDEN,
         meaning: "The token is known, but it does not allow this: it may only read, or only touch keys that begin in a certain way.",
         remedy: "Ask the operator of the service for a token that allows it. Whether there is such a key is not said.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::NotFound,
         name: "not-found",
         status: StatusCode::NOT_FOUND,
         meaning: "There is no such key, job or route; or the key has expired, or the job's outcome is no longer kept.",
         remedy: "Check the path. If the key was written a moment ago, read with the Sync-Token of that write.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::Misdirected,
         name: "misdirected",
         status: StatusCode::MISDIRECTED_REQUEST,
         meaning: "The request asks for a host that is not this machine, and the server serves anybody on this machine alone.",
         remedy: "Ask for localhost, or have the operator of the service add the name with --allow-host.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::MethodNotAllowed,
         name: "method-not-allowed",
         status: StatusCode::METHOD_NOT_ALLOWED,
         meaning: "The route is there, but not with this method.",
         remedy: "Use one of the methods in the header Allow.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::RequestTimeout,
         name: "request-timeout",
         status: StatusCode::REQUEST_TIMEOUT,
         meaning: "The body of the request did not arrive in time. Nothing was written.",
         remedy: "Send it again, faster or in smaller parts.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::HistoryCompacted,
         name: "history-compacted",
         status: StatusCode::GONE,
-        meaning: "The changes after the one that you have seen last are no longer kept, so the watch can not be resumed without a hole.",
+        meaning: "The changes after the one that you have seen last are no longer kept, so the watch cannot be resumed without a hole.",
         remedy: "Read what is there now, and watch from here on: snapshot=1 does both.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::PreconditionFailed,
         name: "precondition-failed",
         status: StatusCode::PRECONDITION_FAILED,
         meaning: "The condition of the request (If-Match or If-None-Match) did not hold when its turn came, so nothing was written.",
         remedy: "Read the key again, decide anew, and send the new ETag. current_etag is the one that stood there.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::TooLarge,
         name: "too-large",
         status: StatusCode::PAYLOAD_TOO_LARGE,
         meaning: "The value or the body has more bytes than are allowed; limit_bytes says how many are.",
         remedy: "Store it in parts, or ask the operator of the service to raise the limit.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::UnsupportedMediaType,
         name: "unsupported-media-type",
         status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
         meaning: "The body says that it is something else than plain JSON, or that it is compressed.",
         remedy: "Send JSON with Content-Type: application/json and without Content-Encoding; with curl, use --json.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::Invalid,
         name: "invalid",
         status: StatusCode::UNPROCESSABLE_ENTITY,
         meaning: "Part of the request breaks a rule: a key, a parameter, or a body that is not JSON. Nothing was written.",
         remedy: "Correct each place that errors lists.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::IdempotencyKeyReused,
         name: "idempotency-key-reused",
         status: StatusCode::UNPROCESSABLE_ENTITY,
         meaning: "The Idempotency-Key was used before, for another request. Nothing was written.",
         remedy: "Take a new key for each new request, and the old one only to repeat the very same.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::CrossPartition,
         name: "cross-partition",
         status: StatusCode::UNPROCESSABLE_ENTITY,
         meaning: "The keys of the batch are in different partitions, and only those of one can be written at once.",
         remedy: "Give the keys that belong together the same {tag}, as in {order:7}/head and {order:7}/items.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::NotAnInteger,
         name: "not-an-integer",
         status: StatusCode::UNPROCESSABLE_ENTITY,
-        meaning: "The value to add to is no 64-bit integer, or the sum would be none. Nothing was written.",
+        meaning: "The value to add to is not a 64-bit integer, or the sum would not fit in one. Nothing was written.",
         remedy: "Read the key, and write a whole number from -2^63 to 2^63-1 without fraction or exponent before you add to it.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::Internal,
         name: "internal",
         status: StatusCode::INTERNAL_SERVER_ERROR,
         meaning: "Something is wrong in the service, and its log says what, under the id of the request.",
         remedy: "Tell its operator the request id. Whether a write took effect is not known: read before you repeat it.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::DeadLettered,
         name: "dead-lettered",
         status: StatusCode::INTERNAL_SERVER_ERROR,
         meaning: "The write was accepted, but the store refused it again and again, so it was put aside.",
         remedy: "Its job says why. The operator of the service can retry it once the cause is gone.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::Unavailable,
         name: "unavailable",
         status: StatusCode::SERVICE_UNAVAILABLE,
         meaning: "The store or the queue does not answer now, or this server only reads. Nothing was written.",
         remedy: "Try again after as many seconds as Retry-After says.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::Overloaded,
         name: "overloaded",
         status: StatusCode::SERVICE_UNAVAILABLE,
         meaning: "As many writes wait, or as many connections are open, as there is room for. Nothing was written.",
         remedy: "Try again after as many seconds as Retry-After says, and wait longer each time.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::NotYetVisible,
         name: "not-yet-visible",
         status: StatusCode::SERVICE_UNAVAILABLE,
         meaning: "The write that the sync token names has not been applied yet, so this read could not show it.",
         remedy: "Try again after as many seconds as Retry-After says, or read without the token and get what is there.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::Draining,
         name: "draining",
         status: StatusCode::SERVICE_UNAVAILABLE,
         meaning: "This server is about to stop and takes nothing new.",
         remedy: "Connect again: another server takes over.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::OutcomeUnknown,
         name: "outcome-unknown",
         status: StatusCode::GATEWAY_TIMEOUT,
         meaning: "Something broke while the write was on its way, and it is not known whether it took effect.",
         remedy: "Repeat it with the same Idempotency-Key, which is always safe, or read the key before you repeat it.",
     },
-    Row {
+    ProblemRow {
         kind: Kind::StorageFull,
         name: "storage-full",
         status: StatusCode::INSUFFICIENT_STORAGE,
@@ -251,7 +251,7 @@ impl Kind {
         }
     }
 
-    fn row(self) -> &'static Row {
+    fn row(self) -> &'static ProblemRow {
         let row = &TABLE[self as usize];
         debug_assert_eq!(row.kind, self, "the table is in the order of the kinds");
         row
@@ -295,7 +295,7 @@ pub(crate) fn meanings(status: u16) -> Vec<&'static str> {
 /// `GET /problems/{name}`
 pub(crate) fn page(name: &str) -> Option<Reply> {
     let row = TABLE.iter().find(|row| row.name == name)?;
-    let Row {
+    let ProblemRow {
         name,
         status,
         meaning,
@@ -315,7 +315,7 @@ pub(crate) fn page(name: &str) -> Option<Reply> {
 pub(crate) fn index() -> Reply {
     let items: String = TABLE
         .iter()
-        .map(|Row { name, status, .. }| {
+        .map(|ProblemRow { name, status, .. }| {
             format!(
                 "<li><a href=\"/problems/{name}\">{name}</a> ({})</li>\n",
                 status.as_u16()

@@ -24,7 +24,7 @@ const BODY: [u16; 3] = [408, 413, 415];
 const IDEMPOTENCY_KEY_PATTERN: &str = r#"^([!#-~]([ -~]{0,253}[!-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}"( *; *window=0*[1-9][0-9]{0,17})?)$"#;
 
 /// One method of a route.
-struct Operation {
+struct PathOperation {
     id: &'static str,
     summary: &'static str,
     tag: &'static str,
@@ -35,7 +35,7 @@ struct Operation {
     is_public: bool,
 }
 
-impl Operation {
+impl PathOperation {
     fn new(tag: &'static str, id: &'static str, summary: &'static str) -> Self {
         Self {
             id,
@@ -259,7 +259,7 @@ pub(super) fn all(options: &Options) -> Value {
 
 fn simple(paths: &mut Value) {
     let tag = "simple";
-    let set = Operation::new(tag, "set", "Write a value under a key")
+    let set = PathOperation::new(tag, "set", "Write a value under a key")
         .takes(condition_headers())
         .takes(write_headers())
         .body(schema("Set"))
@@ -272,7 +272,7 @@ fn simple(paths: &mut Value) {
         ])
         .fails(&[&ALWAYS, &KEYS, &WRITE, &BODY]);
     paths["/set"] = json!({ "post": set.into_json() });
-    let get = Operation::new(tag, "get", "Read the value under a key")
+    let get = PathOperation::new(tag, "get", "Read the value under a key")
         .takes([key()])
         .takes(after())
         .takes(read_headers())
@@ -285,7 +285,7 @@ fn simple(paths: &mut Value) {
         ])
         .fails(&[&ALWAYS, &KEYS, &READ]);
     paths["/get/{key}"] = get.into_get_and_head();
-    let delete = Operation::new(tag, "delete", "Delete a key")
+    let delete = PathOperation::new(tag, "delete", "Delete a key")
         .takes([key()])
         .takes(condition_headers())
         .takes(write_headers())
@@ -306,7 +306,7 @@ const LONG_POLL: &str =
 
 fn entries(paths: &mut Value) {
     let tag = "entries";
-    let get = Operation::new(tag, "getEntry", "Read an entry: its value as it is")
+    let get = PathOperation::new(tag, "getEntry", "Read an entry: its value as it is")
         .takes([
             key(),
             switch(
@@ -328,7 +328,7 @@ fn entries(paths: &mut Value) {
             .headers(&ENTRY_HEADERS),
         ])
         .fails(&[&ALWAYS, &KEYS, &READ]);
-    let put = Operation::new(tag, "putEntry", "Write an entry: the body is the value")
+    let put = PathOperation::new(tag, "putEntry", "Write an entry: the body is the value")
         .takes([
             key(),
             in_query("ttl", "When it will be absent", schema("Ttl")),
@@ -348,7 +348,7 @@ fn entries(paths: &mut Value) {
             accepted("Queued"),
         ])
         .fails(&[&ALWAYS, &KEYS, &WRITE, &BODY]);
-    let delete = Operation::new(tag, "deleteEntry", "Delete an entry")
+    let delete = PathOperation::new(tag, "deleteEntry", "Delete an entry")
         .takes([key()])
         .takes(condition_headers())
         .takes(write_headers())
@@ -365,7 +365,7 @@ fn entries(paths: &mut Value) {
             .written()
             .headers(&["etag?"])
     };
-    let patch = Operation::new(
+    let patch = PathOperation::new(
         tag,
         "patchEntry",
         "Merge the body into the value (RFC 7396); without a body, give the entry a new deadline",
@@ -399,7 +399,7 @@ fn entries(paths: &mut Value) {
         schema("Integer"),
     );
     by["required"] = true.into();
-    let add = Operation::new(
+    let add = PathOperation::new(
         tag,
         "addToEntry",
         "Add to the 64-bit integer that the value is; an absent one counts as 0",
@@ -432,7 +432,7 @@ fn entries(paths: &mut Value) {
 fn several(paths: &mut Value) {
     let tag = "entries";
     let prefix = || in_query("prefix", "Only keys that begin with this", text());
-    let list = Operation::new(
+    let list = PathOperation::new(
         tag,
         "listEntries",
         "List keys in byte order, a page at a time",
@@ -458,7 +458,7 @@ fn several(paths: &mut Value) {
         .json("Page")
         .headers(&["cache-control"])])
     .fails(&[&ALWAYS, &KEYS]);
-    let clear = Operation::new(
+    let clear = PathOperation::new(
         tag,
         "deleteEntries",
         "Delete the keys with a prefix, in jobs of at most 1,000: not one moment, and safe to repeat",
@@ -480,7 +480,7 @@ fn several(paths: &mut Value) {
     let mut collection = list.into_get_and_head();
     collection["delete"] = clear.into_json();
     paths["/v1/kv"] = collection;
-    let mget = Operation::new(
+    let mget = PathOperation::new(
         tag,
         "getEntries",
         "Read several entries, as they were at one moment",
@@ -492,7 +492,7 @@ fn several(paths: &mut Value) {
         .headers(&["cache-control"])])
     .fails(&[&ALWAYS, &KEYS, &BODY]);
     paths["/v1/mget"] = json!({ "post": mget.into_json() });
-    let batch = Operation::new(
+    let batch = PathOperation::new(
         tag,
         "batch",
         "Several writes that take effect together or not at all",
@@ -507,7 +507,7 @@ fn several(paths: &mut Value) {
     ])
     .fails(&[&ALWAYS, &KEYS, &[404], &WRITE, &BODY]);
     paths["/v1/batch"] = json!({ "post": batch.into_json() });
-    let watch = Operation::new(
+    let watch = PathOperation::new(
         tag,
         "watch",
         "Hear of changes as they become visible, as server-sent events",
@@ -546,7 +546,7 @@ fn several(paths: &mut Value) {
 fn jobs(paths: &mut Value) {
     let tag = "jobs";
     let id = || in_path("id", schema("JobId"));
-    let job = Operation::new(tag, "getJob", "What became of a write")
+    let job = PathOperation::new(tag, "getJob", "What became of a write")
         .takes([
             id(),
             in_query(
@@ -559,14 +559,14 @@ fn jobs(paths: &mut Value) {
             .json("Job")
             .headers(&["cache-control", "retry-after?"])])
         .fails(&[&ALWAYS, &[404]]);
-    let forget = Operation::new(tag, "forgetJob", "Drop a job that was given up")
+    let forget = PathOperation::new(tag, "forgetJob", "Drop a job that was given up")
         .takes([id()])
         .answers([Answer::new(200, "It is dropped").json("Forgotten")])
         .fails(&[&ALWAYS, &KEYS, &[404, 504, 507]]);
     let mut one = job.into_get_and_head();
     one["delete"] = forget.into_json();
     paths["/v1/jobs/{id}"] = one;
-    let list = Operation::new(
+    let list = PathOperation::new(
         tag,
         "listJobs",
         "List the jobs that wait, by partition and place, or that were given up",
@@ -593,14 +593,14 @@ fn jobs(paths: &mut Value) {
         status["required"] = true.into();
         status
     };
-    let forget_all = Operation::new(tag, "forgetJobs", "Drop all jobs that were given up")
+    let forget_all = PathOperation::new(tag, "forgetJobs", "Drop all jobs that were given up")
         .takes([all_dead()])
         .answers([Answer::new(200, "They are dropped").json("AllForgotten")])
         .fails(&[&ALWAYS, &[504, 507]]);
     let mut jobs = list.into_get_and_head();
     jobs["delete"] = forget_all.into_json();
     paths["/v1/jobs"] = jobs;
-    let retry_all = Operation::new(
+    let retry_all = PathOperation::new(
         tag,
         "retryJobs",
         "Try all jobs again that were given up: each takes its place at the end",
@@ -609,13 +609,13 @@ fn jobs(paths: &mut Value) {
     .answers([Answer::new(200, "They are queued again, as new jobs").json("AllRetried")])
     .fails(&[&ALWAYS, &[415, 504, 507]]);
     paths["/v1/jobs/retry"] = json!({ "post": retry_all.into_json() });
-    let queue = Operation::new(tag, "getQueue", "How much waits, and for how long")
+    let queue = PathOperation::new(tag, "getQueue", "How much waits, and for how long")
         .answers([Answer::new(200, "The queue")
             .json("Queue")
             .headers(&["cache-control"])])
         .fails(&[&ALWAYS]);
     paths["/v1/queue"] = queue.into_get_and_head();
-    let retry = Operation::new(
+    let retry = PathOperation::new(
         tag,
         "retryJob",
         "Try a job again that was given up: it takes its place at the end",
@@ -633,7 +633,7 @@ fn service(paths: &mut Value, options: &Options) {
     let tag = "service";
     let html = || json!({ "type": "string" });
     let page = |id, summary| {
-        Operation::new(tag, id, summary)
+        PathOperation::new(tag, id, summary)
             .public()
             .fails(&[&[400, 500, 503]])
     };
@@ -707,7 +707,7 @@ fn service(paths: &mut Value, options: &Options) {
         .json("Status")
         .headers(&["cache-control?"])]);
     paths["/livez"] = live.into_get_and_head();
-    let ready = Operation::new(
+    let ready = PathOperation::new(
         tag,
         "readyz",
         "Whether store and queue answer, and the server goes on",
@@ -723,7 +723,7 @@ fn service(paths: &mut Value, options: &Options) {
     ])
     .fails(&[&[400, 500]]);
     paths["/readyz"] = ready.into_get_and_head();
-    let metrics = Operation::new(tag, "metrics", "Figures, as Prometheus reads them")
+    let metrics = PathOperation::new(tag, "metrics", "Figures, as Prometheus reads them")
         .answers([Answer::new(200, "The figures")
             .content(
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",

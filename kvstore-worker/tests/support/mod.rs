@@ -1,4 +1,5 @@
-//! What the tests share: a store that fails on demand and remembers what it really did, and a clock that follows paused time.
+//! Shared by the tests: a store that fails on demand and remembers what it really did, and a clock
+//! that follows paused time.
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
@@ -19,20 +20,20 @@ use kvstore_core::queue::QueueOptions;
 use kvstore_core::{Error, JobQueue, Key, Result, Store, Value, Version};
 use tokio::time::Instant;
 
-/// What becomes of a commit.
+/// What happens to a commit.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// It is refused with what is wrong, and nothing happens.
+    /// It fails with this error, and nothing happens.
     Before(fn() -> Error),
-    /// It happens, and is answered with an error all the same.
+    /// It takes effect, but the answer is this error.
     After(fn() -> Error),
     /// The store panics, and nothing happens.
     Panic,
     /// It is never answered, and nothing happens.
     Hang,
-    /// It happens after this time.
+    /// It takes effect after this time.
     Late(Duration),
-    /// This one comes first, past the worker.
+    /// This commit comes first, bypassing the worker.
     Direct(Commit),
 }
 
@@ -52,10 +53,10 @@ pub(crate) fn unknown() -> Error {
 
 type Judge = Box<dyn Fn(&Commit) -> Option<Fault> + Send + Sync>;
 
-/// A memory store whose commits fail as the test says.
+/// A memory store whose commits fail as the test decides.
 pub(crate) struct FaultyStore {
     pub(crate) inner: MemoryStore,
-    /// Whether a ping is never answered.
+    /// Whether pings are never answered.
     pub(crate) ping_hangs: AtomicBool,
     judge: Judge,
     applied: Mutex<Vec<(Version, Key, Value)>>,
@@ -80,7 +81,7 @@ impl FaultyStore {
         })
     }
 
-    /// The values that commits have really given to `key`, in the order of their versions.
+    /// Returns the values that commits have really given to `key`, in the order of their versions.
     pub(crate) fn history(&self, key: &Key) -> Vec<u64> {
         let mut applied = self.applied.lock().unwrap().clone();
         applied.sort_by_key(|(version, ..)| *version);
@@ -91,8 +92,8 @@ impl FaultyStore {
             .collect()
     }
 
-    /// No lock is held and nothing is waited for between the commit and the note of it, so a worker that is aborted can't
-    /// come between.
+    /// No lock is held and nothing is awaited between the commit and its record, so aborting a
+    /// worker cannot separate them.
     async fn commit_noted(&self, commit: Commit) -> Result<Committed> {
         let writes = commit.writes.clone();
         let committed = self.inner.commit(commit).await?;
@@ -164,7 +165,7 @@ impl Clock for TokioClock {
     }
 }
 
-/// A queue in memory with `partitions`, whose claims last for `claim_period`.
+/// Creates a queue in memory with `partitions`, whose claims last for `claim_period`.
 pub(crate) fn queue(partitions: u16, claim_period: Duration) -> Arc<MemoryQueue> {
     let options = QueueOptions {
         partitions: PartitionCount::new(partitions).unwrap(),
@@ -183,13 +184,14 @@ pub(crate) fn set(key: &Key, number: u64) -> NewJob {
     NewJob::new(Command::One(Operation::set(key.clone(), value)))
 }
 
-/// Accepts one job.
+/// Enqueues one job, which must be accepted.
 pub(crate) async fn enqueue(queue: &dyn JobQueue, job: NewJob) -> JobId {
     let accepted = queue.enqueue(vec![job]).await.pop().unwrap();
     accepted.unwrap().id
 }
 
-/// Waits until everything accepted is applied and the queue knows it. For tests with paused time, so the limit is far off.
+/// Waits until everything accepted is applied and the queue knows it. For tests with paused time,
+/// hence the generous limit.
 pub(crate) async fn drained(queue: &dyn JobQueue) {
     let is_empty = async {
         while queue.depth().await.unwrap().jobs > 0 {

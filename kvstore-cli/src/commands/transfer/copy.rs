@@ -1,5 +1,5 @@
-//! Brings entries into a store or a server, page by page, and leaves alone what is equal already.
-//! So a run that is cut off is started again, and continues where it ended.
+//! Copies entries into a store or a server, page by page, leaving equal ones alone. So an
+//! interrupted run can be started again, and continues where it ended.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -23,39 +23,39 @@ use kvstore_core::{Entry, Error, Key, Result, Store as _};
 use serde::Serialize;
 
 use super::place::Entries;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
-/// Most bytes of the values that are compared at once, so that a server's answer with its own
-/// values stays below its bound.
+/// The maximum size of the values compared at once, so that a server's answer with its own values
+/// stays below its bound.
 const PAGE_BYTES: usize = 2 << 20;
 
-/// How many writes to a server are under way at once: it syncs together what arrives together.
+/// How many writes to a server are in flight: it syncs together what arrives together.
 const WRITES_AT_ONCE: usize = 128;
 
-/// How long each waits to be applied.
+/// How long each write waits to be applied.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// How often a write is sent whose outcome is not known.
+/// How often a write whose outcome is unknown is sent.
 const TRIES: usize = 5;
 
-/// How far two deadlines may be apart that are the same: on a server a time to live is in whole
-/// seconds, and counts from when the write is accepted.
+/// How far apart two equal deadlines may be: on a server a time to live is in whole seconds, and
+/// counts from the acceptance of the write.
 const SAME_DEADLINE: Duration = Duration::from_secs(3);
 
-/// What became of the entries.
+/// What happened to the entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Totals {
     pub(super) written: u64,
-    /// Those that had value and deadline already.
+    /// Entries that had the same value and deadline already.
     pub(super) equal: u64,
-    /// Those that are there and were to stay.
+    /// Existing entries that were to stay.
     pub(super) kept: u64,
-    /// Those whose deadline has passed: they are absent everywhere.
+    /// Entries whose deadline has passed: they are absent everywhere.
     pub(super) expired: u64,
 }
 
 impl Totals {
-    /// Returns how many there were.
+    /// Returns the number of entries.
     pub(super) fn sum(self) -> u64 {
         self.written + self.equal + self.kept + self.expired
     }
@@ -73,23 +73,23 @@ impl fmt::Display for Totals {
     }
 }
 
-/// Where entries are written to.
+/// The destination of the entries.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(super) enum CopyTarget {
     Store(Opened),
     Server(Client),
 }
 
-/// Writes `entries` to `target`, except those whose keys are there if `keep` says so, and counts.
-/// At an error everything before it is written.
+/// Writes `entries` to `target`, except, with `keep`, those whose keys exist, and counts them. On
+/// an error everything before it is written.
 pub(super) async fn copy(
     mut entries: Entries<'_>,
-    target: &Target,
+    target: &CopyTarget,
     keep: bool,
     bar: &ProgressBar,
     totals: &mut Totals,
-) -> Result<(), Failure> {
-    let mut page = Page::default();
+) -> Result<(), CommandFailure> {
+    let mut page = Chunk::default();
     loop {
         let next = match entries.next().await {
             Some(Ok(entry)) if page.has_room_for(&entry) => {
@@ -110,16 +110,17 @@ pub(super) async fn copy(
     }
 }
 
-/// Entries that are compared and written together: what is in memory of them all.
+/// Entries that are compared and written together, which bounds the memory.
 #[derive(Default)]
-struct Page {
+struct Chunk {
     entries: Vec<PortableEntry>,
     keys: HashSet<Key>,
     bytes: usize,
 }
 
-impl Page {
-    /// A key that comes again begins a page, so that it finds what its first time has left.
+impl Chunk {
+    /// Returns true if `entry` fits in the page. A repeated key begins a new page, so that its
+    /// comparison sees the earlier write.
     fn has_room_for(&self, entry: &PortableEntry) -> bool {
         self.entries.is_empty()
             || self.entries.len() < WORK_BATCH_WRITES
@@ -133,7 +134,7 @@ impl Page {
         self.entries.push(entry);
     }
 
-    async fn write(mut self, target: &Target, keep: bool, totals: &mut Totals) -> Result<()> {
+    async fn write(mut self, target: &CopyTarget, keep: bool, totals: &mut Totals) -> Result<()> {
         let now = SystemClock.now();
         let total = self.entries.len();
         let is_live =
@@ -158,8 +159,8 @@ fn size(entry: &PortableEntry) -> usize {
     entry.key.as_str().len() + entry.value.len()
 }
 
-impl Target {
-    /// Returns what is there; where a server's values come to more than one answer holds, in parts.
+impl CopyTarget {
+    /// Returns the existing entries, in parts if a server's values exceed the size of one answer.
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Entry>>>> {
         Box::pin(async move {
             let client = match self {
@@ -232,8 +233,8 @@ impl Target {
     }
 }
 
-/// Makes `commit`, without the writes whose checks do not hold; returns how many were written and
-/// left out.
+/// Commits `commit` without the writes whose checks do not hold; returns how many were written and
+/// how many left out.
 async fn absent_only(opened: &Opened, mut commit: Commit) -> Result<(u64, u64)> {
     let mut kept = 0;
     loop {
@@ -253,8 +254,8 @@ async fn absent_only(opened: &Opened, mut commit: Commit) -> Result<(u64, u64)> 
     }
 }
 
-/// Returns a commit for each partition that `entries` are in: where there are several, nothing is
-/// atomic across them.
+/// Returns one commit for each partition of `entries`: with several partitions, nothing is atomic
+/// across them.
 fn commits(
     entries: Vec<PortableEntry>,
     keep: bool,
@@ -294,7 +295,7 @@ fn operation(entry: PortableEntry, keep: bool, now: Timestamp) -> Operation {
     }
 }
 
-/// Writes one entry to a server, and returns false if it was there and is to stay.
+/// Writes one entry to a server, and returns false if it exists and is to stay.
 async fn send(client: &Client, operation: Operation) -> Result<bool> {
     let mut tries = 0;
     loop {
@@ -303,8 +304,8 @@ async fn send(client: &Client, operation: Operation) -> Result<bool> {
         match client.service().submit(request).await {
             Ok(_) => return Ok(true),
             Err(Error::Conflict { .. }) => return Ok(false),
-            // The same value once more does no harm, and each has no idempotency key, of which a
-            // server remembers only so many.
+            // Repeating the same value is harmless, and the writes have no idempotency keys, of
+            // which a server remembers a limited number.
             Err(Error::Unknown { .. }) if tries < TRIES => {}
             Err(error) => return Err(error),
         }
@@ -327,13 +328,13 @@ mod tests {
         }
     }
 
-    async fn memory() -> (Target, Opened) {
+    async fn memory() -> (CopyTarget, Opened) {
         let url = "memory:".parse().unwrap();
         let opened = kvstore_core::open(&url, None).await.unwrap();
-        (Target::Store(opened.clone()), opened)
+        (CopyTarget::Store(opened.clone()), opened)
     }
 
-    async fn copied(entries: Vec<PortableEntry>, to: &Target, keep: bool) -> Totals {
+    async fn copied(entries: Vec<PortableEntry>, to: &CopyTarget, keep: bool) -> Totals {
         let mut totals = Totals::default();
         let entries = stream::iter(entries).map(Ok).boxed_local();
         copy(entries, to, keep, &ProgressBar::hidden(), &mut totals)
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_equal_is_left_alone_and_what_differs_is_written() {
+    async fn equal_entries_are_left_alone_and_different_ones_are_written() {
         let (to, opened) = memory().await;
         let later = SystemClock.now().after(Duration::from_secs(1000));
         let entries = vec![
@@ -392,12 +393,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_writer_made_meanwhile_stays_if_it_was_to() {
+    async fn entries_of_concurrent_writers_stay_if_requested() {
         let (to, opened) = memory().await;
         opened.store.set("b", &7).await.unwrap();
         let entries = ["a", "b", "c"].map(|key| entry(key, "1", None));
         let mut counted = Totals::default();
-        // Past the comparison, which did not see it yet.
+        // After the comparison, which did not see it.
         to.write(entries.to_vec(), true, &mut counted)
             .await
             .unwrap();
@@ -426,11 +427,11 @@ mod tests {
         let page = opened.store.list(&request);
         assert_eq!(page.await.unwrap().count, Some(count));
 
-        let mut page = Page::default();
+        let mut page = Chunk::default();
         for entry in entries {
             if !page.has_room_for(&entry) {
                 assert!(page.entries.len() == WORK_BATCH_WRITES || page.bytes > PAGE_BYTES / 2);
-                page = Page::default();
+                page = Chunk::default();
             }
             page.add(entry);
             assert!(page.entries.len() <= WORK_BATCH_WRITES && page.bytes <= PAGE_BYTES);
@@ -438,7 +439,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn last_line_of_a_key_stays() {
+    async fn last_line_of_a_key_wins() {
         let (to, opened) = memory().await;
         let entries = ["1", "2", "2", "3"].map(|value| entry("a", value, None));
         assert_eq!(
@@ -454,12 +455,12 @@ mod tests {
         let mut totals = Totals::default();
         let entries = stream::iter([
             Ok(entry("a", "1", None)),
-            Err(Failure::Usage("a bad line".to_owned())),
+            Err(CommandFailure::Usage("a bad line".to_owned())),
             Ok(entry("b", "1", None)),
         ]);
         let hidden = ProgressBar::hidden();
         let failed = copy(entries.boxed_local(), &to, false, &hidden, &mut totals).await;
-        assert!(matches!(failed, Err(Failure::Usage(text)) if text == "a bad line"));
+        assert!(matches!(failed, Err(CommandFailure::Usage(text)) if text == "a bad line"));
         assert_eq!(totals.written, 1);
         assert!(version(&opened, "a").await.is_some() && version(&opened, "b").await.is_none());
     }

@@ -1,4 +1,4 @@
-//! `export` and `import`: entries between any two of a file, a folder, a store on Redis and a
+//! `export` and `import`: copy entries between any two of a file, a folder, a store on Redis and a
 //! server.
 
 mod copy;
@@ -10,32 +10,38 @@ use std::path::Path;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use kvstore_core::portable::{Form, Lines, Object, PortableEntry, Refused, Writer};
+use kvstore_core::portable::{
+    EntryWriter, Form, LinesReader, ObjectReader, PortableEntry, Refused,
+};
 use serde_json::json;
 
-use self::copy::{Target, Totals, copy};
-pub(crate) use self::place::Place;
-use self::place::{Entries, Source};
+use self::copy::{CopyTarget, Totals, copy};
+pub(crate) use self::place::Location;
+use self::place::{Entries, EntrySource};
 use super::{client, token_in, token_of};
-use crate::args::{Export, Import, Server};
-use crate::failure::Failure;
+use crate::args::{ExportArgs, ImportArgs, ServerArgs};
+use crate::failure::CommandFailure;
 use crate::output::Output;
 
-/// Most bad places of a file that are listed.
+/// The maximum number of invalid places of a file that are listed.
 const REFUSED_MAX: usize = 20;
 
-pub(super) async fn export(output: &Output, server: Server, export: Export) -> Result<(), Failure> {
+pub(super) async fn export(
+    output: &Output,
+    server: ServerArgs,
+    export: ExportArgs,
+) -> Result<(), CommandFailure> {
     let form = form(export.format, export.to.as_deref());
-    let from = export.from.unwrap_or(Place::Server(server.url()));
+    let from = export.from.unwrap_or(Location::Server(server.url()));
     let source = match from {
-        Place::Store(url) => Source::open(&url).await?,
-        Place::Server(url) => {
+        Location::Store(url) => EntrySource::open(&url).await?,
+        Location::Server(url) => {
             let token = token_of(&server)?;
-            Source::Server(client(server.at(url), token, true)?)
+            EntrySource::Server(client(server.at(url), token, true)?)
         }
-        Place::File(_) | Place::Standard => {
+        Location::File(_) | Location::Standard => {
             let text = "--from takes a folder, a store or a server; a file is read by `import`";
-            return Err(Failure::Usage(text.to_owned()));
+            return Err(CommandFailure::Usage(text.to_owned()));
         }
     };
     let prefix = &export.prefix;
@@ -43,14 +49,15 @@ pub(super) async fn export(output: &Output, server: Server, export: Export) -> R
     let entries = source.entries(prefix);
     let Some(path) = export.to.filter(|path| path.as_os_str() != "-") else {
         let out = BufWriter::new(io::stdout());
-        write_all(entries, Writer::new(form, out), &bar).await?;
+        write_all(entries, EntryWriter::new(form, out), &bar).await?;
         return Ok(());
     };
-    let refused = |error| Failure::Usage(format!("{} cannot be made: {error}", path.display()));
+    let refused =
+        |error| CommandFailure::Usage(format!("{} cannot be made: {error}", path.display()));
     let file = File::create_new(&path).map_err(refused)?;
-    let written = write_all(entries, Writer::new(form, BufWriter::new(file)), &bar).await;
+    let written = write_all(entries, EntryWriter::new(form, BufWriter::new(file)), &bar).await;
     drop(bar);
-    // On the disk when it says so.
+    // Durable once the command succeeds.
     let synced = written.and_then(|(out, count)| {
         out.get_ref().sync_all()?;
         Ok(count)
@@ -61,11 +68,11 @@ pub(super) async fn export(output: &Output, server: Server, export: Export) -> R
             Ok(output.one(&format!("{count} exported"), &object)?)
         }
         Err(failure) => {
-            // Half of it could be taken for all of it.
+            // A partial file could be mistaken for a complete one.
             let _ = std::fs::remove_file(&path);
             Err(match failure {
-                Failure::Io(error) => {
-                    Failure::Failed(format!("{} cannot be written: {error}", path.display()))
+                CommandFailure::Io(error) => {
+                    CommandFailure::Failed(format!("{} cannot be written: {error}", path.display()))
                 }
                 failure => failure,
             })
@@ -75,9 +82,9 @@ pub(super) async fn export(output: &Output, server: Server, export: Export) -> R
 
 async fn write_all<W: Write>(
     mut entries: Entries<'_>,
-    mut writer: Writer<W>,
+    mut writer: EntryWriter<W>,
     bar: &ProgressBar,
-) -> Result<(W, u64), Failure> {
+) -> Result<(W, u64), CommandFailure> {
     let mut count = 0;
     while let Some(entry) = entries.try_next().await? {
         writer.write(&entry)?;
@@ -89,28 +96,32 @@ async fn write_all<W: Write>(
     Ok((out, count))
 }
 
-pub(super) async fn import(output: &Output, server: Server, import: Import) -> Result<(), Failure> {
-    // First what can be refused without having touched anything.
+pub(super) async fn import(
+    output: &Output,
+    server: ServerArgs,
+    import: ImportArgs,
+) -> Result<(), CommandFailure> {
+    // First everything that can be rejected before anything is touched.
     let text;
     let source;
     let (entries, total): (Entries<'_>, _) = match &import.from {
-        Place::Store(url) => {
-            source = Source::open(url).await?;
+        Location::Store(url) => {
+            source = EntrySource::open(url).await?;
             (source.entries(""), source.total("").await?)
         }
-        Place::Server(url) => {
-            // A token is for one server: that of --token-file goes to the one that is written to.
+        Location::Server(url) => {
+            // A token is for one server: `--token-file` is for the one that is written to.
             let token = import
                 .from_token_file
                 .as_deref()
                 .map(token_in)
                 .transpose()?;
-            source = Source::Server(client(server.clone().at(url.clone()), token, true)?);
+            source = EntrySource::Server(client(server.clone().at(url.clone()), token, true)?);
             (source.entries(""), source.total("").await?)
         }
-        file @ (Place::File(_) | Place::Standard) => {
+        file @ (Location::File(_) | Location::Standard) => {
             let path = match file {
-                Place::File(path) => Some(path.as_path()),
+                Location::File(path) => Some(path.as_path()),
                 _ => None,
             };
             let name = path.map_or("standard input".to_owned(), |path| {
@@ -122,8 +133,8 @@ pub(super) async fn import(output: &Output, server: Server, import: Import) -> R
                     open(path)?.read_to_end(&mut all)?;
                     text = all;
                     let bar = ProgressBar::hidden();
-                    let total = check(&name, Object::new(&text).map(Ok), &bar)?;
-                    let entries = stream::iter(Object::new(&text).map(Ok));
+                    let total = check(&name, ObjectReader::new(&text).map(Ok), &bar)?;
+                    let entries = stream::iter(ObjectReader::new(&text).map(Ok));
                     (given(name, entries.boxed_local()), Some(total))
                 }
                 Form::Lines => {
@@ -132,101 +143,105 @@ pub(super) async fn import(output: &Output, server: Server, import: Import) -> R
                     let total = match bytes {
                         Some(bytes) => {
                             let bar = of_bytes("checking", bytes);
-                            let lines = Lines::new(BufReader::new(bar.wrap_read(open(path)?)));
+                            let lines =
+                                LinesReader::new(BufReader::new(bar.wrap_read(open(path)?)));
                             Some(check(&name, lines, &bar)?)
                         }
-                        // It can be read only once: its bad lines are found on the way.
+                        // It can be read only once, so its invalid lines are found on the way.
                         None => None,
                     };
-                    let lines = stream::iter(Lines::new(BufReader::new(open(path)?)));
+                    let lines = stream::iter(LinesReader::new(BufReader::new(open(path)?)));
                     (given(name, lines.boxed_local()), total)
                 }
             }
         }
     };
-    let target = match import.to.unwrap_or(Place::Server(server.url())) {
-        Place::Store(url) => Target::Store(kvstore_core::open(&url, None).await?),
+    let target = match import.to.unwrap_or(Location::Server(server.url())) {
+        Location::Store(url) => CopyTarget::Store(kvstore_core::open(&url, None).await?),
         // Each write can be repeated, and there are too many of them for idempotency keys.
-        Place::Server(url) => {
+        Location::Server(url) => {
             let token = token_of(&server)?;
-            Target::Server(client(server.at(url), token, false)?)
+            CopyTarget::Server(client(server.at(url), token, false)?)
         }
-        Place::File(_) | Place::Standard => {
+        Location::File(_) | Location::Standard => {
             let text = "--to takes a folder as file:FOLDER, a store or a server; a file is written by `export`";
-            return Err(Failure::Usage(text.to_owned()));
+            return Err(CommandFailure::Usage(text.to_owned()));
         }
     };
     bring(output, entries, total, &target, import.keep).await
 }
 
-/// Writes `entries`, `total` of them where that is known, and prints how many.
+/// Writes `entries`, of which there are `total` if known, and prints how many.
 async fn bring(
     output: &Output,
     entries: Entries<'_>,
     total: Option<u64>,
-    target: &Target,
+    target: &CopyTarget,
     keep: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let bar = of_entries("importing", total);
     let mut totals = Totals::default();
     let copied = copy(entries, target, keep, &bar, &mut totals).await;
     drop(bar);
     let closed = match target {
-        Target::Store(opened) => opened.close().await,
-        Target::Server(_) => Ok(()),
+        CopyTarget::Store(opened) => opened.close().await,
+        CopyTarget::Server(_) => Ok(()),
     };
     let copied = copied.and_then(|()| match total {
-        Some(total) if total > totals.sum() => Err(Failure::Failed(format!(
-            "there were {total} entries when it was looked at, and {} now",
+        Some(total) if total > totals.sum() => Err(CommandFailure::Failed(format!(
+            "there were {total} entries when it was checked, but {} now",
             totals.sum()
         ))),
         _ => Ok(closed?),
     });
     copied.map_err(|failure| match totals.written {
         0 => failure,
-        _ => Failure::Interrupted {
+        _ => CommandFailure::Interrupted {
             failure: Box::new(failure),
-            done: format!("{totals} until then; the same command continues from there"),
+            done: format!("{totals} so far; the same command continues from there"),
         },
     })?;
     Ok(output.one(&totals.to_string(), &totals)?)
 }
 
-/// An entry of a file, or why it is none.
+/// An entry of a file, or why it is invalid.
 type Given = io::Result<Result<PortableEntry, Refused>>;
 
-/// Gives bad entries of the file `name` their place.
+/// Adds the file `name` to the position of invalid entries.
 fn given<'a>(name: String, entries: stream::LocalBoxStream<'a, Given>) -> Entries<'a> {
     entries
         .map(move |entry| match entry {
             Ok(Ok(entry)) => Ok(entry),
-            Ok(Err(refused)) => Err(Failure::Usage(format!("{name}, {refused}"))),
-            Err(error) => Err(Failure::Usage(format!("{name} cannot be read: {error}"))),
+            Ok(Err(refused)) => Err(CommandFailure::Usage(format!("{name}, {refused}"))),
+            Err(error) => Err(CommandFailure::Usage(format!(
+                "{name} cannot be read: {error}"
+            ))),
         })
         .boxed_local()
 }
 
-fn open(path: Option<&Path>) -> Result<Box<dyn Read>, Failure> {
+fn open(path: Option<&Path>) -> Result<Box<dyn Read>, CommandFailure> {
     let Some(path) = path else {
         return Ok(Box::new(io::stdin()));
     };
     let file = File::open(path);
-    let refused = |error| Failure::Usage(format!("{} cannot be read: {error}", path.display()));
+    let refused =
+        |error| CommandFailure::Usage(format!("{} cannot be read: {error}", path.display()));
     Ok(Box::new(file.map_err(refused)?))
 }
 
 /// Counts the entries.
 ///
 /// # Errors
-/// The places of those that are none, before anything is written.
+/// The positions of invalid entries, before anything is written.
 fn check(
     name: &str,
     entries: impl Iterator<Item = Given>,
     bar: &ProgressBar,
-) -> Result<u64, Failure> {
+) -> Result<u64, CommandFailure> {
     let (mut count, mut refused) = (0, Vec::new());
     for entry in entries {
-        let read = |error| Failure::Usage(format!("{name} cannot be read: {error}"));
+        let read = |error| CommandFailure::Usage(format!("{name} cannot be read: {error}"));
         match entry.map_err(read)? {
             Ok(_) => count += 1,
             Err(place) => refused.push(format!("{name}, {place}")),
@@ -239,15 +254,15 @@ fn check(
     bar.finish_and_clear();
     match refused.is_empty() {
         true => Ok(count),
-        false => Err(Failure::Usage(format!(
-            "nothing was written, {name} has bad entries; it is taken as --format json, one object \
+        false => Err(CommandFailure::Usage(format!(
+            "nothing was written: {name} has invalid entries; it was read as --format json, one object \
              {{\"KEY\": VALUE, …}}, or ndjson, an object {{\"key\": \"KEY\", \"value\": VALUE}} a line:\n  {}",
             refused.join("\n  ")
         ))),
     }
 }
 
-/// Returns the form that is asked for, or that the name of the file says.
+/// Returns the format that was requested, or the one that the file's name implies.
 fn form(given: Option<Form>, path: Option<&Path>) -> Form {
     let extension = path.and_then(Path::extension);
     given.unwrap_or(match extension.is_some_and(|it| it == "json") {
@@ -256,8 +271,7 @@ fn form(given: Option<Form>, path: Option<&Path>) -> Form {
     })
 }
 
-/// Counts entries on a terminal, `total` of them where that is known. It is gone when it is
-/// dropped.
+/// Shows progress in entries on a terminal, of `total` if known, until it is dropped.
 fn of_entries(doing: &'static str, total: Option<u64>) -> ProgressBar {
     match total {
         Some(total) => begin(
@@ -273,7 +287,7 @@ fn of_entries(doing: &'static str, total: Option<u64>) -> ProgressBar {
     }
 }
 
-/// Counts the bytes of a file that has `total` of them.
+/// Shows progress in bytes of a file with `total` bytes.
 fn of_bytes(doing: &'static str, total: u64) -> ProgressBar {
     let template = "{msg} {bar:30} {binary_bytes} of {binary_total_bytes}, {eta} left";
     begin(ProgressBar::new(total), template, doing)
@@ -294,22 +308,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn file_that_was_cut_while_it_was_read_is_an_error() {
+    async fn file_that_was_truncated_while_it_was_read_is_an_error() {
         let entries = || {
             let text = "{\"key\":\"a\",\"value\":1}\n{\"key\":\"b\",\"value\":1}\n";
-            let lines = stream::iter(Lines::new(text.as_bytes()));
+            let lines = stream::iter(LinesReader::new(text.as_bytes()));
             given("f".to_owned(), lines.boxed_local())
         };
         for (total, is_whole) in [(2, true), (3, false)] {
             let url = "memory:".parse().unwrap();
-            let memory = Target::Store(kvstore_core::open(&url, None).await.unwrap());
+            let memory = CopyTarget::Store(kvstore_core::open(&url, None).await.unwrap());
             let output = Output::new(None);
             match bring(&output, entries(), Some(total), &memory, false).await {
-                Err(Failure::Interrupted { failure, done }) => {
+                Err(CommandFailure::Interrupted { failure, done }) => {
                     assert!(
-                        matches!(*failure, Failure::Failed(text) if text.starts_with("there were 3"))
+                        matches!(*failure, CommandFailure::Failed(text) if text.starts_with("there were 3"))
                     );
-                    assert!(done.starts_with("2 written, 0 equal already until then"));
+                    assert!(done.starts_with("2 written, 0 equal already so far"));
                 }
                 whole => assert!(whole.is_ok() && is_whole),
             }

@@ -1,4 +1,4 @@
-//! Where entries come from and go to: a file, a folder, a store on Redis, a server.
+//! Sources and destinations of entries: a file, a folder, a store on Redis, a server.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,14 +12,14 @@ use kvstore_core::portable::PortableEntry;
 use kvstore_core::store::ListRequest;
 use kvstore_core::{Error, StoreExt as _};
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
-/// Entries, one after the other.
-pub(super) type Entries<'a> = LocalBoxStream<'a, Result<PortableEntry, Failure>>;
+/// A stream of entries.
+pub(super) type Entries<'a> = LocalBoxStream<'a, Result<PortableEntry, CommandFailure>>;
 
-/// Where entries are.
+/// A source or destination of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Location {
     /// Standard input or output, written `-`.
     Standard,
     /// A file.
@@ -30,11 +30,11 @@ pub(crate) enum Place {
     Server(ServerUrl),
 }
 
-impl FromStr for Place {
+impl FromStr for Location {
     type Err = Error;
 
-    /// `-`, a URL, the path of a folder, or else that of a file: a path never looks like a URL if
-    /// it begins with `./`.
+    /// Parses `-`, a URL, the path of a folder, or else the path of a file. A path that begins with
+    /// `./` is never taken for a URL.
     fn from_str(text: &str) -> Result<Self, Error> {
         let path = Path::new(text);
         Ok(if text == "-" {
@@ -58,9 +58,9 @@ impl FromStr for Place {
     }
 }
 
-/// What entries are read from, all of it.
+/// An opened source of entries.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum EntrySource {
     /// A store in files, as it was at one moment; a server may have it open.
     Folder(Box<Inspection>),
     /// Any other store, read page by page.
@@ -69,22 +69,22 @@ pub(super) enum Source {
     Server(Client),
 }
 
-impl Source {
-    pub(super) async fn open(url: &StoreUrl) -> Result<Self, Failure> {
+impl EntrySource {
+    pub(super) async fn open(url: &StoreUrl) -> Result<Self, CommandFailure> {
         let Some(folder) = url.folder() else {
             return Ok(Self::Store(kvstore_core::open(url, None).await?));
         };
         let found = Inspection::of(folder)?;
         match found.problems().first() {
             None => Ok(Self::Folder(Box::new(found))),
-            Some(problem) => Err(Failure::Failed(format!(
+            Some(problem) => Err(CommandFailure::Failed(format!(
                 "it is damaged, and `kvstore verify` says how: {problem}"
             ))),
         }
     }
 
-    /// Returns how many entries there are, where that is known beforehand.
-    pub(super) async fn total(&self, prefix: &str) -> Result<Option<u64>, Failure> {
+    /// Returns the number of entries, if it is known beforehand.
+    pub(super) async fn total(&self, prefix: &str) -> Result<Option<u64>, CommandFailure> {
         match self {
             Self::Folder(found) if prefix.is_empty() => Ok(Some(found.summary().entries)),
             Self::Folder(_) | Self::Store(_) => Ok(None),
@@ -100,7 +100,7 @@ impl Source {
         }
     }
 
-    /// Streams the entries whose keys start with `prefix`, in byte order of their keys.
+    /// Streams the entries whose keys start with `prefix`, in byte order.
     pub(super) fn entries<'a>(&'a self, prefix: &'a str) -> Entries<'a> {
         let entries = match self {
             Self::Folder(found) => {
@@ -122,27 +122,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn path_is_told_from_url() {
-        let store = |url: &str| Place::Store(Box::new(url.parse().unwrap()));
+    fn paths_and_urls_are_distinguished() {
+        let store = |url: &str| Location::Store(Box::new(url.parse().unwrap()));
         for (text, place) in [
-            ("-", Place::Standard),
+            ("-", Location::Standard),
             ("file:database", store("file:database")),
             ("memory:", store("memory:")),
             ("src", store("file:src")),
-            ("data.json", Place::File("data.json".into())),
-            ("./a:b", Place::File("./a:b".into())),
-            ("/x/a:b", Place::File("/x/a:b".into())),
-            ("data.2:json", Place::File("data.2:json".into())),
+            ("data.json", Location::File("data.json".into())),
+            ("./a:b", Location::File("./a:b".into())),
+            ("/x/a:b", Location::File("/x/a:b".into())),
+            ("data.2:json", Location::File("data.2:json".into())),
             (
                 "http://[::1]:80",
-                Place::Server("http://[::1]:80".parse().unwrap()),
+                Location::Server("http://[::1]:80".parse().unwrap()),
             ),
-            ("unix:/s", Place::Server("unix:/s".parse().unwrap())),
+            ("unix:/s", Location::Server("unix:/s".parse().unwrap())),
         ] {
-            assert_eq!(text.parse::<Place>().unwrap(), place);
+            assert_eq!(text.parse::<Location>().unwrap(), place);
         }
         for text in ["redish://localhost", "file:", "a:b.json", "http://"] {
-            assert!(text.parse::<Place>().is_err(), "{text}");
+            assert!(text.parse::<Location>().is_err(), "{text}");
         }
     }
 }

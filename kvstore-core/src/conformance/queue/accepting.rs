@@ -1,4 +1,4 @@
-//! What is accepted has its place in an order, for good.
+//! An accepted job has a permanent place in the order.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ pub async fn many_producers_keep_the_order_of_each(harness: &dyn QueueHarness) {
     }
 }
 
-/// Every shape that a command can have.
+/// Returns every form of command.
 fn commands() -> Vec<Command> {
     let set = |text, condition, expiry| {
         Command::One(Operation {

@@ -1,4 +1,4 @@
-//! How often the head of a partition was tried is counted where a worker's death cannot lose it.
+//! The tries of a partition's head are counted where the death of a worker cannot lose them.
 
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};
@@ -79,7 +79,7 @@ pub async fn attempts_go_on_with_another_worker(harness: &dyn QueueHarness) {
     let queue = harness.queue(QueueBounds::default()).await;
     let id = accept(&queue, set_job(&key("a"), "1")).await;
     for expected in 1..4 {
-        // Each dies in the attempt, without a word.
+        // Each worker dies during the attempt, without a report.
         let claim = claim(&queue).await;
         assert_eq!(
             queue.begin_attempt(&claim, id.position).await.unwrap(),

@@ -1,4 +1,4 @@
-//! Every bound is an answer, and room that was made is used again.
+//! Every bound is answered with an error, and freed space can be used again.
 
 use super::super::fixture::*;
 use super::super::{QueueBounds, QueueHarness};

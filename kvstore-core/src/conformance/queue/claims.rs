@@ -1,4 +1,5 @@
-//! Claims keep workers from doing the same work: nobody shares a partition, and none is left alone.
+//! Claims keep workers from doing the same work: no partition is shared, and none is left
+//! unclaimed.
 
 use std::collections::BTreeSet;
 
@@ -37,8 +38,8 @@ pub async fn workers_share_fairly_and_never_overlap(harness: &dyn QueueHarness) 
             for index in 0..workers.len() {
                 let now = held(&queue, &workers[index].0).await;
                 workers[index].1 = now;
-                // What a worker had and is not in its answer it has stopped working on; so nobody may have what another
-                // worker was last told.
+                // A worker has stopped work on every partition missing from its latest answer, so
+                // no other worker may hold a partition of that answer.
                 let sum: usize = workers.iter().map(|(_, held)| held.len()).sum();
                 let union: BTreeSet<_> = workers.iter().flat_map(|(_, held)| held).collect();
                 assert_eq!(sum, union.len(), "two hold one partition: {workers:?}");
@@ -83,7 +84,7 @@ pub async fn a_claim_ends_unless_it_is_renewed(harness: &dyn QueueHarness) {
     assert_eq!(
         held(&queue, &second).await,
         all(&queue),
-        "nobody else is there any more"
+        "no other worker is left"
     );
     assert!(
         held(&queue, &first).await.is_empty(),
@@ -94,7 +95,7 @@ pub async fn a_claim_ends_unless_it_is_renewed(harness: &dyn QueueHarness) {
 pub async fn a_renewed_claim_does_not_end(harness: &dyn QueueHarness) {
     let queue = harness.queue(QueueBounds::default()).await;
     let (first, second) = (WorkerId::new("a"), WorkerId::new("b"));
-    // After a few rounds each has its share.
+    // After a few rounds every worker has its share.
     for _ in 0..3 {
         held(&queue, &first).await;
         held(&queue, &second).await;
@@ -105,7 +106,7 @@ pub async fn a_renewed_claim_does_not_end(harness: &dyn QueueHarness) {
         assert_eq!(
             held(&queue, &first).await,
             share,
-            "no change while nobody comes or goes"
+            "no change while no worker comes or goes"
         );
         held(&queue, &second).await;
     }

@@ -1,4 +1,4 @@
-//! A request that is sent again is the same job, for as long as its key is remembered.
+//! A request that is sent again is the same job, as long as its key is remembered.
 
 use std::time::Duration;
 

@@ -14,11 +14,12 @@ pub use claims::*;
 pub use idempotency::*;
 pub use reading::*;
 
-/// One test for each thing that a [`JobQueue`](crate::queue::JobQueue) promises, in a module `queue`, and for each that it
-/// promises together with the store that applies it, in a module `together`.
+/// Generates a test for each promise of a [`JobQueue`](crate::queue::JobQueue), in a module
+/// `queue`, and for each promise that it keeps together with the store that applies it, in a module
+/// `together`.
 ///
-/// The argument makes a [`QueueHarness`](crate::conformance::QueueHarness); it is evaluated once for each test, in an async
-/// context.
+/// The argument makes a [`QueueHarness`](crate::conformance::QueueHarness); it is evaluated once
+/// for each test, in an async context.
 #[macro_export]
 macro_rules! queue_conformance {
     ($harness:expr) => {

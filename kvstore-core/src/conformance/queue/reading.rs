@@ -1,4 +1,4 @@
-//! Reading takes nothing away; completing takes away nothing that is still to be read.
+//! Reading removes nothing; completing removes nothing that still has to be read.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,8 @@ pub async fn read_follows_a_position(harness: &dyn QueueHarness) {
     assert_eq!(read(accepted[2].position, 3).await, accepted[3..6]);
     assert_eq!(read(accepted[8].position, 3).await, accepted[9..]);
     assert_eq!(read(accepted[9].position, 3).await, []);
-    // Between two jobs' positions lies no job, so this is the same as after the first.
+    // No job lies between the positions of two consecutive jobs, so this reads the same as from the
+    // first one.
     assert_eq!(read(accepted[4].position, 1).await, accepted[5..6]);
 }
 
@@ -49,7 +50,7 @@ pub async fn peek_needs_no_claim_and_takes_nothing_away(harness: &dyn QueueHarne
     let accepted = ten_jobs(&queue).await;
     let partition = accepted[0].partition;
     let peek = async |after, max| ids(&queue.peek(partition, after, max).await.unwrap());
-    // Another worker has it, and has tried the first job.
+    // Another worker holds it and has tried the first job.
     let claim = claim(&queue).await;
     queue
         .begin_attempt(&claim, accepted[0].position)
@@ -72,7 +73,7 @@ pub async fn peek_needs_no_claim_and_takes_nothing_away(harness: &dyn QueueHarne
         "{found:?}"
     );
 
-    // What was dropped is no gap to a reader without a position of its own.
+    // Dropped jobs are no gap to a reader without a position of its own.
     queue.complete(&claim, accepted[6].position).await.unwrap();
     assert_eq!(peek(Position::START, 100).await, accepted[7..]);
     assert_eq!(peek(accepted[3].position, 2).await, accepted[7..9]);
@@ -109,12 +110,12 @@ pub async fn read_waits_for_a_job(harness: &dyn QueueHarness) {
             accept(&queue, set_job(key, &round.to_string())).await;
             assert!(round == 9 || !reader.is_finished());
         }
-        // The next job only when this one was read, so that each is waited for.
+        // The next job only after this one was read, so that the reader waits for each.
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     tokio::time::timeout(SOON, join_all(readers))
         .await
-        .expect("whoever waits is woken");
+        .expect("waiters are woken");
 }
 
 pub async fn read_waits_no_longer_than_asked(harness: &dyn QueueHarness) {
@@ -186,7 +187,8 @@ pub async fn read_never_passes_over_a_job_in_silence(harness: &dyn QueueHarness)
         let queue = harness.queue(QueueBounds::default()).await;
         let claims = claim_all(&queue).await;
         for (seen, after) in [(0, Position::START), (3, accepted[2].position)] {
-            // Completed jobs may be dropped, and then it is said; until then they are there.
+            // Completed jobs may be dropped, which the read then reports; until then they are still
+            // there.
             match queue
                 .read(&claims[partition], after, 100, Duration::ZERO)
                 .await
@@ -222,7 +224,7 @@ pub async fn a_waiting_read_ends_when_the_queue_is_closed(harness: &dyn QueueHar
     queue.close().await.unwrap();
     let answer = tokio::time::timeout(SOON, reader)
         .await
-        .expect("nobody waits for ever")
+        .expect("no call waits forever")
         .unwrap();
     assert!(
         matches!(answer, Err(Error::Unavailable { .. })),

@@ -1,4 +1,5 @@
-//! A partition moves on with the commit that applied it, once, and only from where it is.
+//! A partition advances with the commit that applied its jobs, once, and only from its current
+//! position.
 
 use super::super::StoreHarness;
 use super::super::fixture::*;
@@ -196,7 +197,8 @@ pub async fn a_second_queue_is_refused_until_adopted(harness: &dyn StoreHarness)
     let error = store.commit(foreign(first, 5, 6)).await.unwrap_err();
     assert!(matches!(error, Error::WrongQueue { .. }), "{error}");
 
-    // Nothing of the first is forgotten, so going back to it skips and repeats nothing.
+    // The store keeps the first queue's position, so switching back to it skips and repeats
+    // nothing.
     assert_eq!(first.applied(&store).await, at(5));
     store.adopt_queue(first.queue).await.unwrap();
     store.commit(foreign(first, 5, 6)).await.unwrap();

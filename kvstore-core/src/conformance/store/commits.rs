@@ -1,4 +1,4 @@
-//! A commit happens whole, under its checks, and numbers what it writes.
+//! A commit is atomic, subject to its checks, and assigns versions to its writes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! A job that was given up is kept, with what it asked for, until somebody drops it.
+//! A dead letter is kept, with its command, until it is dropped.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What is written is what is read.
+//! Reads return what was written.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ pub async fn a_new_store_is_empty(harness: &dyn StoreHarness) {
     store.ping().await.unwrap();
 }
 
-/// Texts that a reader of JSON might be tempted to write in another way.
+/// Returns texts that a JSON parser might be tempted to write differently.
 fn texts() -> Vec<String> {
     let deep = VALUE_DEPTH_MAX;
     let mut texts: Vec<String> = [
@@ -72,7 +72,7 @@ fn texts() -> Vec<String> {
     .into();
     texts.push("[".repeat(deep) + &"]".repeat(deep));
     texts.push(format!("\"{}\"", "x".repeat(VALUE_BYTES_DEFAULT - 2)));
-    // Around the size at which a store may go over from copying to sharing.
+    // Around the size at which a store may switch from copying to sharing.
     texts.extend([4095, 4096, 4097].map(|length| format!("\"{}\"", "y".repeat(length - 2))));
     texts
 }
@@ -105,8 +105,8 @@ pub async fn values_come_back_byte_for_byte(harness: &dyn StoreHarness) {
 pub async fn keys_are_compared_byte_for_byte(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let longest = "💡".repeat(crate::limits::KEY_CHARS_MAX);
-    // Composed and decomposed, cases, what looks empty, what means something to a shell, a path, a pattern or a store's own
-    // format.
+    // Composed and decomposed characters, letter case, names that look empty, and names with a
+    // meaning to a shell, a path, a pattern or a store's own format.
     let names = [
         "é",
         "e\u{301}",

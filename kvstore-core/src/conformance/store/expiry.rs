@@ -215,7 +215,7 @@ pub async fn time_never_goes_back(harness: &dyn StoreHarness) {
     commit_one(&store, set_until(&key, "1", deadline)).await;
     harness.set_clock(deadline).await;
     assert_eq!(get(&store, &key).await, None);
-    // A commit judged the key by this time, so every later start must too.
+    // A commit evaluated the key at this time, so every later start must treat it the same way.
     let commit = Commit {
         checks: vec![(key.clone(), Condition::Absent)],
         ..writes([set(&super::super::fixture::key("b"), "1")])

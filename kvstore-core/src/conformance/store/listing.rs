@@ -209,7 +209,8 @@ pub async fn a_list_request_out_of_bounds_is_refused(harness: &dyn StoreHarness)
     }
 }
 
-/// What a listing should be, from a map of everything, without pages: entries and common prefixes in byte order.
+/// Computes the expected listing from a map, without pages: entries and common prefixes in byte
+/// order.
 fn expected<'a>(
     map: &'a BTreeMap<String, Version>,
     request: &ListRequest,
@@ -240,7 +241,8 @@ fn expected<'a>(
 pub async fn list_agrees_with_a_sorted_map(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let mut random = StdRng::seed_from_u64(7);
-    // Few letters, so that prefixes meet often; with what sorts last, and with two that share their first bytes.
+    // Few letters, so that prefixes often collide; among them the one that sorts last, and two that
+    // share their first byte.
     let letters = ["a", "b", "/", "/", "é", "è", "\u{10FFFF}", "{", "}", "-"];
     let word = |random: &mut StdRng, length| -> String {
         (0..random.random_range(0..=length))
@@ -336,7 +338,7 @@ pub async fn a_key_that_stays_appears_once_while_others_come_and_go(harness: &dy
             seen.extend(page.entries.into_iter().map(|listed| listed.key));
             let Some(next) = page.next else { break };
             request.after = Some(next);
-            // Also removes, now and then, the very key where the next page starts.
+            // Also removes, now and then, the very key at which the next page starts.
             for _ in 0..5 {
                 let key = passing.choose(&mut random).unwrap();
                 let write = if random.random() {

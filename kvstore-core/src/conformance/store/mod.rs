@@ -18,10 +18,10 @@ pub use listing::*;
 pub use outcomes::*;
 pub use watching::*;
 
-/// One test for each thing that a [`Store`](crate::store::Store) promises, in a module `store`.
+/// Generates a test for each promise of a [`Store`](crate::store::Store), in a module `store`.
 ///
-/// The argument makes a [`StoreHarness`](crate::conformance::StoreHarness); it is evaluated once for each test, in an async
-/// context.
+/// The argument makes a [`StoreHarness`](crate::conformance::StoreHarness); it is evaluated once
+/// for each test, in an async context.
 #[macro_export]
 macro_rules! store_conformance {
     ($harness:expr) => {

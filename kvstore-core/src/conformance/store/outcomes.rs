@@ -1,4 +1,5 @@
-//! A job's state is told from the position and the outcomes kept; what is not known is never called a success.
+//! A job's state follows from the position and the kept outcomes; an unknown outcome is never
+//! reported as success.
 
 use std::time::{Duration, Instant};
 
@@ -139,7 +140,7 @@ pub async fn outcome_wakes_when_applied(harness: &dyn StoreHarness) {
     }
     tokio::time::timeout(SOON, join_all(waiting))
         .await
-        .expect("whoever waits is woken");
+        .expect("waiters are woken");
 }
 
 pub async fn outcome_waits_no_longer_than_asked(harness: &dyn StoreHarness) {

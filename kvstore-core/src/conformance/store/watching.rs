@@ -1,4 +1,4 @@
-//! Whoever watches hears of every change, in each key's order, or is told that something was missed.
+//! A watch reports every change, in the order of each key, or says that some were missed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ pub async fn a_watch_resumes_behind_any_change(harness: &dyn StoreHarness) {
         starts.push(next(&mut watch).await.id);
     }
     for (seen, start) in starts.into_iter().enumerate() {
-        // An id goes through a client as text.
+        // A client passes ids on as text.
         let from = WatchFrom::After(ChangeId::new(start.as_str()));
         let mut resumed = harness.store().await.watch(&from.into()).await.unwrap();
         for version in &versions[seen..] {
@@ -95,10 +95,11 @@ pub async fn a_watch_resumes_behind_any_change(harness: &dyn StoreHarness) {
     }
 }
 
-/// What was there, by key.
+/// Entries by key.
 type Shown = BTreeMap<Key, (Version, Option<Value>)>;
 
-/// Everything below the prefix `p`, in pages of `limit`, and the place that the first page shows.
+/// Lists everything below the prefix `p` in pages of `limit`, and returns it with the change id of
+/// the first page.
 async fn list_all(store: &dyn Store, limit: usize) -> (Shown, ChangeId) {
     let mut request = ListRequest {
         prefix: "p".to_owned(),
@@ -124,14 +125,14 @@ async fn list_all(store: &dyn Store, limit: usize) -> (Shown, ChangeId) {
 pub async fn a_watch_from_a_page_misses_nothing_of_what_comes_after_it(harness: &dyn StoreHarness) {
     const LIMITS: [usize; 2] = [2, 100];
     let store = harness.store().await;
-    // Order holds within a partition, so each has an end of its own.
+    // Order holds within a partition, so each partition has a last change of its own.
     let ends = key_for_each_partition(partitions(&store));
     let listed = Arc::new(AtomicUsize::new(0));
     let writer = tokio::spawn({
         let (store, ends, listed) = (share(&store), ends.clone(), Arc::clone(&listed));
         async move {
             let (mut round, mut after) = (0, 0);
-            // It writes while the pages are read, and some more.
+            // Writes while the pages are read, and a little longer.
             while after < 50 {
                 let key = Key::new(&format!("p{}", round % 7)).unwrap();
                 match round % 3 {
@@ -160,8 +161,8 @@ pub async fn a_watch_from_a_page_misses_nothing_of_what_comes_after_it(harness: 
                     awaited -= 1;
                     continue;
                 }
-                // A page may show more than the place that it names: a change that it shows is told
-                // again.
+                // A page may show a change that is later than its change id: the watch then reports
+                // that change again.
                 let known = shown.get(&changed.key).map(|(version, _)| *version);
                 if known.is_some_and(|known| known > changed.version) {
                     continue;
@@ -265,7 +266,8 @@ pub async fn a_mirror_of_the_changes_is_the_store(harness: &dyn StoreHarness) {
     }
     harness.set_clock(start.after(SHORT * 10)).await;
     while store.expire(partition(&store)).await.unwrap() > 0 {}
-    // Each key's order is promised, so the mirror is whole once the last change of each key has come.
+    // Only the order of each key is promised, so the mirror is complete once the last change of
+    // each key has come.
     let mut last = BTreeMap::new();
     for key in &keys {
         last.insert(key.clone(), put(&store, key, "3").await);
@@ -347,7 +349,7 @@ pub async fn watchers_see_what_concurrent_writers_do(harness: &dyn StoreHarness)
     }
 }
 
-/// Pushes everything before out of the history that is kept.
+/// Pushes all earlier changes out of the history.
 async fn fill_history(store: &dyn Store) {
     let key = key("filler");
     let mut last = Version(0);
@@ -355,7 +357,7 @@ async fn fill_history(store: &dyn Store) {
         let commit = writes(vec![set(&key, "1"); 1000]);
         last = store.commit(commit).await.unwrap().first_version;
     }
-    // Whoever follows what another writes has it by now, too, and not a little at a time while a watch looks on.
+    // By now a follower has read all of it, so the watch does not see it arrive bit by bit.
     let entry = store.get(&key).await.unwrap().unwrap();
     assert_eq!(entry.version.0, last.0 + 999);
 }
@@ -417,7 +419,7 @@ pub async fn a_watch_over_a_restart_skips_nothing(harness: &dyn StoreHarness) {
     let missed = put(&store, &key("a"), "2").await;
     drop((watch, store));
     harness.restart().await;
-    // A store that keeps no history through a restart says so.
+    // A store that keeps no history across a restart says so.
     match harness
         .store()
         .await
@@ -437,7 +439,7 @@ pub async fn a_watch_ends_when_the_store_is_closed(harness: &dyn StoreHarness) {
     store.close().await.unwrap();
     tokio::time::timeout(SOON, watching)
         .await
-        .expect("nobody waits for ever")
+        .expect("no call waits forever")
         .unwrap();
 }
 
@@ -470,11 +472,11 @@ pub async fn a_watch_shows_what_was_asked_for_alone(harness: &dyn StoreHarness) 
         assert_eq!((shown.kind, shown.value), (kind, None));
         assert_eq!(shown.key, one);
     }
-    // One that had nothing to show is as far all the same.
+    // A watch without anything to report advances all the same.
     let started = of_others.start.clone();
     let place = loop {
         let pending = tokio::time::timeout(Duration::from_millis(20), of_others.changes.next());
-        assert!(pending.await.is_err(), "it shows what nobody asked for");
+        assert!(pending.await.is_err(), "it shows an unrequested change");
         let place = (of_others.place)();
         if place != started {
             break place;

@@ -1,9 +1,10 @@
-//! Who works on which partition.
+//! Which worker works on which partition.
 //!
-//! All workers of the process share this one table, so a fair share needs no hashing: whoever has too much gives up the
-//! excess when it next calls, and whoever has too little takes what is free. So the least possible moves when a worker
-//! comes or goes, and no two live workers ever hold one partition. Workers on a queue of several processes have no such
-//! table and decide otherwise.
+//! All workers of the process share this one table, so a fair share needs no hashing: a worker with
+//! too many partitions gives up the excess at its next call, and a worker with too few takes free
+//! ones. So as few partitions as possible move when a worker comes or goes, and no two live workers
+//! ever hold the same partition. Workers on a queue that several processes share have no such table
+//! and decide differently.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,22 +17,24 @@ use crate::queue::{Claim, WorkerId};
 #[derive(Debug)]
 pub(crate) struct Claims {
     period: Duration,
-    workers: HashMap<WorkerId, Worker>,
-    /// Who holds each partition. A holder is always among `workers` once [`Claims::forget_expired`] has run.
+    workers: HashMap<WorkerId, Registration>,
+    /// The holder of each partition; always among `workers` after [`Claims::forget_expired`] has
+    /// run.
     holders: Vec<Option<WorkerId>>,
     partitions: PartitionCount,
 }
 
 #[derive(Debug)]
-struct Worker {
-    /// When it loses what it holds, unless it calls before.
+struct Registration {
+    /// When its claims expire, unless it calls again before.
     until: Timestamp,
-    /// Whether it counts when shares are worked out. One that gives claims back is leaving, until it claims again.
+    /// Whether it counts when shares are computed. A worker that releases claims is leaving, until
+    /// it claims again.
     staying: bool,
 }
 
 impl Claims {
-    /// Nobody works on anything.
+    /// Creates a table without holders.
     pub(crate) fn new(partitions: PartitionCount, period: Duration) -> Self {
         Self {
             period,
@@ -41,16 +44,17 @@ impl Claims {
         }
     }
 
-    /// Renews what `worker` holds, takes or gives up what its fair share asks for, and says what it holds now.
+    /// Renews the claims of `worker`, takes or gives up partitions according to its fair share, and
+    /// returns what it holds now.
     ///
-    /// With no worker coming or going, everything is held and the shares differ by one at most when each worker has called twice:
-    /// once to give up, once to take.
+    /// If no worker comes or goes, every partition is held and the shares differ by at most one
+    /// after each worker has called twice: once to give up, once to take.
     pub(crate) fn claim(&mut self, worker: &WorkerId, now: Timestamp) -> Vec<Claim> {
         self.forget_expired(now);
         let until = now.after(self.period);
         let staying = true;
         self.workers
-            .insert(worker.clone(), Worker { until, staying });
+            .insert(worker.clone(), Registration { until, staying });
 
         let share = self.share(worker);
         let mut held = 0;
@@ -73,8 +77,8 @@ impl Claims {
         self.held_by(worker)
     }
 
-    /// Gives `claim` back, if it is held. The worker counts as leaving from then on, so that the others' shares have room for
-    /// what it gives up.
+    /// Releases `claim`, if it is held. From then on the worker counts as leaving, so that the
+    /// shares of the others cover what it gives up.
     pub(crate) fn release(&mut self, claim: &Claim) {
         let index = usize::from(claim.partition.0);
         if let Some(holder) = self.holders.get_mut(index)
@@ -121,8 +125,9 @@ impl Claims {
         }
     }
 
-    /// How many partitions `worker` may hold: an even part. What is left over goes one each to those that have it already,
-    /// so that nothing moves for its sake, and then to whoever asks first.
+    /// Returns how many partitions `worker` may hold: an even share. The remainder goes, one each,
+    /// to workers that already hold one more, so that nothing moves because of it, and then to the
+    /// first that ask.
     fn share(&self, worker: &WorkerId) -> usize {
         let mut held: HashMap<&WorkerId, usize> = self
             .workers
@@ -156,15 +161,16 @@ mod tests {
 
     const PERIOD: Duration = Duration::from_secs(10);
 
-    /// Several workers around one table, each with what it was told last: what it works on until it calls again.
-    struct Fleet {
+    /// Several workers around one table, each with its latest answer: what it works on until it
+    /// calls again.
+    struct ClaimFleet {
         claims: Claims,
         partitions: u16,
         now: Timestamp,
         told: BTreeMap<WorkerId, BTreeSet<u16>>,
     }
 
-    impl Fleet {
+    impl ClaimFleet {
         fn new(partitions: u16) -> Self {
             let count = PartitionCount::new(partitions).unwrap();
             Self {
@@ -175,7 +181,7 @@ mod tests {
             }
         }
 
-        /// With `workers` that have settled.
+        /// Creates a fleet of `workers` that have settled.
         fn settled(partitions: u16, workers: usize) -> Self {
             let mut fleet = Self::new(partitions);
             for _ in 0..workers {
@@ -200,7 +206,7 @@ mod tests {
             self.assert_held_once();
         }
 
-        /// Each worker calls once.
+        /// Lets each worker call once.
         fn round(&mut self) {
             for worker in self.workers() {
                 self.call(&worker);
@@ -234,7 +240,7 @@ mod tests {
             }
         }
 
-        /// It is killed: it does not call again, and nobody is told.
+        /// Kills a worker: it does not call again, and no other learns of it.
         fn kill(&mut self, worker: &WorkerId) {
             self.told.remove(worker);
         }
@@ -258,7 +264,7 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Event {
+    enum ClaimEvent {
         Join,
         Call(prop::sample::Index),
         Leave(prop::sample::Index),
@@ -266,13 +272,13 @@ mod tests {
         Wait(u64),
     }
 
-    fn event() -> impl Strategy<Value = Event> {
+    fn event() -> impl Strategy<Value = ClaimEvent> {
         prop_oneof![
-            2 => Just(Event::Join),
-            8 => any::<prop::sample::Index>().prop_map(Event::Call),
-            1 => any::<prop::sample::Index>().prop_map(Event::Leave),
-            1 => any::<prop::sample::Index>().prop_map(Event::Kill),
-            2 => (0..15_000_u64).prop_map(Event::Wait),
+            2 => Just(ClaimEvent::Join),
+            8 => any::<prop::sample::Index>().prop_map(ClaimEvent::Call),
+            1 => any::<prop::sample::Index>().prop_map(ClaimEvent::Leave),
+            1 => any::<prop::sample::Index>().prop_map(ClaimEvent::Kill),
+            2 => (0..15_000_u64).prop_map(ClaimEvent::Wait),
         ]
     }
 
@@ -282,35 +288,36 @@ mod tests {
             partitions in 1..20_u16,
             events in prop::collection::vec(event(), 0..60),
         ) {
-            let mut fleet = Fleet::new(partitions);
+            let mut fleet = ClaimFleet::new(partitions);
             let mut called_at = BTreeMap::new();
             for event in events {
                 let workers = fleet.workers();
                 let pick = |index: prop::sample::Index| (!workers.is_empty()).then(|| index.get(&workers).clone());
                 match event {
-                    Event::Join => {
+                    ClaimEvent::Join => {
                         let worker = fleet.join();
                         called_at.insert(worker, fleet.now);
                     }
-                    Event::Call(index) => if let Some(worker) = pick(index) {
+                    ClaimEvent::Call(index) => if let Some(worker) = pick(index) {
                         fleet.call(&worker);
                         called_at.insert(worker, fleet.now);
                     },
-                    Event::Leave(index) => if let Some(worker) = pick(index) {
+                    ClaimEvent::Leave(index) => if let Some(worker) = pick(index) {
                         fleet.release_all(&worker);
                     },
-                    Event::Kill(index) => if let Some(worker) = pick(index) {
+                    ClaimEvent::Kill(index) => if let Some(worker) = pick(index) {
                         fleet.kill(&worker);
                     },
-                    // A worker that was silent for the period has stopped working, as the contract asks.
-                    Event::Wait(span) => {
+                    // A worker that was silent for the period has stopped working, as the contract
+                    // requires.
+                    ClaimEvent::Wait(span) => {
                         fleet.now = fleet.now.after(Duration::from_millis(span));
                         let now = fleet.now;
                         fleet.told.retain(|worker, _| now.since(called_at[worker]) < PERIOD);
                     }
                 }
             }
-            // The killed ones expire; those left call in time.
+            // The killed workers expire; the others call in time.
             fleet.round();
             for _ in 0..3 {
                 fleet.now = fleet.now.after(PERIOD / 3 + Duration::from_millis(1));
@@ -326,7 +333,7 @@ mod tests {
 
         #[test]
         fn a_worker_that_comes_gets_its_share_and_nothing_else_moves(partitions in 1..100_u16, workers in 1..12_usize) {
-            let mut fleet = Fleet::settled(partitions, workers);
+            let mut fleet = ClaimFleet::settled(partitions, workers);
             fleet.assert_settled();
             let before = fleet.holders();
             let new = fleet.join();
@@ -342,7 +349,7 @@ mod tests {
             workers in 2..12_usize,
             killed in any::<bool>(),
         ) {
-            let mut fleet = Fleet::settled(partitions, workers);
+            let mut fleet = ClaimFleet::settled(partitions, workers);
             let before = fleet.holders();
             let gone = fleet.workers()[0].clone();
             let share = fleet.told[&gone].len();
@@ -356,8 +363,8 @@ mod tests {
                 fleet.release_all(&gone);
             }
             fleet.round();
-            // One that goes without a share, when there are more workers than partitions, is missed only when it expires: until
-            // then it counts, and there is nothing for it to hold up.
+            // A worker without a share, when there are more workers than partitions, is missed only
+            // when it expires: until then it counts, and holds up nothing.
             fleet.assert_settled();
             prop_assert_eq!(fleet.moved_since(&before), share);
         }
@@ -365,14 +372,14 @@ mod tests {
 
     #[test]
     fn one_worker_holds_the_one_partition_from_its_first_call() {
-        let mut fleet = Fleet::new(1);
+        let mut fleet = ClaimFleet::new(1);
         fleet.join();
         fleet.assert_settled();
     }
 
     #[test]
     fn a_restart_under_a_new_id_takes_over_at_expiry_and_not_before() {
-        let mut fleet = Fleet::new(3);
+        let mut fleet = ClaimFleet::new(3);
         let old = fleet.join();
         fleet.kill(&old);
         let new = fleet.join();
@@ -387,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_release_frees_at_once_even_for_a_worker_that_has_its_share() {
-        let mut fleet = Fleet::settled(4, 2);
+        let mut fleet = ClaimFleet::settled(4, 2);
         let [stays, leaves] = fleet.workers().try_into().unwrap();
         fleet.release_all(&leaves);
         fleet.call(&stays);
@@ -395,8 +402,8 @@ mod tests {
     }
 
     #[test]
-    fn a_release_of_what_is_not_held_changes_nothing() {
-        let mut fleet = Fleet::settled(4, 2);
+    fn releasing_a_partition_that_is_not_held_changes_nothing() {
+        let mut fleet = ClaimFleet::settled(4, 2);
         let before = fleet.holders();
         let (partition, holder) = before.first_key_value().unwrap();
         let other = fleet.workers().into_iter().find(|it| it != holder).unwrap();

@@ -1,8 +1,8 @@
-//! Which requests a partition remembers by their idempotency keys, each until its window ends: beyond the life of the job in the
-//! queue, and with a bound on their number.
+//! The requests that a partition remembers by their idempotency keys, each until its window ends:
+//! beyond the life of the job in the queue, and with a bound on their number.
 //!
-//! A key is kept as its hash, so a remembered request costs the same whatever text its caller chose, and the bound in number is
-//! a bound in bytes too.
+//! A key is kept as its hash, so a remembered request costs the same whatever text its caller
+//! chose, and the bound on the number also bounds the bytes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
@@ -14,11 +14,11 @@ use crate::model::entry::Timestamp;
 use crate::model::id::{Fingerprint, Position};
 use crate::model::job::Idempotency;
 
-/// Expired keys dropped by one look-up at most: more than one look-up can add, so they never pile up, and few enough that no
-/// caller pays for a whole table that expired at once.
+/// The maximum number of expired keys dropped by one look-up: more than one look-up can add, so
+/// they never pile up, and few enough that no caller pays for a whole table that expired at once.
 const SWEEP_MAX: usize = 16;
 
-/// A request that is remembered. It is what a queue in a file writes down with the job, and again into the header of the
+/// A remembered request. A queue in a file writes it with the job, and again into the header of the
 /// next file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Remembered {
@@ -33,7 +33,7 @@ pub(crate) struct Remembered {
 }
 
 impl Remembered {
-    /// The hash under which the caller's `idempotency` key is remembered.
+    /// Returns the hash under which the caller's `idempotency` key is remembered.
     pub(crate) fn hash(idempotency: &Idempotency) -> Fingerprint {
         Fingerprint::of(&[idempotency.key.as_bytes()])
     }
@@ -43,7 +43,8 @@ impl Remembered {
 #[derive(Debug)]
 pub(super) struct IdempotencyTable {
     by_key: HashMap<Fingerprint, Remembered>,
-    /// The same, by deadline. Windows differ from request to request, so this is not the order in which they came.
+    /// The same requests by deadline. Windows differ from request to request, so this is not the
+    /// order of arrival.
     by_deadline: BTreeSet<(Timestamp, Fingerprint)>,
     keys_max: usize,
 }
@@ -57,7 +58,8 @@ impl IdempotencyTable {
         }
     }
 
-    /// The job that `request` became when it came under `key` before; `None` if `key` is new, and there is room for it.
+    /// Returns the job that `request` became when it came under `key` before, or `None` if `key` is
+    /// new and there is space for it.
     pub(super) fn look_up(
         &mut self,
         key: Fingerprint,
@@ -69,7 +71,7 @@ impl IdempotencyTable {
             Some(known) if known.expires_at <= now => Ok(None),
             Some(known) if known.request == request => Ok(Some(known.job)),
             Some(_) => Err(Error::KeyReused),
-            // The sweep has just made room if anything had expired, so these are all live.
+            // If any had expired, the sweep has just made space, so these are all live.
             None if self.by_key.len() >= self.keys_max => Err(Error::Full {
                 what: "the queue (idempotency keys)",
                 limit: self.keys_max as u64,
@@ -78,12 +80,12 @@ impl IdempotencyTable {
         }
     }
 
-    /// The job that a request under `key` became.
+    /// Returns the job that a request under `key` became.
     pub(super) fn job_of(&self, key: Fingerprint) -> Option<Position> {
         self.by_key.get(&key).map(|known| known.job)
     }
 
-    /// Remembers it, in place of an expired one under the same key.
+    /// Remembers a request, replacing an expired one under the same key.
     pub(super) fn insert(&mut self, remembered: Remembered) {
         self.remove(remembered.key);
         self.by_deadline
@@ -97,7 +99,7 @@ impl IdempotencyTable {
         }
     }
 
-    /// Those not expired, by deadline, and those behind `after` alone.
+    /// Returns the live requests after `after`, by deadline.
     pub(super) fn live(
         &self,
         now: Timestamp,
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_has_room_as_soon_as_one_key_expires() {
+    fn a_full_table_has_space_as_soon_as_one_key_expires() {
         let mut table = IdempotencyTable::new(2);
         table.insert(remembered(1, 100));
         table.insert(remembered(2, 50));
@@ -167,7 +169,7 @@ mod tests {
         for number in 0..100 {
             table.insert(remembered(number, 10));
         }
-        // Key 99 may be beyond this sweep: it must be judged by its deadline all the same.
+        // Key 99 may be beyond this sweep: its deadline must count all the same.
         for number in (0..100).rev() {
             let answer = table.look_up(hash(number), hash(0), Timestamp(10));
             assert_eq!(answer.unwrap(), None);

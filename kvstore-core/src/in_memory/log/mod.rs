@@ -1,10 +1,12 @@
-//! The heart of every queue that counts its jobs itself: pure data structures, without I/O, waiting or a clock of their own.
+//! The core of every queue that numbers its own jobs: pure data structures, without I/O, waiting or
+//! a clock of their own.
 //!
-//! The memory queue is these behind a lock; the file queue is these behind a journal. [`PartitionLog`] accepts in two phases,
-//! because a file has to be written and synced between a job's getting its place and its becoming visible. [`Claims`] says who
-//! works on what; nothing but wasted work rests on it.
+//! The memory queue is these structures behind a lock; the file queue is these structures behind a
+//! journal. [`PartitionLog`] accepts jobs in two phases, because a file has to be written and
+//! synced after a job gets its position and before it becomes visible. [`Claims`] decides which
+//! worker works on what; a wrong decision only wastes work.
 //!
-//! Time comes in as an argument. It is the store's time, which never goes back.
+//! Time is passed in. It is the store's time, which never goes back.
 
 mod claims;
 mod idempotency;
@@ -21,7 +23,7 @@ use crate::clock::StoreTime;
 use crate::model::job::Job;
 use crate::queue::Found;
 
-/// Jobs as they go out: accepted at a wall-clock time.
+/// Converts the times of jobs from store time to wall-clock time.
 pub(crate) fn jobs_out(mut jobs: Vec<Job>, time: &StoreTime) -> Vec<Job> {
     time.now();
     for job in &mut jobs {
@@ -30,7 +32,7 @@ pub(crate) fn jobs_out(mut jobs: Vec<Job>, time: &StoreTime) -> Vec<Job> {
     jobs
 }
 
-/// What is known of a job, likewise.
+/// Converts the times in a look-up's answer likewise.
 pub(crate) fn found_out(mut found: Found, time: &StoreTime) -> Found {
     if let Found::Held { job, .. } = &mut found {
         time.now();

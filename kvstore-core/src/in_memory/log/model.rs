@@ -1,5 +1,5 @@
-//! Does a partition do what a naive list of jobs does, whatever the order of calls, and does it survive being written down and
-//! built again?
+//! Does a partition behave like a naive list of jobs for any order of calls, and does it survive a
+//! rebuild from what it wrote?
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +31,9 @@ fn options() -> QueueOptions {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
-    /// A request for the value number `value`, as long as that says, maybe under an idempotency key with a window.
+enum LogStep {
+    /// A request for the value number `value`, which is also its length, possibly under an
+    /// idempotency key with a window.
     Admit {
         value: u8,
         idempotency: Option<(u8, u64)>,
@@ -47,31 +48,32 @@ enum Step {
     BeginAttempt(u64),
     WithdrawAttempt(u64),
     StartAfter(u64),
-    /// So much time passes.
+    /// Time passes, by this much.
     Clock(i64),
-    /// Everything is written down and built again.
+    /// Everything is written and rebuilt.
     Restart,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = LogStep> {
     let position = || 0..30_u64;
     prop_oneof![
         6 => (0..70_u8, proptest::option::of((0..7_u8, 0..40_u64)))
-            .prop_map(|(value, idempotency)| Step::Admit { value, idempotency }),
-        4 => Just(Step::Publish),
-        1 => Just(Step::Withdraw),
-        3 => (position(), 0..4_usize).prop_map(|(after, max)| Step::Read { after, max }),
-        3 => position().prop_map(Step::Complete),
-        2 => position().prop_map(Step::BeginAttempt),
-        1 => position().prop_map(Step::WithdrawAttempt),
-        1 => position().prop_map(Step::StartAfter),
-        2 => (0..30_i64).prop_map(Step::Clock),
-        1 => Just(Step::Restart),
+            .prop_map(|(value, idempotency)| LogStep::Admit { value, idempotency }),
+        4 => Just(LogStep::Publish),
+        1 => Just(LogStep::Withdraw),
+        3 => (position(), 0..4_usize).prop_map(|(after, max)| LogStep::Read { after, max }),
+        3 => position().prop_map(LogStep::Complete),
+        2 => position().prop_map(LogStep::BeginAttempt),
+        1 => position().prop_map(LogStep::WithdrawAttempt),
+        1 => position().prop_map(LogStep::StartAfter),
+        2 => (0..30_i64).prop_map(LogStep::Clock),
+        1 => Just(LogStep::Restart),
     ]
 }
 
 fn request(value: u8, idempotency: Option<(u8, u64)>) -> NewJob {
-    // A text of `value` bytes with its quotes, from 2 on, so equal numbers are equal requests and no others are.
+    // A text of `value` bytes including quotes, from 2 up, so equal numbers are equal requests and
+    // no others are.
     let text = format!("\"{}\"", "x".repeat(usize::from(value)));
     let set = Operation::set(Key::new("k").unwrap(), Value::parse(text).unwrap());
     NewJob {
@@ -83,9 +85,9 @@ fn request(value: u8, idempotency: Option<(u8, u64)>) -> NewJob {
     }
 }
 
-/// What a partition is, said as plainly as possible.
+/// A partition in its plainest form.
 #[derive(Debug, Default)]
-struct Model {
+struct LogModel {
     jobs: Vec<ModelJob>,
     last: u64,
     trimmed: u64,
@@ -104,7 +106,7 @@ struct ModelJob {
 }
 
 #[derive(Debug, PartialEq)]
-enum Answer {
+enum ModelAnswer {
     New(u64),
     Replayed { number: u64, published: bool },
     KeyReused,
@@ -112,7 +114,7 @@ enum Answer {
     TooLarge,
 }
 
-impl Model {
+impl LogModel {
     fn size(value: u8) -> usize {
         usize::from(value) + 3
     }
@@ -121,7 +123,7 @@ impl Model {
         self.jobs.iter().map(|job| Self::size(job.value)).sum()
     }
 
-    fn admit(&mut self, value: u8, idempotency: Option<(u8, u64)>) -> Answer {
+    fn admit(&mut self, value: u8, idempotency: Option<(u8, u64)>) -> ModelAnswer {
         let now = self.now;
         self.keys.retain(|(_, _, _, deadline)| *deadline > now);
         if let Some((key, _)) = idempotency {
@@ -132,23 +134,23 @@ impl Model {
                     .iter()
                     .all(|job| job.number != number || job.published);
                 return if *request == value {
-                    Answer::Replayed { number, published }
+                    ModelAnswer::Replayed { number, published }
                 } else {
-                    Answer::KeyReused
+                    ModelAnswer::KeyReused
                 };
             }
             if self.keys.len() == KEYS_MAX {
-                return Answer::Full("the queue (idempotency keys)");
+                return ModelAnswer::Full("the queue (idempotency keys)");
             }
         }
         if Self::size(value) > BYTES_MAX {
-            return Answer::TooLarge;
+            return ModelAnswer::TooLarge;
         }
         if self.jobs.len() == JOBS_MAX {
-            return Answer::Full("the queue (jobs)");
+            return ModelAnswer::Full("the queue (jobs)");
         }
         if self.bytes() + Self::size(value) > BYTES_MAX {
-            return Answer::Full("the queue (bytes)");
+            return ModelAnswer::Full("the queue (bytes)");
         }
         self.last += 1;
         self.jobs.push(ModelJob {
@@ -160,7 +162,7 @@ impl Model {
         if let Some((key, window)) = idempotency {
             self.keys.push((key, value, self.last, now + window));
         }
-        Answer::New(self.last)
+        ModelAnswer::New(self.last)
     }
 
     fn withdraw(&mut self) {
@@ -185,19 +187,19 @@ impl Model {
     }
 }
 
-fn answer(result: Result<Admission>) -> Answer {
+fn answer(result: Result<Admission>) -> ModelAnswer {
     match result {
         Ok(Admission::New { job, remembered }) => {
             assert_eq!(job.keep_outcome, remembered.is_some());
-            Answer::New(job.id.position.minor)
+            ModelAnswer::New(job.id.position.minor)
         }
-        Ok(Admission::Replayed { id, published }) => Answer::Replayed {
+        Ok(Admission::Replayed { id, published }) => ModelAnswer::Replayed {
             number: id.position.minor,
             published,
         },
-        Err(Error::KeyReused) => Answer::KeyReused,
-        Err(Error::Full { what, .. }) => Answer::Full(what),
-        Err(Error::TooLarge { .. }) => Answer::TooLarge,
+        Err(Error::KeyReused) => ModelAnswer::KeyReused,
+        Err(Error::Full { what, .. }) => ModelAnswer::Full(what),
+        Err(Error::TooLarge { .. }) => ModelAnswer::TooLarge,
         Err(other) => panic!("{other}"),
     }
 }
@@ -206,7 +208,7 @@ fn new_log(queue: QueueId) -> PartitionLog {
     PartitionLog::new(queue, Partition(0), &options())
 }
 
-/// As a queue in a file does it: numbering and keys from a header, then the jobs.
+/// Rebuilds like a queue in a file: numbering and keys from a header, then the jobs.
 fn rebuilt(log: &PartitionLog, queue: QueueId, now: Timestamp) -> PartitionLog {
     let mut new = new_log(queue);
     new.restore_numbering(log.last(), log.trimmed()).unwrap();
@@ -222,7 +224,7 @@ fn rebuilt(log: &PartitionLog, queue: QueueId, now: Timestamp) -> PartitionLog {
     new
 }
 
-fn check(log: &PartitionLog, model: &Model, queue: QueueId, clock: Timestamp) {
+fn check(log: &PartitionLog, model: &LogModel, queue: QueueId, clock: Timestamp) {
     let now = clock.0.max(model.now);
     let depth = log.depth(clock);
     assert_eq!(depth.jobs, model.jobs.len() as u64);
@@ -268,24 +270,24 @@ proptest! {
     fn a_partition_does_what_the_model_does(steps in proptest::collection::vec(step(), 0..80)) {
         let queue = QueueId::random();
         let mut log = new_log(queue);
-        let mut model = Model::default();
+        let mut model = LogModel::default();
         let mut clock = 100_i64;
         for step in steps {
             match step {
-                Step::Admit { value, idempotency } => {
+                LogStep::Admit { value, idempotency } => {
                     model.now = model.now.max(clock as u64);
                     let admission = log.admit(request(value, idempotency), Timestamp(clock as u64));
                     prop_assert_eq!(answer(admission), model.admit(value, idempotency));
                 }
-                Step::Publish => {
+                LogStep::Publish => {
                     log.publish();
                     model.jobs.iter_mut().for_each(|job| job.published = true);
                 }
-                Step::Withdraw => {
+                LogStep::Withdraw => {
                     log.withdraw();
                     model.withdraw();
                 }
-                Step::Read { after, max } => match log.read(Position::counted(after), max) {
+                LogStep::Read { after, max } => match log.read(Position::counted(after), max) {
                     Err(Error::Gap { trimmed, .. }) => {
                         prop_assert!(after < model.trimmed);
                         prop_assert_eq!(trimmed, Position::counted(model.trimmed));
@@ -299,11 +301,11 @@ proptest! {
                         prop_assert_eq!(read, expected);
                     }
                 },
-                Step::Complete(up_to) => {
+                LogStep::Complete(up_to) => {
                     log.complete(Position::counted(up_to));
                     model.complete(up_to);
                 }
-                Step::BeginAttempt(head) => {
+                LogStep::BeginAttempt(head) => {
                     let before = model.attempts.filter(|(tried, _)| *tried == head);
                     let count = before.map_or(0, |(_, count)| count) + 1;
                     if model.jobs.iter().any(|job| job.published && job.number == head) {
@@ -311,13 +313,13 @@ proptest! {
                     }
                     prop_assert_eq!(log.begin_attempt(Position::counted(head)), count);
                 }
-                Step::WithdrawAttempt(head) => {
+                LogStep::WithdrawAttempt(head) => {
                     log.withdraw_attempt(Position::counted(head));
                     model.attempts = model.attempts
                         .map(|(tried, count)| if tried == head { (tried, count - 1) } else { (tried, count) })
                         .filter(|(_, count)| *count > 0);
                 }
-                Step::StartAfter(position) => {
+                LogStep::StartAfter(position) => {
                     log.publish();
                     model.jobs.iter_mut().for_each(|job| job.published = true);
                     log.start_after(Position::counted(position));
@@ -327,8 +329,8 @@ proptest! {
                         model.trimmed = position;
                     }
                 }
-                Step::Clock(by) => clock += by,
-                Step::Restart => {
+                LogStep::Clock(by) => clock += by,
+                LogStep::Restart => {
                     log.publish();
                     model.jobs.iter_mut().for_each(|job| job.published = true);
                     log = rebuilt(&log, queue, Timestamp(clock as u64));
@@ -347,7 +349,7 @@ fn admit_new(log: &mut PartitionLog, new: NewJob) -> (Arc<Job>, Option<Remembere
 }
 
 #[test]
-fn a_replay_of_an_unpublished_job_is_told_apart_and_goes_with_it() {
+fn a_replay_of_an_unpublished_job_is_recognized_and_withdrawn_with_it() {
     let mut log = new_log(QueueId::random());
     let again = || request(5, Some((1, 1000)));
     let (first, _) = admit_new(&mut log, again());
@@ -387,7 +389,7 @@ fn a_replay_is_answered_after_the_job_is_gone_and_until_the_window_ends() {
 }
 
 #[test]
-fn each_opening_numbers_behind_all_before_it_and_knows_no_job_of_a_lost_one() {
+fn each_opening_numbers_after_all_earlier_ones_and_knows_no_job_of_a_lost_one() {
     let mut log = new_log(QueueId::random());
     let first = log.open(Timestamp(1000));
     let (job, _) = admit_new(&mut log, request(1, None));
@@ -395,7 +397,8 @@ fn each_opening_numbers_behind_all_before_it_and_knows_no_job_of_a_lost_one() {
     assert_eq!((position.major, position.minor), (first.major, 1));
     log.publish();
 
-    // The clock is behind, or ahead: what waits stays, and numbers go on from a place of their own.
+    // Whether the clock is behind or ahead: waiting jobs stay, and numbering continues from a range
+    // of its own.
     for clock in [Timestamp(0), Timestamp(1 << 40)] {
         let before = log.last();
         let opened = log.open(clock);
@@ -425,14 +428,14 @@ fn each_opening_numbers_behind_all_before_it_and_knows_no_job_of_a_lost_one() {
 }
 
 #[test]
-fn a_job_over_the_bound_on_bytes_can_never_fit_and_is_told_so() {
+fn a_job_over_the_bound_on_bytes_is_rejected_as_too_large() {
     let mut log = new_log(QueueId::random());
     let too_large = log.admit(request(BYTES_MAX as u8, None), Timestamp(0));
     assert!(matches!(too_large, Err(Error::TooLarge { .. })));
 }
 
 #[test]
-fn numbers_end_with_an_answer_and_not_with_an_overflow() {
+fn exhausted_numbers_are_an_error_and_not_an_overflow() {
     let mut log = new_log(QueueId::random());
     log.start_after(Position::counted(u64::MAX));
     let full = log.admit(request(1, None), Timestamp(0));
@@ -440,7 +443,7 @@ fn numbers_end_with_an_answer_and_not_with_an_overflow() {
 }
 
 #[test]
-fn what_is_restored_must_be_in_order_and_of_this_queue() {
+fn restored_jobs_must_be_in_order_and_of_this_queue() {
     let queue = QueueId::random();
     let mut source = new_log(queue);
     let (first, remembered) = admit_new(&mut source, request(1, Some((1, 1000))));

@@ -1,4 +1,4 @@
-//! One partition: its jobs in order, what they may take up at most, and what is remembered of those that are gone.
+//! One partition: its jobs in order, their bounds, and what is remembered of those that are gone.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,18 +14,19 @@ use crate::queue::{Depth, Found};
 
 /// The log of one partition.
 ///
-/// Accepting has two phases: [`admit`](Self::admit) gives jobs their places, and then either [`publish`](Self::publish) makes
-/// all that are admitted readable, or [`withdraw`](Self::withdraw) takes all of them back. A number is given out once; those of
-/// withdrawn jobs are skipped, since they may have reached a disk.
+/// Accepting has two phases: [`admit`](Self::admit) gives jobs their positions, and then either
+/// [`publish`](Self::publish) makes all admitted jobs readable, or [`withdraw`](Self::withdraw)
+/// takes all of them back. A number is given out only once; the numbers of withdrawn jobs are
+/// skipped, since those jobs may have reached a disk.
 pub(crate) struct PartitionLog {
     pub(super) queue: QueueId,
     pub(super) partition: Partition,
     /// In ascending order of position; the last `admitted` of them are not readable yet.
     pub(super) jobs: VecDeque<Arc<Job>>,
     admitted: usize,
-    /// The idempotency keys that those bring along, in case they are taken back.
+    /// The idempotency keys of those, in case they are withdrawn.
     admitted_keys: Vec<Fingerprint>,
-    /// Keys and values of `jobs`.
+    /// The size of all keys and values in `jobs`.
     pub(super) bytes: usize,
     jobs_max: usize,
     bytes_max: usize,
@@ -33,32 +34,33 @@ pub(crate) struct PartitionLog {
     pub(super) last: Position,
     /// The last job that was dropped. A reader that is not past it has missed at least that one.
     pub(super) trimmed: Position,
-    /// The job that was tried last, and how often.
+    /// The job that was tried last, and its number of attempts.
     pub(super) attempts: Option<(Position, u32)>,
     pub(super) idempotency: IdempotencyTable,
 }
 
-/// What became of a job that asked for a place.
+/// The result of admitting a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// It has one.
+    /// The job has a position.
     New {
         /// The job, as it will be read.
         job: Arc<Job>,
         /// What is remembered of its idempotency key.
         remembered: Option<Remembered>,
     },
-    /// The same request came before, under the same idempotency key.
+    /// The same request came before under the same idempotency key.
     Replayed {
         /// The job that it became then.
         id: JobId,
-        /// Whether that job is published. If not, this request may be answered only once it is, and fails if it is withdrawn.
+        /// Whether that job is published. If not, this request may be answered only once it is, and
+        /// fails if it is withdrawn.
         published: bool,
     },
 }
 
 impl PartitionLog {
-    /// An empty log.
+    /// Creates an empty log.
     pub(crate) fn new(queue: QueueId, partition: Partition, options: &QueueOptions) -> Self {
         Self {
             queue,
@@ -76,11 +78,12 @@ impl PartitionLog {
         }
     }
 
-    /// Gives `new` the next place, and reserves its bytes and its idempotency key. The caller has checked the command.
+    /// Gives `new` the next position, and reserves its bytes and its idempotency key. The caller
+    /// has checked the command.
     ///
     /// # Errors
-    /// [`Error::KeyReused`]; [`Error::Full`] at a bound; [`Error::TooLarge`] for a job that is over the bound on bytes by itself.
-    /// Nothing has happened then.
+    /// [`Error::KeyReused`]; [`Error::Full`] at a bound; [`Error::TooLarge`] for a job that exceeds
+    /// the bound on bytes by itself. On any error the log is unchanged.
     pub(crate) fn admit(&mut self, new: NewJob, now: Timestamp) -> Result<Admission> {
         let identity = new.idempotency.as_ref().map(|idempotency| {
             (
@@ -89,7 +92,7 @@ impl PartitionLog {
                 now.after(idempotency.window),
             )
         });
-        // First: a retry is answered whatever the bounds say.
+        // First: a retry is answered even at a bound.
         if let Some((key, request, _)) = identity
             && let Some(position) = self.idempotency.look_up(key, request, now)?
         {
@@ -125,7 +128,7 @@ impl PartitionLog {
         Ok(Admission::New { job, remembered })
     }
 
-    /// The position that a job of `size` bytes gets, if there is room for it.
+    /// Returns the position that a job of `size` bytes gets, if there is space for it.
     fn room_for(&self, size: usize) -> Result<Position> {
         let full = |what, limit| Err(Error::Full { what, limit });
         if size > self.bytes_max {
@@ -138,7 +141,7 @@ impl PartitionLog {
         if self.jobs.len() >= self.jobs_max {
             return full("the queue (jobs)", self.jobs_max as u64);
         }
-        // Recovered jobs may be over a bound that was lowered meanwhile, hence the saturation.
+        // Recovered jobs may exceed a bound that has been lowered since, hence the saturation.
         if size > self.bytes_max.saturating_sub(self.bytes) {
             return full("the queue (bytes)", self.bytes_max as u64);
         }
@@ -148,23 +151,23 @@ impl PartitionLog {
         }
     }
 
-    /// How many jobs wait or are being accepted.
+    /// Returns how many jobs wait or are being accepted.
     pub(crate) fn len(&self) -> usize {
         self.jobs.len()
     }
 
-    /// The keys and values of those, in bytes.
+    /// Returns the size of their keys and values, in bytes.
     pub(crate) fn size_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The id of the queue.
+    /// Returns the id of the queue.
     pub(crate) fn id(&self) -> QueueId {
         self.queue
     }
 
-    /// Lets go of the job that was admitted last, since it is applied at once and never read. [`withdraw`](Self::withdraw) takes
-    /// back what is remembered of its request, too.
+    /// Releases the job that was admitted last, since it is applied at once and never read.
+    /// [`withdraw`](Self::withdraw) also takes back what is remembered of its request.
     pub(crate) fn release_admitted(&mut self) {
         if let Some(job) = self.jobs.pop_back() {
             self.admitted -= 1;
@@ -172,14 +175,16 @@ impl PartitionLog {
         }
     }
 
-    /// Drops the jobs up to `up_to`, which the store of this queue has applied, whether they were ever held or not.
+    /// Drops the jobs up to `up_to`, which the store of this queue has applied, whether they were
+    /// held or not.
     pub(crate) fn apply(&mut self, up_to: Position) {
         self.complete(up_to);
         self.trimmed = self.trimmed.max(up_to);
         self.last = self.last.max(up_to);
     }
 
-    /// Gives the numbers after `last` out again, of jobs that were withdrawn and reached no disk.
+    /// Makes the numbers after `last` available again. They belonged to withdrawn jobs that reached
+    /// no disk.
     pub(crate) fn reuse_after(&mut self, last: Position) {
         self.last = last;
     }
@@ -201,9 +206,9 @@ impl PartitionLog {
         self.admitted = 0;
     }
 
-    /// Makes the next job come after `position`, up to which the store says that it has applied the jobs, unless it does anyway.
-    /// What is held is behind that then, and dropped. While jobs are admitted this may be asked,
-    /// as workers do that start later, but must have nothing to do.
+    /// Makes the next job come after `position`, the store's applied position, unless it does
+    /// already. Jobs held before that are dropped. Workers that start later may call this while
+    /// jobs are admitted, but it must have nothing to do then.
     pub(crate) fn start_after(&mut self, position: Position) {
         if position > self.last {
             debug_assert_eq!(
@@ -216,10 +221,10 @@ impl PartitionLog {
         }
     }
 
-    /// The published jobs that follow `after`, at most `max`.
+    /// Returns the published jobs after `after`, at most `max`.
     ///
     /// # Errors
-    /// [`Error::Gap`] if a job that followed it has been dropped.
+    /// [`Error::Gap`] if a job after it has been dropped.
     pub(crate) fn read(&self, after: Position, max: usize) -> Result<Vec<Job>> {
         if after < self.trimmed {
             return Err(Error::Gap {
@@ -231,7 +236,7 @@ impl PartitionLog {
         Ok(self.peek(after, max))
     }
 
-    /// Returns the published jobs that are still held and follow `after`, at most `max`.
+    /// Returns the published jobs after `after` that are still held, at most `max`.
     pub(crate) fn peek(&self, after: Position, max: usize) -> Vec<Job> {
         let end = self.published();
         let start = self.count_up_to(after).min(end);
@@ -239,7 +244,8 @@ impl PartitionLog {
         jobs.map(|job| Job::clone(job)).collect()
     }
 
-    /// What is known of the job at `position`. One that is only admitted is not known yet.
+    /// Returns what is known of the job at `position`. A job that is only admitted is not known
+    /// yet.
     pub(crate) fn find(&self, position: Position) -> Found {
         match self.held(position) {
             Some(job) => Found::Held {
@@ -266,8 +272,9 @@ impl PartitionLog {
         }
     }
 
-    /// Counts a try of the job at `head`, and says which one it is, from 1. Trying another job starts at 1 again. Nothing is
-    /// counted for one that is not here: who tries that is behind, and the store will tell.
+    /// Counts an attempt of the job at `head`, and returns its number, starting at 1. Trying
+    /// another job starts at 1 again. Nothing is counted for a job that is not held: that worker is
+    /// behind, and the store will reject its commit.
     pub(crate) fn begin_attempt(&mut self, head: Position) -> u32 {
         let before = match self.attempts {
             Some((tried, count)) if tried == head => count,
@@ -280,7 +287,7 @@ impl PartitionLog {
         count
     }
 
-    /// Takes the last try of the job at `head` back.
+    /// Withdraws the last attempt of the job at `head`.
     pub(crate) fn withdraw_attempt(&mut self, head: Position) {
         self.attempts = match self.attempts {
             Some((tried, count)) if tried == head => {
@@ -290,7 +297,7 @@ impl PartitionLog {
         };
     }
 
-    /// How much is held, with what is only admitted: it takes up room already.
+    /// Returns how much is held, including admitted jobs: they already take up space.
     pub(crate) fn depth(&self, now: Timestamp) -> Depth {
         Depth {
             jobs: self.jobs.len() as u64,
@@ -308,12 +315,12 @@ impl PartitionLog {
         }
     }
 
-    /// How many of `jobs` are published.
+    /// Returns how many of `jobs` are published.
     fn published(&self) -> usize {
         self.jobs.len() - self.admitted
     }
 
-    /// The published job at `position`.
+    /// Returns the published job at `position`.
     pub(super) fn held(&self, position: Position) -> Option<&Arc<Job>> {
         let index = self
             .jobs
@@ -328,13 +335,13 @@ impl PartitionLog {
             .is_some_and(|first| position >= first.id.position)
     }
 
-    /// How many of `jobs` stand at or before `position`.
+    /// Returns how many of `jobs` are at or before `position`.
     fn count_up_to(&self, position: Position) -> usize {
         self.jobs.partition_point(|job| job.id.position <= position)
     }
 }
 
-/// Without the jobs: they are many, and what they hold is nobody's business in a log.
+/// Omits the jobs: they are many, and their contents do not belong in a log.
 impl fmt::Debug for PartitionLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PartitionLog")

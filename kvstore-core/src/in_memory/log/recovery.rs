@@ -1,6 +1,6 @@
-//! What a queue in a file needs to write a partition down and to build it again from what it reads.
+//! What a queue in a file needs to write a partition and to rebuild it from what it reads.
 //!
-//! Bounds are not applied here: what was accepted once is held, even if the bound has been lowered since.
+//! Bounds do not apply here: accepted jobs are kept even if the bound has been lowered since.
 
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use crate::model::id::Position;
 use crate::model::job::Job;
 
 impl PartitionLog {
-    /// Continues the numbering behind `last`, with the jobs up to `trimmed` dropped. It comes first.
+    /// Continues the numbering after `last`, with the jobs up to `trimmed` dropped. Must be called
+    /// first.
     pub(crate) fn restore_numbering(&mut self, last: Position, trimmed: Position) -> Result<()> {
         if trimmed > last || !self.jobs.is_empty() {
             return Err(Error::invalid(
@@ -26,14 +27,14 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Adds a job that was published before, and what was remembered of its request. Jobs come in order; one at or before the
-    /// trimmed position is counted, but not held.
+    /// Adds a job that was published before, and what was remembered of its request. Jobs come in
+    /// order; one at or before the trimmed position is counted but not held.
     pub(crate) fn restore_job(&mut self, job: Job, remembered: Option<Remembered>) -> Result<()> {
         let position = job.id.position;
         if job.id.queue != self.queue || job.id.partition != self.partition {
             return Err(Error::invalid(
                 Subject::Job,
-                "it is of another queue or partition",
+                "it belongs to another queue or partition",
             ));
         }
         let follows = self
@@ -54,24 +55,25 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Remembers a request of which the job may be gone. A later one under the same key takes its place.
+    /// Remembers a request whose job may be gone. A later request under the same key replaces it.
     pub(crate) fn restore_idempotency(&mut self, remembered: Remembered) {
         if self.idempotency.job_of(remembered.key) < Some(remembered.job) {
             self.idempotency.insert(remembered);
         }
     }
 
-    /// The tries of the job at `head`, as they were last counted. It comes after the jobs.
+    /// Restores the attempts of the job at `head`, as last counted. Must be called after the jobs.
     pub(crate) fn restore_attempts(&mut self, head: Position, count: u32) {
         self.attempts = (count > 0 && self.held(head).is_some()).then_some((head, count));
     }
 
-    /// Continues the numbering behind `opened` if that is ahead, and keeps what is held.
+    /// Continues the numbering after `opened` if that is ahead, and keeps the held jobs.
     pub(crate) fn start_numbering_after(&mut self, opened: Position) {
         self.last = self.last.max(opened);
     }
 
-    /// Begins the numbers of an opening: a major half that was never used. Returns where they begin.
+    /// Starts the numbers of an opening with a major half that was never used, and returns where
+    /// they begin.
     pub(crate) fn open(&mut self, clock: Timestamp) -> Position {
         self.last = Position {
             major: first_number(self.last.major, clock),
@@ -80,27 +82,27 @@ impl PartitionLog {
         self.last
     }
 
-    /// The jobs that are held, in order.
+    /// Returns the held jobs, in order.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
         self.jobs.iter()
     }
 
-    /// The last position given out.
+    /// Returns the last position given out.
     pub(crate) fn last(&self) -> Position {
         self.last
     }
 
-    /// The last job that was dropped.
+    /// Returns the last job that was dropped.
     pub(crate) fn trimmed(&self) -> Position {
         self.trimmed
     }
 
-    /// The job that was tried last, and how often.
+    /// Returns the job that was tried last, and its number of attempts.
     pub(crate) fn attempts(&self) -> Option<(Position, u32)> {
         self.attempts
     }
 
-    /// The requests still remembered at `now`, by deadline, those behind `after` alone.
+    /// Returns the requests after `after` that are still remembered at `now`, by deadline.
     pub(crate) fn remembered(
         &self,
         now: Timestamp,

@@ -1,4 +1,4 @@
-//! The latest changes, for those who watch.
+//! The latest changes, for watches.
 
 use std::collections::VecDeque;
 
@@ -8,19 +8,19 @@ use crate::model::entry::Version;
 use crate::model::key::Key;
 use crate::store::ChangeKind;
 
-/// Most openings told apart; before them the history ends.
+/// The maximum number of openings on record; the history ends before the oldest one.
 const GAPS_MAX: usize = 100;
 
-/// A bounded history. Values are not in it: they are looked up when a change is handed out, and go along only if they are
-/// still its own.
+/// A bounded history. Values are not part of it: they are looked up when a change is handed out,
+/// and included only if the entry still has that version.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     recent: VecDeque<(Version, Key, ChangeKind)>,
-    /// The length of their keys.
+    /// The total length of their keys.
     bytes: usize,
-    /// Changes up to this one are gone.
+    /// Changes up to this version are gone.
     dropped: Version,
-    /// Where the store was opened: no version between the two was ever given out.
+    /// The openings of the store: no version between the two was ever given out.
     gaps: VecDeque<(Version, Version)>,
 }
 
@@ -50,7 +50,7 @@ impl Changes {
         self.gaps.retain(|(_, behind)| *behind > version);
     }
 
-    /// The store was opened, and numbers on behind `behind` after version `last`.
+    /// Records an opening after version `last`, which continues the numbering after `behind`.
     pub(super) fn pass(&mut self, last: Version, behind: Version) {
         self.gaps.push_back((last, behind));
         if self.gaps.len() > GAPS_MAX
@@ -60,11 +60,11 @@ impl Changes {
         }
     }
 
-    /// The changes behind `version`.
+    /// Returns the changes after `version`.
     ///
     /// # Errors
-    /// [`Error::Compacted`] if some of them are gone, or no change and no opening had this version: it was
-    /// given out in a history that is lost.
+    /// [`Error::Compacted`] if some of them are gone, or if no change and no opening had this
+    /// version: it belongs to a history that is lost.
     pub(super) fn after(
         &self,
         version: Version,

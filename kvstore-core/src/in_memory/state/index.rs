@@ -7,10 +7,12 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::row::Row;
 use crate::model::key::Key;
 
-/// So many tables that the growth of one is over soon, whoever waits for it: each holds one part of the keys.
+/// The number of tables, each with one part of the keys: enough that no one waits long while one of
+/// them grows.
 pub(super) const TABLES: usize = 64;
 
-/// How keys are hashed: of another seed in each process, so that keys that collide in one don't in the next.
+/// The hash function for keys, with a different seed in each process, so that keys that collide in
+/// one do not in the next.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hasher(DefaultHashBuilder);
 
@@ -20,8 +22,8 @@ impl Hasher {
     }
 }
 
-/// Returns the number of the table for a hash. Within it the place comes from the lowest bits, and
-/// a tag from the uppermost.
+/// Returns the number of the table for a hash. Within it the lowest bits give the slot, and the
+/// uppermost a tag.
 pub(super) fn table_of(hash: u64) -> usize {
     (hash >> 32) as usize % TABLES
 }
@@ -42,8 +44,8 @@ impl Default for Index {
 }
 
 impl Index {
-    /// An index of rows whose keys are all different. Each of the `parts` has the rows of each
-    /// table with their hashes.
+    /// Builds an index of rows with distinct keys. Each of the `parts` holds the rows of each table
+    /// with their hashes.
     pub(super) fn of(hasher: Hasher, mut parts: Vec<Vec<Vec<(u64, Row)>>>) -> Self {
         let mut index = Self {
             hasher,
@@ -51,7 +53,7 @@ impl Index {
         };
         let owned = TABLES.div_ceil(parts.len().max(1));
         std::thread::scope(|scope| {
-            // From the last to the first, so that each thread can take what it needs off the end.
+            // From the last to the first, so that each thread can take its share off the end.
             for tables in index.tables.rchunks_mut(owned) {
                 let hashed = parts
                     .iter_mut()
@@ -77,13 +79,13 @@ impl Index {
         self.hasher.hash(key)
     }
 
-    /// Returns the row of a key that has this hash.
+    /// Returns the row of a key with this hash.
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<&Row> {
         self.tables[table_of(hash)].find(hash, |row| row.key_bytes() == key)
     }
 
-    /// Adds what [`find`](Self::find) returns for each of `keys`. Their places are looked up before
-    /// any of their rows is.
+    /// Adds the result of [`find`](Self::find) for each of `keys`. All slots are looked up before
+    /// the first row is read.
     pub(super) fn find_many<'a>(&'a self, keys: &[Key], rows: &mut Vec<Option<&'a Row>>) {
         let places = keys.iter().map(|key| {
             let hash = self.hash(key.as_str().as_bytes());
@@ -100,7 +102,7 @@ impl Index {
         }));
     }
 
-    /// Puts `row` in the place of the one with its key and hash, if there is one.
+    /// Inserts `row`, replacing the one with its key and hash if there is one.
     pub(super) fn set(&mut self, hash: u64, row: Row) {
         let table = &mut self.tables[table_of(hash)];
         match table.find_mut(hash, |old| old.key_bytes() == row.key_bytes()) {

@@ -1,33 +1,35 @@
-//! The numbers of rows in the byte order of their keys, in pieces, so that one more or less moves only a few.
+//! The numbers of rows in the byte order of their keys, in pieces, so that an insertion or removal
+//! moves only a few.
 
 use std::cmp::Ordering;
 use std::ops::Bound;
 
 use super::row::Id;
 
-/// Most numbers of a piece.
+/// The maximum size of a piece.
 pub(super) const PIECE: usize = 512;
 
-/// Numbers of rows in order of key. Who asks brings along what tells the key of a number.
+/// Numbers of rows in key order. Callers pass a function that returns the key of a number.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     /// None is empty.
-    pub(super) pieces: Vec<Piece>,
+    pub(super) pieces: Vec<OrderPiece>,
 }
 
 #[derive(Debug)]
-pub(super) struct Piece {
-    /// The key of the first number: all pieces' together stay in the processor's cache, where rows don't.
+pub(super) struct OrderPiece {
+    /// The key of the first number. The first keys of all pieces stay in the processor's cache,
+    /// where rows do not.
     first: Box<[u8]>,
-    /// So many bytes are the same in all keys.
+    /// The length of the prefix that all keys share.
     same: usize,
-    /// The four bytes behind those: most comparisons need no row.
+    /// The four bytes after that prefix: most comparisons need no row.
     heads: Vec<u32>,
     ids: Vec<Id>,
 }
 
-/// The bytes of `key` from `start` on that are compared first. A key has no zeros, so a shorter one
-/// comes first.
+/// Returns the bytes of `key` from `start` that are compared first. Keys contain no zero bytes, so
+/// a shorter one comes first.
 fn head(key: &[u8], start: usize) -> u32 {
     let mut head = [0; 4];
     head.iter_mut()
@@ -36,7 +38,7 @@ fn head(key: &[u8], start: usize) -> u32 {
     u32::from_be_bytes(head)
 }
 
-/// So many bytes are the same at the start of both.
+/// Returns the length of the common prefix of both.
 fn same(one: &[u8], other: &[u8]) -> usize {
     one.iter()
         .zip(other)
@@ -44,8 +46,8 @@ fn same(one: &[u8], other: &[u8]) -> usize {
         .count()
 }
 
-impl Piece {
-    /// Some numbers, in order of key.
+impl OrderPiece {
+    /// Creates a piece from numbers in key order.
     pub(super) fn new<'a>(ids: Vec<Id>, key_of: impl Fn(Id) -> &'a [u8]) -> Self {
         let (first, last) = (key_of(ids[0]), key_of(ids[ids.len() - 1]));
         let same = same(first, last);
@@ -57,7 +59,7 @@ impl Piece {
         }
     }
 
-    /// The place of `key`; `Err` if it is not there and would have to go to that place.
+    /// Returns the index of `key`, or `Err` with the index where it would be inserted.
     fn find<'a>(&self, key: &[u8], key_of: &impl Fn(Id) -> &'a [u8]) -> Result<usize, usize> {
         let prefix = &key[..self.same.min(key.len())];
         match prefix.cmp(&self.first[..self.same]) {
@@ -74,7 +76,8 @@ impl Piece {
 }
 
 impl Order {
-    /// The piece and the place in it of `key`; `Err` if it is not there and would have to go to that place.
+    /// Returns the piece of `key` and its index there, or `Err` with those where it would be
+    /// inserted.
     fn find<'a>(
         &self,
         key: &[u8],
@@ -89,7 +92,7 @@ impl Order {
         place.map(|at| (number, at)).map_err(|at| (number, at))
     }
 
-    /// The numbers from `start` on, in order.
+    /// Returns the numbers from `start` on, in order.
     pub(super) fn from<'a>(
         &self,
         start: Bound<&[u8]>,
@@ -113,32 +116,34 @@ impl Order {
             .copied()
     }
 
-    /// Returns how many keys come before `key`: two binary searches, and the lengths of the pieces before,
-    /// which hold hundreds of keys each.
+    /// Returns how many keys come before `key`: two binary searches, and the lengths of the pieces
+    /// before, which hold hundreds of keys each.
     pub(super) fn rank<'a>(&self, key: &[u8], key_of: impl Fn(Id) -> &'a [u8]) -> usize {
         let (piece, at) = self.find(key, &key_of).unwrap_or_else(|place| place);
         let before = self.pieces.iter().take(piece);
         before.map(|piece| piece.ids.len()).sum::<usize>() + at
     }
 
-    /// Adds `id`, the number of `key`, which is not there yet.
+    /// Inserts `id`, the number of `key`, which is not present yet.
     pub(super) fn insert<'a>(&mut self, id: Id, key: &[u8], key_of: impl Fn(Id) -> &'a [u8]) {
         let Err((number, at)) = self.find(key, &key_of) else {
             return;
         };
         let Some(piece) = self.pieces.get_mut(number) else {
-            self.pieces.push(Piece::new(vec![id], key_of));
+            self.pieces.push(OrderPiece::new(vec![id], key_of));
             return;
         };
         piece.ids.insert(at, id);
         if piece.ids.len() > PIECE {
-            // Keys that come in order fill their pieces: only what is in the midst of others is cut in halves.
+            // Keys inserted in ascending order fill their pieces: only an insertion between others
+            // splits one in half.
             let is_last = at + 1 == piece.ids.len();
             let rest = piece.ids.split_off(if is_last { PIECE } else { PIECE / 2 });
-            *piece = Piece::new(std::mem::take(&mut piece.ids), &key_of);
-            self.pieces.insert(number + 1, Piece::new(rest, key_of));
+            *piece = OrderPiece::new(std::mem::take(&mut piece.ids), &key_of);
+            self.pieces
+                .insert(number + 1, OrderPiece::new(rest, key_of));
         } else if same(&piece.first, key) < piece.same {
-            *piece = Piece::new(std::mem::take(&mut piece.ids), key_of);
+            *piece = OrderPiece::new(std::mem::take(&mut piece.ids), key_of);
         } else {
             piece.heads.insert(at, head(key, piece.same));
             if at == 0 {
@@ -147,7 +152,7 @@ impl Order {
         }
     }
 
-    /// Takes `key` out, whose row is still there.
+    /// Removes `key`, whose row must still be there.
     pub(super) fn remove<'a>(&mut self, key: &[u8], key_of: impl Fn(Id) -> &'a [u8]) {
         if let Ok((number, at)) = self.find(key, &key_of) {
             let piece = &mut self.pieces[number];

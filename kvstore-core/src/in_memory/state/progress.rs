@@ -1,4 +1,4 @@
-//! How far queues are applied, and how their jobs ended: for as long, and as many, as [`crate::limits`] says.
+//! How far queues are applied, and how their jobs ended, within the bounds in [`crate::limits`].
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -16,28 +16,28 @@ use crate::model::job::{Dead, DeadLetter, JobState, Outcome, Summary};
 pub(crate) struct Progress {
     pub(crate) active: Option<QueueId>,
     pub(crate) queues: BTreeMap<(QueueId, Partition), QueueProgress>,
-    /// How many versions no change ever had, since openings passed them over.
+    /// The number of versions that no change ever had, since openings skipped them.
     pub(crate) skipped: u64,
 }
 
 /// One partition of one queue.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct QueueProgress {
-    /// Everything up to here is applied.
+    /// Everything up to this position is applied.
     pub(crate) applied: Position,
-    /// Outcomes up to here may have been dropped.
+    /// Outcomes up to this position may have been dropped.
     pub(crate) pruned: Position,
-    /// Jobs that no one will ever apply.
+    /// Jobs that will never be applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) lost: Vec<Lost>,
-    /// What cannot be told from `applied` alone, and since when it is known. `None`: a dead letter
+    /// Outcomes that `applied` alone does not imply, with the time of each. `None` is a dead letter
     /// that was dropped.
     pub(crate) outcomes: Outcomes,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) dead: BTreeMap<Position, (Timestamp, Dead)>,
 }
 
-/// Kept outcomes, and how many bytes they take.
+/// Kept outcomes, and their size in bytes.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(from = "OutcomeMap")]
 pub(crate) struct Outcomes {
@@ -71,7 +71,7 @@ impl Outcomes {
         }
     }
 
-    /// Those that are kept behind `after`, in order.
+    /// Returns the outcomes kept after `after`, in order.
     pub(crate) fn after(
         &self,
         after: Position,
@@ -79,7 +79,8 @@ impl Outcomes {
         self.map.range((Bound::Excluded(after), Bound::Unbounded))
     }
 
-    /// Drops what is older than `oldest`, and what is too much; returns the last position that was dropped.
+    /// Drops outcomes older than `oldest` or over the bounds, and returns the last position
+    /// dropped.
     fn prune(&mut self, oldest: Timestamp) -> Option<Position> {
         let mut pruned = None;
         while let Some((position, (at, _))) = self.map.first_key_value()
@@ -96,7 +97,7 @@ impl Outcomes {
     }
 }
 
-/// Returns about what a kept outcome takes in memory.
+/// Returns the approximate memory of a kept outcome.
 fn bytes_of(outcome: Option<&Outcome>) -> usize {
     let of_summary = |summary: &Summary| {
         summary.key.as_str().len() + summary.common.as_ref().map_or(0, String::len)
@@ -112,18 +113,18 @@ fn bytes_of(outcome: Option<&Outcome>) -> usize {
     size_of::<(Position, Timestamp, Outcome)>() + own
 }
 
-/// The jobs behind `after`, up to and with `up_to`.
+/// The jobs after `after`, up to and including `up_to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lost {
     pub(crate) after: Position,
     pub(crate) up_to: Position,
 }
 
-/// Most lost intervals told apart; past that the two oldest become one.
+/// The maximum number of lost intervals; beyond it the two oldest are merged.
 const LOST_INTERVALS_MAX: usize = 100;
 
 impl QueueProgress {
-    /// A copy without the outcomes, of which there may be many.
+    /// Copies everything except the outcomes, which may be many.
     pub(crate) fn without_outcomes(&self) -> Self {
         Self {
             lost: self.lost.clone(),
@@ -141,7 +142,7 @@ impl Progress {
             .map_or(Position::START, |queue| queue.applied)
     }
 
-    /// How many dead letters the partition has, and their bytes.
+    /// Returns the number of dead letters of the partition, and their bytes.
     pub(crate) fn dead_size(&self, queue: QueueId, partition: Partition) -> (usize, usize) {
         self.queues
             .get(&(queue, partition))
@@ -161,7 +162,8 @@ impl Progress {
         if advanced.lost {
             queue.lose(advanced.from, advanced.to);
         } else if advanced.to.major > advanced.from.major {
-            // The queue was opened in between. What else it may have numbered since is of a lost history.
+            // The queue was opened in between. Other numbers given out since belong to a lost
+            // history.
             let opened = Position {
                 minor: 0,
                 ..advanced.to
@@ -177,8 +179,8 @@ impl Progress {
         queue.prune(at);
     }
 
-    /// The jobs behind `after`, up to and with `up_to`, are gone: nobody will ever apply them, and where they come next, the
-    /// partition is past them.
+    /// Records that the jobs after `after`, up to and including `up_to`, are lost: they will never
+    /// be applied, and the partition's position passes them.
     pub(crate) fn lose(
         &mut self,
         queue: QueueId,
@@ -212,7 +214,7 @@ impl Progress {
             .is_some_and(|queue| queue.dead.contains_key(&job.position))
     }
 
-    /// The dead letters behind `after`, in ascending order.
+    /// Returns the dead letters after `after`, in ascending order.
     pub(crate) fn dead_after(&self, after: Option<JobId>) -> impl Iterator<Item = DeadLetter> {
         self.queues
             .iter()
@@ -285,7 +287,8 @@ impl QueueProgress {
         }
     }
 
-    /// Drops what is too old or too many. It goes by the time of the records, so a replay drops the same.
+    /// Drops outcomes that are too old or too many. Uses the time of the records, so a replay drops
+    /// the same.
     fn prune(&mut self, now: Timestamp) {
         if let Some(pruned) = self.outcomes.prune(now.before(OUTCOME_RETENTION)) {
             self.pruned = pruned;

@@ -1,4 +1,5 @@
-//! An entry as it is kept: key, value, version and deadline in one piece of memory, so that a look-up waits for one.
+//! An entry as it is stored: key, value, version and deadline in one allocation, so that a look-up
+//! misses the cache once.
 
 use std::str;
 
@@ -13,23 +14,24 @@ use crate::model::value::Value;
 /// The number of a row in its table.
 pub(super) type Id = u32;
 
-/// Version (8 bytes), number (4) and the key's length (2); the deadline (8) if the uppermost bit of
-/// the length says so; the key; and the value up to the end. A clone is the same memory, and eight
-/// bytes, so that an index has room for it.
+/// Version (8 bytes), number (4) and key length (2); the deadline (8), if the uppermost bit of the
+/// length is set; the key; the value, to the end. A clone shares the memory and takes eight bytes,
+/// small enough for an index.
 #[derive(Clone, Debug)]
 pub(crate) struct Row(ThinArc<(), u8>);
 
-/// Where the deadline is, or the key of a row without one.
+/// The offset of the deadline, or of the key in a row without one.
 const HEAD: usize = 14;
 
 const HAS_DEADLINE: u16 = 1 << 15;
 const _: () = assert!(4 * KEY_CHARS_MAX < HAS_DEADLINE as usize);
 
-/// Values up to this many bytes are copied out on a read: a counter that all cores share costs more than a small copy.
+/// Values up to this many bytes are copied on a read: a reference count shared by all cores costs
+/// more than a small copy.
 const COPY_BYTES_MAX: usize = 4096;
 
 impl Row {
-    /// A row of these. `scratch` is memory to put it together in.
+    /// Creates a row. `scratch` is memory to assemble it in.
     pub(crate) fn new(
         scratch: &mut Vec<u8>,
         id: Id,
@@ -89,12 +91,12 @@ impl Row {
         has_deadline.then(|| Timestamp(u64::from_le_bytes(self.bytes(HEAD))))
     }
 
-    /// Whether its deadline, if it has one, is still ahead.
+    /// Returns true if its deadline, if any, has not passed.
     pub(crate) fn is_live(&self, now: Timestamp) -> bool {
         self.expires_at().is_none_or(|deadline| deadline > now)
     }
 
-    /// The key's bytes: their order is that of keys.
+    /// Returns the key's bytes, whose order is that of keys.
     pub(crate) fn key_bytes(&self) -> &[u8] {
         let (start, end) = self.key_place();
         &self.0.slice[start..end]
@@ -105,7 +107,8 @@ impl Row {
     }
 
     pub(crate) fn starts_with(&self, prefix: &str) -> bool {
-        // Nothing compared with nothing is slow: where an empty text points is read, and on some processors that costs 100 ns.
+        // Comparing with an empty prefix is slow: it reads where the empty text points, which on
+        // some processors costs 100 ns.
         prefix.is_empty() || self.key_bytes().starts_with(prefix.as_bytes())
     }
 
@@ -117,7 +120,7 @@ impl Row {
         &self.0.slice[self.key_place().1..]
     }
 
-    /// The value for somebody else to keep: small ones copied, larger ones shared.
+    /// Returns the value for a caller to keep: small values are copied, larger ones shared.
     pub(crate) fn value(&self) -> Value {
         let value = self.value_bytes();
         Value::trusted(if value.len() <= COPY_BYTES_MAX {
@@ -135,13 +138,13 @@ impl Row {
         }
     }
 
-    /// Key and value, in bytes.
+    /// Returns the size of key and value, in bytes.
     pub(crate) fn size(&self) -> u64 {
         (self.0.slice.len() - self.key_place().0) as u64
     }
 }
 
-/// A row of which only the value is seen.
+/// A row exposed as its value alone.
 struct SharedValue(Row);
 
 impl AsRef<[u8]> for SharedValue {

@@ -1,4 +1,5 @@
-//! A state that several tasks share: everything that a store answers from memory, and the waking of those who wait.
+//! A state shared by several tasks: everything that a store answers from memory, and wake-ups for
+//! waiters.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
@@ -26,20 +27,21 @@ use crate::model::key::Key;
 use crate::model::write::Change;
 use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page};
 
-/// A state, the time by which it is read, and who waits for it to change.
+/// A state, its clock, and those who wait for it to change.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// A lock that each reader takes at a place of its own: one for all would be a place that all cores write to.
+    /// A lock of which each reader takes a shard of its own: a single lock would be a cache line
+    /// that all cores write to.
     state: ShardedLock<State>,
     time: Arc<StoreTime>,
     waiting: Mutex<Waiting>,
-    /// Why nothing can be changed any more, if so.
+    /// Set once nothing can be changed any more, with the reason.
     poisoned: OnceLock<String>,
     pub(super) watchers: Watchers,
     pub(super) is_closed: AtomicBool,
 }
 
-/// Who waits for which job.
+/// The waiters of each job.
 #[derive(Debug, Default)]
 struct Waiting {
     tickets: u64,
@@ -58,8 +60,8 @@ impl Shared {
         }
     }
 
-    /// Puts another state in the place of this one. How one became the other is not known, so watches end with
-    /// [`Error::Compacted`]; who waits for a job is woken.
+    /// Replaces the state. The changes between the two are unknown, so watches end with
+    /// [`Error::Compacted`], and all who wait for a job are woken.
     pub(crate) fn replace(&self, state: State) {
         self.time.observe(state.time);
         let applied = state.progress.queues.iter();
@@ -74,7 +76,7 @@ impl Shared {
         let old = std::mem::replace(&mut *now, state);
         self.watchers.end(Ended::Replaced);
         drop(now);
-        // Large as it may be, nobody waits for it to go.
+        // Dropped after the lock is released, since it may be large.
         drop(old);
         let mut waiting = self.waiting();
         for up_to in applied {
@@ -82,17 +84,17 @@ impl Shared {
         }
     }
 
-    /// The clock that all of this goes by.
+    /// Returns the clock of this state.
     pub(crate) fn time(&self) -> Arc<StoreTime> {
         Arc::clone(&self.time)
     }
 
-    /// The store's time. It never goes back.
+    /// Returns the store's time, which never goes back.
     pub(crate) fn now(&self) -> Timestamp {
         self.time.now()
     }
 
-    /// A commit as it came in, with its deadlines in the store's time.
+    /// Converts the deadlines of an incoming commit to store time.
     pub(crate) fn take_in(&self, mut commit: Commit) -> Commit {
         for write in &mut commit.writes {
             if let Change::Set {
@@ -106,7 +108,7 @@ impl Shared {
         commit
     }
 
-    /// A row as it goes out, with its deadline as a wall-clock time.
+    /// Converts a row to an outgoing entry, with its deadline in wall-clock time.
     fn entry(&self, row: &Row) -> Entry {
         Entry {
             expires_at: self.deadline(row),
@@ -126,7 +128,8 @@ impl Shared {
         }
     }
 
-    // A panic while the lock is held leaves a state that is as good as before: records are checked before they are applied.
+    // A panic under the lock leaves the state as it was: records are checked before they are
+    // applied.
     pub(crate) fn read(&self) -> ShardedLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -139,18 +142,19 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes records visible, all at once, and wakes who waits for them.
+    /// Makes records visible, all at once, and wakes their waiters.
     pub(crate) fn publish(&self, records: Vec<Record>) {
         self.apply(self.write(), records);
     }
 
-    /// Judges a change and makes it visible before anybody else's is judged.
+    /// Evaluates a change and makes it visible before the next one is evaluated.
     pub(crate) fn change<T>(
         &self,
         stage: impl FnOnce(&mut Staging<'_>) -> Result<(Option<Record>, T)>,
     ) -> Result<T> {
         let state = self.write();
-        // Asked for under the lock, so that no change is judged by an earlier time than the one before it.
+        // Read under the lock, so that no change is evaluated at an earlier time than the one
+        // before it.
         let now = self.now();
         let (record, answer) = stage(&mut Staging::new(&state, now))?;
         self.apply(state, record.into_iter().collect());
@@ -187,9 +191,9 @@ impl Shared {
         }
     }
 
-    /// A write failed: reads go on, and nothing else.
+    /// Rejects all further changes, after a failed write; reads continue.
     pub(crate) fn poison(&self, reason: &str) {
-        // The first reason is the one to be told.
+        // Only the first reason is kept.
         let _ = self.poisoned.set(reason.to_owned());
     }
 
@@ -197,7 +201,7 @@ impl Shared {
         self.poisoned.get().cloned()
     }
 
-    /// Whether [`Staging::expire`] would find something.
+    /// Returns true if [`Staging::expire`] would find something.
     pub(crate) fn has_expired(&self) -> bool {
         let now = self.now();
         !self.read().table.expired(now, 1).is_empty()
@@ -210,7 +214,7 @@ impl Shared {
         self.waiting().jobs.clear();
     }
 
-    /// The entry under `key`. `read` gets it where it stands, without a copy, while the lock is held.
+    /// Calls `read` with the entry under `key` in place, without a copy, while the lock is held.
     pub(crate) fn with_entry<T>(
         &self,
         key: &Key,
@@ -222,11 +226,12 @@ impl Shared {
     fn with_row<T>(&self, key: &Key, read: impl FnOnce(&Row) -> T) -> Option<T> {
         let state = self.read();
         let row = state.table.get(key)?;
-        // The time is asked for only where it matters.
+        // The time is read only if it matters.
         (row.expires_at().is_none() || row.is_live(self.now())).then(|| read(row))
     }
 
-    /// Hands out the entries whose keys start with `prefix`, in order, where they stand, while the lock is held.
+    /// Calls a function with each entry whose key starts with `prefix`, in order, in place, while
+    /// the lock is held.
     pub(crate) fn with_entries(
         &self,
         prefix: &str,
@@ -279,7 +284,7 @@ impl Shared {
         if state != JobState::Queued || wait.is_zero() {
             return Ok(state);
         }
-        // Registered first and asked again then, so that nothing can come in between.
+        // Registers first and checks again afterwards, so that no change is missed in between.
         let ticket = Ticket::new(self, *job);
         let state = self.read().progress.state_of(job);
         if state != JobState::Queued {
@@ -316,14 +321,14 @@ impl Waiting {
         let woken: Vec<(JobId, u64)> = range.map(|(ticket, _)| *ticket).collect();
         for ticket in woken {
             if let Some(sender) = self.jobs.remove(&ticket) {
-                // Whoever gave up waiting is not there any more.
+                // Fails if the waiter has given up.
                 let _ = sender.send(());
             }
         }
     }
 }
 
-/// A place among those who wait, given back when it is dropped.
+/// A registration as a waiter, removed when it is dropped.
 struct Ticket<'a> {
     shared: &'a Shared,
     id: (JobId, u64),
@@ -345,7 +350,7 @@ impl<'a> Ticket<'a> {
         }
     }
 
-    /// Returns when the job's position is passed, or the store is closed.
+    /// Waits until the job's position is passed, or the store is closed.
     async fn woken(mut self) {
         let _ = (&mut self.receiver).await;
     }
@@ -369,10 +374,11 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
         }
         _ => (Bound::Included(prefix.to_owned()), None),
     };
-    // The folded prefix that came last, if that was later than the last key.
+    // The last folded prefix, if it came after the last key.
     let mut last = None;
 
-    // Each turn walks from one folded prefix to the next, so its cost does not grow with what is folded.
+    // Each round moves from one folded prefix to the next, so its cost does not grow with the keys
+    // folded.
     'folds: loop {
         let (bound, fold) = &start;
         let bound = match fold.as_deref().and_then(behind_prefix) {
@@ -381,7 +387,7 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
             None => bound.clone(),
         };
         let rows = state.table.range_from(bound.as_ref().map(String::as_str));
-        // A row that begins a folded prefix is followed by none that is looked at.
+        // After a row that begins a folded prefix, none of its followers is needed.
         let pass = if request.delimiter.is_some() { 1 } else { PASS };
         for (row, is_live) in in_passes(rows, pass, |row| row.is_live(now)) {
             if !row.starts_with(prefix) {
@@ -419,8 +425,8 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
     page
 }
 
-/// Looks at `pass` rows at a time before any of them is handed out: the memory for one is on its
-/// way while others are looked at.
+/// Reads ahead `pass` rows at a time before any of them is handed out, so that their cache misses
+/// overlap.
 fn in_passes<'a, T>(
     mut rows: impl Iterator<Item = &'a Row>,
     pass: usize,
@@ -437,7 +443,7 @@ fn in_passes<'a, T>(
     iter::from_fn(next).flatten()
 }
 
-/// The common prefix that `name` (a key, or such a prefix) is folded into.
+/// Returns the common prefix that `name` (a key, or such a prefix) is folded into.
 fn folded(name: &str, request: &ListRequest) -> Option<String> {
     let delimiter = request.delimiter.as_deref()?;
     let rest = name.strip_prefix(request.prefix.as_str())?;
@@ -445,11 +451,13 @@ fn folded(name: &str, request: &ListRequest) -> Option<String> {
     Some(name[..end].to_owned())
 }
 
-/// The first text behind all that start with `prefix`, in byte order; `None` if there is none.
+/// Returns the first text after all that start with `prefix`, in byte order; `None` if there is
+/// none.
 fn behind_prefix(prefix: &str) -> Option<String> {
     let mut text = prefix.to_owned();
     while let Some(last) = text.pop() {
-        // The next character also has the next bytes, since UTF-8 keeps the order; surrogates are no characters.
+        // The next character also has the next bytes, since UTF-8 preserves the order; surrogates
+        // are not characters.
         let next = match last {
             '\u{d7ff}' => Some('\u{e000}'),
             _ => char::from_u32(u32::from(last) + 1),
@@ -469,7 +477,7 @@ mod tests {
     use crate::model::entry::Version;
 
     #[test]
-    fn scan_hands_out_what_is_live_below_the_prefix_until_it_breaks_off() {
+    fn scan_visits_the_live_entries_below_the_prefix_until_it_is_stopped() {
         let mut state = State::default();
         let past = Some(Timestamp(1));
         for (key, deadline) in [
@@ -504,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn count_is_of_what_is_live_below_the_prefix() {
+    fn count_covers_the_live_entries_below_the_prefix() {
         let mut state = State::default();
         let names: Vec<String> = (0..5000)
             .map(|number| match number % 3 {

@@ -1,31 +1,32 @@
-//! Rows that come in ascending order of key, and what a table has to know of them, gathered while a row is still in the cache.
+//! Rows in ascending key order, and what a table has to know of them, gathered while each row is
+//! still in the cache.
 
 use super::index::{Hasher, TABLES, table_of};
-use super::order::{PIECE, Piece};
+use super::order::{OrderPiece, PIECE};
 use super::row::{Id, Row};
 use super::table::key_of;
 use crate::model::entry::{Timestamp, Version};
 
-/// A part of the rows of one table. Each part can be filled by a thread of its own.
+/// A part of the rows of one table. Each part can be filled by its own thread.
 #[derive(Debug)]
 pub(crate) struct Sorted {
     pub(super) hasher: Hasher,
     /// The number of its first row.
     first: usize,
     pub(super) rows: Vec<Option<Row>>,
-    /// For each table of an index its rows, with their hashes.
+    /// Its rows for each table of an index, with their hashes.
     pub(super) hashed: Vec<Vec<(u64, Row)>>,
     /// Its rows in order, except the latest ones.
-    pub(super) pieces: Vec<Piece>,
+    pub(super) pieces: Vec<OrderPiece>,
     pub(super) deadlines: Vec<(Timestamp, Id)>,
-    /// Keys and values, in bytes.
+    /// The size of keys and values, in bytes.
     pub(super) bytes: u64,
     is_out_of_order: bool,
     scratch: Vec<u8>,
 }
 
 impl Sorted {
-    /// Empty parts of one table, for so many rows each.
+    /// Creates empty parts of one table, with capacity for the given numbers of rows.
     pub(crate) fn parts(counts: &[usize]) -> Vec<Self> {
         let hasher = Hasher::default();
         let mut first = 0;
@@ -57,7 +58,7 @@ impl Sorted {
         version: Version,
         expires_at: Option<Timestamp>,
     ) {
-        let id = Id::try_from(self.first + self.rows.len()).expect("so many rows are in no memory");
+        let id = Id::try_from(self.first + self.rows.len()).expect("row ids fit in u32");
         let row = Row::new(&mut self.scratch, id, key, value, version, expires_at);
         let last = self.rows.last().and_then(Option::as_ref);
         self.is_out_of_order |= last.is_some_and(|last| last.key_bytes() >= row.key_bytes());
@@ -72,7 +73,7 @@ impl Sorted {
         }
     }
 
-    /// Puts the latest rows in order.
+    /// Moves the latest rows into the order.
     pub(super) fn end_piece(&mut self) {
         let start = self.pieces.len() * (PIECE / 2);
         let ids: Vec<Id> = (start..self.rows.len())
@@ -80,12 +81,12 @@ impl Sorted {
             .collect();
         if !ids.is_empty() {
             let key_of = key_of(&self.rows);
-            let piece = Piece::new(ids, |id| key_of(id - self.first as Id));
+            let piece = OrderPiece::new(ids, |id| key_of(id - self.first as Id));
             self.pieces.push(piece);
         }
     }
 
-    /// Whether each key is behind the one before it, from the first part to the last.
+    /// Returns true if each key comes after the one before it, from the first part to the last.
     pub(super) fn are_in_order(parts: &[Self]) -> bool {
         let ends = parts.iter().filter_map(|part| {
             let (first, last) = (part.rows.first()?.as_ref()?, part.rows.last()?.as_ref()?);

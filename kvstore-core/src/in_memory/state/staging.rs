@@ -1,4 +1,5 @@
-//! Commits on their way in: judged in order, each against the state and what was staged before it, and not yet true.
+//! Commits being evaluated, in order: each against the state and what was staged before it. Nothing
+//! is visible yet.
 
 use hashbrown::HashMap;
 
@@ -16,14 +17,14 @@ use crate::model::job::{Applied, Failed, Outcome, Succeeded};
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition, Write};
 
-/// Judges commits against a state that does not change meanwhile. What it hands out must be applied in order, all or from
-/// the first on.
+/// Evaluates commits against a state that does not change meanwhile. Its records must be applied in
+/// order, all of them or a prefix.
 #[derive(Debug)]
 pub(crate) struct Staging<'a> {
     state: &'a State,
     pub(crate) now: Timestamp,
     version: Version,
-    /// What staged writes leave under their keys.
+    /// The entries that staged writes leave under their keys.
     entries: HashMap<Key, Option<Entry>>,
     active: Option<QueueId>,
     positions: HashMap<(QueueId, Partition), Position>,
@@ -32,7 +33,7 @@ pub(crate) struct Staging<'a> {
 }
 
 impl<'a> Staging<'a> {
-    /// Nothing is staged; it is `now`.
+    /// Creates an empty staging at time `now`.
     pub(crate) fn new(state: &'a State, now: Timestamp) -> Self {
         Self {
             state,
@@ -49,7 +50,7 @@ impl<'a> Staging<'a> {
         Record::empty(self.version, self.now)
     }
 
-    /// The version of a live entry, staged writes included.
+    /// Returns the version of a live entry, including staged writes.
     fn current(&self, key: &Key) -> Option<Version> {
         match self.entries.get(key) {
             Some(staged) => staged.as_ref().map(|entry| entry.version),
@@ -62,7 +63,7 @@ impl<'a> Staging<'a> {
         }
     }
 
-    /// Judges one commit.
+    /// Evaluates one commit.
     pub(crate) fn commit(&mut self, commit: Commit) -> Result<(Record, Committed)> {
         self.check(&commit.checks)?;
         if let Some(advance) = &commit.advance {
@@ -134,7 +135,7 @@ impl<'a> Staging<'a> {
             if count >= DEAD_LETTERS_MAX {
                 return Err(dead_letters_full());
             }
-            // The last one may pass the bound, so that no letter is too large for an empty table.
+            // The last one may exceed the bound, so that no letter is too large for an empty table.
             if bytes >= DEAD_LETTERS_BYTES_MAX {
                 return Err(dead_letters_full_by_bytes());
             }
@@ -143,7 +144,7 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// The live entry under `key`, staged writes included.
+    /// Returns the live entry under `key`, including staged writes.
     pub(crate) fn entry(&self, key: &Key) -> Option<Entry> {
         if let Some(staged) = self.entries.get(key) {
             return staged.clone();
@@ -152,7 +153,7 @@ impl<'a> Staging<'a> {
         row.is_live(self.now).then(|| row.entry())
     }
 
-    /// How far a partition is applied, staged commits included.
+    /// Returns how far a partition is applied, including staged commits.
     pub(crate) fn applied(&self, id: (QueueId, Partition)) -> Position {
         self.positions
             .get(&id)
@@ -167,7 +168,7 @@ impl<'a> Staging<'a> {
             .unwrap_or_else(|| self.state.progress.dead_size(id.0, id.1))
     }
 
-    /// Gives a write its version; says whether its key existed before it.
+    /// Assigns a version to a write, and returns true if its key existed before.
     fn stage(&mut self, write: &Write) -> bool {
         let existed = self.current(&write.key).is_some();
         self.version = Version(self.version.0 + 1);
@@ -254,7 +255,7 @@ impl<'a> Staging<'a> {
         }
     }
 
-    /// Removes what has expired, up to [`EXPIRE_BATCH`] entries; `None` if nothing has.
+    /// Removes expired entries, up to [`EXPIRE_BATCH`]; `None` if there are none.
     pub(crate) fn expire(&mut self) -> Option<Record> {
         let mut record = self.record();
         // An entry that was written since is no longer the one that expired.
@@ -268,7 +269,7 @@ impl<'a> Staging<'a> {
         (!record.expired.is_empty()).then_some(record)
     }
 
-    /// Makes `queue` the active one; `None` if it is already.
+    /// Makes `queue` the active one; `None` if it already is.
     pub(crate) fn adopt(&mut self, queue: QueueId) -> Option<Record> {
         if self.active == Some(queue) {
             return None;
@@ -280,7 +281,7 @@ impl<'a> Staging<'a> {
         })
     }
 
-    /// Drops a dead letter; `None` if it is not there.
+    /// Drops a dead letter; `None` if it does not exist.
     pub(crate) fn forget(&mut self, job: JobId) -> Option<Record> {
         self.state.progress.has_dead(&job).then(|| Record {
             forget: Some(job),
@@ -289,7 +290,7 @@ impl<'a> Staging<'a> {
     }
 }
 
-/// The memory that what is written takes, in bytes.
+/// Returns the memory that the written entries take, in bytes.
 pub(crate) fn bytes_added(writes: &[Write]) -> u64 {
     let added = writes.iter().map(|write| match &write.change {
         Change::Set { value, .. } | Change::SetFor { value, .. } => {

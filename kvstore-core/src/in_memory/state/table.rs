@@ -1,4 +1,5 @@
-//! The entries: found by the hash of their keys, walked in the byte order of their keys, and which of them end when.
+//! The entries: found by the hash of their keys, iterated in the byte order of their keys, and
+//! ordered by deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -11,12 +12,14 @@ use crate::limits::ENTRY_BYTES;
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::key::Key;
 
-/// Rows by key. It knows no time: what has expired stays until it is removed, and whoever reads has to look.
+/// Rows by key. It has no clock: expired rows stay until they are removed, and readers have to
+/// check.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// By number. A row keeps its number when its entry is overwritten, so that only the row has to change.
+    /// By number. A row keeps its number when its entry is overwritten, so that only the row
+    /// changes.
     rows: Vec<Option<Row>>,
-    /// Numbers that no row has.
+    /// Numbers without a row.
     free: Vec<Id>,
     index: Index,
     order: Order,
@@ -26,25 +29,27 @@ pub(crate) struct Table {
     scratch: Vec<u8>,
 }
 
-/// A view of the table at one moment, walked while the table changes: what changes ahead of the walk is kept as it was.
+/// A view of the table at one moment, iterated while the table changes: rows that change ahead of
+/// the iteration are kept as they were.
 #[derive(Debug)]
 struct Cut {
-    /// The walk has passed all keys up to this one.
+    /// The iteration has passed all keys up to this one.
     passed: Option<Vec<u8>>,
-    /// How keys that changed ahead of the walk were at the moment of the cut.
+    /// The rows that changed ahead of the iteration, as they were at the moment of the cut.
     before: BTreeMap<Vec<u8>, Option<Row>>,
 }
 
-/// So many rows are looked up together.
+/// How many rows are looked up together.
 pub(super) const PASS: usize = 16;
 
-/// The key of a row that is there.
+/// Returns a function from a row's number to its key.
 pub(super) fn key_of<'a>(rows: &'a [Option<Row>]) -> impl Fn(Id) -> &'a [u8] {
     move |id| rows[id as usize].as_ref().map_or(&[], Row::key_bytes)
 }
 
 impl Table {
-    /// A table of the rows of `parts`; `None` if they are not in ascending order of key. Several threads build it.
+    /// Builds a table from the rows of `parts`, on several threads; `None` if the keys are not
+    /// ascending.
     pub(crate) fn from_sorted(parts: Vec<Sorted>) -> Option<Self> {
         if !Sorted::are_in_order(&parts) {
             return None;
@@ -77,17 +82,18 @@ impl Table {
         Self::from_sorted(parts).expect("a map is in order")
     }
 
-    /// The memory that entries take, in bytes.
+    /// Returns the memory that entries take, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.bytes() + ENTRY_BYTES * (self.rows.len() - self.free.len()) as u64
     }
 
-    /// Keys and values, in bytes.
+    /// Returns the size of keys and values, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Gives the versions after `version` to the entries that have none (0), in order of key. The last one given.
+    /// Assigns the versions after `version` to the entries that have none (0), in key order, and
+    /// returns the last one assigned.
     pub(crate) fn give_versions(&mut self, mut version: Version) -> Version {
         let without = self
             .range_from(Bound::Unbounded)
@@ -105,8 +111,8 @@ impl Table {
         self.index.find(self.index.hash(key), key)
     }
 
-    /// The rows of several keys, in passes over some of them at a time: the memory for one is on
-    /// its way while others are looked up.
+    /// Returns the rows of several keys, in passes over a few of them at a time, so that their
+    /// cache misses overlap.
     pub(crate) fn get_many(&self, keys: &[Key]) -> Vec<Option<&Row>> {
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunks(PASS) {
@@ -115,7 +121,7 @@ impl Table {
         rows
     }
 
-    /// The rows whose keys are `start` or behind it.
+    /// Returns the rows from `start` on, in key order.
     pub(crate) fn range_from(&self, start: Bound<&str>) -> impl Iterator<Item = &Row> {
         self.rows_from(start.map(str::as_bytes))
     }
@@ -125,9 +131,9 @@ impl Table {
         ids.filter_map(|id| self.rows[id as usize].as_ref())
     }
 
-    /// Returns how many keys that start with `prefix` are live; `behind` is the first text after all of
-    /// those, if there is one. Besides two searches it costs a look at what has expired and was not
-    /// removed yet, so it makes writers wait for microseconds, however many keys there are.
+    /// Returns how many keys that start with `prefix` are live; `behind` is the first text after
+    /// all of those, if there is one. Costs two searches and a look at the expired entries not
+    /// removed yet, so writers wait for microseconds, however many keys there are.
     pub(crate) fn count(&self, prefix: &str, behind: Option<&str>, now: Timestamp) -> usize {
         let rank = |key: &str| self.order.rank(key.as_bytes(), key_of(&self.rows));
         let end = behind.map_or(self.rows.len() - self.free.len(), rank);
@@ -150,7 +156,7 @@ impl Table {
         let found = self.index.find(hash, bytes).map(Row::id);
         let id = found.or_else(|| self.free.pop()).unwrap_or_else(|| {
             self.rows.push(None);
-            Id::try_from(self.rows.len() - 1).expect("so many rows are in no memory")
+            Id::try_from(self.rows.len() - 1).expect("row ids fit in u32")
         });
         let row = Row::new(
             &mut self.scratch,
@@ -185,7 +191,7 @@ impl Table {
         Some(old)
     }
 
-    /// Takes `old` out of the sums and the deadlines.
+    /// Subtracts `old` from the sums and the deadlines.
     fn forget(&mut self, id: Id, old: &Row) {
         self.bytes -= old.size();
         if let Some(deadline) = old.expires_at() {
@@ -193,7 +199,7 @@ impl Table {
         }
     }
 
-    /// The keys whose deadline is `now` or earlier, at most `max`, the longest past first.
+    /// Returns the keys whose deadline is `now` or earlier, at most `max`, in order of deadline.
     pub(crate) fn expired(&self, now: Timestamp, max: usize) -> Vec<Key> {
         let past = self
             .deadlines
@@ -203,7 +209,8 @@ impl Table {
         rows.take(max).map(Row::key).collect()
     }
 
-    /// Starts a walk over the table as it is now; it goes on by [`Table::next_of_cut`]. One that was not finished is dropped.
+    /// Starts an iteration over the table as it is now, continued by [`Table::next_of_cut`]. An
+    /// unfinished one is dropped.
     pub(crate) fn start_cut(&mut self) {
         self.cut = Some(Cut {
             passed: None,
@@ -211,7 +218,7 @@ impl Table {
         });
     }
 
-    /// Ends the walk before its end.
+    /// Ends the iteration early.
     pub(crate) fn drop_cut(&mut self) {
         self.cut = None;
     }
@@ -225,7 +232,7 @@ impl Table {
         }
     }
 
-    /// The next rows of the walk, about `max`; none at its end, and then the walk is over.
+    /// Returns the next rows of the iteration, about `max`. An empty result is its end.
     pub(crate) fn next_of_cut(&mut self, max: usize) -> Vec<Row> {
         let Some(mut cut) = self.cut.take() else {
             return Vec::new();
@@ -236,7 +243,7 @@ impl Table {
                 .as_deref()
                 .map_or(Bound::Unbounded, Bound::Excluded);
             let now: Vec<&Row> = self.rows_from(start).take(max).collect();
-            // A full step ends at its last key; the last step takes all that was kept.
+            // A full step ends at its last key; the last step takes everything that was kept.
             let end = (now.len() == max).then(|| now[max - 1].key_bytes().to_vec());
             let ahead = end.as_ref().map_or_else(BTreeMap::new, |end| {
                 let mut ahead = cut.before.split_off(end);
@@ -259,7 +266,7 @@ impl Table {
             if is_last {
                 return step;
             }
-            // A step over nothing but keys that were created since the cut is empty, and not the end.
+            // A step over keys that were all created since the cut is empty without being the end.
             if !step.is_empty() {
                 self.cut = Some(cut);
                 return step;
@@ -274,11 +281,11 @@ mod tests {
 
     use super::*;
 
-    /// What is known of an entry: value, version, deadline.
+    /// An entry in the model: value, version, deadline.
     type Known = (Vec<u8>, Version, Option<Timestamp>);
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum TableStep {
         Set {
             key: u16,
             size: usize,
@@ -289,14 +296,14 @@ mod tests {
         NextOfCut(usize),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = TableStep> {
         let key = || 0..700_u16;
         prop_oneof![
             6 => (key(), 1..40_usize, proptest::option::of(0..9_u64))
-                .prop_map(|(key, size, deadline)| Step::Set { key, size, deadline }),
-            4 => key().prop_map(Step::Remove),
-            1 => Just(Step::StartCut),
-            2 => (1..200_usize).prop_map(Step::NextOfCut),
+                .prop_map(|(key, size, deadline)| TableStep::Set { key, size, deadline }),
+            4 => key().prop_map(TableStep::Remove),
+            1 => Just(TableStep::StartCut),
+            2 => (1..200_usize).prop_map(TableStep::NextOfCut),
         ]
     }
 
@@ -310,7 +317,7 @@ mod tests {
         (row.key().to_string(), entry)
     }
 
-    /// Compares everything that can be asked.
+    /// Compares the results of every query.
     fn check(
         table: &Table,
         model: &BTreeMap<String, Known>,
@@ -357,7 +364,7 @@ mod tests {
             loaded in 0..1500_u16,
             steps in proptest::collection::vec(step(), 1..900),
         ) {
-            // What is loaded at once and what comes by one has to be the same.
+            // Bulk-loaded and individually inserted entries must behave the same.
             let mut model: BTreeMap<String, Known> = (0..loaded.min(700))
                 .map(|number| (key(number).to_string(), (b"0".to_vec(), Version(1), (number % 5 == 0).then_some(Timestamp(8)))))
                 .collect();
@@ -371,21 +378,21 @@ mod tests {
             let mut cut: Option<(BTreeMap<String, Known>, BTreeMap<String, Known>)> = None;
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
-                    Step::Set { key: number_of_key, size, deadline } => {
+                    TableStep::Set { key: number_of_key, size, deadline } => {
                         let (value, version) = (vec![b'1'; size], Version(number as u64 + 2));
                         let deadline = deadline.map(Timestamp);
                         table.set(&key(number_of_key), &value, version, deadline);
                         model.insert(key(number_of_key).to_string(), (value, version, deadline));
                     }
-                    Step::Remove(number) => {
+                    TableStep::Remove(number) => {
                         let removed = table.remove(&key(number)).map(|row| known(&row).1);
                         prop_assert_eq!(removed, model.remove(key(number).as_str()));
                     }
-                    Step::StartCut => {
+                    TableStep::StartCut => {
                         table.start_cut();
                         cut = Some((model.clone(), BTreeMap::new()));
                     }
-                    Step::NextOfCut(max) => {
+                    TableStep::NextOfCut(max) => {
                         let rows: Vec<_> = table.next_of_cut(max).iter().map(known).collect();
                         prop_assert!(rows.is_sorted_by(|one, next| one.0 < next.0));
                         match &mut cut {
@@ -407,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_out_of_order_are_no_table() {
+    fn rows_out_of_order_are_rejected() {
         let table = |parts: [&[&str]; 3]| {
             let mut sorted = Sorted::parts(&parts.map(<[_]>::len));
             for (part, keys) in sorted.iter_mut().zip(parts) {

@@ -1,4 +1,5 @@
-//! Who watches, and what is handed to each. A commit prepares a change once, for all who watch it, and wakes nobody else.
+//! The watchers, and what is handed to each. A commit prepares a change once for all who watch it,
+//! and wakes no others.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,32 +13,34 @@ use crate::model::entry::{Timestamp, Version};
 use crate::model::key::Key;
 use crate::store::{ChangeId, ChangeKind, Changed, WatchRequest};
 
-/// Most changes that wait for a watcher, and most bytes of them. One that is further behind reads the history.
+/// The maximum number of changes that wait for a watcher, and of their bytes. A watcher further
+/// behind reads the history.
 const QUEUE_MAX: usize = 256;
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 
-/// One of those who watch.
+/// One watcher.
 #[derive(Debug)]
 pub(super) struct Watcher {
     id: usize,
     pub(super) request: WatchRequest,
     pub(super) changed: Notify,
-    place: Mutex<Place>,
+    place: Mutex<WatcherProgress>,
 }
 
 /// How far a watcher is.
 #[derive(Debug)]
-pub(super) struct Place {
-    /// Changes that it was handed and has not taken.
+pub(super) struct WatcherProgress {
+    /// Changes handed to it that it has not taken.
     queue: VecDeque<Arc<Prepared>>,
     bytes: usize,
     /// The last change that it has taken, or where it began.
     pub(super) taken: Version,
-    /// It was handed all that it watches up to here, or up to now if it is not behind.
+    /// It was handed all the changes it watches up to this version, or all of them if it is not
+    /// behind.
     pub(super) up_to: Version,
-    /// What comes is not handed to it: it reads the history.
+    /// New changes are not handed to it: it reads the history.
     pub(super) is_behind: bool,
-    /// The state was replaced, or the store closed.
+    /// Set once the state is replaced or the store closed.
     pub(super) ended: Option<Ended>,
 }
 
@@ -49,12 +52,12 @@ pub(super) enum Ended {
 }
 
 impl Watcher {
-    pub(super) fn place(&self) -> MutexGuard<'_, Place> {
+    pub(super) fn place(&self) -> MutexGuard<'_, WatcherProgress> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place {
+impl WatcherProgress {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -76,7 +79,7 @@ impl Place {
         self.queue.push_back(change);
     }
 
-    /// Takes the next one, as it is `now`: a value may have expired since.
+    /// Takes the next change as of `now`: its value may have expired since.
     pub(super) fn take(&mut self, now: Timestamp) -> Option<Changed> {
         let change = self.queue.pop_front()?;
         self.bytes -= change.bytes();
@@ -92,16 +95,16 @@ impl Place {
     }
 }
 
-/// A change, prepared.
+/// A change, prepared for watchers.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     changed: Changed,
-    /// When its value ends.
+    /// When its value expires.
     expires_at: Option<Timestamp>,
 }
 
 impl Prepared {
-    /// Prepares a change of `state`. Its value goes along as long as it is there, if it is wanted.
+    /// Prepares a change of `state`. Its value is included if it is wanted and still present.
     pub(super) fn new(
         state: &State,
         version: Version,
@@ -130,7 +133,7 @@ impl Prepared {
     }
 }
 
-/// All of them, by the prefixes that they watch.
+/// All watchers, by the prefixes that they watch.
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
     count: AtomicUsize,
@@ -141,7 +144,7 @@ pub(super) struct Watchers {
 struct All {
     next_id: usize,
     by_prefix: HashMap<String, Vec<Arc<Watcher>>>,
-    /// How many prefixes have that length: a key is looked up by those of its own.
+    /// How many prefixes have each length: a key is looked up by its own prefixes of these lengths.
     lengths: BTreeMap<usize, usize>,
 }
 
@@ -154,7 +157,7 @@ impl Watchers {
         self.count.load(Ordering::SeqCst) > 0
     }
 
-    /// Adds one that was handed all up to `up_to`. Called while the state is locked.
+    /// Adds a watcher that was handed everything up to `up_to`. Called while the state is locked.
     pub(super) fn add(
         &self,
         request: WatchRequest,
@@ -166,7 +169,7 @@ impl Watchers {
         let watcher = Arc::new(Watcher {
             id: all.next_id,
             changed: Notify::new(),
-            place: Mutex::new(Place {
+            place: Mutex::new(WatcherProgress {
                 queue: VecDeque::new(),
                 bytes: 0,
                 taken: up_to,
@@ -205,13 +208,13 @@ impl Watchers {
         }
     }
 
-    /// Hands out the changes of `state` behind version `before`, which were just made; returns whom to wake once the state is no
-    /// longer locked.
+    /// Hands out the changes of `state` after version `before`, which were just made, and returns
+    /// the watchers to wake once the state is unlocked.
     pub(super) fn hand_out(&self, state: &State, before: Version) -> Vec<Arc<Watcher>> {
         let all = self.all();
         let mut woken: Vec<Arc<Watcher>> = Vec::new();
         let Ok(changes) = state.changes.after(before) else {
-            // More than the history holds: they find that out by themselves.
+            // More than the history holds: the watchers find that out themselves.
             for watcher in all.by_prefix.values().flatten() {
                 watcher.place().is_behind = true;
                 woken.push(Arc::clone(watcher));
@@ -251,7 +254,7 @@ impl Watchers {
     }
 }
 
-/// The place in the history behind `version`.
+/// Returns the id of the change with `version`.
 pub(super) fn change_id(version: Version) -> ChangeId {
     ChangeId::new(version.to_string())
 }

@@ -1,4 +1,4 @@
-//! One who watches: what it takes, and where it is.
+//! A watch: what it takes, and where it is.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::model::entry::Version;
 use crate::store::{Changed, Watch, WatchFrom, WatchRequest};
 
 impl Shared {
-    /// Changes from a point on, as they become visible.
+    /// Streams changes from a point on, as they become visible.
     pub(crate) fn watch(self: &Arc<Self>, request: &WatchRequest) -> Result<Watch> {
         let state = self.read();
         let start = match &request.from {
@@ -20,10 +20,7 @@ impl Shared {
             WatchFrom::After(id) => {
                 let version = id.as_str().parse().map(Version);
                 version.map_err(|_| {
-                    Error::invalid(
-                        Subject::ChangeId,
-                        "it is not one that this store handed out",
-                    )
+                    Error::invalid(Subject::ChangeId, "this store did not hand it out")
                 })?
             }
         };
@@ -37,7 +34,7 @@ impl Shared {
             watcher.place().ended = Some(Ended::Closed);
         }
         drop(state);
-        let watching = Arc::new(Watching {
+        let watching = Arc::new(LiveWatch {
             shared: Arc::clone(self),
             watcher,
         });
@@ -56,14 +53,14 @@ impl Shared {
     }
 }
 
-/// One who watches, for as long as that is.
-struct Watching {
+/// A watcher, for as long as it lives.
+struct LiveWatch {
     shared: Arc<Shared>,
     watcher: Arc<Watcher>,
 }
 
-impl Watching {
-    /// The next change; `None` once the store is closed.
+impl LiveWatch {
+    /// Waits for the next change; `None` once the store is closed.
     async fn next(&self) -> Option<Result<Changed>> {
         loop {
             let is_behind = {
@@ -89,7 +86,7 @@ impl Watching {
         }
     }
 
-    /// Reads on in the history. Nothing is handed out meanwhile, since the state is locked.
+    /// Continues in the history. Nothing is handed out meanwhile, since the state is locked.
     fn read(&self) -> Result<()> {
         let state = self.shared.read();
         let mut place = self.watcher.place();
@@ -121,7 +118,7 @@ impl Watching {
     }
 }
 
-impl Drop for Watching {
+impl Drop for LiveWatch {
     fn drop(&mut self) {
         self.shared.watchers.remove(&self.watcher);
     }

@@ -7,7 +7,7 @@ use crate::json_file::disk::Disk;
 use crate::json_file::snapshot::DATA;
 use crate::json_file::snapshot::data::entry_fingerprint;
 use crate::model::entry::{Entry, Timestamp, Version};
-use crate::model::json::{JsonError, Place, Scanner};
+use crate::model::json::{JsonError, Scanner, TextPosition};
 use crate::model::key::Key;
 use crate::model::value::Value;
 
@@ -83,12 +83,12 @@ struct Members<'a> {
     entries: BTreeMap<Key, Entry>,
     /// Where each key stands.
     places: HashMap<Key, usize>,
-    problems: Vec<(Place, String)>,
+    problems: Vec<(TextPosition, String)>,
 }
 
 impl Members<'_> {
     fn problem(&mut self, at: usize, what: String) {
-        self.problems.push((Place::of(self.text, at), what));
+        self.problems.push((TextPosition::of(self.text, at), what));
     }
 
     fn read(&mut self) -> Result<(), JsonError> {
@@ -122,17 +122,14 @@ impl Members<'_> {
     fn member(&mut self, at: usize, name: &[u8], value: Value) {
         let name: String = match serde_json::from_slice(name) {
             Ok(name) => name,
-            Err(error) => return self.problem(at, format!("the key can't be read: {error}")),
+            Err(error) => return self.problem(at, format!("the key cannot be read: {error}")),
         };
         let key = match Key::new(&name) {
             Ok(key) => key,
             Err(error) => return self.problem(at, format!("{name:?}: {error}")),
         };
         if self.places.insert(key.clone(), at).is_some() {
-            return self.problem(
-                at,
-                format!("the key {name:?} stands here for the second time"),
-            );
+            return self.problem(at, format!("the key {name:?} occurs a second time"));
         }
         self.entries.insert(
             key,

@@ -20,7 +20,8 @@ use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Condition, Write};
 use crate::queue::{
-    Accepted, Applied, AppliedListener, Claim, Found, JobQueue, QueueOptions, WorkQueue, WorkerId,
+    Accepted, AppliedJob, AppliedListener, Claim, Found, JobQueue, QueueOptions, WorkQueue,
+    WorkerId,
 };
 use crate::store::Store;
 
@@ -99,7 +100,7 @@ fn each_job_is_reported_once_with_its_trace_and_end_and_only_what_is_durable() {
         let disk = SimulatedDisk::new();
         let file = start(&disk).unwrap();
         let _claim = claim(&file).await;
-        let reported: Arc<Mutex<Vec<Applied>>> = Arc::default();
+        let reported: Arc<Mutex<Vec<AppliedJob>>> = Arc::default();
         let keep = Arc::clone(&reported);
         let listener =
             AppliedListener::new(move |jobs, _| keep.lock().unwrap().extend_from_slice(jobs));

@@ -22,7 +22,7 @@ use crate::model::value::Value;
 use crate::model::write::{Change, Write};
 use crate::queue::JobQueue;
 use crate::store::{ListRequest, Store};
-use crate::told::Told;
+use crate::told::CapturedLog;
 
 const LATER: Timestamp = Timestamp(1 << 50);
 
@@ -188,7 +188,7 @@ fn edit_that_can_not_be_taken_lists_twenty_problems_and_changes_nothing() {
         let (line, detail) = refused(&disk);
         assert_eq!(line, Some(3));
         assert!(
-            detail.contains("line 3 column 1: the key \"a\" stands here for the second time"),
+            detail.contains("line 3 column 1: the key \"a\" occurs a second time"),
             "{detail}"
         );
         assert!(detail.contains("line 4 column 1: \"\""), "{detail}");
@@ -234,7 +234,7 @@ fn flipped_bit_in_data_json_at_rest_is_refused_or_told_as_an_edit() {
         let mut flipped = text.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         disk.put(DATA, &flipped);
-        let told = Told::default();
+        let told = CapturedLog::default();
         match tracing::subscriber::with_default(told.clone(), || start(&disk, false)) {
             Err(Error::Corrupt { path, line, .. }) => {
                 assert!(path.ends_with(DATA) && line.is_some(), "bit {bit}");

@@ -27,7 +27,7 @@ use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::queue::JobQueue;
 use crate::store::Store;
-use crate::told::Told;
+use crate::told::CapturedLog;
 
 /// Every file, but for those that are left over.
 fn files(disk: &SimulatedDisk) -> BTreeMap<String, Vec<u8>> {
@@ -369,7 +369,7 @@ fn a_clock_behind_the_folders_last_time_is_one_warning_with_both_times() {
         assert!(accepted.iter().all(Result::is_ok));
         work(&file, &mut Seen::default()).await.unwrap();
         file.close().await.unwrap();
-        let told = Told::default();
+        let told = CapturedLog::default();
         let _told = told.listen();
         let earlier = Timestamp(NOON.0 - 3_600_000);
         let file = open(earlier);

@@ -17,7 +17,7 @@ use crate::model::entry::Timestamp;
 use crate::model::evaluate::{evaluate, keys_needed};
 use crate::model::id::{PartitionCount, Position};
 use crate::model::job::{Job, NewJob, Outcome};
-use crate::queue::{Accepted, Applied, AppliedListener};
+use crate::queue::{Accepted, AppliedJob, AppliedListener};
 
 /// The queue, as the thread of the journal and its callers share it.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl Group {
     fn apply(&mut self, job: &Job, record: Record) -> Accepted {
         let outcome = outcome_of(&record, job.id.position);
         self.push(record);
-        self.applied.push(Applied {
+        self.applied.push(AppliedJob {
             id: job.id,
             traceparent: job.traceparent.clone(),
             failed: matches!(outcome, Outcome::Failed(_)),

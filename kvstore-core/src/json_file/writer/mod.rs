@@ -29,7 +29,7 @@ use crate::model::commit::{Commit, Committed};
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Position, QueueId};
 use crate::model::job::NewJob;
-use crate::queue::{Accepted, Applied};
+use crate::queue::{Accepted, AppliedJob};
 
 /// Most requests that wait for the thread; who comes then waits to be let in.
 const WAITING_MAX: usize = 4096;
@@ -161,7 +161,7 @@ struct Group {
     /// Jobs that nothing is ahead of are applied.
     applies_jobs: bool,
     /// Those that were.
-    applied: Vec<Applied>,
+    applied: Vec<AppliedJob>,
     /// Others wait.
     has_waiting: bool,
     /// It only ends or tries jobs, for which there is room.

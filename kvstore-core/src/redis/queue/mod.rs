@@ -292,7 +292,7 @@ impl JobQueue for RedisQueue {
         let _: u8 = self
             .inner
             .change(
-                "the queue numbers on behind its store",
+                "the numbering of the queue continues after the position of its store",
                 self.session()
                     .scripts
                     .start_after

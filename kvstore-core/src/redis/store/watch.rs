@@ -211,7 +211,7 @@ fn parse(id: &ChangeId, partitions: usize) -> Result<Vec<u64>> {
     let malformed = || {
         Error::invalid(
             Subject::ChangeId,
-            "it is not of the form that this store hands out",
+            "it does not have the form that this store hands out",
         )
     };
     let heard = id
