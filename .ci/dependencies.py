@@ -1,8 +1,9 @@
 """Do all dependencies come from where deny.toml allows, under a licence that it allows, and in a version that was chosen?
 
-The same questions as `cargo deny check licenses bans sources` asks, from the same file, answered from `cargo metadata`. To install
-cargo-deny takes five minutes of processor time and builds more crates than this project has, so `./check` does without; who has
-it may run it, deny.toml is written for it.
+These are the questions of `cargo deny check licenses bans sources`, answered from the same file and `cargo metadata`. `./check`
+asks them here where cargo-deny is not installed: building it takes longer than building this project. Advisories need it.
+
+Also: does CONTRIBUTING.md say of each direct dependency what it is for, and is the number of crates that a user compiles bounded?
 """
 
 import json
@@ -59,6 +60,16 @@ def crates_of(package):
     return sorted({" ".join(line.split()[:2]) for line in lines})
 
 
+def listed():
+    """The dependencies in the table of CONTRIBUTING.md."""
+    with open("CONTRIBUTING.md", encoding="utf-8") as file:
+        _, table = file.read().split("\n## Dependencies\n", 1)
+    names = set()
+    for row in re.findall(r"^\| (`.*?) \| \S.* \|$", table.split("\n## ", 1)[0], re.MULTILINE):
+        names.update(re.findall(r"`([^`]+)`", row))
+    return names
+
+
 def main():
     with open("deny.toml", "rb") as file:
         deny = tomllib.load(file)
@@ -66,6 +77,10 @@ def main():
     command = ["cargo", "metadata", "--format-version", "1", "--all-features", "--locked"]
     packages = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["packages"]
     problems = []
+    ours = {package["name"] for package in packages if package["source"] is None}
+    direct = {each["name"] for package in packages if package["source"] is None for each in package["dependencies"]} - ours
+    problems += [f"{name}: CONTRIBUTING.md does not say what it is for" for name in sorted(direct - listed())]
+    problems += [f"{name}: CONTRIBUTING.md lists it, and nothing depends on it" for name in sorted(listed() - direct)]
     for package in packages:
         name, licence, source = f"{package['name']} {package['version']}", package["license"], package["source"]
         if not licence or not allows(licence, allowed):

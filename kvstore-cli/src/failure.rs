@@ -133,6 +133,11 @@ fn advice(error: &Error) -> (u8, &'static str) {
             1,
             "`kvstore jobs list --dead` shows it; remove the cause, then `kvstore jobs retry ID`",
         ),
+        Error::Locked { .. } => (
+            1,
+            "stop that process first; a server that has the folder open is written to by its URL, \
+             such as `kvstore import FILE --to http://127.0.0.1:8000`",
+        ),
         Error::Compacted => (
             1,
             "begin again with --snapshot, which shows the current entries",

@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use kvstore_testing::tool;
 use serde_json::{Value as Json, json};
 use support::{Redis, Server, clean, ended, kvstore};
 
@@ -531,7 +532,7 @@ fn health_shows_whether_a_server_is_ready() {
     assert_eq!(ended(command.env("KVSTORE_ADMIN_LISTEN", &address)).code, 0);
 
     let id = server.child.id().to_string();
-    assert!(Command::new("kill").arg(id).status().unwrap().success());
+    assert!(tool("kill").arg(id).status().unwrap().success());
     let begun = std::time::Instant::now();
     while health(&address).code == 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "it stays ready");

@@ -145,6 +145,7 @@ fn writing_tools_are_rejected_while_a_server_runs() {
         assert_eq!(refused.code, 1, "{name}: {refused:?}");
         let holder = format!("process {}", server.child.id());
         assert!(refused.errors.contains(&holder), "{name}: {refused:?}");
+        assert!(refused.errors.contains("stop that process first"), "{name}");
     }
 }
 

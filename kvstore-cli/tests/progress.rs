@@ -4,24 +4,20 @@
 mod support;
 
 use std::path::Path;
-use std::process::Command;
 
+use kvstore_testing::tool;
 use support::{Ended, clean, ended};
 
 /// Runs `line`, in which `$0` is the program, with a terminal for input and output, whose contents
 /// are returned as standard output.
 fn in_terminal(folder: &Path, line: &str) -> Ended {
     let line = line.replace("$0", env!("CARGO_BIN_EXE_kvstore"));
-    let mut script = clean(Command::new("script"));
+    let mut script = clean(tool("script"));
     script
         .args(["--quiet", "--return", "--command", &line, "/dev/null"])
         .env("TERM", "xterm")
         .env("SHELL", "/bin/sh")
         .current_dir(folder);
-    assert!(
-        Command::new("script").arg("--version").output().is_ok(),
-        "script is missing: apt-get install bsdutils"
-    );
     ended(&mut script)
 }
 

@@ -4,7 +4,6 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use kvstore_client::{Client, Event, JobOutcome, Options};
 use kvstore_core::store::{ChangeId, ChangeKind, WatchFrom};
 use kvstore_core::{Error, Key, Value};
+use kvstore_testing::tool;
 use support::{Server, relay_unix};
 
 async fn started(folder: &Path) -> (Server, Client) {
@@ -296,11 +296,11 @@ async fn server_is_reached_over_tls_if_its_certificate_is_right() {
 #[cfg(feature = "tls")]
 fn certificate(folder: &Path) {
     let openssl = |arguments: &str| {
-        let ended = Command::new("openssl")
+        let ended = tool("openssl")
             .args(arguments.split(' '))
             .current_dir(folder)
             .output();
-        let ended = ended.expect("this test needs openssl: apt-get install -y openssl");
+        let ended = ended.unwrap();
         assert!(ended.status.success(), "{ended:?}");
     };
     let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";

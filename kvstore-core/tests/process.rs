@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use kvstore_core::Error;
 use kvstore_core::process::{self, Failure, Program, Settings, SharedSettings, Shutdown};
+use kvstore_testing::tool;
 
 /// Set in the program under test: what it should do.
 const ROLE: &str = "PROCESS_TEST_ROLE";
@@ -100,7 +101,7 @@ impl UnderTest {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill")
+        let status = tool("kill")
             .args([format!("-{name}"), self.child.id().to_string()])
             .status()
             .unwrap();

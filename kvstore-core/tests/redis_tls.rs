@@ -7,7 +7,6 @@ mod cluster;
 mod redis_server;
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use cluster::{Cluster, Tls};
@@ -15,17 +14,18 @@ use kvstore_core::model::command::{Command as Write, Operation};
 use kvstore_core::model::job::NewJob;
 use kvstore_core::open::Opened;
 use kvstore_core::{Error, Key, Result, StoreExt, Value};
+use kvstore_testing::tool;
 use redis_server::{Server, free_port};
 
 /// Creates an authority, and a certificate signed by it for each of `names`, in a folder.
 fn certificates(names: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let openssl = |arguments: &str| {
-        let ended = Command::new("openssl")
+        let ended = tool("openssl")
             .args(arguments.split(' '))
             .current_dir(folder.path())
             .output()
-            .expect("this test needs openssl: apt-get install -y openssl");
+            .unwrap();
         assert!(ended.status.success(), "{ended:?}");
     };
     let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";

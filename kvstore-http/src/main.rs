@@ -97,7 +97,7 @@ async fn serve_and_work(
         .find_map(|endpoint| console_url(scheme, endpoint));
     let address = endpoints.iter().map(Endpoint::to_string);
     let address = address.collect::<Vec<_>>().join(", ");
-    tracing::info!(%address, url, store = %shared.store, role = ?own.role, "serving");
+    tracing::info!(%address, url, store = %shared.store, worker = own.role.worker(), "serving");
     process::notify_ready(&format!("serving on {address}"));
     for endpoint in endpoints.iter().filter(|endpoint| !endpoint.is_local()) {
         if own.options.tokens.is_none() {

@@ -299,6 +299,16 @@ pub(crate) enum Role {
     Reader,
 }
 
+impl Role {
+    /// Returns the value of `--worker`.
+    pub(crate) fn worker(self) -> &'static str {
+        match self {
+            Self::Worker => "embedded",
+            Self::Acceptor | Self::Reader => "none",
+        }
+    }
+}
+
 /// The server's settings, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Own {

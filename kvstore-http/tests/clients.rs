@@ -9,6 +9,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kvstore_testing::{judge, tool};
 use support::client::{Connection, request};
 use support::process::Process;
 
@@ -20,14 +21,8 @@ fn root() -> &'static Path {
 }
 
 /// A program that `./check` installs.
-fn tool(folder: &str, name: &str) -> Command {
-    let program = root().join(folder).join(name);
-    assert!(
-        program.exists(),
-        "{} is missing: `judges` of ./check installs it",
-        program.display()
-    );
-    Command::new(program)
+fn installed(folder: &str, name: &str) -> Command {
+    judge(&root().join(folder).join(name))
 }
 
 /// Runs `command`, which must succeed, and returns what it printed.
@@ -87,7 +82,7 @@ fn operations(document: &Path) -> usize {
 #[tokio::test]
 async fn python_client_has_every_operation_and_makes_a_round_trip() {
     let bench = Bench::new().await;
-    bench.run(tool(PYTHON_TOOLS, "openapi-python-client").args([
+    bench.run(installed(PYTHON_TOOLS, "openapi-python-client").args([
         "generate",
         "--path=openapi.json",
         "--config=generator.yaml",
@@ -95,7 +90,7 @@ async fn python_client_has_every_operation_and_makes_a_round_trip() {
         "--output-path=kvstore_client",
         "--fail-on-warning",
     ]));
-    bench.run(tool(PYTHON_TOOLS, "datamodel-codegen").args([
+    bench.run(installed(PYTHON_TOOLS, "datamodel-codegen").args([
         "--input=openapi.json",
         "--input-file-type=openapi",
         "--output=models.py",
@@ -112,7 +107,7 @@ async fn python_client_has_every_operation_and_makes_a_round_trip() {
         }
     }
     assert_eq!(modules, operations(&bench.path("openapi.json")));
-    let mut round_trip = tool(PYTHON_TOOLS, "python");
+    let mut round_trip = installed(PYTHON_TOOLS, "python");
     let said = bench.run(
         round_trip
             .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -127,9 +122,10 @@ async fn typescript_client_compiles_and_makes_a_round_trip() {
     let modules = root().join(NODE_TOOLS);
     std::os::unix::fs::symlink(&modules, bench.path("node_modules")).unwrap();
     bench.run(
-        tool(NODE_TOOLS, ".bin/openapi-typescript").args(["openapi.json", "--output=api.d.ts"]),
+        installed(NODE_TOOLS, ".bin/openapi-typescript")
+            .args(["openapi.json", "--output=api.d.ts"]),
     );
-    bench.run(tool(NODE_TOOLS, ".bin/tsc").args([
+    bench.run(installed(NODE_TOOLS, ".bin/tsc").args([
         "--strict",
         "--noUncheckedIndexedAccess",
         "--target",
@@ -140,18 +136,18 @@ async fn typescript_client_compiles_and_makes_a_round_trip() {
         "node",
         "round_trip.mts",
     ]));
-    let said = bench.run(Command::new("node").args(["round_trip.mjs", &bench.url()]));
+    let said = bench.run(tool("node").args(["round_trip.mjs", &bench.url()]));
     assert!(said.contains("round trip: ok"), "{said}");
 }
 
 #[tokio::test]
 async fn linters_report_no_error() {
     let bench = Bench::new().await;
-    bench.run(tool(NODE_TOOLS, ".bin/spectral").args([
+    bench.run(installed(NODE_TOOLS, ".bin/spectral").args([
         "lint",
         "--ruleset=spectral.json",
         "--fail-severity=error",
         "openapi.json",
     ]));
-    bench.run(tool(NODE_TOOLS, ".bin/redocly").args(["lint", "openapi.json"]));
+    bench.run(installed(NODE_TOOLS, ".bin/redocly").args(["lint", "openapi.json"]));
 }

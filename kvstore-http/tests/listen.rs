@@ -8,9 +8,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use kvstore_testing::tool;
 use support::process::{Process, run};
 
 /// A server on a Unix socket, and in other places.
@@ -30,7 +30,7 @@ fn start(args: &[&str]) -> Listening {
 
 /// What curl hears: the status behind the body.
 fn curl(args: &[&str]) -> String {
-    let output = Command::new("curl")
+    let output = tool("curl")
         .args([
             "--silent",
             "--max-time",
@@ -40,7 +40,7 @@ fn curl(args: &[&str]) -> String {
         ])
         .args(args)
         .output()
-        .expect("curl is installed");
+        .unwrap();
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 

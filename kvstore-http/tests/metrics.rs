@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kvstore_testing::missing;
 use serde::Deserialize;
 use support::client::{Connection, request};
 use support::process::{Process, command};
@@ -57,16 +58,19 @@ fn parse(text: &str) -> Vec<Family> {
         .args(["-c", PARSE])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
-        .expect("python3 is missing: apt-get install python3");
+        .unwrap_or_else(|_| missing("python3 is missing: apt-get install python3"));
     let mut input = python.stdin.take().expect("it is piped");
-    input.write_all(text.as_bytes()).expect("python reads");
+    let written = input.write_all(text.as_bytes());
     drop(input);
     let output = python.wait_with_output().expect("our own child");
-    assert!(
-        output.status.success(),
-        "it can't be parsed, or the parser is missing: apt-get install python3-prometheus-client; in:\n{text}"
-    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("ModuleNotFoundError") {
+        missing("the parser is missing: apt-get install python3-prometheus-client");
+    }
+    assert!(output.status.success(), "{said}\nin:\n{text}");
+    written.expect("python reads");
     serde_json::from_slice(&output.stdout).expect("what was printed")
 }
 

@@ -7,9 +7,10 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use kvstore_testing::judge;
 use support::client::{Connection, request};
 use support::process::Process;
 use support::run::variable;
@@ -18,14 +19,9 @@ use support::tokens::add_token;
 /// Requests for each operation that are made up, besides those that every rule of the document leads to.
 const EXAMPLES: &str = "15";
 
-fn program() -> PathBuf {
+fn schemathesis() -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let program = root.join("target/venv/bin/schemathesis");
-    assert!(
-        program.exists(),
-        "schemathesis is missing: /usr/bin/python3 -m venv target/venv && target/venv/bin/pip install -r .ci/requirements.txt"
-    );
-    program
+    judge(&root.join("target/venv/bin/schemathesis"))
 }
 
 /// Asks the server everything, and returns what is said of it.
@@ -46,7 +42,7 @@ async fn ask(process: &Process, headers: &[String]) {
         std::fs::copy(folder.join(name), scratch.path().join(name)).unwrap();
     }
     let seed: u64 = variable("KVSTORE_SCHEMATHESIS_SEED").unwrap_or(1);
-    let mut command = Command::new(program());
+    let mut command = schemathesis();
     command
         .args(["--config-file", "schemathesis.toml", "run"])
         .arg(format!("{url}/openapi.json"))

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use kvstore_testing::tool;
 use support::client::{Connection, request};
 use support::process::{Process, command, command_by, worker_command};
 use support::redis::Redis;
@@ -162,10 +163,10 @@ fn machine() -> (TempDir, String) {
 /// The system calls that the unit allows.
 fn allowed_calls() -> BTreeSet<String> {
     fn add(set: &str, calls: &mut BTreeSet<String>) {
-        let listed = Command::new("systemd-analyze")
+        let listed = tool("systemd-analyze")
             .args(["syscall-filter", "--no-pager", set])
             .output()
-            .expect("systemd-analyze is needed: apt-get install systemd");
+            .unwrap();
         assert!(listed.status.success(), "{set}: {listed:?}");
         let text = String::from_utf8(listed.stdout).unwrap();
         for line in text.lines().map(str::trim) {
@@ -250,11 +251,11 @@ fn analyzed(args: &[&str]) -> String {
     let file: PathBuf = folder.path().join("kvstore.service");
     let program = command(&[]).get_program().to_str().unwrap().to_owned();
     std::fs::write(&file, UNIT.replace("/usr/local/bin/kvstore-http", &program)).unwrap();
-    let said = Command::new("systemd-analyze")
+    let said = tool("systemd-analyze")
         .args(args)
         .arg(&file)
         .output()
-        .expect("systemd-analyze is needed: apt-get install systemd");
+        .unwrap();
     assert!(said.status.success(), "{said:?}");
     String::from_utf8([said.stdout, said.stderr].concat()).unwrap()
 }

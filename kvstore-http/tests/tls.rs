@@ -6,9 +6,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use kvstore_testing::tool;
 use support::process::{Process, run};
 
 /// Longer than anything here takes, so that a test fails rather than hangs.
@@ -21,7 +22,7 @@ impl Certificates {
     fn new(names: &[&str]) -> Self {
         let this = Self(tempfile::tempdir().unwrap());
         for name in names {
-            let made = Command::new("openssl")
+            let made = tool("openssl")
                 .args([
                     "req",
                     "-x509",
@@ -37,7 +38,7 @@ impl Certificates {
                 .arg("-out")
                 .arg(this.path(&format!("{name}.pem")))
                 .output()
-                .expect("this test needs openssl: apt-get install -y openssl");
+                .unwrap();
             assert!(made.status.success(), "{made:?}");
         }
         this
@@ -83,7 +84,7 @@ impl Certificates {
 /// What curl hears from the server whose certificate it trusts: body, status and version; `None` if
 /// there was no answer.
 fn curl(process: &Process, trusted: &Path, args: &[&str]) -> Option<String> {
-    let output = Command::new("curl")
+    let output = tool("curl")
         .args([
             "--silent",
             "--max-time",
@@ -135,7 +136,7 @@ fn clients_speak_tls_from_1_2_on_and_http_1_1_within() {
     let old = ["--tls-max", "1.1", "--ciphers", "DEFAULT@SECLEVEL=0"];
     assert!(curl(&server, &trusted, &old).is_none());
     for (protocol, is_served) in [("http/1.1", true), ("h2", false)] {
-        let spoken = Command::new("openssl")
+        let spoken = tool("openssl")
             .args([
                 "s_client",
                 "-connect",
@@ -284,7 +285,7 @@ fn unix_socket_beside_speaks_plain_http() {
     let listen = format!("127.0.0.1:0,unix:{}", certificates.text("kv.sock"));
     let server = certificates.with_files(&["--listen", &listen], Process::launch);
     server.logged("serving");
-    let output = Command::new("curl")
+    let output = tool("curl")
         .args([
             "--silent",
             "--fail",

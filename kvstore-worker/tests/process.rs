@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kvstore_core::model::command::Operation;
 use kvstore_core::model::job::NewJob;
 use kvstore_core::{Key, StoreExt, Value, open};
+use kvstore_testing::tool;
 use tempfile::TempDir;
 
 fn worker(folder: &Path) -> Command {
@@ -224,7 +225,7 @@ async fn waiting_jobs_are_applied_until_sigterm() {
         .find(|line| line.contains("applied"));
     assert!(applied.unwrap().contains("succeeded"));
 
-    let kill = Command::new("kill")
+    let kill = tool("kill")
         .args(["-TERM", &running.0.id().to_string()])
         .status()
         .unwrap();

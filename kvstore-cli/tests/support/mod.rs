@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kvstore_testing::tool;
 use serde_json::Value as Json;
 
 /// A running server, killed when it is dropped.
@@ -69,7 +70,7 @@ impl Server {
     /// Asks it to stop, and returns its exit code.
     pub(crate) fn stop(&mut self) -> Option<i32> {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").arg(id).status().unwrap().success());
+        assert!(tool("kill").arg(id).status().unwrap().success());
         self.child.wait().unwrap().code()
     }
 
@@ -100,7 +101,7 @@ impl Server {
     /// Runs it on a terminal, and returns what that shows.
     pub(crate) fn on_terminal(&self, args: &str, variables: &[(&str, &str)]) -> String {
         let program = env!("CARGO_BIN_EXE_kvstore");
-        let mut command = clean(Command::new("script"));
+        let mut command = clean(tool("script"));
         let url = format!("http://{}", self.address);
         command.args(["-qec", &format!("{program} {args}"), "/dev/null"]);
         command
@@ -108,7 +109,7 @@ impl Server {
             .env_remove("NO_COLOR")
             .envs(variables.iter().copied());
         let output = command.stdin(Stdio::null()).output();
-        let output = output.expect("this test needs script: apt-get install -y bsdutils");
+        let output = output.unwrap();
         String::from_utf8(output.stdout).unwrap().replace('\r', "")
     }
 }
@@ -166,7 +167,7 @@ impl Redis {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("socket");
-        let child = Command::new("redis-server")
+        let child = tool("redis-server")
             .args([
                 "--port",
                 "0",
@@ -180,7 +181,7 @@ impl Redis {
             .current_dir(folder.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("this test needs redis-server: apt-get install -y redis-server");
+            .unwrap();
         let redis = Self { folder, child };
         let begun = Instant::now();
         while UnixStream::connect(&socket).is_err() {

@@ -3,9 +3,11 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use kvstore_testing::tool;
 
 /// Longer than a cluster takes to agree on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -109,7 +111,7 @@ impl Cluster {
     /// Moves `count` slots, with everything in them, from one server to another.
     pub(crate) fn move_slots(&self, from: usize, to: usize, count: usize) {
         let id = |number: usize| self.nodes[number].ask(&["CLUSTER", "MYID"]);
-        let output = Command::new("redis-cli")
+        let output = tool("redis-cli")
             .args([
                 "--cluster",
                 "reshard",
@@ -118,7 +120,7 @@ impl Cluster {
             .args(["--cluster-from", &id(from), "--cluster-to", &id(to)])
             .args(["--cluster-slots", &count.to_string(), "--cluster-yes"])
             .output()
-            .expect("redis-cli is missing: apt-get install redis-tools");
+            .unwrap();
         assert!(output.status.success(), "{output:?}");
     }
 
@@ -238,7 +240,7 @@ impl Node {
     }
 
     fn try_ask(&self, command: &[&str]) -> Option<String> {
-        let mut cli = Command::new("redis-cli");
+        let mut cli = tool("redis-cli");
         if let Some(tls) = &self.tls {
             cli.args(["--tls", "--cacert", &tls.authority]);
         }
@@ -246,14 +248,14 @@ impl Node {
             .args(["-e", "-p", &self.port.to_string()])
             .args(command)
             .output()
-            .expect("redis-cli is missing: apt-get install redis-tools");
+            .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         output.status.success().then(|| text.trim().to_owned())
     }
 }
 
 fn spawn(port: u16, bus: u16, folder: &Path, tls: Option<&Tls>) -> Child {
-    let mut server = Command::new("redis-server");
+    let mut server = tool("redis-server");
     match tls {
         None => server.args(["--port", &port.to_string()]),
         Some(tls) => server
@@ -283,7 +285,7 @@ fn spawn(port: u16, bus: u16, folder: &Path, tls: Option<&Tls>) -> Child {
         .arg(folder)
         .stdout(Stdio::null())
         .spawn()
-        .expect("redis-server is missing: apt-get install redis-server redis-tools")
+        .unwrap()
 }
 
 /// Returns two unused ports.

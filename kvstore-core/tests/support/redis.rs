@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,6 +17,7 @@ use kvstore_core::model::entry::Timestamp;
 use kvstore_core::model::id::{PartitionCount, QueueId};
 use kvstore_core::queue::WorkQueue;
 use kvstore_core::redis::{Options, Redis};
+use kvstore_testing::tool;
 
 /// A server that runs until it is dropped.
 pub(crate) struct Server {
@@ -104,8 +105,8 @@ impl Server {
     pub(crate) fn pause(&self, is_paused: bool) {
         let signal = if is_paused { "-STOP" } else { "-CONT" };
         let id = self.process.id().to_string();
-        let kill = Command::new("kill").args([signal, &id]).status();
-        assert!(kill.expect("apt-get install procps").success());
+        let kill = tool("kill").args([signal, &id]).status();
+        assert!(kill.unwrap().success());
     }
 
     pub(crate) fn url(&self) -> String {
@@ -119,12 +120,12 @@ impl Server {
 
     /// Returns the answer to one command.
     pub(crate) fn ask(&self, command: &[&str]) -> String {
-        let answer = Command::new("redis-cli")
+        let answer = tool("redis-cli")
             .args(["-e", "-s"])
             .arg(self.folder.path().join("s"))
             .args(command)
             .output()
-            .expect(INSTALL);
+            .unwrap();
         assert!(answer.status.success(), "{answer:?}");
         String::from_utf8(answer.stdout).unwrap()
     }
@@ -133,12 +134,12 @@ impl Server {
     fn wait(&self) {
         let start = Instant::now();
         loop {
-            let answer = Command::new("redis-cli")
+            let answer = tool("redis-cli")
                 .arg("-s")
                 .arg(self.folder.path().join("s"))
                 .arg("ping")
                 .output()
-                .expect(INSTALL);
+                .unwrap();
             // With a password set, it answers that it requires one.
             if answer.stdout.starts_with(b"PONG") || answer.stdout.starts_with(b"NOAUTH") {
                 return;
@@ -176,10 +177,8 @@ fn copy_log(from: &Path, to: &Path) {
     }
 }
 
-const INSTALL: &str = "this test needs a Redis server: apt-get install -y redis-server";
-
 fn spawn(folder: &tempfile::TempDir, settings: &[&str]) -> Child {
-    Command::new("redis-server")
+    tool("redis-server")
         .args(["--port", "0", "--save", "", "--unixsocket"])
         .arg(folder.path().join("s"))
         .arg("--dir")
@@ -188,7 +187,7 @@ fn spawn(folder: &tempfile::TempDir, settings: &[&str]) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect(INSTALL)
+        .unwrap()
 }
 
 /// Returns the rights that docs/configuration.md gives to a dedicated user, for another prefix.

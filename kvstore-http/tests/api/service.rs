@@ -15,8 +15,15 @@ async fn root_names_the_service_and_where_to_go() {
         (200, &"kvstore".into())
     );
     assert_eq!(reply.json()["version"], env!("CARGO_PKG_VERSION"));
+    let root = reply.json();
+    let links = root["links"].as_object().unwrap();
+    for face in [
+        "set", "entry", "list", "mget", "batch", "watch", "jobs", "queue",
+    ] {
+        assert!(links.contains_key(face), "{face}");
+    }
     // Every link leads somewhere: with something put in, none is an unknown route.
-    for (name, link) in reply.json()["links"].as_object().unwrap() {
+    for (name, link) in links {
         let target = link
             .as_str()
             .unwrap()

@@ -3,10 +3,11 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use kvstore_testing::tool;
 use serde_json::{Value, json};
 
 use super::client::{Connection, request};
@@ -27,12 +28,13 @@ pub(crate) struct Browser {
 impl Browser {
     /// Starts one.
     pub(crate) async fn start() -> Self {
-        let mut driver = Command::new("chromedriver")
+        tool("chromium");
+        let mut driver = tool("chromedriver")
             .args(["--port=0"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .expect("chromedriver is missing: apt-get install chromium chromium-driver");
+            .unwrap();
         let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         let port: u16 = lines
             .map_while(Result::ok)

@@ -3,10 +3,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
-const REMEDY: &str = "this test mounts a file system of its own, which takes root and the tools of ./check: run ./check as root, \
-                      in a container with --privileged";
+use kvstore_testing::{missing, tool};
+
+const REMEDY: &str =
+    "a file system cannot be mounted here: run ./check as root, in a container with --privileged";
 
 /// Of the image; it takes room only for what is written.
 const EXT4_BYTES: u64 = 64 << 20;
@@ -50,17 +52,19 @@ impl Mounted {
     fn empty() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("mounted")).unwrap();
-        let mut holder = Command::new("unshare")
+        let mut holder = tool("unshare")
             .args(["--mount", "--propagation", "private"])
             .args(["sh", "-c", "echo ready; exec cat"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect(REMEDY);
+            .unwrap();
         let mut said = String::new();
         let mut output = BufReader::new(holder.stdout.take().expect("it is piped"));
         output.read_line(&mut said).unwrap();
-        assert_eq!(said, "ready\n", "{REMEDY}");
+        if said != "ready\n" {
+            missing(REMEDY);
+        }
         Self { holder, folder }
     }
 
@@ -92,13 +96,16 @@ impl Mounted {
 
     fn run(&self, words: &[&str]) {
         let wrapper = self.wrapper();
-        let output = Command::new(&wrapper[0])
+        tool(words[0]);
+        let output = tool(&wrapper[0])
             .args(&wrapper[1..])
             .args(words)
             .output()
-            .expect(REMEDY);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{REMEDY}: {words:?}: {error}");
+            .unwrap();
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr);
+            missing(&format!("{REMEDY} ({words:?}: {})", error.trim()));
+        }
     }
 
     fn mount_image(&self) {

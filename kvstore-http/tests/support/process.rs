@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use kvstore_testing::tool;
+
 /// Longer than a start or an end takes on a busy machine, so that a test fails rather than hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -54,7 +56,7 @@ pub(crate) fn command_by(wrapper: &[String], args: &[&str]) -> Command {
     let [name, words @ ..] = wrapper else {
         return program;
     };
-    let mut command = Command::new(name);
+    let mut command = tool(name);
     command
         .args(words)
         .arg(program.get_program())
@@ -252,7 +254,7 @@ impl Process {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill")
+        let status = tool("kill")
             .args(["-s", name, &self.id().to_string()])
             .status()
             .expect("kill is there");

@@ -2,8 +2,10 @@
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
+
+use kvstore_testing::tool;
 
 /// Longer than a start takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -84,12 +86,12 @@ impl Redis {
     }
 
     fn try_ask(&self, command: &[&str]) -> Option<String> {
-        let output = Command::new("redis-cli")
+        let output = tool("redis-cli")
             .arg("-s")
             .arg(self.socket())
             .args(command)
             .output()
-            .expect("redis-cli is missing: apt-get install redis-tools");
+            .unwrap();
         let text = String::from_utf8(output.stdout).expect("an answer in UTF-8");
         output.status.success().then(|| text.trim().to_owned())
     }
@@ -117,14 +119,14 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
 }
 
 fn launch(folder: &tempfile::TempDir) -> Child {
-    Command::new("redis-server")
+    tool("redis-server")
         .args(["--port", "0", "--save", "", "--unixsocket", "socket"])
         .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
         .arg(folder.path())
         .current_dir(folder)
         .stdout(Stdio::null())
         .spawn()
-        .expect("redis-server is missing: apt-get install redis-server")
+        .unwrap()
 }
 
 impl Drop for Redis {
