@@ -104,7 +104,7 @@ impl Inspection {
             let before = look(folder);
             let writer = lock::holder(folder);
             let salvage = Salvage::read(&disk, writer.map_or(Beside::Nobody, |_| Beside::Writer));
-            let is_sound = matches!(&salvage, Ok(salvage) if salvage.problems.is_empty());
+            let is_sound = matches!(&salvage, Ok(salvage) if salvage.found.problems.is_empty());
             // What changes while it is read may look damaged and be whole.
             let is_still = writer.is_none() && before == look(folder);
             if is_sound || is_still || tries == TRIES_MAX {
@@ -124,7 +124,7 @@ impl Inspection {
         };
         let clock = SystemClock.now();
         // The store's time never goes back.
-        let now = clock.max(salvage.state.time);
+        let now = clock.max(salvage.pair.state.time);
         Ok(Self {
             now,
             behind: now.since(clock),
@@ -137,12 +137,12 @@ impl Inspection {
 
     /// Everything that is wrong; empty if opening the folder loses nothing.
     pub fn problems(&self) -> &[Problem] {
-        &self.salvage.problems
+        &self.salvage.found.problems
     }
 
     /// What is no damage and good to know, such as the torn end of a write that was never acknowledged.
     pub fn notes(&self) -> &[String] {
-        &self.salvage.notes
+        &self.salvage.found.notes
     }
 
     /// Whether a process had the folder open, and its id if that can be read.
@@ -154,6 +154,7 @@ impl Inspection {
     pub fn entries(&self) -> impl Iterator<Item = (Key, Entry)> {
         let all = self
             .salvage
+            .pair
             .state
             .table
             .range_from(std::ops::Bound::Unbounded);
@@ -179,12 +180,12 @@ impl Inspection {
             entries += 1;
             bytes += (key.as_str().len() + entry.value.len()) as u64;
         }
-        let progress = &self.salvage.state.progress;
+        let progress = &self.salvage.pair.state.progress;
         FolderSummary {
             entries,
             bytes,
-            version: self.salvage.state.version,
-            changes: (self.salvage.state.version.0).saturating_sub(progress.skipped),
+            version: self.salvage.pair.state.version,
+            changes: (self.salvage.pair.state.version.0).saturating_sub(progress.skipped),
             data_bytes: self.data_bytes,
             snapshot_age: self
                 .snapshot_at

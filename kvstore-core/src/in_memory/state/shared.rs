@@ -214,6 +214,10 @@ impl Shared {
         self.waiting().jobs.clear();
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
     /// Calls `read` with the entry under `key` in place, without a copy, while the lock is held.
     pub(crate) fn with_entry<T>(
         &self,

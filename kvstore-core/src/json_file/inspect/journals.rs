@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::pair::Pair;
 use super::{Beside, Reading, list_keys};
 use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::{Lost, State};
@@ -87,22 +88,21 @@ impl Walk<'_> {
 }
 
 impl Reading<'_> {
-    /// Applies what can be read of the journals. `is_first`: there is no pair before them. Returns the jobs that are gone.
+    /// Applies what can be read of the journals to what the pair holds. Returns the jobs that are gone.
     pub(super) fn journals(
         &mut self,
         Files { files, missing }: Files,
-        is_first: bool,
-        state: &mut State,
+        pair: &mut Pair,
         log: &mut PartitionLog,
     ) -> Vec<(Position, Position)> {
         let mut missing = missing.into_iter().peekable();
         let mut walk = Walk {
-            is_first,
+            is_first: pair.first_journal.is_none(),
             open: Vec::new(),
             keys: Vec::new(),
             numbers: BTreeMap::new(),
             places: Vec::new(),
-            state,
+            state: &mut pair.state,
             log,
         };
         walk.give_out(walk.log.last());
@@ -116,7 +116,6 @@ impl Reading<'_> {
                 Ok(header) if header.queue != walk.log.id() => {
                     let what = chain::elsewhere(walk.log.id(), header.queue);
                     walk.open(self.problem(&name, Some(1), what));
-                    self.damaged.insert(name);
                 }
                 _ => self.journal(
                     &name,
@@ -154,7 +153,6 @@ impl Reading<'_> {
                 Piece::Line(line) if line.offset >= durable => break,
                 Piece::Line(line) => {
                     if let Err(what) = self.line(name, line, walk) {
-                        self.damaged.insert(name.to_owned());
                         walk.open(self.problem(name, Some(line.number), what));
                     }
                     walk.is_first = false;
@@ -220,9 +218,7 @@ impl Reading<'_> {
         let is = walk.state.version;
         let what = || record::out_of_order(before, is);
         if before < is && !walk.is_first {
-            self.damaged.insert(name.to_owned());
-            let number = self.problem(name, Some(line.number), what());
-            self.problems[number].loses = Some("what this line says".into());
+            self.loss(name, Some(line.number), what(), "what this line says");
             return false;
         }
         if before > is && !walk.is_first && walk.open.is_empty() {
@@ -249,7 +245,7 @@ impl Reading<'_> {
             loses.push_str(&format!(" (keys, as far as they can be read: {keys})"));
         }
         for problem in walk.open.drain(..) {
-            self.problems[problem].loses = Some(loses.clone());
+            self.found.problems[problem].loses = Some(loses.clone());
         }
         walk.keys.clear();
     }
@@ -270,7 +266,7 @@ impl Reading<'_> {
                     "any job after {last} that waited, if there was one"
                 ));
             }
-            if let Some(loses) = self.problems[place.problem].loses.as_mut()
+            if let Some(loses) = self.found.problems[place.problem].loses.as_mut()
                 && !lost.is_empty()
             {
                 loses.push_str(&format!("; {}", lost.join(", ")));
@@ -287,8 +283,7 @@ impl Reading<'_> {
             .collect();
         if !unexplained.is_empty() {
             let what = "jobs are not applied and not there";
-            let problem = self.problem(META, None, what);
-            self.problems[problem].loses = Some(unexplained.join(", "));
+            self.loss(META, None, what, unexplained.join(", "));
         }
     }
 }
