@@ -15,7 +15,7 @@ use crate::json_file::snapshot::data::Fingerprint;
 use crate::json_file::snapshot::import::{Known, import};
 use crate::json_file::snapshot::meta::Meta;
 use crate::json_file::snapshot::pair::{Pair, load};
-use crate::json_file::snapshot::{self, DATA, SNAPSHOT_PIECE, Written};
+use crate::json_file::snapshot::{self, DATA, Written};
 use crate::json_file::writer::quota;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::QueueId;
@@ -60,16 +60,18 @@ pub(super) fn recover(
         roll,
     };
     let recovered = match load(disk, has_journals)? {
-        Pair::None => opening.take_over(
-            Meta::of_new_folder(QueueId::random()),
-            &Known::new(),
-            None,
-            b"{}",
-        ),
         Pair::Foreign(text) => {
-            tracing::info!(file = %disk.path().join(DATA).display(), "taking this file as the data");
+            if text.is_some() {
+                tracing::info!(file = %disk.path().join(DATA).display(), "taking this file as the data");
+            }
             let meta = Meta::of_new_folder(QueueId::random());
-            opening.take_over(meta, &Known::new(), Some(Fingerprint::of(&text)), &text)
+            let replaces = text.as_deref().map(Fingerprint::of);
+            opening.take_over(
+                meta,
+                &Known::new(),
+                replaces,
+                text.as_deref().unwrap_or(b"{}"),
+            )
         }
         Pair::Edited {
             meta,
@@ -125,9 +127,8 @@ impl Opening<'_> {
         meta.set_log(&log);
         meta.add_remembered(meta.time, || &log);
         let mut table = Table::of(entries);
-        table.start_cut();
-        let written = snapshot::write(disk, &meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
-            .map_err(|error| disk_error(disk, "can't write", DATA, error))?;
+        let written = snapshot::write_table(disk, &meta, replaces, &mut table)
+            .map_err(|error| disk_error(disk, "cannot write", DATA, error))?;
         let state = State::new(table, meta.progress(), version, meta.time);
         let header = Header {
             journal: meta.journal,
@@ -189,11 +190,7 @@ impl Opening<'_> {
             meta = meta.without_entries();
             known.clear();
         }
-        meta.set_progress(&state.progress);
-        meta.set_log(&log);
-        meta.add_outcomes(|| &state);
-        meta.add_remembered(state.time, || &log);
-        (meta.version, meta.time) = (state.version, state.time);
+        meta.take_down(&state, &log);
         meta.journal = journals.next_number().unwrap_or(meta.journal);
         journals.keep_torn_tail(disk)?;
         let (version, entries) = (meta.version, meta.entry_count());
@@ -279,20 +276,13 @@ impl Opening<'_> {
 
 /// Says what an edit has changed of `entries` entries up to `version`: whoever has edited nothing has a damaged disk.
 fn tell_edit(disk: &dyn Disk, state: &State, version: Version, entries: usize) {
-    let mut same = 0;
-    let mut changed: Vec<&Row> = Vec::new();
-    for row in state.table.range_from(std::ops::Bound::Unbounded) {
-        if row.version() > version {
-            changed.push(row);
-        } else {
-            same += 1;
-        }
-    }
+    let rows = state.table.range_from(std::ops::Bound::Unbounded);
+    let (changed, same): (Vec<&Row>, Vec<&Row>) = rows.partition(|row| row.version() > version);
     let keys: Vec<&str> = changed.iter().take(20).map(|row| row.key_str()).collect();
     tracing::warn!(
         file = %disk.path().join(DATA).display(),
         new_or_changed = changed.len(),
-        gone_or_changed = entries.saturating_sub(same),
+        gone_or_changed = entries.saturating_sub(same.len()),
         first_keys = ?keys,
         "it is not as it was written: taken as an edit"
     );

@@ -17,7 +17,7 @@ use crate::json_file::journal::chain;
 use crate::json_file::journal::manifest::ROLL;
 use crate::json_file::snapshot::data::fingerprint;
 use crate::json_file::snapshot::pair::free_name;
-use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD, SNAPSHOT_PIECE};
+use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD};
 use crate::json_file::{PARTITION, check_is_no_file};
 use crate::model::entry::{Timestamp, Version};
 
@@ -94,7 +94,7 @@ fn renumber(salvage: &mut Salvage, now: Timestamp) -> Result<()> {
     let opened = log.open(now);
     let lost = salvage.lost_jobs.iter().copied();
     for (after, up_to) in lost.chain([(last, opened)]) {
-        state.progress.lose(meta.queue, PARTITION, after, up_to);
+        state.progress.lose((meta.queue, PARTITION), after, up_to);
     }
     log.complete(state.progress.applied(meta.queue, PARTITION));
     Ok(())
@@ -136,19 +136,11 @@ fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
     let Salvage { pair, log, .. } = salvage;
     let (state, meta) = (&mut pair.state, &mut pair.meta);
     meta.journal = next.max(meta.journal);
-    meta.version = state.version;
-    meta.time = state.time;
-    meta.set_progress(&state.progress);
-    meta.set_log(log);
-    meta.add_outcomes(|| &*state);
-    meta.add_remembered(state.time, || &*log);
+    meta.take_down(state, log);
     let mut write = || {
         let replaces = fingerprint(disk, DATA)?;
-        state.table.start_cut();
-        snapshot::write(disk, meta, replaces, || {
-            state.table.next_of_cut(SNAPSHOT_PIECE)
-        })
+        snapshot::write_table(disk, meta, replaces, &mut state.table)
     };
-    write().map_err(|error| disk_error(disk, "can't write", DATA, error))?;
+    write().map_err(|error| disk_error(disk, "cannot write", DATA, error))?;
     Ok(())
 }

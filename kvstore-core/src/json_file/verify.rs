@@ -1,5 +1,6 @@
 //! A folder read and left alone: whether everything in it is as it was written, and what is in it.
 
+use std::ops::Bound;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -152,24 +153,15 @@ impl Inspection {
 
     /// The entries that have not expired, in byte order of their keys. Where there are problems, those that could be read.
     pub fn entries(&self) -> impl Iterator<Item = (Key, Entry)> {
-        let all = self
-            .salvage
-            .pair
-            .state
-            .table
-            .range_from(std::ops::Bound::Unbounded);
-        all.filter(|row| row.is_live(self.now)).map(|row| {
-            let entry = row.entry();
-            let expires_at = entry
-                .expires_at
-                .map(|deadline| deadline.before(self.behind));
-            (
-                row.key(),
-                Entry {
-                    expires_at,
-                    ..entry
-                },
-            )
+        let table = &self.salvage.pair.state.table;
+        let live = table
+            .range_from(Bound::Unbounded)
+            .filter(|row| row.is_live(self.now));
+        live.map(|row| {
+            let mut entry = row.entry();
+            let deadline = entry.expires_at;
+            entry.expires_at = deadline.map(|deadline| deadline.before(self.behind));
+            (row.key(), entry)
         })
     }
 
@@ -181,30 +173,22 @@ impl Inspection {
             bytes += (key.as_str().len() + entry.value.len()) as u64;
         }
         let progress = &self.salvage.pair.state.progress;
+        let dead = progress
+            .queues
+            .values()
+            .map(|queue| queue.dead.len() as u64);
         FolderSummary {
             entries,
             bytes,
             version: self.salvage.pair.state.version,
             changes: (self.salvage.pair.state.version.0).saturating_sub(progress.skipped),
             data_bytes: self.data_bytes,
-            snapshot_age: self
-                .snapshot_at
-                .map(|at| Duration::from_millis(millis(at)))
-                .map(|at| Duration::from_millis(SystemClock.now().0).saturating_sub(at)),
+            snapshot_age: self.snapshot_at.map(|at| at.elapsed().unwrap_or_default()),
             journal_bytes: self.salvage.journal_bytes,
             waiting: self.salvage.log.depth(self.now),
-            dead: progress
-                .queues
-                .values()
-                .map(|queue| queue.dead.len() as u64)
-                .sum(),
+            dead: dead.sum(),
         }
     }
-}
-
-fn millis(at: SystemTime) -> u64 {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a change of the folder would change.

@@ -122,7 +122,7 @@ impl MemoryQueue {
         let admission = self.log(partition)?.lock().admit(new, self.time.now())?;
         let accepted = match admission {
             Admission::New { job, .. } => Accepted::waiting(job.id),
-            Admission::Replayed { id, .. } => Accepted::replayed(id),
+            Admission::Replayed(id) => Accepted::replayed(id),
         };
         Ok((partition, accepted))
     }

@@ -18,8 +18,8 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::State;
-use crate::json_file::disk::{Disk, DiskReader};
-use crate::json_file::error::{corrupt, disk_error};
+use crate::json_file::disk::{Disk, DiskReader, read_all};
+use crate::json_file::error::{corrupt, disk_error, unavailable};
 use crate::json_file::journal::End;
 use crate::json_file::journal::chain::{self, Header};
 use crate::json_file::journal::record::{self, Line};
@@ -202,31 +202,12 @@ impl Follower {
 }
 
 pub(super) fn nothing_there(folder: &Path) -> Error {
-    let what = if folder.is_dir() {
-        format!(
-            "{} holds no store yet: start the process that writes there",
-            folder.display()
-        )
-    } else {
-        format!(
-            "there is no folder {} yet: start the process that writes there",
-            folder.display()
-        )
+    let name = folder.display();
+    let what = match folder.is_dir() {
+        true => format!("{name} holds no store yet"),
+        false => format!("there is no folder {name} yet"),
     };
-    Error::Unavailable { what, source: None }
-}
-
-fn read_all(file: &dyn DiskReader) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    loop {
-        let length = CHUNK_BYTES.max(text.len());
-        let more = file.read_at(text.len() as u64, length)?;
-        let is_last = more.len() < length;
-        text.extend(more);
-        if is_last {
-            return Ok(text);
-        }
-    }
+    unavailable(format!("{what}: start the process that writes there"))
 }
 
 /// A journal, read on from where it was left.

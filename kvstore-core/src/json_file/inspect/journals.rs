@@ -38,6 +38,15 @@ struct Place {
     before: Option<Position>,
 }
 
+impl Place {
+    /// Returns the part of what is gone that this place explains.
+    fn part(&self, (after, up_to): &(Position, Position)) -> Option<(Position, Position)> {
+        let after = *after.max(&self.after);
+        let up_to = (*up_to).min(self.before.map_or(END, before));
+        (after < up_to).then_some((after, up_to))
+    }
+}
+
 impl Walk<'_> {
     fn open(&mut self, problem: usize) {
         self.open.push(problem);
@@ -195,7 +204,7 @@ impl Reading<'_> {
                     let applied = progress.applied(advance.queue, advance.partition);
                     if applied < advance.from {
                         // What became of those jobs is not known any more.
-                        progress.lose(advance.queue, advance.partition, applied, advance.from);
+                        progress.lose((advance.queue, advance.partition), applied, advance.from);
                     }
                 }
                 if let Some(applied) = record::applied_of(record, walk.log.id()) {
@@ -241,7 +250,7 @@ impl Reading<'_> {
     fn settle(&mut self, walk: &mut Walk<'_>, lost: &str) {
         let mut loses = lost.to_owned();
         if !walk.keys.is_empty() {
-            let keys = list_keys(walk.keys.iter().map(String::as_str));
+            let keys = list_keys(&walk.keys);
             loses.push_str(&format!(" (keys, as far as they can be read: {keys})"));
         }
         for problem in walk.open.drain(..) {
@@ -253,13 +262,8 @@ impl Reading<'_> {
     /// Says at the places of damage which jobs they cost.
     fn tell_jobs(&mut self, walk: &Walk<'_>, gone: &[(Position, Position)]) {
         for place in &walk.places {
-            let up_to = place.before.map_or(END, before);
-            let overlaps = gone
-                .iter()
-                .filter(|(after, to)| *after < up_to && *to > place.after);
-            let mut lost: Vec<String> = overlaps
-                .map(|(after, to)| interval((*after).max(place.after), (*to).min(up_to)))
-                .collect();
+            let lost = gone.iter().filter_map(|gone| place.part(gone));
+            let mut lost: Vec<String> = lost.map(interval).collect();
             if place.before.is_none() {
                 let last = walk.last().max(place.after);
                 lost.push(format!(
@@ -272,15 +276,9 @@ impl Reading<'_> {
                 loses.push_str(&format!("; {}", lost.join(", ")));
             }
         }
-        let is_explained = |gone: &&(Position, Position)| {
-            walk.places.iter().any(|place| {
-                gone.1 > place.after && place.before.is_none_or(|next| gone.0 < before(next))
-            })
-        };
+        let is_explained = |gone| walk.places.iter().any(|place| place.part(gone).is_some());
         let unexplained = gone.iter().filter(|gone| !is_explained(gone));
-        let unexplained: Vec<String> = unexplained
-            .map(|(after, to)| interval(*after, *to))
-            .collect();
+        let unexplained: Vec<String> = unexplained.copied().map(interval).collect();
         if !unexplained.is_empty() {
             let what = "jobs are not applied and not there";
             self.loss(META, None, what, unexplained.join(", "));
@@ -322,7 +320,7 @@ fn before(job: Position) -> Position {
 }
 
 /// Names the jobs of one opening behind `after`, up to and with `up_to`.
-fn interval(after: Position, up_to: Position) -> String {
+fn interval((after, up_to): (Position, Position)) -> String {
     match up_to.minor - after.minor {
         1 => format!("job {up_to}"),
         count => {

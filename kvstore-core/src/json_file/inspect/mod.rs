@@ -205,13 +205,9 @@ impl Reading<'_> {
 }
 
 /// Some of `keys`, for a message.
-fn list_keys<'a>(keys: impl IntoIterator<Item = &'a str>) -> String {
-    let keys: Vec<&str> = keys.into_iter().collect();
-    let mut list: Vec<String> = keys
-        .iter()
-        .take(KEYS_MAX)
-        .map(|key| format!("{key:?}"))
-        .collect();
+fn list_keys(keys: &[impl std::fmt::Debug]) -> String {
+    let shown = keys.iter().take(KEYS_MAX);
+    let mut list: Vec<String> = shown.map(|key| format!("{key:?}")).collect();
     if keys.len() > KEYS_MAX {
         list.push(format!("and {} more", keys.len() - KEYS_MAX));
     }

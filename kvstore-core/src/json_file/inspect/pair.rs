@@ -238,23 +238,16 @@ struct Members {
 impl Members {
     /// Where the difference is, for a message.
     fn places(&self, changed: &[&str]) -> String {
-        let mut places = Vec::new();
-        if !changed.is_empty() {
-            places.push(format!(
-                "changed or new: {}",
-                list_keys(changed.iter().copied())
-            ));
+        let keys = || format!("changed or new: {}", list_keys(changed));
+        let keys = (!changed.is_empty()).then(keys);
+        let count = self.lines.len();
+        let first = self.lines.first();
+        let lines = first.map(|first| format!("{count} lines are no entries, first line {first}"));
+        let places: Vec<String> = keys.into_iter().chain(lines).collect();
+        match places.is_empty() {
+            true => "the others are as they were".to_owned(),
+            false => places.join("; "),
         }
-        if let Some(first) = self.lines.first() {
-            places.push(format!(
-                "{} lines are no entries, first line {first}",
-                self.lines.len()
-            ));
-        }
-        if places.is_empty() {
-            places.push("the others are as they were".to_owned());
-        }
-        places.join("; ")
     }
 }
 

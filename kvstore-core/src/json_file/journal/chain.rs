@@ -74,13 +74,18 @@ pub(crate) fn name(number: u64) -> String {
     format!("{PREFIX}{number}.jsonl")
 }
 
+/// Returns the number in the name of a journal.
+fn number(name: &str) -> Option<u64> {
+    let number = name.strip_prefix(PREFIX)?.strip_suffix(".jsonl")?;
+    number.parse().ok()
+}
+
 /// Returns true for the name that a journal has before it is complete.
 pub(crate) fn is_begun(name: &str) -> bool {
-    let number = name
+    let name = name
         .strip_prefix('.')
-        .and_then(|name| name.strip_prefix(PREFIX))
-        .and_then(|name| name.strip_suffix(".jsonl.begun"));
-    number.is_some_and(|number| number.parse::<u64>().is_ok())
+        .and_then(|name| name.strip_suffix(".begun"));
+    name.and_then(number).is_some()
 }
 
 /// The numbers of the journals that are there, in ascending order.
@@ -89,13 +94,8 @@ pub(crate) fn numbers(disk: &dyn Disk) -> Result<Vec<u64>> {
 }
 
 fn find(disk: &dyn Disk) -> io::Result<Vec<u64>> {
-    let number = |name: &String| {
-        name.strip_prefix(PREFIX)?
-            .strip_suffix(".jsonl")?
-            .parse()
-            .ok()
-    };
-    let mut numbers: Vec<u64> = disk.names()?.iter().filter_map(number).collect();
+    let names = disk.names()?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number(name)).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
@@ -192,10 +192,8 @@ impl Files {
     pub(crate) fn read(disk: &dyn Disk, first: Option<u64>, latest: u64) -> Result<Self> {
         let mut numbers = numbers(disk)?;
         numbers.retain(|number| first.is_none_or(|first| *number >= first));
-        let latest = numbers
-            .last()
-            .copied()
-            .max(Some(latest).filter(|it| *it > 0));
+        let known = Some(latest).filter(|it| *it > 0);
+        let latest = numbers.last().copied().max(known);
         let begin = first.or(numbers.first().copied()).or(latest);
         let expected = begin.zip(latest).map(|(begin, latest)| begin..=latest);
         let missing = expected.into_iter().flatten();
@@ -215,9 +213,8 @@ impl Files {
             let end = stated.filter(|(of, _)| *of == number);
             let contents = contents::read(text, end.map(|(_, end)| end));
             let previous = header.as_ref().ok().map(|header| header.previous);
-            stated = previous
-                .flatten()
-                .map(|end| (number.saturating_sub(1), end));
+            let before = number.saturating_sub(1);
+            stated = previous.flatten().map(|end| (before, end));
             files.push(File {
                 number,
                 header,

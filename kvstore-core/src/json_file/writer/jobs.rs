@@ -98,7 +98,7 @@ impl Group {
         new.command.check(PartitionCount::ONE)?;
         room.check(self.bytes + size)?;
         let (job, remembered) = match log.admit(new, staging.now)? {
-            Admission::Replayed { id, .. } => return Ok(Accepted::replayed(id)),
+            Admission::Replayed(id) => return Ok(Accepted::replayed(id)),
             Admission::New { job, remembered } => (job, remembered),
         };
         self.bytes += size;

@@ -6,7 +6,7 @@ pub(crate) mod quota;
 pub(crate) mod requests;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -71,9 +71,7 @@ pub(crate) struct Status {
     checked: Option<Instant>,
     /// The last snapshot failed, and may have left the pair half exchanged.
     unsettled: bool,
-    snapshot: Option<JoinHandle<()>>,
-    /// Where the snapshot's thread leaves what came of it.
-    snapshot_result: Arc<Mutex<Option<io::Result<Written>>>>,
+    snapshot: Option<JoinHandle<io::Result<Written>>>,
     snapshot_waiters: Vec<Answer<()>>,
     /// Somebody asked for a snapshot of what came after the running one began.
     snapshot_again: bool,
@@ -148,7 +146,7 @@ impl Writer {
                     self.status.snapshot_again |= self.status.snapshot.is_some();
                     self.status.snapshot_waiters.push(answer);
                 }
-                Request::SnapshotEnded => {}
+                Request::SnapshotEnded => self.look_after_snapshot(true),
                 // The folder was just checked. Writes of the same group that find no room are not
                 // what was asked about.
                 Request::Check(answer) => _ = answer.send(self.check_poison()),
@@ -164,7 +162,7 @@ impl Writer {
         for (position, answer) in starts {
             let _ = answer.send(self.start_after(position));
         }
-        self.look_after_snapshot();
+        self.look_after_snapshot(false);
         self.snapshot_if_due();
         close
     }
@@ -215,12 +213,10 @@ impl Writer {
     /// Room for jobs was reserved when they were accepted; a direct commit asks for its own, behind the `ahead` bytes of
     /// its group.
     pub(super) fn check_room(&self, commit: &Commit, ahead: u64) -> Result<()> {
-        match commit.advance {
-            Some(_) => Ok(()),
-            None => match bytes_added(&commit.writes) {
-                0 => Ok(()),
-                bytes => self.room.check(ahead + bytes),
-            },
+        match bytes_added(&commit.writes) {
+            0 => Ok(()),
+            _ if commit.advance.is_some() => Ok(()),
+            bytes => self.room.check(ahead + bytes),
         }
     }
 
@@ -303,9 +299,8 @@ impl Writer {
             false => self.latest.journal.append(&group.lines, reserve),
         };
         match appended {
-            Ok(()) if group.has_room => Ok(()),
             Ok(()) => {
-                if std::mem::take(&mut self.status.is_full) {
+                if !group.has_room && std::mem::take(&mut self.status.is_full) {
                     self.status.retry_at = None;
                 }
                 Ok(())
@@ -398,16 +393,15 @@ impl Writer {
         let meta = self.cut();
         let (disk, write) = (Arc::clone(&self.disk), self.write_pair(meta));
         let sender = self.status.sender.clone();
-        let ended = Arc::clone(&self.status.snapshot_result);
         let thread = std::thread::Builder::new()
             .name("kvstore-snapshot".into())
             .spawn(move || {
                 let result = write(&*disk);
-                *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 // Where there is no room for this, other requests wake the thread as well.
                 if let Some(sender) = sender.as_ref().and_then(mpsc::WeakSender::upgrade) {
                     let _ = sender.try_send(Request::SnapshotEnded);
                 }
+                result
             })?;
         self.status.snapshot = Some(thread);
         self.status.snapshot_again = false;
@@ -446,16 +440,14 @@ impl Writer {
         }
     }
 
-    fn look_after_snapshot(&mut self) {
-        let ended = self
-            .status
-            .snapshot_result
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(result) = ended else { return };
-        self.status.snapshot = None;
-        match result {
+    /// Takes in what came of the snapshot, if it is known that it `has_ended`, or has.
+    fn look_after_snapshot(&mut self, has_ended: bool) {
+        let is_at_end = |thread: &mut JoinHandle<_>| has_ended || thread.is_finished();
+        let Some(thread) = self.status.snapshot.take_if(is_at_end) else {
+            return;
+        };
+        let panicked = |_| Err(io::Error::other("its thread panicked"));
+        match thread.join().unwrap_or_else(panicked) {
             Ok(written) => {
                 self.written = written;
                 self.latest.older_bytes = 0;
@@ -488,10 +480,7 @@ impl Writer {
 
     /// Leaves a plain `data.json` that holds everything, and no journal.
     fn close(&mut self) -> Result<()> {
-        if let Some(thread) = self.status.snapshot.take() {
-            let _ = thread.join();
-            self.look_after_snapshot();
-        }
+        self.look_after_snapshot(true);
         self.check_folder(Duration::ZERO);
         self.check_poison()?;
         self.expire_all()?;
@@ -505,16 +494,11 @@ impl Writer {
 
     /// Whoever opens the file must not find what has ended.
     fn expire_all(&mut self) -> Result<()> {
-        loop {
-            let record = {
-                let state = self.shared.read();
-                Staging::new(&state, self.shared.now()).expire()
-            };
-            match record {
-                None => return Ok(()),
-                Some(record) => self.write_alone(record)?,
-            }
+        let expire = |shared: &Shared| Staging::new(&shared.read(), shared.now()).expire();
+        while let Some(record) = expire(&self.shared) {
+            self.write_alone(record)?;
         }
+        Ok(())
     }
 }
 
