@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use kvstore_core::open::{Followed, Opened};
-use kvstore_core::process::{self, Failure, SharedSettings, Shutdown};
 use kvstore_core::worker;
 use kvstore_core::{Error, Service};
 use kvstore_http::{Endpoint, Listener, Listeners, Tls, Tokens, serve_with_health};
+use kvstore_process::{Failure, SharedSettings, Shutdown};
 use kvstore_worker::admin::{self, Health};
 use tokio::sync::oneshot;
 
@@ -36,7 +36,7 @@ async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(),
         });
     }
     let admin_listener = match shared.admin_listen {
-        Some(address) => Some(process::bind(address).await?),
+        Some(address) => Some(kvstore_process::bind(address).await?),
         None => None,
     };
     let (opened, working) = match own.role {
@@ -98,7 +98,7 @@ async fn serve_and_work(
     let address = endpoints.iter().map(Endpoint::to_string);
     let address = address.collect::<Vec<_>>().join(", ");
     tracing::info!(%address, url, store = %shared.store, worker = own.role.worker(), "serving");
-    process::notify_ready(&format!("serving on {address}"));
+    kvstore_process::notify_ready(&format!("serving on {address}"));
     for endpoint in endpoints.iter().filter(|endpoint| !endpoint.is_local()) {
         if own.options.tokens.is_none() {
             tracing::warn!(address = %endpoint, "whoever reaches this address may read and write everything");
@@ -203,5 +203,5 @@ fn certificate_again(path: &Path, tls: &Tls) {
 }
 
 fn main() -> ExitCode {
-    process::main(&PROGRAM, read, run)
+    kvstore_process::main(&PROGRAM, read, run)
 }

@@ -1,10 +1,10 @@
-//! What the binaries need around the library: settings, log output, signals, and exit codes.
+//! What the programs need around the library: settings, log output, signals, and exit codes.
 //!
 //! A binary consists of a table of its own settings, a function that reads them, and one that runs:
 //!
 //! ```no_run
 //! use std::net::SocketAddr;
-//! use kvstore_core::process::{Fallback, Program, Setting, Settings, SharedSettings, Shutdown, self};
+//! use kvstore_process::{Failure, Fallback, Program, Setting, Settings, SharedSettings, Shutdown};
 //!
 //! const LISTEN: Setting = Setting {
 //!     flag: "listen", // and KVSTORE_LISTEN
@@ -46,15 +46,15 @@
 //!     Some(Own { listen: listen?, read_only: read_only? })
 //! }
 //!
-//! async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(), process::Failure> {
-//!     let listener = process::bind(own.listen).await?;
+//! async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(), Failure> {
+//!     let listener = kvstore_process::bind(own.listen).await?;
 //!     tracing::info!(address = %listener.local_addr()?, own.read_only, "listening");
 //!     shutdown.requested().await;
 //!     Ok(())
 //! }
 //!
 //! fn main() -> std::process::ExitCode {
-//!     process::main(&PROGRAM, read, run)
+//!     kvstore_process::main(&PROGRAM, read, run)
 //! }
 //! ```
 //!
@@ -69,6 +69,7 @@ mod shared;
 use std::io::{IsTerminal, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -76,8 +77,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-use crate::error::in_one_line;
-use crate::error::{Error, source};
+use kvstore_core::error::{Error, in_one_line};
 pub use notify::notify_ready;
 pub use settings::{Fallback, Program, Setting, Settings, address, bytes, duration, within};
 pub use shared::{LogFormat, STORE, SharedSettings};
@@ -88,8 +88,7 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// The exit code for wrong settings.
 const WRONG_SETTINGS: u8 = 2;
 
-/// Runs a program from its arguments to its exit code, as the module documentation describes.
-/// SIGHUP never ends it.
+/// Runs a program from its arguments to its exit code: see the crate's page. SIGHUP never ends it.
 pub fn main<T, F>(
     program: &Program,
     read: impl FnOnce(&mut Settings, Option<&SharedSettings>) -> Option<T>,
@@ -187,8 +186,8 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await
         .map_err(|error| Error::Unavailable {
-            what: format!("cannot listen on {address}"),
-            source: source(error),
+            what: format!("can not listen on {address}"),
+            source: Some(Arc::new(error)),
         })
 }
 

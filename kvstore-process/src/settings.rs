@@ -487,7 +487,7 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 /// # Errors
 /// For any other text.
 pub fn bytes(text: &str) -> Result<u64, &'static str> {
-    crate::open::url::bytes(text)
+    kvstore_core::open::bytes(text)
 }
 
 /// Combines a parser with a range check: `within(1..=60, str::parse)`.

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use kvstore_core::open::Opened;
-use kvstore_core::process::{
-    self, Failure, Fallback, Program, STORE, Setting, Settings, SharedSettings, Shutdown, within,
-};
 use kvstore_core::worker::{self, Options};
+use kvstore_process::{
+    Failure, Fallback, Program, STORE, Setting, Settings, SharedSettings, Shutdown, within,
+};
 use kvstore_worker::Metrics;
 use kvstore_worker::admin::{self, Health};
 
@@ -73,8 +73,8 @@ async fn open(shared: &SharedSettings, health: &Health) -> kvstore_core::Result<
         health.stand_by();
         if !stands_by {
             tracing::info!(holder = %error, "standing by until the folder is free");
-            // The standby is fully started, so a supervisor need not wait for more.
-            process::notify_ready("standing by until the folder is free");
+            // That is all there is to do until then, so a supervisor need not wait for more.
+            kvstore_process::notify_ready("standing by until the folder is free");
         }
         stands_by = true;
     });
@@ -87,7 +87,7 @@ async fn open(shared: &SharedSettings, health: &Health) -> kvstore_core::Result<
 
 async fn run(shared: SharedSettings, options: Options, shutdown: Shutdown) -> Result<(), Failure> {
     let listener = match shared.admin_listen {
-        Some(address) => Some(process::bind(address).await?),
+        Some(address) => Some(kvstore_process::bind(address).await?),
         None => None,
     };
     let health = Health::starting();
@@ -108,7 +108,7 @@ async fn run(shared: SharedSettings, options: Options, shutdown: Shutdown) -> Re
         opened = open(&shared, &health) => opened?,
     };
     health.opened(opened.store.clone(), opened.queue.clone());
-    process::notify_ready("applying jobs");
+    kvstore_process::notify_ready("applying what waits");
     let until = async {
         shutdown.requested().await;
         health.drain();
@@ -119,5 +119,5 @@ async fn run(shared: SharedSettings, options: Options, shutdown: Shutdown) -> Re
 }
 
 fn main() -> ExitCode {
-    process::main(&PROGRAM, read, run)
+    kvstore_process::main(&PROGRAM, read, run)
 }

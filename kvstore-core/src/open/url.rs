@@ -498,7 +498,7 @@ fn at_least_one<E: Display>(
 ///
 /// # Errors
 /// For any other text, and for numbers above 64 bits.
-pub(crate) fn bytes(text: &str) -> Result<u64, &'static str> {
+pub fn bytes(text: &str) -> Result<u64, &'static str> {
     const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
     let (digits, shift) = UNITS
         .iter()
