@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     requests: Family<Labels, Histogram, fn() -> Histogram>,
     connections: Gauge<i64, AtomicI64>,
     pub(crate) refused: Counter,
+    pub(crate) unreadable: Counter,
     pub(crate) panics: Counter,
 }
 
@@ -46,6 +47,7 @@ impl Metrics {
             requests: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             connections: Gauge::default(),
             refused: Counter::default(),
+            unreadable: Counter::default(),
             panics: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("kvstore_http");
@@ -64,6 +66,11 @@ impl Metrics {
             "connections_refused",
             "Connections for which there was no room",
             new.refused.clone(),
+        );
+        registry.register(
+            "heads_unreadable",
+            "Requests whose head cannot be read: answered 400 or 431 without a body, or not at all",
+            new.unreadable.clone(),
         );
         registry.register_collector(Box::new(in_flight.clone()));
         registry.register(

@@ -374,3 +374,18 @@ fn folder_that_cannot_be_written_is_one_clear_line() {
     assert_eq!((ended.code, errors.len()), (Some(1), 1), "{ended:?}");
     assert!(errors[0].contains(&*file.to_string_lossy()), "{errors:?}");
 }
+
+#[tokio::test]
+async fn server_that_only_reads_says_that_it_does_not_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().display());
+    let writer = Process::start(&["--store", &store]);
+    let reader = Process::start(&["--store", &store, "--worker", "none"]);
+    for (process, may_write) in [(&writer, true), (&reader, false)] {
+        let mut connection = Connection::open(process.address).await;
+        let root = connection.ask(&request("GET", "/")).await.json();
+        assert_eq!(root["access"]["write"], may_write);
+        let put = connection.ask(&request("PUT", "/v1/kv/a").body("1")).await;
+        assert_eq!(put.status / 100 == 2, may_write, "{put:?}");
+    }
+}

@@ -75,7 +75,6 @@ impl Problem {
     }
 
     /// What it is called.
-    #[cfg(test)]
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
@@ -393,7 +392,7 @@ impl From<Error> for Box<Problem> {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
-            Error::Invalid { subject: Subject::SyncToken | Subject::JobId, .. } => Problem::malformed(text),
+            Error::Invalid { subject: Subject::SyncToken | Subject::JobId | Subject::ChangeId, .. } => Problem::malformed(text),
             Error::Invalid { subject, reason } => Problem::field(Field::value_error(Place::In("body", subject.as_str()), &reason, None)),
             Error::TooLarge { subject, limit, unit: Unit::Bytes } => Problem::too_large(subject, limit),
             Error::TooLarge { subject, .. } => Problem::field(Field::value_error(Place::In("body", subject.as_str()), &text, None)),

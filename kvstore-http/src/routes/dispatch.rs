@@ -36,14 +36,15 @@ async fn dispatch(
     parts: &Parts,
     body: Incoming,
 ) -> Result<Reply> {
-    let has_fragment = phase.take_fragment();
+    let has_fragment = phase.has_fragment();
     app.options.hosts.check(parts, phase.asked_by)?;
     check_framing(parts)?;
     check_range(parts)?;
     if has_fragment {
         return Err(Problem::malformed(
             "a request target has no #: as a part of a key it is sent as %23",
-        ));
+        )
+        .closing());
     }
     let route = route.ok_or_else(Problem::no_route)?;
     if let Some(answer) = app.options.cors.preflight(parts, route.allow()) {
@@ -61,7 +62,12 @@ async fn dispatch(
             _ => tokens.admit(&parts.headers)?,
         },
     };
-    app.places.share(phase, &access)?;
+    if let Err(problem) = app.places.share(phase, &access) {
+        return match route {
+            Route::Watch => watch::put_off(parts, problem),
+            _ => Err(problem),
+        };
+    }
     let context = &Context::new(app, phase, access);
     // hyper sends the head of an answer to HEAD, and keeps the body to itself.
     let method = match &parts.method {
