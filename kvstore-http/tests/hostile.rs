@@ -346,7 +346,10 @@ async fn fragment_in_a_request_that_comes_with_another_one_is_not_cut_off_either
         for cut in [0, 12, 17, 18, 20, 27] {
             let mut stream = TcpStream::connect(victim.address()).await.unwrap();
             let (begun, rest) = bad.split_at(cut);
-            stream.write_all((first.to_owned() + begun).as_bytes()).await.unwrap();
+            stream
+                .write_all((first.to_owned() + begun).as_bytes())
+                .await
+                .unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
             // It may be refused already.
             let _ = stream.write_all(rest.as_bytes()).await;

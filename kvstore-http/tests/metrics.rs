@@ -194,6 +194,7 @@ async fn figures_are_right_read_by_prometheus_and_documented() {
         ("kvstore_queue_bytes", 0.0),
         ("kvstore_queue_oldest_job_age_seconds", 0.0),
         ("kvstore_queue_jobs_lost_total", 0.0),
+        ("kvstore_queue_idempotency_keys", 0.0),
     ] {
         assert_eq!(value(&families, name, &[]), expected, "{name}");
     }

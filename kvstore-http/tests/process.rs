@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use kvstore_worker::admin::PATHS;
 use support::client::{Connection, request};
-use support::process::{Process, run, worker_command};
+use support::process::{Process, run, run_command, worker_command};
 use support::redis::Redis;
 
 /// Much shorter than any default.
@@ -388,4 +388,47 @@ async fn server_that_only_reads_says_that_it_does_not_write() {
         let put = connection.ask(&request("PUT", "/v1/kv/a").body("1")).await;
         assert_eq!(put.status / 100 == 2, may_write, "{put:?}");
     }
+}
+
+#[test]
+fn worker_of_a_folder_ends_once_nothing_waits_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}?apply_on_acceptance=false", folder.path().display());
+    let mut server = Process::start(&["--store", &store]);
+    server.kill();
+    let mut worker = Process::launch_command(worker_command(&["--store", &store]));
+    assert_eq!(worker.ended().code(), Some(0));
+}
+
+#[test]
+fn variables_of_the_other_program_are_no_warning() {
+    let config = run(&["--print-config"], &[]).stdout;
+    let flags = config.lines().map(|line| line.split(' ').next().unwrap());
+    for flag in flags.map(|flag| {
+        flag.trim_start_matches("--")
+            .replace('-', "_")
+            .to_uppercase()
+    }) {
+        let mut worker = worker_command(&["--print-config"]);
+        worker.env(format!("KVSTORE_{flag}"), "");
+        let warnings = run_command(&mut worker).stderr;
+        assert!(
+            !warnings.iter().any(|line| line.starts_with("warning")),
+            "{warnings:?}"
+        );
+    }
+    let ended = run(&["--print-config"], &[("KVSTORE_ATTEMPTS_MAX", "3")]);
+    assert!(ended.stderr.is_empty(), "{ended:?}");
+}
+
+#[test]
+fn every_line_of_a_log_in_json_is_json() {
+    let args = ["--log-format", "json", "--store", "redis://127.0.0.1:1"];
+    let ended = run(&args, &[("KVSTORE_TYPO", "1")]);
+    assert_eq!(ended.code, Some(1));
+    for line in &ended.stderr {
+        let line: serde_json::Value = serde_json::from_str(line).expect(line);
+        assert!(line["fields"]["message"].is_string(), "{line}");
+    }
+    assert!(ended.stderr.len() >= 2, "{ended:?}");
 }

@@ -26,6 +26,7 @@ use kvstore_core::error::in_one_line;
 use kvstore_core::open::Followed;
 use kvstore_core::{JobQueue, Store};
 
+use crate::Metrics;
 use crate::figures::{self, Figures, ProcessMetrics};
 
 /// Most connections at a time: supervisors open one for each probe and close it. One more ends the oldest, so that none that stay
@@ -55,6 +56,8 @@ pub struct Health {
     standing_by: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     metrics: Arc<ProcessMetrics>,
+    /// Of the worker that is all there is to the process.
+    worker: Arc<OnceLock<Metrics>>,
 }
 
 impl Health {
@@ -76,6 +79,7 @@ impl Health {
             standing_by: Arc::default(),
             draining: Arc::default(),
             metrics: Arc::new(metrics),
+            worker: Arc::default(),
         }
     }
 
@@ -98,6 +102,13 @@ impl Health {
     /// Adds metrics of whoever uses it: they are among those of `/metrics` from now on.
     pub fn register<T>(&self, metrics: impl FnOnce(&mut Registry) -> T) -> T {
         self.metrics.register(metrics)
+    }
+
+    /// From now on it is ready only while a partition of the worker that counts in `metrics` has not
+    /// stopped: for a process that does nothing else.
+    pub fn follow(&self, metrics: Metrics) {
+        // The first one stays.
+        let _ = self.worker.set(metrics);
     }
 
     /// From now on it is not ready: it finishes what it has and ends.
@@ -135,6 +146,8 @@ impl Health {
             answer(StatusCode::OK, "standing by")
         } else if self.backends.get().is_none() {
             answer(StatusCode::SERVICE_UNAVAILABLE, "starting")
+        } else if self.worker.get().is_some_and(Metrics::is_stopped) {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "stopped")
         } else if self.backends_answer().await {
             answer(StatusCode::OK, "ready")
         } else {

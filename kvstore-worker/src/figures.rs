@@ -31,6 +31,7 @@ pub(crate) struct ProcessMetrics {
     bytes: Gauge,
     oldest: Seconds,
     lost: Counter,
+    keys: Gauge,
 }
 
 /// What there is to say at one moment.
@@ -79,6 +80,12 @@ impl ProcessMetrics {
             "Jobs that this process was told are accepted, and that their server has lost",
             lost.clone(),
         );
+        let keys = Gauge::default();
+        queue.register(
+            "idempotency_keys",
+            "Idempotency keys that are remembered",
+            keys.clone(),
+        );
         Self {
             process,
             parts: Mutex::default(),
@@ -89,6 +96,7 @@ impl ProcessMetrics {
             bytes,
             oldest,
             lost,
+            keys,
         }
     }
 
@@ -113,6 +121,7 @@ impl ProcessMetrics {
             self.jobs.set(saturated(depth.jobs));
             self.bytes.set(saturated(depth.bytes));
             self.oldest.set(age.as_secs_f64());
+            self.keys.set(saturated(depth.idempotency_keys));
             self.lost.inner().store(depth.lost, Ordering::Relaxed);
             let _ = encode_registry(&mut text, &self.queue);
         }

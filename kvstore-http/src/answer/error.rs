@@ -400,6 +400,8 @@ impl From<Error> for Box<Problem> {
             Error::KeyReused => Problem::new(Kind::IdempotencyKeyReused, text),
             Error::Compacted => Problem::new(Kind::HistoryCompacted, text),
             Error::NotFound { .. } => Problem::new(Kind::NotFound, text),
+            Error::Full { room_in: Some(room_in), .. } => Problem::new(Kind::Overloaded, text)
+                .header(RETRY_AFTER, HeaderValue::from(room_in.as_millis().div_ceil(1000).max(1) as u64)),
             Error::Full { .. } => Problem::unavailable(Kind::Overloaded, text),
             Error::NotYetVisible { .. } => Problem::unavailable(Kind::NotYetVisible, text),
             // What only an operator can change: another queue, a server that is set up otherwise by now.
@@ -501,10 +503,11 @@ mod tests {
                 Error::Full {
                     what: "the queue",
                     limit: 1,
+                    room_in: Some(std::time::Duration::from_millis(59_001)),
                 },
                 503,
                 "overloaded",
-                Some("1"),
+                Some("60"),
             ),
             (
                 Error::NotYetVisible { job },

@@ -69,7 +69,7 @@ pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
 }
 
 /// Every bound that a client can meet, in bytes, seconds or as a number.
-fn limits(options: &Options, service: &ServiceOptions) -> Value {
+pub(crate) fn limits(options: &Options, service: &ServiceOptions) -> Value {
     let body = options.body_bytes_max;
     let with_value = body.unwrap_or(service.value_bytes_max + ENVELOPE_BYTES);
     json!({

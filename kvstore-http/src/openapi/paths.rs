@@ -205,19 +205,18 @@ fn read_headers() -> [Value; 2] {
     ]
 }
 
-/// The headers of a write of one entry. Not both conditions at once.
+/// The headers of a write of one entry.
 fn condition_headers() -> [Value; 2] {
     [
         in_header(
             "If-Match",
-            "The version that the entry must have, or * for any",
-            schema("Tag"),
+            "The version that the entry must have, several of which it must have one, or * for any",
+            schema("Tags"),
         ),
         in_header(
             "If-None-Match",
-            "* if there must be no entry",
-            // Generators make no client for a header that is a constant.
-            json!({ "type": "string", "pattern": r"^\*$" }),
+            "* if there must be no entry, or versions that it must not have",
+            schema("Tags"),
         ),
     ]
 }

@@ -40,6 +40,8 @@ pub(crate) struct App {
     pub(crate) in_flight: InFlight,
     /// The text of the OpenAPI document.
     openapi: Bytes,
+    /// The limits in it.
+    limits: Bytes,
 }
 
 impl App {
@@ -53,6 +55,9 @@ impl App {
             watchers: Watchers::new(options.watchers_max),
             places: Places::new(options.connections_max),
             openapi: openapi::document(&options, service.options())
+                .to_string()
+                .into(),
+            limits: openapi::limits(&options, service.options())
                 .to_string()
                 .into(),
             service,
@@ -81,6 +86,7 @@ pub(crate) struct Context<'a> {
     /// The connection that the request came on.
     pub(crate) phase: &'a Arc<Phase>,
     pub(super) openapi: &'a Bytes,
+    pub(super) limits: &'a Bytes,
     /// What the request may touch: to be asked before anything is touched.
     pub(crate) access: Access,
 }
@@ -95,6 +101,7 @@ impl<'a> Context<'a> {
             in_flight: &app.in_flight,
             phase,
             openapi: &app.openapi,
+            limits: &app.limits,
             access,
         }
     }

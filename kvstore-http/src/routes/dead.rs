@@ -28,7 +28,7 @@ pub(super) async fn page(
 ) -> Result<(Vec<Object>, Option<JobId>)> {
     let mut request = DeadRequest {
         after,
-        limit: limit + 1,
+        limit: (limit + 1).min(PAGE_ENTRIES_MAX),
     };
     let mut seen = Vec::new();
     loop {

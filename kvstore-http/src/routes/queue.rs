@@ -137,7 +137,8 @@ pub(super) async fn get(context: &Context<'_>) -> Result<Reply> {
         .member("bytes", depth.bytes)
         .member("oldest_age_seconds", age)
         .member("dead", count_dead(context).await?)
-        .member("partitions", queue.partitions().get());
+        .member("partitions", queue.partitions().get())
+        .raw("limits", context.limits);
     let mut reply = reply::object(StatusCode::OK, answer);
     reply.headers_mut().insert(CACHE_CONTROL, NO_STORE);
     Ok(reply)

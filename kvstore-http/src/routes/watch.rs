@@ -197,7 +197,8 @@ async fn watch(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
 /// Returns true if nothing can be said of the changes behind the id that a client has seen: its
 /// history is no longer kept, or was another store's.
 fn is_gap(error: &Error) -> bool {
-    let is_foreign = matches!(error, Error::Invalid { subject, .. } if *subject == Subject::ChangeId);
+    let is_foreign =
+        matches!(error, Error::Invalid { subject, .. } if *subject == Subject::ChangeId);
     is_foreign || matches!(error, Error::Compacted)
 }
 

@@ -402,7 +402,10 @@ async fn pages_of_jobs_are_full_and_name_none_out_of_reach() {
     for key in KEYS {
         let put = request("PUT", &format!("/v1/kv/{key}")).body("1");
         let put = put.header("prefer", "respond-async").by("writer");
-        let id = server.ask(&put).await.json()["job_id"].as_str().unwrap().to_owned();
+        let id = server.ask(&put).await.json()["job_id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         if key.starts_with("team/") {
             own.push(id.clone());
         }

@@ -550,6 +550,9 @@ async fn key_that_is_missing_can_be_waited_for() {
     let asked = Instant::now();
     let gone = request("GET", "/v1/kv/never").header("prefer", "wait=30");
     let gone = server.ask(&gone.header("if-none-match", &tag)).await;
-    assert_eq!((gone.status, gone.header("preference-applied")), (404, None));
+    assert_eq!(
+        (gone.status, gone.header("preference-applied")),
+        (404, None)
+    );
     assert!(asked.elapsed() < Duration::from_secs(20));
 }
