@@ -301,7 +301,7 @@ fn simple(paths: &mut Value) {
 const ENTRY_HEADERS: [&str; 4] = ["etag", "cache-control", "x-ttl?", "preference-applied?"];
 
 const LONG_POLL: &str =
-    "wait=N with If-None-Match: wait so many seconds for a change instead of answering 304 at once";
+    "wait=N: wait so many seconds for a change instead of answering 304 at once, and without If-None-Match for a missing key instead of answering 404";
 
 fn entries(paths: &mut Value) {
     let tag = "entries";
@@ -534,7 +534,7 @@ fn several(paths: &mut Value) {
     .takes(after())
     .answers([Answer::new(
         200,
-        "Events set, delete, expire and synced, each with key, etag and perhaps value as JSON",
+        "Events set, delete, expire and synced, each with key, etag and perhaps value as JSON; with Accept: text/event-stream also reset, with a reason, in place of 410, and in place of 503 an end with retry",
     )
     .content("text/event-stream", text())
     .headers(&["cache-control", "x-accel-buffering"])])
