@@ -363,6 +363,38 @@ async fn fragment_in_a_request_that_comes_with_another_one_is_not_cut_off_either
 }
 
 #[tokio::test]
+async fn answer_is_heard_by_a_client_that_is_still_sending_a_body() {
+    let victim = Victim::start(&[]).await;
+    assert_eq!(victim.ask("PUT", "/v1/kv/a").await.status / 100, 2);
+    for method in [
+        "GET /livez",
+        "GET /v1/kv/a",
+        "GET /v1/kv/none",
+        "DELETE /v1/kv/a",
+    ] {
+        for _ in 0..5 {
+            let mut stream = TcpStream::connect(victim.address()).await.unwrap();
+            let head =
+                format!("{method} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3000000\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..300 {
+                stream
+                    .write_all(&[b'x'; 10_000])
+                    .await
+                    .expect("it reads on");
+            }
+            let mut status = [0; 9];
+            stream
+                .read_exact(&mut status)
+                .await
+                .expect("an answer, and no reset");
+            assert_eq!(&status, b"HTTP/1.1 ", "{method}");
+        }
+    }
+    victim.must_be_unharmed(32).await;
+}
+
+#[tokio::test]
 async fn client_that_closes_its_side_is_answered_what_it_has_asked_whole() {
     let victim = Victim::start(&[]).await;
     for (bytes, statuses) in [

@@ -432,3 +432,22 @@ fn every_line_of_a_log_in_json_is_json() {
     }
     assert!(ended.stderr.len() >= 2, "{ended:?}");
 }
+
+#[tokio::test]
+async fn server_that_cannot_open_its_store_yet_answers_probes_and_can_be_stopped() {
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = format!("redis://{}", silent.local_addr().unwrap());
+    let mut process = Process::launch(&["--store", &store, "--admin-listen", "127.0.0.1:0"]);
+    let admin = process.logged_address("answering probes");
+    let mut connection = Connection::open(admin).await;
+    for (path, status, word) in [("/livez", 200, "alive"), ("/readyz", 503, "starting")] {
+        let reply = connection.ask(&request("GET", path)).await;
+        assert_eq!(
+            (reply.status, &reply.json()["status"]),
+            (status, &word.into())
+        );
+    }
+    process.signal("TERM");
+    assert_eq!(process.ended().code(), Some(0));
+}

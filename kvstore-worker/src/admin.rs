@@ -63,30 +63,29 @@ pub struct Health {
 impl Health {
     /// Of a process that uses `store` and `queue`.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
-        let is_follower = store.lag().is_some();
-        let backends = OnceLock::from(Followed { store, queue });
-        Self::with(backends, ProcessMetrics::new(is_follower))
+        let health = Self::starting();
+        health.opened(store, queue);
+        health
     }
 
     /// Of a process that has neither as yet: it is not ready until [`Health::opened`] or [`Health::stand_by`].
     pub fn starting() -> Self {
-        Self::with(OnceLock::new(), ProcessMetrics::new(false))
-    }
-
-    fn with(backends: OnceLock<Followed>, metrics: ProcessMetrics) -> Self {
         Self {
-            backends: Arc::new(backends),
+            backends: Arc::default(),
             standing_by: Arc::default(),
             draining: Arc::default(),
-            metrics: Arc::new(metrics),
+            metrics: Arc::new(ProcessMetrics::new()),
             worker: Arc::default(),
         }
     }
 
     /// From now on it is about `store` and `queue`, unless it was about others before.
     pub fn opened(&self, store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) {
+        let is_follower = store.lag().is_some();
         // One that has its backends keeps them.
-        let _ = self.backends.set(Followed { store, queue });
+        if self.backends.set(Followed { store, queue }).is_ok() && is_follower {
+            self.metrics.follow();
+        }
     }
 
     /// From now until [`Health::opened`] it waits for another process to end. That is all it has to do, so it is ready: who

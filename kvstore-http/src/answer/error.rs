@@ -294,7 +294,14 @@ impl Problem {
     }
 
     fn retry(self: Box<Self>) -> Box<Self> {
-        self.header(RETRY_AFTER, RETRY_SOON)
+        let after = match self.kind {
+            // Not all at the same moment.
+            Kind::Overloaded | Kind::Unavailable => {
+                HeaderValue::from(rand::random_range(1..=3_u16))
+            }
+            _ => RETRY_SOON,
+        };
+        self.header(RETRY_AFTER, after)
     }
 
     pub(crate) fn closing(self: Box<Self>) -> Box<Self> {
@@ -574,6 +581,11 @@ mod tests {
         ] {
             let text = error.to_string();
             let (sent_status, sent_retry, body) = sent(error.into(), Face::Resource).await;
+            // Spread over a few seconds, where many clients come back.
+            let sent_retry = sent_retry.map(|after| match &*after {
+                "2" | "3" => "1".to_owned(),
+                _ => after,
+            });
             assert_eq!(
                 (sent_status, sent_retry.as_deref()),
                 (status, retry),

@@ -300,8 +300,7 @@ fn simple(paths: &mut Value) {
 
 const ENTRY_HEADERS: [&str; 4] = ["etag", "cache-control", "x-ttl?", "preference-applied?"];
 
-const LONG_POLL: &str =
-    "wait=N: wait so many seconds for a change instead of answering 304 at once, and without If-None-Match for a missing key instead of answering 404";
+const LONG_POLL: &str = "wait=N: wait so many seconds for a change instead of answering 304 at once, and without If-None-Match for a missing key instead of answering 404";
 
 fn entries(paths: &mut Value) {
     let tag = "entries";

@@ -165,7 +165,9 @@ pub(crate) async fn handle(
         Ok(reply) if reply.body().uncounted_bytes() > 0 => app.in_flight.hold_reply(reply).await,
         result => result,
     };
-    let is_refused = result.is_err();
+    // Only what changes something and succeeds has read its body to the end.
+    let is_read =
+        result.is_ok() && matches!(parts.method, Method::PUT | Method::POST | Method::PATCH);
     let mut reply =
         result.unwrap_or_else(|problem| problem.into_reply(Face::of(parts.uri.path()), &id));
     tracing::debug!(
@@ -179,7 +181,7 @@ pub(crate) async fn handle(
     );
     reply.headers_mut().insert(X_REQUEST_ID, id);
     app.options.cors.mark(&parts.headers, reply.headers_mut());
-    (reply, has_body && is_refused)
+    (reply, has_body && !is_read)
 }
 
 /// What `future` comes to, unless that takes longer than `limit`. Most answers are ready at once, and need no timer.
