@@ -394,7 +394,7 @@ impl JobQueue for RedisQueue {
 
     async fn depth(&self) -> Result<Depth> {
         let asked = self.partitions().iter().map(async |partition| {
-            let depth: (u64, u64, i64) = self
+            let depth: (u64, u64, i64, u64) = self
                 .inner
                 .read(
                     self.session()
@@ -402,6 +402,7 @@ impl JobQueue for RedisQueue {
                         .depth
                         .key(self.inner.key(partition, "queue"))
                         .key(self.inner.key(partition, "jobs"))
+                        .key(self.inner.key(partition, "requests"))
                         .arg(self.session().skew()),
                 )
                 .await?;
@@ -411,9 +412,10 @@ impl JobQueue for RedisQueue {
             lost: self.session().runs.lost(),
             ..Depth::default()
         };
-        for (jobs, bytes, age) in futures_util::future::try_join_all(asked).await? {
+        for (jobs, bytes, age, keys) in futures_util::future::try_join_all(asked).await? {
             depth.jobs += jobs;
             depth.bytes += bytes;
+            depth.idempotency_keys += keys;
             let age = u64::try_from(age).ok().map(Duration::from_millis);
             depth.oldest_age = depth.oldest_age.max(age);
         }

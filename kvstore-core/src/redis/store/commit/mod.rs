@@ -356,6 +356,11 @@ fn invocation(
             Condition::Absent => script.arg(("a", "")),
             Condition::Present => script.arg(("p", "")),
             Condition::Version(version) => script.arg(("v", version.0)),
+            Condition::OneOf(versions) => script.arg(("o", list(versions))),
+            Condition::NoneOf {
+                versions,
+                or_absent,
+            } => script.arg((if *or_absent { "n" } else { "m" }, list(versions))),
         };
     }
     for write in &commit.writes {
@@ -373,4 +378,10 @@ fn invocation(
         };
     }
     Ok(script)
+}
+
+/// Returns `versions` as the script takes several: with a comma before and behind each.
+fn list(versions: &[Version]) -> String {
+    let versions = versions.iter().map(|version| format!("{version},"));
+    versions.fold(",".to_owned(), |list, version| list + &version)
 }
