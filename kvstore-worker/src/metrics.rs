@@ -88,7 +88,9 @@ impl Metrics {
     }
 
     fn partitions(&self, state: &'static str) -> Gauge {
-        self.partitions.get_or_create(&StateLabels { state }).clone()
+        self.partitions
+            .get_or_create(&StateLabels { state })
+            .clone()
     }
 
     /// Returns a listener for [`Options::on_event`](kvstore_core::worker::Options::on_event) that

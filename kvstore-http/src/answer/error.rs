@@ -296,9 +296,7 @@ impl Problem {
     fn retry(self: Box<Self>) -> Box<Self> {
         let after = match self.kind {
             // Not all at the same moment.
-            Kind::Overloaded | Kind::Unavailable => {
-                HeaderValue::from(rand::random_range(1..=3_u16))
-            }
+            Kind::Overloaded | Kind::Unavailable => HeaderValue::from(fastrand::u16(1..=3)),
             _ => RETRY_SOON,
         };
         self.header(RETRY_AFTER, after)
