@@ -269,6 +269,28 @@ async fn a_write_that_is_waited_for_costs_four_scripts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_another_worker_may_have_ended_in_are_tried_one_by_one() {
+    for is_given_up in [true, false] {
+        let server = Server::start();
+        let skew = Arc::default();
+        let redis = open(&server, &skew).await;
+        let jobs = enqueue(&redis, (0..3).map(keyed).collect()).await;
+        let before = open(&server, &skew).await.queue();
+        let claims = before.claim(&WorkerId::new("before")).await.unwrap();
+        for claim in claims.into_iter().filter(|_| is_given_up) {
+            before.release(claim).await.unwrap();
+        }
+        skew.fetch_add(60_000, Ordering::SeqCst);
+        let worker = Working::start(&redis);
+        let state = redis.store().outcome(&jobs[2], PATIENCE).await.unwrap();
+        assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+        worker.stop().await;
+        let commits = number(&server, &["xlen", &key_of(&server, "changes")]);
+        assert_eq!(commits, if is_given_up { 1 } else { 3 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn messages_that_are_lost_hold_up_nothing_for_good() {
     let server = Server::start();
     let skew = Arc::default();

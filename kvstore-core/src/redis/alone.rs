@@ -8,6 +8,7 @@ use crate::queue::WorkQueue;
 use crate::redis::address::Address;
 use crate::redis::options::Options;
 use crate::redis::queue::RedisQueue;
+use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
 
 /// What stands in place of a folder's id where the store is on Redis, too.
@@ -87,11 +88,7 @@ pub(crate) async fn bind_here(session: &Session) -> Result<()> {
 }
 
 async fn whose(session: &Session, owner: &str) -> Result<String> {
-    let script = &session.scripts.bind;
-    session
-        .change(
-            "the queue was taken for its store",
-            script.key(session.meta()).arg(owner),
-        )
-        .await
+    let call = Call::new(Script::Bind).key(session.meta()).arg(owner);
+    let what = "the queue was taken for its store";
+    session.change(what, &call).await
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::{
     Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
-    Script, ScriptInvocation, ServerErrorKind, Value,
+    ServerErrorKind, Value,
 };
 
 use crate::error::{Error, Result, Subject, source};
@@ -22,8 +22,8 @@ use crate::redis::link::{Resend, Servers};
 use crate::redis::log::Logs;
 use crate::redis::options::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
 use crate::redis::run::durability::Look;
-use crate::redis::run::{Call, Numbering, Run, Runs, rights};
-use crate::redis::scripts::{FORMAT, Scripts};
+use crate::redis::run::{Run, Runs, rights};
+use crate::redis::scripts::{Call, FORMAT, Script, Scripts};
 
 /// Connections for changes that wait for replicas, since that holds up what is sent behind them.
 const WAITING_LINKS: usize = 8;
@@ -213,9 +213,15 @@ impl Session {
         answer.map_err(not_reached)
     }
 
+    /// Returns a call of a script for `partition`.
+    pub(crate) fn call(&self, script: Script, partition: Partition) -> Call {
+        Call::of(script, &self.keys, partition)
+    }
+
     /// Runs a script that only reads.
-    pub(crate) async fn read<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
+    pub(crate) async fn read<T: FromRedisValue>(&self, call: &Call) -> Result<T> {
         self.check_open()?;
+        let script = self.scripts.of(call);
         let mut answer = script.invoke_async(&mut self.link()).await;
         if is_broken(&answer) {
             answer = script.invoke_async(&mut self.link()).await;
@@ -224,12 +230,9 @@ impl Session {
     }
 
     /// Runs a script that changes something: `what` says what, for when nobody knows whether it has.
-    pub(crate) async fn change<T: FromRedisValue>(
-        &self,
-        what: &str,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T> {
+    pub(crate) async fn change<T: FromRedisValue>(&self, what: &str, call: &Call) -> Result<T> {
         self.check_open()?;
+        let script = self.scripts.of(call);
         script
             .invoke_async(&mut self.link())
             .await
@@ -298,19 +301,17 @@ impl Session {
     pub(crate) async fn replicated<T: FromRedisValue>(
         &self,
         partition: Partition,
-        script: &Script,
-        keys: &[String],
-        arguments: &[String],
+        call: &Call,
     ) -> Result<Option<T>> {
         self.check_open()?;
         let wait = REPLICAS_WAIT.as_millis() as u64;
         let mut pipeline = Pipeline::new();
         pipeline
             .cmd("EVALSHA")
-            .arg(script.get_hash())
-            .arg(keys.len())
-            .arg(keys)
-            .arg(arguments);
+            .arg(self.scripts.hash(call.script))
+            .arg(call.keys.len())
+            .arg(&call.keys)
+            .arg(&call.arguments);
         // A connection waits for its own last write, so it needs one behind what the script saw.
         let barrier = self.keys.of(partition, "barrier");
         pipeline.cmd("SET").arg(barrier).arg("").arg("PX").arg(wait);
@@ -392,12 +393,9 @@ impl Session {
     async fn enter(&self, partition: Partition, link: &Servers, run: &Run) -> Result<()> {
         let acknowledged = self.runs.acknowledged(partition);
         let link = &mut self.to_look_over(link);
-        let mut call = Call::new(Numbering::Enter);
-        call.key(self.keys.of(partition, "state"))
-            .key(self.keys.of(partition, "queue"))
-            .arg(acknowledged.major)
-            .arg(fastrand::u64(RENUMBER_GAP..2 * RENUMBER_GAP))
-            .arg(self.skew());
+        let raise = fastrand::u64(RENUMBER_GAP..2 * RENUMBER_GAP);
+        let call = self.call(Script::Enter, partition);
+        let call = call.arg((acknowledged.major, raise, self.skew()));
         let ended: String = send(link, self.keys.slot(partition), run, &call, 0)
             .await
             .and_then(|(answer, _)| Ok(redis::from_redis_value(answer)?))

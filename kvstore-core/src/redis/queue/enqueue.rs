@@ -17,7 +17,7 @@ use crate::queue::Accepted;
 use crate::redis::queue::Inner;
 use crate::redis::queue::pack;
 use crate::redis::run::resend::{REMEMBERED, Senders, Tries};
-use crate::redis::run::{Call, Numbering};
+use crate::redis::scripts::Script;
 use crate::redis::text::{number, position, unexpected};
 
 /// Most jobs that wait for the batch before them, in each partition of each process. Past it they are refused.
@@ -117,20 +117,18 @@ impl Lane {
 async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec<Waiting>) {
     let session = &queue.session;
     let sent_as = senders.next();
-    let mut script = Call::new(Numbering::Enqueue);
-    for name in ["queue", "jobs", "requests", "request-deadlines"] {
-        script.key(queue.key(partition, name));
-    }
-    script.key(queue.key(partition, &sent_as.record));
-    script
-        .arg(session.skew())
-        .arg(queue.channel())
-        .arg(partition.0)
-        .arg(queue.jobs_max)
-        .arg(queue.bytes_max)
-        .arg(queue.idempotency_keys_max)
-        .arg(sent_as.number)
-        .arg(REMEMBERED.as_millis() as u64);
+    let mut script = session.call(Script::Enqueue, partition);
+    script = script.key(queue.key(partition, &sent_as.record));
+    script.add((
+        session.skew(),
+        queue.channel(),
+        partition.0,
+        queue.jobs_max,
+        queue.bytes_max,
+        queue.idempotency_keys_max,
+        sent_as.number,
+        REMEMBERED.as_millis() as u64,
+    ));
     let mut sent = Vec::with_capacity(batch.len());
     let mut texts = Vec::with_capacity(batch.len());
     for waiting in batch {
@@ -158,19 +156,17 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
         let idempotency = waiting.job.idempotency.as_ref()?;
         Some((number, &waiting.job, idempotency))
     });
-    script
-        .arg(sent.len())
-        .arg(sizes.sum::<usize>())
-        .arg(keys.clone().count());
+    script.add((sent.len(), sizes.sum::<usize>(), keys.clone().count()));
     for (waiting, text) in sent.iter().zip(&texts) {
-        script.arg(waiting.job.size_bytes()).arg(text);
+        script.add((waiting.job.size_bytes(), text));
     }
     for (number, job, idempotency) in keys {
-        script
-            .arg(number)
-            .arg(Remembered::hash(idempotency).to_string())
-            .arg(job.command.fingerprint().to_string())
-            .arg(u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX));
+        script.add((
+            number,
+            Remembered::hash(idempotency).to_string(),
+            job.command.fingerprint().to_string(),
+            u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX),
+        ));
     }
     let mut tries = Tries::default();
     let answered = loop {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use redis::{FromRedisValue, ScriptInvocation};
+use redis::FromRedisValue;
 
 use crate::error::{Error, Result, Subject};
 use crate::limits::WORK_BATCH_BYTES;
@@ -24,6 +24,7 @@ use crate::redis::options::Options;
 use crate::redis::queue::enqueue::{Lane, Waiting};
 use crate::redis::queue::pack::{unpack, unpack_all};
 use crate::redis::queue::share::share;
+use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
 use crate::redis::text::{number, position, stream_id};
 
@@ -115,18 +116,14 @@ impl Inner {
         }
     }
 
-    async fn read<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
+    async fn read<T: FromRedisValue>(&self, call: &Call) -> Result<T> {
         self.check_open()?;
-        self.session.read(script).await
+        self.session.read(call).await
     }
 
-    pub(crate) async fn change<T: FromRedisValue>(
-        &self,
-        what: &str,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T> {
+    pub(crate) async fn change<T: FromRedisValue>(&self, what: &str, call: &Call) -> Result<T> {
         self.check_open()?;
-        self.session.change(what, script).await
+        self.session.change(what, call).await
     }
 }
 
@@ -195,18 +192,15 @@ impl RedisQueue {
                 false => (String::new(), 0),
             }
         };
-        let mut script = self.session().scripts.claim.prepare_invoke();
-        for name in ["claim", "requests", "request-deadlines", "queue", "jobs"] {
-            script.key(self.inner.key(partition, name));
-        }
-        script
-            .arg(self.session().skew())
-            .arg(worker.as_str())
-            .arg(period.as_millis() as u64)
-            .arg(self.inner.channel())
-            .arg(&head)
-            .arg(counted);
-        let change = self.inner.change("the claim was changed", &script);
+        let call = self.session().call(Script::Claim, partition).arg((
+            self.session().skew(),
+            worker.as_str(),
+            period.as_millis() as u64,
+            self.inner.channel(),
+            &head,
+            counted,
+        ));
+        let change = self.inner.change("the claim was changed", &call);
         let (is_held, first, attempts): (bool, Option<String>, Option<u32>) = change.await?;
         let mut tries = self.tries(partition);
         if let (Some(first), Some(attempts)) = (first, attempts) {
@@ -237,29 +231,22 @@ impl RedisQueue {
         applied_field: &str,
         drops: bool,
     ) -> Result<(Position, Vec<Entry>)> {
-        let scripts = &self.session().scripts;
         let script = if drops {
-            &scripts.complete
+            Script::Complete
         } else {
-            &scripts.read
+            Script::Read
         };
-        let mut script = script.prepare_invoke();
-        for name in ["queue", "jobs", "state"] {
-            script.key(self.inner.key(partition, name));
-        }
-        script
-            .arg(stream_id(after))
-            .arg(max)
-            .arg(WORK_BATCH_BYTES)
-            .arg(applied_field)
-            .arg(u8::from(drops));
+        let call = self.session().call(script, partition).arg((
+            stream_id(after),
+            max,
+            WORK_BATCH_BYTES,
+            applied_field,
+            u8::from(drops),
+        ));
+        let what = "the applied jobs were dropped";
         let (trimmed, applied, entries): (String, String, Vec<Entry>) = match drops {
-            true => {
-                self.inner
-                    .change("the applied jobs were dropped", &script)
-                    .await?
-            }
-            false => self.inner.read(&script).await?,
+            true => self.inner.change(what, &call).await?,
+            false => self.inner.read(&call).await?,
         };
         check_applied(partition, &applied, after)?;
         Ok((position(&trimmed)?, entries))
@@ -289,21 +276,10 @@ impl JobQueue for RedisQueue {
             Position { major, minor } if minor >= PART_MAX => (major + 1, 0),
             Position { major, minor } => (major, minor),
         };
-        let _: u8 = self
-            .inner
-            .change(
-                "the numbering of the queue continues after the position of its store",
-                self.session()
-                    .scripts
-                    .start_after
-                    .key(self.inner.key(partition, "queue"))
-                    .key(self.inner.key(partition, "jobs"))
-                    .key(self.inner.key(partition, "state"))
-                    .arg(major)
-                    .arg(minor)
-                    .arg(applied_field),
-            )
-            .await?;
+        let call = self.session().call(Script::StartAfter, partition);
+        let call = call.arg((major, minor, applied_field));
+        let what = "the numbering of the queue continues after the position of its store";
+        let _: u8 = self.inner.change(what, &call).await?;
         Ok(())
     }
 
@@ -352,18 +328,10 @@ impl JobQueue for RedisQueue {
         if !known {
             return Ok(Found::Unknown);
         }
-        let (last, attempts, ended, held): (String, String, Option<String>, Option<Entry>) = self
-            .inner
-            .read(
-                self.session()
-                    .scripts
-                    .find
-                    .key(self.inner.key(id.partition, "queue"))
-                    .key(self.inner.key(id.partition, "jobs"))
-                    .arg(stream_id(id.position))
-                    .arg(id.position.major),
-            )
-            .await?;
+        let call = self.session().call(Script::Find, id.partition);
+        let call = call.arg((stream_id(id.position), id.position.major));
+        let (last, attempts, ended, held): (String, String, Option<String>, Option<Entry>) =
+            self.inner.read(&call).await?;
         if let Some(ended) = ended
             && id.position.minor > number(&ended)?
         {
@@ -394,18 +362,9 @@ impl JobQueue for RedisQueue {
 
     async fn depth(&self) -> Result<Depth> {
         let asked = self.partitions().iter().map(async |partition| {
-            let depth: (u64, u64, i64, u64) = self
-                .inner
-                .read(
-                    self.session()
-                        .scripts
-                        .depth
-                        .key(self.inner.key(partition, "queue"))
-                        .key(self.inner.key(partition, "jobs"))
-                        .key(self.inner.key(partition, "requests"))
-                        .arg(self.session().skew()),
-                )
-                .await?;
+            let call = self.session().call(Script::Depth, partition);
+            let call = call.arg(self.session().skew());
+            let depth: (u64, u64, i64, u64) = self.inner.read(&call).await?;
             Ok::<_, Error>(depth)
         });
         let mut depth = Depth {
@@ -442,20 +401,15 @@ impl WorkQueue for RedisQueue {
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
         let changes = *self.inner.wake.claims().borrow();
         self.claims_seen.store(changes, Ordering::Relaxed);
-        let workers: Vec<String> = self
-            .inner
-            .change(
-                "the worker was registered",
-                self.session()
-                    .scripts
-                    .workers
-                    .key(self.session().keys.workers())
-                    .arg(self.session().skew())
-                    .arg(worker.as_str())
-                    .arg(self.claim_period.as_millis() as u64)
-                    .arg(self.inner.channel()),
-            )
-            .await?;
+        let call = Call::new(Script::Workers).key(self.session().keys.workers());
+        let call = call.arg((
+            self.session().skew(),
+            worker.as_str(),
+            self.claim_period.as_millis() as u64,
+            self.inner.channel(),
+        ));
+        let registered = self.inner.change("the worker was registered", &call);
+        let workers: Vec<String> = registered.await?;
         let mine = share(&workers, worker.as_str(), self.partitions());
         let before = self.claimed().remove(worker).unwrap_or_default();
         let touched: BTreeSet<_> = mine.union(&before).copied().collect();

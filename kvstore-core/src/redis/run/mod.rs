@@ -16,60 +16,33 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use redis::{Cmd, Pipeline, Script, ToRedisArgs};
+use redis::{Cmd, Pipeline, Script};
 
 use crate::model::id::{Partition, PartitionCount, Position};
+use crate::redis::scripts::{self, Call};
 
 /// What stands for the run of a server that does not tell, and is taken as it is: its numbers are never raised.
 const HIDDEN: &str = "hidden";
-
-/// The scripts that give out numbers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Numbering {
-    Enqueue,
-    Enter,
-    Expire,
-    Step,
-}
-
-impl Numbering {
-    const ALL: [Self; 4] = [Self::Enqueue, Self::Enter, Self::Expire, Self::Step];
-
-    /// What Redis may let it do, and its text: see `scripts.rs`.
-    fn source(self) -> (&'static str, &'static str) {
-        match self {
-            // Not on a full server: what waits in it has to drain first.
-            Self::Enqueue => ("", include_str!("../scripts/enqueue.lua")),
-            Self::Enter => ("allow-oom", include_str!("../scripts/enter.lua")),
-            Self::Expire => ("allow-oom", include_str!("../scripts/expire.lua")),
-            Self::Step => ("allow-oom", include_str!("../scripts/step.lua")),
-        }
-    }
-}
 
 /// A run of a server that was looked at, with the scripts that are bound to it.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) name: String,
-    /// Texts and their hashes, in the order of [`Numbering::ALL`].
+    /// The texts of the scripts that give out numbers, and their hashes.
     scripts: Vec<(String, String)>,
 }
 
 impl Run {
     pub(crate) fn new(name: Option<&str>) -> Self {
         let name = name.unwrap_or(HIDDEN);
-        let script = |script: Numbering| {
-            let (flags, own) = script.source();
-            let shared = include_str!("../scripts/shared.lua");
-            let numbering = include_str!("../scripts/numbering.lua");
-            let text =
-                format!("#!lua flags={flags}\nlocal RUN = '{name}'\n{shared}{numbering}{own}");
+        let script = |script| {
+            let text = scripts::bound(script, name);
             let hash = Script::new(&text).get_hash().to_owned();
             (text, hash)
         };
         Self {
             name: name.to_owned(),
-            scripts: Numbering::ALL.into_iter().map(script).collect(),
+            scripts: (0..scripts::BOUND).map(script).collect(),
         }
     }
 
@@ -91,34 +64,6 @@ impl Run {
             .arg(&call.keys)
             .arg(&call.arguments);
         command
-    }
-}
-
-/// A script that gives out numbers, with what it is called with. Which run's it is, is seen when it is sent.
-#[derive(Debug)]
-pub(crate) struct Call {
-    script: Numbering,
-    keys: Vec<Vec<u8>>,
-    arguments: Vec<Vec<u8>>,
-}
-
-impl Call {
-    pub(crate) fn new(script: Numbering) -> Self {
-        Self {
-            script,
-            keys: Vec::new(),
-            arguments: Vec::new(),
-        }
-    }
-
-    pub(crate) fn key(&mut self, key: impl ToRedisArgs) -> &mut Self {
-        key.write_redis_args(&mut self.keys);
-        self
-    }
-
-    pub(crate) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
-        argument.write_redis_args(&mut self.arguments);
-        self
     }
 }
 

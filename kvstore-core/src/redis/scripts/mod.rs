@@ -1,71 +1,126 @@
-//! The scripts: one operation each. Loaded when a server does not know them yet; those that give out numbers only by `run.rs`.
+//! The scripts: one operation each, with the keys that it takes. Those that give out numbers are bound to
+//! a run of their server (`run.rs`), the others are loaded when a server does not know them yet.
 
-use redis::{RedisResult, Script};
+use redis::{RedisResult, ScriptInvocation, ToRedisArgs};
 
-use crate::model::id::{PartitionCount, QueueId};
+use crate::model::id::{Partition, PartitionCount, QueueId};
+use crate::redis::keys::Keys;
 use crate::redis::link::Servers;
 
 /// What the layout of the keys is called. Another one is another store.
 pub(crate) const FORMAT: &str = "1";
 
-/// The scripts of a store and its queue.
-pub(crate) struct Scripts {
-    pub(crate) activate: Script,
-    pub(crate) adopt: Script,
-    pub(crate) bind: Script,
-    pub(crate) changes: Script,
-    pub(crate) due: Script,
-    pub(crate) forget: Script,
-    pub(crate) get: Script,
-    pub(crate) letters: Script,
-    pub(crate) list: Script,
-    meta: Script,
-    pub(crate) outcome: Script,
-    pub(crate) claim: Script,
-    pub(crate) complete: Script,
-    pub(crate) depth: Script,
-    pub(crate) find: Script,
-    pub(crate) read: Script,
-    pub(crate) start_after: Script,
-    pub(crate) workers: Script,
-}
+/// How many of the scripts, the first ones, are bound to a run.
+pub(crate) const BOUND: usize = Script::Step as usize + 1;
 
-/// A script with what all share before it. The flags say what Redis may let it do: `no-writes` also on a server that refuses
-/// writes, `allow-oom` also on one that is full, so that what waits in it can drain.
-macro_rules! script {
-    ($flags:literal, $file:literal) => {
-        Script::new(concat!(
-            "#!lua flags=",
-            $flags,
-            "\n",
-            include_str!("shared.lua"),
-            include_str!($file)
-        ))
+/// For each script its name, what Redis may let it do, its file, and the keys of a partition that it takes
+/// before all others. The flags: `no-writes` also on a server that refuses writes, `allow-oom` also on one
+/// that is full, so that what waits in it can drain.
+macro_rules! scripts {
+    ($($name:ident $flags:literal $file:literal $($key:literal)*;)*) => {
+        /// A script.
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) enum Script { $($name),* }
+
+        /// Flags, text and keys of each.
+        const ALL: &[(&str, &str, &[&str])] =
+            &[$(($flags, include_str!($file), &[$($key),*])),*];
     };
 }
 
+scripts! {
+    Enqueue "" "enqueue.lua" "queue" "jobs" "requests" "request-deadlines";
+    Enter "allow-oom" "enter.lua" "state" "queue";
+    Expire "allow-oom" "expire.lua" "state" "keys" "deadlines" "changes";
+    Step "allow-oom" "step.lua" "state" "keys" "deadlines" "changes" "letters" "letter-index" "queue" "jobs";
+    Activate "allow-oom" "activate.lua" "state";
+    Adopt "allow-oom" "adopt.lua";
+    Bind "allow-oom" "bind.lua";
+    Changes "no-writes" "changes.lua" "state" "changes";
+    Claim "allow-oom" "claim.lua" "claim" "requests" "request-deadlines" "queue" "jobs";
+    Complete "allow-oom" "read.lua" "queue" "jobs" "state";
+    Depth "no-writes" "depth.lua" "queue" "jobs" "requests";
+    Due "no-writes" "due.lua" "state" "deadlines";
+    Find "no-writes" "find.lua" "queue" "jobs";
+    Forget "allow-oom" "forget.lua" "letters" "letter-index" "state";
+    Get "no-writes" "get.lua" "state";
+    Letters "no-writes" "letters.lua" "letters" "letter-index";
+    List "no-writes" "list.lua" "state" "keys" "deadlines";
+    Meta "allow-oom" "meta.lua";
+    Outcome "no-writes" "outcome.lua" "state" "letters";
+    Read "no-writes" "read.lua" "queue" "jobs" "state";
+    StartAfter "allow-oom" "start_after.lua" "queue" "jobs" "state";
+    Workers "allow-oom" "workers.lua";
+}
+
+/// A script with what it is called with.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) script: Script,
+    pub(crate) keys: Vec<Vec<u8>>,
+    pub(crate) arguments: Vec<Vec<u8>>,
+}
+
+impl Call {
+    pub(crate) fn new(script: Script) -> Self {
+        Self {
+            script,
+            keys: Vec::new(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// Returns a call with the keys of `partition` that the script takes before others.
+    pub(crate) fn of(script: Script, keys: &Keys, partition: Partition) -> Self {
+        let (_, _, names) = ALL[script as usize];
+        let keys = names.iter().map(|name| keys.of(partition, name));
+        Self::new(script).key(keys.collect::<Vec<_>>())
+    }
+
+    pub(crate) fn key(mut self, key: impl ToRedisArgs) -> Self {
+        key.write_redis_args(&mut self.keys);
+        self
+    }
+
+    /// Adds arguments, a tuple for several.
+    pub(crate) fn arg(mut self, arguments: impl ToRedisArgs) -> Self {
+        self.add(arguments);
+        self
+    }
+
+    pub(crate) fn add(&mut self, arguments: impl ToRedisArgs) {
+        arguments.write_redis_args(&mut self.arguments);
+    }
+}
+
+/// Returns the text of a script that is bound to run `name`.
+pub(crate) fn bound(script: usize, name: &str) -> String {
+    let (flags, own, _) = ALL[script];
+    let shared = include_str!("shared.lua");
+    let numbering = include_str!("numbering.lua");
+    format!("#!lua flags={flags}\nlocal RUN = '{name}'\n{shared}{numbering}{own}")
+}
+
+/// The scripts that are not bound to a run.
+pub(crate) struct Scripts(Vec<redis::Script>);
+
 impl Scripts {
     pub(crate) fn new() -> Self {
-        Self {
-            activate: script!("allow-oom", "activate.lua"),
-            adopt: script!("allow-oom", "adopt.lua"),
-            bind: script!("allow-oom", "bind.lua"),
-            changes: script!("no-writes", "changes.lua"),
-            due: script!("no-writes", "due.lua"),
-            forget: script!("allow-oom", "forget.lua"),
-            get: script!("no-writes", "get.lua"),
-            letters: script!("no-writes", "letters.lua"),
-            list: script!("no-writes", "list.lua"),
-            meta: script!("allow-oom", "meta.lua"),
-            outcome: script!("no-writes", "outcome.lua"),
-            claim: script!("allow-oom", "claim.lua"),
-            complete: script!("allow-oom", "read.lua"),
-            depth: script!("no-writes", "depth.lua"),
-            find: script!("no-writes", "find.lua"),
-            read: script!("no-writes", "read.lua"),
-            start_after: script!("allow-oom", "start_after.lua"),
-            workers: script!("allow-oom", "workers.lua"),
-        }
+        let script = |(flags, own, _): &(&str, &str, &[&str])| {
+            let shared = include_str!("shared.lua");
+            redis::Script::new(&format!("#!lua flags={flags}\n{shared}{own}"))
+        };
+        Self(ALL[BOUND..].iter().map(script).collect())
+    }
+
+    pub(crate) fn of(&self, call: &Call) -> ScriptInvocation<'_> {
+        let mut script = self.0[call.script as usize - BOUND].prepare_invoke();
+        script.key(&call.keys).arg(&call.arguments);
+        script
+    }
+
+    pub(crate) fn hash(&self, script: Script) -> &str {
+        self.0[script as usize - BOUND].get_hash()
     }
 
     /// Creates the store under `meta` if it is not there. Returns its format, partitions and queue.
@@ -76,11 +131,8 @@ impl Scripts {
         partitions: PartitionCount,
         queue: QueueId,
     ) -> RedisResult<(String, u16, String)> {
-        let mut script = self.meta.key(meta);
-        script
-            .arg(FORMAT)
-            .arg(partitions.get())
-            .arg(queue.to_string());
-        script.invoke_async(link).await
+        let call = Call::new(Script::Meta).key(meta);
+        let call = call.arg((FORMAT, partitions.get(), queue.to_string()));
+        self.of(&call).invoke_async(link).await
     }
 }

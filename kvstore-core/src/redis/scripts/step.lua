@@ -1,8 +1,8 @@
 -- Makes all of a commit true at once, or nothing of it: its writes, its outcomes, and how far the log is
 -- applied with them. From the log beside the store it drops what is applied, and returns what follows.
 --
--- KEYS  1 state, 2 index, 3 deadlines, 4 changes, 5 outcomes of the queue, 6 letters, 7 letter index,
---       8 record of the sender, 9 queue, 10 jobs, then the entries
+-- KEYS  1 state, 2 index, 3 deadlines, 4 changes, 5 letters, 6 letter index, 7 queue, 8 jobs,
+--       9 outcomes of the queue, 10 record of the sender, then the entries
 -- ARGV  1 skew (ms), 2 channel, 3 partition, 4 its number, or '' for one that advances, which is made
 --       once anyway, 5 queue that it advances or '', 6 from, 7 to, 8 whether the jobs between are lost
 --       (1, 0), 9 whether the log is beside the store (1, 0), 10 the latest version, if all of its writes
@@ -24,7 +24,7 @@
 --       {'queue', {the active one}}, {'stale', {position}}, {'unset', {}}, {'full', {'count' or 'bytes'}}
 --
 -- Nothing is undone if a command fails, so everything is judged, types too, before the first write.
-local state, index, deadlines, changes, outcomes, letters, letter_index, record, log, jobs = unpack(KEYS, 1, 10)
+local state, index, deadlines, changes, letters, letter_index, log, jobs, outcomes, record = unpack(KEYS, 1, 10)
 local skew, channel, partition, number, queue, from, to, is_lost, is_own, latest = unpack(ARGV, 1, 10)
 local numbers = {}
 for place = 11, 24 do

@@ -8,6 +8,7 @@ use crate::model::entry::{Timestamp, Version};
 use crate::model::id::Partition;
 use crate::model::key::Key;
 use crate::model::value::Value;
+use crate::redis::scripts::Script;
 use crate::redis::session::Session;
 use crate::redis::store::watch;
 use crate::redis::text::{number, unexpected};
@@ -122,27 +123,19 @@ async fn part(
     range: &Range,
     partition: Partition,
 ) -> Result<(u64, u64, Vec<(String, Item)>)> {
-    let keys = &session.keys;
-    let (latest, count, rows): (String, i64, Vec<Vec<Vec<u8>>>) = session
-        .read(
-            session
-                .scripts
-                .list
-                .key(keys.of(partition, "state"))
-                .key(keys.of(partition, "keys"))
-                .key(keys.of(partition, "deadlines"))
-                .arg(session.skew())
-                .arg(keys.entries(partition))
-                .arg(&request.prefix)
-                .arg(&range.first)
-                .arg(&range.end)
-                .arg(request.limit + 1)
-                .arg(request.delimiter.as_deref().unwrap_or_default())
-                .arg(u8::from(request.include_values))
-                .arg(u8::from(request.count))
-                .arg(&range.start),
-        )
-        .await?;
+    let call = session.call(Script::List, partition).arg((
+        session.skew(),
+        session.keys.entries(partition),
+        &request.prefix,
+        &range.first,
+        &range.end,
+        request.limit + 1,
+        request.delimiter.as_deref().unwrap_or_default(),
+        u8::from(request.include_values),
+        u8::from(request.count),
+        &range.start,
+    ));
+    let (latest, count, rows): (String, i64, Vec<Vec<Vec<u8>>>) = session.read(&call).await?;
     let items = rows.into_iter().map(|row| item(row, request));
     let items = items.collect::<Result<_>>()?;
     Ok((number(&latest)?, u64::try_from(count).unwrap_or(0), items))

@@ -20,7 +20,7 @@ use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{DeadLetter, JobState, Outcome};
 use crate::model::key::Key;
 use crate::redis::link::wake::{ASK_AFTER, reached};
-use crate::redis::run::{Call, Numbering};
+use crate::redis::scripts::Script;
 use crate::redis::session::Session;
 use crate::redis::store::commit::{Memory, activate, adopt};
 use crate::redis::store::watch::Feed;
@@ -83,19 +83,11 @@ impl RedisStore {
         if session.check_partition(job.partition).is_err() {
             return Ok(JobState::Unknown);
         }
-        let keys = [
-            self.state(job.partition),
-            session.keys.outcomes(job.partition, job.queue),
-            session.keys.of(job.partition, "letters"),
-        ];
-        let arguments = [
-            job.queue.to_string(),
-            stream_id(job.position),
-            letter_name(job),
-        ];
-        let mut script = session.scripts.outcome.prepare_invoke();
-        script.key(&keys).arg(&arguments);
-        let state = self.judge(job, session.read(&script).await?).await?;
+        let outcomes = session.keys.outcomes(job.partition, job.queue);
+        let call = session.call(Script::Outcome, job.partition).key(outcomes);
+        let place = stream_id(job.position);
+        let call = call.arg((job.queue.to_string(), place, letter_name(job)));
+        let state = self.judge(job, session.read(&call).await?).await?;
         let replicated = &self.memories[usize::from(job.partition.0)].replicated;
         if state == JobState::Queued || !session.waits_for_replicas() {
             return Ok(state);
@@ -109,10 +101,7 @@ impl RedisStore {
         if replicated.failed.is_some_and(|failed| failed > asked) {
             return Ok(JobState::Queued);
         }
-        let script = &session.scripts.outcome;
-        let found: Option<Found> = session
-            .replicated(job.partition, script, &keys, &arguments)
-            .await?;
+        let found: Option<Found> = session.replicated(job.partition, &call).await?;
         let Some(found) = found else {
             replicated.failed = Some(Instant::now());
             return Ok(JobState::Queued);
@@ -191,13 +180,12 @@ pub(crate) async fn entries<'k>(
     keys: impl IntoIterator<Item = &'k Key>,
     bytes: usize,
 ) -> Result<Vec<Option<Entry>>> {
-    let mut script = session.scripts.get.prepare_invoke();
-    script.key(session.keys.of(partition, "state"));
-    for key in keys {
-        script.key(session.keys.entry(partition, key));
-    }
-    script.arg(session.skew()).arg(bytes);
-    let texts: Vec<Option<Vec<u8>>> = session.read(&script).await?;
+    let keys = keys.into_iter();
+    let keys = keys.map(|key| session.keys.entry(partition, key));
+    let call = session.call(Script::Get, partition);
+    let call = call.key(keys.collect::<Vec<_>>());
+    let call = call.arg((session.skew(), bytes));
+    let texts: Vec<Option<Vec<u8>>> = session.read(&call).await?;
     texts
         .into_iter()
         .map(|text| text.map(entry).transpose())
@@ -324,49 +312,33 @@ impl Store for RedisStore {
     async fn expire(&self, partition: Partition) -> Result<usize> {
         let session = &self.session;
         session.check_partition(partition)?;
-        let deadlines = session.keys.of(partition, "deadlines");
         let outcomes = session.keys.outcomes(partition, session.queue);
         let retention = OUTCOME_RETENTION.as_millis() as u64;
-        let (is_old, ahead_ms, names): (bool, u64, Vec<String>) = session
-            .read(
-                session
-                    .scripts
-                    .due
-                    .key(self.state(partition))
-                    .key(&deadlines)
-                    .key(&outcomes)
-                    .arg(session.skew())
-                    .arg(EXPIRE_BATCH)
-                    .arg(retention),
-            )
-            .await?;
+        let call = session.call(Script::Due, partition).key(&outcomes);
+        let call = call.arg((session.skew(), EXPIRE_BATCH, retention));
+        let (is_old, ahead_ms, names): (bool, u64, Vec<String>) = session.read(&call).await?;
         self.note_clock(ahead_ms);
         // A time that is ahead of the clock runs on from where it is written down.
         if names.is_empty() && !is_old && ahead_ms == 0 {
             return Ok(0);
         }
-        let mut script = Call::new(Numbering::Expire);
-        script
-            .key(self.state(partition))
-            .key(session.keys.of(partition, "keys"))
-            .key(deadlines)
-            .key(session.keys.of(partition, "changes"))
-            .key(outcomes)
-            .arg(session.skew())
-            .arg(CHANGES_MAX)
-            .arg(session.keys.channel())
-            .arg(partition.0)
-            .arg(session.queue.to_string())
-            .arg(retention)
-            .arg(OUTCOMES_MAX)
-            .arg(OUTCOMES_BYTES_MAX);
+        let mut call = session.call(Script::Expire, partition).key(outcomes);
+        call.add((
+            session.skew(),
+            CHANGES_MAX,
+            session.keys.channel(),
+            partition.0,
+            session.queue.to_string(),
+            retention,
+            OUTCOMES_MAX,
+            OUTCOMES_BYTES_MAX,
+        ));
         for name in &names {
-            script
-                .key(session.keys.entry(partition, &Key::new(name)?))
-                .arg(name);
+            let key = session.keys.entry(partition, &Key::new(name)?);
+            call = call.key(key).arg(name);
         }
         session
-            .number("entries were removed", partition, &script, false)
+            .number("entries were removed", partition, &call, false)
             .await
     }
 
@@ -381,17 +353,8 @@ impl Store for RedisStore {
                 Some(after) if partition > after.partition => format!("[{}.", after.queue),
                 Some(after) => format!("({}", letter_name(after)),
             };
-            let letters: Vec<(String, String)> = session
-                .read(
-                    session
-                        .scripts
-                        .letters
-                        .key(session.keys.of(partition, "letters"))
-                        .key(session.keys.of(partition, "letter-index"))
-                        .arg(first)
-                        .arg(most),
-                )
-                .await?;
+            let call = session.call(Script::Letters, partition).arg((first, most));
+            let letters: Vec<(String, String)> = session.read(&call).await?;
             letters
                 .into_iter()
                 .map(|(name, text)| {
@@ -414,18 +377,9 @@ impl Store for RedisStore {
         if session.check_partition(job.partition).is_err() {
             return Ok(false);
         }
-        session
-            .change(
-                "the dead letter was dropped",
-                session
-                    .scripts
-                    .forget
-                    .key(session.keys.of(job.partition, "letters"))
-                    .key(session.keys.of(job.partition, "letter-index"))
-                    .key(self.state(job.partition))
-                    .arg(letter_name(job)),
-            )
-            .await
+        let call = session.call(Script::Forget, job.partition);
+        let call = call.arg(letter_name(job));
+        session.change("the dead letter was dropped", &call).await
     }
 
     async fn watch(&self, request: &WatchRequest) -> Result<Watch> {

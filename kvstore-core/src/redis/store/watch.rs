@@ -15,6 +15,7 @@ use crate::model::entry::Version;
 use crate::model::id::{Partition, PartitionCount};
 use crate::model::key::Key;
 use crate::redis::link::wake::{ASK_AFTER, woken};
+use crate::redis::scripts::Script;
 use crate::redis::session::Session;
 use crate::redis::store::entries;
 use crate::redis::text::{number, unexpected};
@@ -332,18 +333,9 @@ async fn read_partition(
     partition: Partition,
     after: u64,
 ) -> Result<(u64, Vec<Change>)> {
-    let (latest, begun, from, to, is_all, entries): Found = session
-        .read(
-            session
-                .scripts
-                .changes
-                .key(session.keys.of(partition, "state"))
-                .key(session.keys.of(partition, "changes"))
-                .arg(after)
-                .arg(ENTRIES_READ)
-                .arg(ENTRIES_BYTES),
-        )
-        .await?;
+    let call = session.call(Script::Changes, partition);
+    let call = call.arg((after, ENTRIES_READ, ENTRIES_BYTES));
+    let (latest, begun, from, to, is_all, entries): Found = session.read(&call).await?;
     History::new(Some(latest), begun, from, to).check(after)?;
     let mut found = Vec::new();
     for (_, fields) in entries {

@@ -20,7 +20,7 @@ use crate::model::key::Key;
 use crate::model::write::{Change, Condition};
 use crate::redis::log::Entry;
 use crate::redis::run::resend::{Numbered, REMEMBERED, Senders, Tries};
-use crate::redis::run::{Call, Numbering};
+use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
 use crate::redis::store::commit::plain::Sets;
 use crate::redis::text::{letter_name, number, position, stream_id, unexpected, verdict_text};
@@ -173,17 +173,10 @@ pub(crate) async fn adopt(
     queue: QueueId,
     only_first: bool,
 ) -> Result<(QueueId, u64)> {
-    let scripts = &session.scripts;
-    let (active, decision): (String, u64) = session
-        .change(
-            "the queue was adopted",
-            scripts
-                .adopt
-                .key(session.meta())
-                .arg(queue.to_string())
-                .arg(u8::from(only_first)),
-        )
-        .await?;
+    let call = Call::new(Script::Adopt).key(session.meta());
+    let call = call.arg((queue.to_string(), u8::from(only_first)));
+    let adopted = session.change("the queue was adopted", &call);
+    let (active, decision): (String, u64) = adopted.await?;
     let active = active.parse()?;
     session.applies(active);
     Ok((active, decision))
@@ -199,20 +192,11 @@ pub(crate) async fn activate(
 ) -> Result<()> {
     let mut before = String::new();
     loop {
-        let outcomes = format!("outcomes:{before}");
-        let other: Option<String> = session
-            .change(
-                "the queue was adopted",
-                session
-                    .scripts
-                    .activate
-                    .key(session.keys.of(partition, "state"))
-                    .key(session.keys.of(partition, &outcomes))
-                    .arg(queue.to_string())
-                    .arg(decision)
-                    .arg(before),
-            )
-            .await?;
+        let outcomes = session.keys.of(partition, &format!("outcomes:{before}"));
+        let call = session.call(Script::Activate, partition).key(outcomes);
+        let call = call.arg((queue.to_string(), decision, before));
+        let adopted = session.change("the queue was adopted", &call);
+        let other: Option<String> = adopted.await?;
         match other {
             Some(other) => before = other,
             None => return Ok(()),
@@ -293,44 +277,42 @@ fn invocation(
     let queue = queue.unwrap_or_default();
     let is_dead = |(_, verdict): &&(Position, Verdict)| matches!(verdict, Verdict::Dead(_));
 
-    let mut script = Call::new(Numbering::Step);
-    for name in ["state", "keys", "deadlines", "changes"] {
-        script.key(keys.of(partition, name));
-    }
-    script.key(keys.of(partition, &format!("outcomes:{queue}")));
     // One without a number has no record either.
     let record = sent_as.map_or("sender:", |sent_as| &sent_as.record);
-    for name in ["letters", "letter-index", record, "queue", "jobs"] {
-        script.key(keys.of(partition, name));
-    }
-    for name in &names {
-        script.key(keys.entry(partition, name));
-    }
-    script
-        .arg(session.skew())
-        .arg(keys.channel())
-        .arg(partition.0)
-        .arg(sent_as.map_or_else(String::new, |sent_as| sent_as.number.to_string()))
-        .arg(queue)
-        .arg(stream_id(advance.from))
-        .arg(stream_id(advance.to))
-        .arg(u8::from(advance.lost))
-        .arg(u8::from(advance.queue == session.queue))
-        .arg(plain.map_or_else(String::new, |(_, latest)| latest.to_string()))
-        .arg(REMEMBERED.as_millis() as u64)
-        .arg(CHANGES_MAX)
-        .arg(names.len())
-        .arg(commit.checks.len())
-        .arg(commit.writes.len())
-        .arg(advance.outcomes.len())
-        .arg(advance.outcomes.iter().filter(is_dead).count())
-        .arg(DEAD_LETTERS_MAX)
-        .arg(DEAD_LETTERS_BYTES_MAX)
-        .arg(OUTCOMES_MAX)
-        .arg(OUTCOMES_BYTES_MAX)
-        .arg(OUTCOME_RETENTION.as_millis() as u64)
-        .arg(wanted)
-        .arg(WORK_BATCH_BYTES);
+    let entries = names.iter().map(|name| keys.entry(partition, name));
+    let mut script = session
+        .call(Script::Step, partition)
+        .key(keys.of(partition, &format!("outcomes:{queue}")))
+        .key(keys.of(partition, record))
+        .key(entries.collect::<Vec<_>>());
+    script.add((
+        session.skew(),
+        keys.channel(),
+        partition.0,
+        sent_as.map_or_else(String::new, |sent_as| sent_as.number.to_string()),
+        queue,
+        stream_id(advance.from),
+        stream_id(advance.to),
+        u8::from(advance.lost),
+        u8::from(advance.queue == session.queue),
+        plain.map_or_else(String::new, |(_, latest)| latest.to_string()),
+        REMEMBERED.as_millis() as u64,
+        CHANGES_MAX,
+    ));
+    script.add((
+        names.len(),
+        commit.checks.len(),
+        commit.writes.len(),
+        advance.outcomes.len(),
+        advance.outcomes.iter().filter(is_dead).count(),
+        DEAD_LETTERS_MAX,
+        DEAD_LETTERS_BYTES_MAX,
+        OUTCOMES_MAX,
+        OUTCOMES_BYTES_MAX,
+        OUTCOME_RETENTION.as_millis() as u64,
+        wanted,
+        WORK_BATCH_BYTES,
+    ));
     for (at, verdict) in &advance.outcomes {
         let job = JobId {
             queue: advance.queue,
@@ -339,42 +321,42 @@ fn invocation(
         };
         let (kind, text, first, count) = verdict_text(verdict)?;
         let letter = letter_name(&job);
-        script.arg((stream_id(*at), kind, text, first, count, letter));
+        script.add((stream_id(*at), kind, text, first, count, letter));
     }
     if let Some((sets, latest)) = plain {
         sets.add(&mut script, latest, |key| keys.entry(partition, key));
         return Ok(script);
     }
     for name in &names {
-        script.arg(name.as_str());
+        script.add(name.as_str());
     }
     for (key, condition) in &commit.checks {
-        script.arg(places[key]);
+        script.add(places[key]);
         match condition {
             // Every key is absent or present, so this holds without being judged.
-            Condition::Any => script.arg(("*", "")),
-            Condition::Absent => script.arg(("a", "")),
-            Condition::Present => script.arg(("p", "")),
-            Condition::Version(version) => script.arg(("v", version.0)),
-            Condition::OneOf(versions) => script.arg(("o", list(versions))),
+            Condition::Any => script.add(("*", "")),
+            Condition::Absent => script.add(("a", "")),
+            Condition::Present => script.add(("p", "")),
+            Condition::Version(version) => script.add(("v", version.0)),
+            Condition::OneOf(versions) => script.add(("o", list(versions))),
             Condition::NoneOf {
                 versions,
                 or_absent,
-            } => script.arg((if *or_absent { "n" } else { "m" }, list(versions))),
+            } => script.add((if *or_absent { "n" } else { "m" }, list(versions))),
         };
     }
     for write in &commit.writes {
-        script.arg(places[&write.key]);
+        script.add(places[&write.key]);
         match &write.change {
             Change::Set { value, expires_at } => {
                 let deadline = expires_at.map_or(0, |deadline| deadline.0.max(1));
-                script.arg(("s", deadline, value.as_bytes()))
+                script.add(("s", deadline, value.as_bytes()))
             }
             Change::SetFor { value, ttl } => {
                 let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-                script.arg(("t", ttl, value.as_bytes()))
+                script.add(("t", ttl, value.as_bytes()))
             }
-            Change::Delete => script.arg(("d", 0, "")),
+            Change::Delete => script.add(("d", 0, "")),
         };
     }
     Ok(script)

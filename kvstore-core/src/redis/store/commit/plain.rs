@@ -10,7 +10,7 @@ use crate::model::commit::Commit;
 use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Condition};
-use crate::redis::run::Call;
+use crate::redis::scripts::Call;
 
 /// Most sets: `unpack` takes twice as many values, and no more than 7,999.
 const SETS_MAX: usize = 1000;
@@ -74,13 +74,13 @@ impl<'c> Sets<'c> {
             let (key, value) = self.all[*place];
             let mut text = format!("{} 0 ", latest + 1 + *place as u64).into_bytes();
             text.extend_from_slice(value.as_bytes());
-            script.arg(entry(key)).arg(text);
+            script.add((entry(key), text));
         }
         for key in self.keys() {
-            script.arg("0").arg(key.as_str());
+            script.add(("0", key.as_str()));
         }
         for (version, (key, _)) in (latest + 1..).zip(&self.all) {
-            script.arg(format!("s{version}")).arg(key.as_str());
+            script.add((format!("s{version}"), key.as_str()));
         }
     }
 
