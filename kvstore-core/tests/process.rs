@@ -17,6 +17,7 @@ const PROGRAM: Program = Program {
     name: "under-test",
     version: "0",
     about: "Ends in different ways",
+    others: &[],
     headings: &[],
     brief: &[],
     settings: &[],

@@ -39,19 +39,30 @@ async fn run(shared: Shared, own: Own, shutdown: Shutdown) -> Result<(), Failure
         Some(address) => Some(process::bind(address).await?),
         None => None,
     };
-    let (opened, working) = match own.role {
-        Role::Worker | Role::Acceptor => {
-            let opened = shared.open().await.map_err(beside)?;
-            let working = (own.role == Role::Worker).then(|| opened.clone());
-            (Followed::from(opened), working)
-        }
-        Role::Reader => (shared.follow().await?, None),
-    };
-    let health = Health::new(Arc::clone(&opened.store), Arc::clone(&opened.queue));
+    // It answers while the data is read, too.
+    let health = Health::starting();
     if let Some(listener) = admin_listener {
         tracing::info!(address = %listener.local_addr()?, "answering probes");
         tokio::spawn(admin::serve(listener, health.clone()));
     }
+    let opening = async {
+        Ok::<_, Failure>(match own.role {
+            Role::Worker | Role::Acceptor => {
+                let opened = shared.open().await.map_err(beside)?;
+                let working = (own.role == Role::Worker).then(|| opened.clone());
+                (Followed::from(opened), working)
+            }
+            Role::Reader => (shared.follow().await?, None),
+        })
+    };
+    let (opened, working) = tokio::select! {
+        () = shutdown.clone().requested() => {
+            tracing::info!("stopped before the store was open");
+            return Ok(());
+        }
+        opened = opening => opened?,
+    };
+    health.opened(Arc::clone(&opened.store), Arc::clone(&opened.queue));
     let until = async {
         shutdown.requested().await;
         health.drain();

@@ -47,6 +47,7 @@ pub(crate) const PROGRAM: Program = Program {
         DRAIN_DELAY,
         DRAIN_TIMEOUT,
     ],
+    others: &["attempts-max", "adopt-queue", "accept-gap"],
     headings: &[
         ("Access", TOKENS_FILE.flag),
         ("Limits", VALUE_BYTES_MAX.flag),

@@ -26,6 +26,7 @@ use kvstore_core::error::in_one_line;
 use kvstore_core::open::Followed;
 use kvstore_core::{JobQueue, Store};
 
+use crate::Metrics;
 use crate::figures::{self, Figures, ProcessMetrics};
 
 /// Most connections at a time: supervisors open one for each probe and close it. One more ends the oldest, so that none that stay
@@ -55,34 +56,36 @@ pub struct Health {
     standing_by: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     metrics: Arc<ProcessMetrics>,
+    /// Of the worker that is all there is to the process.
+    worker: Arc<OnceLock<Metrics>>,
 }
 
 impl Health {
     /// Of a process that uses `store` and `queue`.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
-        let is_follower = store.lag().is_some();
-        let backends = OnceLock::from(Followed { store, queue });
-        Self::with(backends, ProcessMetrics::new(is_follower))
+        let health = Self::starting();
+        health.opened(store, queue);
+        health
     }
 
     /// Of a process that has neither as yet: it is not ready until [`Health::opened`] or [`Health::stand_by`].
     pub fn starting() -> Self {
-        Self::with(OnceLock::new(), ProcessMetrics::new(false))
-    }
-
-    fn with(backends: OnceLock<Followed>, metrics: ProcessMetrics) -> Self {
         Self {
-            backends: Arc::new(backends),
+            backends: Arc::default(),
             standing_by: Arc::default(),
             draining: Arc::default(),
-            metrics: Arc::new(metrics),
+            metrics: Arc::new(ProcessMetrics::new()),
+            worker: Arc::default(),
         }
     }
 
     /// From now on it is about `store` and `queue`, unless it was about others before.
     pub fn opened(&self, store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) {
+        let is_follower = store.lag().is_some();
         // One that has its backends keeps them.
-        let _ = self.backends.set(Followed { store, queue });
+        if self.backends.set(Followed { store, queue }).is_ok() && is_follower {
+            self.metrics.follow();
+        }
     }
 
     /// From now until [`Health::opened`] it waits for another process to end. That is all it has to do, so it is ready: who
@@ -98,6 +101,13 @@ impl Health {
     /// Adds metrics of whoever uses it: they are among those of `/metrics` from now on.
     pub fn register<T>(&self, metrics: impl FnOnce(&mut Registry) -> T) -> T {
         self.metrics.register(metrics)
+    }
+
+    /// From now on it is ready only while a partition of the worker that counts in `metrics` has not
+    /// stopped: for a process that does nothing else.
+    pub fn follow(&self, metrics: Metrics) {
+        // The first one stays.
+        let _ = self.worker.set(metrics);
     }
 
     /// From now on it is not ready: it finishes what it has and ends.
@@ -135,6 +145,8 @@ impl Health {
             answer(StatusCode::OK, "standing by")
         } else if self.backends.get().is_none() {
             answer(StatusCode::SERVICE_UNAVAILABLE, "starting")
+        } else if self.worker.get().is_some_and(Metrics::is_stopped) {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "stopped")
         } else if self.backends_answer().await {
             answer(StatusCode::OK, "ready")
         } else {

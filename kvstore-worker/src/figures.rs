@@ -1,7 +1,7 @@
 //! What a process says in numbers, in the text format that Prometheus reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use kvstore_core::queue::Depth;
@@ -24,13 +24,14 @@ pub(crate) struct ProcessMetrics {
     parts: Mutex<Registry>,
     up: Gauge,
     /// Where a store is read that another process writes.
-    lag: Option<Seconds>,
+    lag: OnceLock<Seconds>,
     /// Left out where it is not known what waits: figures of before would be taken for those of now.
     queue: Registry,
     jobs: Gauge,
     bytes: Gauge,
     oldest: Seconds,
     lost: Counter,
+    keys: Gauge,
 }
 
 /// What there is to say at one moment.
@@ -44,10 +45,10 @@ pub(crate) struct Figures {
 }
 
 impl ProcessMetrics {
-    /// `is_follower`: the store is written by another process.
-    pub(crate) fn new(is_follower: bool) -> Self {
+    /// All at nothing.
+    pub(crate) fn new() -> Self {
         let mut process = Registry::with_prefix("kvstore");
-        let (up, lag) = (Gauge::default(), is_follower.then(Seconds::default));
+        let up = Gauge::default();
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         process.register("build", "Which version this is", version);
         process.register(
@@ -55,14 +56,6 @@ impl ProcessMetrics {
             "1 if store and queue answer, or a worker stands by; 0 if not",
             up.clone(),
         );
-        if let Some(lag) = &lag {
-            process.register_with_unit(
-                "follower_lag",
-                "How long ago this reader had everything that was acknowledged",
-                Unit::Seconds,
-                lag.clone(),
-            );
-        }
         let mut queue = Registry::with_prefix("kvstore_queue");
         let (jobs, bytes, oldest) = (Gauge::default(), Gauge::default(), Seconds::default());
         queue.register("jobs", "Jobs accepted and not applied yet", jobs.clone());
@@ -79,17 +72,34 @@ impl ProcessMetrics {
             "Jobs that this process was told are accepted, and that their server has lost",
             lost.clone(),
         );
+        let keys = Gauge::default();
+        queue.register(
+            "idempotency_keys",
+            "Idempotency keys that are remembered",
+            keys.clone(),
+        );
         Self {
             process,
             parts: Mutex::default(),
             up,
-            lag,
+            lag: OnceLock::new(),
             queue,
             jobs,
             bytes,
             oldest,
             lost,
+            keys,
         }
+    }
+
+    /// Adds what there is to say of a store that another process writes.
+    pub(crate) fn follow(&self) {
+        let lag = self.lag.get_or_init(Seconds::default).clone();
+        let help = "How long ago this reader had everything that was acknowledged";
+        self.register(|registry| {
+            let registry = registry.sub_registry_with_prefix("kvstore");
+            registry.register_with_unit("follower_lag", help, Unit::Seconds, lag);
+        });
     }
 
     /// Adds metrics of a part.
@@ -100,7 +110,7 @@ impl ProcessMetrics {
     /// All that is known, as text.
     pub(crate) fn text(&self, figures: Figures) -> String {
         self.up.set(figures.is_up.into());
-        if let (Some(gauge), Some(lag)) = (&self.lag, figures.lag) {
+        if let (Some(gauge), Some(lag)) = (self.lag.get(), figures.lag) {
             gauge.set(lag.as_secs_f64());
         }
         let mut text = String::new();
@@ -113,6 +123,7 @@ impl ProcessMetrics {
             self.jobs.set(saturated(depth.jobs));
             self.bytes.set(saturated(depth.bytes));
             self.oldest.set(age.as_secs_f64());
+            self.keys.set(saturated(depth.idempotency_keys));
             self.lost.inner().store(depth.lost, Ordering::Relaxed);
             let _ = encode_registry(&mut text, &self.queue);
         }

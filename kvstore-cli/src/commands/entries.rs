@@ -122,8 +122,8 @@ pub(super) async fn touch(context: &Context, touch: Touch) -> Result<(), Failure
 /// Sends one operation and prints what it did.
 async fn write(context: &Context, operation: Operation, write: &Write) -> Result<(), Failure> {
     let (key, name) = (operation.key.clone(), operation.action.name());
-    let operation = match write.if_match {
-        Some(condition) => operation.under(condition),
+    let operation = match &write.if_match {
+        Some(condition) => operation.under(condition.clone()),
         None => operation,
     };
     let submitted = context.submit(operation, &write.sending).await?;

@@ -26,6 +26,7 @@
 //!     version: env!("CARGO_PKG_VERSION"),
 //!     about: "Shows how a binary is made",
 //!     settings: &[LISTEN, READ_ONLY],
+//!     others: &[],
 //!     headings: &[],
 //!     brief: &["listen"],
 //! };
@@ -117,13 +118,28 @@ where
         // Also --help and --version, to standard output and with 0.
         Err(error) => error.exit(),
     };
-    for warning in settings.warnings() {
-        say(&format!("warning: {warning}"));
-    }
     let shared = Shared::read(&mut settings);
     let own = read(&mut settings, shared.as_ref());
+    let is_json = shared
+        .as_ref()
+        .is_some_and(|shared| shared.log_format == LogFormat::Json && !settings.wants_print());
+    if let Some(shared) = shared.as_ref().filter(|_| is_json) {
+        start_log(shared);
+    }
+    // A line for a machine if it reads the log, and otherwise for a person.
+    let warn = |warning: &str| match is_json {
+        true => tracing::warn!("{warning}"),
+        false => say(&format!("warning: {warning}")),
+    };
+    let fail = |error: &str| match is_json {
+        true => tracing::error!("{error}"),
+        false => say(&format!("error: {error}")),
+    };
+    for warning in settings.warnings() {
+        warn(warning);
+    }
     for problem in settings.problems() {
-        say(&format!("error: {problem}"));
+        fail(problem);
     }
     if settings.wants_print() {
         // A reader that has gone away, as behind `| head -1`, is no failure.
@@ -135,11 +151,13 @@ where
     if settings.wants_print() {
         return ExitCode::SUCCESS;
     }
-    start_log(&shared);
+    if !is_json {
+        start_log(&shared);
+    }
     match block_on(runtime, |shutdown| run(shared, own, shutdown)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("error: {}", in_one_line(&*error)));
+            fail(&in_one_line(&*error));
             ExitCode::FAILURE
         }
     }
@@ -175,7 +193,10 @@ fn start_log(shared: &Shared) {
     // It fails only if the log was started before, and then that one stays.
     let _ = match shared.log_format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().try_init(),
+        LogFormat::Json => {
+            std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
+            log.json().try_init()
+        }
     };
 }
 

@@ -155,6 +155,7 @@ mod tests {
         name: "test",
         version: "1",
         about: "Tests",
+        others: &[],
         headings: &[],
         brief: &[],
         settings: &[],

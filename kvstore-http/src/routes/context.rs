@@ -40,6 +40,8 @@ pub(crate) struct App {
     pub(crate) in_flight: InFlight,
     /// The text of the OpenAPI document.
     openapi: Bytes,
+    /// The limits in it.
+    limits: Bytes,
 }
 
 impl App {
@@ -53,6 +55,9 @@ impl App {
             watchers: Watchers::new(options.watchers_max),
             places: Places::new(options.connections_max),
             openapi: openapi::document(&options, service.options())
+                .to_string()
+                .into(),
+            limits: openapi::limits(&options, service.options())
                 .to_string()
                 .into(),
             service,
@@ -81,6 +86,7 @@ pub(crate) struct Context<'a> {
     /// The connection that the request came on.
     pub(crate) phase: &'a Arc<Phase>,
     pub(super) openapi: &'a Bytes,
+    pub(super) limits: &'a Bytes,
     /// Its headers, to look for rarer ones in (see [`rare`](crate::request::headers::rare)).
     pub(crate) rare: &'a HeaderMap,
     /// What the request may touch: to be asked before anything is touched.
@@ -102,6 +108,7 @@ impl<'a> Context<'a> {
             in_flight: &app.in_flight,
             phase,
             openapi: &app.openapi,
+            limits: &app.limits,
             rare,
             access,
         }

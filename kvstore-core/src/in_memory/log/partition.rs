@@ -127,7 +127,13 @@ impl PartitionLog {
 
     /// The position that a job of `size` bytes gets, if there is room for it.
     fn room_for(&self, size: usize) -> Result<Position> {
-        let full = |what, limit| Err(Error::Full { what, limit });
+        let full = |what, limit| {
+            Err(Error::Full {
+                what,
+                limit,
+                room_in: None,
+            })
+        };
         if size > self.bytes_max {
             return Err(Error::TooLarge {
                 subject: Subject::Job,
@@ -297,6 +303,7 @@ impl PartitionLog {
             bytes: self.bytes as u64,
             oldest_age: self.jobs.front().map(|job| now.since(job.accepted_at)),
             lost: 0,
+            idempotency_keys: self.idempotency.len() as u64,
         }
     }
 
