@@ -5,6 +5,7 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /build
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
 COPY kvstore-core/Cargo.toml kvstore-core/
+COPY kvstore-process/Cargo.toml kvstore-process/
 COPY kvstore-worker/Cargo.toml kvstore-worker/
 COPY kvstore-http/Cargo.toml kvstore-http/
 COPY kvstore-client/Cargo.toml kvstore-client/
@@ -13,7 +14,7 @@ COPY kvstore-testing/Cargo.toml kvstore-testing/
 COPY examples/Cargo.toml examples/
 COPY benches/Cargo.toml benches/
 # Empty sources in place of ours: this layer is the dependencies alone, made again only when those change.
-RUN for crate in kvstore-core kvstore-worker kvstore-http kvstore-client kvstore-cli kvstore-testing examples benches; do \
+RUN for crate in kvstore-core kvstore-process kvstore-worker kvstore-http kvstore-client kvstore-cli kvstore-testing examples benches; do \
       mkdir -p $crate/src $crate/tests; \
       touch $crate/src/lib.rs $crate/tests/process.rs; \
       echo 'fn main() {}' > $crate/src/main.rs; \

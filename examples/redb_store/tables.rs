@@ -324,6 +324,7 @@ impl<'t> Tables<'t> {
                     return refuse(Error::Full {
                         what: "the table of dead letters",
                         limit: DEAD_LETTERS_MAX as u64,
+                        room_in: None,
                     });
                 }
                 letters += 1;

@@ -99,9 +99,9 @@ impl<'s> Batch<'s> {
         let mut checks_alone = Vec::new();
         for (key, condition) in &checks {
             match writes.iter_mut().find(|write| write.key == *key) {
-                Some(write) => write.condition = *condition,
+                Some(write) => write.condition = condition.clone(),
                 None if *condition == Condition::Any => {}
-                None => checks_alone.push(Operation::check(key.clone()).under(*condition)),
+                None => checks_alone.push(Operation::check(key.clone()).under(condition.clone())),
             }
         }
         let mut submission = self.service.batch();

@@ -81,13 +81,24 @@ impl RequestTarget {
     }
 }
 
-/// Returns a condition as a member of a batch and as a header of a request.
-pub(crate) fn condition(condition: Condition) -> Option<(&'static str, &'static str, String)> {
+/// Returns what a condition says in `If-Match` and in `If-None-Match`, and in the members of a batch
+/// that have their names.
+pub(crate) fn conditions(condition: &Condition) -> (Option<String>, Option<String>) {
+    let any = || Some("*".to_owned());
+    let list = |versions: &[Version]| {
+        let tags: Vec<_> = versions.iter().copied().map(etag).collect();
+        Some(tags.join(", "))
+    };
     match condition {
-        Condition::Any => None,
-        Condition::Absent => Some(("if-none-match", "if_none_match", "*".to_owned())),
-        Condition::Present => Some(("if-match", "if_match", "*".to_owned())),
-        Condition::Version(version) => Some(("if-match", "if_match", etag(version))),
+        Condition::Any => (None, None),
+        Condition::Absent => (None, any()),
+        Condition::Present => (any(), None),
+        Condition::Version(version) => (list(&[*version]), None),
+        Condition::OneOf(versions) => (list(versions), None),
+        Condition::NoneOf {
+            versions,
+            or_absent,
+        } => (any().filter(|_| !or_absent), list(versions)),
     }
 }
 

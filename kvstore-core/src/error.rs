@@ -6,6 +6,7 @@
 use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::entry::Version;
 use crate::model::id::{JobId, Partition, Position, QueueId};
@@ -72,6 +73,8 @@ pub enum Error {
         what: &'static str,
         /// The bound.
         limit: u64,
+        /// How long it takes until there is room, if that is known.
+        room_in: Option<Duration>,
     },
 
     /// The disk, or the configured ceiling on data, has no room. Reads continue to work; writes

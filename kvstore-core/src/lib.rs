@@ -39,9 +39,9 @@
 //! * Import and export as text, for every store: [`portable`].
 //! * `conformance` (a feature): the suite that every backend has to pass, including yours.
 //! * `redis-tls` (a feature): TLS to that server.
-//! * `process` (a feature): what a program needs around the library.
 //!
-//! Not here: HTTP (`kvstore-http`) and processes (`kvstore-http` and `kvstore-worker`).
+//! Not here: HTTP (`kvstore-http`) and processes (`kvstore-http`, `kvstore-worker`, and what
+//! both need around the library, `kvstore-process`).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
 
@@ -67,8 +67,6 @@ pub mod memory;
 pub mod model;
 pub mod open;
 pub mod portable;
-#[cfg(feature = "process")]
-pub mod process;
 pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;

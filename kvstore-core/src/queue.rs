@@ -281,6 +281,8 @@ pub struct Depth {
     pub oldest_age: Option<Duration>,
     /// Jobs acknowledged to this process and later lost by the server. Never decreases.
     pub lost: u64,
+    /// Idempotency keys that are remembered.
+    pub idempotency_keys: u64,
 }
 
 /// The partitions and the bounds of a queue that is opened in this process.

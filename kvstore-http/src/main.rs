@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use kvstore_core::open::{Followed, Opened};
-use kvstore_core::process::{self, Failure, SharedSettings, Shutdown};
 use kvstore_core::worker;
 use kvstore_core::{Error, Service};
 use kvstore_http::{Endpoint, Listener, Listeners, Tls, Tokens, serve_with_health};
+use kvstore_process::{Failure, SharedSettings, Shutdown};
 use kvstore_worker::admin::{self, Health};
 use tokio::sync::oneshot;
 
@@ -36,22 +36,33 @@ async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(),
         });
     }
     let admin_listener = match shared.admin_listen {
-        Some(address) => Some(process::bind(address).await?),
+        Some(address) => Some(kvstore_process::bind(address).await?),
         None => None,
     };
-    let (opened, working) = match own.role {
-        Role::Worker | Role::Acceptor => {
-            let opened = shared.open().await.map_err(beside)?;
-            let working = (own.role == Role::Worker).then(|| opened.clone());
-            (Followed::from(opened), working)
-        }
-        Role::Reader => (shared.follow().await?, None),
-    };
-    let health = Health::new(Arc::clone(&opened.store), Arc::clone(&opened.queue));
+    // It answers while the data is read, too.
+    let health = Health::starting();
     if let Some(listener) = admin_listener {
         tracing::info!(address = %listener.local_addr()?, "answering probes");
         tokio::spawn(admin::serve(listener, health.clone()));
     }
+    let opening = async {
+        Ok::<_, Failure>(match own.role {
+            Role::Worker | Role::Acceptor => {
+                let opened = shared.open().await.map_err(beside)?;
+                let working = (own.role == Role::Worker).then(|| opened.clone());
+                (Followed::from(opened), working)
+            }
+            Role::Reader => (shared.follow().await?, None),
+        })
+    };
+    let (opened, working) = tokio::select! {
+        () = shutdown.clone().requested() => {
+            tracing::info!("stopped before the store was open");
+            return Ok(());
+        }
+        opened = opening => opened?,
+    };
+    health.opened(Arc::clone(&opened.store), Arc::clone(&opened.queue));
     let until = async {
         shutdown.requested().await;
         health.drain();
@@ -98,7 +109,7 @@ async fn serve_and_work(
     let address = endpoints.iter().map(Endpoint::to_string);
     let address = address.collect::<Vec<_>>().join(", ");
     tracing::info!(%address, url, store = %shared.store, worker = own.role.worker(), "serving");
-    process::notify_ready(&format!("serving on {address}"));
+    kvstore_process::notify_ready(&format!("serving on {address}"));
     for endpoint in endpoints.iter().filter(|endpoint| !endpoint.is_local()) {
         if own.options.tokens.is_none() {
             tracing::warn!(address = %endpoint, "whoever reaches this address may read and write everything");
@@ -203,5 +214,5 @@ fn certificate_again(path: &Path, tls: &Tls) {
 }
 
 fn main() -> ExitCode {
-    process::main(&PROGRAM, read, run)
+    kvstore_process::main(&PROGRAM, read, run)
 }

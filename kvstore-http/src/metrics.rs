@@ -25,6 +25,7 @@ pub(crate) struct ServerMetrics {
     requests: Family<Labels, Histogram, fn() -> Histogram>,
     connections: Gauge<i64, AtomicI64>,
     pub(crate) refused: Counter,
+    pub(crate) unreadable: Counter,
     pub(crate) panics: Counter,
 }
 
@@ -56,6 +57,7 @@ impl ServerMetrics {
             requests: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             connections: Gauge::default(),
             refused: Counter::default(),
+            unreadable: Counter::default(),
             panics: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("kvstore_http");
@@ -74,6 +76,11 @@ impl ServerMetrics {
             "connections_refused",
             "Connections for which there was no room",
             new.refused.clone(),
+        );
+        registry.register(
+            "heads_unreadable",
+            "Requests whose head cannot be read: answered 400 or 431 without a body, or not at all",
+            new.unreadable.clone(),
         );
         registry.register_collector(Box::new(in_flight.clone()));
         registry.register(

@@ -6,7 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use kvstore_core::process;
 use tokio::sync::mpsc;
 
 /// How often a file is looked at.
@@ -15,7 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Calls `read` whenever the file at `path` is another one than before, or SIGHUP comes.
 pub(crate) async fn watch(path: PathBuf, read: impl Fn(&Path)) {
     let (sender, mut hangups) = mpsc::channel(1);
-    let hangup = process::on_hangup(move || {
+    let hangup = kvstore_process::on_hangup(move || {
         // One that waits already stands for this one, too.
         let _ = sender.try_send(());
     });

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvstore_core::process::{
-    Fallback, Program, Setting, Settings, SharedSettings, bytes, duration, within,
-};
 use kvstore_core::service::ServiceOptions;
 use kvstore_http::{Cors, Endpoint, Hosts, Options, Tls, Tokens};
+use kvstore_process::{
+    Fallback, Program, Setting, Settings, SharedSettings, bytes, duration, within,
+};
 
 /// The program, with every setting it has of its own.
 pub(crate) const PROGRAM: Program = Program {
@@ -47,6 +47,7 @@ pub(crate) const PROGRAM: Program = Program {
         DRAIN_DELAY,
         DRAIN_TIMEOUT,
     ],
+    others: &["attempts-max", "adopt-queue", "accept-gap"],
     headings: &[
         ("Access", TOKENS_FILE.flag),
         ("Limits", VALUE_BYTES_MAX.flag),

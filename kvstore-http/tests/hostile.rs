@@ -288,18 +288,21 @@ async fn odd_requests_that_mean_one_thing_are_answered_and_the_connection_stays_
 #[tokio::test]
 async fn fragment_in_a_target_is_refused_and_never_cut_off() {
     let victim = Victim::start(&[]).await;
-    let mut connection = Connection::open(victim.address()).await;
     // The value looks like a head, in one read with it or behind it.
-    let value = format!("\"{}\"", "PUT /a#b ".repeat(10_000));
+    let value = format!("\"{}\"", "PUT /a#b HTTP/1.1".repeat(10_000));
     for _ in 0..3 {
         for target in ["/v1/kv/user#1", "/v1/kv/user?ttl=5#1", "/v1/kv/user#"] {
+            let mut connection = Connection::open(victim.address()).await;
             let reply = connection.ask(&request("PUT", target).body("1")).await;
             assert_eq!(reply.status, 400, "{target}");
+            assert!(connection.is_closed().await);
             assert_eq!(reply.json()["type"], "/problems/malformed");
             assert!(reply.text().contains("%23"), "{}", reply.text());
         }
+        let mut connection = Connection::open(victim.address()).await;
         let elsewhere = request("GET", "/get/a#b").header("host", "evil.example");
         assert_eq!(connection.ask(&elsewhere).await.status, 421);
+        let mut connection = Connection::open(victim.address()).await;
         assert_eq!(
             connection.ask(&request("GET", "/v1/kv/user")).await.status,
             404
@@ -329,6 +332,66 @@ async fn fragment_in_a_target_is_refused_and_never_cut_off() {
     }
     assert_eq!(victim.ask("GET", "/v1/kv/user").await.status, 404);
     victim.must_be_unharmed(16).await;
+}
+
+#[tokio::test]
+async fn fragment_in_a_request_that_comes_with_another_one_is_not_cut_off_either() {
+    let victim = Victim::start(&[]).await;
+    let bad = "PUT /v1/kv/user#1 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n1";
+    for first in [
+        "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n1",
+        "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n",
+    ] {
+        for cut in [0, 12, 17, 18, 20, 27] {
+            let mut stream = TcpStream::connect(victim.address()).await.unwrap();
+            let (begun, rest) = bad.split_at(cut);
+            stream
+                .write_all((first.to_owned() + begun).as_bytes())
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            // It may be refused already.
+            let _ = stream.write_all(rest.as_bytes()).await;
+            let mut text = String::new();
+            let _ = stream.read_to_string(&mut text).await;
+            assert!(text.contains("HTTP/1.1 400"), "{first:?} {cut}: {text}");
+            assert_eq!(victim.ask("GET", "/v1/kv/user").await.status, 404);
+        }
+    }
+    victim.must_be_unharmed(16).await;
+}
+
+#[tokio::test]
+async fn answer_is_heard_by_a_client_that_is_still_sending_a_body() {
+    let victim = Victim::start(&[]).await;
+    assert_eq!(victim.ask("PUT", "/v1/kv/a").await.status / 100, 2);
+    for method in [
+        "GET /livez",
+        "GET /v1/kv/a",
+        "GET /v1/kv/none",
+        "DELETE /v1/kv/a",
+    ] {
+        for _ in 0..5 {
+            let mut stream = TcpStream::connect(victim.address()).await.unwrap();
+            let head =
+                format!("{method} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3000000\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..300 {
+                stream
+                    .write_all(&[b'x'; 10_000])
+                    .await
+                    .expect("it reads on");
+            }
+            let mut status = [0; 9];
+            stream
+                .read_exact(&mut status)
+                .await
+                .expect("an answer, and no reset");
+            assert_eq!(&status, b"HTTP/1.1 ", "{method}");
+        }
+    }
+    victim.must_be_unharmed(32).await;
 }
 
 #[tokio::test]

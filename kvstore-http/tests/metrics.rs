@@ -192,11 +192,13 @@ async fn figures_are_right_read_by_prometheus_and_documented() {
         ("kvstore_up", 1.0),
         ("kvstore_http_connections", 2.0),
         ("kvstore_http_connections_refused_total", 0.0),
+        ("kvstore_http_heads_unreadable_total", 0.0),
         ("kvstore_http_panics_total", 0.0),
         ("kvstore_queue_jobs", 0.0),
         ("kvstore_queue_bytes", 0.0),
         ("kvstore_queue_oldest_job_age_seconds", 0.0),
         ("kvstore_queue_jobs_lost_total", 0.0),
+        ("kvstore_queue_idempotency_keys", 0.0),
     ] {
         assert_eq!(value(&families, name, &[]), expected, "{name}");
     }
@@ -238,6 +240,24 @@ async fn connection_for_which_there_is_no_room_is_counted() {
         (refused, value(&families, "kvstore_http_connections", &[])),
         (3.0, 1.0)
     );
+}
+
+#[tokio::test]
+async fn request_that_cannot_be_read_is_counted() {
+    let process = Process::start(&["--store", "memory:"]);
+    let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(200_000));
+    for head in ["nonsense\r\n\r\n", "PRI * HTTP/2.0\r\n\r\n", &long] {
+        let mut connection = Connection::open(process.address).await;
+        // It may be refused half-way.
+        let _ = connection.try_send(head.as_bytes()).await;
+        // hyper's own answer, if there is one.
+        let _ = connection.try_reply("GET").await;
+        assert!(connection.is_closed().await);
+    }
+    let mut connection = Connection::open(process.address).await;
+    let families = read(&mut connection).await;
+    let unreadable = value(&families, "kvstore_http_heads_unreadable_total", &[]);
+    assert_eq!(unreadable, 3.0);
 }
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

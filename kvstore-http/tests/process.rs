@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use kvstore_worker::admin::PATHS;
 use support::client::{Connection, request};
-use support::process::{Process, run, worker_command};
+use support::process::{Process, run, run_command, worker_command};
 use support::redis::Redis;
 
 /// Much shorter than any default.
@@ -373,4 +373,81 @@ fn folder_that_cannot_be_written_is_one_clear_line() {
     let errors = error_lines(&ended.stderr);
     assert_eq!((ended.code, errors.len()), (Some(1), 1), "{ended:?}");
     assert!(errors[0].contains(&*file.to_string_lossy()), "{errors:?}");
+}
+
+#[tokio::test]
+async fn server_that_only_reads_says_that_it_does_not_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().display());
+    let writer = Process::start(&["--store", &store]);
+    let reader = Process::start(&["--store", &store, "--worker", "none"]);
+    for (process, may_write) in [(&writer, true), (&reader, false)] {
+        let mut connection = Connection::open(process.address).await;
+        let root = connection.ask(&request("GET", "/")).await.json();
+        assert_eq!(root["access"]["write"], may_write);
+        let put = connection.ask(&request("PUT", "/v1/kv/a").body("1")).await;
+        assert_eq!(put.status / 100 == 2, may_write, "{put:?}");
+    }
+}
+
+#[test]
+fn worker_of_a_folder_ends_once_nothing_waits_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}?apply_on_acceptance=false", folder.path().display());
+    let mut server = Process::start(&["--store", &store]);
+    server.kill();
+    let mut worker = Process::launch_command(worker_command(&["--store", &store]));
+    assert_eq!(worker.ended().code(), Some(0));
+}
+
+#[test]
+fn variables_of_the_other_program_are_no_warning() {
+    let config = run(&["--print-config"], &[]).stdout;
+    let flags = config.lines().map(|line| line.split(' ').next().unwrap());
+    for flag in flags.map(|flag| {
+        flag.trim_start_matches("--")
+            .replace('-', "_")
+            .to_uppercase()
+    }) {
+        let mut worker = worker_command(&["--print-config"]);
+        worker.env(format!("KVSTORE_{flag}"), "");
+        let warnings = run_command(&mut worker).stderr;
+        assert!(
+            !warnings.iter().any(|line| line.starts_with("warning")),
+            "{warnings:?}"
+        );
+    }
+    let ended = run(&["--print-config"], &[("KVSTORE_ATTEMPTS_MAX", "3")]);
+    assert!(ended.stderr.is_empty(), "{ended:?}");
+}
+
+#[test]
+fn every_line_of_a_log_in_json_is_json() {
+    let args = ["--log-format", "json", "--store", "redis://127.0.0.1:1"];
+    let ended = run(&args, &[("KVSTORE_TYPO", "1")]);
+    assert_eq!(ended.code, Some(1));
+    for line in &ended.stderr {
+        let line: serde_json::Value = serde_json::from_str(line).expect(line);
+        assert!(line["fields"]["message"].is_string(), "{line}");
+    }
+    assert!(ended.stderr.len() >= 2, "{ended:?}");
+}
+
+#[tokio::test]
+async fn server_that_cannot_open_its_store_yet_answers_probes_and_can_be_stopped() {
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = format!("redis://{}", silent.local_addr().unwrap());
+    let mut process = Process::launch(&["--store", &store, "--admin-listen", "127.0.0.1:0"]);
+    let admin = process.logged_address("answering probes");
+    let mut connection = Connection::open(admin).await;
+    for (path, status, word) in [("/livez", 200, "alive"), ("/readyz", 503, "starting")] {
+        let reply = connection.ask(&request("GET", path)).await;
+        assert_eq!(
+            (reply.status, &reply.json()["status"]),
+            (status, &word.into())
+        );
+    }
+    process.signal("TERM");
+    assert_eq!(process.ended().code(), Some(0));
 }

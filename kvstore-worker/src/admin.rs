@@ -27,6 +27,7 @@ use kvstore_core::error::in_one_line;
 use kvstore_core::open::Followed;
 use kvstore_core::{JobQueue, Store};
 
+use crate::Metrics;
 use crate::figures::{self, Figures, ProcessMetrics};
 
 /// The maximum number of connections: supervisors open one per probe and close it. One more closes
@@ -59,35 +60,37 @@ pub struct Health {
     standing_by: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     metrics: Arc<ProcessMetrics>,
+    /// Of the worker that is all there is to the process.
+    worker: Arc<OnceLock<Metrics>>,
 }
 
 impl Health {
     /// Creates the health of a process that uses `store` and `queue`.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) -> Self {
-        let is_follower = store.lag().is_some();
-        let backends = OnceLock::from(Followed { store, queue });
-        Self::with(backends, ProcessMetrics::new(is_follower))
+        let health = Self::starting();
+        health.opened(store, queue);
+        health
     }
 
     /// Creates the health of a process that has neither yet: it is not ready until
     /// [`Health::opened`] or [`Health::stand_by`].
     pub fn starting() -> Self {
-        Self::with(OnceLock::new(), ProcessMetrics::new(false))
-    }
-
-    fn with(backends: OnceLock<Followed>, metrics: ProcessMetrics) -> Self {
         Self {
-            backends: Arc::new(backends),
+            backends: Arc::default(),
             standing_by: Arc::default(),
             draining: Arc::default(),
-            metrics: Arc::new(metrics),
+            metrics: Arc::new(ProcessMetrics::new()),
+            worker: Arc::default(),
         }
     }
 
     /// Sets the store and queue to report on, unless they are set already.
     pub fn opened(&self, store: Arc<dyn Store>, queue: Arc<dyn JobQueue>) {
+        let is_follower = store.lag().is_some();
         // The first backends are kept.
-        let _ = self.backends.set(Followed { store, queue });
+        if self.backends.set(Followed { store, queue }).is_ok() && is_follower {
+            self.metrics.follow();
+        }
     }
 
     /// Reports the process as standing by for another one, until [`Health::opened`]. That is all it
@@ -104,6 +107,13 @@ impl Health {
     /// Registers further metrics, to be included in `/metrics` from now on.
     pub fn register<T>(&self, metrics: impl FnOnce(&mut Registry) -> T) -> T {
         self.metrics.register(metrics)
+    }
+
+    /// Reports the process as ready only while a partition of the worker that counts in `metrics` has
+    /// not stopped: for a process that does nothing else.
+    pub fn follow(&self, metrics: Metrics) {
+        // The first one stays.
+        let _ = self.worker.set(metrics);
     }
 
     /// Reports the process as not ready from now on: it finishes its work and ends.
@@ -143,6 +153,8 @@ impl Health {
             answer(StatusCode::OK, "standing by")
         } else if self.backends.get().is_none() {
             answer(StatusCode::SERVICE_UNAVAILABLE, "starting")
+        } else if self.worker.get().is_some_and(Metrics::is_stopped) {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "stopped")
         } else if self.backends_answer().await {
             answer(StatusCode::OK, "ready")
         } else {

@@ -1,7 +1,7 @@
 //! The metrics of a process, in the text format of Prometheus.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use kvstore_core::queue::Depth;
@@ -24,14 +24,15 @@ pub(crate) struct ProcessMetrics {
     /// The metrics of other parts of the process.
     parts: Mutex<Registry>,
     up: Gauge,
-    /// Present in a process that reads a store written by another.
-    lag: Option<Seconds>,
+    /// Present where a store is read that another process writes.
+    lag: OnceLock<Seconds>,
     /// Omitted while the depth is unknown: old values would be mistaken for current ones.
     queue: Registry,
     jobs: Gauge,
     bytes: Gauge,
     oldest: Seconds,
     lost: Counter,
+    keys: Gauge,
 }
 
 /// The values at one moment.
@@ -45,10 +46,10 @@ pub(crate) struct Figures {
 }
 
 impl ProcessMetrics {
-    /// Creates the metrics. `is_follower` means that another process writes the store.
-    pub(crate) fn new(is_follower: bool) -> Self {
+    /// Creates the metrics.
+    pub(crate) fn new() -> Self {
         let mut process = Registry::with_prefix("kvstore");
-        let (up, lag) = (Gauge::default(), is_follower.then(Seconds::default));
+        let up = Gauge::default();
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         process.register("build", "The version of the program", version);
         process.register(
@@ -56,14 +57,6 @@ impl ProcessMetrics {
             "1 if store and queue answer, or a worker stands by; 0 if not",
             up.clone(),
         );
-        if let Some(lag) = &lag {
-            process.register_with_unit(
-                "follower_lag",
-                "How long ago this reader had everything that was acknowledged",
-                Unit::Seconds,
-                lag.clone(),
-            );
-        }
         let mut queue = Registry::with_prefix("kvstore_queue");
         let (jobs, bytes, oldest) = (Gauge::default(), Gauge::default(), Seconds::default());
         queue.register("jobs", "Jobs accepted and not applied yet", jobs.clone());
@@ -80,17 +73,34 @@ impl ProcessMetrics {
             "Jobs that were acknowledged to this process, and that their server has lost",
             lost.clone(),
         );
+        let keys = Gauge::default();
+        queue.register(
+            "idempotency_keys",
+            "Idempotency keys that are remembered",
+            keys.clone(),
+        );
         Self {
             process,
             parts: Mutex::default(),
             up,
-            lag,
+            lag: OnceLock::new(),
             queue,
             jobs,
             bytes,
             oldest,
             lost,
+            keys,
         }
+    }
+
+    /// Adds the metrics of a store that another process writes.
+    pub(crate) fn follow(&self) {
+        let lag = self.lag.get_or_init(Seconds::default).clone();
+        let help = "How long ago this reader had everything that was acknowledged";
+        self.register(|registry| {
+            let registry = registry.sub_registry_with_prefix("kvstore");
+            registry.register_with_unit("follower_lag", help, Unit::Seconds, lag);
+        });
     }
 
     /// Registers the metrics of a part.
@@ -101,7 +111,7 @@ impl ProcessMetrics {
     /// Encodes all metrics as text.
     pub(crate) fn text(&self, figures: Figures) -> String {
         self.up.set(figures.is_up.into());
-        if let (Some(gauge), Some(lag)) = (&self.lag, figures.lag) {
+        if let (Some(gauge), Some(lag)) = (self.lag.get(), figures.lag) {
             gauge.set(lag.as_secs_f64());
         }
         let mut text = String::new();
@@ -114,6 +124,7 @@ impl ProcessMetrics {
             self.jobs.set(saturated(depth.jobs));
             self.bytes.set(saturated(depth.bytes));
             self.oldest.set(age.as_secs_f64());
+            self.keys.set(saturated(depth.idempotency_keys));
             self.lost.inner().store(depth.lost, Ordering::Relaxed);
             let _ = encode_registry(&mut text, &self.queue);
         }

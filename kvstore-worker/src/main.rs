@@ -1,14 +1,17 @@
 //! The worker as a process: settings, open, run, close.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use kvstore_core::open::Opened;
-use kvstore_core::process::{
-    self, Failure, Fallback, Program, STORE, Setting, Settings, SharedSettings, Shutdown, within,
-};
+use kvstore_core::queue::WorkQueue;
 use kvstore_core::worker::{self, Options};
+use kvstore_process::{
+    Failure, Fallback, Program, STORE, Setting, Settings, SharedSettings, Shutdown, within,
+};
 use kvstore_worker::Metrics;
 use kvstore_worker::admin::{self, Health};
+use tokio::time::sleep;
 
 /// A job allocates some dozens of times, and this allocator needs half as many instructions for it
 /// as the system's.
@@ -39,11 +42,45 @@ const ACCEPT_GAP: Setting = Setting {
     help: "Continue although jobs are gone that a store restored from an older copy has not applied: they are lost",
 };
 
+/// Settings of `kvstore-http`, which may be set for both programs of an image or a pod.
+const SERVER_FLAGS: [&str; 29] = [
+    "listen",
+    "socket-mode",
+    "tls-cert",
+    "tls-key",
+    "worker",
+    "tokens-file",
+    "allow-unauthenticated",
+    "cors-origin",
+    "allow-host",
+    "value-bytes-max",
+    "body-bytes-max",
+    "head-bytes-max",
+    "headers-max",
+    "connections-max",
+    "watchers-max",
+    "in-flight-bytes-max",
+    "resource-wait",
+    "simple-wait",
+    "wait-max",
+    "visible-wait",
+    "idempotency-window",
+    "head-timeout",
+    "body-timeout",
+    "request-timeout",
+    "write-timeout",
+    "idle-timeout",
+    "watch-heartbeat",
+    "drain-delay",
+    "drain-timeout",
+];
+
 const PROGRAM: Program = Program {
     name: "kvstore-worker",
     version: env!("CARGO_PKG_VERSION"),
     about: "Applies the queued writes to the store, until SIGTERM",
     settings: &[ATTEMPTS_MAX, ADOPT_QUEUE, ACCEPT_GAP],
+    others: &SERVER_FLAGS,
     headings: &[],
     brief: &["store", "queue", "log"],
 };
@@ -74,7 +111,7 @@ async fn open(shared: &SharedSettings, health: &Health) -> kvstore_core::Result<
         if !stands_by {
             tracing::info!(holder = %error, "standing by until the folder is free");
             // The standby is fully started, so a supervisor need not wait for more.
-            process::notify_ready("standing by until the folder is free");
+            kvstore_process::notify_ready("standing by until the folder is free");
         }
         stands_by = true;
     });
@@ -87,7 +124,7 @@ async fn open(shared: &SharedSettings, health: &Health) -> kvstore_core::Result<
 
 async fn run(shared: SharedSettings, options: Options, shutdown: Shutdown) -> Result<(), Failure> {
     let listener = match shared.admin_listen {
-        Some(address) => Some(process::bind(address).await?),
+        Some(address) => Some(kvstore_process::bind(address).await?),
         None => None,
     };
     let health = Health::starting();
@@ -96,8 +133,10 @@ async fn run(shared: SharedSettings, options: Options, shutdown: Shutdown) -> Re
         tracing::info!(address = %listener.local_addr()?, "answering probes");
         tokio::spawn(admin::serve(listener, health.clone()));
     }
+    let metrics = health.register(Metrics::new);
+    health.follow(metrics.clone());
     let options = Options {
-        on_event: Some(health.register(Metrics::new).listener()),
+        on_event: Some(metrics.listener()),
         ..options
     };
     let opened = tokio::select! {
@@ -108,9 +147,17 @@ async fn run(shared: SharedSettings, options: Options, shutdown: Shutdown) -> Re
         opened = open(&shared, &health) => opened?,
     };
     health.opened(opened.store.clone(), opened.queue.clone());
-    process::notify_ready("applying jobs");
+    kvstore_process::notify_ready("applying what waits");
+    // Nothing more can come into a folder's own queue while this process holds the folder, and no
+    // server can have it.
+    let is_alone = shared.store.folder().is_some() && shared.queue.is_none();
     let until = async {
-        shutdown.requested().await;
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = drained(&*opened.queue), if is_alone => {
+                tracing::info!("all that waited in the folder is applied");
+            }
+        }
         health.drain();
     };
     let ended = worker::run(opened.store.clone(), opened.queue.clone(), options, until).await;
@@ -118,6 +165,14 @@ async fn run(shared: SharedSettings, options: Options, shutdown: Shutdown) -> Re
     Ok(ended.and(closed)?)
 }
 
+/// Returns when nothing waits in `queue`.
+async fn drained(queue: &dyn WorkQueue) {
+    const LOOK_EVERY: Duration = Duration::from_millis(50);
+    while queue.depth().await.map_or(true, |depth| depth.jobs > 0) {
+        sleep(LOOK_EVERY).await;
+    }
+}
+
 fn main() -> ExitCode {
-    process::main(&PROGRAM, read, run)
+    kvstore_process::main(&PROGRAM, read, run)
 }

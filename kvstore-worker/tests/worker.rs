@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use hyper::Method;
 use kvstore_core::error::{Subject, Unit};
 use kvstore_core::limits::CLAIM_PERIOD;
 use kvstore_core::memory::MemoryStore;
@@ -21,6 +22,8 @@ use kvstore_core::queue::{Found, WorkQueue, WorkerId};
 use kvstore_core::store::{ChangeKind, DeadRequest, WatchFrom};
 use kvstore_core::worker::{Options, run};
 use kvstore_core::{Error, JobQueue, Key, Result, Store, StoreExt, Value};
+use kvstore_worker::Metrics;
+use kvstore_worker::admin::Health;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -258,6 +261,7 @@ async fn partition_waits_while_there_is_no_space_for_a_dead_letter() {
             (buries(commit) && full.load(SeqCst)).then_some(Fault::Before(|| Error::Full {
                 what: "the dead letters",
                 limit: 1,
+                room_in: None,
             }))
         }
     });
@@ -485,24 +489,99 @@ async fn gap_stops_the_partition_until_the_loss_is_accepted() {
     // The store is restored from a copy made before the first job.
     let older = Arc::new(MemoryStore::new(Arc::new(TokioClock::new())));
     let waiting = enqueue(&*queue, set(&key, 2)).await;
-    let worker = Running::start(&older, &queue, Options::default());
+    let health = Health::new(older.clone(), queue.clone());
+    let metrics = health.register(Metrics::new);
+    health.follow(metrics.clone());
+    let figure = async |name: &str| {
+        let answer = health.respond(&Method::GET, "/metrics").await.unwrap();
+        let text = String::from_utf8(answer.into_body().to_vec()).unwrap();
+        let mut lines = text.lines();
+        let line = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let stopped = async || figure("kvstore_worker_partitions{state=\"stopped\"}").await;
+    let readiness = async || {
+        let answer = health.respond(&Method::GET, "/readyz").await.unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!((stopped().await, readiness().await), (0, 200));
+    let options = Options {
+        on_event: Some(metrics.listener()),
+        ..Options::default()
+    };
+    let worker = Running::start(&older, &queue, options);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(state(&*older, &waiting).await, JobState::Queued);
+    assert_eq!((stopped().await, readiness().await), (1, 503));
     assert!(
         !worker.ended.is_finished(),
         "other partitions could be fine"
     );
     worker.stop().await.unwrap();
+    assert_eq!(stopped().await, 0);
 
     let accept = Options {
         accept_gap: true,
+        on_event: Some(metrics.listener()),
         ..Options::default()
     };
     let worker = Running::start(&older, &queue, accept);
     drained(&*queue).await;
+    assert_eq!((stopped().await, readiness().await), (0, 200));
     worker.stop().await.unwrap();
     assert_eq!(older.get_as::<u64>("k").await.unwrap(), Some(2));
     assert_eq!(state(&*older, &lost).await, JobState::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn partition_that_waits_for_its_store_is_counted_until_it_works_again() {
+    let key = key("k");
+    let down = Arc::new(AtomicBool::new(true));
+    let store = FaultyStore::new({
+        let down = Arc::clone(&down);
+        move |_| down.load(SeqCst).then_some(Fault::Before(unavailable))
+    });
+    let queue = single();
+    let health = Health::new(store.clone(), queue.clone());
+    let metrics = health.register(Metrics::new);
+    health.follow(metrics.clone());
+    let text = async || {
+        let answer = health.respond(&Method::GET, "/metrics").await.unwrap();
+        String::from_utf8(answer.into_body().to_vec()).unwrap()
+    };
+    let options = Options {
+        on_event: Some(metrics.listener()),
+        ..Options::default()
+    };
+    enqueue(&*queue, set(&key, 1)).await;
+    let worker = Running::start(&store, &queue, options);
+    sleep(Duration::from_secs(60)).await;
+    let waits = text().await;
+    assert!(
+        waits.contains("kvstore_worker_partitions{state=\"waiting\"} 1\n"),
+        "{waits}"
+    );
+    assert!(
+        !waits.contains("kvstore_worker_retries_total 0\n"),
+        "{waits}"
+    );
+    down.store(false, SeqCst);
+    drained(&*queue).await;
+    let works = text().await;
+    assert!(
+        works.contains("kvstore_worker_partitions{state=\"waiting\"} 0\n"),
+        "{works}"
+    );
+    assert!(
+        works.contains("kvstore_worker_partitions{state=\"working\"} 1\n"),
+        "{works}"
+    );
+    worker.stop().await.unwrap();
+    let ended = text().await;
+    assert!(
+        ended.contains("kvstore_worker_partitions{state=\"working\"} 0\n"),
+        "{ended}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -138,8 +138,8 @@ async fn write(
     write: &WriteArgs,
 ) -> Result<(), CommandFailure> {
     let (key, name) = (operation.key.clone(), operation.action.name());
-    let operation = match write.if_match {
-        Some(condition) => operation.under(condition),
+    let operation = match &write.if_match {
+        Some(condition) => operation.under(condition.clone()),
         None => operation,
     };
     let submitted = context.submit(operation, &write.sending).await?;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use hyper::Method;
+use hyper::header::{IF_MATCH, IF_NONE_MATCH};
 use kvstore_core::error::Subject;
 use kvstore_core::model::command::{Action, Command, Expiry, Operation};
 use kvstore_core::service::Request;
@@ -71,9 +72,11 @@ fn one(operation: &Operation) -> Result<ApiCall> {
         }
         Action::Touch => write(Method::PATCH, target),
     };
-    if let Some((header, _, value)) = wire::condition(operation.condition) {
-        let header = hyper::header::HeaderName::from_static(header);
-        call.header(header, &value).expect("a tag is visible ASCII");
+    let (matches, none_matches) = wire::conditions(&operation.condition);
+    for (header, value) in [(IF_MATCH, matches), (IF_NONE_MATCH, none_matches)] {
+        if let Some(value) = value {
+            call.header(header, &value).expect("tags are visible ASCII");
+        }
     }
     Ok(call)
 }
@@ -164,12 +167,7 @@ fn operation(operation: &Operation) -> Result<WireOperation<'_>> {
         Action::Add { by } => wire.by = Some(*by),
         Action::Delete | Action::Touch | Action::Check => {}
     }
-    if let Some((_, member, tag)) = wire::condition(operation.condition) {
-        match member {
-            "if_match" => wire.if_match = Some(tag),
-            _ => wire.if_none_match = Some(tag),
-        }
-    }
+    (wire.if_match, wire.if_none_match) = wire::conditions(&operation.condition);
     Ok(wire)
 }
 

@@ -19,6 +19,24 @@ pub(super) fn corrupt(
     }
 }
 
+pub(super) fn unavailable(what: String) -> Error {
+    Error::Unavailable { what, source: None }
+}
+
+/// Runs `work`, for which `what` stands in messages, on a thread that may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| {
+        Err(Error::Unavailable {
+            what: format!("{what} failed"),
+            source: source(panic),
+        })
+    })
+}
+
 /// Reads a whole file; `None` if there is none of that name.
 pub(super) fn read(disk: &dyn Disk, name: &str) -> Result<Option<Vec<u8>>> {
     let text = disk.read(name);

@@ -55,7 +55,7 @@ use std::sync::atomic::AtomicBool;
 
 use self::disk::Disk;
 use self::disk::lock::Lock;
-use self::error::{disk_error, io_error};
+use self::error::{blocking, disk_error, io_error};
 pub use self::follower::JsonReader;
 pub use self::follower::JsonReaderQueue;
 pub use self::inspect::FolderProblem;
@@ -67,7 +67,7 @@ use self::writer::Writer;
 use self::writer::jobs::Queue;
 use self::writer::quota::{self, Room};
 use crate::clock::{Clock, StoreTime, SystemClock};
-use crate::error::{Error, Result, source};
+use crate::error::{Error, Result};
 use crate::in_memory::log::Claims;
 use crate::in_memory::state::Shared;
 use crate::model::id::{Partition, PartitionCount};
@@ -147,15 +147,7 @@ impl JsonFile {
     /// `data.json` and the journals are read whole.
     pub async fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self> {
         let folder = folder.as_ref().to_owned();
-        let open = move || Self::open_now(&folder, &options);
-        tokio::task::spawn_blocking(open)
-            .await
-            .unwrap_or_else(|panic| {
-                Err(Error::Unavailable {
-                    what: "opening failed".into(),
-                    source: source(panic),
-                })
-            })
+        blocking("opening", move || Self::open_now(&folder, &options)).await
     }
 
     fn open_now(folder: &Path, options: &Options) -> Result<Self> {
@@ -191,12 +183,8 @@ impl JsonFile {
             queue: Arc::clone(&queue),
             room,
             meta: recovered.meta,
-            data: recovered.data,
-            journal: recovered.journal,
-            number: recovered.number,
-            older_bytes: recovered.older_bytes,
-            meta_bytes: recovered.meta_bytes,
-            roll: recovered.roll,
+            written: recovered.written,
+            latest: recovered.latest,
             snapshot_bytes_min: options.snapshot_bytes_min,
             status: writer::WriterStatus::default(),
         };

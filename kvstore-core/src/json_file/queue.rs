@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
 
 use crate::clock::StoreTime;
 use crate::error::{Error, Result};
-use crate::in_memory::log::{found_out, jobs_out};
-use crate::in_memory::state::Shared;
+use crate::in_memory::log::{PartitionLog, found_out, jobs_out};
+use crate::in_memory::state::{Shared, Staging};
 use crate::json_file::PARTITION;
+use crate::json_file::journal::record;
 use crate::json_file::writer::jobs::Queue;
-use crate::json_file::writer::{Answer, Requests, WriterRequest};
+use crate::json_file::writer::requests::{Request, Requests};
+use crate::json_file::writer::{Group, Writer};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
@@ -32,10 +33,9 @@ pub struct JsonQueue {
 
 impl JsonQueue {
     fn check_open(&self) -> Result<()> {
-        if self.is_closed.load(Ordering::SeqCst) || self.requests.is_closed() {
-            Err(closed())
-        } else {
-            Ok(())
+        match self.is_closed.load(Ordering::SeqCst) {
+            true => Err(Error::unavailable("the queue")),
+            false => self.requests.check_open(),
         }
     }
 
@@ -43,19 +43,20 @@ impl JsonQueue {
         self.shared.time()
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> WriterRequest) -> Result<T> {
-        let (sender, receiver) = oneshot::channel();
-        self.send(request(sender), receiver).await?
-    }
-
-    async fn send<T>(&self, request: WriterRequest, answer: oneshot::Receiver<T>) -> Result<T> {
+    /// Counts how often the job at `head` was tried, by what `count` returns.
+    async fn count_attempt(
+        &self,
+        head: Position,
+        count: impl FnOnce(&mut PartitionLog) -> u32 + Send + 'static,
+    ) -> Result<u32> {
         self.check_open()?;
-        self.requests.send(request).await.map_err(|_| closed())?;
-        // The thread answers everything that it takes, unless it panics.
-        answer.await.map_err(|_| Error::Unknown {
-            what: "the job is in the queue".into(),
-            source: None,
-        })
+        let queue = Arc::clone(&self.queue);
+        let judge = move |_: &Writer, group: &mut Group, _: &mut Staging<'_>| {
+            let count = count(&mut queue.log());
+            group.lines.push(record::encode_tried(head, count));
+            Ok((None, count))
+        };
+        self.requests.change(true, judge).await
     }
 
     /// Waits for as long as there is no job after `after`.
@@ -71,10 +72,6 @@ impl JsonQueue {
             changed.await;
         }
     }
-}
-
-fn closed() -> Error {
-    Error::unavailable("the queue")
 }
 
 #[async_trait]
@@ -93,14 +90,23 @@ impl JobQueue for JsonQueue {
         if position <= self.queue.log().last() {
             return Ok(());
         }
-        self.ask(|answer| WriterRequest::StartAfter(position, answer))
-            .await
+        let request = |answer| Request::StartAfter(position, answer);
+        self.requests.ask(request).await?
     }
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
+        if let Err(error) = self.check_open() {
+            return vec![Err(error); jobs.len()];
+        }
         let count = jobs.len();
-        let (sender, receiver) = oneshot::channel();
-        self.send(WriterRequest::Enqueue(jobs, sender), receiver)
+        let request = |answer| Request::Change {
+            has_room: false,
+            judge: Box::new(move |writer, group, staging| {
+                group.enqueue(writer, staging, jobs, answer)
+            }),
+        };
+        self.requests
+            .ask(request)
             .await
             .unwrap_or_else(|error| vec![Err(error); count])
     }
@@ -169,23 +175,22 @@ impl WorkQueue for JsonQueue {
         wait: Duration,
     ) -> Result<Vec<Job>> {
         self.check_open()?;
-        let jobs = self.queue.log().read(after, max)?;
-        if !jobs.is_empty() || max == 0 || wait.is_zero() {
-            return Ok(jobs_out(jobs, &self.time()));
-        }
-        tokio::time::timeout(wait, self.next(after, max))
-            .await
-            .unwrap_or_else(|_| Ok(Vec::new()))
+        let wait = if max == 0 { Duration::ZERO } else { wait };
+        let next = tokio::time::timeout(wait, self.next(after, max));
+        next.await.unwrap_or_else(|_| Ok(Vec::new()))
     }
 
     async fn begin_attempt(&self, _: &Claim, head: Position) -> Result<u32> {
-        self.ask(|answer| WriterRequest::BeginAttempt(head, answer))
+        self.count_attempt(head, move |log| log.begin_attempt(head))
             .await
     }
 
     async fn withdraw_attempt(&self, _: &Claim, head: Position) -> Result<()> {
-        self.ask(|answer| WriterRequest::WithdrawAttempt(head, answer))
-            .await
+        let withdraw = move |log: &mut PartitionLog| {
+            log.withdraw_attempt(head);
+            log.attempts().map_or(0, |(_, count)| count)
+        };
+        self.count_attempt(head, withdraw).await.map(drop)
     }
 
     async fn complete(&self, _: &Claim, up_to: Position) -> Result<()> {

@@ -7,16 +7,15 @@ use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::{Record, Row, State, Table};
 use crate::json_file::disk::Disk;
 use crate::json_file::error::{corrupt, disk_error};
-use crate::json_file::journal::chain::{self, Files, Header, nonsense};
+use crate::json_file::journal::chain::{self, Files, Header, Latest, nonsense};
 use crate::json_file::journal::manifest::Roll;
 use crate::json_file::journal::record;
-use crate::json_file::journal::{AppendError, Journal};
 use crate::json_file::sealed::Format;
 use crate::json_file::snapshot::data::Fingerprint;
 use crate::json_file::snapshot::import::{Known, import};
 use crate::json_file::snapshot::meta::Meta;
 use crate::json_file::snapshot::pair::{Pair, load};
-use crate::json_file::snapshot::{self, DATA, SNAPSHOT_PIECE};
+use crate::json_file::snapshot::{self, DATA, Written};
 use crate::json_file::writer::quota;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::QueueId;
@@ -29,16 +28,9 @@ pub(super) struct Recovered {
     pub(super) log: PartitionLog,
     /// What `data.meta.json` holds, but for the entries.
     pub(super) meta: Meta,
-    /// What `data.json` is.
-    pub(super) data: Fingerprint,
-    /// The length of `data.meta.json`.
-    pub(super) meta_bytes: u64,
-    pub(super) journal: Journal,
-    /// The number of that journal.
-    pub(super) number: u64,
-    /// Bytes of the journals before it whose lines are not in the pair.
-    pub(super) older_bytes: u64,
-    pub(super) roll: Roll,
+    /// The pair.
+    pub(super) written: Written,
+    pub(super) latest: Latest,
 }
 
 /// What an opening needs.
@@ -68,16 +60,18 @@ pub(super) fn recover(
         roll,
     };
     let recovered = match load(disk, has_journals)? {
-        Pair::None => opening.take_over(
-            Meta::of_new_folder(QueueId::random()),
-            &Known::new(),
-            None,
-            b"{}",
-        ),
         Pair::Foreign(text) => {
-            tracing::info!(file = %disk.path().join(DATA).display(), "taking this file as the data");
+            if text.is_some() {
+                tracing::info!(file = %disk.path().join(DATA).display(), "taking this file as the data");
+            }
             let meta = Meta::of_new_folder(QueueId::random());
-            opening.take_over(meta, &Known::new(), Some(Fingerprint::of(&text)), &text)
+            let replaces = text.as_deref().map(Fingerprint::of);
+            opening.take_over(
+                meta,
+                &Known::new(),
+                replaces,
+                text.as_deref().unwrap_or(b"{}"),
+            )
         }
         Pair::Edited {
             meta,
@@ -133,8 +127,7 @@ impl Opening<'_> {
         meta.set_log(&log);
         meta.add_remembered(meta.time, || &log);
         let mut table = Table::of(entries);
-        table.start_cut();
-        let written = snapshot::write(disk, &meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
+        let written = snapshot::write_table(disk, &meta, replaces, &mut table)
             .map_err(|error| disk_error(disk, "cannot write", DATA, error))?;
         let state = State::new(table, meta.progress(), version, meta.time);
         let header = Header {
@@ -145,13 +138,7 @@ impl Opening<'_> {
             version,
             jobs: log.last(),
         };
-        self.start_journal(
-            (state, log),
-            &meta,
-            (written.data, written.meta_bytes),
-            vec![header.line()],
-            (meta.journal, 0),
-        )
+        self.start_journal((state, log), &meta, written, &header, &[], 0)
     }
 
     /// Opens a folder whose `data.json` somebody edited while nothing ran. `newer`: there was something that is not in it.
@@ -203,17 +190,13 @@ impl Opening<'_> {
             meta = meta.without_entries();
             known.clear();
         }
-        meta.set_progress(&state.progress);
-        meta.set_log(&log);
-        meta.add_outcomes(|| &state);
-        meta.add_remembered(state.time, || &log);
-        (meta.version, meta.time) = (state.version, state.time);
+        meta.take_down(&state, &log);
         meta.journal = journals.next_number().unwrap_or(meta.journal);
         journals.keep_torn_tail(disk)?;
         let (version, entries) = (meta.version, meta.entry_count());
         let recovered = self.take_over(meta, &known, Some(Fingerprint::of(text)), text)?;
         tell_edit(disk, &recovered.state, version, entries);
-        chain::remove_before(disk, recovered.number);
+        chain::remove_before(disk, recovered.latest.number);
         Ok(recovered)
     }
 
@@ -245,79 +228,61 @@ impl Opening<'_> {
         carried.push(record::encode(&record));
         state.apply(record);
         journals.keep_torn_tail(disk)?;
-        let number = journals.next_number().unwrap_or(meta.journal);
         let header = Header {
-            journal: number,
+            journal: journals.next_number().unwrap_or(meta.journal),
             format: Format,
             queue: meta.queue,
             previous: journals.durable_end(),
             version,
             jobs: last,
         };
-        carried.insert(0, header.line());
-        let (first, data, meta_bytes) = (meta.journal, meta.data, meta.bytes);
+        let written = Written {
+            data: meta.data,
+            meta_bytes: meta.bytes,
+        };
         let bytes = journals.bytes();
-        let recovered = self.start_journal(
-            (state, log),
-            &meta,
-            (data, meta_bytes),
-            carried,
-            (number, bytes),
-        )?;
-        chain::remove_before(disk, first);
+        let recovered =
+            self.start_journal((state, log), &meta, written, &header, &carried, bytes)?;
+        chain::remove_before(disk, meta.journal);
         Ok(recovered)
     }
 
     fn start_journal(
-        mut self,
+        self,
         (state, log): (State, PartitionLog),
         meta: &Meta,
-        (data, meta_bytes): (Fingerprint, u64),
-        lines: Vec<Vec<u8>>,
-        (number, older_bytes): (u64, u64),
+        written: Written,
+        header: &Header,
+        lines: &[Vec<u8>],
+        older_bytes: u64,
     ) -> Result<Recovered> {
-        let name = chain::name(number);
-        let create = |reserve| Journal::create(self.disk, &name, &lines, reserve);
-        let mut begin = || {
-            // Without room for what waits it waits on, and the rest can be read.
-            let journal = create(quota::reserve(&log)).or_else(|_| create(0));
-            let journal = journal.map_err(AppendError::Full)?;
-            self.roll.call(self.disk, number)?;
-            Ok(journal)
-        };
-        let journal = begin().map_err(|error: AppendError| {
+        let begin =
+            |reserve| Latest::begin(self.disk, self.roll, header, lines, reserve, older_bytes);
+        // Without room for what waits it waits on, and the rest can be read.
+        let begun = begin(quota::reserve(&log)).or_else(|_| begin(0));
+        let latest = begun.map_err(|error| {
+            let name = chain::name(header.journal);
             disk_error(self.disk, "cannot write", &name, error.into_io())
         })?;
         Ok(Recovered {
             state,
             log,
             meta: meta.without_entries(),
-            data,
-            meta_bytes,
-            journal,
-            number,
-            older_bytes,
-            roll: self.roll,
+            written,
+            latest,
         })
     }
 }
 
 /// Says what an edit has changed of `entries` entries up to `version`: whoever has edited nothing has a damaged disk.
 fn tell_edit(disk: &dyn Disk, state: &State, version: Version, entries: usize) {
-    let mut same = 0;
-    let mut changed: Vec<&Row> = Vec::new();
-    for row in state.table.range_from(std::ops::Bound::Unbounded) {
-        if row.version() > version {
-            changed.push(row);
-        } else {
-            same += 1;
-        }
-    }
+    let rows = state.table.range_from(std::ops::Bound::Unbounded);
+    let (changed, same): (Vec<&Row>, Vec<&Row>) = rows.partition(|row| row.version() > version);
     let keys: Vec<&str> = changed.iter().take(20).map(|row| row.key_str()).collect();
     tracing::warn!(
         file = %disk.path().join(DATA).display(),
         new_or_changed = changed.len(),
-        gone_or_changed = entries.saturating_sub(same),
+        gone_or_changed = entries.saturating_sub(same.len()),
         first_keys = ?keys,
         "it is not as it was written: taken as an edit"
     );

@@ -17,7 +17,7 @@ use crate::json_file::journal::chain;
 use crate::json_file::journal::manifest::ROLL;
 use crate::json_file::snapshot::data::fingerprint;
 use crate::json_file::snapshot::pair::free_name;
-use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD, SNAPSHOT_PIECE};
+use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD};
 use crate::json_file::{PARTITION, check_is_no_file};
 use crate::model::entry::{Timestamp, Version};
 
@@ -54,10 +54,11 @@ pub fn repair(folder: impl AsRef<Path>) -> Result<Vec<FolderProblem>> {
 
 pub(super) fn repair_disk(disk: &dyn Disk, now: Timestamp) -> Result<Vec<FolderProblem>> {
     let mut salvage = Salvage::read(disk, Beside::Nobody)?;
-    if salvage.problems.is_empty() {
-        return Ok(salvage.problems);
+    let problems = std::mem::take(&mut salvage.found.problems);
+    if problems.is_empty() {
+        return Ok(problems);
     }
-    if let Some(problem) = salvage.problems.iter().find(|it| it.loses.is_none()) {
+    if let Some(problem) = problems.iter().find(|it| it.loses.is_none()) {
         return Err(Error::Corrupt {
             path: problem.path.clone(),
             line: problem.line,
@@ -65,59 +66,62 @@ pub(super) fn repair_disk(disk: &dyn Disk, now: Timestamp) -> Result<Vec<FolderP
         });
     }
     renumber(&mut salvage, now)?;
-    keep_aside(disk, &salvage)
-        .map_err(|error| disk_error(disk, "cannot keep the damage aside in", "", error))?;
+    keep_aside(disk, &problems, salvage.pair.data_from)
+        .map_err(|error| disk_error(disk, "can't keep the damage aside in", "", error))?;
     write_pair(disk, &mut salvage)?;
-    chain::remove_before(disk, salvage.meta.journal);
-    if salvage.damaged.contains(ROLL) {
+    chain::remove_before(disk, salvage.pair.meta.journal);
+    if problems.iter().any(|it| it.path.ends_with(ROLL)) {
         disk.remove(ROLL)
             .map_err(|error| disk_error(disk, "cannot remove", ROLL, error))?;
     }
     disk.sync_folder()
-        .map_err(|error| io_error(disk.path(), "cannot sync", error))?;
-    Ok(salvage.problems)
+        .map_err(|error| io_error(disk.path(), "can't sync", error))?;
+    Ok(problems)
 }
 
 /// Leaves out what may have been used by what is gone.
 fn renumber(salvage: &mut Salvage, now: Timestamp) -> Result<()> {
-    let Salvage {
-        state, meta, log, ..
-    } = salvage;
+    let Salvage { pair, log, .. } = salvage;
+    let (state, meta) = (&mut pair.state, &pair.meta);
     let last = state.version.max(meta.version);
     state.version = Version(first_number(last.0, now));
     state.progress.skipped += state.version.0 - last.0;
     state.time = state.time.max(meta.time).max(now);
-    if salvage.has_unversioned {
+    if pair.has_unversioned {
         state.version = state.table.give_versions(state.version);
     }
     let last = log.last();
     let opened = log.open(now);
     let lost = salvage.lost_jobs.iter().copied();
     for (after, up_to) in lost.chain([(last, opened)]) {
-        state.progress.lose(meta.queue, PARTITION, after, up_to);
+        state.progress.lose((meta.queue, PARTITION), after, up_to);
     }
     log.complete(state.progress.applied(meta.queue, PARTITION));
     Ok(())
 }
 
-/// Gives each damaged file a second name, which stays when the first goes to another one.
-fn keep_aside(disk: &dyn Disk, salvage: &Salvage) -> std::io::Result<()> {
+/// Gives each file with a problem a second name, which stays when the first goes to another one.
+fn keep_aside(
+    disk: &dyn Disk,
+    problems: &[Problem],
+    data_from: Option<&str>,
+) -> std::io::Result<()> {
     let names = disk.names()?;
-    for name in &salvage.damaged {
-        if names.contains(name) {
+    for name in &names {
+        if problems.iter().any(|it| it.path.ends_with(name)) {
             let kept = free_name(disk, &format!("{name}.removed"))?;
             disk.link(name, &kept)?;
             tracing::warn!(file = %disk.path().join(name).display(), kept, "this file is damaged: it is kept aside");
         }
     }
     disk.sync_folder()?;
-    if let Some(whole) = salvage.data_from {
+    if let Some(whole) = data_from {
         disk.rename(whole, DATA)?;
         disk.sync_folder()?;
     }
     // The pair is about to be written under these names.
     for name in [DATA_NEW, DATA_OLD] {
-        if names.iter().any(|it| it == name) && salvage.data_from != Some(name) {
+        if names.iter().any(|it| it == name) && data_from != Some(name) {
             let kept = free_name(disk, &format!("{name}.removed"))?;
             disk.rename(name, &kept)?;
             disk.sync_folder()?;
@@ -129,22 +133,13 @@ fn keep_aside(disk: &dyn Disk, salvage: &Salvage) -> std::io::Result<()> {
 /// Writes everything that could be read as a snapshot does.
 fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
     let next = salvage.next_number(disk)?;
-    let Salvage {
-        state, meta, log, ..
-    } = salvage;
+    let Salvage { pair, log, .. } = salvage;
+    let (state, meta) = (&mut pair.state, &mut pair.meta);
     meta.journal = next.max(meta.journal);
-    meta.version = state.version;
-    meta.time = state.time;
-    meta.set_progress(&state.progress);
-    meta.set_log(log);
-    meta.add_outcomes(|| &*state);
-    meta.add_remembered(state.time, || &*log);
+    meta.take_down(state, log);
     let mut write = || {
         let replaces = fingerprint(disk, DATA)?;
-        state.table.start_cut();
-        snapshot::write(disk, meta, replaces, || {
-            state.table.next_of_cut(SNAPSHOT_PIECE)
-        })
+        snapshot::write_table(disk, meta, replaces, &mut state.table)
     };
     write().map_err(|error| disk_error(disk, "cannot write", DATA, error))?;
     Ok(())

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
 
-use crate::error::{Error, Result};
-use crate::in_memory::state::Shared;
+use crate::error::Result;
+use crate::in_memory::state::{Record, Shared, Staging};
 use crate::json_file::disk::lock::Lock;
-use crate::json_file::writer::{Answer, Requests, WriterRequest};
+use crate::json_file::writer::requests::{Request, Requests};
+use crate::json_file::writer::{Group, Writer};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::{Entry, EntryRef};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
@@ -78,38 +78,17 @@ impl JsonStore {
     /// # Cost
     /// The whole data is written; commits go on meanwhile.
     pub async fn compact(&self) -> Result<()> {
-        self.ask(WriterRequest::Snapshot).await
+        self.requests.ask(Request::Snapshot).await?
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> WriterRequest) -> Result<T> {
-        if let Some(reason) = self.shared.poisoned() {
-            return Err(Error::Poisoned { reason });
-        }
-        let (sender, receiver) = oneshot::channel();
-        self.requests
-            .send(request(sender))
-            .await
-            .map_err(|_| closed())?;
-        // The thread answers everything that it takes, unless it panics.
-        receiver.await.unwrap_or_else(|_| {
-            Err(Error::Unknown {
-                what: "the write is on the disk".into(),
-                source: None,
-            })
-        })
+    /// Asks for a change that takes no room.
+    async fn change<T: Send + 'static>(
+        &self,
+        judge: impl FnOnce(&mut Staging<'_>) -> Result<(Option<Record>, T)> + Send + 'static,
+    ) -> Result<T> {
+        let judge = |_: &Writer, _: &mut Group, staging: &mut Staging<'_>| judge(staging);
+        self.requests.change(false, judge).await
     }
-
-    fn check_open(&self) -> Result<()> {
-        if self.requests.is_closed() {
-            Err(closed())
-        } else {
-            Ok(())
-        }
-    }
-}
-
-fn closed() -> Error {
-    Error::unavailable("the store")
 }
 
 #[async_trait]
@@ -119,64 +98,81 @@ impl Store for JsonStore {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        self.check_open()?;
+        self.requests.check_open()?;
         Ok(self.shared.get(key))
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
-        self.check_open()?;
+        self.requests.check_open()?;
         Ok(self.shared.get_many(keys))
     }
 
     async fn list(&self, request: &ListRequest) -> Result<Page> {
-        self.check_open()?;
+        self.requests.check_open()?;
         self.shared.list(request)
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {
         let commit = self.shared.take_in(commit);
-        self.ask(|answer| WriterRequest::Commit(commit, answer))
-            .await
+        let has_room = commit.advance.is_some();
+        let judge = move |writer: &Writer, group: &mut Group, staging: &mut Staging<'_>| {
+            writer.check_room(&commit, group.bytes)?;
+            let (record, committed) = staging.commit(commit)?;
+            Ok((Some(record), committed))
+        };
+        self.requests.change(has_room, judge).await
     }
 
     async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
-        self.check_open()?;
+        self.requests.check_open()?;
         Ok(self.shared.read().progress.applied(queue, partition))
     }
 
     async fn active_queue(&self) -> Result<Option<QueueId>> {
-        self.check_open()?;
+        self.requests.check_open()?;
         Ok(self.shared.read().progress.active)
     }
 
     async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
-        self.ask(|answer| WriterRequest::Adopt(queue, answer)).await
+        let judge = move |staging: &mut Staging<'_>| Ok((staging.adopt(queue), ()));
+        self.change(judge).await
     }
 
     async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
-        self.check_open()?;
+        self.requests.check_open()?;
         self.shared.outcome(job, wait).await
     }
 
     async fn expire(&self, _: Partition) -> Result<usize> {
         // Most of the time there is nothing, and that is known without the thread.
         if !self.shared.has_expired() {
-            return self.check_open().map(|()| 0);
+            return self.requests.check_open().map(|()| 0);
         }
-        self.ask(WriterRequest::Expire).await
+        let judge = |staging: &mut Staging<'_>| {
+            let record = staging.expire();
+            let count = record.as_ref().map_or(0, |record| record.expired.len());
+            Ok((record, count))
+        };
+        self.change(judge).await
     }
 
     async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {
-        self.check_open()?;
+        self.requests.check_open()?;
         Ok(self.shared.dead(request))
     }
 
     async fn forget(&self, job: &JobId) -> Result<bool> {
-        self.ask(|answer| WriterRequest::Forget(*job, answer)).await
+        let job = *job;
+        let judge = move |staging: &mut Staging<'_>| {
+            let record = staging.forget(job);
+            let was_there = record.is_some();
+            Ok((record, was_there))
+        };
+        self.change(judge).await
     }
 
     async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
-        self.check_open()?;
+        self.requests.check_open()?;
         self.shared.watch(request)
     }
 
@@ -185,21 +181,18 @@ impl Store for JsonStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.ask(WriterRequest::Check).await
+        self.requests.ask(Request::Check).await?
     }
 
     async fn close(&self) -> Result<()> {
-        let (sender, receiver) = oneshot::channel();
-        let result = match self.requests.send(WriterRequest::Close(sender)).await {
-            // Closed already.
-            Err(_) => return Ok(()),
-            Ok(()) => match receiver.await {
-                Ok(result) => result,
-                // Another call was first.
-                Err(_) => return Ok(()),
-            },
+        if self.requests.check_open().is_err() {
+            return Ok(());
+        }
+        let result = match self.requests.ask(Request::Close).await {
+            // Another call was first.
+            Err(_) if self.shared.is_closed() => return Ok(()),
+            answer => answer.and_then(|closed| closed),
         };
-        self.shared.close();
         if let Some(lock) = &self.lock {
             lock.release();
         }

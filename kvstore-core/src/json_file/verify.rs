@@ -1,5 +1,6 @@
 //! A folder read and left alone: whether everything in it is as it was written, and what is in it.
 
+use std::ops::Bound;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -104,7 +105,7 @@ impl Inspection {
             let before = look(folder);
             let writer = lock::holder(folder);
             let salvage = Salvage::read(&disk, writer.map_or(Beside::Nobody, |_| Beside::Writer));
-            let is_sound = matches!(&salvage, Ok(salvage) if salvage.problems.is_empty());
+            let is_sound = matches!(&salvage, Ok(salvage) if salvage.found.problems.is_empty());
             // What changes while it is read may look damaged and be whole.
             let is_still = writer.is_none() && before == look(folder);
             if is_sound || is_still || tries == TRIES_MAX {
@@ -124,7 +125,7 @@ impl Inspection {
         };
         let clock = SystemClock.now();
         // The store's time never goes back.
-        let now = clock.max(salvage.state.time);
+        let now = clock.max(salvage.pair.state.time);
         Ok(Self {
             now,
             behind: now.since(clock),
@@ -136,13 +137,13 @@ impl Inspection {
     }
 
     /// Everything that is wrong; empty if opening the folder loses nothing.
-    pub fn problems(&self) -> &[FolderProblem] {
-        &self.salvage.problems
+    pub fn problems(&self) -> &[Problem] {
+        &self.salvage.found.problems
     }
 
     /// What is no damage and good to know, such as the torn end of a write that was never acknowledged.
     pub fn notes(&self) -> &[String] {
-        &self.salvage.notes
+        &self.salvage.found.notes
     }
 
     /// Whether a process had the folder open, and its id if that can be read.
@@ -152,23 +153,15 @@ impl Inspection {
 
     /// The entries that have not expired, in byte order of their keys. Where there are problems, those that could be read.
     pub fn entries(&self) -> impl Iterator<Item = (Key, Entry)> {
-        let all = self
-            .salvage
-            .state
-            .table
-            .range_from(std::ops::Bound::Unbounded);
-        all.filter(|row| row.is_live(self.now)).map(|row| {
-            let entry = row.entry();
-            let expires_at = entry
-                .expires_at
-                .map(|deadline| deadline.before(self.behind));
-            (
-                row.key(),
-                Entry {
-                    expires_at,
-                    ..entry
-                },
-            )
+        let table = &self.salvage.pair.state.table;
+        let live = table
+            .range_from(Bound::Unbounded)
+            .filter(|row| row.is_live(self.now));
+        live.map(|row| {
+            let mut entry = row.entry();
+            let deadline = entry.expires_at;
+            entry.expires_at = deadline.map(|deadline| deadline.before(self.behind));
+            (row.key(), entry)
         })
     }
 
@@ -179,31 +172,23 @@ impl Inspection {
             entries += 1;
             bytes += (key.as_str().len() + entry.value.len()) as u64;
         }
-        let progress = &self.salvage.state.progress;
+        let progress = &self.salvage.pair.state.progress;
+        let dead = progress
+            .queues
+            .values()
+            .map(|queue| queue.dead.len() as u64);
         FolderSummary {
             entries,
             bytes,
-            version: self.salvage.state.version,
-            changes: (self.salvage.state.version.0).saturating_sub(progress.skipped),
+            version: self.salvage.pair.state.version,
+            changes: (self.salvage.pair.state.version.0).saturating_sub(progress.skipped),
             data_bytes: self.data_bytes,
-            snapshot_age: self
-                .snapshot_at
-                .map(|at| Duration::from_millis(millis(at)))
-                .map(|at| Duration::from_millis(SystemClock.now().0).saturating_sub(at)),
+            snapshot_age: self.snapshot_at.map(|at| at.elapsed().unwrap_or_default()),
             journal_bytes: self.salvage.journal_bytes,
             waiting: self.salvage.log.depth(self.now),
-            dead: progress
-                .queues
-                .values()
-                .map(|queue| queue.dead.len() as u64)
-                .sum(),
+            dead: dead.sum(),
         }
     }
-}
-
-fn millis(at: SystemTime) -> u64 {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a change of the folder would change.

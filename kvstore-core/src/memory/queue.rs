@@ -122,7 +122,7 @@ impl MemoryQueue {
         let admission = self.log(partition)?.lock().admit(new, self.time.now())?;
         let accepted = match admission {
             Admission::New { job, .. } => Accepted::waiting(job.id),
-            Admission::Replayed { id, .. } => Accepted::replayed(id),
+            Admission::Replayed(id) => Accepted::replayed(id),
         };
         Ok((partition, accepted))
     }
@@ -202,6 +202,7 @@ impl JobQueue for MemoryQueue {
             bytes: sum.bytes + one.bytes,
             oldest_age: sum.oldest_age.max(one.oldest_age),
             lost: 0,
+            idempotency_keys: sum.idempotency_keys + one.idempotency_keys,
         }))
     }
 
@@ -543,6 +544,7 @@ mod tests {
             bytes: 8 * ("key 0".len() + "0".len()) as u64,
             oldest_age: Some(Duration::from_secs(8)),
             lost: 0,
+            idempotency_keys: 0,
         };
         assert_eq!(queue.depth().await.unwrap(), depth);
     }

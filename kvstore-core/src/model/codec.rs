@@ -83,12 +83,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 impl From<&Operation> for OperationText {
     fn from(operation: &Operation) -> Self {
         let mut text = Self {
-            condition: match operation.condition {
-                Condition::Any => None,
-                Condition::Absent => Some("absent".to_owned()),
-                Condition::Present => Some("present".to_owned()),
-                Condition::Version(version) => Some(version.to_string()),
-            },
+            condition: operation.condition.to_text(),
             ttl_ms: match operation.expiry {
                 Expiry::Never => None,
                 Expiry::Keep => Some("keep".to_owned()),
@@ -120,12 +115,9 @@ impl TryFrom<OperationText> for Operation {
             text.and_then(|text| text.parse().ok())
                 .ok_or("a number is missing or malformed")
         }
-        let condition = match text.condition.as_deref() {
-            None => Condition::Any,
-            Some("absent") => Condition::Absent,
-            Some("present") => Condition::Present,
-            version => Condition::Version(Version(number(version)?)),
-        };
+        let condition = text.condition.as_deref().map(Condition::from_text);
+        let condition = condition.transpose().map_err(|_| "no condition")?;
+        let condition = condition.unwrap_or_default();
         let expiry = match text.ttl_ms.as_deref() {
             None => Expiry::Never,
             Some("keep") => Expiry::Keep,
@@ -305,6 +297,10 @@ mod tests {
                 Operation::merge(key("d"), patch).if_absent(),
                 Operation::touch(key("e"), Duration::from_secs(9)).if_version(Version(u64::MAX)),
                 Operation::check(key("f")).if_present(),
+                Operation::check(key("g")).under(Condition::one_of(&[Version(1), Version(2)])),
+                Operation::check(key("h")).under(Condition::none_of(&[Version(1)], true)),
+                Operation::check(key("i"))
+                    .under(Condition::none_of(&[Version(1), Version(2)], false)),
             ]),
         ] {
             let text = serde_json::to_string(&command).unwrap();
@@ -334,6 +330,8 @@ mod tests {
             r#"{"set":"a"}"#,
             r#"{"set":"a","delete":"a","value":1}"#,
             r#"{"set":"a","value":1,"if":"x"}"#,
+            r#"{"set":"a","value":1,"if":"1,"}"#,
+            r#"{"set":"a","value":1,"if":"absent not 1"}"#,
             r#"{"set":"a","value":1,"ttl_ms":"-1"}"#,
             r#"{"add":"a"}"#,
             r#"{"add":"a","by":"9223372036854775808"}"#,

@@ -189,12 +189,8 @@ impl Operation {
 
     /// Returns everything except key and value as text: one text for each meaning.
     fn terms(&self) -> String {
-        let condition = match self.condition {
-            Condition::Any => "any".to_owned(),
-            Condition::Absent => "absent".to_owned(),
-            Condition::Present => "present".to_owned(),
-            Condition::Version(version) => format!("version {version}"),
-        };
+        let condition = self.condition.to_text();
+        let condition = condition.unwrap_or_else(|| "any".to_owned());
         let by = match self.action {
             Action::Add { by } => format!(" {by}"),
             _ => String::new(),

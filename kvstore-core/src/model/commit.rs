@@ -81,6 +81,7 @@ pub(crate) fn dead_letters_full() -> Error {
     Error::Full {
         what: "the table of dead letters",
         limit: DEAD_LETTERS_MAX as u64,
+        room_in: None,
     }
 }
 
@@ -89,6 +90,7 @@ pub(crate) fn dead_letters_full_by_bytes() -> Error {
     Error::Full {
         what: "the table of dead letters (bytes)",
         limit: DEAD_LETTERS_BYTES_MAX as u64,
+        room_in: None,
     }
 }
 

@@ -189,7 +189,7 @@ impl<'a> Evaluator<'a> {
                     version: EntryVersion::Known(None),
                 },
             };
-            if !holds(operation.condition, &current)? {
+            if !holds(&operation.condition, &current)? {
                 return refuse(index, Failure::Condition, &current);
             }
             found.push(current);
@@ -257,11 +257,11 @@ impl<'a> Evaluator<'a> {
 }
 
 /// Returns true if `condition` holds; `None` if it needs a version that is not known yet.
-fn holds(condition: Condition, current: &Current<'_>) -> Option<bool> {
+fn holds(condition: &Condition, current: &Current<'_>) -> Option<bool> {
     match (current.version, condition) {
         (EntryVersion::Known(version), _) => Some(condition.holds(version)),
         (EntryVersion::ToCome, Condition::Any | Condition::Present) => Some(true),
-        (EntryVersion::ToCome, Condition::Absent | Condition::Version(_)) => None,
+        (EntryVersion::ToCome, _) => None,
     }
 }
 
@@ -440,11 +440,21 @@ mod tests {
             let operations = job.command.operations();
             for (index, operation) in operations.iter().enumerate() {
                 let current = self.current(&operation.key);
-                let holds = match operation.condition {
+                let holds = match &operation.condition {
                     Condition::Any => true,
                     Condition::Absent => current.is_none(),
                     Condition::Present => current.is_some(),
-                    Condition::Version(wanted) => current == Some(wanted),
+                    Condition::Version(wanted) => current == Some(*wanted),
+                    Condition::OneOf(wanted) => {
+                        wanted.iter().any(|wanted| current == Some(*wanted))
+                    }
+                    Condition::NoneOf {
+                        versions,
+                        or_absent,
+                    } => {
+                        let has = versions.iter().any(|version| current == Some(*version));
+                        !has && (*or_absent || current.is_some())
+                    }
                 };
                 if !holds {
                     return Err((index, Failure::Condition, current));
@@ -539,6 +549,10 @@ mod tests {
             1 => Just(Condition::Absent),
             1 => Just(Condition::Present),
             2 => (1..12_u64).prop_map(|version| Condition::Version(Version(version))),
+            1 => (1..12_u64, 1..12_u64)
+                .prop_map(|(one, two)| Condition::one_of(&[Version(one), Version(two)])),
+            1 => (1..12_u64, any::<bool>())
+                .prop_map(|(one, absent)| Condition::none_of(&[Version(one)], absent)),
         ];
         let span = || (1..9_u64).prop_map(|seconds| Expiry::After(Duration::from_secs(seconds)));
         let expiry = || prop_oneof![3 => Just(Expiry::Never), 1 => span(), 2 => Just(Expiry::Keep)];
@@ -628,7 +642,7 @@ mod tests {
                 prop_assert_eq!(commit.checks.len(), depends.len());
                 for (key, condition) in &commit.checks {
                     prop_assert!(depends.contains(key));
-                    prop_assert_eq!(*condition, Condition::unchanged(batched.current(key)));
+                    prop_assert_eq!(condition, &Condition::unchanged(batched.current(key)));
                 }
 
                 // Time passes between the reads and the commit. If that breaks a check, the store

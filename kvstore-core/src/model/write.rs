@@ -1,5 +1,7 @@
 //! One change of one key, and the condition that it may depend on.
 
+use std::num::ParseIntError;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::entry::{Timestamp, Version};
@@ -7,7 +9,7 @@ use crate::model::key::Key;
 use crate::model::value::Value;
 
 /// What must hold for a key before an operation happens. An expired entry counts as absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
     /// Nothing needs to hold.
     #[default]
@@ -18,17 +20,91 @@ pub enum Condition {
     Present,
     /// The key is present with this version.
     Version(Version),
+    /// The key is present with one of these versions.
+    OneOf(Arc<[Version]>),
+    /// The key is present with none of these versions.
+    NoneOf {
+        /// The versions.
+        versions: Arc<[Version]>,
+        /// The key may be absent as well.
+        or_absent: bool,
+    },
 }
 
 impl Condition {
+    /// Returns the condition that a key is present with one of `versions`.
+    pub fn one_of(versions: &[Version]) -> Self {
+        match versions {
+            // It comes before every change.
+            [] => Self::Version(Version(0)),
+            [version] => Self::Version(*version),
+            _ => Self::OneOf(versions.into()),
+        }
+    }
+
+    /// Returns the condition that a key has none of `versions`: absent, if it may be, or present.
+    pub fn none_of(versions: &[Version], or_absent: bool) -> Self {
+        match (versions, or_absent) {
+            ([], true) => Self::Any,
+            ([], false) => Self::Present,
+            _ => Self::NoneOf {
+                versions: versions.into(),
+                or_absent,
+            },
+        }
+    }
+
     /// Returns true if the condition holds for a key with version `current` (`None`: absent).
-    pub fn holds(self, current: Option<Version>) -> bool {
+    pub fn holds(&self, current: Option<Version>) -> bool {
         match self {
             Self::Any => true,
             Self::Absent => current.is_none(),
             Self::Present => current.is_some(),
-            Self::Version(version) => current == Some(version),
+            Self::Version(version) => current == Some(*version),
+            Self::OneOf(versions) => current.is_some_and(|current| versions.contains(&current)),
+            Self::NoneOf {
+                versions,
+                or_absent,
+            } => current.map_or(*or_absent, |current| !versions.contains(&current)),
         }
+    }
+
+    /// Returns it as a text, one for each meaning; `None` if nothing needs to hold.
+    pub(crate) fn to_text(&self) -> Option<String> {
+        let list = |versions: &[Version]| {
+            let versions: Vec<_> = versions.iter().map(Version::to_string).collect();
+            versions.join(",")
+        };
+        Some(match self {
+            Self::Any => return None,
+            Self::Absent => "absent".to_owned(),
+            Self::Present => "present".to_owned(),
+            Self::Version(version) => version.to_string(),
+            Self::OneOf(versions) => list(versions),
+            Self::NoneOf {
+                versions,
+                or_absent,
+            } => {
+                let present = if *or_absent { "" } else { "present " };
+                format!("{present}not {}", list(versions))
+            }
+        })
+    }
+
+    /// Reads what [`Condition::to_text`] has written.
+    pub(crate) fn from_text(text: &str) -> Result<Self, ParseIntError> {
+        let list = |text: &str| {
+            let versions = text.split(',').map(|version| version.parse().map(Version));
+            versions.collect::<Result<Vec<_>, _>>()
+        };
+        Ok(match (text, text.strip_prefix("present ")) {
+            ("absent", _) => Self::Absent,
+            ("present", _) => Self::Present,
+            (text, present) => match present.unwrap_or(text).strip_prefix("not ") {
+                Some(versions) => Self::none_of(&list(versions)?, present.is_none()),
+                None => Self::one_of(&list(text)?),
+            },
+        })
     }
 
     /// Returns the condition that holds as long as nothing changes.

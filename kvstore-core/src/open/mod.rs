@@ -22,7 +22,7 @@ use crate::queue::{JobQueue, WorkQueue};
 use crate::redis::{QueueAlone, Redis};
 use crate::store::Store;
 
-pub use crate::open::url::StoreUrl;
+pub use crate::open::url::{StoreUrl, bytes};
 
 /// How often a standby worker tries to lock the folder.
 const STAND_BY_PERIOD: Duration = Duration::from_millis(50);

@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::json_file;
-use crate::limits::{QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
+use crate::limits::{IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 use crate::model::id::PartitionCount;
 use crate::queue::QueueOptions;
 use crate::redis;
@@ -36,7 +36,8 @@ use crate::redis;
 ///   `partitions`, fixed when the store is created (64); `password_file`, in place of a password in
 ///   the URL; `durability=relaxed`: accept a server whose settings may lose acknowledged writes;
 ///   `wait_replicas`: how many of its replicas must have a write before it is acknowledged.
-/// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition.
+/// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition, and
+///   `idempotency_keys`, the bound on the keys that it remembers.
 ///
 /// Parameters follow a question mark, as in `file:database?data_bytes=2GiB&queue_jobs=10000`. In a
 /// password, `/`, `?`, `#` and `%` are written `%2F`, `%3F`, `%23` and `%25`; nothing else is
@@ -99,6 +100,7 @@ pub(super) struct RedisTarget {
 pub(super) struct UrlQueueBounds {
     jobs: usize,
     bytes: usize,
+    idempotency_keys: usize,
 }
 
 impl StoreUrl {
@@ -151,7 +153,7 @@ impl StoreUrl {
             ),
             (Target::File(file), Target::Redis(_)) if file.queue != UrlQueueBounds::default() => {
                 wrong(
-                    "a queue on Redis has its own bounds: give queue_jobs and queue_bytes in its URL, not in the folder's",
+                    "a queue on Redis has its own bounds: give queue_jobs, queue_bytes and idempotency_keys in its URL, not in the folder's",
                 )
             }
             (Target::File { .. }, Target::Redis(_)) => Ok(()),
@@ -364,6 +366,7 @@ impl RedisTarget {
             client_certificate,
             jobs_max: self.queue.jobs,
             bytes_max: self.queue.bytes,
+            idempotency_keys_max: self.queue.idempotency_keys,
             relaxed_durability: self.relaxed,
             wait_replicas: self.wait_replicas.unwrap_or(0),
             ..defaults
@@ -376,6 +379,7 @@ impl Default for UrlQueueBounds {
         Self {
             jobs: QUEUE_JOBS_DEFAULT,
             bytes: QUEUE_BYTES_DEFAULT,
+            idempotency_keys: IDEMPOTENCY_KEYS_MAX,
         }
     }
 }
@@ -386,6 +390,7 @@ impl UrlQueueBounds {
             partitions,
             jobs_max: self.jobs,
             bytes_max: self.bytes,
+            idempotency_keys_max: self.idempotency_keys,
             ..QueueOptions::default()
         }
     }
@@ -393,10 +398,12 @@ impl UrlQueueBounds {
     fn take(parameters: &mut Parameters) -> Result<Self> {
         let jobs = parameters.take("queue_jobs", at_least_one(str::parse))?;
         let bytes = parameters.take("queue_bytes", at_least_one(bytes))?;
+        let keys = parameters.take("idempotency_keys", at_least_one(str::parse))?;
         let defaults = Self::default();
         Ok(Self {
             jobs: jobs.map_or(defaults.jobs, saturated),
             bytes: bytes.map_or(defaults.bytes, saturated),
+            idempotency_keys: keys.map_or(defaults.idempotency_keys, saturated),
         })
     }
 }
@@ -498,7 +505,7 @@ fn at_least_one<E: Display>(
 ///
 /// # Errors
 /// For any other text, and for numbers above 64 bits.
-pub(crate) fn bytes(text: &str) -> Result<u64, &'static str> {
+pub fn bytes(text: &str) -> Result<u64, &'static str> {
     const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
     let (digits, shift) = UNITS
         .iter()

@@ -71,6 +71,7 @@ pub struct Service {
     store: Arc<dyn Store>,
     queue: Arc<dyn JobQueue>,
     options: Arc<ServiceOptions>,
+    only_reads: bool,
     /// True once no wait is to go on.
     waits_ended: Arc<watch::Sender<bool>>,
 }
@@ -176,6 +177,7 @@ impl Service {
             store,
             queue,
             options: Arc::new(options),
+            only_reads: false,
             waits_ended: Arc::default(),
         })
     }
@@ -187,8 +189,14 @@ impl Service {
             store: followed.store,
             queue: followed.queue,
             options: Arc::new(options),
+            only_reads: true,
             waits_ended: Arc::default(),
         }
+    }
+
+    /// Returns true if it is [`Service::reading`]: it accepts no write.
+    pub fn only_reads(&self) -> bool {
+        self.only_reads
     }
 
     /// The store.

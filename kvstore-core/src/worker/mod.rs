@@ -67,6 +67,29 @@ pub enum WorkerEvent {
     },
     /// A job became a dead letter.
     DeadLettered,
+    /// A try failed, and the next one follows after a wait.
+    Retried,
+    /// A partition of this worker is in another state: `None` before its first and after its last.
+    Partition {
+        /// The state so far.
+        was: Option<PartitionState>,
+        /// The state from now on.
+        is: Option<PartitionState>,
+    },
+}
+
+/// What a partition of a worker is doing.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PartitionState {
+    /// It applies jobs, or has none.
+    Working,
+    /// A try failed, and it waits before the next: store or queue is down or full, or the store
+    /// rejects a job.
+    Waiting,
+    /// Jobs are missing between the store and the queue, and it waits until the loss is accepted or
+    /// a newer copy of the store is there.
+    Stopped,
 }
 
 /// A function that receives [`WorkerEvent`]s.

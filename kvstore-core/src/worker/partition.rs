@@ -33,7 +33,7 @@ use crate::queue::{Claim, WorkQueue};
 use crate::{Entry, Error, JobQueue, Key, Result, Store};
 
 use crate::worker::backoff::Backoff;
-use crate::worker::{Options, WorkerEvent};
+use crate::worker::{Options, PartitionState, WorkerEvent};
 
 /// When to stop. Set once; the current batch always completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,13 @@ pub(crate) struct PartitionTask {
     pending_dead_letter: Option<PendingDeadLetter>,
     expire_at: Instant,
     backoff: Backoff,
+    state: Option<PartitionState>,
+}
+
+impl Drop for PartitionTask {
+    fn drop(&mut self) {
+        self.turn_to(None);
+    }
 }
 
 #[derive(Debug)]
@@ -148,6 +155,7 @@ impl PartitionTask {
             pending_dead_letter: None,
             expire_at: Instant::now(),
             backoff: Backoff::default(),
+            state: None,
         }
     }
 
@@ -157,6 +165,7 @@ impl PartitionTask {
     /// [`Error::WrongQueue`] if the store has switched to another queue; [`Error::Config`] if a
     /// setting has become wrong.
     pub(crate) async fn run(mut self) -> Result<()> {
+        self.turn_to(Some(PartitionState::Working));
         loop {
             let ending = match self.until() {
                 Until::Running => false,
@@ -170,6 +179,9 @@ impl PartitionTask {
                         break;
                     }
                     self.backoff.reset();
+                    if self.state != Some(PartitionState::Stopped) {
+                        self.turn_to(Some(PartitionState::Working));
+                    }
                     // With a store that answers at once, this task would never give up its thread.
                     tokio::task::yield_now().await;
                     continue;
@@ -182,6 +194,10 @@ impl PartitionTask {
             };
             if ending && !wait.is_zero() {
                 break;
+            }
+            if !wait.is_zero() {
+                self.turn_to(Some(PartitionState::Waiting));
+                self.options.report(WorkerEvent::Retried);
             }
             tokio::select! {
                 () = sleep(wait) => {}
@@ -200,6 +216,14 @@ impl PartitionTask {
         *self.until.borrow()
     }
 
+    /// Reports that it is in another state, unless it is in that state already.
+    fn turn_to(&mut self, is: Option<PartitionState>) {
+        let was = std::mem::replace(&mut self.state, is);
+        if was != is {
+            self.options.report(WorkerEvent::Partition { was, is });
+        }
+    }
+
     /// Processes one batch, from reading the position to the commit, or waits in vain for jobs.
     /// Returns true if it made progress.
     async fn turn(&mut self) -> Result<bool> {
@@ -211,6 +235,9 @@ impl PartitionTask {
                 Err(Error::Gap { trimmed, .. }) => return self.at_gap(position, trimmed).await,
                 read => read?,
             };
+            if self.state == Some(PartitionState::Stopped) {
+                self.turn_to(Some(PartitionState::Working));
+            }
         }
         let jobs = std::mem::take(&mut self.ahead);
         match jobs.first() {
@@ -437,6 +464,7 @@ impl PartitionTask {
             "stopped: the jobs after the store's position and up to the queue's are gone, so the store is older than the queue; \
              restore a newer copy of the store, or start a worker with --accept-gap to continue without them"
         );
+        self.turn_to(Some(PartitionState::Stopped));
         tokio::select! {
             () = sleep(GAP_RECHECK) => {}
             () = stopped(&mut self.until) => {}

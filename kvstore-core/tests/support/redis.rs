@@ -1,4 +1,5 @@
-//! A Redis server of a test's own: on a socket in a folder of its own, keeping what it acknowledges, ended by its id.
+//! A Redis server for one test: on a socket in its own folder, with durable settings, ended by its
+//! process id.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::any::Any;
@@ -25,7 +26,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// One that keeps what it acknowledges.
+    /// Starts a server with durable settings.
     pub(crate) fn start() -> Self {
         Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
     }
@@ -38,7 +39,7 @@ impl Server {
         server
     }
 
-    /// One on a port, and one that follows it.
+    /// Starts one on a port, and a replica of it.
     pub(crate) fn pair() -> (Self, Self, u16) {
         let number = free_port();
         let port = number.to_string();
@@ -65,7 +66,7 @@ impl Server {
         (primary, replica, number)
     }
 
-    /// Kills it at once, and starts it again on what it has left.
+    /// Kills it, and restarts it on what it has left.
     pub(crate) fn kill_and_start(&mut self) {
         self.kill_and_start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     }
@@ -81,14 +82,14 @@ impl Server {
         self.process.wait().unwrap();
     }
 
-    /// A copy of what it keeps, made while nothing changes.
+    /// Copies its data, while nothing changes.
     pub(crate) fn copy(&self) -> tempfile::TempDir {
         let copy = tempfile::tempdir().unwrap();
         copy_log(self.folder.path(), copy.path());
         copy
     }
 
-    /// Kills it at once, and starts it again on a copy of what it had once.
+    /// Kills it, and restarts it on an earlier copy of its data.
     pub(crate) fn kill_and_start_from(&mut self, copy: &tempfile::TempDir) {
         self.kill();
         std::fs::remove_dir_all(self.folder.path().join(LOG)).unwrap();
@@ -100,7 +101,7 @@ impl Server {
         self.wait();
     }
 
-    /// Stops it where it is, or lets it go on.
+    /// Stops it where it is, or lets it continue.
     pub(crate) fn pause(&self, is_paused: bool) {
         let signal = if is_paused { "-STOP" } else { "-CONT" };
         let id = self.process.id().to_string();
@@ -117,7 +118,7 @@ impl Server {
         self.ask(command);
     }
 
-    /// The answer to one command.
+    /// Returns the answer to one command.
     pub(crate) fn ask(&self, command: &[&str]) -> String {
         let answer = tool("redis-cli")
             .args(["-e", "-s"])
@@ -129,7 +130,7 @@ impl Server {
         String::from_utf8(answer.stdout).unwrap()
     }
 
-    /// Until it answers.
+    /// Waits until it answers.
     fn wait(&self) {
         let start = Instant::now();
         loop {
@@ -139,7 +140,7 @@ impl Server {
                 .arg("ping")
                 .output()
                 .unwrap();
-            // With a password it answers that it wants one.
+            // With a password set, it answers that it requires one.
             if answer.stdout.starts_with(b"PONG") || answer.stdout.starts_with(b"NOAUTH") {
                 return;
             }
@@ -159,7 +160,7 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody has now.
+/// Returns an unused port.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
@@ -189,7 +190,7 @@ fn spawn(folder: &tempfile::TempDir, settings: &[&str]) -> Child {
         .unwrap()
 }
 
-/// The rights that docs/configuration.md gives to a user of its own, for another prefix.
+/// Returns the rights that docs/configuration.md gives to a dedicated user, for another prefix.
 pub(crate) fn rights(prefix: &str) -> Vec<String> {
     let line = include_str!("../../../docs/configuration.md")
         .lines()
@@ -203,7 +204,7 @@ pub(crate) fn rights(prefix: &str) -> Vec<String> {
 pub(crate) struct OnRedis {
     url: String,
     prefix: String,
-    /// Runs for as long as this lives.
+    /// Runs while this value lives.
     _server: Box<dyn Any + Send + Sync>,
     partitions: PartitionCount,
     skew_ms: Arc<AtomicI64>,
@@ -212,7 +213,7 @@ pub(crate) struct OnRedis {
 }
 
 impl OnRedis {
-    /// On a server of its own, with the rights that docs/configuration.md gives and no others.
+    /// Creates one on a server of its own, with exactly the rights in docs/configuration.md.
     pub(crate) fn new(partitions: u16) -> Self {
         let server = Server::start();
         let user = ["acl", "setuser", "default", "reset", "on", "nopass"].map(str::to_owned);
@@ -225,7 +226,7 @@ impl OnRedis {
         }
     }
 
-    /// On `server`, which is at `url`.
+    /// Creates one on `server`, which is at `url`.
     pub(crate) fn at(url: String, server: impl Any + Send + Sync, partitions: u16) -> Self {
         Self {
             url,
@@ -253,7 +254,7 @@ impl OnRedis {
     }
 }
 
-/// The server's time: it runs here.
+/// The server's time: it runs on this machine.
 #[allow(
     clippy::disallowed_methods,
     reason = "the server asks the machine, too"

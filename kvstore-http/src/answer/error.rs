@@ -75,7 +75,6 @@ impl Problem {
     }
 
     /// What it is called.
-    #[cfg(test)]
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
@@ -295,7 +294,12 @@ impl Problem {
     }
 
     fn retry(self: Box<Self>) -> Box<Self> {
-        self.header(RETRY_AFTER, RETRY_SOON)
+        let after = match self.kind {
+            // Not all at the same moment.
+            Kind::Overloaded | Kind::Unavailable => HeaderValue::from(fastrand::u16(1..=3)),
+            _ => RETRY_SOON,
+        };
+        self.header(RETRY_AFTER, after)
     }
 
     pub(crate) fn closing(self: Box<Self>) -> Box<Self> {
@@ -393,7 +397,7 @@ impl From<Error> for Box<Problem> {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
-            Error::Invalid { subject: Subject::SyncToken | Subject::JobId, .. } => Problem::malformed(text),
+            Error::Invalid { subject: Subject::SyncToken | Subject::JobId | Subject::ChangeId, .. } => Problem::malformed(text),
             Error::Invalid { subject, reason } => Problem::field(Field::value_error(Place::In("body", subject.as_str()), &reason, None)),
             Error::TooLarge { subject, limit, unit: Unit::Bytes } => Problem::too_large(subject, limit),
             Error::TooLarge { subject, .. } => Problem::field(Field::value_error(Place::In("body", subject.as_str()), &text, None)),
@@ -401,6 +405,8 @@ impl From<Error> for Box<Problem> {
             Error::KeyReused => Problem::new(Kind::IdempotencyKeyReused, text),
             Error::Compacted => Problem::new(Kind::HistoryCompacted, text),
             Error::NotFound { .. } => Problem::new(Kind::NotFound, text),
+            Error::Full { room_in: Some(room_in), .. } => Problem::new(Kind::Overloaded, text)
+                .header(RETRY_AFTER, HeaderValue::from(room_in.as_millis().div_ceil(1000).max(1) as u64)),
             Error::Full { .. } => Problem::unavailable(Kind::Overloaded, text),
             Error::NotYetVisible { .. } => Problem::unavailable(Kind::NotYetVisible, text),
             // What only an operator can change: another queue, a server that is set up otherwise by now.
@@ -502,10 +508,11 @@ mod tests {
                 Error::Full {
                     what: "the queue",
                     limit: 1,
+                    room_in: Some(std::time::Duration::from_millis(59_001)),
                 },
                 503,
                 "overloaded",
-                Some("1"),
+                Some("60"),
             ),
             (
                 Error::NotYetVisible { job },
@@ -572,6 +579,11 @@ mod tests {
         ] {
             let text = error.to_string();
             let (sent_status, sent_retry, body) = sent(error.into(), Face::Resource).await;
+            // Spread over a few seconds, where many clients come back.
+            let sent_retry = sent_retry.map(|after| match &*after {
+                "2" | "3" => "1".to_owned(),
+                _ => after,
+            });
             assert_eq!(
                 (sent_status, sent_retry.as_deref()),
                 (status, retry),

@@ -69,10 +69,10 @@ pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
 }
 
 /// Every bound that a client can meet, in bytes, seconds or as a number.
-fn limits(options: &Options, service: &ServiceOptions) -> Value {
+pub(crate) fn limits(options: &Options, service: &ServiceOptions) -> Value {
     let body = options.body_bytes_max;
     let with_value = body.unwrap_or(service.value_bytes_max + ENVELOPE_BYTES);
-    json!({
+    let mut limits = json!({
         "key_characters": KEY_CHARS_MAX,
         "value_bytes": service.value_bytes_max,
         "value_nesting": VALUE_DEPTH_MAX,
@@ -96,7 +96,11 @@ fn limits(options: &Options, service: &ServiceOptions) -> Value {
         "body_seconds": options.body_timeout.as_secs_f64(),
         "request_seconds": options.request_timeout.as_secs_f64(),
         "idle_seconds": options.idle_timeout.as_secs_f64(),
-    })
+    });
+    // Known to a server, and not to the copy of the document that is the same everywhere.
+    let members = limits.as_object_mut().expect("limits by name");
+    members.retain(|_, limit| !limit.is_null());
+    limits
 }
 
 #[cfg(test)]

@@ -205,19 +205,18 @@ fn read_headers() -> [Value; 2] {
     ]
 }
 
-/// The headers of a write of one entry. Not both conditions at once.
+/// The headers of a write of one entry.
 fn condition_headers() -> [Value; 2] {
     [
         in_header(
             "If-Match",
-            "The version that the entry must have, or * for any",
-            schema("Tag"),
+            "The version that the entry must have, several of which it must have one, or * for any",
+            schema("Tags"),
         ),
         in_header(
             "If-None-Match",
-            "* if there must be no entry",
-            // Generators make no client for a header that is a constant.
-            json!({ "type": "string", "pattern": r"^\*$" }),
+            "* if there must be no entry, or versions that it must not have",
+            schema("Tags"),
         ),
     ]
 }
@@ -301,8 +300,7 @@ fn simple(paths: &mut Value) {
 
 const ENTRY_HEADERS: [&str; 4] = ["etag", "cache-control", "x-ttl?", "preference-applied?"];
 
-const LONG_POLL: &str =
-    "wait=N with If-None-Match: wait so many seconds for a change instead of answering 304 at once";
+const LONG_POLL: &str = "wait=N: wait so many seconds for a change instead of answering 304 at once, and without If-None-Match for a missing key instead of answering 404";
 
 fn entries(paths: &mut Value) {
     let tag = "entries";
@@ -535,7 +533,7 @@ fn several(paths: &mut Value) {
     .takes(after())
     .answers([Answer::new(
         200,
-        "Events set, delete, expire and synced, each with key, etag and perhaps value as JSON",
+        "Events set, delete, expire and synced, each with key, etag and perhaps value as JSON; with Accept: text/event-stream also reset, with a reason, in place of 410, and in place of 503 an end with retry",
     )
     .content("text/event-stream", text())
     .headers(&["cache-control", "x-accel-buffering"])])

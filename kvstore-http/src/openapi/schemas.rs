@@ -9,10 +9,10 @@ use crate::routes::MGET_KEYS_MAX;
 const KEY_PATTERN: &str =
     r"^(?!\.{1,2}(/|$))[^\x00-\x1f\x7f-\x9f/]+(/(?!\.{1,2}(/|$))[^\x00-\x1f\x7f-\x9f/]+)*$";
 
-/// `*`, or an entity tag.
-const TAG_PATTERN: &str = r##"^(\*|(W/)?"[!#-~]*")$"##;
+/// Entity tags with commas between them.
+const TAG_LIST_PATTERN: &str = r##"^(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*$"##;
 
-/// `*`, or some of them.
+/// `*`, or such a list.
 const TAGS_PATTERN: &str = r##"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"##;
 
 /// A version, with the quotes of an entity tag.
@@ -58,12 +58,11 @@ pub(super) fn all() -> Value {
     let seconds =
         || json!({ "type": "integer", "minimum": TTL_MIN.as_secs(), "maximum": TTL_MAX.as_secs() });
     let or_null = |name: &str| json!({ "oneOf": [schema(name), { "type": "null" }] });
-    let only_absent = || json!({ "enum": ["*", null] });
-    let one_condition = || {
-        json!({ "not": {
-            "properties": { "if_match": { "type": "string" }, "if_none_match": { "type": "string" } },
-            "required": ["if_match", "if_none_match"],
-        } })
+    let no_absent = || {
+        json!({ "oneOf": [
+        { "type": "string", "pattern": TAG_LIST_PATTERN },
+        { "type": "null" },
+    ] })
     };
     let mut schemas = json!({
         "Key": {
@@ -82,12 +81,6 @@ pub(super) fn all() -> Value {
             "pattern": VERSION_PATTERN,
             "description": "The version of an entry, with its quotes: opaque, and never used twice for a key",
             "examples": ["\"42\""],
-        },
-        "Tag": {
-            "type": "string",
-            "pattern": TAG_PATTERN,
-            "description": "* or an entity tag",
-            "examples": ["*", "\"42\"", "W/\"42\""],
         },
         "Tags": {
             "type": "string",
@@ -190,66 +183,53 @@ pub(super) fn all() -> Value {
                 ] },
             }),
         )])),
-        "BatchSet": {
-            "allOf": [
-                closed(object([
-                    ("op", is("set")),
-                    ("key", key()),
-                    ("value", value()),
-                    ("ttl?", or_null("Ttl")),
-                    ("if_match?", or_null("Tag")),
-                    ("if_none_match?", only_absent()),
-                ])),
-                one_condition(),
-            ],
-        },
-        "BatchAdd": {
-            "allOf": [
-                closed(object([
-                    ("op", is("add")),
-                    ("key", key()),
-                    ("by", schema("Integer")),
-                    ("ttl?", or_null("Ttl")),
-                    ("if_match?", or_null("Tag")),
-                    ("if_none_match?", only_absent()),
-                ])),
-                one_condition(),
-            ],
-        },
-        "BatchMerge": {
-            "allOf": [
-                closed(object([
-                    ("op", is("merge")),
-                    ("key", key()),
-                    ("patch", value()),
-                    ("ttl?", or_null("Ttl")),
-                    ("if_match?", or_null("Tag")),
-                    ("if_none_match?", only_absent()),
-                ])),
-                one_condition(),
-            ],
-        },
+        "BatchSet": closed(object([
+            ("op", is("set")),
+            ("key", key()),
+            ("value", value()),
+            ("ttl?", or_null("Ttl")),
+            ("if_match?", or_null("Tags")),
+            ("if_none_match?", or_null("Tags")),
+        ])),
+        "BatchAdd": closed(object([
+            ("op", is("add")),
+            ("key", key()),
+            ("by", schema("Integer")),
+            ("ttl?", or_null("Ttl")),
+            ("if_match?", or_null("Tags")),
+            ("if_none_match?", or_null("Tags")),
+        ])),
+        "BatchMerge": closed(object([
+            ("op", is("merge")),
+            ("key", key()),
+            ("patch", value()),
+            ("ttl?", or_null("Ttl")),
+            ("if_match?", or_null("Tags")),
+            ("if_none_match?", or_null("Tags")),
+        ])),
         "BatchTouch": closed(object([
             ("op", is("touch")),
             ("key", key()),
             ("ttl", seconds()),
-            ("if_match?", or_null("Tag")),
+            ("if_match?", or_null("Tags")),
+            ("if_none_match?", no_absent()),
         ])),
         "BatchCheck": {
             "allOf": [
                 closed(object([
                     ("op", is("check")),
                     ("key", key()),
-                    ("if_match?", schema("Tag")),
-                    ("if_none_match?", is("*")),
+                    ("if_match?", schema("Tags")),
+                    ("if_none_match?", schema("Tags")),
                 ])),
-                { "oneOf": [{ "required": ["if_match"] }, { "required": ["if_none_match"] }] },
+                { "anyOf": [{ "required": ["if_match"] }, { "required": ["if_none_match"] }] },
             ],
         },
         "BatchDelete": closed(object([
             ("op", is("delete")),
             ("key", key()),
-            ("if_match?", or_null("Tag")),
+            ("if_match?", or_null("Tags")),
+            ("if_none_match?", no_absent()),
         ])),
         "BatchApplied": object([
             ("job_id", job()),
@@ -288,6 +268,7 @@ pub(super) fn all() -> Value {
             ("oldest_age_seconds", json!({ "type": ["number", "null"], "minimum": 0, "description": "Null if nothing waits" })),
             ("dead", count()),
             ("partitions", json!({ "type": "integer", "minimum": 1 })),
+            ("limits", json!({ "type": "object", "additionalProperties": { "type": "number" }, "description": "The same as x-limits of this document" })),
         ]),
         "Status": object([("status", text())]),
     });

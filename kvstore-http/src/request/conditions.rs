@@ -113,30 +113,44 @@ impl<'a> Tag<'a> {
     }
 }
 
-/// What the headers want of the entry that a write changes.
+/// Most entity tags of a write: they are kept with its job.
+pub(crate) const WRITE_TAGS_MAX: usize = 16;
+
+/// Returns what the headers want of the entry that a write changes (RFC 9110 §13.1.1 and §13.1.2).
 ///
-/// The queue takes one condition on one version, so of what RFC 9110 allows only `If-Match: *`, `If-Match: "42"` and
-/// `If-None-Match: *` can be had. Everything else is refused, never ignored.
+/// # Errors
+/// 400 for what is no list of entity tags, or one of more than [`WRITE_TAGS_MAX`].
 pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition> {
     let must_match = Tags::of(headers, IF_MATCH)?;
     let must_not_match = Tags::of(headers, IF_NONE_MATCH)?;
-    match (must_match, must_not_match) {
-        (None, None) => Ok(Condition::Any),
-        (Some(Tags::Any), None) => Ok(Condition::Present),
-        (None, Some(Tags::Any)) => Ok(Condition::Absent),
-        (Some(Tags::List(tags)), None) => match tags[..] {
-            [tag] => Ok(Condition::Version(strong_version(tag))),
-            _ => Err(Problem::malformed(
-                "on a write, If-Match takes one entity tag",
-            )),
-        },
-        (None, Some(Tags::List(_))) => {
-            Err(Problem::malformed("on a write, If-None-Match takes only *"))
+    for tags in [&must_match, &must_not_match].into_iter().flatten() {
+        if matches!(tags, Tags::List(tags) if tags.len() > WRITE_TAGS_MAX) {
+            return Err(Problem::malformed(format!(
+                "a write takes at most {WRITE_TAGS_MAX} entity tags"
+            )));
         }
-        (Some(_), Some(_)) => Err(Problem::malformed(
-            "If-Match and If-None-Match cannot be combined on a write",
-        )),
     }
+    // A tag of no version is no entry's.
+    let strong = |tags: Vec<Tag<'_>>| -> Vec<_> {
+        let tags = tags.into_iter().filter(|tag| !tag.weak);
+        tags.filter_map(Tag::version).collect()
+    };
+    let weak =
+        |tags: Vec<Tag<'_>>| -> Vec<_> { tags.into_iter().filter_map(Tag::version).collect() };
+    Ok(match (must_match, must_not_match) {
+        (None, None) => Condition::Any,
+        (Some(Tags::Any), None) => Condition::Present,
+        (None, Some(Tags::Any)) => Condition::Absent,
+        (Some(_), Some(Tags::Any)) => Condition::one_of(&[]),
+        (Some(Tags::List(tags)), None) => Condition::one_of(&strong(tags)),
+        (None, Some(Tags::List(tags))) => Condition::none_of(&weak(tags), true),
+        (Some(Tags::Any), Some(Tags::List(tags))) => Condition::none_of(&weak(tags), false),
+        (Some(Tags::List(tags)), Some(Tags::List(others))) => {
+            let (mut versions, others) = (strong(tags), weak(others));
+            versions.retain(|version| !others.contains(version));
+            Condition::one_of(&versions)
+        }
+    })
 }
 
 /// The same condition from the members of a body that are named after these headers.
@@ -151,17 +165,11 @@ pub(crate) fn write_condition_of(
     for (name, text) in [(IF_MATCH, if_match), (IF_NONE_MATCH, if_none_match)] {
         if let Some(text) = text {
             let value = HeaderValue::from_str(text)
-                .map_err(|_| format!("{name} must be * or an entity tag, like \"42\""))?;
+                .map_err(|_| format!("{name} must be * or a list of entity tags, like \"42\""))?;
             headers.insert(name, value);
         }
     }
     write_condition(&headers).map_err(|problem| problem.detail().to_owned())
-}
-
-/// The version that a tag must match strongly. A weak tag, or one of no version, matches nothing: neither does version 0, which
-/// comes before every change, so such a write takes its turn and fails there.
-fn strong_version(tag: Tag<'_>) -> Version {
-    tag.version().filter(|_| !tag.weak).unwrap_or(Version(0))
 }
 
 /// What the headers make of a read that has found its entry.
@@ -202,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn write_conditions_are_taken_or_refused_never_ignored() {
+    fn write_conditions_are_as_the_rfc_says() {
         let condition =
             |lines: &[(HeaderName, &'static str)]| write_condition(&headers(lines)).ok();
         for (lines, expected) in [
@@ -234,11 +242,43 @@ mod tests {
             (vec![(IF_MATCH, "")], None),
             (vec![(IF_MATCH, "\"1\" \"2\"")], None),
             (vec![(IF_MATCH, "\"1 2\"")], None),
-            (vec![(IF_MATCH, "\"1\", \"2\"")], None),
+            (
+                vec![(IF_MATCH, "\"1\", W/\"3\", \"2\"")],
+                Some(Condition::one_of(&[Version(1), Version(2)])),
+            ),
+            (
+                vec![(IF_NONE_MATCH, "\"1\""), (IF_NONE_MATCH, "W/\"2\",\"x\"")],
+                Some(Condition::none_of(&[Version(1), Version(2)], true)),
+            ),
+            (
+                vec![(IF_MATCH, "*"), (IF_NONE_MATCH, "\"1\"")],
+                Some(Condition::none_of(&[Version(1)], false)),
+            ),
+            (
+                vec![(IF_MATCH, "\"1\", \"2\""), (IF_NONE_MATCH, "\"1\"")],
+                Some(Condition::Version(Version(2))),
+            ),
+            (
+                vec![(IF_MATCH, "\"1\""), (IF_NONE_MATCH, "\"1\"")],
+                Some(Condition::Version(Version(0))),
+            ),
+            (vec![(IF_NONE_MATCH, "\"x\"")], Some(Condition::Any)),
             (vec![(IF_MATCH, "*, \"2\"")], None),
             (vec![(IF_MATCH, "*"), (IF_MATCH, "*")], None),
-            (vec![(IF_NONE_MATCH, "\"42\"")], None),
-            (vec![(IF_MATCH, "*"), (IF_NONE_MATCH, "*")], None),
+            (
+                vec![(IF_MATCH, "*"), (IF_NONE_MATCH, "*")],
+                Some(Condition::Version(Version(0))),
+            ),
+            (
+                vec![(
+                    IF_MATCH,
+                    concat!(
+                        "\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",",
+                        "\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\""
+                    ),
+                )],
+                None,
+            ),
         ] {
             assert_eq!(condition(&lines), expected, "{lines:?}");
         }

@@ -40,6 +40,8 @@ pub(crate) struct App {
     pub(crate) in_flight: InFlight,
     /// The text of the OpenAPI document.
     openapi: Bytes,
+    /// The limits in it.
+    limits: Bytes,
 }
 
 impl App {
@@ -53,6 +55,9 @@ impl App {
             watchers: WatchSlots::new(options.watchers_max),
             places: Places::new(options.connections_max),
             openapi: openapi::document(&options, service.options())
+                .to_string()
+                .into(),
+            limits: openapi::limits(&options, service.options())
                 .to_string()
                 .into(),
             service,
@@ -83,6 +88,7 @@ pub(crate) struct Context<'a> {
     pub(super) openapi: &'a Bytes,
     /// Its headers, to look for rarer ones in (see [`rare`](crate::request::headers::rare)).
     pub(crate) rare: &'a HeaderMap,
+    pub(super) limits: &'a Bytes,
     /// What the request may touch: to be asked before anything is touched.
     pub(crate) access: Access,
 }
@@ -103,6 +109,7 @@ impl<'a> Context<'a> {
             phase,
             openapi: &app.openapi,
             rare,
+            limits: &app.limits,
             access,
         }
     }

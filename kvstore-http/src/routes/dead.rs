@@ -13,7 +13,7 @@ use kvstore_core::store::DeadRequest;
 use super::context::Context;
 use super::jobs::describe;
 use super::kv::rfc3339;
-use super::queue::{Status, status};
+use super::queue::{Status, cut, status};
 use crate::answer::error::{Problem, Result};
 use crate::answer::json::Object;
 use crate::answer::reply::{self, Reply, SYNC_TOKEN, header_value};
@@ -26,14 +26,23 @@ pub(super) async fn page(
     after: Option<JobId>,
     limit: usize,
 ) -> Result<(Vec<Object>, Option<JobId>)> {
-    let page = context.service.dead(&DeadRequest { after, limit }).await?;
-    let seen = page.letters.iter();
-    let seen = seen.filter(|letter| is_visible(context, &letter.dead.command));
-    let last = page.letters.last().filter(|_| page.more);
-    Ok((
-        seen.map(describe_letter).collect(),
-        last.map(|last| last.id),
-    ))
+    let mut request = DeadRequest {
+        after,
+        limit: (limit + 1).min(PAGE_ENTRIES_MAX),
+    };
+    let mut seen = Vec::new();
+    loop {
+        let page = context.service.dead(&request).await?;
+        let last = page.letters.last().map(|last| last.id);
+        let letters = page.letters.into_iter();
+        seen.extend(letters.filter(|letter| is_visible(context, &letter.dead.command)));
+        match last.filter(|_| page.more && seen.len() <= limit) {
+            Some(last) => request.after = Some(last),
+            None => break,
+        }
+    }
+    let cursor = cut(&mut seen, limit, |letter| letter.id);
+    Ok((seen.iter().map(describe_letter).collect(), cursor))
 }
 
 fn describe_letter(letter: &DeadLetter) -> Object {

@@ -34,14 +34,15 @@ async fn dispatch(
     rare: &HeaderMap,
     body: Incoming,
 ) -> Result<Reply> {
-    let has_fragment = phase.take_fragment();
+    let has_fragment = phase.has_fragment();
     app.options.hosts.check(parts, phase.asked_by)?;
     check_framing(rare)?;
     check_range(&parts.method, rare)?;
     if has_fragment {
         return Err(Problem::malformed(
             "a request target has no #: as a part of a key it is sent as %23",
-        ));
+        )
+        .closing());
     }
     let route = route.ok_or_else(Problem::no_route)?;
     if let Some(answer) = app.options.cors.preflight(parts, route.allow()) {
@@ -59,7 +60,12 @@ async fn dispatch(
             _ => tokens.admit(&parts.headers)?,
         },
     };
-    app.places.share(phase, &access)?;
+    if let Err(problem) = app.places.share(phase, &access) {
+        return match route {
+            Route::Watch => watch::put_off(parts, problem),
+            _ => Err(problem),
+        };
+    }
     let context = &Context::new(app, phase, rare, access);
     // hyper sends the head of an answer to HEAD, and keeps the body to itself.
     let method = match &parts.method {
@@ -158,7 +164,9 @@ pub(crate) async fn handle(
         Ok(reply) if reply.body().uncounted_bytes() > 0 => app.in_flight.hold_reply(reply).await,
         result => result,
     };
-    let is_refused = result.is_err();
+    // Only what changes something and succeeds has read its body to the end.
+    let is_read =
+        result.is_ok() && matches!(parts.method, Method::PUT | Method::POST | Method::PATCH);
     let mut reply =
         result.unwrap_or_else(|problem| problem.into_reply(Face::of(parts.uri.path()), &id));
     tracing::debug!(
@@ -172,7 +180,7 @@ pub(crate) async fn handle(
     );
     reply.headers_mut().insert(X_REQUEST_ID, id);
     app.options.cors.mark(&parts.headers, reply.headers_mut());
-    (reply, has_body && is_refused)
+    (reply, has_body && !is_read)
 }
 
 fn out_of_time(method: &Method) -> Box<Problem> {

@@ -84,8 +84,6 @@ async fn waiting(
     let after = after.filter(|after| after.queue == queue.id());
     let first = after.map(|after| after.partition).unwrap_or_default();
     let mut jobs = Vec::new();
-    let mut last = None;
-    let mut left = limit;
     for partition in queue
         .partitions()
         .iter()
@@ -95,17 +93,26 @@ async fn waiting(
         if let Some(after) = after.filter(|after| after.partition == partition) {
             from = from.max(after.position);
         }
-        let found = queue.peek(partition, from, left).await?;
-        left -= found.len();
-        last = found.last().map(|job| job.id).or(last);
-        let seen = found.iter().filter(|job| is_visible(context, &job.command));
-        jobs.extend(seen.map(describe_waiting));
-        if left == 0 {
-            // There may be none behind it: then the next page is empty, and the last.
-            return Ok((jobs, last));
+        while jobs.len() <= limit {
+            let found = queue.peek(partition, from, limit + 1).await?;
+            let Some(last) = found.last() else {
+                break;
+            };
+            from = last.id.position;
+            let found = found.into_iter();
+            jobs.extend(found.filter(|job| is_visible(context, &job.command)));
         }
     }
-    Ok((jobs, None))
+    let cursor = cut(&mut jobs, limit, |job: &Job| job.id);
+    Ok((jobs.iter().map(describe_waiting).collect(), cursor))
+}
+
+/// Keeps `limit` of what the caller may know of. Returns the cursor of the next page: the id of the
+/// last one kept, if there are more.
+pub(super) fn cut<T>(seen: &mut Vec<T>, limit: usize, id: fn(&T) -> JobId) -> Option<JobId> {
+    let more = seen.len() > limit;
+    seen.truncate(limit);
+    seen.last().filter(|_| more).map(id)
 }
 
 fn describe_waiting(job: &Job) -> Object {
@@ -130,7 +137,8 @@ pub(super) async fn get(context: &Context<'_>) -> Result<Reply> {
         .member("bytes", depth.bytes)
         .member("oldest_age_seconds", age)
         .member("dead", count_dead(context).await?)
-        .member("partitions", queue.partitions().get());
+        .member("partitions", queue.partitions().get())
+        .raw("limits", context.limits);
     let mut reply = reply::object(StatusCode::OK, answer);
     reply.headers_mut().insert(CACHE_CONTROL, NO_STORE);
     Ok(reply)

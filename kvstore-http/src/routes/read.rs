@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use hyper::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue};
+use hyper::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use hyper::{Response, StatusCode};
 use kvstore_core::clock::{Clock, SystemClock};
 use kvstore_core::model::entry::Timestamp;
@@ -35,7 +35,11 @@ pub(super) async fn reply(
         found = changed(context, key, wait).await?;
     }
     let Some(entry) = found else {
-        return Err(Problem::no_key(key));
+        let problem = Problem::no_key(key);
+        return Err(match waits {
+            true => problem.header(PREFERENCE_APPLIED, HeaderValue::from_static("wait")),
+            false => problem,
+        });
     };
     let (version, expires_at) = (entry.version, entry.expires_at);
     let mut reply = match ReadCondition::of(context.rare, version)? {
@@ -51,10 +55,16 @@ pub(super) async fn reply(
     Ok(reply)
 }
 
-/// Whether the client has the entry already, as it is.
+/// Returns true if a client that waits has the entry already, as it is, or waits for one that there
+/// is not. A client that names tags knows one that was there.
 fn is_known(context: &Context<'_>, entry: Option<&Entry>) -> Result<bool> {
-    let condition = entry.map(|entry| ReadCondition::of(context.rare, entry.version));
-    Ok(condition.transpose()? == Some(ReadCondition::NotModified))
+    match entry {
+        Some(entry) => {
+            let condition = ReadCondition::of(context.rare, entry.version)?;
+            Ok(condition == ReadCondition::NotModified)
+        }
+        None => Ok(!context.rare.contains_key(IF_NONE_MATCH)),
+    }
 }
 
 /// The entry once it is not the one that the client knows, or as it is after `wait`.

@@ -31,8 +31,9 @@ fn description(context: &Context<'_>, parts: &Parts) -> Reply {
         None => Some(Access::Everything),
         Some(tokens) => tokens.admit(&parts.headers).ok(),
     };
+    let may_write = |access: &Access| access.may_write_some() && !context.service.only_reads();
     let access =
-        access.map(|access| json!({ "write": access.may_write_some(), "prefix": access.prefix() }));
+        access.map(|access| json!({ "write": may_write(&access), "prefix": access.prefix() }));
     let mut links = json!({
         "set": "/set",
         "get": "/get/{key}",

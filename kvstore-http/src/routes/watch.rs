@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::stream::{self, StreamExt};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use futures_util::stream::{StreamExt, unfold};
+use hyper::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Response};
+use hyper::{Method, Response, StatusCode};
+use kvstore_core::error::Subject;
 use kvstore_core::store::{
     ChangeId, ChangeKind, Changed, ListRequest, Listed, Watch, WatchFrom, WatchRequest,
 };
@@ -39,6 +40,9 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 
 /// After how many milliseconds a browser connects again.
 const RETRY: &str = "retry: 2000\n";
+
+/// The same where the service cannot serve it now.
+const RETRY_LATER: &str = "retry: 10000\n\n";
 
 /// Events that are there already go out together, up to so many bytes; one larger than this, alone.
 const TOGETHER_BYTES: usize = 16 << 10;
@@ -127,31 +131,83 @@ impl WatchSlot {
 
 /// `GET` and `HEAD`
 pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
+    let watching = watch(context, parts).await;
+    watching.or_else(|problem| put_off(parts, problem))
+}
+
+/// Answers a request that cannot be served now. A browser's `EventSource` gives up for good on any
+/// status but 200 (<https://html.spec.whatwg.org/multipage/server-sent-events.html>, §9.2.3): it gets
+/// a stream that ends and says when to connect again.
+pub(super) fn put_off(parts: &Parts, problem: Box<Problem>) -> Result<Reply> {
+    if problem.kind().status() != StatusCode::SERVICE_UNAVAILABLE || !takes_events(parts) {
+        return Err(problem);
+    }
+    let mut reply = stream(Body::whole(RETRY_LATER));
+    let headers = reply.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    Ok(reply)
+}
+
+/// Returns true if the client names `text/event-stream` among what it accepts, as `EventSource` does.
+fn takes_events(parts: &Parts) -> bool {
+    let lines = parts.headers.get_all(ACCEPT).iter();
+    let mut ranges = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    ranges.any(|range| {
+        let essence = range.split(|byte| *byte == b';').next().unwrap_or_default();
+        let essence = essence.trim_ascii();
+        essence.eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
+    })
+}
+
+async fn watch(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
     let mut wanted = WatchQuery::of(query)?;
     context.access.may_list(&wanted.request.prefix)?;
     context.wait_visible(query).await?;
-    if let Some(id) = since(parts, query)? {
-        // Whoever connects again has had what was there.
-        wanted.snapshot = false;
-        wanted.request.from = WatchFrom::After(ChangeId::new(id));
+    let since = since(parts, query)?;
+    if let Some(id) = &since {
+        wanted.request.from = WatchFrom::After(ChangeId::new(id.clone()));
     }
     let watcher = context.watchers.admit(context)?;
-    // Before the snapshot is read: a change meanwhile is told again, and none is missed.
-    let watch = context.service.store().watch(&wanted.request).await?;
+    let store = context.service.store();
+    // Before the snapshot is read: a change meanwhile is sent again, and none is missed.
+    let watch = match store.watch(&wanted.request).await {
+        Err(gap) if since.is_some() && is_gap(&gap) && takes_events(parts) => {
+            wanted.gap = Some(gap.to_string());
+            wanted.request.from = WatchFrom::Now;
+            store.watch(&wanted.request).await?
+        }
+        watch => {
+            // A client that connects again has had what was there.
+            wanted.snapshot &= since.is_none();
+            watch?
+        }
+    };
     let body = match parts.method {
         Method::HEAD => Body::default(),
         _ => {
             let events = Events::new(context, watcher, watch, wanted);
-            Body::events(stream::unfold(events, Events::next).boxed())
+            Body::events(unfold(events, Events::next).boxed())
         }
     };
+    Ok(stream(body))
+}
+
+/// Returns true if nothing can be said of the changes behind the id that a client has seen: its
+/// history is no longer kept, or was another store's.
+fn is_gap(error: &Error) -> bool {
+    let is_foreign =
+        matches!(error, Error::Invalid { subject, .. } if *subject == Subject::ChangeId);
+    is_foreign || matches!(error, Error::Compacted)
+}
+
+fn stream(body: Body) -> Reply {
     let mut reply = Response::new(body);
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
     headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    Ok(reply)
+    reply
 }
 
 /// Where the client has come to: a browser that connects again says it in the header, whatever stands in the address.
@@ -173,6 +229,8 @@ fn since(parts: &Parts, query: Query<'_>) -> Result<Option<String>> {
 struct WatchQuery {
     request: WatchRequest,
     snapshot: bool,
+    /// Why changes may have been missed since the client was here.
+    gap: Option<String>,
 }
 
 impl WatchQuery {
@@ -190,6 +248,7 @@ impl WatchQuery {
         Ok(Self {
             request,
             snapshot: query.switch("snapshot")?,
+            gap: None,
         })
     }
 }
@@ -258,6 +317,13 @@ impl Events {
         match &self.stage {
             Stage::Begin => {
                 text.extend_from_slice(RETRY.as_bytes());
+                if let Some(reason) = self.wanted.gap.take() {
+                    // Without an id if a snapshot follows, as that is.
+                    if !self.wanted.snapshot {
+                        write_id(&mut text, &self.watch.start);
+                    }
+                    write_event(&mut text, "reset", Object::new().member("reason", reason));
+                }
                 if self.wanted.snapshot {
                     // Without an id: who is cut off in the middle begins anew.
                     text.push(b'\n');

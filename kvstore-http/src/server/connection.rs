@@ -38,7 +38,8 @@ pub(crate) struct Phase {
     handling: AtomicBool,
     /// Some of the last request's body was not read.
     unread: AtomicBool,
-    /// The target of the next request has a fragment, which is gone from the one that hyper hands on.
+    /// The target of the next request, or of one that was sent behind it without waiting, has a
+    /// fragment, which is gone from the one that hyper hands on.
     has_fragment: AtomicBool,
     /// The answer waits for something to happen, so a client that closes its side is gone.
     waits: AtomicBool,
@@ -89,10 +90,9 @@ impl Phase {
         self.handling.store(false, Ordering::Relaxed);
     }
 
-    /// Returns true, once, if the target of the request has a fragment.
-    pub(crate) fn take_fragment(&self) -> bool {
+    /// Returns true if the target of the request has a fragment, or may have one.
+    pub(crate) fn has_fragment(&self) -> bool {
         self.has_fragment.load(Ordering::Relaxed)
-            && self.has_fragment.swap(false, Ordering::Relaxed)
     }
 
     /// It waits for the next request.
@@ -161,41 +161,46 @@ pub(crate) struct Patience {
     pub(crate) write: Duration,
 }
 
-/// How far the request line of a head has been read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RequestLine {
-    /// Not at all.
-    Ahead,
-    /// Its end is to come.
-    Begun,
-    /// To its end.
-    Past,
+/// Finds a `#` in the target of a request, which is gone from the one that hyper hands on.
+///
+/// A line with a `#` that ends in a version of HTTP is a request line, wherever it comes: requests
+/// may come in one read, and with bodies between them. No JSON has such a line, since its strings
+/// have no line breaks.
+#[derive(Debug, Default)]
+struct FragmentScan {
+    /// The last bytes of a line that has a `#`, and whose end is to come.
+    end: Option<Vec<u8>>,
 }
 
-impl RequestLine {
-    /// Reads on in `bytes`; returns true if what they have of the line has a `#` in it.
-    ///
-    /// Bytes that begin with no method are the rest of a body, or of a head whose beginning came with the request before it, and
-    /// are not looked at.
+impl FragmentScan {
+    const VERSIONS: [&[u8]; 2] = [b"HTTP/1.1", b"HTTP/1.0"];
+
+    /// Bytes in which a version and white space behind it fit.
+    const END_BYTES: usize = 32;
+
+    /// Reads on in `bytes`; returns true if a request line with a `#` ends in them.
     fn read(&mut self, bytes: &[u8]) -> bool {
-        let mut bytes = bytes;
-        if *self == Self::Ahead {
-            // Empty lines before it count for nothing (RFC 9112 §2.2).
-            bytes = bytes.trim_ascii_start();
-            let after_method = bytes.iter().find(|byte| !byte.is_ascii_uppercase());
-            if bytes.is_empty() || !matches!(after_method, None | Some(b' ')) {
-                return false;
-            }
-            *self = Self::Begun;
-        }
-        if *self == Self::Past {
+        if self.end.is_none() && !bytes.contains(&b'#') {
             return false;
         }
-        if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            bytes = &bytes[..end];
-            *self = Self::Past;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.end.is_none() && line.contains(&b'#') {
+                self.end = Some(Vec::new());
+            }
+            let Some(end) = &mut self.end else {
+                continue;
+            };
+            end.extend_from_slice(&line[line.len().saturating_sub(Self::END_BYTES)..]);
+            end.drain(..end.len().saturating_sub(Self::END_BYTES));
+            if line.ends_with(b"\n") {
+                let line = end.trim_ascii_end();
+                if Self::VERSIONS.iter().any(|version| line.ends_with(version)) {
+                    return true;
+                }
+                self.end = None;
+            }
         }
-        bytes.contains(&b'#')
+        false
     }
 }
 
@@ -209,8 +214,7 @@ pub(crate) struct Guarded<S> {
     heads: u64,
     /// Bytes have come that belong to the next one, or it is the first one.
     head_begun: bool,
-    /// How far its request line has been read.
-    line: RequestLine,
+    fragment: FragmentScan,
     /// What was read when nothing was expected but the end.
     early: Vec<u8>,
     /// Each timer exists only while somebody is late: most heads and answers pass in one piece and need none.
@@ -229,7 +233,7 @@ impl<S> Guarded<S> {
             patience,
             heads: 0,
             head_begun: true,
-            line: RequestLine::Ahead,
+            fragment: FragmentScan::default(),
             early: Vec::new(),
             head_timer: None,
             write_timer: None,
@@ -312,20 +316,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             this.early.drain(..count);
             Poll::Ready(Ok(()))
         };
+        if this.fragment.read(&buffer.filled()[before..]) {
+            this.phase.has_fragment.store(true, Ordering::Relaxed);
+        }
         let heads = this.phase.heads.load(Ordering::Relaxed);
         if heads != this.heads {
             this.heads = heads;
             this.head_begun = false;
-            this.line = RequestLine::Ahead;
             this.head_timer = None;
         }
         if this.phase.handling.load(Ordering::Relaxed) {
             // What comes now is the request's body, which has a timer of its own.
         } else if progress.is_ready() {
             this.head_begun = true;
-            if this.line.read(&buffer.filled()[before..]) {
-                this.phase.has_fragment.store(true, Ordering::Relaxed);
-            }
         } else if this.head_begun {
             ready!(poll_timer(&mut this.head_timer, this.patience.head, cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

@@ -12,7 +12,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use kvstore_core::process;
 use kvstore_core::{Error, Result};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -35,7 +34,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Parses `unix:/path/to/socket`, or an address as [`process::address`] reads it.
+    /// Parses `unix:/path/to/socket`, or an address as [`kvstore_process::address`] reads it.
     ///
     /// # Errors
     /// Says what is wrong with it.
@@ -43,7 +42,7 @@ impl Endpoint {
         match text.strip_prefix("unix:") {
             Some("") => Err("a path must follow unix:".to_owned()),
             Some(path) => Ok(Self::Unix(path.into())),
-            None => process::address(text).map(Self::Tcp),
+            None => kvstore_process::address(text).map(Self::Tcp),
         }
     }
 
@@ -63,7 +62,7 @@ impl Endpoint {
     /// [`Error::Unavailable`] that names the place: it is taken, not ours, or not allowed.
     pub async fn bind(&self, mode: u32) -> Result<Listener> {
         match self {
-            Self::Tcp(address) => process::bind(*address).await.map(Listener::from),
+            Self::Tcp(address) => kvstore_process::bind(*address).await.map(Listener::from),
             Self::Unix(path) => UnixSocket::bind(path, mode)
                 .map(|socket| Listener(ListenerKind::Unix(socket)))
                 .map_err(|error| Error::Unavailable {

@@ -191,10 +191,11 @@ impl Server {
         http.timer(ConnectionTimer::default());
         let opened = Places::add(&self.app.places, Arc::clone(&phase));
         let answering = Arc::clone(&phase);
+        let answerer = Arc::clone(&app);
         let serving = http.serve_connection(
             io,
             service_fn(move |request| {
-                let (app, phase) = (Arc::clone(&app), Arc::clone(&answering));
+                let (app, phase) = (Arc::clone(&answerer), Arc::clone(&answering));
                 async move {
                     phase.begin();
                     let (mut reply, unread) = handle(&app, &phase, request).await;
@@ -229,6 +230,9 @@ impl Server {
                 }
             };
             if let Err(error) = ended {
+                if error.is_parse() {
+                    app.metrics.unreadable.inc();
+                }
                 tracing::debug!(%error, "a connection ended early");
             }
         }

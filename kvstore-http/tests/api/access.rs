@@ -394,6 +394,52 @@ async fn list_of_jobs_has_only_what_a_token_reaches() {
 }
 
 #[tokio::test]
+async fn pages_of_jobs_are_full_and_name_none_out_of_reach() {
+    const KEYS: [&str; 8] = ["o", "team/a", "o", "o", "team/b", "team/c", "o", "o"];
+    let server = Server::start_idle(setup()).await;
+    let mut own = Vec::new();
+    let mut all = Vec::new();
+    for key in KEYS {
+        let put = request("PUT", &format!("/v1/kv/{key}")).body("1");
+        let put = put.header("prefer", "respond-async").by("writer");
+        let id = server.ask(&put).await.json()["job_id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        if key.starts_with("team/") {
+            own.push(id.clone());
+        }
+        all.push(id);
+    }
+    let pages = async |status: &str, limit: usize| {
+        let mut pages = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let query = format!("/v1/jobs?status={status}&limit={limit}&cursor={cursor}");
+            let page = server.ask(&request("GET", &query).by("team")).await.json();
+            let jobs = page["jobs"].as_array().unwrap().iter();
+            let ids = jobs.map(|job| job["id"].as_str().unwrap().to_owned());
+            pages.push(ids.collect::<Vec<_>>());
+            match page["cursor"].as_str() {
+                Some(next) => cursor = next.to_owned(),
+                None => break pages,
+            }
+            assert!(own.contains(&cursor), "{cursor} is another token's job");
+        }
+    };
+    for status in ["queued", "dead"] {
+        assert_eq!(pages(status, 1).await, [&own[..1], &own[1..2], &own[2..]]);
+        assert_eq!(pages(status, 2).await, [&own[..2], &own[2..]]);
+        assert_eq!(pages(status, 3).await, [&own[..]]);
+        if status == "queued" {
+            for (job, key) in all.iter().zip(KEYS) {
+                server.bury_as(job, key).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn two_tokens_with_one_idempotency_key_mean_two_requests() {
     let server = Server::start_with(setup()).await;
     let put = |name: &str, value: &str| {
@@ -485,6 +531,13 @@ async fn no_token_takes_all_places() {
     let mut other = server.connect().await;
     other.send(watch_by("writer").as_bytes()).await;
     assert_eq!(other.reply("GET").await.status, 200);
+    // A browser's EventSource gives up for good on a 503.
+    let mut browser = server.connect().await;
+    let accepts = watch_by("reader").replace("\r\n\r\n", "\r\naccept: text/event-stream\r\n\r\n");
+    browser.send(accepts.as_bytes()).await;
+    let reply = browser.reply("GET").await;
+    assert_eq!((reply.status, reply.text()), (200, "retry: 10000\n\n"));
+    assert!(browser.is_closed().await);
     drop((watches, other));
 
     // Requests that wait, on as many connections as there are.

@@ -126,8 +126,7 @@ async fn condition_that_cannot_be_had_is_refused_and_never_ignored() {
     server.put("a", "1").await;
     for (name, value) in [
         ("if-match", "42"),
-        ("if-match", "\"1\", \"2\""),
-        ("if-none-match", "\"1\""),
+        ("if-match", "\"1\" \"2\""),
         ("if-none-match", "42"),
         ("if-match", "\"1"),
     ] {
@@ -140,12 +139,58 @@ async fn condition_that_cannot_be_had_is_refused_and_never_ignored() {
             "{name}: {value}"
         );
     }
-    let both = request("PUT", "/v1/kv/a")
+    let many = vec!["\"1\""; 17].join(",");
+    let many = request("PUT", "/v1/kv/a")
         .body("2")
-        .header("if-match", "*")
-        .header("if-none-match", "*");
-    assert_eq!(server.ask(&both).await.status, 400);
+        .header("if-match", &many);
+    assert_eq!(server.ask(&many).await.status, 400);
     assert_eq!(server.ask(&request("GET", "/v1/kv/a")).await.text(), "1");
+}
+
+#[tokio::test]
+async fn lists_of_tags_and_both_headers_are_judged_together() {
+    let server = Server::start().await;
+    let put = |key: &str, matches: Option<&str>, others: Option<&str>| {
+        let mut put = request("PUT", &format!("/v1/kv/{key}")).body("1");
+        for (name, value) in [("if-match", matches), ("if-none-match", others)] {
+            if let Some(value) = value {
+                put = put.header(name, value);
+            }
+        }
+        put
+    };
+    let old = server.ask(&put("a", None, None)).await;
+    let old = old.header("etag").unwrap().to_owned();
+    let mut now = old.clone();
+    // `{now}` is the present tag, `{old}` one that it had.
+    for (key, matches, others, status) in [
+        ("a", None, Some("{now}"), 412),
+        ("a", None, Some("\"7\", W/{now}"), 412),
+        ("a", None, Some("\"7\""), 200),
+        ("a", Some("{old}, {now}"), None, 200),
+        ("a", Some("{old}, \"7\""), None, 412),
+        ("a", Some("{now}"), Some("{old}"), 200),
+        ("a", Some("*"), Some("{now}, {old}"), 412),
+        ("a", Some("*"), Some("{old}"), 200),
+        ("a", Some("*"), Some("*"), 412),
+        ("absent", Some("*"), Some("\"7\""), 412),
+        ("absent", Some("*"), Some("*"), 412),
+        ("absent", Some("\"7\", \"8\""), None, 412),
+        ("absent", None, Some("\"7\", \"8\""), 201),
+    ] {
+        let filled = |text: &str| text.replace("{now}", &now).replace("{old}", &old);
+        let (matches, others) = (matches.map(filled), others.map(filled));
+        let asks = put(key, matches.as_deref(), others.as_deref());
+        let reply = server.ask(&asks).await;
+        assert_eq!(reply.status, status, "{asks:?}");
+        if let Some(tag) = reply.header("etag").filter(|_| key == "a") {
+            now = tag.to_owned();
+        }
+    }
+    let batch = json!({"ops": [{"op": "set", "key": "a", "value": 2, "if_match": format!("{old}, {now}")}]});
+    let batch = request("POST", "/v1/batch").body(batch.to_string());
+    assert_eq!(server.ask(&batch).await.status, 200);
+    assert_eq!(server.ask(&batch).await.status, 412);
 }
 
 #[tokio::test]

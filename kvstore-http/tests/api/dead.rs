@@ -81,9 +81,13 @@ async fn jobs_that_wait_are_listed_and_counted() {
         }
     };
     let empty = queue(&server).await;
+    let document = server.ask(&request("GET", "/openapi.json")).await.json();
     assert_eq!(
         empty,
-        json!({"jobs": 0, "bytes": 0, "oldest_age_seconds": null, "dead": 0, "partitions": 1})
+        json!({
+            "jobs": 0, "bytes": 0, "oldest_age_seconds": null, "dead": 0, "partitions": 1,
+            "limits": document["x-limits"],
+        })
     );
     let mut ids = Vec::new();
     for key in ["a", "b", "c"] {

@@ -94,12 +94,12 @@ async fn full_queue_is_overloaded_and_never_202() {
         .header("prefer", "respond-async");
     assert_eq!(server.ask(&put).await.status, 202);
     let full = server.ask(&put).await;
-    assert_eq!((full.status, full.header("retry-after")), (503, Some("1")));
+    assert_eq!((full.status, full.retry_after()), (503, Some("1")));
     assert_eq!(full.json()["type"], "/problems/overloaded");
     let full = server
         .ask(&request("POST", "/set").body(r#"{"key":"a","value":1}"#))
         .await;
-    assert_eq!((full.status, full.header("retry-after")), (503, Some("1")));
+    assert_eq!((full.status, full.retry_after()), (503, Some("1")));
     assert!(full.json()["detail"].is_string());
 }
 

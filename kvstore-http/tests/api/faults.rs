@@ -39,7 +39,7 @@ async fn each_fault_has_its_answer_on_both_faces() {
         ] {
             let reply = server.ask(&request).await;
             assert_eq!(
-                (reply.status, reply.header("retry-after")),
+                (reply.status, reply.retry_after()),
                 (status, retry),
                 "{fault:?} {request:?}"
             );
@@ -95,10 +95,7 @@ async fn request_that_takes_too_long_is_given_up() {
     server.faults.set(Fault::Hang);
     let asked = Instant::now();
     let reply = server.ask(&read()).await;
-    assert_eq!(
-        (reply.status, reply.header("retry-after")),
-        (503, Some("1"))
-    );
+    assert_eq!((reply.status, reply.retry_after()), (503, Some("1")));
     assert_eq!(reply.json()["type"], "/problems/unavailable");
     let reply = server.ask(&write()).await;
     assert_eq!(
@@ -116,7 +113,7 @@ async fn server_that_cannot_serve_is_not_ready_but_alive() {
         server.faults.set(fault);
         let reply = server.ask(&request("GET", "/readyz")).await;
         assert_eq!(
-            (reply.status, reply.header("retry-after")),
+            (reply.status, reply.retry_after()),
             (503, Some("1")),
             "{fault:?}"
         );

@@ -310,7 +310,7 @@ async fn connection_too_many_is_told_so() {
     assert_eq!(
         (
             reply.status,
-            reply.header("retry-after"),
+            reply.retry_after(),
             reply.header("connection")
         ),
         (503, Some("1"), Some("close"))
@@ -473,10 +473,7 @@ async fn answers_that_nobody_takes_leave_room_for_small_ones_and_refuse_large_on
     assert!(slow.has_begun().await);
     let page = request("GET", PAGE);
     let refused = server.ask(&page).await;
-    assert_eq!(
-        (refused.status, refused.header("retry-after")),
-        (503, Some("1"))
-    );
+    assert_eq!((refused.status, refused.retry_after()), (503, Some("1")));
     assert_eq!(refused.json()["type"], "/problems/overloaded");
     for target in ["/v1/kv/key-0", "/v1/kv", "/get/key-1"] {
         assert_eq!(server.ask(&request("GET", target)).await.status, 200);

@@ -29,6 +29,14 @@ impl Reply {
         value
     }
 
+    /// `Retry-After`, and 1 where it is 1 to 3, so that not all clients come back at once.
+    pub(crate) fn retry_after(&self) -> Option<&str> {
+        match self.header("retry-after") {
+            Some("2" | "3") => Some("1"),
+            after => after,
+        }
+    }
+
     /// The body as text.
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("a body in UTF-8")

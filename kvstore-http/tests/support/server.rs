@@ -165,8 +165,13 @@ impl Server {
 
     /// Does what a worker does that gives a job up. Only for a job that is the first of its queue.
     pub(crate) async fn bury(&self, job: &str) {
+        self.bury_as(job, "buried").await;
+    }
+
+    /// The same with a dead letter about `key`.
+    pub(crate) async fn bury_as(&self, job: &str, key: &str) {
         let id: JobId = job.parse().expect("a job id");
-        let key = Key::new("buried").expect("a key");
+        let key = Key::new(key).expect("a key");
         let dead = Dead {
             reason: "it was refused".to_owned(),
             attempts: 3,

@@ -207,7 +207,15 @@ pub async fn keys_are_bounded_in_number(harness: &dyn QueueHarness) {
     for _ in 0..2 {
         let queue = harness.queue(bounds).await;
         let error = enqueue(&queue, numbered(3)).await.unwrap_err();
-        assert!(matches!(error, Error::Full { limit: 3, .. }), "{error}");
+        let Error::Full {
+            limit: 3,
+            room_in: Some(room_in),
+            ..
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert!(!room_in.is_zero() && room_in <= WINDOW, "{room_in:?}");
         replayed(&queue, numbered(0), first).await;
         accept(&queue, set_job(&key("a"), "1")).await;
         harness.restart().await;

@@ -124,9 +124,19 @@ pub async fn conditions_hold_as_they_say(harness: &dyn StoreHarness) {
         (&absent, Condition::Absent, true),
         (&absent, Condition::Present, false),
         (&absent, Condition::Version(gone), false),
+        (&present, Condition::one_of(&[old, version]), true),
+        (&present, Condition::one_of(&[old, gone]), false),
+        (&absent, Condition::one_of(&[old, gone]), false),
+        (&present, Condition::one_of(&[]), false),
+        (&present, Condition::none_of(&[old, gone], true), true),
+        (&present, Condition::none_of(&[old, version], true), false),
+        (&absent, Condition::none_of(&[old, gone], true), true),
+        (&present, Condition::none_of(&[old, gone], false), true),
+        (&present, Condition::none_of(&[version], false), false),
+        (&absent, Condition::none_of(&[gone], false), false),
     ] {
         let expected = (key == &present).then_some(version);
-        match store.commit(check(key, condition)).await {
+        match store.commit(check(key, condition.clone())).await {
             Ok(_) => assert!(holds, "{condition:?} on {key:?}"),
             Err(Error::Conflict {
                 key: named,

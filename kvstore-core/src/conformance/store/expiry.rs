@@ -84,7 +84,10 @@ pub async fn expired_entry_is_absent_to_conditions(harness: &dyn StoreHarness) {
         .unwrap();
     harness.set_clock(deadline).await;
     for condition in [Condition::Present, Condition::Version(version)] {
-        let error = store.commit(check(&key, condition)).await.unwrap_err();
+        let error = store
+            .commit(check(&key, condition.clone()))
+            .await
+            .unwrap_err();
         assert!(
             matches!(error, Error::Conflict { current: None, .. }),
             "{condition:?}: {error}"

@@ -53,26 +53,21 @@ impl Claims {
         self.forget_expired(now);
         let until = now.after(self.period);
         let staying = true;
-        self.workers
-            .insert(worker.clone(), Registration { until, staying });
+        let called = Registration { until, staying };
+        self.workers.insert(worker.clone(), called);
 
         let share = self.share(worker);
         let mut held = 0;
-        for holder in &mut self.holders {
-            if holder.as_ref() == Some(worker) {
-                if held < share {
-                    held += 1;
-                } else {
-                    *holder = None;
-                }
+        let own = self.holders.iter_mut();
+        for holder in own.filter(|holder| holder.as_ref() == Some(worker)) {
+            match held < share {
+                true => held += 1,
+                false => *holder = None,
             }
         }
-        for free in self.holders.iter_mut().filter(|holder| holder.is_none()) {
-            if held == share {
-                break;
-            }
-            *free = Some(worker.clone());
-            held += 1;
+        let free = self.holders.iter_mut().filter(|holder| holder.is_none());
+        for holder in free.take(share - held) {
+            *holder = Some(worker.clone());
         }
         self.held_by(worker)
     }
@@ -102,26 +97,19 @@ impl Claims {
     }
 
     fn held_by(&self, worker: &WorkerId) -> Vec<Claim> {
-        self.partitions
-            .iter()
-            .zip(&self.holders)
-            .filter(|(_, holder)| holder.as_ref() == Some(worker))
-            .map(|(partition, _)| Claim {
-                worker: worker.clone(),
-                partition,
-            })
-            .collect()
+        let partitions = self.partitions.iter().zip(&self.holders);
+        let held = partitions.filter(|(_, holder)| holder.as_ref() == Some(worker));
+        let claim = |partition| Claim {
+            worker: worker.clone(),
+            partition,
+        };
+        held.map(|(partition, _)| claim(partition)).collect()
     }
 
     fn forget_expired(&mut self, now: Timestamp) {
         self.workers.retain(|_, worker| worker.until > now);
         for holder in &mut self.holders {
-            if holder
-                .as_ref()
-                .is_some_and(|worker| !self.workers.contains_key(worker))
-            {
-                *holder = None;
-            }
+            holder.take_if(|worker| !self.workers.contains_key(worker));
         }
     }
 
@@ -129,12 +117,8 @@ impl Claims {
     /// to workers that already hold one more, so that nothing moves because of it, and then to the
     /// first that ask.
     fn share(&self, worker: &WorkerId) -> usize {
-        let mut held: HashMap<&WorkerId, usize> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.staying)
-            .map(|(id, _)| (id, 0))
-            .collect();
+        let staying = self.workers.iter().filter(|(_, worker)| worker.staying);
+        let mut held: HashMap<&WorkerId, usize> = staying.map(|(id, _)| (id, 0)).collect();
         for holder in self.holders.iter().flatten() {
             if let Some(count) = held.get_mut(holder) {
                 *count += 1;
@@ -142,11 +126,9 @@ impl Claims {
         }
         let least = self.holders.len() / held.len();
         let left_over = self.holders.len() % held.len();
-        let others_with_one_more = held
-            .iter()
-            .filter(|(id, count)| **id != worker && **count > least)
-            .count();
-        least + usize::from(others_with_one_more < left_over)
+        let others = held.iter().filter(|(id, _)| **id != worker);
+        let with_one_more = others.filter(|(_, count)| **count > least).count();
+        least + usize::from(with_one_more < left_over)
     }
 }
 

@@ -75,6 +75,10 @@ impl IdempotencyTable {
             None if self.by_key.len() >= self.keys_max => Err(Error::Full {
                 what: "the queue (idempotency keys)",
                 limit: self.keys_max as u64,
+                room_in: self
+                    .by_deadline
+                    .first()
+                    .map(|(expires_at, _)| expires_at.since(now)),
             }),
             None => Ok(None),
         }
@@ -91,6 +95,11 @@ impl IdempotencyTable {
         self.by_deadline
             .insert((remembered.expires_at, remembered.key));
         self.by_key.insert(remembered.key, remembered);
+    }
+
+    /// Returns how many keys take room.
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
     }
 
     pub(super) fn remove(&mut self, key: Fingerprint) {
@@ -127,6 +136,8 @@ impl IdempotencyTable {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn hash(number: usize) -> Fingerprint {
@@ -148,7 +159,10 @@ mod tests {
         table.insert(remembered(1, 100));
         table.insert(remembered(2, 50));
         let mut new_key_at = |now| table.look_up(hash(3), hash(3), Timestamp(now));
-        assert!(matches!(new_key_at(49), Err(Error::Full { limit: 2, .. })));
+        let Err(Error::Full { limit, room_in, .. }) = new_key_at(49) else {
+            panic!("there is no room");
+        };
+        assert_eq!((limit, room_in), (2, Some(Duration::from_millis(1))));
         assert_eq!(new_key_at(50).unwrap(), None);
         assert_eq!(table.by_key.len(), 1);
     }

@@ -108,7 +108,7 @@ struct ModelJob {
 #[derive(Debug, PartialEq)]
 enum ModelAnswer {
     New(u64),
-    Replayed { number: u64, published: bool },
+    Replayed(u64),
     KeyReused,
     Full(&'static str),
     TooLarge,
@@ -128,15 +128,9 @@ impl LogModel {
         self.keys.retain(|(_, _, _, deadline)| *deadline > now);
         if let Some((key, _)) = idempotency {
             if let Some((_, request, number, _)) = self.keys.iter().find(|known| known.0 == key) {
-                let number = *number;
-                let published = self
-                    .jobs
-                    .iter()
-                    .all(|job| job.number != number || job.published);
-                return if *request == value {
-                    ModelAnswer::Replayed { number, published }
-                } else {
-                    ModelAnswer::KeyReused
+                return match *request == value {
+                    true => ModelAnswer::Replayed(*number),
+                    false => ModelAnswer::KeyReused,
                 };
             }
             if self.keys.len() == KEYS_MAX {
@@ -193,10 +187,7 @@ fn answer(result: Result<Admission>) -> ModelAnswer {
             assert_eq!(job.keep_outcome, remembered.is_some());
             ModelAnswer::New(job.id.position.minor)
         }
-        Ok(Admission::Replayed { id, published }) => ModelAnswer::Replayed {
-            number: id.position.minor,
-            published,
-        },
+        Ok(Admission::Replayed(id)) => ModelAnswer::Replayed(id.position.minor),
         Err(Error::KeyReused) => ModelAnswer::KeyReused,
         Err(Error::Full { what, .. }) => ModelAnswer::Full(what),
         Err(Error::TooLarge { .. }) => ModelAnswer::TooLarge,
@@ -344,18 +335,18 @@ proptest! {
 fn admit_new(log: &mut PartitionLog, new: NewJob) -> (Arc<Job>, Option<Remembered>) {
     match log.admit(new, Timestamp(0)).unwrap() {
         Admission::New { job, remembered } => (job, remembered),
-        Admission::Replayed { id, .. } => panic!("{id} is replayed"),
+        Admission::Replayed(id) => panic!("{id} is replayed"),
     }
 }
 
 #[test]
-fn a_replay_of_an_unpublished_job_is_recognized_and_withdrawn_with_it() {
+fn a_replay_of_an_unpublished_job_goes_with_it() {
     let mut log = new_log(QueueId::random());
     let again = || request(5, Some((1, 1000)));
     let (first, _) = admit_new(&mut log, again());
     let replay = log.admit(again(), Timestamp(0)).unwrap();
-    let (id, published) = (first.id, false);
-    assert_eq!(replay, Admission::Replayed { id, published });
+    let id = first.id;
+    assert_eq!(replay, Admission::Replayed(id));
     assert_eq!(log.read(Position::START, 10).unwrap(), []);
     assert_eq!(log.find(id.position), Found::Unknown);
 
@@ -365,8 +356,8 @@ fn a_replay_of_an_unpublished_job_is_recognized_and_withdrawn_with_it() {
     assert!(second.id.position > id.position);
     log.publish();
     let replay = log.admit(again(), Timestamp(0)).unwrap();
-    let (id, published) = (second.id, true);
-    assert_eq!(replay, Admission::Replayed { id, published });
+    let id = second.id;
+    assert_eq!(replay, Admission::Replayed(id));
 }
 
 #[test]
@@ -377,8 +368,8 @@ fn a_replay_is_answered_after_the_job_is_gone_and_until_the_window_ends() {
     log.publish();
     log.complete(job.id.position);
     assert_eq!(log.find(job.id.position), Found::Dropped);
-    let (id, published) = (job.id, true);
-    let replay = Admission::Replayed { id, published };
+    let id = job.id;
+    let replay = Admission::Replayed(id);
     assert_eq!(log.admit(again(), Timestamp(999)).unwrap(), replay);
     assert!(matches!(
         log.admit(request(6, Some((1, 1000))), Timestamp(999)),
@@ -458,9 +449,9 @@ fn restored_jobs_must_be_in_order_and_of_this_queue() {
             .is_err()
     );
     assert_eq!(log.read(Position::START, 10).unwrap().len(), 2);
-    let (id, published) = (first.id, true);
+    let id = first.id;
     let replay = log.admit(request(1, Some((1, 1000))), Timestamp(1));
-    assert_eq!(replay.unwrap(), Admission::Replayed { id, published });
+    assert_eq!(replay.unwrap(), Admission::Replayed(id));
 
     let mut of_another_queue = new_log(QueueId::random());
     assert!(

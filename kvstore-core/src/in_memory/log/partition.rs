@@ -49,14 +49,10 @@ pub(crate) enum Admission {
         /// What is remembered of its idempotency key.
         remembered: Option<Remembered>,
     },
-    /// The same request came before under the same idempotency key.
-    Replayed {
-        /// The job that it became then.
-        id: JobId,
-        /// Whether that job is published. If not, this request may be answered only once it is, and
-        /// fails if it is withdrawn.
-        published: bool,
-    },
+    /// The same request came before, under the same idempotency key, and became this job. Where the
+    /// job is only admitted, the request may be answered only once it is published, and fails if it is
+    /// withdrawn.
+    Replayed(JobId),
 }
 
 impl PartitionLog {
@@ -96,10 +92,7 @@ impl PartitionLog {
         if let Some((key, request, _)) = identity
             && let Some(position) = self.idempotency.look_up(key, request, now)?
         {
-            return Ok(Admission::Replayed {
-                id: self.job_id(position),
-                published: !self.is_admitted(position),
-            });
+            return Ok(Admission::Replayed(self.job_id(position)));
         }
         let size = new.size_bytes();
         let position = self.room_for(size)?;
@@ -130,7 +123,13 @@ impl PartitionLog {
 
     /// Returns the position that a job of `size` bytes gets, if there is space for it.
     fn room_for(&self, size: usize) -> Result<Position> {
-        let full = |what, limit| Err(Error::Full { what, limit });
+        let full = |what, limit| {
+            Err(Error::Full {
+                what,
+                limit,
+                room_in: None,
+            })
+        };
         if size > self.bytes_max {
             return Err(Error::TooLarge {
                 subject: Subject::Job,
@@ -250,10 +249,10 @@ impl PartitionLog {
         match self.held(position) {
             Some(job) => Found::Held {
                 job: Box::new(Job::clone(job)),
-                attempts: self
-                    .attempts
-                    .filter(|(head, _)| *head == position)
-                    .map_or(0, |(_, count)| count),
+                attempts: match self.attempts {
+                    Some((head, count)) if head == position => count,
+                    _ => 0,
+                },
             },
             None if position > Position::START && position <= self.trimmed => Found::Dropped,
             None => Found::Unknown,
@@ -304,6 +303,7 @@ impl PartitionLog {
             bytes: self.bytes as u64,
             oldest_age: self.jobs.front().map(|job| now.since(job.accepted_at)),
             lost: 0,
+            idempotency_keys: self.idempotency.len() as u64,
         }
     }
 
@@ -322,17 +322,11 @@ impl PartitionLog {
 
     /// Returns the published job at `position`.
     pub(super) fn held(&self, position: Position) -> Option<&Arc<Job>> {
-        let index = self
+        let found = self
             .jobs
-            .binary_search_by_key(&position, |job| job.id.position)
-            .ok()?;
-        (index < self.published()).then(|| &self.jobs[index])
-    }
-
-    fn is_admitted(&self, position: Position) -> bool {
-        self.jobs
-            .get(self.published())
-            .is_some_and(|first| position >= first.id.position)
+            .binary_search_by_key(&position, |job| job.id.position);
+        let index = found.ok().filter(|index| *index < self.published());
+        index.map(|index| &self.jobs[index])
     }
 
     /// Returns how many of `jobs` are at or before `position`.

@@ -32,18 +32,16 @@ pub(super) struct OrderPiece {
 /// a shorter one comes first.
 fn head(key: &[u8], start: usize) -> u32 {
     let mut head = [0; 4];
-    head.iter_mut()
-        .zip(key.iter().skip(start))
-        .for_each(|(to, byte)| *to = *byte);
+    for (to, byte) in head.iter_mut().zip(key.iter().skip(start)) {
+        *to = *byte;
+    }
     u32::from_be_bytes(head)
 }
 
 /// Returns the length of the common prefix of both.
 fn same(one: &[u8], other: &[u8]) -> usize {
-    one.iter()
-        .zip(other)
-        .take_while(|(one, other)| one == other)
-        .count()
+    let pairs = one.iter().zip(other);
+    pairs.take_while(|(one, other)| one == other).count()
 }
 
 impl OrderPiece {
@@ -101,19 +99,15 @@ impl Order {
         let (piece, place) = match start {
             Bound::Unbounded => (0, 0),
             Bound::Included(key) => self.find(key, &key_of).unwrap_or_else(|place| place),
-            Bound::Excluded(key) => self
-                .find(key, &key_of)
-                .map_or_else(|place| place, |(piece, at)| (piece, at + 1)),
+            Bound::Excluded(key) => match self.find(key, &key_of) {
+                Ok((piece, at)) => (piece, at + 1),
+                Err(place) => place,
+            },
         };
-        let first = self
-            .pieces
-            .get(piece)
-            .map_or(&[][..], |piece| &piece.ids[place..]);
-        let rest = self.pieces.get(piece + 1..).unwrap_or_default();
-        first
-            .iter()
-            .chain(rest.iter().flat_map(|piece| &piece.ids))
-            .copied()
+        let first = self.pieces.get(piece);
+        let first = first.map_or(&[][..], |piece| &piece.ids[place..]).iter();
+        let rest = self.pieces.get(piece + 1..).unwrap_or_default().iter();
+        first.chain(rest.flat_map(|piece| &piece.ids)).copied()
     }
 
     /// Returns how many keys come before `key`: two binary searches, and the lengths of the pieces

@@ -55,10 +55,8 @@ impl Serialize for Outcomes {
 
 impl From<OutcomeMap> for Outcomes {
     fn from(map: OutcomeMap) -> Self {
-        let bytes = map
-            .values()
-            .map(|(_, outcome)| bytes_of(outcome.as_ref()))
-            .sum();
+        let sizes = map.values().map(|(_, outcome)| bytes_of(outcome.as_ref()));
+        let bytes = sizes.sum();
         Self { map, bytes }
     }
 }
@@ -137,19 +135,17 @@ impl QueueProgress {
 
 impl Progress {
     pub(crate) fn applied(&self, queue: QueueId, partition: Partition) -> Position {
-        self.queues
-            .get(&(queue, partition))
-            .map_or(Position::START, |queue| queue.applied)
+        let queue = self.queues.get(&(queue, partition));
+        queue.map_or(Position::START, |queue| queue.applied)
     }
 
     /// Returns the number of dead letters of the partition, and their bytes.
     pub(crate) fn dead_size(&self, queue: QueueId, partition: Partition) -> (usize, usize) {
-        self.queues
-            .get(&(queue, partition))
-            .map_or((0, 0), |queue| {
-                let bytes = queue.dead.values().map(|(_, dead)| dead.size_bytes());
-                (queue.dead.len(), bytes.sum())
-            })
+        let queue = self.queues.get(&(queue, partition));
+        queue.map_or((0, 0), |queue| {
+            let bytes = queue.dead.values().map(|(_, dead)| dead.size_bytes());
+            (queue.dead.len(), bytes.sum())
+        })
     }
 
     pub(super) fn advance(&mut self, advanced: Advanced, at: Timestamp) {
@@ -181,14 +177,8 @@ impl Progress {
 
     /// Records that the jobs after `after`, up to and including `up_to`, are lost: they will never
     /// be applied, and the partition's position passes them.
-    pub(crate) fn lose(
-        &mut self,
-        queue: QueueId,
-        partition: Partition,
-        after: Position,
-        up_to: Position,
-    ) {
-        let queue = self.queues.entry((queue, partition)).or_default();
+    pub(crate) fn lose(&mut self, id: (QueueId, Partition), after: Position, up_to: Position) {
+        let queue = self.queues.entry(id).or_default();
         let is_known = |lost: &Lost| lost.after <= after && lost.up_to >= up_to;
         if !queue.lost.iter().any(is_known) {
             queue.lose(after, up_to);
@@ -209,28 +199,27 @@ impl Progress {
     }
 
     pub(crate) fn has_dead(&self, job: &JobId) -> bool {
-        self.queues
-            .get(&(job.queue, job.partition))
-            .is_some_and(|queue| queue.dead.contains_key(&job.position))
+        let queue = self.queues.get(&(job.queue, job.partition));
+        queue.is_some_and(|queue| queue.dead.contains_key(&job.position))
     }
 
     /// Returns the dead letters after `after`, in ascending order.
     pub(crate) fn dead_after(&self, after: Option<JobId>) -> impl Iterator<Item = DeadLetter> {
-        self.queues
+        let queues = self
+            .queues
             .iter()
-            .flat_map(|((queue, partition), progress)| {
-                progress.dead.iter().map(|(position, (at, dead))| {
-                    (
-                        JobId {
-                            queue: *queue,
-                            partition: *partition,
-                            position: *position,
-                        },
-                        *at,
-                        dead,
-                    )
+            .flat_map(|(&(queue, partition), progress)| {
+                let letters = progress.dead.iter();
+                letters.map(move |(&position, (at, dead))| {
+                    let id = JobId {
+                        queue,
+                        partition,
+                        position,
+                    };
+                    (id, *at, dead)
                 })
-            })
+            });
+        queues
             .filter(move |(id, ..)| after.is_none_or(|after| *id > after))
             .map(|(id, at, dead)| DeadLetter {
                 id,
@@ -243,10 +232,9 @@ impl Progress {
         let Some(queue) = self.queues.get(&(job.queue, job.partition)) else {
             // Before the first commit that advances it, any queue may become the active one.
             let may_come = self.active.is_none_or(|active| active == job.queue);
-            return if may_come {
-                JobState::Queued
-            } else {
-                JobState::Unknown
+            return match may_come {
+                true => JobState::Queued,
+                false => JobState::Unknown,
             };
         };
         if let Some((_, dead)) = queue.dead.get(&job.position) {
@@ -272,11 +260,8 @@ impl QueueProgress {
         if position > self.applied {
             return JobState::Queued;
         }
-        if self
-            .lost
-            .iter()
-            .any(|lost| position > lost.after && position <= lost.up_to)
-        {
+        let mut lost = self.lost.iter();
+        if lost.any(|lost| position > lost.after && position <= lost.up_to) {
             return JobState::Unknown;
         }
         match self.outcomes.map.get(&position) {

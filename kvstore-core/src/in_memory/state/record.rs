@@ -17,7 +17,7 @@ use crate::model::write::{Change, Write};
 
 /// Everything that one commit did, ready to be applied or written down. Its writes have the versions after `before`, in
 /// order, and then its expiries. The names are those that it has in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Record {
     /// The latest version before it.
     #[serde(rename = "v")]
@@ -49,14 +49,7 @@ impl Record {
         Self {
             before,
             at,
-            writes: Vec::new(),
-            expired: Vec::new(),
-            advance: None,
-            adopt: None,
-            forget: None,
-            opened: None,
-            jobs: None,
-            idem: None,
+            ..Self::default()
         }
     }
 

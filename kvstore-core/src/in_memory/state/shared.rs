@@ -2,7 +2,6 @@
 //! waiters.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Range;
 use std::iter;
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,9 +77,14 @@ impl Shared {
         drop(now);
         // Dropped after the lock is released, since it may be large.
         drop(old);
-        let mut waiting = self.waiting();
-        for up_to in applied {
-            waiting.wake(up_to);
+        self.wake(applied);
+    }
+
+    /// Wakes the waiters for jobs whose positions are passed by now.
+    fn wake(&self, passed: Vec<JobId>) {
+        if !passed.is_empty() {
+            let mut waiting = self.waiting();
+            passed.into_iter().for_each(|up_to| waiting.wake(up_to));
         }
     }
 
@@ -183,12 +187,7 @@ impl Shared {
         for watcher in woken {
             watcher.changed.notify_one();
         }
-        if !advanced.is_empty() {
-            let mut waiting = self.waiting();
-            for up_to in advanced {
-                waiting.wake(up_to);
-            }
-        }
+        self.wake(advanced);
     }
 
     /// Rejects all further changes, after a failed write; reads continue.
@@ -212,6 +211,10 @@ impl Shared {
         self.is_closed.store(true, Ordering::SeqCst);
         self.watchers.end(Ended::Closed);
         self.waiting().jobs.clear();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
     }
 
     /// Calls `read` with the entry under `key` in place, without a copy, while the lock is held.
@@ -272,9 +275,8 @@ impl Shared {
         let state = self.read();
         let mut page = list(&state, now, request);
         for listed in &mut page.entries {
-            listed.expires_at = listed
-                .expires_at
-                .map(|deadline| self.time.to_wall(deadline));
+            let deadline = listed.expires_at;
+            listed.expires_at = deadline.map(|deadline| self.time.to_wall(deadline));
         }
         Ok(page)
     }
@@ -285,14 +287,14 @@ impl Shared {
             return Ok(state);
         }
         // Registers first and checks again afterwards, so that no change is missed in between.
-        let ticket = Ticket::new(self, *job);
+        let mut ticket = Ticket::new(self, *job);
         let state = self.read().progress.state_of(job);
         if state != JobState::Queued {
             return Ok(state);
         }
-        match tokio::time::timeout(wait, ticket.woken()).await {
-            Ok(()) | Err(_) => Ok(self.read().progress.state_of(job)),
-        }
+        // Woken, or closed, or too late: what is known by now is the answer.
+        let _ = tokio::time::timeout(wait, &mut ticket.receiver).await;
+        Ok(self.read().progress.state_of(job))
     }
 
     pub(crate) fn dead(&self, request: &DeadRequest) -> DeadPage {
@@ -317,7 +319,7 @@ impl Waiting {
             position: Position::START,
             ..up_to
         };
-        let range: Range<'_, _, _> = self.jobs.range((first, 0)..=(up_to, u64::MAX));
+        let range = self.jobs.range((first, 0)..=(up_to, u64::MAX));
         let woken: Vec<(JobId, u64)> = range.map(|(ticket, _)| *ticket).collect();
         for ticket in woken {
             if let Some(sender) = self.jobs.remove(&ticket) {
@@ -348,11 +350,6 @@ impl<'a> Ticket<'a> {
             id,
             receiver,
         }
-    }
-
-    /// Waits until the job's position is passed, or the store is closed.
-    async fn woken(mut self) {
-        let _ = (&mut self.receiver).await;
     }
 }
 

@@ -8,7 +8,7 @@ use super::table::key_of;
 use crate::model::entry::{Timestamp, Version};
 
 /// A part of the rows of one table. Each part can be filled by its own thread.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Sorted {
     pub(super) hasher: Hasher,
     /// The number of its first row.
@@ -31,19 +31,14 @@ impl Sorted {
         let hasher = Hasher::default();
         let mut first = 0;
         let parts = counts.iter().map(|count| {
+            let (tables, share) = (0..TABLES, count / TABLES * 9 / 8);
             let part = Self {
                 hasher: hasher.clone(),
                 first,
                 rows: Vec::with_capacity(*count),
                 // Some tables get more than others.
-                hashed: (0..TABLES)
-                    .map(|_| Vec::with_capacity(count / TABLES * 9 / 8))
-                    .collect(),
-                pieces: Vec::new(),
-                deadlines: Vec::new(),
-                bytes: 0,
-                is_out_of_order: false,
-                scratch: Vec::new(),
+                hashed: tables.map(|_| Vec::with_capacity(share)).collect(),
+                ..Self::default()
             };
             first += count;
             part
@@ -76,9 +71,8 @@ impl Sorted {
     /// Moves the latest rows into the order.
     pub(super) fn end_piece(&mut self) {
         let start = self.pieces.len() * (PIECE / 2);
-        let ids: Vec<Id> = (start..self.rows.len())
-            .map(|number| (self.first + number) as Id)
-            .collect();
+        let ids = start..self.rows.len();
+        let ids: Vec<Id> = ids.map(|number| (self.first + number) as Id).collect();
         if !ids.is_empty() {
             let key_of = key_of(&self.rows);
             let piece = OrderPiece::new(ids, |id| key_of(id - self.first as Id));

@@ -28,9 +28,11 @@ pub(crate) struct Staging<'a> {
     entries: HashMap<Key, Option<Entry>>,
     active: Option<QueueId>,
     positions: HashMap<(QueueId, Partition), Position>,
-    /// The number of dead letters, and their bytes.
-    dead: HashMap<(QueueId, Partition), (usize, usize)>,
+    dead: HashMap<(QueueId, Partition), DeadSize>,
 }
+
+/// The number of dead letters, and their bytes.
+type DeadSize = (usize, usize);
 
 impl<'a> Staging<'a> {
     /// Creates an empty staging at time `now`.
@@ -54,27 +56,20 @@ impl<'a> Staging<'a> {
     fn current(&self, key: &Key) -> Option<Version> {
         match self.entries.get(key) {
             Some(staged) => staged.as_ref().map(|entry| entry.version),
-            None => self
-                .state
-                .table
-                .get(key)
-                .filter(|row| row.is_live(self.now))
-                .map(Row::version),
+            None => self.live(key).map(Row::version),
         }
     }
 
     /// Evaluates one commit.
     pub(crate) fn commit(&mut self, commit: Commit) -> Result<(Record, Committed)> {
         self.check(&commit.checks)?;
-        if let Some(advance) = &commit.advance {
-            self.check_advance(advance, commit.writes.len())?;
-        }
+        let dead = match &commit.advance {
+            Some(advance) => self.check_advance(advance, commit.writes.len())?,
+            None => None,
+        };
         let mut record = self.record();
-        let existed: Vec<bool> = commit
-            .writes
-            .iter()
-            .map(|write| self.stage(write))
-            .collect();
+        let writes = commit.writes.iter();
+        let existed: Vec<bool> = writes.map(|write| self.stage(write)).collect();
         let first_version = match existed.len() {
             0 => record.before,
             _ => Version(record.before.0 + 1),
@@ -82,14 +77,12 @@ impl<'a> Staging<'a> {
         record.writes = commit.writes;
         record.advance = commit
             .advance
-            .map(|advance| self.stage_advance(advance, first_version, &existed));
-        Ok((
-            record,
-            Committed {
-                first_version,
-                existed,
-            },
-        ))
+            .map(|advance| self.stage_advance(advance, dead, first_version, &existed));
+        let committed = Committed {
+            first_version,
+            existed,
+        };
+        Ok((record, committed))
     }
 
     fn check(&self, checks: &[(Key, Condition)]) -> Result<()> {
@@ -106,7 +99,8 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    fn check_advance(&self, advance: &Advance, writes: usize) -> Result<()> {
+    /// Returns what the partition has of dead letters with those that come, if any do.
+    fn check_advance(&self, advance: &Advance, writes: usize) -> Result<Option<DeadSize>> {
         if let Some(active) = self.active.filter(|active| *active != advance.queue) {
             return Err(Error::WrongQueue {
                 active,
@@ -122,15 +116,11 @@ impl<'a> Staging<'a> {
             });
         }
         advance.check(writes)?;
-        let letters = advance
-            .outcomes
-            .iter()
-            .filter_map(|(_, verdict)| match verdict {
-                Verdict::Dead(dead) => Some(dead.size_bytes()),
-                _ => None,
-            });
         let mut dead = None;
-        for letter in letters {
+        for (_, verdict) in &advance.outcomes {
+            let Verdict::Dead(letter) = verdict else {
+                continue;
+            };
             let (count, bytes) = dead.unwrap_or_else(|| self.dead_size(id));
             if count >= DEAD_LETTERS_MAX {
                 return Err(dead_letters_full());
@@ -139,9 +129,9 @@ impl<'a> Staging<'a> {
             if bytes >= DEAD_LETTERS_BYTES_MAX {
                 return Err(dead_letters_full_by_bytes());
             }
-            dead = Some((count + 1, bytes + letter));
+            dead = Some((count + 1, bytes + letter.size_bytes()));
         }
-        Ok(())
+        Ok(dead)
     }
 
     /// Returns the live entry under `key`, including staged writes.
@@ -149,23 +139,23 @@ impl<'a> Staging<'a> {
         if let Some(staged) = self.entries.get(key) {
             return staged.clone();
         }
-        let row = self.state.table.get(key)?;
-        row.is_live(self.now).then(|| row.entry())
+        self.live(key).map(Row::entry)
+    }
+
+    fn live(&self, key: &Key) -> Option<&'a Row> {
+        let row = self.state.table.get(key);
+        row.filter(|row| row.is_live(self.now))
     }
 
     /// Returns how far a partition is applied, including staged commits.
     pub(crate) fn applied(&self, id: (QueueId, Partition)) -> Position {
-        self.positions
-            .get(&id)
-            .copied()
-            .unwrap_or_else(|| self.state.progress.applied(id.0, id.1))
+        let staged = self.positions.get(&id).copied();
+        staged.unwrap_or_else(|| self.state.progress.applied(id.0, id.1))
     }
 
-    fn dead_size(&self, id: (QueueId, Partition)) -> (usize, usize) {
-        self.dead
-            .get(&id)
-            .copied()
-            .unwrap_or_else(|| self.state.progress.dead_size(id.0, id.1))
+    fn dead_size(&self, id: (QueueId, Partition)) -> DeadSize {
+        let staged = self.dead.get(&id).copied();
+        staged.unwrap_or_else(|| self.state.progress.dead_size(id.0, id.1))
     }
 
     /// Assigns a version to a write, and returns true if its key existed before.
@@ -187,6 +177,7 @@ impl<'a> Staging<'a> {
     fn stage_advance(
         &mut self,
         advance: Advance,
+        dead: Option<DeadSize>,
         first_version: Version,
         existed: &[bool],
     ) -> Advanced {
@@ -220,38 +211,19 @@ impl<'a> Staging<'a> {
             }),
             Verdict::Dead(dead) => Outcome::Dead(dead),
         };
-        let outcomes: Vec<_> = advance
-            .outcomes
-            .into_iter()
-            .map(|(position, verdict)| (position, outcome(verdict)))
-            .collect();
-        let letters = outcomes.iter().filter_map(|(_, outcome)| match outcome {
-            Outcome::Dead(dead) => Some(dead.size_bytes()),
-            _ => None,
-        });
-        let mut dead = None;
-        for letter in letters {
-            let (count, bytes) = dead.unwrap_or_else(|| self.dead_size(id));
-            dead = Some((count + 1, bytes + letter));
-        }
         self.dead.extend(dead.map(|dead| (id, dead)));
         self.positions.insert(id, advance.to);
         self.active = Some(advance.queue);
-        let Advance {
-            queue,
-            partition,
-            from,
-            to,
-            lost,
-            ..
-        } = advance;
+        let outcomes = advance.outcomes.into_iter();
         Advanced {
-            queue,
-            partition,
-            from,
-            to,
-            outcomes,
-            lost,
+            queue: advance.queue,
+            partition: advance.partition,
+            from: advance.from,
+            to: advance.to,
+            outcomes: outcomes
+                .map(|(at, verdict)| (at, outcome(verdict)))
+                .collect(),
+            lost: advance.lost,
         }
     }
 

@@ -54,10 +54,7 @@ impl Table {
         if !Sorted::are_in_order(&parts) {
             return None;
         }
-        let hasher = parts
-            .first()
-            .map(|part| part.hasher.clone())
-            .unwrap_or_default();
+        let hasher = parts.first().map(|part| part.hasher.clone());
         let mut rows = Vec::with_capacity(parts.iter().map(|part| part.rows.len()).sum());
         let mut hashed = Vec::with_capacity(parts.len());
         let mut table = Self::default();
@@ -69,7 +66,7 @@ impl Table {
             rows.append(&mut part.rows);
             hashed.push(part.hashed);
         }
-        table.index = Index::of(hasher, hashed);
+        table.index = Index::of(hasher.unwrap_or_default(), hashed);
         Some(Self { rows, ..table })
     }
 
@@ -95,9 +92,8 @@ impl Table {
     /// Assigns the versions after `version` to the entries that have none (0), in key order, and
     /// returns the last one assigned.
     pub(crate) fn give_versions(&mut self, mut version: Version) -> Version {
-        let without = self
-            .range_from(Bound::Unbounded)
-            .filter(|row| row.version() == Version(0));
+        let rows = self.range_from(Bound::Unbounded);
+        let without = rows.filter(|row| row.version() == Version(0));
         let without: Vec<Row> = without.cloned().collect();
         for row in without {
             version = Version(version.0 + 1);
@@ -137,10 +133,7 @@ impl Table {
     pub(crate) fn count(&self, prefix: &str, behind: Option<&str>, now: Timestamp) -> usize {
         let rank = |key: &str| self.order.rank(key.as_bytes(), key_of(&self.rows));
         let end = behind.map_or(self.rows.len() - self.free.len(), rank);
-        let past = self.deadlines.iter();
-        let past = past.take_while(|(deadline, _)| *deadline <= now);
-        let rows = past.filter_map(|(_, id)| self.rows[*id as usize].as_ref());
-        let expired = rows.filter(|row| row.starts_with(prefix)).count();
+        let expired = self.past(now).filter(|row| row.starts_with(prefix)).count();
         end - rank(prefix) - expired
     }
 
@@ -158,14 +151,8 @@ impl Table {
             self.rows.push(None);
             Id::try_from(self.rows.len() - 1).expect("row ids fit in u32")
         });
-        let row = Row::new(
-            &mut self.scratch,
-            id,
-            key.as_str(),
-            value,
-            version,
-            expires_at,
-        );
+        let (scratch, text) = (&mut self.scratch, key.as_str());
+        let row = Row::new(scratch, id, text, value, version, expires_at);
         self.bytes += row.size();
         self.index.set(hash, row.clone());
         let old = self.rows[id as usize].replace(row);
@@ -201,12 +188,14 @@ impl Table {
 
     /// Returns the keys whose deadline is `now` or earlier, at most `max`, in order of deadline.
     pub(crate) fn expired(&self, now: Timestamp, max: usize) -> Vec<Key> {
-        let past = self
-            .deadlines
-            .iter()
-            .take_while(|(deadline, _)| *deadline <= now);
-        let rows = past.filter_map(|(_, id)| self.rows[*id as usize].as_ref());
-        rows.take(max).map(Row::key).collect()
+        self.past(now).take(max).map(Row::key).collect()
+    }
+
+    /// Returns the rows whose deadline is `now` or earlier, the longest past first.
+    fn past(&self, now: Timestamp) -> impl Iterator<Item = &Row> {
+        let deadlines = self.deadlines.iter();
+        let past = deadlines.take_while(move |(deadline, _)| *deadline <= now);
+        past.filter_map(|(_, id)| self.rows[*id as usize].as_ref())
     }
 
     /// Starts an iteration over the table as it is now, continued by [`Table::next_of_cut`]. An
@@ -238,10 +227,8 @@ impl Table {
             return Vec::new();
         };
         loop {
-            let start = cut
-                .passed
-                .as_deref()
-                .map_or(Bound::Unbounded, Bound::Excluded);
+            let passed = cut.passed.as_deref();
+            let start = passed.map_or(Bound::Unbounded, Bound::Excluded);
             let now: Vec<&Row> = self.rows_from(start).take(max).collect();
             // A full step ends at its last key; the last step takes everything that was kept.
             let end = (now.len() == max).then(|| now[max - 1].key_bytes().to_vec());
@@ -251,11 +238,9 @@ impl Table {
                 ahead
             });
             let before = std::mem::replace(&mut cut.before, ahead);
-            let mut step: Vec<Row> = now
-                .into_iter()
-                .filter(|row| !before.contains_key(row.key_bytes()))
-                .cloned()
-                .collect();
+            let now = now.into_iter();
+            let as_then = now.filter(|row| !before.contains_key(row.key_bytes()));
+            let mut step: Vec<Row> = as_then.cloned().collect();
             if !before.is_empty() {
                 step.extend(before.into_values().flatten());
                 step.sort_unstable_by(|one, other| one.key_bytes().cmp(other.key_bytes()));

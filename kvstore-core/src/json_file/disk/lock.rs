@@ -4,16 +4,15 @@
 //! then made a new one would be a second writer.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
+use rustix::fs::{Mode, OFlags, openat};
 
 use crate::error::{Error, Result};
-use crate::json_file::disk::irregular;
+use crate::json_file::disk::{Identity, irregular};
 use crate::json_file::error::io_error;
 
 /// The name of the file that holds the owner's process id.
@@ -74,36 +73,16 @@ impl Lock {
 
     /// Returns what is wrong if `path` leads to another folder by now, or `LOCK` is not the file that is locked: then another
     /// process may write there.
-    pub(crate) fn check(&self, path: &Path) -> std::io::Result<()> {
-        let identity = |file: &File| file.metadata().map(|it| (it.dev(), it.ino()));
-        let is_at_path = match std::fs::metadata(path) {
-            Ok(there) => (there.dev(), there.ino()) == identity(&self.folder)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            Err(error) => return Err(error),
+    pub(crate) fn check(&self, path: &Path) -> io::Result<()> {
+        let check = |path: &Path, file: &File, otherwise: &str| match std::fs::metadata(path) {
+            Ok(there) if Identity::of(&there) == Identity::of(&file.metadata()?) => Ok(()),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Err(io::Error::other(otherwise)),
         };
-        if !is_at_path {
-            return Err(std::io::Error::other(
-                "the folder was moved or removed while it was open",
-            ));
-        }
-        let is_lock_there = match statat(&self.folder, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(there) => {
-                #[expect(
-                    clippy::useless_conversion,
-                    reason = "the widths of both differ between machines"
-                )]
-                let there = (u64::from(there.st_dev), u64::from(there.st_ino));
-                there == identity(&self.file)?
-            }
-            Err(rustix::io::Errno::NOENT) => false,
-            Err(error) => return Err(error.into()),
-        };
-        if is_lock_there {
-            return Ok(());
-        }
-        Err(std::io::Error::other(
-            "the file LOCK was removed while the folder was open",
-        ))
+        let moved = "the folder was moved or removed while it was open";
+        check(path, &self.folder, moved)?;
+        let removed = "the file LOCK was removed while the folder was open";
+        check(&path.join(LOCK), &self.file, removed)
     }
 
     /// Gives them back before this is dropped.
@@ -127,11 +106,10 @@ fn read_pid(file: &mut File) -> Option<u32> {
 pub(crate) fn holder(path: &Path) -> Option<Option<u32>> {
     let folder = File::open(path).ok()?;
     match folder.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => Some(
-            File::open(path.join(LOCK))
-                .ok()
-                .and_then(|mut file| read_pid(&mut file)),
-        ),
+        Err(TryLockError::WouldBlock) => {
+            let file = File::open(path.join(LOCK)).ok();
+            Some(file.and_then(|mut file| read_pid(&mut file)))
+        }
         // Dropping the file gives the lock back.
         Ok(()) | Err(TryLockError::Error(_)) => None,
     }

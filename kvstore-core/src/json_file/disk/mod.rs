@@ -8,7 +8,7 @@ pub(crate) mod simulated;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, linkat, openat, renameat, unlinkat}
 use rustix::io::Errno;
 
 use crate::json_file::disk::lock::Lock;
+
+/// What is read of a file at a time behind the length that it had.
+const READ_BYTES: usize = 16 << 10;
 
 /// One folder. All names are relative to it, and nothing is durable until it is said so here.
 pub(crate) trait Disk: fmt::Debug + Send + Sync {
@@ -30,7 +33,10 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     fn names(&self) -> io::Result<Vec<String>>;
 
     /// A whole file; `None` if there is none of that name.
-    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let file = self.open(name)?;
+        file.map(|file| read_all(&*file)).transpose()
+    }
 
     /// A file, opened for reading; `None` if there is none of that name.
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn DiskReader>>>;
@@ -78,6 +84,19 @@ pub(crate) trait DiskReader: fmt::Debug + Send + Sync {
 
     /// Up to `length` bytes from `offset` on; fewer only at the end of the file.
     fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>>;
+}
+
+/// Reads a file from its start to its end, which may move meanwhile.
+pub(crate) fn read_all(file: &dyn DiskReader) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(file.length()?).unwrap_or(usize::MAX);
+    let mut text = file.read_at(0, length)?;
+    loop {
+        let more = file.read_at(text.len() as u64, READ_BYTES)?;
+        text.extend_from_slice(&more);
+        if more.len() < READ_BYTES {
+            return Ok(text);
+        }
+    }
 }
 
 /// A file that is open for writing.
@@ -171,14 +190,6 @@ impl Folder {
         })
     }
 
-    fn open_file(&self, name: &str) -> io::Result<Option<File>> {
-        match open_regular(self.handle(), name, OFlags::RDONLY) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     fn handle(&self) -> &File {
         match &self.handle {
             Handle::Locked(lock) => lock.folder(),
@@ -211,19 +222,12 @@ impl Disk for Folder {
         Ok(names)
     }
 
-    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        let Some(mut file) = self.open_file(name)? else {
-            return Ok(None);
-        };
-        let length = file.metadata()?.len();
-        let mut text = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-        file.read_to_end(&mut text)?;
-        Ok(Some(text))
-    }
-
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn DiskReader>>> {
-        let file = self.open_file(name)?;
-        Ok(file.map(|file| Box::new(RealFile(file)) as Box<dyn DiskReader>))
+        match open_regular(self.handle(), name, OFlags::RDONLY) {
+            Ok(file) => Ok(Some(Box::new(RealFile(file)))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn identity(&self, name: &str) -> io::Result<Option<Identity>> {

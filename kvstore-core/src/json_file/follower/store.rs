@@ -11,12 +11,12 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::clock::{Clock, StoreTime};
-use crate::error::{Error, Result, source};
+use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::{Shared, State};
 use crate::json_file::PARTITION;
 use crate::json_file::disk::{Disk, Folder, lock};
-use crate::json_file::error::io_error;
+use crate::json_file::error::{blocking, io_error, unavailable};
 use crate::json_file::follower::queue::JsonReaderQueue;
 use crate::json_file::follower::tail::{Follower, Step, nothing_there};
 use crate::json_file::journal::record::Line;
@@ -223,18 +223,8 @@ impl JsonReader {
 /// Looks from a thread that may block.
 async fn look_aside(inner: &Arc<ReaderInner>, following: OwnedMutexGuard<Following>) -> Result<()> {
     let inner = Arc::clone(inner);
-    let look = move || {
-        let mut following = following;
-        inner.look(&mut following)
-    };
-    tokio::task::spawn_blocking(look)
-        .await
-        .unwrap_or_else(|panic| {
-            Err(Error::Unavailable {
-                what: "following the folder failed".into(),
-                source: source(panic),
-            })
-        })
+    let mut following = following;
+    blocking("following the folder", move || inner.look(&mut following)).await
 }
 
 /// The thread that looks when nobody reads. It ends when the store is closed or dropped.
@@ -294,10 +284,8 @@ impl ReaderInner {
                 Ok(())
             }
             Err(error) => {
-                let is_told = following
-                    .trouble
-                    .as_ref()
-                    .is_some_and(|told| told.to_string() == error.to_string());
+                let told = following.trouble.as_ref().map(Error::to_string);
+                let is_told = told.is_some_and(|told| told == error.to_string());
                 const CANT: &str =
                     "the folder cannot be followed, and reads are refused until it can be";
                 let folder = self.folder.display();
@@ -364,36 +352,27 @@ impl ReaderInner {
                 }
             }
         }
-        Err(Error::Unavailable {
-            what: format!(
-                "{} changes faster than it can be loaded",
-                self.folder.display()
-            ),
-            source: None,
-        })
+        let folder = self.folder.display();
+        Err(unavailable(format!(
+            "{folder} changes faster than it can be loaded"
+        )))
     }
 
     fn check_newer(&self, follower: &Follower, state: &State) -> Result<()> {
         let queue = self.queue.get_or_init(|| follower.meta.queue);
         let (shown, new) = (self.shared.read(), &state.progress);
-        let is_behind = shown
-            .progress
-            .queues
-            .iter()
-            .any(|((queue, partition), old)| new.applied(*queue, *partition) < old.applied);
+        let mut queues = shown.progress.queues.iter();
+        let is_behind = queues.any(|(&(queue, at), old)| new.applied(queue, at) < old.applied);
         if *queue == follower.meta.queue && state.version >= shown.version && !is_behind {
             return Ok(());
         }
-        Err(Error::Unavailable {
-            what: format!(
-                "{} holds another store or an older copy: it is at version {}, and {} was shown already; start this process \
-                 again to show it all the same",
-                self.folder.display(),
-                state.version,
-                shown.version
-            ),
-            source: None,
-        })
+        Err(unavailable(format!(
+            "{} holds another store or an older copy: it is at version {}, and {} was shown already; start this process \
+             again to show it all the same",
+            self.folder.display(),
+            state.version,
+            shown.version
+        )))
     }
 }
 

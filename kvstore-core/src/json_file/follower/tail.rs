@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
-use crate::in_memory::state::{State, Table};
-use crate::json_file::disk::{Disk, DiskReader};
-use crate::json_file::error::{corrupt, disk_error};
+use crate::in_memory::state::State;
+use crate::json_file::disk::{Disk, DiskReader, read_all};
+use crate::json_file::error::{corrupt, disk_error, unavailable};
 use crate::json_file::journal::End;
 use crate::json_file::journal::chain::{self, Header};
 use crate::json_file::journal::record::{self, Line};
@@ -70,56 +70,44 @@ impl Follower {
     /// # Errors
     /// [`Error::Unavailable`] if there is no store there yet, or none that can be read just now; [`Error::Corrupt`].
     pub(crate) fn load(disk: Arc<dyn Disk>) -> Result<(Self, State, PartitionLog)> {
-        let mut tries = 1;
-        loop {
-            match Self::try_load(&*disk) {
-                Ok(Some((meta, meta_file, journal, table))) => {
-                    let state = State::new(table, meta.progress(), meta.version, meta.time);
-                    let log = meta.log(&*disk, &QueueOptions::default())?;
-                    let follower = Self {
-                        meta: meta.without_entries(),
-                        disk,
-                        meta_file,
-                        journal,
-                        rotations: 0,
-                    };
-                    return Ok((follower, state, log));
-                }
-                // Files are being exchanged, as at the end of each snapshot.
-                Ok(None) if tries < TRIES_MAX => thread::sleep(BETWEEN_TRIES),
-                Ok(None) => {
-                    let detail = "it is not the file that data.meta.json belongs to: it was edited, or parts of the folder \
-                                  are missing; the process that writes there says more when it starts, and until its next \
-                                  snapshot nobody else can load the data";
-                    return Err(corrupt(&*disk, DATA, None, detail));
-                }
-                Err(error) => return Err(error),
+        for _ in 0..TRIES_MAX {
+            if let Some(loaded) = Self::try_load(&disk)? {
+                return Ok(loaded);
             }
-            tries += 1;
+            // Files are being exchanged, as at the end of each snapshot.
+            thread::sleep(BETWEEN_TRIES);
         }
+        let detail = "it is not the file that data.meta.json belongs to: it was edited, or parts of the folder are missing; \
+                      the process that writes there says more when it starts, and until its next snapshot no other can \
+                      load the data";
+        Err(corrupt(&*disk, DATA, None, detail))
     }
 
-    /// The pair, if its files belong together at this moment.
-    #[expect(
-        clippy::type_complexity,
-        reason = "it is taken apart at once, in one place"
-    )]
-    fn try_load(
-        disk: &dyn Disk,
-    ) -> Result<Option<(Meta, Box<dyn DiskReader>, Option<Tail>, Table)>> {
-        let failed = |error| disk_error(disk, "cannot read", META, error);
+    /// Loads the pair, if its files belong together at this moment.
+    fn try_load(disk: &Arc<dyn Disk>) -> Result<Option<(Self, State, PartitionLog)>> {
+        let failed = |error| disk_error(&**disk, "cannot read", META, error);
         let opened = disk.open(META).map_err(failed)?;
         let meta_file = opened.ok_or_else(|| nothing_there(disk.path()))?;
-        let meta = parse_meta(disk, &read_all(&*meta_file).map_err(failed)?)?;
-        let table = match Standing::of(&meta, |name| meta.table(disk, name))? {
+        let meta = parse_meta(&**disk, &read_all(&*meta_file).map_err(failed)?)?;
+        let table = match Standing::of(&meta, |name| meta.table(&**disk, name))? {
             // The writer is about to exchange the two, or was stopped before it could.
             Standing::Whole(table) | Standing::Unfinished(table) => table,
             Standing::Other { .. } => return Ok(None),
         };
-        let journal = Tail::open(disk, meta.journal, meta.version, meta.queue)?;
+        let follower = Self {
+            journal: Tail::open(&**disk, meta.journal, meta.version, meta.queue)?,
+            meta: meta.without_entries(),
+            disk: Arc::clone(disk),
+            meta_file,
+            rotations: 0,
+        };
         // A newer pair may have come, and the journal of this one gone.
-        let is_replaced = is_gone(disk, META, &*meta_file).map_err(failed)?;
-        Ok((journal.is_some() || !is_replaced).then_some((meta, meta_file, journal, table)))
+        if follower.journal.is_none() && follower.is_gone().map_err(failed)? {
+            return Ok(None);
+        }
+        let state = State::new(table, meta.progress(), meta.version, meta.time);
+        let log = meta.log(&**disk, &QueueOptions::default())?;
+        Ok(Some((follower, state, log)))
     }
 
     /// Whether there is nothing that [`Follower::step`] would find: three system calls.
@@ -128,11 +116,27 @@ impl Follower {
             Some(journal) => journal.goes_on()?,
             None => false,
         };
-        let is_gone = || match &self.journal {
-            Some(journal) => is_gone(&*self.disk, &chain::name(journal.number), &*journal.file),
-            None => is_gone(&*self.disk, META, &*self.meta_file),
+        Ok(!goes_on && !self.has_next()? && !self.is_gone()?)
+    }
+
+    /// Returns true if what is followed has lost its name: the journal, or the pair while there is
+    /// none. Another file may have the name by now. It goes by identity, and not by the number of
+    /// names: a backup may have given the file a second one.
+    fn is_gone(&self) -> io::Result<bool> {
+        let (name, file) = match &self.journal {
+            Some(journal) => (chain::name(journal.number), &journal.file),
+            None => (META.to_owned(), &self.meta_file),
         };
-        Ok(!goes_on && !self.has_next()? && !is_gone()?)
+        Ok(self.disk.identity(&name)? != Some(file.identity()?))
+    }
+
+    /// Says what it means that what is followed does not go on.
+    fn at_end(&self) -> Result<Step> {
+        // In this order: see above. Behind a journal the caller has looked.
+        let is_lost = || Ok((self.journal.is_none() && self.has_next()?) || self.is_gone()?);
+        let failed = |error| disk_error(&*self.disk, "cannot read", "", error);
+        let is_lost = is_lost().map_err(failed)?;
+        Ok(if is_lost { Step::Lost } else { Step::Current })
     }
 
     /// Reads on.
@@ -141,32 +145,19 @@ impl Follower {
     /// [`Error::Corrupt`] with file and line if what the writer had on the disk is not there any more.
     pub(crate) fn step(&mut self) -> Result<Step> {
         let Some(journal) = &mut self.journal else {
-            let is_lost = self
-                .has_next()
-                .and_then(|has_next| Ok(has_next || is_gone(&*self.disk, META, &*self.meta_file)?));
-            let is_lost =
-                is_lost.map_err(|error| disk_error(&*self.disk, "cannot read", META, error))?;
-            return Ok(if is_lost { Step::Lost } else { Step::Current });
+            return self.at_end();
         };
-        let (lines, has_more) = journal.read(&*self.disk)?;
-        if !lines.is_empty() || has_more {
+        let lines = journal.read(&*self.disk)?;
+        if !lines.is_empty() || journal.has_more {
             return Ok(Step::Lines(lines));
         }
-        let next = Tail::open(
-            &*self.disk,
-            journal.number + 1,
-            journal.covered,
-            journal.queue,
-        )?;
-        let Some(mut next) = next else {
-            let name = chain::name(journal.number);
-            let is_gone = is_gone(&*self.disk, &name, &*journal.file)
-                .map_err(|error| disk_error(&*self.disk, "cannot read", &name, error))?;
-            return Ok(if is_gone { Step::Lost } else { Step::Current });
+        let (number, version) = (journal.number + 1, journal.covered);
+        let Some(mut next) = Tail::open(&*self.disk, number, version, journal.queue)? else {
+            return self.at_end();
         };
         // It gets nothing more from here on. What it got since it was read is read now.
-        let (lines, has_more) = journal.read(&*self.disk)?;
-        if !lines.is_empty() || has_more {
+        let lines = journal.read(&*self.disk)?;
+        if !lines.is_empty() || journal.has_more {
             return Ok(Step::Lines(lines));
         }
         // Lines that no mark covers stand in it again, or were cut off.
@@ -211,37 +202,12 @@ impl Follower {
 }
 
 pub(super) fn nothing_there(folder: &Path) -> Error {
-    let what = if folder.is_dir() {
-        format!(
-            "{} holds no store yet: start the process that writes there",
-            folder.display()
-        )
-    } else {
-        format!(
-            "there is no folder {} yet: start the process that writes there",
-            folder.display()
-        )
+    let name = folder.display();
+    let what = match folder.is_dir() {
+        true => format!("{name} holds no store yet"),
+        false => format!("there is no folder {name} yet"),
     };
-    Error::Unavailable { what, source: None }
-}
-
-/// Returns true if a file that is open has lost its name: it was removed, or another one has the name now. It goes by identity,
-/// and not by the number of names: a backup may have given the file a second one.
-fn is_gone(disk: &dyn Disk, name: &str, file: &dyn DiskReader) -> io::Result<bool> {
-    Ok(disk.identity(name)? != Some(file.identity()?))
-}
-
-fn read_all(file: &dyn DiskReader) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    loop {
-        let length = CHUNK_BYTES.max(text.len());
-        let more = file.read_at(text.len() as u64, length)?;
-        let is_last = more.len() < length;
-        text.extend(more);
-        if is_last {
-            return Ok(text);
-        }
-    }
+    unavailable(format!("{what}: start the process that writes there"))
 }
 
 /// A journal, read on from where it was left.
@@ -327,8 +293,8 @@ impl Tail {
         }
     }
 
-    /// The lines that marks cover by now and did not before, and whether it stopped before the end.
-    fn read(&mut self, disk: &dyn Disk) -> Result<(Vec<Line>, bool)> {
+    /// Returns the lines that marks cover by now and did not before.
+    fn read(&mut self, disk: &dyn Disk) -> Result<Vec<Line>> {
         let mut covered = Vec::new();
         // A writer whose disk is full cuts off what no mark covers, and writes other lines there, perhaps of the same length.
         if !std::mem::take(&mut self.has_more) {
@@ -343,7 +309,7 @@ impl Tail {
             let had_been_whole = marks.any(|durable| durable.length > self.read.length);
             if !had_been_whole {
                 self.has_more = taken > 0 && text.len() >= STEP_BYTES;
-                return Ok((covered, self.has_more));
+                return Ok(covered);
             }
             // The mark was written after what it covers, and perhaps between two pieces of our reading.
             if doubted == Some(self.marked) {
@@ -427,11 +393,7 @@ impl Tail {
         if before == self.version {
             return Ok(());
         }
-        let detail = format!(
-            "it follows version {before}, and should follow {}",
-            self.version
-        );
-        Err(self.damaged(disk, &detail))
+        Err(self.damaged(disk, &record::out_of_order(before, self.version)))
     }
 
     fn damaged(&self, disk: &dyn Disk, detail: &str) -> Error {

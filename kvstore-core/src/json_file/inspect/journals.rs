@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::pair::Pair;
 use super::{Beside, Reading, list_keys};
 use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::{Lost, State};
@@ -35,6 +36,15 @@ struct DamageSite {
     problem: usize,
     after: Position,
     before: Option<Position>,
+}
+
+impl Place {
+    /// Returns the part of what is gone that this place explains.
+    fn part(&self, (after, up_to): &(Position, Position)) -> Option<(Position, Position)> {
+        let after = *after.max(&self.after);
+        let up_to = (*up_to).min(self.before.map_or(END, before));
+        (after < up_to).then_some((after, up_to))
+    }
 }
 
 impl Walk<'_> {
@@ -87,22 +97,21 @@ impl Walk<'_> {
 }
 
 impl Reading<'_> {
-    /// Applies what can be read of the journals. `is_first`: there is no pair before them. Returns the jobs that are gone.
+    /// Applies what can be read of the journals to what the pair holds. Returns the jobs that are gone.
     pub(super) fn journals(
         &mut self,
         Files { files, missing }: Files,
-        is_first: bool,
-        state: &mut State,
+        pair: &mut Pair,
         log: &mut PartitionLog,
     ) -> Vec<(Position, Position)> {
         let mut missing = missing.into_iter().peekable();
         let mut walk = Walk {
-            is_first,
+            is_first: pair.first_journal.is_none(),
             open: Vec::new(),
             keys: Vec::new(),
             numbers: BTreeMap::new(),
             places: Vec::new(),
-            state,
+            state: &mut pair.state,
             log,
         };
         walk.give_out(walk.log.last());
@@ -116,7 +125,6 @@ impl Reading<'_> {
                 Ok(header) if header.queue != walk.log.id() => {
                     let what = chain::elsewhere(walk.log.id(), header.queue);
                     walk.open(self.problem(&name, Some(1), what));
-                    self.damaged.insert(name);
                 }
                 _ => self.journal(
                     &name,
@@ -154,7 +162,6 @@ impl Reading<'_> {
                 Piece::Line(line) if line.offset >= durable => break,
                 Piece::Line(line) => {
                     if let Err(what) = self.line(name, line, walk) {
-                        self.damaged.insert(name.to_owned());
                         walk.open(self.problem(name, Some(line.number), what));
                     }
                     walk.is_first = false;
@@ -197,7 +204,7 @@ impl Reading<'_> {
                     let applied = progress.applied(advance.queue, advance.partition);
                     if applied < advance.from {
                         // What became of those jobs is not known any more.
-                        progress.lose(advance.queue, advance.partition, applied, advance.from);
+                        progress.lose((advance.queue, advance.partition), applied, advance.from);
                     }
                 }
                 if let Some(applied) = record::applied_of(record, walk.log.id()) {
@@ -220,9 +227,7 @@ impl Reading<'_> {
         let is = walk.state.version;
         let what = || record::out_of_order(before, is);
         if before < is && !walk.is_first {
-            self.damaged.insert(name.to_owned());
-            let number = self.problem(name, Some(line.number), what());
-            self.problems[number].loses = Some("what this line says".into());
+            self.loss(name, Some(line.number), what(), "what this line says");
             return false;
         }
         if before > is && !walk.is_first && walk.open.is_empty() {
@@ -245,11 +250,11 @@ impl Reading<'_> {
     fn settle(&mut self, walk: &mut Walk<'_>, lost: &str) {
         let mut loses = lost.to_owned();
         if !walk.keys.is_empty() {
-            let keys = list_keys(walk.keys.iter().map(String::as_str));
+            let keys = list_keys(&walk.keys);
             loses.push_str(&format!(" (keys, as far as they can be read: {keys})"));
         }
         for problem in walk.open.drain(..) {
-            self.problems[problem].loses = Some(loses.clone());
+            self.found.problems[problem].loses = Some(loses.clone());
         }
         walk.keys.clear();
     }
@@ -257,38 +262,26 @@ impl Reading<'_> {
     /// Says at the places of damage which jobs they cost.
     fn tell_jobs(&mut self, walk: &Walk<'_>, gone: &[(Position, Position)]) {
         for place in &walk.places {
-            let up_to = place.before.map_or(END, before);
-            let overlaps = gone
-                .iter()
-                .filter(|(after, to)| *after < up_to && *to > place.after);
-            let mut lost: Vec<String> = overlaps
-                .map(|(after, to)| interval((*after).max(place.after), (*to).min(up_to)))
-                .collect();
+            let lost = gone.iter().filter_map(|gone| place.part(gone));
+            let mut lost: Vec<String> = lost.map(interval).collect();
             if place.before.is_none() {
                 let last = walk.last().max(place.after);
                 lost.push(format!(
                     "any job after {last} that waited, if there was one"
                 ));
             }
-            if let Some(loses) = self.problems[place.problem].loses.as_mut()
+            if let Some(loses) = self.found.problems[place.problem].loses.as_mut()
                 && !lost.is_empty()
             {
                 loses.push_str(&format!("; {}", lost.join(", ")));
             }
         }
-        let is_explained = |gone: &&(Position, Position)| {
-            walk.places.iter().any(|place| {
-                gone.1 > place.after && place.before.is_none_or(|next| gone.0 < before(next))
-            })
-        };
+        let is_explained = |gone| walk.places.iter().any(|place| place.part(gone).is_some());
         let unexplained = gone.iter().filter(|gone| !is_explained(gone));
-        let unexplained: Vec<String> = unexplained
-            .map(|(after, to)| interval(*after, *to))
-            .collect();
+        let unexplained: Vec<String> = unexplained.copied().map(interval).collect();
         if !unexplained.is_empty() {
             let what = "jobs are not applied and not there";
-            let problem = self.problem(META, None, what);
-            self.problems[problem].loses = Some(unexplained.join(", "));
+            self.loss(META, None, what, unexplained.join(", "));
         }
     }
 }
@@ -327,7 +320,7 @@ fn before(job: Position) -> Position {
 }
 
 /// Names the jobs of one opening behind `after`, up to and with `up_to`.
-fn interval(after: Position, up_to: Position) -> String {
+fn interval((after, up_to): (Position, Position)) -> String {
     match up_to.minor - after.minor {
         1 => format!("job {up_to}"),
         count => {

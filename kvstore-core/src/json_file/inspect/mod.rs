@@ -6,14 +6,13 @@
 //! something that nobody wrote; what is missing is said, with its versions, positions and keys as far as they can be known.
 
 mod journals;
-mod pair;
+pub(crate) mod pair;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use self::pair::Pair;
 use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
-use crate::in_memory::state::State;
 use crate::json_file::disk::Disk;
 use crate::json_file::error::{disk_error, read};
 use crate::json_file::journal::chain::{self, Files};
@@ -58,23 +57,21 @@ const KEYS_MAX: usize = 20;
 /// What could be read of a folder.
 #[derive(Debug)]
 pub(crate) struct Salvage {
-    pub(crate) state: State,
-    /// What `data.meta.json` said, but for the entries, or what can be said in its place.
-    pub(crate) meta: Meta,
+    pub(crate) pair: Pair,
     /// The jobs that wait, and what is remembered of requests.
     pub(crate) log: PartitionLog,
     /// Jobs that are gone, each interval with the position before it.
     pub(crate) lost_jobs: Vec<(Position, Position)>,
-    pub(crate) problems: Vec<FolderProblem>,
+    pub(crate) journal_bytes: u64,
+    pub(crate) found: Found,
+}
+
+/// What was noticed while a folder was read.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) problems: Vec<Problem>,
     /// What is no damage and good to know.
     pub(crate) notes: Vec<String>,
-    /// The files that hold damage.
-    pub(crate) damaged: BTreeSet<String>,
-    /// A file that is what `data.json` should be.
-    pub(crate) data_from: Option<&'static str>,
-    /// Entries whose versions are gone stand here with version 0.
-    pub(crate) has_unversioned: bool,
-    pub(crate) journal_bytes: u64,
     roll: Roll,
 }
 
@@ -96,43 +93,31 @@ impl Salvage {
         let mut reading = Reading {
             disk,
             beside,
-            problems: Vec::new(),
-            notes: Vec::new(),
-            damaged: BTreeSet::new(),
-            roll: Roll::default(),
+            found: Found::default(),
         };
         // Before the files are listed: beside a writer there may be later ones, and none less.
         let has_journals = reading.roll()? || !chain::numbers(disk)?.is_empty();
-        let pair = reading.pair(has_journals)?;
-        let (mut state, mut meta) = (pair.state, pair.meta);
-        let first = pair.first_journal;
-        let files = Files::read(disk, first, reading.roll.journal)?;
-        if !pair.has_meta {
+        let mut pair = reading.pair(has_journals)?;
+        let files = Files::read(disk, pair.first_journal, reading.found.roll.journal)?;
+        if pair.first_journal.is_none() {
             let mut headers = files.files.iter().flat_map(|file| &file.header);
-            meta.queue = headers.next().map_or(meta.queue, |header| header.queue);
+            let queue = headers.next().map(|header| header.queue);
+            pair.meta.queue = queue.unwrap_or(pair.meta.queue);
         }
-        let mut log = meta.log(disk, &QueueOptions::default())?;
-        let journal_bytes = files.bytes();
-        let lost_jobs = reading.journals(files, first.is_none(), &mut state, &mut log);
+        let mut log = pair.meta.log(disk, &QueueOptions::default())?;
         Ok(Self {
-            meta,
-            state,
+            journal_bytes: files.bytes(),
+            lost_jobs: reading.journals(files, &mut pair, &mut log),
+            pair,
             log,
-            lost_jobs,
-            problems: reading.problems,
-            notes: reading.notes,
-            damaged: reading.damaged,
-            data_from: pair.data_from,
-            has_unversioned: pair.has_unversioned,
-            journal_bytes,
-            roll: reading.roll,
+            found: reading.found,
         })
     }
 
     /// A number that no journal has had.
     pub(crate) fn next_number(&self, disk: &dyn Disk) -> Result<u64> {
         let latest = chain::numbers(disk)?.last().copied().unwrap_or_default();
-        Ok(latest.max(self.roll.journal) + 1)
+        Ok(latest.max(self.found.roll.journal) + 1)
     }
 }
 
@@ -140,26 +125,34 @@ impl Salvage {
 struct Reading<'a> {
     disk: &'a dyn Disk,
     beside: Beside,
-    problems: Vec<FolderProblem>,
-    notes: Vec<String>,
-    damaged: BTreeSet<String>,
-    roll: Roll,
+    found: Found,
 }
 
 impl Reading<'_> {
+    /// Notes a problem, and what a repair loses by it.
+    fn loss(
+        &mut self,
+        name: &str,
+        line: Option<u64>,
+        what: impl Into<String>,
+        loses: impl Into<String>,
+    ) {
+        let number = self.problem(name, line, what);
+        self.found.problems[number].loses = Some(loses.into());
+    }
+
     /// Notes a problem; its number, so that what it loses can be said when that is known.
     fn problem(&mut self, name: &str, line: Option<u64>, what: impl Into<String>) -> usize {
-        self.problems.push(FolderProblem {
+        self.found.problems.push(Problem {
             path: self.disk.path().join(name),
             line,
             what: what.into(),
             loses: None,
         });
-        self.problems.len() - 1
+        self.found.problems.len() - 1
     }
 
     fn damaged(&mut self, name: &str, damaged: &Damaged<'_>) -> usize {
-        self.damaged.insert(name.to_owned());
         let lines = damaged.text.split(|&byte| byte == b'\n').count();
         let what = match (damaged.text.is_empty(), lines) {
             (true, _) => "something is missing here that had been on the disk".to_owned(),
@@ -173,7 +166,7 @@ impl Reading<'_> {
         // Beside somebody who writes it is what is being written.
         if self.beside == Beside::Nobody {
             let path = self.disk.path().join(name);
-            self.notes.push(format!(
+            self.found.notes.push(format!(
                 "{}, line {}: the end of a write that was cut off and never acknowledged; opening keeps it aside",
                 path.display(),
                 damaged.line
@@ -185,14 +178,12 @@ impl Reading<'_> {
     fn roll(&mut self) -> Result<bool> {
         match Roll::read(self.disk) {
             Ok(roll) => {
-                self.roll = roll.unwrap_or_default();
+                self.found.roll = roll.unwrap_or_default();
                 Ok(roll.is_some())
             }
             Err(Error::Corrupt { line, detail, .. }) if !self.is_of_other_format(ROLL)? => {
-                let number = self.problem(ROLL, line, detail);
-                self.problems[number].loses =
-                    Some("the knowledge of which journal is the latest".into());
-                self.damaged.insert(ROLL.to_owned());
+                let loses = "the knowledge of which journal is the latest";
+                self.loss(ROLL, line, detail, loses);
                 Ok(true)
             }
             Err(error) => Err(error),
@@ -214,13 +205,9 @@ impl Reading<'_> {
 }
 
 /// Some of `keys`, for a message.
-fn list_keys<'a>(keys: impl IntoIterator<Item = &'a str>) -> String {
-    let keys: Vec<&str> = keys.into_iter().collect();
-    let mut list: Vec<String> = keys
-        .iter()
-        .take(KEYS_MAX)
-        .map(|key| format!("{key:?}"))
-        .collect();
+fn list_keys(keys: &[impl std::fmt::Debug]) -> String {
+    let shown = keys.iter().take(KEYS_MAX);
+    let mut list: Vec<String> = shown.map(|key| format!("{key:?}")).collect();
     if keys.len() > KEYS_MAX {
         list.push(format!("and {} more", keys.len() - KEYS_MAX));
     }

@@ -17,13 +17,16 @@ use crate::model::key::Key;
 use crate::model::value::Value;
 
 /// What the pair holds.
-pub(crate) struct InspectedPair {
+#[derive(Debug)]
+pub(crate) struct Pair {
     pub(crate) state: State,
+    /// What `data.meta.json` said, except for the entries, or what can be said in its place.
     pub(crate) meta: Meta,
-    pub(crate) has_meta: bool,
-    /// The first journal that is not in it; `None`: all that are there.
+    /// The first journal that is not in it; `None`: all that are there, as there is no meta file.
     pub(crate) first_journal: Option<u64>,
+    /// A file that is what `data.json` should be.
     pub(crate) data_from: Option<&'static str>,
+    /// Entries whose versions are gone stand here with version 0.
     pub(crate) has_unversioned: bool,
 }
 
@@ -46,7 +49,7 @@ impl Reading<'_> {
         let other = match Standing::of(&meta, read)? {
             Standing::Whole(table) => Ok(table),
             Standing::Unfinished(table) => {
-                self.notes.push(format!(
+                self.found.notes.push(format!(
                     "{}: a snapshot was being finished; opening goes on with it",
                     self.disk.path().join(DATA_NEW).display()
                 ));
@@ -62,10 +65,8 @@ impl Reading<'_> {
             Err(Some((name, table))) => {
                 data_from = Some(name);
                 let what = format!("it is not what data.meta.json says, and {name} is");
-                let number = self.problem(DATA, None, what);
-                self.problems[number].loses =
-                    Some(format!("nothing of what was written here: {name} has it"));
-                self.damaged.insert(DATA.to_owned());
+                let loses = format!("nothing of what was written here: {name} has it");
+                self.loss(DATA, None, what, loses);
                 table
             }
             Err(None) => {
@@ -78,7 +79,6 @@ impl Reading<'_> {
             state,
             first_journal: Some(meta.journal),
             meta: meta.without_entries(),
-            has_meta: true,
             data_from,
             has_unversioned: false,
         })
@@ -87,11 +87,9 @@ impl Reading<'_> {
     /// The entries of `data.json` that are as they are known.
     fn recognise(&mut self, meta: &Meta, known: &Known) -> Result<Entries> {
         let Some(text) = read(self.disk, DATA)? else {
-            let number = self.problem(DATA, None, "it is missing beside its data.meta.json");
-            self.problems[number].loses = Some(format!(
-                "all {} entries, but for those that journals have",
-                meta.entry_count()
-            ));
+            let count = meta.entry_count();
+            let loses = format!("all {count} entries, except for those that journals have");
+            self.loss(DATA, None, "it is missing beside its data.meta.json", loses);
             return Ok(Entries::new());
         };
         let mut read = self.members(&text, Some(known), meta.version);
@@ -112,10 +110,8 @@ impl Reading<'_> {
             meta.entry_count(),
             read.places(&changed),
         );
-        let number = self.problem(DATA, None, what);
-        self.problems[number].loses =
-            Some("those entries, but for what journals have of them".into());
-        self.damaged.insert(DATA.to_owned());
+        let loses = "those entries, except for what journals have of them";
+        self.loss(DATA, None, what, loses);
         Ok(entries)
     }
 
@@ -129,13 +125,10 @@ impl Reading<'_> {
             } else {
                 "it is missing, and there are journals beside it"
             };
-            let number = self.problem(META, None, what);
-            self.damaged.extend(is_there.then(|| META.to_owned()));
-            self.problems[number].loses = Some(
-                "the versions and deadlines of the entries in data.json, the outcomes of jobs up to its snapshot, and with \
-                 them the certainty that data.json is what was written: its entries stay as they stand there, without an end"
-                    .into(),
-            );
+            let loses = "the versions and deadlines of the entries in data.json, the outcomes of jobs up to its snapshot, and \
+                         with them the certainty that data.json is what was written: its entries stay as they stand there, \
+                         without an end";
+            self.loss(META, None, what, loses);
         }
         match read(self.disk, DATA)? {
             Some(text) if is_ours => {
@@ -143,15 +136,13 @@ impl Reading<'_> {
                 if let Some(first) = read.lines.first() {
                     let what =
                         format!("it is not JSON ({} lines are no entries)", read.lines.len());
-                    let number = self.problem(DATA, Some(*first), what);
-                    self.problems[number].loses = Some("what stands in those lines".into());
-                    self.damaged.insert(DATA.to_owned());
+                    self.loss(DATA, Some(*first), what, "what stands in those lines");
                 }
                 entries = read.entries;
             }
             Some(text) => match import(self.disk, &text, &Known::new(), &mut Version(0)) {
                 Ok(found) => {
-                    self.notes.push(format!(
+                    self.found.notes.push(format!(
                         "{}: a JSON object of {} entries that was not written here; opening takes it as the data",
                         self.disk.path().join(DATA).display(),
                         found.len()
@@ -159,15 +150,13 @@ impl Reading<'_> {
                     entries = found;
                 }
                 Err(Error::Corrupt { line, detail, .. }) => {
-                    let number = self.problem(DATA, line, detail);
-                    debug_assert!(self.problems[number].loses.is_none());
+                    self.problem(DATA, line, detail);
                 }
                 Err(error) => return Err(error),
             },
             None if is_ours => {
-                let number = self.problem(DATA, None, "it is missing");
-                self.problems[number].loses =
-                    Some("all its entries, but for those that journals have".into());
+                let loses = "all its entries, except for those that journals have";
+                self.loss(DATA, None, "it is missing", loses);
             }
             None => {}
         }
@@ -181,7 +170,6 @@ impl Reading<'_> {
         Ok(InspectedPair {
             state: State::new(table, progress, meta.version, meta.time),
             meta,
-            has_meta: false,
             first_journal: None,
             data_from: None,
             has_unversioned: is_ours,
@@ -250,23 +238,16 @@ struct DataMembers {
 impl DataMembers {
     /// Where the difference is, for a message.
     fn places(&self, changed: &[&str]) -> String {
-        let mut places = Vec::new();
-        if !changed.is_empty() {
-            places.push(format!(
-                "changed or new: {}",
-                list_keys(changed.iter().copied())
-            ));
+        let keys = || format!("changed or new: {}", list_keys(changed));
+        let keys = (!changed.is_empty()).then(keys);
+        let count = self.lines.len();
+        let first = self.lines.first();
+        let lines = first.map(|first| format!("{count} lines are no entries, first line {first}"));
+        let places: Vec<String> = keys.into_iter().chain(lines).collect();
+        match places.is_empty() {
+            true => "the others are as they were".to_owned(),
+            false => places.join("; "),
         }
-        if let Some(first) = self.lines.first() {
-            places.push(format!(
-                "{} lines are no entries, first line {first}",
-                self.lines.len()
-            ));
-        }
-        if places.is_empty() {
-            places.push("the others are as they were".to_owned());
-        }
-        places.join("; ")
     }
 }
 

@@ -74,13 +74,18 @@ pub(crate) fn name(number: u64) -> String {
     format!("{PREFIX}{number}.jsonl")
 }
 
+/// Returns the number in the name of a journal.
+fn number(name: &str) -> Option<u64> {
+    let number = name.strip_prefix(PREFIX)?.strip_suffix(".jsonl")?;
+    number.parse().ok()
+}
+
 /// Returns true for the name that a journal has before it is complete.
 pub(crate) fn is_begun(name: &str) -> bool {
-    let number = name
+    let name = name
         .strip_prefix('.')
-        .and_then(|name| name.strip_prefix(PREFIX))
-        .and_then(|name| name.strip_suffix(".jsonl.begun"));
-    number.is_some_and(|number| number.parse::<u64>().is_ok())
+        .and_then(|name| name.strip_suffix(".begun"));
+    name.and_then(number).is_some()
 }
 
 /// The numbers of the journals that are there, in ascending order.
@@ -89,39 +94,71 @@ pub(crate) fn numbers(disk: &dyn Disk) -> Result<Vec<u64>> {
 }
 
 fn find(disk: &dyn Disk) -> io::Result<Vec<u64>> {
-    let number = |name: &String| {
-        name.strip_prefix(PREFIX)?
-            .strip_suffix(".jsonl")?
-            .parse()
-            .ok()
-    };
-    let mut numbers: Vec<u64> = disk.names()?.iter().filter_map(number).collect();
+    let names = disk.names()?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number(name)).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
 
-/// Starts journal `number` with `lines` behind one that is still in use, with room for `reserve` bytes.
-pub(crate) fn go_on(
-    disk: &dyn Disk,
-    number: u64,
-    lines: &[Vec<u8>],
-    reserve: u64,
-    roll: &mut Roll,
-) -> Result<Journal, AppendError> {
-    let name = name(number);
-    let mut begin = || {
-        let journal = Journal::create(disk, &name, lines, reserve).map_err(AppendError::Full)?;
+/// The journal that is written: the last of its chain.
+#[derive(Debug)]
+pub(crate) struct Latest {
+    pub(crate) journal: Journal,
+    pub(crate) number: u64,
+    /// Bytes of the journals before it that are not in `data.json` yet.
+    pub(crate) older_bytes: u64,
+    roll: Roll,
+}
+
+impl Latest {
+    /// Begins a journal with `header` and `lines`, with room for `reserve` bytes.
+    pub(crate) fn begin(
+        disk: &dyn Disk,
+        mut roll: Roll,
+        header: &Header,
+        lines: &[Vec<u8>],
+        reserve: u64,
+        older_bytes: u64,
+    ) -> Result<Self, AppendError> {
+        let number = header.journal;
+        let lines = [&[header.line()], lines].concat();
+        let journal = Journal::create(disk, &name(number), &lines, reserve);
+        let journal = journal.map_err(AppendError::Full)?;
         roll.call(disk, number)?;
-        Ok(journal)
-    };
-    begin().map_err(|error| match error {
-        // If it is there after all, it would cut off what the file before it gets from here on.
-        AppendError::Full(error) => match disk.remove(&name).and_then(|()| disk.sync_folder()) {
-            Ok(()) => AppendError::Full(error),
-            Err(error) => AppendError::Broken(error),
-        },
-        broken @ AppendError::Broken(_) => broken,
-    })
+        Ok(Self {
+            journal,
+            number,
+            older_bytes,
+            roll,
+        })
+    }
+
+    /// Goes on in a new journal; this one stays in use if there is no room for it.
+    pub(crate) fn go_on(
+        &mut self,
+        disk: &dyn Disk,
+        header: &Header,
+        lines: &[Vec<u8>],
+        reserve: u64,
+    ) -> Result<(), AppendError> {
+        match Self::begin(disk, self.roll, header, lines, reserve, self.bytes()) {
+            Ok(next) => *self = next,
+            // If it is there after all, it would cut off what this one gets from here on.
+            Err(AppendError::Full(full)) => {
+                let removed = disk.remove(&name(header.journal));
+                let removed = removed.and_then(|()| disk.sync_folder());
+                removed.map_err(AppendError::Broken)?;
+                return Err(AppendError::Full(full));
+            }
+            Err(broken) => return Err(broken),
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes of the journals that are not in `data.json` yet.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.older_bytes + self.journal.len()
+    }
 }
 
 /// Removes the journals before `number`. One that stays is removed when the folder is opened next.
@@ -155,10 +192,8 @@ impl Files {
     pub(crate) fn read(disk: &dyn Disk, first: Option<u64>, latest: u64) -> Result<Self> {
         let mut numbers = numbers(disk)?;
         numbers.retain(|number| first.is_none_or(|first| *number >= first));
-        let latest = numbers
-            .last()
-            .copied()
-            .max(Some(latest).filter(|it| *it > 0));
+        let known = Some(latest).filter(|it| *it > 0);
+        let latest = numbers.last().copied().max(known);
         let begin = first.or(numbers.first().copied()).or(latest);
         let expected = begin.zip(latest).map(|(begin, latest)| begin..=latest);
         let missing = expected.into_iter().flatten();
@@ -178,9 +213,8 @@ impl Files {
             let end = stated.filter(|(of, _)| *of == number);
             let contents = contents::read(text, end.map(|(_, end)| end));
             let previous = header.as_ref().ok().map(|header| header.previous);
-            stated = previous
-                .flatten()
-                .map(|end| (number.saturating_sub(1), end));
+            let before = number.saturating_sub(1);
+            stated = previous.flatten().map(|end| (before, end));
             files.push(File {
                 number,
                 header,

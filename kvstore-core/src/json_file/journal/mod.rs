@@ -180,9 +180,8 @@ impl Journal {
         if length <= self.filled {
             return Ok(());
         }
-        let ample = length
-            .next_multiple_of(FILL_BYTES)
-            .max(length + FILL_BYTES / 2);
+        let ample = length.next_multiple_of(FILL_BYTES);
+        let ample = ample.max(length + FILL_BYTES / 2);
         self.fill_to(ample).or_else(|_| self.fill_to(length))
     }
 
@@ -197,11 +196,8 @@ impl Journal {
     }
 
     fn cut_back(&mut self, full: io::Error) -> Result<(), AppendError> {
-        self.file
-            .set_len(self.end.length)
-            .map_err(AppendError::Broken)?;
+        self.finish().map_err(AppendError::Broken)?;
         self.filled = self.end.length;
-        self.file.sync().map_err(AppendError::Broken)?;
         Err(AppendError::Full(full))
     }
 
@@ -241,15 +237,13 @@ impl MarkLine {
 
 /// What the mark at the end of `text` says is on the disk, wherever it starts: the newline before it may be what is damaged.
 pub(crate) fn mark_at_end(text: &[u8]) -> Option<End> {
-    let start = text
-        .windows(MARK.len())
-        .rposition(|window| window == MARK.as_bytes())?;
-    MarkLine::parse(&text[start..])
+    let mut windows = text.windows(MARK.len());
+    let start = windows.rposition(|window| window == MARK.as_bytes())?;
+    Mark::parse(&text[start..])
 }
 
 /// What a mark says is on the disk, if `line` is one; it proves itself, whatever stands before it.
 pub(crate) fn marked(line: &[u8]) -> Option<End> {
-    line.starts_with(MARK.as_bytes())
-        .then(|| MarkLine::parse(line))
-        .flatten()
+    let is_mark = line.starts_with(MARK.as_bytes());
+    is_mark.then(|| Mark::parse(line)).flatten()
 }

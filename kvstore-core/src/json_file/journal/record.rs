@@ -169,17 +169,6 @@ impl<'a> JobText<'a> {
         }
     }
 
-    pub(crate) fn into_owned(self) -> JobText<'static> {
-        JobText {
-            n: self.n,
-            t: self.t,
-            job: Cow::Owned(self.job.into_owned()),
-            keep: self.keep,
-            trace: self.trace.map(|trace| Cow::Owned(trace.into_owned())),
-            idem: self.idem,
-        }
-    }
-
     /// The job, in the queue with this id.
     pub(crate) fn into_job(self, queue: QueueId) -> Job {
         Job {

@@ -1,6 +1,6 @@
 //! Takes any JSON object as the data: an export of another program, a file that somebody edited.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::{Error, Result};
 use crate::json_file::disk::Disk;
@@ -31,9 +31,9 @@ pub(crate) fn import(
 ) -> Result<BTreeMap<Key, Entry>> {
     let mut members = ImportMembers {
         text,
-        entries: BTreeMap::new(),
+        members: Vec::new(),
+        keys: HashSet::new(),
         problems: Vec::new(),
-        places: HashMap::new(),
     };
     if let Err(error) = members.read() {
         members.problem(
@@ -42,9 +42,8 @@ pub(crate) fn import(
         );
     }
     if let Some((first, _)) = members.problems.first() {
-        let list: Vec<String> = members
-            .problems
-            .iter()
+        let list = members.problems.iter();
+        let list: Vec<String> = list
             .map(|(place, what)| format!("{place}: {what}"))
             .collect();
         return Err(Error::Corrupt {
@@ -56,33 +55,27 @@ pub(crate) fn import(
             ),
         });
     }
-    let mut entries = members.entries;
-    let mut in_order: Vec<(usize, Key)> = members
-        .places
-        .into_iter()
-        .map(|(key, at)| (at, key))
-        .collect();
-    in_order.sort_unstable_by_key(|(at, _)| *at);
-    for (_, key) in in_order {
-        let Some(entry) = entries.get_mut(&key) else {
-            continue;
+    drop(members.keys);
+    let entries = members.members.into_iter().map(|(key, value)| {
+        let known = known.get(&entry_fingerprint(&key, &value)).copied();
+        let (version, expires_at) = known.unwrap_or_else(|| {
+            *version = Version(version.0 + 1);
+            (*version, None)
+        });
+        let entry = Entry {
+            value,
+            version,
+            expires_at,
         };
-        (entry.version, entry.expires_at) = known
-            .get(&entry_fingerprint(&key, &entry.value))
-            .copied()
-            .unwrap_or_else(|| {
-                *version = Version(version.0 + 1);
-                (*version, None)
-            });
-    }
-    Ok(entries)
+        (key, entry)
+    });
+    Ok(entries.collect())
 }
 
 struct ImportMembers<'a> {
     text: &'a [u8],
-    entries: BTreeMap<Key, Entry>,
-    /// Where each key stands.
-    places: HashMap<Key, usize>,
+    members: Vec<(Key, Value)>,
+    keys: HashSet<Key>,
     problems: Vec<(TextPosition, String)>,
 }
 
@@ -128,16 +121,9 @@ impl ImportMembers<'_> {
             Ok(key) => key,
             Err(error) => return self.problem(at, format!("{name:?}: {error}")),
         };
-        if self.places.insert(key.clone(), at).is_some() {
+        if !self.keys.insert(key.clone()) {
             return self.problem(at, format!("the key {name:?} occurs a second time"));
         }
-        self.entries.insert(
-            key,
-            Entry {
-                value,
-                version: Version(0),
-                expires_at: None,
-            },
-        );
+        self.members.push((key, value));
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::Result;
 use crate::in_memory::log::{PartitionLog, Remembered};
@@ -50,18 +50,23 @@ pub(crate) struct Meta {
     /// The last position that a job has got, and the last that was dropped.
     last: Position,
     trimmed: Position,
-    /// The jobs that wait.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) jobs: Vec<JobText<'static>>,
+    /// The jobs that wait, as they were read.
+    #[serde(default, skip_serializing)]
+    jobs: Vec<JobText<'static>>,
+    /// The same, as the queue holds them.
+    #[serde(
+        rename = "jobs",
+        skip_deserializing,
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "job_texts"
+    )]
+    waiting: Vec<Arc<Job>>,
     /// The job that was tried last, and how often.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tried: Option<(Position, u32)>,
     /// The requests that are remembered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     remembered: Vec<Remembered>,
-    /// The jobs that wait, as the queue holds them.
-    #[serde(skip)]
-    pub(super) waiting: Vec<Arc<Job>>,
     /// The versions of the entries, in the order of the file.
     #[serde(with = "versions")]
     pub(super) versions: Vec<Version>,
@@ -112,15 +117,23 @@ impl Meta {
         }
     }
 
+    /// Takes down everything but the entries.
+    pub(crate) fn take_down(&mut self, state: &State, log: &PartitionLog) {
+        (self.version, self.time) = (state.version, state.time);
+        self.set_progress(&state.progress);
+        self.add_outcomes(|| state);
+        self.set_log(log);
+        self.add_remembered(state.time, || log);
+    }
+
     /// Takes down how far queues are applied, and the dead letters;
     /// [`add_outcomes`](Self::add_outcomes) and [`add_remembered`](Self::add_remembered) follow.
     pub(crate) fn set_progress(&mut self, progress: &Progress) {
         self.active = progress.active;
         self.skipped = progress.skipped;
         let queues = progress.queues.iter();
-        self.queues = queues
-            .map(|(id, queue)| (*id, queue.without_outcomes()))
-            .collect();
+        let queues = queues.map(|(id, queue)| (*id, queue.without_outcomes()));
+        self.queues = queues.collect();
     }
 
     /// Adds the outcomes, some at a time, of a state that may go on meanwhile: what comes later
@@ -217,15 +230,11 @@ impl Meta {
         if file.length().map_err(failed)? != self.data.length() {
             return fingerprint(disk, name).map(Err).map_err(failed);
         }
-        let threads = std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(8);
-        let share = self.pieces.len().div_ceil(threads).max(1);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = self.pieces.len().div_ceil(cores.min(8)).max(1);
         let shares = self.pieces.chunks(share);
-        let counts = shares
-            .clone()
-            .map(|pieces| pieces.iter().map(|(_, count)| count).sum());
-        let counts: Vec<usize> = counts.collect();
+        let count = |pieces: &[(u64, usize)]| pieces.iter().map(|(_, count)| count).sum();
+        let counts: Vec<usize> = shares.clone().map(count).collect();
         let mut next = (0, 0);
         let shares = shares.zip(Sorted::parts(&counts)).map(|(pieces, rows)| {
             let (start, first) = next;
@@ -288,9 +297,8 @@ impl Meta {
         (mut start, mut first): (u64, usize),
         mut rows: Sorted,
     ) -> io::Result<Share> {
-        let deadlines = self
-            .deadlines
-            .partition_point(|(number, _)| *number < first);
+        let before = |(number, _): &(usize, _)| *number < first;
+        let deadlines = self.deadlines.partition_point(before);
         let mut deadlines = self.deadlines[deadlines..].iter().copied().peekable();
         let mut is = Fingerprint::default();
         let mut bad = None;
@@ -337,6 +345,10 @@ impl Meta {
     }
 }
 
+fn job_texts<S: Serializer>(jobs: &[Arc<Job>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(jobs.iter().map(|job| JobText::of(job, None)))
+}
+
 /// What several pieces of a `data.json` hold.
 struct Share {
     is: Fingerprint,
@@ -365,10 +377,11 @@ pub(crate) fn known_entries(disk: &dyn Disk, text: &[u8]) -> Result<Known> {
     let entries: Entries = sealed::parse(disk, META, text)?;
     let deadlines: HashMap<usize, Timestamp> = entries.deadlines.into_iter().collect();
     let digits = entries.fingerprints.as_bytes().chunks_exact(16);
+    let number = |digits: &str| u64::from_str_radix(digits, 16).ok();
     let fingerprints = digits.map(|digits| {
-        let digits = std::str::from_utf8(digits).ok();
-        digits
-            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        std::str::from_utf8(digits)
+            .ok()
+            .and_then(number)
             .unwrap_or(0)
     });
     let known = fingerprints.zip(entries.versions).enumerate();

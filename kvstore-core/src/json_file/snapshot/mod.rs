@@ -15,9 +15,8 @@ mod versions;
 use std::fmt::Write as _;
 use std::io;
 
-use crate::in_memory::state::Row;
+use crate::in_memory::state::{Row, Table};
 use crate::json_file::disk::{Disk, DiskFile};
-use crate::json_file::journal::record::JobText;
 use crate::json_file::sealed;
 use crate::json_file::snapshot::data::{Fingerprint, PIECE_BYTES, line_fingerprint, push_entry};
 use crate::json_file::snapshot::meta::Meta;
@@ -40,6 +39,17 @@ pub(crate) struct Written {
     pub(crate) data: Fingerprint,
     /// The length of `data.meta.json`.
     pub(crate) meta_bytes: u64,
+}
+
+/// Writes the pair for the entries of `table`.
+pub(crate) fn write_table(
+    disk: &dyn Disk,
+    meta: &Meta,
+    replaces: Option<Fingerprint>,
+    table: &mut Table,
+) -> io::Result<Written> {
+    table.start_cut();
+    write(disk, meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
 }
 
 /// Writes the pair: `meta` (whose progress, version, time and journal are set) for the entries that `next` hands out, piece
@@ -111,11 +121,6 @@ fn write_new(
     drop(file);
 
     meta.previous = replaces;
-    let waiting = std::mem::take(&mut meta.waiting);
-    let jobs = waiting
-        .iter()
-        .map(|job| JobText::of(job, None).into_owned());
-    meta.jobs = jobs.collect();
     let text = sealed::seal(&meta);
     let mut file = disk.create(META_NEW)?;
     write_synced(&mut *file, 0, &text)?;

@@ -150,10 +150,8 @@ pub(crate) fn free_name(disk: &dyn Disk, name: &str) -> io::Result<String> {
 /// What a folder holds, as far as the pair goes.
 #[derive(Debug)]
 pub(crate) enum Pair {
-    /// Nothing.
-    None,
-    /// A `data.json` without anything of ours beside it.
-    Foreign(Vec<u8>),
+    /// Nothing, or a `data.json` without anything of ours beside it.
+    Foreign(Option<Vec<u8>>),
     /// The pair, as it was written.
     Whole(Box<Meta>, Table),
     /// A `data.json` that was changed since. `newer` says that another one, which is not in it, was
@@ -177,8 +175,7 @@ pub(crate) fn load(disk: &dyn Disk, has_journals: bool) -> Result<Pair> {
                 None,
                 "it is missing, and there are journals beside it; put it back, or start with an empty folder",
             )),
-            Some(text) => Ok(Pair::Foreign(text)),
-            None => Ok(Pair::None),
+            text => Ok(Pair::Foreign(text)),
         };
     };
     let meta = Box::new(parse_meta(disk, &text)?);

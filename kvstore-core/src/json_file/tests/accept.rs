@@ -499,7 +499,7 @@ fn snapshot_remembers_no_request_whose_job_is_not_on_the_disk_yet() {
     meta.add_remembered(now, || &log);
     // That group was not written, and the folder is opened again.
     let mut log = meta.log(&disk, &QueueOptions::default()).unwrap();
-    let mut is_replayed = |job| matches!(log.admit(job, now), Ok(Admission::Replayed { .. }));
+    let mut is_replayed = |job| matches!(log.admit(job, now), Ok(Admission::Replayed(_)));
     assert!(is_replayed(create("a", 1)));
     assert!(!is_replayed(create("b", 2)));
 }

@@ -117,6 +117,7 @@ fn copy_of_a_running_folder_is_complete_or_says_that_it_is_not() {
             }
             if !Salvage::read(&copy, Beside::Nobody)
                 .unwrap()
+                .found
                 .problems
                 .is_empty()
             {

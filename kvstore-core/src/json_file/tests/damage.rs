@@ -83,12 +83,16 @@ pub(crate) fn copy(disk: &SimulatedDisk) -> SimulatedDisk {
     disk.after_kill()
 }
 
-fn problems(disk: &SimulatedDisk) -> Vec<FolderProblem> {
-    Salvage::read(disk, Beside::Nobody).unwrap().problems
+fn problems(disk: &SimulatedDisk) -> Vec<Problem> {
+    Salvage::read(disk, Beside::Nobody).unwrap().found.problems
 }
 
 fn latest(disk: &SimulatedDisk) -> Version {
-    Salvage::read(disk, Beside::Nobody).unwrap().state.version
+    Salvage::read(disk, Beside::Nobody)
+        .unwrap()
+        .pair
+        .state
+        .version
 }
 
 /// Opens it, applies what waits, and says what is in it.

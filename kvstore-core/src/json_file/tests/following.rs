@@ -130,7 +130,7 @@ fn nothing_that_was_shown_is_lost_by_a_power_cut_at_any_step() {
         for seed in 0..3 {
             let context = format!("step {step} of {steps}, seed {seed}, {acknowledged:?}");
             let left = disk.after_power_cut(seed);
-            let problems = Salvage::read(&left, Beside::Nobody).unwrap().problems;
+            let problems = Salvage::read(&left, Beside::Nobody).unwrap().found.problems;
             assert_eq!(problems, [], "{context}");
             let file = JsonFile::start(Arc::new(left), &options(), None).unwrap();
             let store = file.store();

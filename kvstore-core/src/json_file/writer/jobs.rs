@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::error::Result;
 use crate::in_memory::log::{Admission, Claims, PartitionLog};
@@ -12,7 +12,7 @@ use crate::in_memory::state::{Record, Staging};
 use crate::json_file::PARTITION;
 use crate::json_file::journal::record;
 use crate::json_file::writer::quota::Room;
-use crate::json_file::writer::{Group, Reply};
+use crate::json_file::writer::{Group, Reply, Writer};
 use crate::model::entry::Timestamp;
 use crate::model::evaluate::{evaluate, keys_needed};
 use crate::model::id::{PartitionCount, Position};
@@ -64,16 +64,15 @@ impl Queue {
 
 impl Group {
     /// Judges the jobs of one call in order; the reply answers for all of them.
-    pub(super) fn enqueue(
+    pub(crate) fn enqueue(
         &mut self,
+        writer: &Writer,
         staging: &mut Staging<'_>,
-        queue: &Queue,
-        room: &Room,
         jobs: Vec<NewJob>,
-        answer: tokio::sync::oneshot::Sender<Vec<Result<Accepted>>>,
+        answer: oneshot::Sender<Vec<Result<Accepted>>>,
     ) -> Reply {
-        let mut log = queue.log();
-        let accept = |job| self.accept(staging, &mut log, room, job);
+        let mut log = writer.queue.log();
+        let accept = |job| self.accept(staging, &mut log, &writer.room, job);
         let judged: Vec<Result<Accepted>> = jobs.into_iter().map(accept).collect();
         drop(log);
         let before = self.numbers_after;
@@ -99,7 +98,7 @@ impl Group {
         new.command.check(PartitionCount::ONE)?;
         room.check(self.bytes + size)?;
         let (job, remembered) = match log.admit(new, staging.now)? {
-            Admission::Replayed { id, .. } => return Ok(Accepted::replayed(id)),
+            Admission::Replayed(id) => return Ok(Accepted::replayed(id)),
             Admission::New { job, remembered } => (job, remembered),
         };
         self.bytes += size;

@@ -3,33 +3,32 @@
 
 pub(crate) mod jobs;
 pub(crate) mod quota;
+pub(crate) mod requests;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::error::{Error, Result, source};
 use crate::in_memory::state::{Record, Shared, Staging, bytes_added};
 use crate::json_file::disk::Disk;
-use crate::json_file::journal::chain::{self, Header};
-use crate::json_file::journal::manifest::Roll;
+use crate::json_file::journal::AppendError;
+use crate::json_file::journal::chain::{self, Header, Latest};
 use crate::json_file::journal::record::{self, applied_of};
-use crate::json_file::journal::{AppendError, Journal};
 use crate::json_file::sealed::Format;
-use crate::json_file::snapshot::data::Fingerprint;
 use crate::json_file::snapshot::meta::Meta;
 use crate::json_file::snapshot::pair::settle;
 use crate::json_file::snapshot::{self, SNAPSHOT_PIECE, Written};
 use crate::json_file::writer::jobs::Queue;
 use crate::json_file::writer::quota::Room;
-use crate::model::commit::{Commit, Committed};
+use crate::json_file::writer::requests::{Answer, Judge, Request, Requests};
+use crate::model::commit::Commit;
 use crate::model::entry::Timestamp;
-use crate::model::id::{JobId, Position, QueueId};
-use crate::model::job::NewJob;
-use crate::queue::{Accepted, AppliedJob};
+use crate::model::id::Position;
+use crate::queue::AppliedJob;
 
 /// Most requests that wait for the thread; who comes then waits to be let in.
 const WAITING_MAX: usize = 4096;
@@ -46,66 +45,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How often the folder is checked for having been moved or removed.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// Whoever asked, and what for.
-#[derive(Debug)]
-pub(crate) enum WriterRequest {
-    Commit(Commit, Answer<Committed>),
-    Enqueue(Vec<NewJob>, oneshot::Sender<Vec<Result<Accepted>>>),
-    BeginAttempt(Position, Answer<u32>),
-    WithdrawAttempt(Position, Answer<()>),
-    /// Number jobs behind this position, up to which another store has applied them.
-    StartAfter(Position, Answer<()>),
-    Expire(Answer<usize>),
-    Adopt(QueueId, Answer<()>),
-    Forget(JobId, Answer<bool>),
-    /// Check that the folder is still there.
-    Check(Answer<()>),
-    /// Bring `data.json` up to date.
-    Snapshot(Answer<()>),
-    /// Look whether the snapshot in the background has ended.
-    SnapshotEnded,
-    /// Bring `data.json` up to date, remove the journals and stop.
-    Close(Answer<()>),
-}
-
-impl WriterRequest {
-    /// Answers one that came after the end.
-    fn refuse(self) {
-        let closed = || Error::unavailable("the store");
-        match self {
-            Self::Commit(_, answer) => _ = answer.send(Err(closed())),
-            Self::Enqueue(jobs, answer) => {
-                let refused = jobs.iter().map(|_| Err(Error::unavailable("the queue")));
-                _ = answer.send(refused.collect());
-            }
-            Self::BeginAttempt(_, answer) => _ = answer.send(Err(closed())),
-            Self::Expire(answer) => _ = answer.send(Err(closed())),
-            Self::WithdrawAttempt(_, answer)
-            | Self::StartAfter(_, answer)
-            | Self::Adopt(_, answer)
-            | Self::Snapshot(answer)
-            | Self::Check(answer) => _ = answer.send(Err(closed())),
-            Self::Forget(_, answer) => _ = answer.send(Err(closed())),
-            Self::Close(answer) => _ = answer.send(Ok(())),
-            Self::SnapshotEnded => {}
-        }
-    }
-
-    /// Returns true if it ends a job that waits, or tries it: there is room for that, whatever else fills the disk.
-    fn has_room(&self) -> bool {
-        match self {
-            Self::Commit(commit, _) => commit.advance.is_some(),
-            Self::BeginAttempt(..) | Self::WithdrawAttempt(..) => true,
-            _ => false,
-        }
-    }
-}
-
-pub(crate) type Answer<T> = oneshot::Sender<Result<T>>;
-
-/// Where requests go.
-pub(crate) type Requests = mpsc::Sender<WriterRequest>;
-
 /// The thread, before it is started.
 pub(crate) struct Writer {
     pub(crate) disk: Arc<dyn Disk>,
@@ -113,15 +52,9 @@ pub(crate) struct Writer {
     pub(crate) queue: Arc<Queue>,
     pub(crate) room: Room,
     pub(crate) meta: Meta,
-    /// What `data.json` was when we last wrote it.
-    pub(crate) data: Fingerprint,
-    pub(crate) journal: Journal,
-    pub(crate) number: u64,
-    /// Bytes of the journals before this one that are not in `data.json` yet.
-    pub(crate) older_bytes: u64,
-    /// The length of `data.meta.json`.
-    pub(crate) meta_bytes: u64,
-    pub(crate) roll: Roll,
+    /// The pair, as it was last written.
+    pub(crate) written: Written,
+    pub(crate) latest: Latest,
     /// Journals may have this many bytes more than the pair before a snapshot is taken.
     pub(crate) snapshot_bytes_min: u64,
     pub(crate) status: WriterStatus,
@@ -138,9 +71,7 @@ pub(crate) struct WriterStatus {
     checked: Option<Instant>,
     /// The last snapshot failed, and may have left the pair half exchanged.
     unsettled: bool,
-    snapshot: Option<JoinHandle<()>>,
-    /// Where the snapshot's thread leaves what came of it.
-    snapshot_result: Arc<Mutex<Option<io::Result<Written>>>>,
+    snapshot: Option<JoinHandle<io::Result<Written>>>,
     snapshot_waiters: Vec<Answer<()>>,
     /// Somebody asked for a snapshot of what came after the running one began.
     snapshot_again: bool,
@@ -151,11 +82,11 @@ pub(crate) struct WriterStatus {
 
 /// Changes that are written together.
 #[derive(Default)]
-struct Group {
-    lines: Vec<Vec<u8>>,
+pub(crate) struct Group {
+    pub(super) lines: Vec<Vec<u8>>,
     records: Vec<Record>,
     /// Keys and values of what it adds.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// The last position that a job had got before it.
     numbers_after: Position,
     /// Jobs that nothing is ahead of are applied.
@@ -169,16 +100,17 @@ struct Group {
 }
 
 /// Answers a request once its group is on the disk, or not.
-type Reply = Box<dyn FnOnce(Result<()>) + Send>;
+pub(crate) type Reply = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// Starts the thread. It ends after [`WriterRequest::Close`], or when all senders are gone.
 pub(crate) fn start(mut writer: Writer) -> io::Result<Requests> {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     writer.status.sender = Some(sender.downgrade());
+    let shared = Arc::clone(&writer.shared);
     std::thread::Builder::new()
         .name("kvstore-journal".into())
         .spawn(move || writer.run(receiver))?;
-    Ok(sender)
+    Ok(Requests { sender, shared })
 }
 
 impl Writer {
@@ -193,10 +125,9 @@ impl Writer {
             }
             if let Some(close) = self.take(group) {
                 let result = self.close();
-                requests.close();
-                while let Ok(late) = requests.try_recv() {
-                    late.refuse();
-                }
+                // Who waits for an answer still is refused once the channel is gone.
+                self.shared.close();
+                drop(requests);
                 let _ = close.send(result);
                 return;
             }
@@ -215,13 +146,13 @@ impl Writer {
                     self.status.snapshot_again |= self.status.snapshot.is_some();
                     self.status.snapshot_waiters.push(answer);
                 }
-                WriterRequest::SnapshotEnded => {}
+                Request::SnapshotEnded => self.look_after_snapshot(true),
                 // The folder was just checked. Writes of the same group that find no room are not
                 // what was asked about.
-                WriterRequest::Check(answer) => _ = answer.send(self.check_poison()),
-                WriterRequest::StartAfter(position, answer) => starts.push((position, answer)),
-                WriterRequest::Close(answer) => close = Some(answer),
-                change => changes.push(change),
+                Request::Check(answer) => _ = answer.send(self.check_poison()),
+                Request::StartAfter(position, answer) => starts.push((position, answer)),
+                Request::Close(answer) => close = Some(answer),
+                Request::Change { has_room, judge } => changes.push((has_room, judge)),
             }
         }
         if !changes.is_empty() {
@@ -231,16 +162,16 @@ impl Writer {
         for (position, answer) in starts {
             let _ = answer.send(self.start_after(position));
         }
-        self.look_after_snapshot();
+        self.look_after_snapshot(false);
         self.snapshot_if_due();
         close
     }
 
     /// Judges the changes, writes them as one group (or several, if they are large), and answers.
-    fn change(&mut self, mut changes: Vec<WriterRequest>) {
+    fn change(&mut self, mut changes: Vec<(bool, Judge)>) {
         if self.status.is_full {
             // What has room is not to fail with what finds none.
-            changes.sort_by_key(|change| !change.has_room());
+            changes.sort_by_key(|(has_room, _)| !has_room);
         }
         let mut changes = changes.into_iter().peekable();
         while changes.peek().is_some() {
@@ -254,7 +185,7 @@ impl Writer {
 
     fn judge_group(
         &mut self,
-        changes: &mut std::iter::Peekable<std::vec::IntoIter<WriterRequest>>,
+        changes: &mut std::iter::Peekable<std::vec::IntoIter<(bool, Judge)>>,
     ) -> (Group, Vec<Reply>) {
         let shared = Arc::clone(&self.shared);
         let state = shared.read();
@@ -270,74 +201,22 @@ impl Writer {
         let mut replies = Vec::new();
         let splits = self.status.is_full;
         while group.bytes < GROUP_BYTES
-            && let Some(change) = changes
-                .next_if(|next| !splits || replies.is_empty() || group.has_room == next.has_room())
+            && let Some((has_room, judge)) = changes
+                .next_if(|(next, _)| !splits || replies.is_empty() || group.has_room == *next)
         {
-            group.has_room &= change.has_room();
-            replies.push(self.judge(&mut group, &mut staging, change));
+            group.has_room &= has_room;
+            replies.push(judge(self, &mut group, &mut staging));
         }
         (group, replies)
     }
 
-    fn judge(&self, group: &mut Group, staging: &mut Staging<'_>, change: WriterRequest) -> Reply {
-        match change {
-            WriterRequest::Commit(commit, answer) => {
-                let judged = self
-                    .check_room(&commit, group.bytes)
-                    .and_then(|()| staging.commit(commit));
-                let judged = judged.map(|(record, committed)| (Some(record), committed));
-                group.reply(answer, judged)
-            }
-            WriterRequest::Enqueue(jobs, answer) => match self.check_poison() {
-                Ok(()) => group.enqueue(staging, &self.queue, &self.room, jobs, answer),
-                Err(error) => Box::new(move |_| {
-                    let refused = jobs.iter().map(|_| Err(error.clone()));
-                    let _ = answer.send(refused.collect());
-                }),
-            },
-            WriterRequest::BeginAttempt(head, answer) => {
-                let count = self.queue.log().begin_attempt(head);
-                group.lines.push(record::encode_tried(head, count));
-                group.reply(answer, Ok((None, count)))
-            }
-            WriterRequest::WithdrawAttempt(head, answer) => {
-                let mut log = self.queue.log();
-                log.withdraw_attempt(head);
-                let count = log.attempts().map_or(0, |(_, count)| count);
-                group.lines.push(record::encode_tried(head, count));
-                group.reply(answer, Ok((None, ())))
-            }
-            WriterRequest::Expire(answer) => {
-                let record = staging.expire();
-                let count = record.as_ref().map_or(0, |record| record.expired.len());
-                group.reply(answer, Ok((record, count)))
-            }
-            WriterRequest::Adopt(queue, answer) => {
-                let record = staging.adopt(queue);
-                group.reply(answer, Ok((record, ())))
-            }
-            WriterRequest::Forget(job, answer) => {
-                let record = staging.forget(job);
-                let was_there = record.is_some();
-                group.reply(answer, Ok((record, was_there)))
-            }
-            WriterRequest::StartAfter(_, answer)
-            | WriterRequest::Snapshot(answer)
-            | WriterRequest::Close(answer)
-            | WriterRequest::Check(answer) => group.reply(answer, Ok((None, ()))),
-            WriterRequest::SnapshotEnded => Box::new(|_| ()),
-        }
-    }
-
     /// Room for jobs was reserved when they were accepted; a direct commit asks for its own, behind the `ahead` bytes of
     /// its group.
-    fn check_room(&self, commit: &Commit, ahead: u64) -> Result<()> {
-        match commit.advance {
-            Some(_) => Ok(()),
-            None => match bytes_added(&commit.writes) {
-                0 => Ok(()),
-                bytes => self.room.check(ahead + bytes),
-            },
+    pub(super) fn check_room(&self, commit: &Commit, ahead: u64) -> Result<()> {
+        match bytes_added(&commit.writes) {
+            0 => Ok(()),
+            _ if commit.advance.is_some() => Ok(()),
+            bytes => self.room.check(ahead + bytes),
         }
     }
 
@@ -416,13 +295,12 @@ impl Writer {
         };
         // Attempts alone need not be on the disk: a loss of power is not what a poison job does.
         let appended = match group.records.is_empty() && !group.has_waiting {
-            true => self.journal.write(&group.lines, reserve),
-            false => self.journal.append(&group.lines, reserve),
+            true => self.latest.journal.write(&group.lines, reserve),
+            false => self.latest.journal.append(&group.lines, reserve),
         };
         match appended {
-            Ok(()) if group.has_room => Ok(()),
             Ok(()) => {
-                if std::mem::take(&mut self.status.is_full) {
+                if !group.has_room && std::mem::take(&mut self.status.is_full) {
                     self.status.retry_at = None;
                 }
                 Ok(())
@@ -456,7 +334,7 @@ impl Writer {
     }
 
     fn poison(&mut self, error: &io::Error) -> String {
-        let file = self.disk.path().join(chain::name(self.number));
+        let file = self.disk.path().join(chain::name(self.latest.number));
         let reason = format!("writing {} failed: {error}", file.display());
         tracing::error!(file = %file.display(), %error, "a write or sync failed: nothing more is accepted until the folder is opened again");
         self.shared.poison(&reason);
@@ -465,16 +343,11 @@ impl Writer {
     }
 
     fn snapshot_if_due(&mut self) {
-        if self.status.poisoned.is_some() {
-            for waiter in self.status.snapshot_waiters.drain(..) {
-                let _ = waiter.send(Err(Error::Poisoned {
-                    reason: self.status.poisoned.clone().unwrap_or_default(),
-                }));
-            }
-            return;
+        if let Err(poisoned) = self.check_poison() {
+            return self.answer_snapshot(&Err(poisoned));
         }
-        let bytes = self.older_bytes + self.journal.len();
-        let pair_bytes = self.data.length() + self.meta_bytes;
+        let bytes = self.latest.bytes();
+        let pair_bytes = self.written.data.length() + self.written.meta_bytes;
         let due = bytes > pair_bytes.max(self.snapshot_bytes_min)
             && self
                 .status
@@ -492,52 +365,43 @@ impl Writer {
     /// Goes on in a new journal, and writes what was true at its start from another thread.
     fn start_snapshot(&mut self) -> io::Result<()> {
         self.check_folder(Duration::ZERO);
-        if let Some(reason) = &self.status.poisoned {
-            return Err(io::Error::other(reason.clone()));
-        }
+        self.check_poison().map_err(io::Error::other)?;
         let version = self.shared.read().version;
-        let number = self.number + 1;
-        let (lines, reserve) = {
+        let (header, tried, reserve) = {
             let log = self.queue.log();
             let header = Header {
-                journal: number,
+                journal: self.latest.number + 1,
                 format: Format,
                 queue: self.meta.queue,
-                previous: Some(self.journal.durable()),
+                previous: Some(self.latest.journal.durable()),
                 version,
                 jobs: log.last(),
             };
             let tried = log.attempts();
             let tried = tried.map(|(head, count)| record::encode_tried(head, count));
-            let lines: Vec<_> = std::iter::once(header.line()).chain(tried).collect();
-            (lines, quota::reserve(&log))
+            (header, Vec::from_iter(tried), quota::reserve(&log))
         };
-        let gone_on = chain::go_on(&*self.disk, number, &lines, reserve, &mut self.roll);
-        let journal = match gone_on {
-            Ok(journal) => journal,
-            Err(AppendError::Full(error)) => return Err(error),
-            Err(AppendError::Broken(error)) => {
+        let gone_on = self.latest.go_on(&*self.disk, &header, &tried, reserve);
+        gone_on.map_err(|error| match error {
+            AppendError::Full(error) => error,
+            AppendError::Broken(error) => {
                 self.poison(&error);
-                return Err(error);
+                error
             }
-        };
-        self.older_bytes += self.journal.len();
-        self.journal = journal;
-        self.number = number;
+        })?;
 
         let meta = self.cut();
         let (disk, write) = (Arc::clone(&self.disk), self.write_pair(meta));
         let sender = self.status.sender.clone();
-        let ended = Arc::clone(&self.status.snapshot_result);
         let thread = std::thread::Builder::new()
             .name("kvstore-snapshot".into())
             .spawn(move || {
                 let result = write(&*disk);
-                *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 // Where there is no room for this, other requests wake the thread as well.
                 if let Some(sender) = sender.as_ref().and_then(mpsc::WeakSender::upgrade) {
                     let _ = sender.try_send(WriterRequest::SnapshotEnded);
                 }
+                result
             })?;
         self.status.snapshot = Some(thread);
         self.status.snapshot_again = false;
@@ -551,7 +415,7 @@ impl Writer {
         self.meta.set_progress(&state.progress);
         self.meta.version = state.version;
         self.meta.time = state.time;
-        self.meta.journal = self.number;
+        self.meta.journal = self.latest.number;
         drop(state);
         self.shared.write().table.start_cut();
         self.meta.set_log(&self.queue.log());
@@ -561,7 +425,7 @@ impl Writer {
     /// How to write the pair as it was cut.
     fn write_pair(&self, mut meta: Meta) -> impl FnOnce(&dyn Disk) -> io::Result<Written> + use<> {
         let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
-        let (unsettled, data) = (self.status.unsettled, self.data);
+        let (unsettled, data) = (self.status.unsettled, self.written.data);
         move |disk| {
             let replaces = match unsettled {
                 true => settle(disk)?,
@@ -576,26 +440,21 @@ impl Writer {
         }
     }
 
-    fn look_after_snapshot(&mut self) {
-        let ended = self
-            .status
-            .snapshot_result
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(result) = ended else { return };
-        self.status.snapshot = None;
-        match result {
+    /// Takes in what came of the snapshot, if it is known that it `has_ended`, or has.
+    fn look_after_snapshot(&mut self, has_ended: bool) {
+        let is_at_end = |thread: &mut JoinHandle<_>| has_ended || thread.is_finished();
+        let Some(thread) = self.status.snapshot.take_if(is_at_end) else {
+            return;
+        };
+        let panicked = |_| Err(io::Error::other("its thread panicked"));
+        match thread.join().unwrap_or_else(panicked) {
             Ok(written) => {
-                self.data = written.data;
-                self.meta_bytes = written.meta_bytes;
-                self.older_bytes = 0;
+                self.written = written;
+                self.latest.older_bytes = 0;
                 self.status.retry_at = None;
                 self.status.unsettled = false;
                 if !std::mem::take(&mut self.status.snapshot_again) {
-                    for waiter in self.status.snapshot_waiters.drain(..) {
-                        let _ = waiter.send(Ok(()));
-                    }
+                    self.answer_snapshot(&Ok(()));
                 }
             }
             Err(error) => self.snapshot_failed(&error),
@@ -607,37 +466,27 @@ impl Writer {
     fn snapshot_failed(&mut self, error: &io::Error) {
         tracing::error!(folder = %self.disk.path().display(), %error, "data.json could not be brought up to date: the journal grows on");
         self.shared.write().table.drop_cut();
-        let bytes = self.older_bytes + self.journal.len();
-        self.status.retry_at = Some((self.shared.now().after(RETRY_AFTER), bytes * 2));
+        let retry_at = self.shared.now().after(RETRY_AFTER);
+        self.status.retry_at = Some((retry_at, self.latest.bytes() * 2));
         self.status.unsettled = true;
+        self.answer_snapshot(&Err(not_up_to_date(error.to_string())));
+    }
+
+    fn answer_snapshot(&mut self, result: &Result<()>) {
         for waiter in self.status.snapshot_waiters.drain(..) {
-            let what = "cannot bring data.json up to date".to_owned();
-            let _ = waiter.send(Err(Error::Unavailable {
-                what,
-                source: source(error.to_string()),
-            }));
+            let _ = waiter.send(result.clone());
         }
     }
 
     /// Leaves a plain `data.json` that holds everything, and no journal.
     fn close(&mut self) -> Result<()> {
-        if let Some(thread) = self.status.snapshot.take() {
-            let _ = thread.join();
-            self.look_after_snapshot();
-        }
+        self.look_after_snapshot(true);
         self.check_folder(Duration::ZERO);
-        if let Some(reason) = &self.status.poisoned {
-            return Err(Error::Poisoned {
-                reason: reason.clone(),
-            });
-        }
+        self.check_poison()?;
         self.expire_all()?;
-        let failed = |error: io::Error| Error::Unavailable {
-            what: "cannot bring data.json up to date; the journal has everything".to_owned(),
-            source: source(error),
-        };
-        self.journal.finish().map_err(failed)?;
-        self.number += 1;
+        let failed = |error: io::Error| not_up_to_date(error);
+        self.latest.journal.finish().map_err(failed)?;
+        self.latest.number += 1;
         let meta = self.cut();
         self.write_pair(meta)(&*self.disk).map_err(failed)?;
         self.disk.sync_folder().map_err(failed)
@@ -645,22 +494,24 @@ impl Writer {
 
     /// Whoever opens the file must not find what has ended.
     fn expire_all(&mut self) -> Result<()> {
-        loop {
-            let record = {
-                let state = self.shared.read();
-                Staging::new(&state, self.shared.now()).expire()
-            };
-            match record {
-                None => return Ok(()),
-                Some(record) => self.write_alone(record)?,
-            }
+        let expire = |shared: &Shared| Staging::new(&shared.read(), shared.now()).expire();
+        while let Some(record) = expire(&self.shared) {
+            self.write_alone(record)?;
         }
+        Ok(())
+    }
+}
+
+fn not_up_to_date(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Unavailable {
+        what: "cannot bring data.json up to date; the journal has everything".to_owned(),
+        source: source(error),
     }
 }
 
 impl Group {
     /// Takes in a change that was judged. Refusals wait for the group too: they may rest on what it writes.
-    fn reply<T: Send + 'static>(
+    pub(super) fn reply<T: Send + 'static>(
         &mut self,
         answer: Answer<T>,
         judged: Result<(Option<Record>, T)>,

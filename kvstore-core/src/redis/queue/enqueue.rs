@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -78,6 +79,7 @@ impl Lane {
                 job.answer(Err(Error::Full {
                     what: "the queue (jobs on their way to the Redis server)",
                     limit: WAITING_MAX as u64,
+                    room_in: None,
                 }));
             } else {
                 state.bytes += size;
@@ -214,10 +216,11 @@ fn answers(
         minor: number(first)?,
     };
     let id = |position| queue.job_id(partition, position);
-    let full = |what, limit| {
+    let full = |what, limit, room_in| {
         Err(Error::Full {
             what,
             limit: limit as u64,
+            room_in,
         })
     };
     let all_new = vec!["new"; sent];
@@ -234,10 +237,16 @@ fn answers(
                     answer
                 }
                 "reused" => Err(Error::KeyReused),
-                "jobs" => full("the queue (jobs)", queue.jobs_max),
-                "bytes" => full("the queue (bytes)", queue.bytes_max),
-                "keys" => full("the queue (idempotency keys)", queue.idempotency_keys_max),
-                before => Ok(Accepted::replayed(id(position(before)?))),
+                "jobs" => full("the queue (jobs)", queue.jobs_max, None),
+                "bytes" => full("the queue (bytes)", queue.bytes_max, None),
+                word => match word.strip_prefix("keys ") {
+                    Some(room_in) => full(
+                        "the queue (idempotency keys)",
+                        queue.idempotency_keys_max,
+                        Some(Duration::from_millis(number(room_in)?)),
+                    ),
+                    None => Ok(Accepted::replayed(id(position(word)?))),
+                },
             })
         })
         .collect()

@@ -364,16 +364,17 @@ impl JobQueue for RedisQueue {
         let asked = self.partitions().iter().map(async |partition| {
             let call = self.session().call(Script::Depth, partition);
             let call = call.arg(self.session().skew());
-            let depth: (u64, u64, i64) = self.inner.read(&call).await?;
+            let depth: (u64, u64, i64, u64) = self.inner.read(&call).await?;
             Ok::<_, Error>(depth)
         });
         let mut depth = Depth {
             lost: self.session().runs.lost(),
             ..Depth::default()
         };
-        for (jobs, bytes, age) in futures_util::future::try_join_all(asked).await? {
+        for (jobs, bytes, age, keys) in futures_util::future::try_join_all(asked).await? {
             depth.jobs += jobs;
             depth.bytes += bytes;
+            depth.idempotency_keys += keys;
             let age = u64::try_from(age).ok().map(Duration::from_millis);
             depth.oldest_age = depth.oldest_age.max(age);
         }

@@ -6,7 +6,7 @@
 --       idempotency key; then for each job: size (bytes), text;
 --       then for each idempotency key, in the order of the jobs: number of the job, key, fingerprint, its window (ms)
 -- Says  {'ok', major, minor of the first new one}, and unless all are new for each: 'new' (they are numbered on), the position of a job
---       from before, 'reused', 'jobs', 'bytes' or 'keys' (full by those)
+--       from before, 'reused', 'jobs', 'bytes' or 'keys' and the time until one ends in ms (full by those)
 local queue, jobs, requests, deadlines, record = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local jobs_max, bytes_max, keys_max = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local asked, size_all, with_key = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
@@ -70,7 +70,8 @@ for job = 1, asked do
   elseif bytes - bytes_done + tonumber(size) > bytes_max then
     word = 'bytes'
   elseif key and keys >= keys_max then
-    word = 'keys'
+    local first = redis.call('ZRANGE', deadlines, 0, 0, 'WITHSCORES')
+    word = 'keys ' .. int(math.max(tonumber(first[2]) - now, 0))
   else
     taken, count, bytes = taken + 1, count + 1, bytes + tonumber(size)
     push(fields, size, text)

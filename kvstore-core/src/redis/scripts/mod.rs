@@ -39,7 +39,7 @@ scripts! {
     Changes "no-writes" "changes.lua" "state" "changes";
     Claim "allow-oom" "claim.lua" "claim" "requests" "request-deadlines" "queue" "jobs";
     Complete "allow-oom" "read.lua" "queue" "jobs" "state";
-    Depth "no-writes" "depth.lua" "queue" "jobs";
+    Depth "no-writes" "depth.lua" "queue" "jobs" "requests";
     Due "no-writes" "due.lua" "state" "deadlines";
     Find "no-writes" "find.lua" "queue" "jobs";
     Forget "allow-oom" "forget.lua" "letters" "letter-index" "state";

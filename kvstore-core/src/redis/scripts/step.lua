@@ -15,7 +15,8 @@
 --       with the latest version: for each entry: its key, its text; for each: '0', its name; for each
 --       write: 's' and version, name;
 --       without: for each entry its name; for each check: entry, kind (a absent, p present, v version,
---       * any), version; for each write: entry, kind (s set, t set for a time, d delete), deadline (s: ms,
+--       o one of, n none of, m present with none of, * any), version, or several with commas around each;
+--       for each write: entry, kind (s set, t set for a time, d delete), deadline (s: ms,
 --       0 never; t: ms from now), value
 -- Says  {'ok', {first version, a digit for each write: whether the key existed (with the latest version:
 --       for each entry)}, entries of the log}; nothing has happened after
@@ -64,7 +65,9 @@ local function judge()
   for check = 1, checks do
     local entry, kind, wanted = tonumber(ARGV[next]), ARGV[next + 1], ARGV[next + 2]
     local found = current[entry]
-    if not (kind == '*' or (kind == 'a' and not found) or (kind == 'p' and found) or (kind == 'v' and found == wanted)) then
+    local listed = found and string.find(wanted, ',' .. found .. ',', 1, true)
+    if not (kind == '*' or (kind == 'a' and not found) or (kind == 'p' and found) or (kind == 'v' and found == wanted)
+      or (kind == 'o' and listed) or (kind == 'n' and not listed) or (kind == 'm' and found and not listed)) then
       return current, there, { int(check - 1), found or '' }
     end
     next = next + 3

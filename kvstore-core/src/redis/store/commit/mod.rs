@@ -338,6 +338,11 @@ fn invocation(
             Condition::Absent => script.add(("a", "")),
             Condition::Present => script.add(("p", "")),
             Condition::Version(version) => script.add(("v", version.0)),
+            Condition::OneOf(versions) => script.add(("o", list(versions))),
+            Condition::NoneOf {
+                versions,
+                or_absent,
+            } => script.add((if *or_absent { "n" } else { "m" }, list(versions))),
         };
     }
     for write in &commit.writes {
@@ -355,4 +360,10 @@ fn invocation(
         };
     }
     Ok(script)
+}
+
+/// Returns `versions` as the script takes several: with a comma before and behind each.
+fn list(versions: &[Version]) -> String {
+    let versions = versions.iter().map(|version| format!("{version},"));
+    versions.fold(",".to_owned(), |list, version| list + &version)
 }

@@ -56,6 +56,8 @@ pub struct Program {
     pub about: &'static str,
     /// Its own settings.
     pub settings: &'static [Setting],
+    /// The flags of other programs whose variables may be set as well, which is no mistake.
+    pub others: &'static [&'static str],
     /// The headings of `--help`, each with the flag of the first setting below it.
     pub headings: &'static [(&'static str, &'static str)],
     /// The flags that `-h` shows, which fits on one screen.
@@ -65,7 +67,7 @@ pub struct Program {
 impl Setting {
     /// Returns the name of its environment variable.
     pub fn variable(&self) -> String {
-        format!("{PREFIX}{}", self.flag.to_uppercase().replace('-', "_"))
+        variable(self.flag)
     }
 
     fn is_switch(&self) -> bool {
@@ -155,9 +157,10 @@ impl Settings {
                 origin,
             });
         }
+        let others: Vec<_> = program.others.iter().copied().map(variable).collect();
         let mut warnings: Vec<String> = variables
             .into_keys()
-            .filter(|name| !is_service_link(name))
+            .filter(|name| !is_service_link(name) && !others.contains(name))
             .map(|name| format!("{name} is set, but {} has no such setting", program.name))
             .collect();
         warnings.sort();
@@ -433,6 +436,11 @@ fn without_values(mut error: clap::Error) -> clap::Error {
     error
 }
 
+/// Returns the name of the environment variable of a flag.
+fn variable(flag: &str) -> String {
+    format!("{PREFIX}{}", flag.to_uppercase().replace('-', "_"))
+}
+
 fn problem(setting: &Setting, text: Option<&str>, reason: impl Display) -> String {
     let value = text.map_or_else(|| ":".to_owned(), |text| format!(" is {text:?}:"));
     format!(
@@ -487,7 +495,7 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 /// # Errors
 /// For any other text.
 pub fn bytes(text: &str) -> Result<u64, &'static str> {
-    crate::open::url::bytes(text)
+    kvstore_core::open::bytes(text)
 }
 
 /// Combines a parser with a range check: `within(1..=60, str::parse)`.
@@ -568,6 +576,7 @@ mod tests {
         version: "1",
         about: "Tests",
         settings: &[SPEED, LOUD],
+        others: &[],
         headings: &[("Sound", "loud")],
         brief: &["speed"],
     };

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
+use kvstore_core::error::{Error, Result};
+use kvstore_core::open::{self, Followed, Opened, StoreUrl};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::settings::{Fallback, Setting, Settings, address};
-use crate::error::{Error, Result};
-use crate::open::{self, Followed, Opened, StoreUrl};
 
 /// `--store`, public for programs that reject some stores.
 pub const STORE: Setting = Setting {
@@ -81,7 +81,7 @@ impl SharedSettings {
     /// Opens the store and the queue.
     ///
     /// # Errors
-    /// Those of [`open`](fn@crate::open).
+    /// Those of [`open`](fn@kvstore_core::open).
     pub async fn open(&self) -> Result<Opened> {
         open::open(&self.store, self.queue.as_ref()).await
     }
@@ -89,7 +89,7 @@ impl SharedSettings {
     /// Opens store and queue for a worker, which waits while another process holds the same folder.
     ///
     /// # Errors
-    /// Those of [`stand_by`](crate::open::stand_by).
+    /// Those of [`stand_by`](kvstore_core::open::stand_by).
     pub async fn stand_by(&self, locked: impl FnMut(&Error) + Send) -> Result<Opened> {
         open::stand_by(&self.store, self.queue.as_ref(), locked).await
     }
@@ -97,7 +97,7 @@ impl SharedSettings {
     /// Opens the store for reading while another process writes it.
     ///
     /// # Errors
-    /// Those of [`follow`](crate::open::follow).
+    /// Those of [`follow`](kvstore_core::open::follow).
     pub async fn follow(&self) -> Result<Followed> {
         open::follow(&self.store, self.queue.as_ref()).await
     }
@@ -149,12 +149,13 @@ mod tests {
     use std::ffi::OsString;
 
     use super::*;
-    use crate::process::Program;
+    use crate::Program;
 
     const PROGRAM: Program = Program {
         name: "test",
         version: "1",
         about: "Tests",
+        others: &[],
         headings: &[],
         brief: &[],
         settings: &[],

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use kvstore_core::Error;
-use kvstore_core::process::{self, Failure, Program, Settings, SharedSettings, Shutdown};
+use kvstore_process::{Failure, Program, Settings, SharedSettings, Shutdown};
 use kvstore_testing::tool;
 
 /// Set in the program under test: what it should do.
@@ -18,6 +18,7 @@ const PROGRAM: Program = Program {
     name: "under-test",
     version: "0",
     about: "Ends in different ways",
+    others: &[],
     headings: &[],
     brief: &[],
     settings: &[],
@@ -25,7 +26,7 @@ const PROGRAM: Program = Program {
 
 fn main() -> ExitCode {
     if let Some(role) = std::env::var_os(ROLE) {
-        return process::main(&PROGRAM, read, |_, _, shutdown| {
+        return kvstore_process::main(&PROGRAM, read, |_, _, shutdown| {
             act(role.into_string().unwrap(), shutdown)
         });
     }

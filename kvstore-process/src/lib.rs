@@ -1,10 +1,10 @@
-//! What the binaries need around the library: settings, log output, signals, and exit codes.
+//! What the programs need around the library: settings, log output, signals, and exit codes.
 //!
 //! A binary consists of a table of its own settings, a function that reads them, and one that runs:
 //!
 //! ```no_run
 //! use std::net::SocketAddr;
-//! use kvstore_core::process::{Fallback, Program, Setting, Settings, SharedSettings, Shutdown, self};
+//! use kvstore_process::{Failure, Fallback, Program, Setting, Settings, SharedSettings, Shutdown};
 //!
 //! const LISTEN: Setting = Setting {
 //!     flag: "listen", // and KVSTORE_LISTEN
@@ -25,6 +25,7 @@
 //!     version: env!("CARGO_PKG_VERSION"),
 //!     about: "Shows how a binary is made",
 //!     settings: &[LISTEN, READ_ONLY],
+//!     others: &[],
 //!     headings: &[],
 //!     brief: &["listen"],
 //! };
@@ -46,15 +47,15 @@
 //!     Some(Own { listen: listen?, read_only: read_only? })
 //! }
 //!
-//! async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(), process::Failure> {
-//!     let listener = process::bind(own.listen).await?;
+//! async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(), Failure> {
+//!     let listener = kvstore_process::bind(own.listen).await?;
 //!     tracing::info!(address = %listener.local_addr()?, own.read_only, "listening");
 //!     shutdown.requested().await;
 //!     Ok(())
 //! }
 //!
 //! fn main() -> std::process::ExitCode {
-//!     process::main(&PROGRAM, read, run)
+//!     kvstore_process::main(&PROGRAM, read, run)
 //! }
 //! ```
 //!
@@ -69,6 +70,7 @@ mod shared;
 use std::io::{IsTerminal, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -76,8 +78,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-use crate::error::in_one_line;
-use crate::error::{Error, source};
+use kvstore_core::error::{Error, in_one_line};
 pub use notify::notify_ready;
 pub use settings::{Fallback, Program, Setting, Settings, address, bytes, duration, within};
 pub use shared::{LogFormat, STORE, SharedSettings};
@@ -88,8 +89,7 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// The exit code for wrong settings.
 const WRONG_SETTINGS: u8 = 2;
 
-/// Runs a program from its arguments to its exit code, as the module documentation describes.
-/// SIGHUP never ends it.
+/// Runs a program from its arguments to its exit code: see the crate's page. SIGHUP never ends it.
 pub fn main<T, F>(
     program: &Program,
     read: impl FnOnce(&mut Settings, Option<&SharedSettings>) -> Option<T>,
@@ -117,13 +117,28 @@ where
         // Includes --help and --version, which print to standard output and exit with 0.
         Err(error) => error.exit(),
     };
-    for warning in settings.warnings() {
-        say(&format!("warning: {warning}"));
-    }
     let shared = SharedSettings::read(&mut settings);
     let own = read(&mut settings, shared.as_ref());
+    let is_json = shared
+        .as_ref()
+        .is_some_and(|shared| shared.log_format == LogFormat::Json && !settings.wants_print());
+    if let Some(shared) = shared.as_ref().filter(|_| is_json) {
+        start_log(shared);
+    }
+    // A line for a machine if it reads the log, and otherwise for a person.
+    let warn = |warning: &str| match is_json {
+        true => tracing::warn!("{warning}"),
+        false => say(&format!("warning: {warning}")),
+    };
+    let fail = |error: &str| match is_json {
+        true => tracing::error!("{error}"),
+        false => say(&format!("error: {error}")),
+    };
+    for warning in settings.warnings() {
+        warn(warning);
+    }
     for problem in settings.problems() {
-        say(&format!("error: {problem}"));
+        fail(problem);
     }
     if settings.wants_print() {
         // A reader that has gone away, as with `| head -1`, is no failure.
@@ -135,11 +150,13 @@ where
     if settings.wants_print() {
         return ExitCode::SUCCESS;
     }
-    start_log(&shared);
+    if !is_json {
+        start_log(&shared);
+    }
     match block_on(runtime, |shutdown| run(shared, own, shutdown)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("error: {}", in_one_line(&*error)));
+            fail(&in_one_line(&*error));
             ExitCode::FAILURE
         }
     }
@@ -174,7 +191,10 @@ fn start_log(shared: &SharedSettings) {
     // Fails only if a log was started before, which then stays in place.
     let _ = match shared.log_format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().try_init(),
+        LogFormat::Json => {
+            std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
+            log.json().try_init()
+        }
     };
 }
 
@@ -187,8 +207,8 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await
         .map_err(|error| Error::Unavailable {
-            what: format!("cannot listen on {address}"),
-            source: source(error),
+            what: format!("can not listen on {address}"),
+            source: Some(Arc::new(error)),
         })
 }
 

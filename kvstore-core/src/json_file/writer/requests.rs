@@ -1,0 +1,97 @@
+//! How the thread of the journal is asked for something, and answers.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Error, Result};
+use crate::in_memory::state::{Record, Shared, Staging};
+use crate::json_file::writer::{Group, Reply, Writer};
+use crate::model::id::Position;
+
+/// What the thread is asked for.
+pub(crate) enum Request {
+    /// Judge a change, and write it with its group. One with `has_room` ends a job that waits, or
+    /// tries it: there is room for that, whatever else fills the disk.
+    Change { has_room: bool, judge: Judge },
+    /// Number jobs behind this position, up to which another store has applied them.
+    StartAfter(Position, Answer<()>),
+    /// Check that the folder is still there.
+    Check(Answer<()>),
+    /// Bring `data.json` up to date.
+    Snapshot(Answer<()>),
+    /// Look whether the snapshot in the background has ended.
+    SnapshotEnded,
+    /// Bring `data.json` up to date, remove the journals and stop.
+    Close(Answer<()>),
+}
+
+/// Judges a change by what is there and what is staged before it in its group.
+pub(crate) type Judge = Box<dyn FnOnce(&Writer, &mut Group, &mut Staging<'_>) -> Reply + Send>;
+
+pub(crate) type Answer<T> = oneshot::Sender<Result<T>>;
+
+/// Where requests go.
+#[derive(Clone, Debug)]
+pub(crate) struct Requests {
+    pub(super) sender: mpsc::Sender<Request>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Requests {
+    /// # Errors
+    /// [`Error::Unavailable`] if the thread takes no more requests.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        match self.sender.is_closed() {
+            true => Err(closed()),
+            false => Ok(()),
+        }
+    }
+
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the thread has ended before it took the request;
+    /// [`Error::Unknown`] if it took it and panicked, the only way in which it does not answer.
+    pub(crate) async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        let sent = self.sender.send(request(sender)).await;
+        sent.map_err(|_| closed())?;
+        receiver.await.map_err(|_| match self.shared.is_closed() {
+            true => closed(),
+            false => Error::Unknown {
+                what: "the write is on the disk".into(),
+                source: None,
+            },
+        })
+    }
+
+    /// Asks for a change, of which `judge` returns the record, if there is any, and the answer for
+    /// when that is on the disk.
+    ///
+    /// # Errors
+    /// Those of [`ask`](Self::ask), of `judge` and of the write.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        has_room: bool,
+        judge: impl FnOnce(&Writer, &mut Group, &mut Staging<'_>) -> Result<(Option<Record>, T)>
+        + Send
+        + 'static,
+    ) -> Result<T> {
+        let request = |answer: Answer<T>| Request::Change {
+            has_room,
+            judge: Box::new(move |writer, group, staging| {
+                let judged = judge(writer, group, staging);
+                group.reply(answer, judged)
+            }),
+        };
+        self.ask(request).await?
+    }
+}
+
+fn closed() -> Error {
+    Error::unavailable("the store")
+}
