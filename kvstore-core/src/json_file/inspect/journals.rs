@@ -38,7 +38,7 @@ struct DamageSite {
     before: Option<Position>,
 }
 
-impl Place {
+impl DamageSite {
     /// Returns the part of what is gone that this place explains.
     fn part(&self, (after, up_to): &(Position, Position)) -> Option<(Position, Position)> {
         let after = *after.max(&self.after);
