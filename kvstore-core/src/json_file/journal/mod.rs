@@ -239,11 +239,11 @@ impl MarkLine {
 pub(crate) fn mark_at_end(text: &[u8]) -> Option<End> {
     let mut windows = text.windows(MARK.len());
     let start = windows.rposition(|window| window == MARK.as_bytes())?;
-    Mark::parse(&text[start..])
+    MarkLine::parse(&text[start..])
 }
 
 /// What a mark says is on the disk, if `line` is one; it proves itself, whatever stands before it.
 pub(crate) fn marked(line: &[u8]) -> Option<End> {
     let is_mark = line.starts_with(MARK.as_bytes());
-    is_mark.then(|| Mark::parse(line)).flatten()
+    is_mark.then(|| MarkLine::parse(line)).flatten()
 }
