@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::pair::Pair;
+use super::pair::InspectedPair;
 use super::{Beside, Reading, list_keys};
 use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::{Lost, State};
@@ -101,7 +101,7 @@ impl Reading<'_> {
     pub(super) fn journals(
         &mut self,
         Files { files, missing }: Files,
-        pair: &mut Pair,
+        pair: &mut InspectedPair,
         log: &mut PartitionLog,
     ) -> Vec<(Position, Position)> {
         let mut missing = missing.into_iter().peekable();

@@ -10,7 +10,7 @@ pub(crate) mod pair;
 
 use std::path::PathBuf;
 
-use self::pair::Pair;
+use self::pair::InspectedPair;
 use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
 use crate::json_file::disk::Disk;
@@ -57,7 +57,7 @@ const KEYS_MAX: usize = 20;
 /// What could be read of a folder.
 #[derive(Debug)]
 pub(crate) struct Salvage {
-    pub(crate) pair: Pair,
+    pub(crate) pair: InspectedPair,
     /// The jobs that wait, and what is remembered of requests.
     pub(crate) log: PartitionLog,
     /// Jobs that are gone, each interval with the position before it.

@@ -18,7 +18,7 @@ use crate::model::value::Value;
 
 /// What the pair holds.
 #[derive(Debug)]
-pub(crate) struct Pair {
+pub(crate) struct InspectedPair {
     pub(crate) state: State,
     /// What `data.meta.json` said, except for the entries, or what can be said in its place.
     pub(crate) meta: Meta,
