@@ -103,7 +103,7 @@ fn renumber(salvage: &mut Salvage, now: Timestamp) -> Result<()> {
 /// Gives each file with a problem a second name, which stays when the first goes to another one.
 fn keep_aside(
     disk: &dyn Disk,
-    problems: &[Problem],
+    problems: &[FolderProblem],
     data_from: Option<&str>,
 ) -> std::io::Result<()> {
     let names = disk.names()?;

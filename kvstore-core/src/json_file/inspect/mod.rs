@@ -69,7 +69,7 @@ pub(crate) struct Salvage {
 /// What was noticed while a folder was read.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Vec<FolderProblem>,
     /// What is no damage and good to know.
     pub(crate) notes: Vec<String>,
     roll: Roll,
@@ -143,7 +143,7 @@ impl Reading<'_> {
 
     /// Notes a problem; its number, so that what it loses can be said when that is known.
     fn problem(&mut self, name: &str, line: Option<u64>, what: impl Into<String>) -> usize {
-        self.found.problems.push(Problem {
+        self.found.problems.push(FolderProblem {
             path: self.disk.path().join(name),
             line,
             what: what.into(),

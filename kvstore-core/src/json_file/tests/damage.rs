@@ -83,7 +83,7 @@ pub(crate) fn copy(disk: &SimulatedDisk) -> SimulatedDisk {
     disk.after_kill()
 }
 
-fn problems(disk: &SimulatedDisk) -> Vec<Problem> {
+fn problems(disk: &SimulatedDisk) -> Vec<FolderProblem> {
     Salvage::read(disk, Beside::Nobody).unwrap().found.problems
 }
 
