@@ -137,7 +137,7 @@ impl Inspection {
     }
 
     /// Everything that is wrong; empty if opening the folder loses nothing.
-    pub fn problems(&self) -> &[Problem] {
+    pub fn problems(&self) -> &[FolderProblem] {
         &self.salvage.found.problems
     }
 
