@@ -34,9 +34,9 @@ use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::json::{JsonError, TextPosition};
 use crate::model::key::Key;
 use crate::model::value::Value;
-pub use lines::{LINE_BYTES_MAX, LinesReaderReader};
-pub use object::ObjectReaderReader;
-pub use writer::EntryEntryWriter;
+pub use lines::{LINE_BYTES_MAX, LinesReader};
+pub use object::ObjectReader;
+pub use writer::EntryWriter;
 
 /// The format of exported entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -74,10 +74,10 @@ async fn dispatch(
     };
     match (route, method) {
         (Route::Root, &Method::GET) => Ok(service::root(context, parts)),
-        (Route::Probe | Route::ServerMetrics, _) if !context.options.admin_routes => {
+        (Route::Probe | Route::Metrics, _) if !context.options.admin_routes => {
             Err(Problem::no_route())
         }
-        (Route::Probe | Route::ServerMetrics, &Method::GET) => service::admin(context, parts).await,
+        (Route::Probe | Route::Metrics, &Method::GET) => service::admin(context, parts).await,
         (Route::Problems, &Method::GET) => Ok(problems::index()),
         (Route::Problem(name), &Method::GET) => problems::page(name).ok_or_else(Problem::no_route),
         (Route::OpenApi, &Method::GET) => Ok(docs::openapi(context)),

@@ -29,7 +29,7 @@ pub(crate) use self::mget::KEYS_MAX as MGET_KEYS_MAX;
 enum Route<'a> {
     Root,
     Probe,
-    ServerMetrics,
+    Metrics,
     Problems,
     Problem(&'a str),
     OpenApi,
@@ -56,7 +56,7 @@ impl<'a> Route<'a> {
         let below = |prefix: &str| path.strip_prefix(prefix);
         match path {
             "/" => Some(Self::Root),
-            admin::METRICS => Some(Self::ServerMetrics),
+            admin::METRICS => Some(Self::Metrics),
             path if admin::PATHS.contains(&path) => Some(Self::Probe),
             "/problems" => Some(Self::Problems),
             "/openapi.json" => Some(Self::OpenApi),
@@ -93,7 +93,7 @@ impl<'a> Route<'a> {
         match self {
             Self::Root
             | Self::Probe
-            | Self::ServerMetrics
+            | Self::Metrics
             | Self::Problems
             | Self::Problem(_)
             | Self::OpenApi
@@ -131,7 +131,7 @@ impl<'a> Route<'a> {
         match self {
             Self::Root => "/",
             Self::Probe => "/livez, /readyz",
-            Self::ServerMetrics => "/metrics",
+            Self::Metrics => "/metrics",
             Self::Problems => "/problems",
             Self::Problem(_) => "/problems/{name}",
             Self::OpenApi => "/openapi.json",
@@ -219,11 +219,7 @@ mod tests {
 
     fn is_in_paths(route: Route<'_>) -> bool {
         match route {
-            Route::Root
-            | Route::Probe
-            | Route::ServerMetrics
-            | Route::Problems
-            | Route::Problem(_) => {}
+            Route::Root | Route::Probe | Route::Metrics | Route::Problems | Route::Problem(_) => {}
             Route::OpenApi | Route::Docs | Route::DocsFile(_) | Route::ConsoleFile(_) => {}
             Route::Set | Route::Get(_) | Route::Delete(_) => {}
             Route::Entry(_) | Route::List | Route::Mget | Route::Batch | Route::Watch => {}

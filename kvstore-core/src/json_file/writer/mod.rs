@@ -75,7 +75,7 @@ pub(crate) struct WriterStatus {
     snapshot_waiters: Vec<Answer<()>>,
     /// Somebody asked for a snapshot of what came after the running one began.
     snapshot_again: bool,
-    sender: Option<mpsc::WeakSender<WriterRequest>>,
+    sender: Option<mpsc::WeakSender<Request>>,
     /// Why nothing is written any more.
     poisoned: Option<String>,
 }
@@ -102,7 +102,7 @@ pub(crate) struct Group {
 /// Answers a request once its group is on the disk, or not.
 pub(crate) type Reply = Box<dyn FnOnce(Result<()>) + Send>;
 
-/// Starts the thread. It ends after [`WriterRequest::Close`], or when all senders are gone.
+/// Starts the thread. It ends after [`Request::Close`], or when all senders are gone.
 pub(crate) fn start(mut writer: Writer) -> io::Result<Requests> {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     writer.status.sender = Some(sender.downgrade());
@@ -114,11 +114,11 @@ pub(crate) fn start(mut writer: Writer) -> io::Result<Requests> {
 }
 
 impl Writer {
-    fn run(&mut self, mut requests: mpsc::Receiver<WriterRequest>) {
+    fn run(&mut self, mut requests: mpsc::Receiver<Request>) {
         while let Some(first) = requests.blocking_recv() {
             let mut group = vec![first];
             while group.len() < GROUP_MAX
-                && !matches!(group.last(), Some(WriterRequest::Close(_)))
+                && !matches!(group.last(), Some(Request::Close(_)))
                 && let Ok(next) = requests.try_recv()
             {
                 group.push(next);
@@ -135,14 +135,14 @@ impl Writer {
     }
 
     /// Does all that `group` asks for; the answer to a request to close is left to the caller.
-    fn take(&mut self, group: Vec<WriterRequest>) -> Option<Answer<()>> {
+    fn take(&mut self, group: Vec<Request>) -> Option<Answer<()>> {
         self.check_folder(CHECK_PERIOD);
         let mut close = None;
         let mut changes = Vec::new();
         let mut starts = Vec::new();
         for request in group {
             match request {
-                WriterRequest::Snapshot(answer) => {
+                Request::Snapshot(answer) => {
                     self.status.snapshot_again |= self.status.snapshot.is_some();
                     self.status.snapshot_waiters.push(answer);
                 }
@@ -399,7 +399,7 @@ impl Writer {
                 let result = write(&*disk);
                 // Where there is no room for this, other requests wake the thread as well.
                 if let Some(sender) = sender.as_ref().and_then(mpsc::WeakSender::upgrade) {
-                    let _ = sender.try_send(WriterRequest::SnapshotEnded);
+                    let _ = sender.try_send(Request::SnapshotEnded);
                 }
                 result
             })?;
