@@ -207,7 +207,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await
         .map_err(|error| Error::Unavailable {
-            what: format!("can not listen on {address}"),
+            what: format!("cannot listen on {address}"),
             source: Some(Arc::new(error)),
         })
 }

@@ -73,7 +73,7 @@ impl JsonStore {
     /// Brings `data.json` up to date with everything committed before this call.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if it could not be written; nothing is lost then.
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if it could not be written; nothing is lost then.
     ///
     /// # Cost
     /// The whole data is written; commits go on meanwhile.

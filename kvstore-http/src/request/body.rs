@@ -1,18 +1,15 @@
 //! Reads the body of a request: bounded in bytes and in time, whatever its headers say.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::poll_immediate;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN};
-use tokio::time::error::Elapsed;
-use tokio::time::timeout;
 
 use crate::answer::error::{MERGE_PATCH, Problem, Result};
 use crate::server::in_flight::{InFlight, UNCOUNTED_BYTES};
+use crate::server::timer::ConnectionTimer;
 
 /// The whole body, in memory of its own: what is stored must not keep a connection's read buffer alive.
 ///
@@ -22,6 +19,7 @@ pub(crate) async fn read(
     mut body: Incoming,
     bytes_max: usize,
     timeout: Duration,
+    timer: &ConnectionTimer,
     in_flight: &InFlight,
 ) -> Result<Bytes> {
     let announced = body.size_hint().lower();
@@ -66,18 +64,10 @@ pub(crate) async fn read(
             None => read,
         })
     };
-    within(timeout, reading)
+    timer
+        .within(timeout, reading)
         .await
-        .unwrap_or_else(|_| Err(Problem::body_timeout()))
-}
-
-/// What `future` comes to, unless that takes longer than `limit`. Most are ready at once, and need no timer.
-pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
-    let mut future = pin!(future);
-    match poll_immediate(&mut future).await {
-        Some(output) => Ok(output),
-        None => timeout(limit, future).await,
-    }
+        .unwrap_or_else(|| Err(Problem::body_timeout()))
 }
 
 /// Refuses a body that says it is something else than JSON. One that says nothing, or what programs

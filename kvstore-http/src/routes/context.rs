@@ -116,14 +116,17 @@ impl<'a> Context<'a> {
 
     /// Reads a body with one value.
     pub(super) async fn body(&self, body: Incoming) -> Result<Bytes> {
-        let timeout = self.options.body_timeout;
-        body::read(body, self.body_bytes_max(), timeout, self.in_flight).await
+        self.read(body, self.body_bytes_max()).await
     }
 
     /// Reads a body about many keys.
     pub(super) async fn bodies(&self, body: Incoming) -> Result<Bytes> {
-        let timeout = self.options.body_timeout;
-        body::read(body, self.bodies_bytes_max(), timeout, self.in_flight).await
+        self.read(body, self.bodies_bytes_max()).await
+    }
+
+    async fn read(&self, body: Incoming, bytes_max: usize) -> Result<Bytes> {
+        let (timeout, timer) = (self.options.body_timeout, &self.phase.timer);
+        body::read(body, bytes_max, timeout, timer, self.in_flight).await
     }
 
     /// The largest body that a request with one value may have.

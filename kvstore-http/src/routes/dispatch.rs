@@ -18,7 +18,6 @@ use crate::answer::error::{Face, Problem, Result};
 use crate::answer::problems::{self, Kind};
 use crate::answer::reply::{Reply, X_REQUEST_ID};
 use crate::console;
-use crate::request::body::within;
 use crate::request::headers::{rare, request_id};
 use crate::request::target::Query;
 use crate::server::connection::Phase;
@@ -152,13 +151,14 @@ pub(crate) async fn handle(
     let id = request_id(rare);
     let route = Route::of(parts.uri.path());
     let handling = AssertUnwindSafe(dispatch(app, phase, route, &parts, rare, body)).catch_unwind();
-    let result = match within(app.options.request_timeout, handling).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_panic)) => {
+    let handled = phase.timer.within(app.options.request_timeout, handling);
+    let result = match handled.await {
+        Some(Ok(result)) => result,
+        Some(Err(_panic)) => {
             app.metrics.panics.inc();
             Err(Problem::internal())
         }
-        Err(_elapsed) => Err(out_of_time(&parts.method)),
+        None => Err(out_of_time(&parts.method)),
     };
     let result = match result {
         Ok(reply) if reply.body().uncounted_bytes() > 0 => app.in_flight.hold_reply(reply).await,

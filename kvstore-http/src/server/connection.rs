@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use crate::access::token::{Access, Held};
+use crate::server::timer::ConnectionTimer;
 
 /// How long the end of a refused body is read and dropped after the answer. Closing at once would make the kernel reset the
 /// connection, and the client would lose the answer that tells it what was wrong.
@@ -32,6 +33,8 @@ pub(crate) struct Phase {
     /// The address by which requests must ask for this server, besides its names; `None` if they
     /// may ask for any.
     pub(crate) asked_by: Option<IpAddr>,
+    /// What its timeouts go by.
+    pub(crate) timer: ConnectionTimer,
     /// How many heads of requests have been complete.
     heads: AtomicU64,
     /// The answer to the last of them is not ready.
@@ -65,6 +68,7 @@ impl Phase {
     pub(crate) fn new(asked_by: Option<IpAddr>) -> Self {
         Self {
             asked_by,
+            timer: ConnectionTimer::default(),
             heads: AtomicU64::new(0),
             handling: AtomicBool::new(false),
             unread: AtomicBool::new(false),

@@ -5,7 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod in_flight;
 pub(crate) mod listen;
 pub(crate) mod places;
-mod timer;
+pub(crate) mod timer;
 pub(crate) mod tls;
 
 use std::convert::Infallible;
@@ -29,7 +29,6 @@ use tokio::time::timeout;
 use self::connection::{Guarded, Patience, Phase};
 use self::listen::{Listeners, Stream};
 use self::places::Places;
-use self::timer::ConnectionTimer;
 use crate::config::{HEADERS_ON_STACK, Options};
 use crate::routes::context::App;
 use crate::routes::dispatch::handle;
@@ -188,7 +187,7 @@ impl Server {
         let app = Arc::clone(&self.app);
         let mut http = self.http.clone();
         // Without a timer hyper has no timeouts, and says so only in its log.
-        http.timer(ConnectionTimer::default());
+        http.timer(phase.timer.clone());
         let opened = Places::add(&self.app.places, Arc::clone(&phase));
         let answering = Arc::clone(&phase);
         let answerer = Arc::clone(&app);

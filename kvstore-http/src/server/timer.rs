@@ -1,21 +1,42 @@
-//! The clock that hyper's timeouts go by: one timer a connection, which is moved only when it is due.
+//! The clock that timeouts of a connection go by: one timer, which is moved only when it is due.
 //!
-//! hyper sets a timer before each request and drops it a moment later, when the head is there. To arm one in the runtime and to
-//! take it back costs a lock each; here both cost nothing but a look at the clock.
+//! hyper sets a timer before each request and drops it a moment later, when the head is there, and a
+//! write has one until it is accepted. To arm one in the runtime and to take it back costs a lock
+//! each; here both cost nothing but a look at the clock.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use futures_util::future::poll_immediate;
 use hyper::rt;
 use tokio::time::sleep_until;
 
-/// The timers of one connection. hyper has one of them at a time; a second one is right, too, and only costs more.
+/// The timers of one connection: that of hyper, and those of the request under way.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectionTimer {
     /// Armed for the deadline of some timeout of before. It may go off when that is long over: then it is armed anew.
     armed: Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>,
+}
+
+/// What no process lives to see; a longer span may have no end that a clock can say.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+impl ConnectionTimer {
+    /// Returns what `future` comes to; `None` if that takes longer than `limit`. Most are ready at
+    /// once, and need no timer.
+    pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        match poll_immediate(&mut future).await {
+            None => tokio::select! {
+                biased;
+                output = future => Some(output),
+                () = rt::Timer::sleep(self, limit) => None,
+            },
+            output => output,
+        }
+    }
 }
 
 impl rt::Timer for ConnectionTimer {
@@ -23,8 +44,8 @@ impl rt::Timer for ConnectionTimer {
         tokio::time::Instant::now().into()
     }
 
-    fn sleep(&self, duration: std::time::Duration) -> Pin<Box<dyn rt::Sleep>> {
-        self.sleep_until(self.now() + duration)
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
+        self.sleep_until(self.now() + duration.min(NEVER))
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn rt::Sleep>> {
@@ -71,11 +92,27 @@ impl Future for Timeout {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::future::{pending, ready};
 
     use hyper::rt::Timer;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn timeouts_beside_each_other_end_at_their_own_deadlines() {
+        let timer = ConnectionTimer::default();
+        let seconds = Duration::from_secs;
+        for (outer, inner, expected) in [(9, 1, Some(None)), (1, 9, None), (1, 0, Some(None))] {
+            let begun = tokio::time::Instant::now();
+            let pending = timer.within(seconds(inner), pending::<()>());
+            assert_eq!(timer.within(seconds(outer), pending).await, expected);
+            let late = begun.elapsed() - seconds(outer.min(inner));
+            assert!(late <= Duration::from_millis(5), "{outer} {inner} {late:?}");
+        }
+        assert_eq!(timer.within(Duration::ZERO, ready(1)).await, Some(1));
+        let soon = tokio::time::sleep(seconds(1));
+        assert_eq!(timer.within(Duration::MAX, soon).await, Some(()));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn each_timeout_ends_at_its_own_deadline_whatever_came_before_it() {

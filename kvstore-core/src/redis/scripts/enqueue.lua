@@ -70,7 +70,7 @@ for job = 1, asked do
   elseif bytes - bytes_done + tonumber(size) > bytes_max then
     word = 'bytes'
   elseif key and keys >= keys_max then
-    local first = redis.call('ZRANGE', deadlines, 0, 0, 'WITHSCORES')
+    local first = redis.call('ZRANGEBYSCORE', deadlines, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     word = 'keys ' .. int(math.max(tonumber(first[2]) - now, 0))
   else
     taken, count, bytes = taken + 1, count + 1, bytes + tonumber(size)
