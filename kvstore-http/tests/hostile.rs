@@ -307,7 +307,13 @@ async fn fragment_in_a_target_is_refused_and_never_cut_off() {
             connection.ask(&request("GET", "/v1/kv/user")).await.status,
             404
         );
-        for (key, value) in [("user%231", "1"), ("user%232", &value)] {
+        // What is sent behind a body with a # has none for that.
+        for (key, value) in [
+            ("user%231", "1"),
+            ("hash", "\"#\""),
+            ("behind", "\"# \""),
+            ("user%232", &value),
+        ] {
             let put = request("PUT", &format!("/v1/kv/{key}")).header("x-note", "PUT /#");
             assert_eq!(
                 connection.ask(&put.body(value)).await.status / 100,
