@@ -135,8 +135,14 @@ pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition> {
         let tags = tags.into_iter().filter(|tag| !tag.weak);
         tags.filter_map(Tag::version).collect()
     };
-    let weak =
-        |tags: Vec<Tag<'_>>| -> Vec<_> { tags.into_iter().filter_map(Tag::version).collect() };
+    let weak = |tags: Vec<Tag<'_>>| -> Vec<_> {
+        let versions: Vec<_> = tags.into_iter().filter_map(Tag::version).collect();
+        match versions.is_empty() {
+            // No entry has this one: it is a condition, and holds.
+            true => vec![Version(0)],
+            false => versions,
+        }
+    };
     Ok(match (must_match, must_not_match) {
         (None, None) => Condition::Any,
         (Some(Tags::Any), None) => Condition::Present,
@@ -262,7 +268,10 @@ mod tests {
                 vec![(IF_MATCH, "\"1\""), (IF_NONE_MATCH, "\"1\"")],
                 Some(Condition::Version(Version(0))),
             ),
-            (vec![(IF_NONE_MATCH, "\"x\"")], Some(Condition::Any)),
+            (
+                vec![(IF_NONE_MATCH, "\"x\"")],
+                Some(Condition::none_of(&[Version(0)], true)),
+            ),
             (vec![(IF_MATCH, "*, \"2\"")], None),
             (vec![(IF_MATCH, "*"), (IF_MATCH, "*")], None),
             (
