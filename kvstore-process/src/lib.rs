@@ -79,8 +79,9 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use kvstore_core::error::{Error, in_one_line};
+pub use kvstore_core::open::bytes;
 pub use notify::notify_ready;
-pub use settings::{Fallback, Program, Setting, Settings, address, bytes, duration, within};
+pub use settings::{Fallback, Program, Setting, Settings, address, duration, within};
 pub use shared::{LogFormat, STORE, SharedSettings};
 
 /// Why a program cannot start or continue. Any error converts into it.

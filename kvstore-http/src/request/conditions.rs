@@ -135,14 +135,8 @@ pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition> {
         let tags = tags.into_iter().filter(|tag| !tag.weak);
         tags.filter_map(Tag::version).collect()
     };
-    let weak = |tags: Vec<Tag<'_>>| -> Vec<_> {
-        let versions: Vec<_> = tags.into_iter().filter_map(Tag::version).collect();
-        match versions.is_empty() {
-            // No entry has this one: it is a condition, and holds.
-            true => vec![Version(0)],
-            false => versions,
-        }
-    };
+    let weak =
+        |tags: Vec<Tag<'_>>| -> Vec<_> { tags.into_iter().filter_map(Tag::version).collect() };
     Ok(match (must_match, must_not_match) {
         (None, None) => Condition::Any,
         (Some(Tags::Any), None) => Condition::Present,

@@ -167,7 +167,7 @@ pub(crate) struct Patience {
 
 /// Finds a `#` in the target of a request, which is gone from the one that hyper hands on.
 ///
-/// What ends a line as a target with a `#` and a version of HTTP does is a request line, wherever it
+/// A line that ends in a target with a `#` and a version of HTTP is a request line, wherever it
 /// comes: requests may come in one read, with bodies right before them. No JSON has such a line,
 /// since its strings have no line breaks.
 #[derive(Debug, Default)]

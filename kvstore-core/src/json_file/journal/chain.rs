@@ -121,7 +121,9 @@ impl Latest {
         older_bytes: u64,
     ) -> Result<Self, AppendError> {
         let number = header.journal;
-        let lines = [&[header.line()], lines].concat();
+        let header = header.line();
+        let lines = lines.iter().map(Vec::as_slice);
+        let lines: Vec<&[u8]> = std::iter::once(&header[..]).chain(lines).collect();
         let journal = Journal::create(disk, &name(number), &lines, reserve);
         let journal = journal.map_err(AppendError::Full)?;
         roll.call(disk, number)?;
