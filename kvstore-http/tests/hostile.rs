@@ -656,7 +656,8 @@ async fn five_thousand_idle_connections_leave_room_for_those_that_work() {
 #[tokio::test]
 async fn those_who_send_and_read_slowly_take_little_and_are_given_up() {
     const EACH: usize = 150;
-    /// The sockets of each hold several MiB of answers, and a debug build checks every byte of them.
+    /// The sockets of each hold several MiB of answers, and a debug build checks every byte of
+    /// them.
     const READERS: usize = 40;
     let victim = Victim::start(&[
         "--head-timeout",

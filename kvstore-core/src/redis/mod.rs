@@ -6,8 +6,9 @@
 //! ```text
 //! kv:meta                  hash    format, partitions, id of the queue, and whose jobs it holds (`here`, or a folder's id);
 //!                                  active queue, and how often one was adopted
-//! kv:{t}:v:KEY             string  "VERSION DEADLINE JSON", deadline in ms or 0; no time to live of Redis' own
-//! kv:{t}:state             hash    version, time and how far it is ahead of the clock, queue; applied:QUEUE, pruned:QUEUE, lost:QUEUE, kept:QUEUE (bytes of outcomes),
+//! kv:{t}:v:KEY             string  "VERSION DEADLINE JSON", deadline in ms or 0; no time to live
+//! of Redis' own kv:{t}:state             hash    version, time and how far it is ahead of the
+//! clock, queue; applied:QUEUE, pruned:QUEUE, lost:QUEUE, kept:QUEUE (bytes of outcomes),
 //!                                  letters (bytes of them); the run of the server that changed it last, and the gaps in the versions that it and the one before began with
 //! kv:{t}:keys              zset    the keys, all with score 0, so in byte order
 //! kv:{t}:deadlines         zset    the keys that expire, by deadline

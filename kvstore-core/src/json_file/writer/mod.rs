@@ -125,7 +125,7 @@ impl Writer {
             }
             if let Some(close) = self.take(group) {
                 let result = self.close();
-                // Who waits for an answer still is refused once the channel is gone.
+                // Callers that still wait are refused once the channel is gone.
                 self.shared.close();
                 drop(requests);
                 let _ = close.send(result);
