@@ -35,8 +35,8 @@
 //!     read_only: bool,
 //! }
 //!
-//! /// First everything is looked at, so that every wrong value is reported; then it is put
-//! together. fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Own> {
+//! /// Looks at every setting first, so that every wrong value is reported; then puts them together.
+//! fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Own> {
 //!     let listen = settings.get(&LISTEN, str::parse::<SocketAddr>);
 //!     let read_only = settings.switch(&READ_ONLY);
 //!     if let (Some(listen), Some(shared)) = (listen, shared)
