@@ -81,8 +81,8 @@ impl RequestTarget {
     }
 }
 
-/// Returns what a condition says in `If-Match` and in `If-None-Match`, and in the members of a batch
-/// that have their names.
+/// Returns what a condition says in `If-Match` and in `If-None-Match`, and in the members of a
+/// batch that have their names.
 pub(crate) fn conditions(condition: &Condition) -> (Option<String>, Option<String>) {
     let any = || Some("*".to_owned());
     let list = |versions: &[Version]| {

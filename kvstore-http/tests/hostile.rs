@@ -307,7 +307,13 @@ async fn fragment_in_a_target_is_refused_and_never_cut_off() {
             connection.ask(&request("GET", "/v1/kv/user")).await.status,
             404
         );
-        for (key, value) in [("user%231", "1"), ("user%232", &value)] {
+        // What is sent behind a body with a # has none for that.
+        for (key, value) in [
+            ("user%231", "1"),
+            ("hash", "\"#\""),
+            ("behind", "\"# \""),
+            ("user%232", &value),
+        ] {
             let put = request("PUT", &format!("/v1/kv/{key}")).header("x-note", "PUT /#");
             assert_eq!(
                 connection.ask(&put.body(value)).await.status / 100,
@@ -650,7 +656,8 @@ async fn five_thousand_idle_connections_leave_room_for_those_that_work() {
 #[tokio::test]
 async fn those_who_send_and_read_slowly_take_little_and_are_given_up() {
     const EACH: usize = 150;
-    /// The sockets of each hold several MiB of answers, and a debug build checks every byte of them.
+    /// The sockets of each hold several MiB of answers, and a debug build checks every byte of
+    /// them.
     const READERS: usize = 40;
     let victim = Victim::start(&[
         "--head-timeout",

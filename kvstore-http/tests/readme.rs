@@ -493,7 +493,8 @@ fn figures_are_those_of_the_benches() {
     assert!(found >= 3, "{found}");
 }
 
-/// The committed copy of the OpenAPI document, which the server's tests hold against what it answers.
+/// The committed copy of the OpenAPI document, which the server's tests hold against what it
+/// answers.
 fn document() -> serde_json::Value {
     serde_json::from_str(include_str!("../openapi.json")).unwrap()
 }

@@ -35,7 +35,7 @@
 //!     read_only: bool,
 //! }
 //!
-//! /// First everything is looked at, so that every wrong value is reported; then it is put together.
+//! /// Looks at every setting first, so that every wrong value is reported; then puts them together.
 //! fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Own> {
 //!     let listen = settings.get(&LISTEN, str::parse::<SocketAddr>);
 //!     let read_only = settings.switch(&READ_ONLY);
@@ -79,8 +79,9 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use kvstore_core::error::{Error, in_one_line};
+pub use kvstore_core::open::bytes;
 pub use notify::notify_ready;
-pub use settings::{Fallback, Program, Setting, Settings, address, bytes, duration, within};
+pub use settings::{Fallback, Program, Setting, Settings, address, duration, within};
 pub use shared::{LogFormat, STORE, SharedSettings};
 
 /// Why a program cannot start or continue. Any error converts into it.

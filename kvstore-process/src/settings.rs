@@ -490,14 +490,6 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| "the name has no address".to_owned())
 }
 
-/// Parses a number of bytes: `65536`, `64KiB`, `1MiB`, `2GiB`.
-///
-/// # Errors
-/// For any other text.
-pub fn bytes(text: &str) -> Result<u64, &'static str> {
-    kvstore_core::open::bytes(text)
-}
-
 /// Combines a parser with a range check: `within(1..=60, str::parse)`.
 pub fn within<T, E>(
     range: RangeInclusive<T>,
@@ -523,6 +515,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use kvstore_core::open::bytes;
+
     use super::*;
 
     #[test]

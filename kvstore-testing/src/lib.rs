@@ -1,7 +1,7 @@
 //! Programs of the machine that tests call.
 //!
-//! A test that lacks one fails: it never passes without having asked its question. The message names
-//! the line that installs the program, and the command that runs the other tests.
+//! A test that lacks one fails: it never passes without having asked its question. The message
+//! names the line that installs the program, and the command that runs the other tests.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,8 @@ use std::process::Command;
 /// Each program, and the Debian package that has it: the list of `check`.
 const PACKAGES: &str = include_str!("../../check");
 
-/// Ends each message about something that is missing. `.ci/left_out.awk` recognizes such tests by it.
+/// Ends each message about something that is missing. `.ci/left_out.awk` recognizes such tests by
+/// it.
 const WITHOUT: &str = "to leave out what needs it: ./check --available";
 
 /// Returns a command for a program of the machine.

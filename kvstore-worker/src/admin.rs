@@ -109,8 +109,8 @@ impl Health {
         self.metrics.register(metrics)
     }
 
-    /// Reports the process as ready only while a partition of the worker that counts in `metrics` has
-    /// not stopped: for a process that does nothing else.
+    /// Reports the process as ready only while a partition of the worker that counts in `metrics`
+    /// has not stopped: for a process that does nothing else.
     pub fn follow(&self, metrics: Metrics) {
         // The first one stays.
         let _ = self.worker.set(metrics);

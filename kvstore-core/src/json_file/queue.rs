@@ -50,9 +50,8 @@ impl JsonQueue {
         count: impl FnOnce(&mut PartitionLog) -> u32 + Send + 'static,
     ) -> Result<u32> {
         self.check_open()?;
-        let queue = Arc::clone(&self.queue);
-        let judge = move |_: &Writer, group: &mut Group, _: &mut Staging<'_>| {
-            let count = count(&mut queue.log());
+        let judge = move |writer: &Writer, group: &mut Group, _: &mut Staging<'_>| {
+            let count = count(&mut writer.queue.log());
             group.lines.push(record::encode_tried(head, count));
             Ok((None, count))
         };

@@ -277,12 +277,13 @@ impl Opening<'_> {
 /// Says what an edit has changed of `entries` entries up to `version`: whoever has edited nothing has a damaged disk.
 fn tell_edit(disk: &dyn Disk, state: &State, version: Version, entries: usize) {
     let rows = state.table.range_from(std::ops::Bound::Unbounded);
-    let (changed, same): (Vec<&Row>, Vec<&Row>) = rows.partition(|row| row.version() > version);
+    let changed: Vec<&Row> = rows.filter(|row| row.version() > version).collect();
+    let same = state.table.len() - changed.len();
     let keys: Vec<&str> = changed.iter().take(20).map(|row| row.key_str()).collect();
     tracing::warn!(
         file = %disk.path().join(DATA).display(),
         new_or_changed = changed.len(),
-        gone_or_changed = entries.saturating_sub(same.len()),
+        gone_or_changed = entries.saturating_sub(same),
         first_keys = ?keys,
         "it is not as it was written: taken as an edit"
     );

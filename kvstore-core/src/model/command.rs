@@ -412,7 +412,7 @@ mod tests {
                 .if_version(Version(42))
                 .expires_after(minute)
                 .into(),
-            &[b"set", b"k", b"if version 42 set for 60000 ms", b"1"],
+            &[b"set", b"k", b"if 42 set for 60000 ms", b"1"],
         );
         of(
             Operation::add(key("k"), -5).expires_after(minute).into(),

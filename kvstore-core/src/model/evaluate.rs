@@ -583,12 +583,15 @@ mod tests {
             2 => prop_oneof![span(), Just(Expiry::Never)].prop_map(|expiry| (Action::Touch, expiry)),
             1 => Just((Action::Check, Expiry::Never)),
         ];
-        (condition, action).prop_map(move |(condition, (action, expiry))| Operation {
-            key: key(name),
-            condition,
-            action,
-            expiry,
-        })
+        (condition, action)
+            .prop_map(move |(condition, (action, expiry))| Operation {
+                key: key(name),
+                condition,
+                action,
+                expiry,
+            })
+            // By value three of them are more than the stack of a test takes.
+            .boxed()
     }
 
     fn command() -> impl Strategy<Value = Command> {

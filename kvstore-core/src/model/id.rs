@@ -190,7 +190,8 @@ pub struct JobId {
     pub position: Position,
 }
 
-// Each write has its id in some texts, and the arguments of `write!` cost ten times as much as these.
+// Each write has its id in some texts, and the arguments of `write!` cost ten times as much as
+// these.
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::with_capacity(ID_BYTES_MAX);

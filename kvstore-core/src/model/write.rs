@@ -45,7 +45,8 @@ impl Condition {
     /// Returns the condition that a key has none of `versions`: absent, if it may be, or present.
     pub fn none_of(versions: &[Version], or_absent: bool) -> Self {
         match (versions, or_absent) {
-            ([], true) => Self::Any,
+            // No entry has this version: a condition all the same, and one that holds.
+            ([], true) => Self::none_of(&[Version(0)], true),
             ([], false) => Self::Present,
             _ => Self::NoneOf {
                 versions: versions.into(),

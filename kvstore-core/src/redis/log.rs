@@ -1,5 +1,5 @@
-//! What a process knows of the logs without asking: a script that drops jobs also returns those that
-//! follow, for the worker's next batch.
+//! What a process knows of the logs without asking: a script that drops jobs also returns those
+//! that follow, for the worker's next batch.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

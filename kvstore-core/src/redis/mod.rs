@@ -1,33 +1,45 @@
 //! Store and queue on a Redis server, for many servers and workers.
 //!
-//! All of a partition stands in keys with one hash tag `{t}`, and so in one slot: one script changes it atomically. With the
-//! prefix `kv`:
+//! All of a partition stands in keys with one hash tag `{t}`, and so in one slot: one script
+//! changes it atomically. With the prefix `kv`:
 //!
 //! ```text
-//! kv:meta                  hash    format, partitions, id of the queue, and whose jobs it holds (`here`, or a folder's id);
-//!                                  active queue, and how often one was adopted
-//! kv:{t}:v:KEY             string  "VERSION DEADLINE JSON", deadline in ms or 0; no time to live of Redis' own
-//! kv:{t}:state             hash    version, time and how far it is ahead of the clock, queue; applied:QUEUE, pruned:QUEUE, lost:QUEUE, kept:QUEUE (bytes of outcomes),
-//!                                  letters (bytes of them); the run of the server that changed it last, and the gaps in the versions that it and the one before began with
-//! kv:{t}:keys              zset    the keys, all with score 0, so in byte order
-//! kv:{t}:deadlines         zset    the keys that expire, by deadline
-//! kv:{t}:changes           stream  what watchers hear; an entry's id is the last version in it
-//! kv:{t}:outcomes:QUEUE    stream  outcomes that a position cannot tell; an entry's id is the job's position
-//! kv:{t}:letters           hash    dead letters, kv:{t}:letter-index zset their order
-//! kv:{t}:jobs              stream  the log of jobs, those that came together in one entry; its id is the position of the last
-//! kv:{t}:queue             hash    the last position, what was ever accepted and completed, attempts of the head; the
-//!                                  run, too, and where earlier numberings ended
-//! kv:{t}:requests          hash    idempotency keys, kv:{t}:request-deadlines zset when they end
-//! kv:{t}:sender:NAME       string  the last change that a server or program sent, by number, and the answer to it; for ten minutes
-//! kv:{t}:claim             hash    the worker on it, and until when
-//! kv:{t}:barrier           string  written to wait for replicas behind what was read; for a second
-//! kv:workers               zset    who shares the partitions, and until when
+//! kv:meta                 hash    format, partitions, id of the queue, and whose jobs it holds
+//!                                 (`here`, or a folder's id); active queue, and how often one
+//!                                 was adopted
+//! kv:{t}:v:KEY            string  "VERSION DEADLINE JSON", deadline in ms or 0; no time to live
+//!                                 of Redis' own
+//! kv:{t}:state            hash    version, time and how far it is ahead of the clock, queue;
+//!                                 applied:QUEUE, pruned:QUEUE, lost:QUEUE, kept:QUEUE (bytes of
+//!                                 outcomes), letters (bytes of them); the run of the server that
+//!                                 changed it last, and the gaps in the versions that it and the
+//!                                 one before began with
+//! kv:{t}:keys             zset    the keys, all with score 0, so in byte order
+//! kv:{t}:deadlines        zset    the keys that expire, by deadline
+//! kv:{t}:changes          stream  what watchers hear; an entry's id is the last version in it
+//! kv:{t}:outcomes:QUEUE   stream  outcomes that a position cannot tell; an entry's id is the job's
+//!                                 position
+//! kv:{t}:letters          hash    dead letters
+//! kv:{t}:letter-index     zset    their order
+//! kv:{t}:jobs             stream  the log of jobs, those that came together in one entry; its id
+//!                                 is the position of the last
+//! kv:{t}:queue            hash    the last position, what was ever accepted and completed,
+//!                                 attempts of the head; the run, too, and where earlier
+//!                                 numberings ended
+//! kv:{t}:requests         hash    idempotency keys
+//! kv:{t}:request-deadlines zset   when they end
+//! kv:{t}:sender:NAME      string  the last change that a server or program sent, by number, and
+//!                                 the answer to it; for ten minutes
+//! kv:{t}:claim            hash    the worker on it, and until when
+//! kv:{t}:barrier          string  written to wait for replicas behind what was read; for a second
+//! kv:workers              zset    who shares the partitions, and until when
 //! ```
 //!
-//! Time is the server's, and a partition's never goes back. Each operation is a script in `scripts/`, which judges everything
-//! before it writes, since Redis undoes nothing.
+//! Time is the server's, and a partition's never goes back. Each operation is a script in
+//! `scripts/`, which judges everything before it writes, since Redis undoes nothing.
 //!
-//! What is not here: durability. It is the server's; `run/durability.rs` refuses one that is not set up for it.
+//! What is not here: durability. It is the server's; `run/durability.rs` refuses one that is not
+//! set up for it.
 
 mod address;
 mod alone;

@@ -10,10 +10,10 @@ const KEY_PATTERN: &str =
     r"^(?!\.{1,2}(/|$))[^\x00-\x1f\x7f-\x9f/]+(/(?!\.{1,2}(/|$))[^\x00-\x1f\x7f-\x9f/]+)*$";
 
 /// Entity tags with commas between them.
-const TAG_LIST_PATTERN: &str = r##"^(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*$"##;
+const TAG_LIST_PATTERN: &str = r##"^(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*"){0,15}$"##;
 
 /// `*`, or such a list.
-const TAGS_PATTERN: &str = r##"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"##;
+const TAGS_PATTERN: &str = r##"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*"){0,15})$"##;
 
 /// A version, with the quotes of an entity tag.
 pub(super) const VERSION_PATTERN: &str = r#"^"[0-9]+"$"#;
@@ -85,7 +85,7 @@ pub(super) fn all() -> Value {
         "Tags": {
             "type": "string",
             "pattern": TAGS_PATTERN,
-            "description": "* or entity tags with commas between them",
+            "description": "* or at most 16 entity tags with commas between them",
             "examples": ["*", "\"42\"", "\"1\", W/\"2\""],
         },
         "JobId": {

@@ -262,7 +262,10 @@ mod tests {
                 vec![(IF_MATCH, "\"1\""), (IF_NONE_MATCH, "\"1\"")],
                 Some(Condition::Version(Version(0))),
             ),
-            (vec![(IF_NONE_MATCH, "\"x\"")], Some(Condition::Any)),
+            (
+                vec![(IF_NONE_MATCH, "\"x\"")],
+                Some(Condition::none_of(&[Version(0)], true)),
+            ),
             (vec![(IF_MATCH, "*, \"2\"")], None),
             (vec![(IF_MATCH, "*"), (IF_MATCH, "*")], None),
             (

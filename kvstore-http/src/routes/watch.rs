@@ -136,8 +136,8 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
 }
 
 /// Answers a request that cannot be served now. A browser's `EventSource` gives up for good on any
-/// status but 200 (<https://html.spec.whatwg.org/multipage/server-sent-events.html>, §9.2.3): it gets
-/// a stream that ends and says when to connect again.
+/// status but 200 (<https://html.spec.whatwg.org/multipage/server-sent-events.html>, §9.2.3): it
+/// gets a stream that ends and says when to connect again.
 pub(super) fn put_off(parts: &Parts, problem: Box<Problem>) -> Result<Reply> {
     if problem.kind().status() != StatusCode::SERVICE_UNAVAILABLE || !takes_events(parts) {
         return Err(problem);
@@ -148,7 +148,8 @@ pub(super) fn put_off(parts: &Parts, problem: Box<Problem>) -> Result<Reply> {
     Ok(reply)
 }
 
-/// Returns true if the client names `text/event-stream` among what it accepts, as `EventSource` does.
+/// Returns true if the client names `text/event-stream` among what it accepts, as `EventSource`
+/// does.
 fn takes_events(parts: &Parts) -> bool {
     let lines = parts.headers.get_all(ACCEPT).iter();
     let mut ranges = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));

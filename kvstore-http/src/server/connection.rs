@@ -167,13 +167,17 @@ pub(crate) struct Patience {
 
 /// Finds a `#` in the target of a request, which is gone from the one that hyper hands on.
 ///
-/// A line with a `#` that ends in a version of HTTP is a request line, wherever it comes: requests
-/// may come in one read, and with bodies between them. No JSON has such a line, since its strings
-/// have no line breaks.
+/// A line that ends in a target with a `#` and a version of HTTP is a request line, wherever it
+/// comes: requests may come in one read, with bodies right before them. No JSON has such a line,
+/// since its strings have no line breaks.
 #[derive(Debug, Default)]
-struct FragmentScan {
-    /// The last bytes of a line that has a `#`, and whose end is to come.
-    end: Option<Vec<u8>>,
+enum FragmentScan {
+    #[default]
+    Elsewhere,
+    /// Behind a `#`, before any space.
+    Fragment,
+    /// Behind the first space after that: what has come since.
+    Version(Vec<u8>),
 }
 
 impl FragmentScan {
@@ -184,24 +188,22 @@ impl FragmentScan {
 
     /// Reads on in `bytes`; returns true if a request line with a `#` ends in them.
     fn read(&mut self, bytes: &[u8]) -> bool {
-        if self.end.is_none() && !bytes.contains(&b'#') {
+        if matches!(self, Self::Elsewhere) && !bytes.contains(&b'#') {
             return false;
         }
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if self.end.is_none() && line.contains(&b'#') {
-                self.end = Some(Vec::new());
-            }
-            let Some(end) = &mut self.end else {
-                continue;
-            };
-            end.extend_from_slice(&line[line.len().saturating_sub(Self::END_BYTES)..]);
-            end.drain(..end.len().saturating_sub(Self::END_BYTES));
-            if line.ends_with(b"\n") {
-                let line = end.trim_ascii_end();
-                if Self::VERSIONS.iter().any(|version| line.ends_with(version)) {
-                    return true;
+        for byte in bytes {
+            match (&mut *self, byte) {
+                (_, b'#') => *self = Self::Fragment,
+                (Self::Fragment, b' ') => *self = Self::Version(Vec::new()),
+                (Self::Version(text), b'\n') => {
+                    if Self::VERSIONS.contains(&text.trim_ascii_end()) {
+                        return true;
+                    }
+                    *self = Self::Elsewhere;
                 }
-                self.end = None;
+                (Self::Version(text), byte) if text.len() < Self::END_BYTES => text.push(*byte),
+                (Self::Version(_), _) | (Self::Fragment, b'\n') => *self = Self::Elsewhere,
+                (Self::Fragment | Self::Elsewhere, _) => {}
             }
         }
         false

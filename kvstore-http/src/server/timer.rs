@@ -1,7 +1,7 @@
 //! The clock that timeouts of a connection go by: one timer, which is moved only when it is due.
 //!
-//! hyper sets a timer before each request and drops it a moment later, when the head is there, and a
-//! write has one until it is accepted. To arm one in the runtime and to take it back costs a lock
+//! hyper sets a timer before each request and drops it a moment later, when the head is there, and
+//! a write has one until it is accepted. To arm one in the runtime and to take it back costs a lock
 //! each; here both cost nothing but a look at the clock.
 
 use std::pin::{Pin, pin};

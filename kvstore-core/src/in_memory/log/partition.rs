@@ -50,8 +50,8 @@ pub(crate) enum Admission {
         remembered: Option<Remembered>,
     },
     /// The same request came before, under the same idempotency key, and became this job. Where the
-    /// job is only admitted, the request may be answered only once it is published, and fails if it is
-    /// withdrawn.
+    /// job is only admitted, the request may be answered only once it is published, and fails if it
+    /// is withdrawn.
     Replayed(JobId),
 }
 

@@ -81,7 +81,7 @@ impl Table {
 
     /// Returns the memory that entries take, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.bytes() + ENTRY_BYTES * (self.rows.len() - self.free.len()) as u64
+        self.bytes() + ENTRY_BYTES * self.len() as u64
     }
 
     /// Returns the size of keys and values, in bytes.
@@ -100,6 +100,11 @@ impl Table {
             self.set(&row.key(), row.value_bytes(), version, row.expires_at());
         }
         version
+    }
+
+    /// Returns the number of rows, of expired entries too.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len() - self.free.len()
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Row> {
@@ -132,7 +137,7 @@ impl Table {
     /// removed yet, so writers wait for microseconds, however many keys there are.
     pub(crate) fn count(&self, prefix: &str, behind: Option<&str>, now: Timestamp) -> usize {
         let rank = |key: &str| self.order.rank(key.as_bytes(), key_of(&self.rows));
-        let end = behind.map_or(self.rows.len() - self.free.len(), rank);
+        let end = behind.map_or(self.len(), rank);
         let expired = self.past(now).filter(|row| row.starts_with(prefix)).count();
         end - rank(prefix) - expired
     }

@@ -97,7 +97,8 @@ impl Walk<'_> {
 }
 
 impl Reading<'_> {
-    /// Applies what can be read of the journals to what the pair holds. Returns the jobs that are gone.
+    /// Applies what can be read of the journals to what the pair holds. Returns the jobs that are
+    /// gone.
     pub(super) fn journals(
         &mut self,
         Files { files, missing }: Files,

@@ -28,7 +28,7 @@ const MISSING: &str = "it is missing, and a later one is there; restore a backup
 
 const PREFIX: &str = "journal-";
 
-/// Most numbers of missing journals that are told.
+/// The maximum number of missing journals that are listed.
 const MISSING_MAX: usize = 1000;
 
 /// The first line of a journal.
@@ -121,7 +121,9 @@ impl Latest {
         older_bytes: u64,
     ) -> Result<Self, AppendError> {
         let number = header.journal;
-        let lines = [&[header.line()], lines].concat();
+        let header = header.line();
+        let lines = lines.iter().map(Vec::as_slice);
+        let lines: Vec<&[u8]> = std::iter::once(&header[..]).chain(lines).collect();
         let journal = Journal::create(disk, &name(number), &lines, reserve);
         let journal = journal.map_err(AppendError::Full)?;
         roll.call(disk, number)?;
@@ -133,7 +135,7 @@ impl Latest {
         })
     }
 
-    /// Goes on in a new journal; this one stays in use if there is no room for it.
+    /// Continues in a new journal; this one stays in use if there is no room for it.
     pub(crate) fn go_on(
         &mut self,
         disk: &dyn Disk,
@@ -187,8 +189,8 @@ pub(crate) struct File {
 }
 
 impl Files {
-    /// Reads the journals from `first` on, or all that are there; the folder has had one of the number `latest`. What is wrong
-    /// with them is for the caller to judge.
+    /// Reads the journals from `first` on, or all that are there; the folder has had one of the
+    /// number `latest`. What is wrong with them is for the caller to judge.
     pub(crate) fn read(disk: &dyn Disk, first: Option<u64>, latest: u64) -> Result<Self> {
         let mut numbers = numbers(disk)?;
         numbers.retain(|number| first.is_none_or(|first| *number >= first));
@@ -229,7 +231,8 @@ impl Files {
         Ok(Self { files, missing })
     }
 
-    /// Refuses what is not as it was written in the folder with this queue, save for the torn end of a write.
+    /// Refuses what is not as it was written in the folder with this queue, except for the torn end
+    /// of a write.
     pub(crate) fn check(&self, disk: &dyn Disk, queue: QueueId) -> Result<()> {
         if let Some(missing) = self.missing.first() {
             return Err(corrupt(disk, &name(*missing), None, MISSING));

@@ -31,7 +31,8 @@ pub(crate) struct Damaged<'a> {
     pub(crate) line: u64,
     /// What the file has there; empty if something is missing.
     pub(crate) text: &'a [u8],
-    /// Nothing says that it ever was on the disk: the torn end of a write. If it was, this is corruption.
+    /// Nothing says that it ever was on the disk: the torn end of a write. If it was, this is
+    /// corruption.
     pub(crate) is_torn: bool,
 }
 
@@ -61,7 +62,8 @@ struct Segment {
     is_sound: bool,
 }
 
-/// Reads a whole file. Where the file after it states `end`, only what is before that counts, and all of it was durable.
+/// Reads a whole file. Where the file after it states `end`, only what is before that counts, and
+/// all of it was durable.
 pub(crate) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
     if let Some(end) = end {
         text.truncate(usize::try_from(end.length).unwrap_or(usize::MAX));

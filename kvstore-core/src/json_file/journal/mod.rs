@@ -78,14 +78,14 @@ impl Journal {
     pub(crate) fn create(
         disk: &dyn Disk,
         name: &str,
-        lines: &[Vec<u8>],
+        lines: &[impl AsRef<[u8]>],
         reserve: u64,
     ) -> io::Result<Self> {
         let begun = begun_name(name);
         let mut text = Vec::new();
         let mut chain = 0;
         for body in lines {
-            push_line(&mut text, body, &mut chain);
+            push_line(&mut text, body.as_ref(), &mut chain);
         }
         let durable = End {
             length: text.len() as u64,

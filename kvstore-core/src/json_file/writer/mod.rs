@@ -125,7 +125,7 @@ impl Writer {
             }
             if let Some(close) = self.take(group) {
                 let result = self.close();
-                // Who waits for an answer still is refused once the channel is gone.
+                // Callers that still wait are refused once the channel is gone.
                 self.shared.close();
                 drop(requests);
                 let _ = close.send(result);
@@ -213,10 +213,13 @@ impl Writer {
     /// Room for jobs was reserved when they were accepted; a direct commit asks for its own, behind the `ahead` bytes of
     /// its group.
     pub(super) fn check_room(&self, commit: &Commit, ahead: u64) -> Result<()> {
-        match bytes_added(&commit.writes) {
-            0 => Ok(()),
-            _ if commit.advance.is_some() => Ok(()),
-            bytes => self.room.check(ahead + bytes),
+        match commit
+            .advance
+            .is_none()
+            .then(|| bytes_added(&commit.writes))
+        {
+            None | Some(0) => Ok(()),
+            Some(bytes) => self.room.check(ahead + bytes),
         }
     }
 

@@ -69,8 +69,8 @@ impl Requests {
         })
     }
 
-    /// Asks for a change, of which `judge` returns the record, if there is any, and the answer for
-    /// when that is on the disk.
+    /// Asks for a change. `judge` returns its record, if there is one, and the answer to give once
+    /// that is on the disk.
     ///
     /// # Errors
     /// Those of [`ask`](Self::ask), of `judge` and of the write.

@@ -1,8 +1,8 @@
 //! Jobs as they stand in a partition's log: those that came together as one entry, which costs the server half as much as an entry each.
 //!
-//! Its fields are when it was accepted, how many jobs were ever accepted before it, how many bytes, and
-//! how many bytes it has; then for each job its size and its text. Its id is the position of the last job;
-//! those before it have the numbers before that.
+//! Its fields are when it was accepted, how many jobs were ever accepted before it, how many bytes,
+//! and how many bytes it has; then for each job its size and its text. Its id is the position of
+//! the last job; those before it have the numbers before that.
 
 use crate::error::Result;
 use crate::model::command::Command;

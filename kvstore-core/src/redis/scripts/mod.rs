@@ -1,5 +1,6 @@
-//! The scripts: one operation each, with the keys that it takes. Those that give out numbers are bound to
-//! a run of their server (`run.rs`), the others are loaded when a server does not know them yet.
+//! The scripts: one operation each, with the keys that it takes. Those that give out numbers are
+//! bound to a run of their server (`run.rs`), the others are loaded when a server does not know
+//! them yet.
 
 use redis::{RedisResult, ScriptInvocation, ToRedisArgs};
 
@@ -13,9 +14,9 @@ pub(crate) const FORMAT: &str = "1";
 /// How many of the scripts, the first ones, are bound to a run.
 pub(crate) const BOUND: usize = Script::Step as usize + 1;
 
-/// For each script its name, what Redis may let it do, its file, and the keys of a partition that it takes
-/// before all others. The flags: `no-writes` also on a server that refuses writes, `allow-oom` also on one
-/// that is full, so that what waits in it can drain.
+/// For each script its name, what Redis may let it do, its file, and the keys of a partition that
+/// it takes before all others. The flags: `no-writes` also on a server that refuses writes,
+/// `allow-oom` also on one that is full, so that what waits in it can drain.
 macro_rules! scripts {
     ($($name:ident $flags:literal $file:literal $($key:literal)*;)*) => {
         /// A script.

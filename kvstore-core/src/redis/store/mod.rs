@@ -172,8 +172,8 @@ impl Mark for Option<String> {
     }
 }
 
-/// Returns the entries under `keys`, all of `partition`, at one moment: those of the first keys whose
-/// texts together have `bytes`, or of all.
+/// Returns the entries under `keys`, all of `partition`, at one moment: those of the first keys
+/// whose texts together have `bytes`, or of all.
 pub(crate) async fn entries<'k>(
     session: &Session,
     partition: Partition,

@@ -239,8 +239,9 @@ fn check_advance(
     advance.check(writes)
 }
 
-/// Returns the script with its keys and arguments, in the order in which `step.lua` takes them: in the
-/// plain form if there is one, for versions behind the latest. `wanted`: how many jobs it returns.
+/// Returns the script with its keys and arguments, in the order in which `step.lua` takes them: in
+/// the plain form if there is one, for versions behind the latest. `wanted`: how many jobs it
+/// returns.
 fn invocation(
     session: &Session,
     commit: &Commit,

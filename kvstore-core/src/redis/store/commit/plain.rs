@@ -1,8 +1,8 @@
-//! What a worker commits most of the time, sets without a deadline or a condition, in a form that costs
-//! the server half as much: the entries' texts hold their versions.
+//! What a worker commits most of the time, sets without a deadline or a condition, in a form that
+//! costs the server half as much: the entries' texts hold their versions.
 //!
-//! The last version is remembered from commit to commit. Where another process has written since, the
-//! script says so, and nothing has happened.
+//! The last version is remembered from commit to commit. Where another process has written since,
+//! the script says so, and nothing has happened.
 
 use std::collections::HashMap;
 
@@ -84,8 +84,8 @@ impl<'c> Sets<'c> {
         }
     }
 
-    /// Returns a digit for each set from those of the keys: one that was set before in the same commit
-    /// exists.
+    /// Returns a digit for each set from those of the keys: one that was set before in the same
+    /// commit exists.
     pub(super) fn existed(&self, keys: &str) -> String {
         let mut keys = keys.chars();
         let digits = self.is_first.iter().map(|is_first| match is_first {
