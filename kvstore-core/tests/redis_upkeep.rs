@@ -18,7 +18,7 @@ use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::commit::{Advance, Commit, Verdict};
 use kvstore_core::model::evaluate::evaluate;
 use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
-use kvstore_core::model::job::{Dead, Failure, Idempotency, JobState, NewJob, Summary};
+use kvstore_core::model::job::{Computed, Dead, Failure, Idempotency, JobState, NewJob, Summary};
 use kvstore_core::model::write::{Change, Write};
 use kvstore_core::queue::{Found, WorkQueue, WorkerId};
 use kvstore_core::redis::{Options, Redis};
@@ -161,6 +161,22 @@ async fn what_is_kept_of_a_queue_goes_when_another_is_adopted() {
     assert_eq!(applied, job.position, "nothing is applied twice");
 }
 
+/// Returns the commit that ends job `number` of a queue with `verdict`.
+fn ends(queue: QueueId, number: u64, verdict: Verdict) -> Commit {
+    let position = |minor| Position { major: 0, minor };
+    Commit {
+        advance: Some(Advance {
+            queue,
+            partition: Partition(0),
+            from: position(number - 1),
+            to: position(number),
+            outcomes: vec![(position(number), verdict)],
+            lost: false,
+        }),
+        ..Commit::default()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_of_jobs_is_bounded_in_bytes() {
     let server = Server::start();
@@ -172,22 +188,7 @@ async fn what_is_kept_of_jobs_is_bounded_in_bytes() {
         position: Position { major: 0, minor },
     };
     let key = Key::new("a").unwrap();
-    let step = async |number: u64, verdict| {
-        let (from, to) = (job(number - 1).position, job(number).position);
-        let advance = Advance {
-            queue,
-            partition: Partition(0),
-            from,
-            to,
-            outcomes: vec![(to, verdict)],
-            lost: false,
-        };
-        let commit = Commit {
-            advance: Some(advance),
-            ..Commit::default()
-        };
-        store.commit(commit).await
-    };
+    let step = async |number, verdict| store.commit(ends(queue, number, verdict)).await;
     let text = "x".repeat(1 << 20);
     let failed = || Verdict::Failed {
         summary: Summary {
@@ -266,6 +267,70 @@ async fn a_write_that_is_waited_for_costs_four_scripts() {
     let scripts = scripts_run(&server) - before;
     assert!(scripts <= 4 * WRITES + besides, "{scripts} and {besides}");
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_costs_the_same_after_hours_of_waited_writes() {
+    // As many as make an hour, and again as many, with each of which one outcome gets too old.
+    const HOUR: u64 = 300;
+    const MEASURED: u64 = 50;
+    let server = Server::start();
+    let skew = Arc::default();
+    let redis = open(&server, &skew).await;
+    let (store, queue) = (redis.store(), QueueId::random());
+    let key = Key::new("a").unwrap();
+    let commit = async |number| {
+        let succeeded = Verdict::Succeeded {
+            summary: Summary {
+                name: "set".into(),
+                key: key.clone(),
+                common: None,
+            },
+            first: 0,
+            computed: vec![Computed::default()],
+        };
+        let set = Write {
+            key: key.clone(),
+            change: Change::Set {
+                value: Value::parse("1").unwrap(),
+                expires_at: None,
+            },
+        };
+        let commit = Commit {
+            writes: vec![set],
+            ..ends(queue, number, succeeded)
+        };
+        store.commit(commit).await.unwrap();
+        let step = 3_600_000 / HOUR as i64;
+        skew.fetch_add(step, Ordering::SeqCst);
+    };
+    let kept = || {
+        let outcomes = key_of(&server, &format!("outcomes:{queue}"));
+        number(&server, &["xlen", &outcomes]) as u64
+    };
+    let cost = async |first| {
+        let (scripts, bytes) = (scripts_run(&server), bytes_received(&server));
+        for number in first..first + MEASURED {
+            commit(number).await;
+        }
+        (
+            scripts_run(&server) - scripts,
+            bytes_received(&server) - bytes,
+        )
+    };
+    commit(1).await;
+    let (scripts, bytes) = cost(2).await;
+    assert_eq!(kept(), MEASURED + 1, "none is too old yet");
+    for number in MEASURED + 2..=2 * HOUR {
+        commit(number).await;
+    }
+    let (scripts_later, bytes_later) = cost(2 * HOUR + 1).await;
+    assert!(kept().abs_diff(HOUR) <= 1, "{} are kept", kept());
+    assert_eq!(scripts_later, scripts);
+    assert!(
+        10 * bytes_later <= 11 * bytes,
+        "{bytes} bytes, later {bytes_later}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,6 +480,15 @@ async fn asking_for_a_waiting_job_moves_that_job_alone() {
     assert_eq!(queue.find(&jobs[4]).await.unwrap(), Found::Dropped);
     let found = queue.find(&jobs[5]).await.unwrap();
     assert!(matches!(found, Found::Held { .. }), "{found:?}");
+}
+
+/// Returns how many bytes of commands `server` has received.
+fn bytes_received(server: &Server) -> usize {
+    let stats = server.ask(&["info", "stats"]);
+    let bytes = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("total_net_input_bytes:"));
+    bytes.unwrap().trim().parse().unwrap()
 }
 
 /// Returns how many scripts `server` has run.
