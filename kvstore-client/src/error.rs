@@ -8,7 +8,7 @@ use kvstore_core::model::id::JobId;
 use kvstore_core::{Error, Key, Version};
 use serde::Deserialize;
 
-use crate::transport::{ApiCall, RepeatEffect, Reply};
+use crate::transport::{ApiCall, ApiReply, RepeatEffect};
 use crate::wire;
 
 /// A problem of RFC 9457; every member may be missing.
@@ -33,7 +33,7 @@ pub(crate) struct ProblemReply {
 }
 
 impl ProblemReply {
-    pub(crate) fn of(reply: &Reply) -> Self {
+    pub(crate) fn of(reply: &ApiReply) -> Self {
         Self {
             status: reply.status,
             body: serde_json::from_slice(&reply.body).unwrap_or_default(),
@@ -142,7 +142,7 @@ pub(crate) fn source(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>)
 }
 
 /// Returns the error for an answer that does not conform to the API.
-pub(crate) fn unexpected(reply: &Reply, call: &ApiCall, why: &dyn std::fmt::Display) -> Error {
+pub(crate) fn unexpected(reply: &ApiReply, call: &ApiCall, why: &dyn std::fmt::Display) -> Error {
     let what = format!(
         "the answer to {} {} ({}) is not as expected: {why}",
         call.method, call.target, reply.status

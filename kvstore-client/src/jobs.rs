@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::error::{ProblemReply, unexpected};
 use crate::service::{RemoteService, WireApplied, parse};
-use crate::transport::{ApiCall, RepeatEffect, Reply};
+use crate::transport::{ApiCall, ApiReply, RepeatEffect};
 use crate::wire::{self, RequestTarget};
 
 /// The known facts about a job.
@@ -208,7 +208,7 @@ impl RemoteService {
         parse(&reply, &call)
     }
 
-    async fn expect(&self, status: StatusCode, call: &ApiCall) -> Result<Reply> {
+    async fn expect(&self, status: StatusCode, call: &ApiCall) -> Result<ApiReply> {
         let reply = self.transport().send(call).await?;
         match reply.status == status {
             true => Ok(reply),
@@ -225,7 +225,7 @@ fn write(method: Method, target: String) -> ApiCall {
     }
 }
 
-fn info(reply: &Reply, call: &ApiCall) -> Result<JobInfo> {
+fn info(reply: &ApiReply, call: &ApiCall) -> Result<JobInfo> {
     let job: WireJob = parse(reply, call)?;
     job.info()
         .ok_or_else(|| unexpected(reply, call, &"the job has no status"))

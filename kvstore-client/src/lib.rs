@@ -74,4 +74,4 @@ pub use watch::{Event, Watching};
 /// The example of this crate's README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+struct ClientReadme;

@@ -18,7 +18,7 @@ use crate::input::condition;
 /// An operation, in the form of the API.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Given {
+struct GivenOperation {
     op: String,
     key: Key,
     #[serde(default, deserialize_with = "some")]
@@ -84,7 +84,7 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>, CommandFailure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct BatchBody {
-        ops: Vec<Given>,
+        ops: Vec<GivenOperation>,
     }
     let given = match (
         serde_json::from_slice(text),
@@ -93,8 +93,8 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>, CommandFailure> {
         (Ok(given), _) => given,
         (_, Ok(body)) => body.ops,
         (Err(error), _) => {
-            let lines = serde_json::Deserializer::from_slice(text).into_iter::<Given>();
-            let lines: Result<Vec<Given>, _> = lines.collect();
+            let lines = serde_json::Deserializer::from_slice(text).into_iter::<GivenOperation>();
+            let lines: Result<Vec<GivenOperation>, _> = lines.collect();
             lines.map_err(|by_line| {
                 // The error of an array says more than the error of its first line.
                 let is_array = text.trim_ascii_start().starts_with(b"[");
@@ -113,7 +113,7 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>, CommandFailure> {
         .collect()
 }
 
-fn operation(given: Given) -> Result<Operation, String> {
+fn operation(given: GivenOperation) -> Result<Operation, String> {
     let article = if given.op == "add" { "an" } else { "a" };
     let needs = |name: &str| format!("{article} {} needs a {name}", given.op);
     let value = |json: Option<&RawValue>, name| {

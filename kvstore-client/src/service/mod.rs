@@ -19,7 +19,8 @@ use tokio::time::Instant;
 
 use crate::error::{ProblemReply, unexpected};
 use crate::transport::{
-    ApiCall, IDEMPOTENCY_REPLAYED, PREFER, RepeatEffect, Reply, RetryBackoff, SYNC_TOKEN, Transport,
+    ApiCall, ApiReply, IDEMPOTENCY_REPLAYED, PREFER, RepeatEffect, RetryBackoff, SYNC_TOKEN,
+    Transport,
 };
 use crate::wire::{self, RequestTarget, WireEntry};
 
@@ -221,7 +222,7 @@ impl RemoteService {
         Ok(entries)
     }
 
-    async fn mget(&self, keys: &[Key], token: Option<&JobId>) -> Result<(Reply, ApiCall)> {
+    async fn mget(&self, keys: &[Key], token: Option<&JobId>) -> Result<(ApiReply, ApiCall)> {
         let subject = match token {
             Some(_) => Subject::SyncToken,
             None => Subject::Key,
@@ -323,7 +324,7 @@ fn random_key() -> String {
 }
 
 /// Parses the JSON of an answer.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(reply: &'a Reply, call: &ApiCall) -> Result<T> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(reply: &'a ApiReply, call: &ApiCall) -> Result<T> {
     serde_json::from_slice(&reply.body).map_err(|error| unexpected(reply, call, &error))
 }
 
@@ -393,7 +394,7 @@ impl WireApplied {
 }
 
 /// Parses the answer to a write.
-fn submitted(command: &Command, reply: &Reply, call: &ApiCall) -> Result<Submitted> {
+fn submitted(command: &Command, reply: &ApiReply, call: &ApiCall) -> Result<Submitted> {
     if !reply.status.is_success() {
         let problem = ProblemReply::of(reply);
         let operations = command.operations();

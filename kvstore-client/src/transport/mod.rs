@@ -102,7 +102,7 @@ impl ApiCall {
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub(crate) struct ApiReply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -193,7 +193,7 @@ impl Transport {
     /// # Errors
     /// [`Error::Unavailable`] if no try reached a verdict and none had an effect;
     /// [`Error::Unknown`] if one may have had its effect.
-    pub(crate) async fn send(&self, call: &ApiCall) -> Result<Reply> {
+    pub(crate) async fn send(&self, call: &ApiCall) -> Result<ApiReply> {
         let mut end = Instant::now() + self.options.retry_for;
         let mut backoff = RetryBackoff::default();
         let mut may_have_happened = false;
@@ -225,7 +225,7 @@ impl Transport {
     }
 
     /// Sends `call` once and reads the answer.
-    async fn attempt(&self, call: &ApiCall) -> Result<Reply, FailedTry> {
+    async fn attempt(&self, call: &ApiCall) -> Result<ApiReply, FailedTry> {
         let limit = self.options.request_timeout + call.wait;
         let (response, connection) = self.open(call, limit).await?;
         let (head, body) = response.into_parts();
@@ -239,7 +239,7 @@ impl Transport {
             Err(_) => return Err(FailedTry::unanswered(self.timed_out(limit))),
         };
         self.idle.put(connection);
-        Ok(Reply {
+        Ok(ApiReply {
             status: head.status,
             headers: head.headers,
             body,
@@ -297,7 +297,7 @@ impl Transport {
             Ok(Ok(body)) => body.to_bytes(),
             _ => Bytes::new(),
         };
-        let reply = Reply {
+        let reply = ApiReply {
             status: head.status,
             headers: head.headers,
             body,
@@ -365,7 +365,7 @@ const AGENT: HeaderValue =
 ///
 /// A 503 from the server itself means that nothing was done; from a proxy it leaves that open, as
 /// do a 504 and other errors of a proxy. A full disk is left to the caller.
-fn postponed(call: &ApiCall, reply: &Reply) -> Option<FailedTry> {
+fn postponed(call: &ApiCall, reply: &ApiReply) -> Option<FailedTry> {
     let problem = ProblemReply::of(reply);
     let is_unknown = match reply.status {
         StatusCode::SERVICE_UNAVAILABLE if problem.is("not-yet-visible") => return None,

@@ -6,7 +6,7 @@ use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::SimulatedDisk;
 use crate::json_file::journal::record::{self, Line};
 use crate::json_file::journal::{Journal, contents};
-use crate::json_file::snapshot::data::Fingerprint;
+use crate::json_file::snapshot::data::FileFingerprint;
 use crate::json_file::snapshot::import::{Known, import};
 use crate::json_file::snapshot::meta::{Meta, known_entries};
 use crate::json_file::snapshot::pair::{Pair, load};
@@ -191,7 +191,7 @@ pub fn snapshot(bytes: &[u8]) -> Option<usize> {
         disk.put(DATA, &flipped);
         assert!(matches!(load(&disk, false), Ok(Pair::Edited { .. })));
         // And if the checksum were to match, they would be read without a panic.
-        meta.data = Fingerprint::of(&flipped);
+        meta.data = FileFingerprint::of(&flipped);
         let _ = meta.table(&disk, DATA);
     }
     Some(count)

@@ -13,7 +13,7 @@ use crate::in_memory::state::{Shared, Staging};
 use crate::json_file::PARTITION;
 use crate::json_file::journal::record;
 use crate::json_file::writer::jobs::Queue;
-use crate::json_file::writer::requests::{Request, Requests};
+use crate::json_file::writer::requests::{Requests, WriterRequest};
 use crate::json_file::writer::{Group, Writer};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
@@ -89,7 +89,7 @@ impl JobQueue for JsonQueue {
         if position <= self.queue.log().last() {
             return Ok(());
         }
-        let request = |answer| Request::StartAfter(position, answer);
+        let request = |answer| WriterRequest::StartAfter(position, answer);
         self.requests.ask(request).await?
     }
 
@@ -98,7 +98,7 @@ impl JobQueue for JsonQueue {
             return vec![Err(error); jobs.len()];
         }
         let count = jobs.len();
-        let request = |answer| Request::Change {
+        let request = |answer| WriterRequest::Change {
             has_room: false,
             judge: Box::new(move |writer, group, staging| {
                 group.enqueue(writer, staging, jobs, answer)

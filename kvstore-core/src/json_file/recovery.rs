@@ -11,7 +11,7 @@ use crate::json_file::journal::chain::{self, Files, Header, Latest, nonsense};
 use crate::json_file::journal::manifest::Roll;
 use crate::json_file::journal::record;
 use crate::json_file::sealed::Format;
-use crate::json_file::snapshot::data::Fingerprint;
+use crate::json_file::snapshot::data::FileFingerprint;
 use crate::json_file::snapshot::import::{Known, import};
 use crate::json_file::snapshot::meta::Meta;
 use crate::json_file::snapshot::pair::{Pair, load};
@@ -65,7 +65,7 @@ pub(super) fn recover(
                 tracing::info!(file = %disk.path().join(DATA).display(), "taking this file as the data");
             }
             let meta = Meta::of_new_folder(QueueId::random());
-            let replaces = text.as_deref().map(Fingerprint::of);
+            let replaces = text.as_deref().map(FileFingerprint::of);
             opening.take_over(
                 meta,
                 &Known::new(),
@@ -113,7 +113,7 @@ impl Opening<'_> {
         self,
         mut meta: Meta,
         known: &Known,
-        replaces: Option<Fingerprint>,
+        replaces: Option<FileFingerprint>,
         text: &[u8],
     ) -> Result<Recovered> {
         let disk = self.disk;
@@ -194,7 +194,7 @@ impl Opening<'_> {
         meta.journal = journals.next_number().unwrap_or(meta.journal);
         journals.keep_torn_tail(disk)?;
         let (version, entries) = (meta.version, meta.entry_count());
-        let recovered = self.take_over(meta, &known, Some(Fingerprint::of(text)), text)?;
+        let recovered = self.take_over(meta, &known, Some(FileFingerprint::of(text)), text)?;
         tell_edit(disk, &recovered.state, version, entries);
         chain::remove_before(disk, recovered.latest.number);
         Ok(recovered)

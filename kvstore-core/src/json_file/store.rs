@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use crate::error::Result;
 use crate::in_memory::state::{Record, Shared, Staging};
 use crate::json_file::disk::lock::Lock;
-use crate::json_file::writer::requests::{Request, Requests};
+use crate::json_file::writer::requests::{Requests, WriterRequest};
 use crate::json_file::writer::{Group, Writer};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::{Entry, EntryRef};
@@ -78,7 +78,7 @@ impl JsonStore {
     /// # Cost
     /// The whole data is written; commits go on meanwhile.
     pub async fn compact(&self) -> Result<()> {
-        self.requests.ask(Request::Snapshot).await?
+        self.requests.ask(WriterRequest::Snapshot).await?
     }
 
     /// Asks for a change that takes no room.
@@ -181,14 +181,14 @@ impl Store for JsonStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.requests.ask(Request::Check).await?
+        self.requests.ask(WriterRequest::Check).await?
     }
 
     async fn close(&self) -> Result<()> {
         if self.requests.check_open().is_err() {
             return Ok(());
         }
-        let result = match self.requests.ask(Request::Close).await {
+        let result = match self.requests.ask(WriterRequest::Close).await {
             // Another call was first.
             Err(_) if self.shared.is_closed() => return Ok(()),
             answer => answer.and_then(|closed| closed),

@@ -7,7 +7,7 @@ use crate::limits::WORK_BATCH_JOBS;
 use crate::model::id::{Partition, PartitionCount, Position};
 
 /// An entry of a log: its id, and its fields and their values.
-pub(crate) type Entry = (String, Vec<String>);
+pub(crate) type LogEntry = (String, Vec<String>);
 
 /// What is known of each partition's log.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(crate) struct Log {
     /// What a commit has dropped, as long as the worker has not asked for that.
     dropped: Option<Position>,
     /// What follows a position.
-    following: Option<(Position, Vec<Entry>)>,
+    following: Option<(Position, Vec<LogEntry>)>,
 }
 
 impl Log {
@@ -45,7 +45,7 @@ impl Log {
     }
 
     /// Keeps what follows `position`, if it was `wanted`.
-    pub(crate) fn keep(&mut self, position: Position, wanted: usize, following: Vec<Entry>) {
+    pub(crate) fn keep(&mut self, position: Position, wanted: usize, following: Vec<LogEntry>) {
         self.following = (wanted > 0).then_some((position, following));
     }
 
@@ -60,7 +60,7 @@ impl Log {
     }
 
     /// Returns what follows `position`, once, if that is known.
-    pub(crate) fn following(&mut self, position: Position) -> Option<Vec<Entry>> {
+    pub(crate) fn following(&mut self, position: Position) -> Option<Vec<LogEntry>> {
         let (behind, following) = self.following.take()?;
         (behind == position).then_some(following)
     }

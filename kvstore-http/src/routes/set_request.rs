@@ -43,9 +43,9 @@ impl SetRequest {
         let key = required("key", members.key, text).and_then(parse_key);
         let value = required("value", members.value, text).and_then(parse_value);
         let expiry = match members.ttl {
-            Member::Absent => Ok(Expiry::Never),
-            Member::Once(json) => ttl::from_json(json),
-            Member::Repeated(json) => Err(repeated("ttl", json)),
+            SetMember::Absent => Ok(Expiry::Never),
+            SetMember::Once(json) => ttl::from_json(json),
+            SetMember::Repeated(json) => Err(repeated("ttl", json)),
         };
         match (key, value, expiry) {
             (Ok(key), Ok(value), Ok(expiry)) => Ok(Self { key, value, expiry }),
@@ -63,13 +63,13 @@ impl SetRequest {
 /// is a value.
 #[derive(Debug, Default)]
 struct SetMembers<'a> {
-    key: Member<'a>,
-    value: Member<'a>,
-    ttl: Member<'a>,
+    key: SetMember<'a>,
+    value: SetMember<'a>,
+    ttl: SetMember<'a>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum Member<'a> {
+enum SetMember<'a> {
     #[default]
     Absent,
     Once(&'a RawValue),
@@ -113,22 +113,26 @@ impl<'de> Visitor<'de> for MembersVisitor {
             };
             let json = map.next_value()?;
             *member = match member {
-                Member::Absent => Member::Once(json),
-                Member::Once(_) | Member::Repeated(_) => Member::Repeated(json),
+                SetMember::Absent => SetMember::Once(json),
+                SetMember::Once(_) | SetMember::Repeated(_) => SetMember::Repeated(json),
             };
         }
         Ok(members)
     }
 }
 
-fn required<'a>(name: &'static str, member: Member<'a>, body: &str) -> Result<&'a RawValue, Field> {
+fn required<'a>(
+    name: &'static str,
+    member: SetMember<'a>,
+    body: &str,
+) -> Result<&'a RawValue, Field> {
     match member {
-        Member::Once(json) => Ok(json),
-        Member::Absent => {
+        SetMember::Once(json) => Ok(json),
+        SetMember::Absent => {
             let whole = serde_json::from_str(body).ok();
             Err(missing(Place::In("body", name), whole.and_then(echo)))
         }
-        Member::Repeated(json) => Err(repeated(name, json)),
+        SetMember::Repeated(json) => Err(repeated(name, json)),
     }
 }
 

@@ -22,7 +22,7 @@ use kvstore_core::service::Request;
 use kvstore_core::{Entry, Error, Key, Result, Store as _};
 use serde::Serialize;
 
-use super::place::Entries;
+use super::place::EntryStream;
 use crate::failure::CommandFailure;
 
 /// The maximum size of the values compared at once, so that a server's answer with its own values
@@ -83,7 +83,7 @@ pub(super) enum CopyTarget {
 /// Writes `entries` to `target`, except, with `keep`, those whose keys exist, and counts them. On
 /// an error everything before it is written.
 pub(super) async fn copy(
-    mut entries: Entries<'_>,
+    mut entries: EntryStream<'_>,
     target: &CopyTarget,
     keep: bool,
     bar: &ProgressBar,

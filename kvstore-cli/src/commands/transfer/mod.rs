@@ -17,7 +17,7 @@ use serde_json::json;
 
 use self::copy::{CopyTarget, Totals, copy};
 pub(crate) use self::place::Location;
-use self::place::{Entries, EntrySource};
+use self::place::{EntrySource, EntryStream};
 use super::{client, token_in, token_of};
 use crate::args::{ExportArgs, ImportArgs, ServerArgs};
 use crate::failure::CommandFailure;
@@ -81,7 +81,7 @@ pub(super) async fn export(
 }
 
 async fn write_all<W: Write>(
-    mut entries: Entries<'_>,
+    mut entries: EntryStream<'_>,
     mut writer: EntryWriter<W>,
     bar: &ProgressBar,
 ) -> Result<(W, u64), CommandFailure> {
@@ -104,7 +104,7 @@ pub(super) async fn import(
     // First everything that can be rejected before anything is touched.
     let text;
     let source;
-    let (entries, total): (Entries<'_>, _) = match &import.from {
+    let (entries, total): (EntryStream<'_>, _) = match &import.from {
         Location::Store(url) => {
             source = EntrySource::open(url).await?;
             (source.entries(""), source.total("").await?)
@@ -174,7 +174,7 @@ pub(super) async fn import(
 /// Writes `entries`, of which there are `total` if known, and prints how many.
 async fn bring(
     output: &Output,
-    entries: Entries<'_>,
+    entries: EntryStream<'_>,
     total: Option<u64>,
     target: &CopyTarget,
     keep: bool,
@@ -205,10 +205,10 @@ async fn bring(
 }
 
 /// An entry of a file, or why it is invalid.
-type Given = io::Result<Result<PortableEntry, Refused>>;
+type GivenEntry = io::Result<Result<PortableEntry, Refused>>;
 
 /// Adds the file `name` to the position of invalid entries.
-fn given<'a>(name: String, entries: stream::LocalBoxStream<'a, Given>) -> Entries<'a> {
+fn given<'a>(name: String, entries: stream::LocalBoxStream<'a, GivenEntry>) -> EntryStream<'a> {
     entries
         .map(move |entry| match entry {
             Ok(Ok(entry)) => Ok(entry),
@@ -236,7 +236,7 @@ fn open(path: Option<&Path>) -> Result<Box<dyn Read>, CommandFailure> {
 /// The positions of invalid entries, before anything is written.
 fn check(
     name: &str,
-    entries: impl Iterator<Item = Given>,
+    entries: impl Iterator<Item = GivenEntry>,
     bar: &ProgressBar,
 ) -> Result<u64, CommandFailure> {
     let (mut count, mut refused) = (0, Vec::new());

@@ -15,7 +15,7 @@ use kvstore_core::{Error, StoreExt as _};
 use crate::failure::CommandFailure;
 
 /// A stream of entries.
-pub(super) type Entries<'a> = LocalBoxStream<'a, Result<PortableEntry, CommandFailure>>;
+pub(super) type EntryStream<'a> = LocalBoxStream<'a, Result<PortableEntry, CommandFailure>>;
 
 /// A source or destination of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl EntrySource {
     }
 
     /// Streams the entries whose keys start with `prefix`, in byte order.
-    pub(super) fn entries<'a>(&'a self, prefix: &'a str) -> Entries<'a> {
+    pub(super) fn entries<'a>(&'a self, prefix: &'a str) -> EntryStream<'a> {
         let entries = match self {
             Self::Folder(found) => {
                 let entries = stream::iter(found.entries());

@@ -63,12 +63,12 @@ pub(crate) struct Salvage {
     /// Jobs that are gone, each interval with the position before it.
     pub(crate) lost_jobs: Vec<(Position, Position)>,
     pub(crate) journal_bytes: u64,
-    pub(crate) found: Found,
+    pub(crate) found: Findings,
 }
 
 /// What was noticed while a folder was read.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct Findings {
     pub(crate) problems: Vec<FolderProblem>,
     /// What is no damage and good to know.
     pub(crate) notes: Vec<String>,
@@ -93,7 +93,7 @@ impl Salvage {
         let mut reading = Reading {
             disk,
             beside,
-            found: Found::default(),
+            found: Findings::default(),
         };
         // Before the files are listed: beside a writer there may be later ones, and none less.
         let has_journals = reading.roll()? || !chain::numbers(disk)?.is_empty();
@@ -125,7 +125,7 @@ impl Salvage {
 struct Reading<'a> {
     disk: &'a dyn Disk,
     beside: Beside,
-    found: Found,
+    found: Findings,
 }
 
 impl Reading<'_> {

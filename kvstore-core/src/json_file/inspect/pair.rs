@@ -6,7 +6,7 @@ use super::{Reading, list_keys};
 use crate::error::{Error, Result};
 use crate::in_memory::state::{State, Table};
 use crate::json_file::error::read;
-use crate::json_file::snapshot::data::{Fingerprint, entry_fingerprint, split_entry};
+use crate::json_file::snapshot::data::{FileFingerprint, entry_fingerprint, split_entry};
 use crate::json_file::snapshot::import::{Known, import};
 use crate::json_file::snapshot::meta::{Meta, known_entries};
 use crate::json_file::snapshot::pair::Standing;
@@ -30,7 +30,7 @@ pub(crate) struct InspectedPair {
     pub(crate) has_unversioned: bool,
 }
 
-type Entries = BTreeMap<Key, Entry>;
+type EntryMap = BTreeMap<Key, Entry>;
 
 impl Reading<'_> {
     pub(crate) fn pair(&mut self, has_journals: bool) -> Result<InspectedPair> {
@@ -85,21 +85,21 @@ impl Reading<'_> {
     }
 
     /// The entries of `data.json` that are as they are known.
-    fn recognise(&mut self, meta: &Meta, known: &Known) -> Result<Entries> {
+    fn recognise(&mut self, meta: &Meta, known: &Known) -> Result<EntryMap> {
         let Some(text) = read(self.disk, DATA)? else {
             let count = meta.entry_count();
             let loses = format!("all {count} entries, except for those that journals have");
             self.loss(DATA, None, "it is missing beside its data.meta.json", loses);
-            return Ok(Entries::new());
+            return Ok(EntryMap::new());
         };
         let mut read = self.members(&text, Some(known), meta.version);
-        let entries: Entries = std::mem::take(&mut read.entries)
+        let entries: EntryMap = std::mem::take(&mut read.entries)
             .into_iter()
             .filter(|(_, entry)| entry.version <= meta.version)
             .collect();
         let changed: Vec<&str> = read.unknown.iter().map(Key::as_str).collect();
         let gone = meta.entry_count().saturating_sub(entries.len());
-        let when = if meta.previous == Some(Fingerprint::of(&text)) {
+        let when = if meta.previous == Some(FileFingerprint::of(&text)) {
             "it is the file from before the last snapshot, and data.json.new, which holds the rest, is missing"
         } else {
             "it is not the file that data.meta.json belongs to"
@@ -117,7 +117,7 @@ impl Reading<'_> {
 
     fn without_meta(&mut self, is_there: bool, has_journals: bool) -> Result<InspectedPair> {
         let meta = Meta::of_new_folder(QueueId::random());
-        let mut entries = Entries::new();
+        let mut entries = EntryMap::new();
         let is_ours = is_there || has_journals;
         if is_ours {
             let what = if is_there {
@@ -193,7 +193,7 @@ impl Reading<'_> {
             };
         }
         let mut members = DataMembers {
-            entries: Entries::new(),
+            entries: EntryMap::new(),
             unknown: BTreeSet::new(),
             lines: Vec::new(),
         };
@@ -228,7 +228,7 @@ impl Reading<'_> {
 
 /// What a `data.json` holds.
 struct DataMembers {
-    entries: Entries,
+    entries: EntryMap,
     /// The keys of entries that are not known as they stand there.
     unknown: BTreeSet<Key>,
     /// Lines that are no entries.

@@ -16,12 +16,12 @@ pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// A file's contents, for telling whether it is still the one that was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Fingerprint {
+pub(crate) struct FileFingerprint {
     length: u64,
     crc: u32,
 }
 
-impl Fingerprint {
+impl FileFingerprint {
     pub(crate) fn of(text: &[u8]) -> Self {
         Self {
             length: text.len() as u64,
@@ -44,14 +44,14 @@ impl Fingerprint {
 }
 
 /// Returns what a file is, read in pieces; `None` if it is not there.
-pub(crate) fn fingerprint(disk: &dyn Disk, name: &str) -> io::Result<Option<Fingerprint>> {
+pub(crate) fn fingerprint(disk: &dyn Disk, name: &str) -> io::Result<Option<FileFingerprint>> {
     let Some(file) = disk.open(name)? else {
         return Ok(None);
     };
-    let mut is = Fingerprint::default();
+    let mut is = FileFingerprint::default();
     loop {
         let text = file.read_at(is.length, PIECE_BYTES)?;
-        is = is.and(Fingerprint::of(&text));
+        is = is.and(FileFingerprint::of(&text));
         if text.len() < PIECE_BYTES {
             return Ok(Some(is));
         }

@@ -16,7 +16,7 @@ use crate::json_file::disk::{Disk, DiskReader};
 use crate::json_file::error::{corrupt, disk_error};
 use crate::json_file::journal::record::JobText;
 use crate::json_file::sealed::{self, Format};
-use crate::json_file::snapshot::data::{Fingerprint, fingerprint, lines, split_entry};
+use crate::json_file::snapshot::data::{FileFingerprint, fingerprint, lines, split_entry};
 use crate::json_file::snapshot::import::Known;
 use crate::json_file::snapshot::pair::Read;
 use crate::json_file::snapshot::{META, versions};
@@ -34,11 +34,11 @@ pub(crate) struct Meta {
     format: Format,
     /// The id of the queue in this folder.
     pub(crate) queue: QueueId,
-    pub(crate) data: Fingerprint,
+    pub(crate) data: FileFingerprint,
     /// The pieces that it was written in, each with its bytes and entries: they can be read apart.
     pub(crate) pieces: Vec<(u64, usize)>,
     /// The `data.json` that this one replaces.
-    pub(crate) previous: Option<Fingerprint>,
+    pub(crate) previous: Option<FileFingerprint>,
     /// The first journal whose commits are not in `data.json`.
     pub(crate) journal: u64,
     pub(crate) version: Version,
@@ -87,7 +87,7 @@ impl Meta {
         Self {
             format: Format,
             queue,
-            data: Fingerprint::default(),
+            data: FileFingerprint::default(),
             pieces: Vec::new(),
             previous: None,
             journal: 1,
@@ -254,7 +254,7 @@ impl Meta {
                 .map(|share| share.unwrap_or_else(|panic| resume_unwind(panic)))
                 .collect()
         });
-        let mut is = Fingerprint::default();
+        let mut is = FileFingerprint::default();
         let mut rows = Vec::new();
         let mut bad = None;
         for share in shares {
@@ -300,11 +300,11 @@ impl Meta {
         let before = |(number, _): &(usize, _)| *number < first;
         let deadlines = self.deadlines.partition_point(before);
         let mut deadlines = self.deadlines[deadlines..].iter().copied().peekable();
-        let mut is = Fingerprint::default();
+        let mut is = FileFingerprint::default();
         let mut bad = None;
         for (bytes, count) in pieces {
             let text = file.read_at(start, usize::try_from(*bytes).unwrap_or(usize::MAX))?;
-            is = is.and(Fingerprint::of(&text));
+            is = is.and(FileFingerprint::of(&text));
             let is_last = start + bytes == self.data.length();
             let mut versions = self.versions[first..first + count].iter().copied();
             let mut take = |number, line| {
@@ -351,7 +351,7 @@ fn job_texts<S: Serializer>(jobs: &[Arc<Job>], serializer: S) -> Result<S::Ok, S
 
 /// What several pieces of a `data.json` hold.
 struct Share {
-    is: Fingerprint,
+    is: FileFingerprint,
     rows: Sorted,
     /// The number of the first entry that is not there as it was written.
     bad: Option<usize>,
@@ -368,13 +368,13 @@ pub(crate) fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
 /// them.
 pub(crate) fn known_entries(disk: &dyn Disk, text: &[u8]) -> Result<Known> {
     #[derive(Deserialize)]
-    struct Entries {
+    struct MetaEntries {
         #[serde(with = "versions")]
         versions: Vec<Version>,
         deadlines: Vec<(usize, Timestamp)>,
         fingerprints: String,
     }
-    let entries: Entries = sealed::parse(disk, META, text)?;
+    let entries: MetaEntries = sealed::parse(disk, META, text)?;
     let deadlines: HashMap<usize, Timestamp> = entries.deadlines.into_iter().collect();
     let digits = entries.fingerprints.as_bytes().chunks_exact(16);
     let number = |digits: &str| u64::from_str_radix(digits, 16).ok();

@@ -18,7 +18,9 @@ use std::io;
 use crate::in_memory::state::{Row, Table};
 use crate::json_file::disk::{Disk, DiskFile};
 use crate::json_file::sealed;
-use crate::json_file::snapshot::data::{Fingerprint, PIECE_BYTES, line_fingerprint, push_entry};
+use crate::json_file::snapshot::data::{
+    FileFingerprint, PIECE_BYTES, line_fingerprint, push_entry,
+};
 use crate::json_file::snapshot::meta::Meta;
 use crate::json_file::snapshot::pair::exchange;
 
@@ -36,7 +38,7 @@ pub(crate) const SNAPSHOT_PIECE: usize = 256;
 /// The pair as it was written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
-    pub(crate) data: Fingerprint,
+    pub(crate) data: FileFingerprint,
     /// The length of `data.meta.json`.
     pub(crate) meta_bytes: u64,
 }
@@ -45,7 +47,7 @@ pub(crate) struct Written {
 pub(crate) fn write_table(
     disk: &dyn Disk,
     meta: &Meta,
-    replaces: Option<Fingerprint>,
+    replaces: Option<FileFingerprint>,
     table: &mut Table,
 ) -> io::Result<Written> {
     table.start_cut();
@@ -57,7 +59,7 @@ pub(crate) fn write_table(
 pub(crate) fn write(
     disk: &dyn Disk,
     meta: &Meta,
-    replaces: Option<Fingerprint>,
+    replaces: Option<FileFingerprint>,
     next: impl FnMut() -> Vec<Row>,
 ) -> io::Result<Written> {
     let written = write_new(disk, meta, replaces, next).inspect_err(|_| {
@@ -76,16 +78,16 @@ pub(crate) fn write(
 fn write_new(
     disk: &dyn Disk,
     meta: &Meta,
-    replaces: Option<Fingerprint>,
+    replaces: Option<FileFingerprint>,
     mut next: impl FnMut() -> Vec<Row>,
 ) -> io::Result<Written> {
     let mut file = disk.create(DATA_NEW)?;
     let mut text = b"{".to_vec();
     let mut meta = meta.without_entries();
-    meta.data = Fingerprint::default();
+    meta.data = FileFingerprint::default();
     let mut flush = |text: &mut Vec<u8>, meta: &mut Meta| {
         write_synced(&mut *file, meta.data.length(), text)?;
-        meta.data = meta.data.and(Fingerprint::of(text));
+        meta.data = meta.data.and(FileFingerprint::of(text));
         let before: usize = meta.pieces.iter().map(|(_, count)| count).sum();
         meta.pieces
             .push((text.len() as u64, meta.versions.len() - before));

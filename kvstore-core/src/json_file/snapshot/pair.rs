@@ -7,14 +7,14 @@ use crate::error::Result;
 use crate::in_memory::state::Table;
 use crate::json_file::disk::{Disk, is_irregular};
 use crate::json_file::error::{corrupt, disk_error, read};
-use crate::json_file::snapshot::data::{Fingerprint, fingerprint};
+use crate::json_file::snapshot::data::{FileFingerprint, fingerprint};
 use crate::json_file::snapshot::import::Known;
 use crate::json_file::snapshot::meta::{Meta, known_entries, parse_meta};
 use crate::json_file::snapshot::{DATA, DATA_NEW, DATA_OLD, META};
 
 /// A file that should be the one that `data.meta.json` names: what was made of it, or what it is
 /// instead (`None`: missing).
-pub(crate) type Read<T> = std::result::Result<T, Option<Fingerprint>>;
+pub(crate) type Read<T> = std::result::Result<T, Option<FileFingerprint>>;
 
 /// What the files beside a `data.meta.json` are to it. Opening, following and inspecting a folder
 /// all go by this.
@@ -25,7 +25,7 @@ pub(crate) enum Standing<T> {
     Unfinished(T),
     /// `data.json` is something else, or missing.
     Other {
-        data: Option<Fingerprint>,
+        data: Option<FileFingerprint>,
         /// What it names stands ready, and is not in `data.json`.
         new: Option<T>,
     },
@@ -47,7 +47,7 @@ impl<T> Standing<T> {
 
 /// Finishes what a failed write has left undone, as opening the folder would, and returns what `data.json` is then. Until then
 /// `data.meta.json` may name a file that only `.data.json.new` is, so another one must not be begun.
-pub(crate) fn settle(disk: &dyn Disk) -> io::Result<Fingerprint> {
+pub(crate) fn settle(disk: &dyn Disk) -> io::Result<FileFingerprint> {
     let text = disk.read(META)?;
     let text = text.ok_or_else(|| io::Error::other(format!("{META} is gone")))?;
     let meta = parse_meta(disk, &text).map_err(io::Error::other)?;
@@ -107,7 +107,7 @@ fn finish<T>(
 }
 
 /// Step 3. What was in the way is kept if it is not the file that we wrote.
-pub(super) fn exchange(disk: &dyn Disk, replaces: Option<Fingerprint>) -> io::Result<()> {
+pub(super) fn exchange(disk: &dyn Disk, replaces: Option<FileFingerprint>) -> io::Result<()> {
     let was_there = disk.names()?.iter().any(|name| name == DATA);
     if was_there {
         disk.link(DATA, DATA_OLD)?;
@@ -119,7 +119,7 @@ pub(super) fn exchange(disk: &dyn Disk, replaces: Option<Fingerprint>) -> io::Re
 
 /// Looks at what `data.json` was replaced in: drops it if it is the file that we wrote, keeps it if
 /// not.
-fn settle_old(disk: &dyn Disk, replaces: Option<Fingerprint>) -> io::Result<()> {
+fn settle_old(disk: &dyn Disk, replaces: Option<FileFingerprint>) -> io::Result<()> {
     match fingerprint(disk, DATA_OLD) {
         Ok(None) => return Ok(()),
         Ok(old) if old == replaces => return disk.remove(DATA_OLD),

@@ -11,7 +11,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::error::{Error, Result};
 use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
-use crate::json_file::snapshot::data::Fingerprint;
+use crate::json_file::snapshot::data::FileFingerprint;
 use crate::json_file::snapshot::meta::parse_meta;
 use crate::json_file::snapshot::{DATA_NEW, META, META_NEW};
 use crate::json_file::{JsonFile, JsonStore, Options};
@@ -307,7 +307,7 @@ fn assert_no_room_is_lost(disk: &SimulatedDisk, context: &str) {
     let read = |name| disk.read(name).unwrap();
     if let Some(new) = read(DATA_NEW).filter(|_| read(META_NEW).is_none()) {
         let meta = parse_meta(disk, &read(META).unwrap()).unwrap();
-        assert_eq!(meta.data, Fingerprint::of(&new), "{context}");
+        assert_eq!(meta.data, FileFingerprint::of(&new), "{context}");
     }
 }
 

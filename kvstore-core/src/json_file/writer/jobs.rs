@@ -12,7 +12,7 @@ use crate::in_memory::state::{Record, Staging};
 use crate::json_file::PARTITION;
 use crate::json_file::journal::record;
 use crate::json_file::writer::quota::Room;
-use crate::json_file::writer::{Group, Reply, Writer};
+use crate::json_file::writer::{Group, GroupReply, Writer};
 use crate::model::entry::Timestamp;
 use crate::model::evaluate::{evaluate, keys_needed};
 use crate::model::id::{PartitionCount, Position};
@@ -70,7 +70,7 @@ impl Group {
         staging: &mut Staging<'_>,
         jobs: Vec<NewJob>,
         answer: oneshot::Sender<Vec<Result<Accepted>>>,
-    ) -> Reply {
+    ) -> GroupReply {
         let mut log = writer.queue.log();
         let accept = |job| self.accept(staging, &mut log, &writer.room, job);
         let judged: Vec<Result<Accepted>> = jobs.into_iter().map(accept).collect();

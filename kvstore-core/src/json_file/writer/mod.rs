@@ -24,7 +24,7 @@ use crate::json_file::snapshot::pair::settle;
 use crate::json_file::snapshot::{self, SNAPSHOT_PIECE, Written};
 use crate::json_file::writer::jobs::Queue;
 use crate::json_file::writer::quota::Room;
-use crate::json_file::writer::requests::{Answer, Judge, Request, Requests};
+use crate::json_file::writer::requests::{Judge, ReplySender, Requests, WriterRequest};
 use crate::model::commit::Commit;
 use crate::model::entry::Timestamp;
 use crate::model::id::Position;
@@ -72,10 +72,10 @@ pub(crate) struct WriterStatus {
     /// The last snapshot failed, and may have left the pair half exchanged.
     unsettled: bool,
     snapshot: Option<JoinHandle<io::Result<Written>>>,
-    snapshot_waiters: Vec<Answer<()>>,
+    snapshot_waiters: Vec<ReplySender<()>>,
     /// Somebody asked for a snapshot of what came after the running one began.
     snapshot_again: bool,
-    sender: Option<mpsc::WeakSender<Request>>,
+    sender: Option<mpsc::WeakSender<WriterRequest>>,
     /// Why nothing is written any more.
     poisoned: Option<String>,
 }
@@ -100,7 +100,7 @@ pub(crate) struct Group {
 }
 
 /// Answers a request once its group is on the disk, or not.
-pub(crate) type Reply = Box<dyn FnOnce(Result<()>) + Send>;
+pub(crate) type GroupReply = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// Starts the thread. It ends after [`Request::Close`], or when all senders are gone.
 pub(crate) fn start(mut writer: Writer) -> io::Result<Requests> {
@@ -114,11 +114,11 @@ pub(crate) fn start(mut writer: Writer) -> io::Result<Requests> {
 }
 
 impl Writer {
-    fn run(&mut self, mut requests: mpsc::Receiver<Request>) {
+    fn run(&mut self, mut requests: mpsc::Receiver<WriterRequest>) {
         while let Some(first) = requests.blocking_recv() {
             let mut group = vec![first];
             while group.len() < GROUP_MAX
-                && !matches!(group.last(), Some(Request::Close(_)))
+                && !matches!(group.last(), Some(WriterRequest::Close(_)))
                 && let Ok(next) = requests.try_recv()
             {
                 group.push(next);
@@ -135,24 +135,24 @@ impl Writer {
     }
 
     /// Does all that `group` asks for; the answer to a request to close is left to the caller.
-    fn take(&mut self, group: Vec<Request>) -> Option<Answer<()>> {
+    fn take(&mut self, group: Vec<WriterRequest>) -> Option<ReplySender<()>> {
         self.check_folder(CHECK_PERIOD);
         let mut close = None;
         let mut changes = Vec::new();
         let mut starts = Vec::new();
         for request in group {
             match request {
-                Request::Snapshot(answer) => {
+                WriterRequest::Snapshot(answer) => {
                     self.status.snapshot_again |= self.status.snapshot.is_some();
                     self.status.snapshot_waiters.push(answer);
                 }
-                Request::SnapshotEnded => self.look_after_snapshot(true),
+                WriterRequest::SnapshotEnded => self.look_after_snapshot(true),
                 // The folder was just checked. Writes of the same group that find no room are not
                 // what was asked about.
-                Request::Check(answer) => _ = answer.send(self.check_poison()),
-                Request::StartAfter(position, answer) => starts.push((position, answer)),
-                Request::Close(answer) => close = Some(answer),
-                Request::Change { has_room, judge } => changes.push((has_room, judge)),
+                WriterRequest::Check(answer) => _ = answer.send(self.check_poison()),
+                WriterRequest::StartAfter(position, answer) => starts.push((position, answer)),
+                WriterRequest::Close(answer) => close = Some(answer),
+                WriterRequest::Change { has_room, judge } => changes.push((has_room, judge)),
             }
         }
         if !changes.is_empty() {
@@ -186,7 +186,7 @@ impl Writer {
     fn judge_group(
         &mut self,
         changes: &mut std::iter::Peekable<std::vec::IntoIter<(bool, Judge)>>,
-    ) -> (Group, Vec<Reply>) {
+    ) -> (Group, Vec<GroupReply>) {
         let shared = Arc::clone(&self.shared);
         let state = shared.read();
         let now = shared.now();
@@ -402,7 +402,7 @@ impl Writer {
                 let result = write(&*disk);
                 // Where there is no room for this, other requests wake the thread as well.
                 if let Some(sender) = sender.as_ref().and_then(mpsc::WeakSender::upgrade) {
-                    let _ = sender.try_send(Request::SnapshotEnded);
+                    let _ = sender.try_send(WriterRequest::SnapshotEnded);
                 }
                 result
             })?;
@@ -516,9 +516,9 @@ impl Group {
     /// Takes in a change that was judged. Refusals wait for the group too: they may rest on what it writes.
     pub(super) fn reply<T: Send + 'static>(
         &mut self,
-        answer: Answer<T>,
+        answer: ReplySender<T>,
         judged: Result<(Option<Record>, T)>,
-    ) -> Reply {
+    ) -> GroupReply {
         let judged = judged.map(|(record, value)| {
             if let Some(record) = record {
                 self.bytes += bytes_added(&record.writes);

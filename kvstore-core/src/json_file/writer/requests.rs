@@ -6,35 +6,35 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::in_memory::state::{Record, Shared, Staging};
-use crate::json_file::writer::{Group, Reply, Writer};
+use crate::json_file::writer::{Group, GroupReply, Writer};
 use crate::model::id::Position;
 
 /// What the thread is asked for.
-pub(crate) enum Request {
+pub(crate) enum WriterRequest {
     /// Judge a change, and write it with its group. One with `has_room` ends a job that waits, or
     /// tries it: there is room for that, whatever else fills the disk.
     Change { has_room: bool, judge: Judge },
     /// Number jobs behind this position, up to which another store has applied them.
-    StartAfter(Position, Answer<()>),
+    StartAfter(Position, ReplySender<()>),
     /// Check that the folder is still there.
-    Check(Answer<()>),
+    Check(ReplySender<()>),
     /// Bring `data.json` up to date.
-    Snapshot(Answer<()>),
+    Snapshot(ReplySender<()>),
     /// Look whether the snapshot in the background has ended.
     SnapshotEnded,
     /// Bring `data.json` up to date, remove the journals and stop.
-    Close(Answer<()>),
+    Close(ReplySender<()>),
 }
 
 /// Judges a change by what is there and what is staged before it in its group.
-pub(crate) type Judge = Box<dyn FnOnce(&Writer, &mut Group, &mut Staging<'_>) -> Reply + Send>;
+pub(crate) type Judge = Box<dyn FnOnce(&Writer, &mut Group, &mut Staging<'_>) -> GroupReply + Send>;
 
-pub(crate) type Answer<T> = oneshot::Sender<Result<T>>;
+pub(crate) type ReplySender<T> = oneshot::Sender<Result<T>>;
 
 /// Where requests go.
 #[derive(Clone, Debug)]
 pub(crate) struct Requests {
-    pub(super) sender: mpsc::Sender<Request>,
+    pub(super) sender: mpsc::Sender<WriterRequest>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -55,7 +55,7 @@ impl Requests {
     /// [`Error::Unknown`] if it took it and panicked, the only way in which it does not answer.
     pub(crate) async fn ask<T>(
         &self,
-        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+        request: impl FnOnce(oneshot::Sender<T>) -> WriterRequest,
     ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
         let sent = self.sender.send(request(sender)).await;
@@ -81,7 +81,7 @@ impl Requests {
         + Send
         + 'static,
     ) -> Result<T> {
-        let request = |answer: Answer<T>| Request::Change {
+        let request = |answer: ReplySender<T>| WriterRequest::Change {
             has_room,
             judge: Box::new(move |writer, group, staging| {
                 let judged = judge(writer, group, staging);

@@ -19,7 +19,7 @@ use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
 use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, Wake, reached};
-use crate::redis::log::Entry;
+use crate::redis::log::LogEntry;
 use crate::redis::options::Options;
 use crate::redis::queue::enqueue::{Lane, WaitingJob};
 use crate::redis::queue::pack::{unpack, unpack_all};
@@ -230,7 +230,7 @@ impl RedisQueue {
         max: usize,
         applied_field: &str,
         drops: bool,
-    ) -> Result<(Position, Vec<Entry>)> {
+    ) -> Result<(Position, Vec<LogEntry>)> {
         let script = if drops {
             Script::Complete
         } else {
@@ -244,7 +244,7 @@ impl RedisQueue {
             u8::from(drops),
         ));
         let what = "the applied jobs were dropped";
-        let (trimmed, applied, entries): (String, String, Vec<Entry>) = match drops {
+        let (trimmed, applied, entries): (String, String, Vec<LogEntry>) = match drops {
             true => self.inner.change(what, &call).await?,
             false => self.inner.read(&call).await?,
         };
@@ -330,7 +330,7 @@ impl JobQueue for RedisQueue {
         }
         let call = self.session().call(Script::Find, id.partition);
         let call = call.arg((stream_id(id.position), id.position.major));
-        let (last, attempts, ended, held): (String, String, Option<String>, Option<Entry>) =
+        let (last, attempts, ended, held): (String, String, Option<String>, Option<LogEntry>) =
             self.inner.read(&call).await?;
         if let Some(ended) = ended
             && id.position.minor > number(&ended)?

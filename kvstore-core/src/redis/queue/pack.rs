@@ -9,7 +9,7 @@ use crate::model::command::Command;
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::{Job, NewJob};
-use crate::redis::log::Entry;
+use crate::redis::log::LogEntry;
 use crate::redis::text::{number, position, unexpected};
 
 /// A job's text.
@@ -20,7 +20,7 @@ pub(crate) fn text(job: &NewJob) -> serde_json::Result<String> {
 
 /// Returns the jobs of several entries behind a position, in order and at most `max`.
 pub(crate) fn unpack_all(
-    entries: &[Entry],
+    entries: &[LogEntry],
     queue: QueueId,
     partition: Partition,
     after: Position,
@@ -36,7 +36,7 @@ pub(crate) fn unpack_all(
 
 /// Returns the jobs of an entry behind a position, in order.
 pub(crate) fn unpack(
-    (id, fields): &Entry,
+    (id, fields): &LogEntry,
     queue: QueueId,
     partition: Partition,
     after: Position,

@@ -101,7 +101,7 @@ impl RedisStore {
         if replicated.failed.is_some_and(|failed| failed > asked) {
             return Ok(JobState::Queued);
         }
-        let found: Option<Found> = session.replicated(job.partition, &call).await?;
+        let found: Option<OutcomeRow> = session.replicated(job.partition, &call).await?;
         let Some(found) = found else {
             replicated.failed = Some(Instant::now());
             return Ok(JobState::Queued);
@@ -115,7 +115,7 @@ impl RedisStore {
     }
 
     /// What `found` says of a job.
-    async fn judge(&self, job: &JobId, found: Found) -> Result<JobState> {
+    async fn judge(&self, job: &JobId, found: OutcomeRow) -> Result<JobState> {
         let (active, applied, pruned, lost, letter, outcome) = found;
         if let Some(letter) = letter {
             return Ok(JobState::Finished(Outcome::Dead(dead(&letter)?.1)));
@@ -149,7 +149,7 @@ impl RedisStore {
 }
 
 /// Active queue, applied, pruned, lost, letter, fields of the outcome.
-type Found = (
+type OutcomeRow = (
     Option<String>,
     Option<String>,
     Option<String>,

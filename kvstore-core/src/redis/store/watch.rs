@@ -48,7 +48,7 @@ struct Part {
     asked: Instant,
     /// The version up to which this is all that happened.
     latest: u64,
-    changes: Arc<[Change]>,
+    changes: Arc<[KeyChange]>,
 }
 
 impl Part {
@@ -314,11 +314,11 @@ impl RedisWatcher {
     }
 }
 
-type Change = (Key, u64, ChangeKind);
+type KeyChange = (Key, u64, ChangeKind);
 
 /// The latest version, the end of the gap before the last, the ends of that, whether
 /// these are all, entries of the history.
-type Found = (
+type ChangesRow = (
     u64,
     Option<u64>,
     Option<u64>,
@@ -332,10 +332,10 @@ async fn read_partition(
     session: &Session,
     partition: Partition,
     after: u64,
-) -> Result<(u64, Vec<Change>)> {
+) -> Result<(u64, Vec<KeyChange>)> {
     let call = session.call(Script::Changes, partition);
     let call = call.arg((after, ENTRIES_READ, ENTRIES_BYTES));
-    let (latest, begun, from, to, is_all, entries): Found = session.read(&call).await?;
+    let (latest, begun, from, to, is_all, entries): ChangesRow = session.read(&call).await?;
     History::new(Some(latest), begun, from, to).check(after)?;
     let mut found = Vec::new();
     for (_, fields) in entries {

@@ -18,7 +18,7 @@ use crate::model::entry::Version;
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition};
-use crate::redis::log::Entry;
+use crate::redis::log::LogEntry;
 use crate::redis::run::resend::{Numbered, REMEMBERED, SendTries, Senders};
 use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
@@ -144,7 +144,7 @@ pub(crate) async fn commit(
 }
 
 /// What the script answers: a word, its details, and entries of the log.
-type Answer = (String, Vec<String>, Vec<Entry>);
+type StepAnswer = (String, Vec<String>, Vec<LogEntry>);
 
 /// Returns the script's answer; one that `is_numbered` is sent until it has one.
 async fn send(
@@ -152,7 +152,7 @@ async fn send(
     partition: Partition,
     script: &Call,
     is_numbered: bool,
-) -> Result<Answer> {
+) -> Result<StepAnswer> {
     let mut tries = SendTries::default();
     loop {
         let answer = session
