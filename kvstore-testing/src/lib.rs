@@ -1,56 +1,39 @@
-//! Programs of the machine that tests call.
+//! Everything that the tests of several crates share: programs of the machine ([`tool`]), programs
+//! of this workspace ([`process`], [`server`]), Redis servers ([`redis`], [`cluster`]), a store and
+//! a queue that fail on demand ([`faulty`]), a client that sees every byte ([`client`],
+//! [`events`]), and the checker of what many clients did at once ([`history`]).
 //!
-//! A test that lacks one fails: it never passes without having asked its question. The message
-//! names the line that installs the program, and the command that runs the other tests.
+//! A test that lacks a program of the machine fails: it never passes without having asked its
+//! question. The message names the line that installs the program, and the command that runs the
+//! other tests.
 
-use std::path::Path;
-use std::process::Command;
+pub mod certificates;
+pub mod client;
+pub mod cluster;
+pub mod events;
+pub mod faulty;
+pub mod history;
+#[cfg(test)]
+mod left_out;
+pub mod process;
+pub mod redis;
+pub mod server;
+mod tools;
 
-/// Each program, and the Debian package that has it: the list of `check`.
-const PACKAGES: &str = include_str!("../../check");
+use std::str::FromStr;
 
-/// Ends each message about something that is missing. `.ci/left_out.awk` recognizes such tests by
-/// it.
-const WITHOUT: &str = "to leave out what needs it: ./check --available";
+pub use tools::{judge, missing, tool};
 
-/// Returns a command for a program of the machine.
+/// Returns a setting of a test, such as the number of its rounds, from the environment.
 ///
 /// # Panics
-/// If the program is missing, with the line that installs it.
-pub fn tool(name: &str) -> Command {
-    let package = package(name).unwrap_or_else(|| panic!("the list of ./check lacks {name}"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if !std::env::split_paths(&path).any(|folder| folder.join(name).is_file()) {
-        missing(&format!("{name} is missing: apt-get install {package}"));
-    }
-    Command::new(name)
-}
-
-/// Fails a test that the machine cannot run.
-///
-/// # Panics
-/// Always, with `remedy`, which says what is missing and how to get it.
-pub fn missing(remedy: &str) -> ! {
-    panic!("{remedy}; {WITHOUT}")
-}
-
-/// Returns a command for `program`, which `./check` installs below `target`.
-///
-/// # Panics
-/// If the program is missing.
-pub fn judge(program: &Path) -> Command {
-    if !program.exists() {
-        let name = program.file_name().unwrap_or_default().display();
-        missing(&format!("{name} is missing: ./check --quick installs it"));
-    }
-    Command::new(program)
-}
-
-/// Returns the package of a program in the list of `check`.
-fn package(name: &str) -> Option<&'static str> {
-    let (_, list) = PACKAGES.split_once("<<'LIST'\n")?;
-    let (list, _) = list.split_once("\nLIST\n")?;
-    let mut rows = list.lines().filter_map(|row| row.split_once(' '));
-    rows.find(|(program, _)| *program == name)
-        .map(|(_, package)| package)
+/// If the variable is set, but not to a `T`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the caller of a test has no other way to say how long it runs"
+)]
+pub fn variable<T: FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    let value = text.parse().ok();
+    Some(value.unwrap_or_else(|| panic!("{name} cannot be {text:?}")))
 }

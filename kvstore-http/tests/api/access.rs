@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use kvstore_http::{Options, Tokens, token_line};
 
-use crate::support::client::{Reply, Request, request};
-use crate::support::events::Events;
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::{Reply, Request, request};
+use kvstore_testing::events::Events;
 
 /// Tokens, named like what they allow.
 const TOKENS: [(&str, &str, &str); 4] = [

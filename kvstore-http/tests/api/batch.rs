@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Reply, Request, request};
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::{Reply, Request, request};
 
 fn batch(ops: &Value) -> Request {
     request("POST", "/v1/batch").body(json!({ "ops": ops }).to_string())

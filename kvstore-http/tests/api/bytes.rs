@@ -1,7 +1,7 @@
 //! §2, *Value*: bytes in are bytes out, on both faces.
 
-use crate::support::client::request;
 use crate::support::server::Server;
+use kvstore_testing::client::request;
 
 /// Texts that a parser on the way would change.
 const VALUES: &[&str] = &[

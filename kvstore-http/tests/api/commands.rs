@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::client::{Reply, Request, request};
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::{Reply, Request, request};
 
 fn add(key: &str, by: &str) -> Request {
     request("POST", &format!("/v1/kv/{key}?add={by}"))

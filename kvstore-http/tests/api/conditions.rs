@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::client::request;
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::request;
 
 #[tokio::test]
 async fn create_only_swap_and_must_exist() {
@@ -110,7 +110,7 @@ async fn condition_is_judged_when_the_write_is_applied() {
     let (first, second) = (server.ask(&put).await, server.ask(&put).await);
     assert_eq!((first.status, second.status), (202, 202));
     server.work();
-    let status = async |reply: &crate::support::client::Reply| {
+    let status = async |reply: &kvstore_testing::client::Reply| {
         let job = reply.header("location").unwrap().to_owned() + "?wait=10";
         server.ask(&request("GET", &job)).await.json()["status"].clone()
     };

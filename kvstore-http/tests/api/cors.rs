@@ -2,8 +2,8 @@
 
 use kvstore_http::{Cors, Options};
 
-use crate::support::client::{Reply, Request, request};
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::{Reply, Request, request};
 
 const OURS: &str = "https://app.example";
 

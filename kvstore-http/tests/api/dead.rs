@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::client::request;
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::request;
 
 /// A server with one dead letter, which would delete the key `buried`, and the id of its job.
 async fn buried() -> (Server, String) {
@@ -72,7 +72,7 @@ async fn jobs_that_wait_are_listed_and_counted() {
         let asked = request("GET", "/v1/queue");
         let address = server.address;
         async move {
-            let reply = crate::support::client::Connection::open(address)
+            let reply = kvstore_testing::client::Connection::open(address)
                 .await
                 .ask(&asked)
                 .await;

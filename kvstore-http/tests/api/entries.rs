@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::client::request;
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::request;
 
 #[tokio::test]
 async fn get_sends_the_raw_value_with_its_tag() {

@@ -3,8 +3,8 @@
 use kvstore_core::queue::QueueOptions;
 use serde_json::json;
 
-use crate::support::client::request;
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::request;
 
 #[tokio::test]
 async fn problem_has_the_members_of_the_rfc() {

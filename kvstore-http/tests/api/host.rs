@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kvstore_http::{Hosts, Options, Tokens, token_line};
 
-use crate::support::client::request;
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::request;
 
 fn with(options: Options) -> Setup {
     Setup {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::client::{Reply, request};
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::{Reply, request};
 
 async fn job_of(server: &Server, write: &Reply) -> Reply {
     let id = write.json()["job_id"].as_str().unwrap().to_owned();

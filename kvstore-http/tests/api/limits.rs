@@ -6,9 +6,9 @@ use kvstore_core::service::ServiceOptions;
 use kvstore_http::Options;
 use serde_json::json;
 
-use crate::support::client::{Connection, request};
-use crate::support::events::Events;
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::{Connection, request};
+use kvstore_testing::events::Events;
 
 fn with(options: Options) -> Setup {
     Setup {
@@ -118,7 +118,8 @@ async fn client_that_sends_a_large_body_all_the_same_gets_its_answer() {
     connection
         .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20000000\r\n\r\n")
         .await;
-    // More than any buffer on the way holds: without somebody who reads it, this would block or be reset.
+    // More than any buffer on the way holds: without somebody who reads it, this would block or be
+    // reset.
     let piece = vec![b'x'; 1 << 20];
     for _ in 0..19 {
         connection

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Request, request};
-use crate::support::events::Events;
 use crate::support::server::Server;
+use kvstore_testing::client::{Request, request};
+use kvstore_testing::events::Events;
 
 async fn put(server: &Server, key: &str, value: &str) -> String {
     let reply = server

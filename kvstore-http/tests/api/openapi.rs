@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Reply, Request, request};
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::{Reply, Request, request};
 
 /// Headers of every answer, or of none in particular: what HTTP itself says, and no more of it.
 const OF_HTTP: [&str; 5] = [

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::client::request;
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::request;
 
 #[tokio::test]
 async fn key_is_the_rest_of_the_path_decoded_once() {

@@ -3,8 +3,8 @@
 use kvstore_http::Options;
 use kvstore_worker::admin::PATHS;
 
-use crate::support::client::request;
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::request;
 
 #[tokio::test]
 async fn root_names_the_service_and_where_to_go() {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::client::request;
 use crate::support::server::Server;
+use kvstore_testing::client::request;
 
 #[tokio::test]
 async fn set_is_accepted_into_the_queue() {

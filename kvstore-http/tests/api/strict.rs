@@ -6,8 +6,8 @@ use std::time::Duration;
 use kvstore_core::service::ServiceOptions;
 use serde_json::json;
 
-use crate::support::client::{Request, request};
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::{Request, request};
 
 /// Asks, expects a refusal that says `words`, and looks whether the key is still what it was.
 async fn is_refused(server: &Server, asked: &Request, status: u16, words: &str) {

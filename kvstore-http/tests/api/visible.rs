@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use kvstore_core::service::ServiceOptions;
 
-use crate::support::client::{Request, request};
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::{Request, request};
 
 fn impatient() -> Setup {
     Setup {

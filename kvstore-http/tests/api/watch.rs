@@ -7,9 +7,9 @@ use kvstore_core::limits::CHANGES_MAX;
 use kvstore_http::Options;
 use serde_json::{Value, json};
 
-use crate::support::client::{Connection, Request, request};
-use crate::support::events::Events;
 use crate::support::server::{Server, Setup};
+use kvstore_testing::client::{Connection, Request, request};
+use kvstore_testing::events::Events;
 
 async fn put(server: &Server, key: &str, value: &str) -> String {
     let put = request("PUT", &format!("/v1/kv/{key}")).body(value);

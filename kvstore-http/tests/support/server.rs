@@ -19,8 +19,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::client::{Connection, Reply, Request};
-use super::faulty::{Faulty, Switch};
+use kvstore_testing::client::{Connection, Reply, Request};
+use kvstore_testing::faulty::{Faulty, Switch};
 
 /// What a server is started with.
 #[derive(Clone, Debug, Default)]
@@ -68,16 +68,10 @@ impl Server {
     pub(crate) async fn start_idle(setup: Setup) -> Self {
         let clock = ManualClock::new(SystemClock.now());
         let faults = Switch::default();
-        let store = Faulty {
-            inner: MemoryStore::new(Arc::new(clock.clone())),
-            switch: faults.clone(),
-        };
-        let queue = Faulty {
-            inner: MemoryQueue::new(setup.queue, Arc::new(clock.clone())),
-            switch: faults.clone(),
-        };
-        let (store, queue): (Arc<dyn Store>, Arc<dyn WorkQueue>) =
-            (Arc::new(store), Arc::new(queue));
+        let store = MemoryStore::new(Arc::new(clock.clone()));
+        let queue = MemoryQueue::new(setup.queue, Arc::new(clock.clone()));
+        let store: Arc<dyn Store> = Arc::new(Faulty::new(store, faults.clone()));
+        let queue: Arc<dyn WorkQueue> = Arc::new(Faulty::new(queue, faults.clone()));
         let service = Service::open(store, queue.clone(), setup.service)
             .await
             .expect("a fresh store and queue");

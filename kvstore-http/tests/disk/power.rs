@@ -1,0 +1,114 @@
+//! What survives a loss of power under the real program, on a real file system?
+//!
+//! Each round starts the server on an ext4 of its own, looks whether everything acknowledged is
+//! there, and cuts the power: once right after that, so that what recovery has shown is durable
+//! too, and once under load. The file system itself drops what was not synced, as the kernel does
+//! in a real loss of power. What it cannot show is a disk that loses what it has acknowledged; and
+//! where it drops more or less than another one might, the core's crash tests draw at random.
+//!
+//! Twenty rounds by default; more with
+//!
+//! ```text
+//! KVSTORE_POWER_ROUNDS=100 cargo test -p kvstore-http --test disk -- --nocapture power::
+//! ```
+//!
+//! `KVSTORE_POWER_SEED` repeats the choices of an earlier run, though not its timing.
+//!
+//! Source: the `FS_IOC_SHUTDOWN` of ext4 and XFS, by which file systems test their own recovery.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rand::Rng;
+
+use crate::mounted::{Cut, Mounted, is_writable};
+use crate::run::Run;
+use kvstore_testing::process::Process;
+use kvstore_testing::variable;
+
+/// A round is worth something once this many writes were acknowledged.
+const ACKNOWLEDGED_MIN: usize = 100;
+
+/// Then it goes on for a random time up to this.
+const LOAD_MAX: Duration = Duration::from_millis(300);
+
+/// What a cut must lose, or it was none.
+const NOT_SYNCED: &str = "not synced";
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_by_real_power_cuts() {
+    let rounds: usize = variable("KVSTORE_POWER_ROUNDS").unwrap_or(20);
+    let seed: u64 = variable("KVSTORE_POWER_SEED").unwrap_or_else(rand::random);
+    println!("{rounds} rounds, KVSTORE_POWER_SEED={seed}");
+    let disk = Mounted::ext4();
+    let folder = |place: PathBuf| place.join("database");
+    let (outside, inside) = (folder(disk.outside()), folder(disk.inside()));
+    let mut run = Run::new_in(&outside, &inside, disk.wrapper(), seed);
+    let mut snapshots = 0;
+    for round in 1..=rounds {
+        let mut process = run.launch().serves();
+        run.check(&process).await;
+        let cut = choose(&mut run);
+        let witness = cut_power(&disk, cut);
+        end(&mut process);
+        restart(&disk, witness);
+
+        let mut process = run.launch().serves();
+        run.check(&process).await;
+        let first_journal = run.last_number("journal");
+        let load = run.load(&process);
+        load.until("a hundred writes are acknowledged", || {
+            load.tally.acknowledged() >= ACKNOWLEDGED_MIN
+        })
+        .await;
+        tokio::time::sleep(LOAD_MAX.mul_f64(run.random.random())).await;
+        snapshots += run.last_number("journal") - first_journal;
+        let cut = choose(&mut run);
+        let acknowledged = load.tally.acknowledged();
+        let witness = cut_power(&disk, cut);
+        // A server that does not notice would acknowledge what is lost.
+        load.until("the server notices", || load.tally.failed() > 0)
+            .await;
+        end(&mut process);
+        run.gather(load).await;
+        restart(&disk, witness);
+        println!("round {round}: {acknowledged} acknowledged, {cut:?}");
+    }
+    assert!(
+        snapshots >= rounds,
+        "{snapshots} snapshots under load are too few to have been hit"
+    );
+    run.end_well().await;
+}
+
+fn choose(run: &mut Run) -> Cut {
+    match run.random.random() {
+        true => Cut::AtOnce,
+        false => Cut::AfterItsJournal,
+    }
+}
+
+/// Cuts the power, and looks whether it was; a file that was not synced before.
+fn cut_power(disk: &Mounted, cut: Cut) -> PathBuf {
+    let witness = disk.outside().join("witness");
+    std::fs::write(&witness, NOT_SYNCED).unwrap();
+    disk.cut_power(cut);
+    assert!(!is_writable(&disk.outside().join("after")), "{cut:?}");
+    witness
+}
+
+/// With the power the process goes.
+fn end(process: &mut Process) {
+    let status = process.kill();
+    assert_eq!(status.signal(), Some(9));
+}
+
+/// Starts the file system again, and looks whether it has lost anything.
+fn restart(disk: &Mounted, witness: PathBuf) {
+    disk.restart();
+    let left = std::fs::read_to_string(&witness).unwrap_or_default();
+    assert_ne!(left, NOT_SYNCED, "the cut has lost nothing");
+    // It need not be there.
+    let _ = std::fs::remove_file(&witness);
+}

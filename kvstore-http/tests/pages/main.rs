@@ -1,0 +1,12 @@
+//! Does what people and programs read hold: the README and the pages of `docs/`, the OpenAPI
+//! document and its page, and the console?
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod browser;
+mod clients;
+mod console;
+mod docs;
+mod readme;
+mod schemathesis;

@@ -1,0 +1,96 @@
+//! Does the real server do what its OpenAPI document says, and no more, when Schemathesis asks?
+//!
+//! Every check that it has, in all of its phases, links from writes to jobs included; once as
+//! writes come, which wait for their outcome or not, and once with `Prefer: wait` and with tokens.
+//! What it cannot know stands in `schemathesis/`.
+//!
+//! `KVSTORE_SCHEMATHESIS_SEED` asks otherwise than usual.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::tokens::add_token;
+use kvstore_testing::client::{Connection, request};
+use kvstore_testing::judge;
+use kvstore_testing::process::Process;
+use kvstore_testing::variable;
+
+/// Requests for each operation that are made up, besides those that every rule of the document
+/// leads to.
+const EXAMPLES: &str = "15";
+
+fn schemathesis() -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    judge(&root.join("target/venv/bin/schemathesis"))
+}
+
+/// Asks the server everything, and returns what is said of it.
+async fn ask(process: &Process, headers: &[String]) {
+    let mut connection = Connection::open(process.address).await;
+    let mut put = request("PUT", "/v1/kv/first").header("prefer", "wait=5");
+    for header in headers {
+        let (name, value) = header.split_once(": ").unwrap();
+        put = put.header(name, value);
+    }
+    let reply = connection.ask(&put.body("1")).await;
+    let job = reply.header("sync-token").expect("it was applied");
+    let url = format!("http://{}", process.address);
+    // It keeps what it finds where it runs, and would begin with that the next time.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pages/schemathesis");
+    let scratch = tempfile::tempdir().unwrap();
+    for name in ["schemathesis.toml", "hooks.py"] {
+        std::fs::copy(folder.join(name), scratch.path().join(name)).unwrap();
+    }
+    let seed: u64 = variable("KVSTORE_SCHEMATHESIS_SEED").unwrap_or(1);
+    let mut command = schemathesis();
+    command
+        .args(["--config-file", "schemathesis.toml", "run"])
+        .arg(format!("{url}/openapi.json"))
+        .args(["--max-examples", EXAMPLES, "--continue-on-failure"])
+        .args(["--seed", &seed.to_string()])
+        .env("KVSTORE_URL", &url)
+        .env("KVSTORE_JOB", job)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .current_dir(scratch.path());
+    for header in headers {
+        command.args(["--header", header]);
+    }
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = output.await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "it has found something");
+    // All of them, but for the one that never ends.
+    assert!(text.contains("Selected: 44/46") && text.contains("Tested: 44"));
+    for phase in ["Examples", "Coverage", "Fuzzing", "Stateful"] {
+        assert!(
+            text.contains(&format!("✅ {phase}")),
+            "{phase} was left out"
+        );
+    }
+}
+
+#[tokio::test]
+async fn server_does_what_its_document_says() {
+    let process = Process::start(&["--store", "memory:"]);
+    ask(&process, &[]).await;
+}
+
+#[tokio::test]
+async fn server_does_what_its_document_says_when_writes_wait_and_tokens_are_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    let secret = add_token(&file, "all", "rw", "");
+    let args = [
+        "--store",
+        "memory:",
+        "--tokens-file",
+        file.to_str().unwrap(),
+    ];
+    let process = Process::start(&args);
+    let headers = [
+        "Prefer: wait=5".to_owned(),
+        format!("Authorization: Bearer {secret}"),
+    ];
+    ask(&process, &headers).await;
+}

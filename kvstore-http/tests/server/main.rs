@@ -1,0 +1,17 @@
+//! Does the real program do what its operator and its clients expect of it?
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod corpora;
+mod histories;
+mod hostile;
+mod import;
+mod listen;
+mod metrics;
+mod process;
+mod secrets;
+mod shutdown;
+mod systemd;
+mod tls;
