@@ -24,6 +24,13 @@ fn schemathesis() -> Command {
     judge(&root.join("target/venv/bin/schemathesis"))
 }
 
+/// Starts a server, with more arguments. A request that waits for a change that never comes, as many
+/// of those that are made up do, is answered soon.
+fn start(more: &[&str]) -> Process {
+    let args = ["--store", "memory:", "--wait-max", "100ms"];
+    Process::start(&[&args, more].concat())
+}
+
 /// Asks the server everything, and returns what is said of it.
 async fn ask(process: &Process, headers: &[String]) {
     let mut connection = Connection::open(process.address).await;
@@ -72,7 +79,7 @@ async fn ask(process: &Process, headers: &[String]) {
 
 #[tokio::test]
 async fn server_does_what_its_document_says() {
-    let process = Process::start(&["--store", "memory:"]);
+    let process = start(&[]);
     ask(&process, &[]).await;
 }
 
@@ -81,13 +88,7 @@ async fn server_does_what_its_document_says_when_writes_wait_and_tokens_are_need
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
     let secret = add_token(&file, "all", "rw", "");
-    let args = [
-        "--store",
-        "memory:",
-        "--tokens-file",
-        file.to_str().unwrap(),
-    ];
-    let process = Process::start(&args);
+    let process = start(&["--tokens-file", file.to_str().unwrap()]);
     let headers = [
         "Prefer: wait=5".to_owned(),
         format!("Authorization: Bearer {secret}"),
