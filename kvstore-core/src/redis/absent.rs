@@ -1,4 +1,5 @@
-//! Stands for the backend where the feature `redis` is off: a URL of Redis is refused, and what would come of one cannot be had.
+//! Replaces the backend where the feature `redis` is off: a Redis URL is refused, and the types
+//! that would come of one have no values.
 #![allow(
     dead_code,
     unreachable_pub,

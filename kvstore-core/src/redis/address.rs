@@ -1,4 +1,4 @@
-//! Where the servers are and how to log in: what a URL says before its parameters.
+//! Where the servers are and how to log in: the part of a URL before its parameters.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,8 +8,8 @@ use redis::{ConnectionInfo, IntoConnectionInfo};
 use crate::error::{Error, Result};
 use crate::redis::link::tls;
 
-/// One server, or some of those of a cluster. Its `Display` has no login, and its errors repeat nothing
-/// of the text, which may be a password in any place.
+/// One server, or some servers of a cluster. `Display` leaves the login out, and errors repeat
+/// nothing of the text, any part of which may be a password.
 #[derive(Clone)]
 pub struct Address {
     text: String,
@@ -24,7 +24,7 @@ impl Address {
         &self.nodes
     }
 
-    /// The servers, for messages.
+    /// Returns the servers' addresses, for messages.
     pub(crate) fn endpoints(&self) -> String {
         let nodes = self.nodes.iter().map(|node| node.addr().to_string());
         nodes.collect::<Vec<_>>().join(", ")
@@ -81,8 +81,8 @@ impl FromStr for Address {
             Some((login, place)) if one != "redis+unix" => (format!("{login}@"), place),
             _ => (String::new(), rest),
         };
-        // The client would take each of these for the end of the server's name, and a piece of the
-        // password for the server.
+        // The client would end the server's name at any of these, and take a piece of the password
+        // for the server.
         if login.contains(['/', '?', '#']) || place.contains(['?', '#']) {
             return Err(wrong());
         }
@@ -94,7 +94,7 @@ impl FromStr for Address {
         let parse = |host: &&str| format!("{one}://{login}{host}").into_connection_info();
         let nodes = hosts.iter().map(parse).collect::<Result<_, _>>();
         Ok(Self {
-            // The client's reason may hold the text.
+            // The client's reason may quote the text.
             nodes: nodes.map_err(|_| wrong())?,
             is_cluster,
             is_tls,

@@ -1,4 +1,5 @@
-//! A queue whose store stands elsewhere: one folder, which `kv:meta` names, so that no second one takes its jobs.
+//! A queue on Redis whose store is a folder. `kv:meta` names the folder, so that no second one
+//! takes its jobs.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::redis::queue::RedisQueue;
 use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
 
-/// What stands in place of a folder's id where the store is on Redis, too.
+/// The value in place of a folder's id where the store is on Redis, too.
 const HERE: &str = "here";
 
 /// A queue in front of a folder, open.
@@ -22,7 +23,7 @@ pub(crate) struct QueueAlone {
 }
 
 impl QueueAlone {
-    /// As [`Redis::open`](super::Redis::open), but for the store.
+    /// Opens the queue as [`Redis::open`](super::Redis::open) does, without a store.
     pub(crate) async fn open(address: &Address, options: &Options) -> Result<Self> {
         let session = Session::open(address, options).await?;
         Ok(Self {
@@ -35,10 +36,10 @@ impl QueueAlone {
         &self.queue
     }
 
-    /// Takes the queue for `folder`, once and for all.
+    /// Binds the queue to `folder`, permanently.
     ///
     /// # Errors
-    /// [`Error::Config`] if it is another's, with what to do.
+    /// [`Error::Config`] if it belongs to another store; the message says what to do.
     pub(crate) async fn bind(&self, folder: QueueId) -> Result<()> {
         let (owner, meta) = (self.whose(&folder.to_string()).await?, self.meta());
         if owner == folder.to_string() {
@@ -71,10 +72,10 @@ impl QueueAlone {
     }
 }
 
-/// Keeps the queue for the store beside it.
+/// Binds the queue to the store on the same server.
 ///
 /// # Errors
-/// [`Error::Config`] if it is a folder's.
+/// [`Error::Config`] if it belongs to a folder.
 pub(crate) async fn bind_here(session: &Session) -> Result<()> {
     let owner = whose(session, HERE).await?;
     if owner == HERE {

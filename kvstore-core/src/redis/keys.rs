@@ -1,4 +1,5 @@
-//! The names of the keys, and the hash tags that spread the partitions evenly over the slots of a cluster.
+//! The names of the keys, and the hash tags that spread the partitions evenly over the slots of a
+//! cluster.
 
 use crate::model::id::{Partition, PartitionCount, QueueId};
 use crate::model::key::Key;
@@ -10,7 +11,7 @@ const SLOTS: u32 = 16384;
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     prefix: String,
-    /// For each partition what its keys start with: `kv:{tag}:`.
+    /// What the keys of each partition start with: `kv:{tag}:`.
     starts: Vec<String>,
 }
 
@@ -34,12 +35,12 @@ impl Keys {
         &self.prefix
     }
 
-    /// The channel that says which partition moved on.
+    /// Returns the name of the channel that announces which partition moved.
     pub(crate) fn channel(&self) -> String {
         format!("{}:moved", self.prefix)
     }
 
-    /// The channel that says in which partition jobs have come.
+    /// Returns the name of the channel that announces which partition received jobs.
     pub(crate) fn jobs_channel(&self) -> String {
         format!("{}:accepted", self.prefix)
     }
@@ -48,7 +49,7 @@ impl Keys {
         format!("{}:workers", self.prefix)
     }
 
-    /// The slot of a cluster that all keys of a partition are in.
+    /// Returns the cluster slot that holds all keys of a partition.
     pub(crate) fn slot(&self, partition: Partition) -> u16 {
         let count = self.starts.len() as u32;
         u16::try_from(first_slot(u32::from(partition.0), count)).unwrap_or(0)
@@ -71,12 +72,13 @@ impl Keys {
     }
 }
 
-/// Where a partition's even share of the slots begins.
+/// Returns the first slot of a partition's even share.
 fn first_slot(partition: u32, count: u32) -> u32 {
     partition * SLOTS / count
 }
 
-/// For each partition the smallest number whose slot is the first of the partition's even share of the slots.
+/// Returns the tag of each partition: the smallest number whose slot is the first of its even
+/// share.
 fn tags(count: PartitionCount) -> Vec<String> {
     let count = u32::from(count.get());
     let mut tags: Vec<Option<String>> = vec![None; count as usize];
@@ -96,7 +98,7 @@ fn tags(count: PartitionCount) -> Vec<String> {
     tags.into_iter().flatten().collect()
 }
 
-/// CRC-16/XMODEM, by which a cluster maps keys to slots.
+/// Computes CRC-16/XMODEM, by which a cluster maps keys to slots.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc: u16, byte| {
         (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
@@ -135,7 +137,7 @@ mod tests {
 
     #[test]
     fn tags_never_change() {
-        // They are part of the format: with others, a store would be empty.
+        // They are part of the format: with other tags, a store would seem empty.
         let tags = tags(PartitionCount::new(4).unwrap());
         assert_eq!(tags, TAGS_OF_FOUR);
     }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::limits::WORK_BATCH_JOBS;
 use crate::model::id::{Partition, PartitionCount, Position};
 
-/// An entry of a log: its id, and its fields and their values.
+/// An entry of a log: its id, then its fields and values in turn.
 pub(crate) type LogEntry = (String, Vec<String>);
 
 /// What is known of each partition's log.
@@ -29,14 +29,15 @@ impl Logs {
 pub(crate) struct Log {
     /// The last job that a worker has read.
     pub(crate) read: Position,
-    /// What a commit has dropped, as long as the worker has not asked for that.
+    /// The position up to which a commit has dropped jobs, until the worker asks for that.
     dropped: Option<Position>,
-    /// What follows a position.
+    /// The entries that follow a position.
     following: Option<(Position, Vec<LogEntry>)>,
 }
 
 impl Log {
-    /// Returns how many jobs behind `position` a worker needs that is done with those up to there.
+    /// Returns how many jobs behind `position` a worker needs once it has completed those up to
+    /// there.
     pub(crate) fn wanted(&self, position: Position) -> usize {
         match self.read > position {
             true => 0,

@@ -1,7 +1,7 @@
 //! Store and queue on a Redis server, for many servers and workers.
 //!
-//! All of a partition stands in keys with one hash tag `{t}`, and so in one slot: one script
-//! changes it atomically. With the prefix `kv`:
+//! All keys of a partition share one hash tag `{t}`, and so one slot: one script changes them
+//! atomically. With the prefix `kv`:
 //!
 //! ```text
 //! kv:meta                 hash    format, partitions, id of the queue, and whose jobs it holds
@@ -35,11 +35,11 @@
 //! kv:workers              zset    who shares the partitions, and until when
 //! ```
 //!
-//! Time is the server's, and a partition's never goes back. Each operation is a script in
-//! `scripts/`, which judges everything before it writes, since Redis undoes nothing.
+//! Time is the server's, and a partition's time never moves backwards. Each operation is a script
+//! in `scripts/` that checks everything before its first write, since Redis does not roll back.
 //!
-//! What is not here: durability. It is the server's; `run/durability.rs` refuses one that is not
-//! set up for it.
+//! What is not here: durability, which is the server's; `run/durability.rs` refuses a server that
+//! is not set up for it.
 
 mod address;
 mod alone;
@@ -76,12 +76,14 @@ pub struct Redis {
 
 impl Redis {
     /// Connects to `url` (`redis://[:password@]host[:port][/database]`, `redis+unix:///path`, or
-    /// `redis+cluster://[:password@]host[:port],host[:port]` with some of the servers of a cluster; `rediss` in place of `redis` for TLS),
-    /// creates the store if it is not there, and checks that the server keeps what it acknowledges.
+    /// `redis+cluster://[:password@]host[:port],host[:port]` with some of the servers of a cluster;
+    /// `rediss` in place of `redis` for TLS), creates the store if it does not exist, and checks
+    /// that the server keeps what it acknowledges.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::error::Error::Config) for a URL of another form, another number of partitions than the store has, or a
-    /// server whose settings lose data: it says which setting to change, and to what.
+    /// [`Error::Config`](crate::error::Error::Config) for a URL of another form, a number of
+    /// partitions other than the store's, or a server whose settings lose data: the message says
+    /// which setting to change, and to what.
     /// [`Error::Unavailable`](crate::error::Error::Unavailable) if the server cannot be reached.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
         Self::open_at(&url.parse()?, options).await
@@ -96,17 +98,18 @@ impl Redis {
         })
     }
 
-    /// The store.
+    /// Returns the store.
     pub fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
     }
 
-    /// The queue in front of it.
+    /// Returns the queue in front of the store.
     pub fn queue(&self) -> Arc<dyn WorkQueue> {
         self.queue.clone()
     }
 
-    /// Lets go of the connection. Calls after it fail with [`Error::Unavailable`](crate::error::Error::Unavailable).
+    /// Closes the connection. Later calls fail with
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable).
     pub fn close(&self) {
         self.queue.stop();
         self.store.session().close();

@@ -1,4 +1,4 @@
-//! How a store on Redis is opened. Also where there is none: see `absent.rs`.
+//! Options of a store on Redis. Compiled without the feature `redis`, too: see `absent.rs`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use crate::limits::{CLAIM_PERIOD, IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
 use crate::model::id::PartitionCount;
 
-/// Partitions of a store that is created without a word on it: enough for some dozens of workers.
+/// Partitions of a store that is created without a number: enough for some dozens of workers.
 pub const PARTITIONS_DEFAULT: u16 = 64;
 
-/// Most partitions: each costs a few keys and a little work when nothing happens.
+/// Most partitions. Each costs a few keys, and a little work even when idle.
 pub const PARTITIONS_MAX: u16 = 4096;
 
 /// How a store on Redis is opened.
@@ -19,25 +19,28 @@ pub const PARTITIONS_MAX: u16 = 4096;
 pub struct Options {
     /// What all keys start with, so that several stores share a server.
     pub prefix: String,
-    /// How many partitions it must have; `None`: as it was created, [`PARTITIONS_DEFAULT`] if it is created now.
+    /// How many partitions the store must have. `None` accepts any number, and creates a store with
+    /// [`PARTITIONS_DEFAULT`].
     pub partitions: Option<PartitionCount>,
-    /// In place of a password in the URL, which process lists and logs may show.
+    /// The password, in place of one in the URL, which process lists and logs may show.
     pub password: Option<String>,
     /// Most jobs that wait in one partition of the queue.
     pub jobs_max: usize,
-    /// Most bytes (keys and values) of those.
+    /// Most bytes (keys and values) of those jobs.
     pub bytes_max: usize,
     /// Most idempotency keys remembered in one partition.
     pub idempotency_keys_max: usize,
     /// How long a worker keeps its claims unless it renews them.
     pub claim_period: Duration,
-    /// Take a server as it is, though it may lose what it has acknowledged.
+    /// Accepts a server whose settings may lose what it has acknowledged.
     pub relaxed_durability: bool,
-    /// How many replicas must have a write before it is acknowledged; more than are connected makes every write unknown.
+    /// How many replicas must have a write before it is acknowledged. If fewer are connected, the
+    /// result of every write is unknown.
     pub wait_replicas: usize,
-    /// Who may vouch for a server that is reached by TLS: certificates in PEM. `None`: those that the system trusts.
+    /// Certificates in PEM of the authorities that may vouch for a server reached by TLS. `None`:
+    /// those that the system trusts.
     pub ca: Option<Vec<u8>>,
-    /// Who this program is, for a server that asks by TLS.
+    /// The identity of this program, for a server that asks for one by TLS.
     pub client_certificate: Option<ClientCertificate>,
     /// Milliseconds by which the store's clock is ahead of the server's, for tests.
     #[doc(hidden)]
@@ -45,7 +48,8 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// The prefix `kv`, any number of partitions, and a server that keeps what it acknowledges.
+    /// Returns the prefix `kv`, any number of partitions, and a server that keeps what it
+    /// acknowledges.
     fn default() -> Self {
         Self {
             prefix: "kv".to_owned(),
@@ -65,7 +69,7 @@ impl Default for Options {
 }
 
 impl fmt::Debug for Options {
-    /// Without what is secret.
+    /// Formats the options without their secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("prefix", &self.prefix)
@@ -79,7 +83,7 @@ impl fmt::Debug for Options {
 /// A certificate and its key, both in PEM.
 #[derive(Clone)]
 pub struct ClientCertificate {
-    /// The certificate, with those between it and the one that the server trusts.
+    /// The certificate, followed by its intermediates up to the one that the server trusts.
     pub chain: Vec<u8>,
     /// Its private key.
     pub key: Vec<u8>,

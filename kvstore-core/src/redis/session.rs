@@ -1,5 +1,5 @@
-//! [`Session`]: what the store and the queue of one process share. It runs their scripts on servers that
-//! were looked at first, and says what an error means to a caller.
+//! [`Session`]: what the store and the queue of one process share. It runs their scripts on servers
+//! that were checked first, and translates errors for callers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,26 +25,27 @@ use crate::redis::run::durability::Look;
 use crate::redis::run::{Run, Runs, rights};
 use crate::redis::scripts::{Call, FORMAT, Script, Scripts};
 
-/// Connections for changes that wait for replicas, since that holds up what is sent behind them.
+/// Connections for changes that wait for replicas: a wait holds up the requests behind it.
 const WAITING_LINKS: usize = 8;
 
-/// How long the replicas have to tell that they have a change, each time it is sent.
+/// How long replicas have to acknowledge a change, each time it is sent.
 const REPLICAS_WAIT: Duration = Duration::from_secs(1);
 
-/// How often a change is sent that is not made because a server does not know its script, the partition not the server's run, or the
-/// cluster is not in order. Three times do, but for a slot on its way to another server.
+/// How often a change is sent that was not made because the server does not know its script, the
+/// partition is not open to the server's run, or the cluster is not in order. Three times suffice,
+/// except for a slot that is moving to another server.
 const MEETINGS_MAX: u32 = 8;
 
 /// The pause before the third time; it doubles with each.
 const MEETING_PAUSE: Duration = Duration::from_millis(10);
 
-/// A store's server, and what all of its parts share.
+/// A store's server, and what all parts of the store share.
 pub(crate) struct Session {
-    /// Those that say what has moved: any of them does.
+    /// The servers that announce what has moved; each announces everything.
     clients: Vec<Client>,
     link: Servers,
-    /// For changes that give out numbers, each of some of the partitions: more than one where they wait for replicas. Each change is
-    /// sent over it once.
+    /// For changes that give out numbers, each link for some of the partitions. There are several
+    /// where changes wait for replicas. A change is sent over its link once.
     numbering: Vec<Servers>,
     /// How many replicas must have a change before it is acknowledged.
     replicas: usize,
@@ -57,7 +58,7 @@ pub(crate) struct Session {
     pub(crate) partitions: PartitionCount,
     pub(crate) scripts: Scripts,
     pub(crate) wake: Wake,
-    /// Set once the store beside the queue is known to apply that queue's jobs.
+    /// Set once the store on the same server is known to apply this queue's jobs.
     applies_own_queue: AtomicBool,
     meta: String,
     skew_ms: Arc<AtomicI64>,
@@ -151,10 +152,9 @@ impl Session {
         self.applies_own_queue.store(is_own, Ordering::Relaxed);
     }
 
-    /// Returns the field of a partition's state that holds how far the store beside the queue has
-    /// applied its jobs; an empty text as long as it applies none of them. A server that has lost
-    /// that it does, because it lagged behind the one that it has replaced, does not make this
-    /// process forget it.
+    /// Returns the field of a partition's state that says how far the store on the same server has
+    /// applied this queue's jobs; an empty text while it applies none. If a replica that lagged
+    /// behind takes over and has lost that the queue is active, this process still remembers it.
     pub(crate) async fn applied_field(&self) -> Result<String> {
         if !self.applies_own_queue.load(Ordering::Relaxed) {
             let mut command = redis::cmd("HGET");
@@ -175,12 +175,12 @@ impl Session {
         self.link.clone()
     }
 
-    /// Wakes who waits for something else than the store.
+    /// Creates a second wake, on another channel.
     pub(crate) fn another_wake(&self, channel: String) -> Wake {
         Wake::new(self.clients.clone(), channel, self.partitions)
     }
 
-    /// What a script adds to the server's time.
+    /// Returns the milliseconds that a script adds to the server's time.
     pub(crate) fn skew(&self) -> i64 {
         self.skew_ms.load(Ordering::Relaxed)
     }
@@ -197,13 +197,13 @@ impl Session {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Whoever waits is told, too.
+    /// Closes the session and wakes all waiters.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.wake.close();
     }
 
-    /// Runs a command that reads, or does no harm when it is done twice.
+    /// Runs a command that only reads, or that is harmless to repeat.
     pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
         self.check_open()?;
         let mut answer = command.query_async(&mut self.link()).await;
@@ -229,7 +229,8 @@ impl Session {
         answer.map_err(not_reached)
     }
 
-    /// Runs a script that changes something: `what` says what, for when nobody knows whether it has.
+    /// Runs a script that changes something. `what` names the change, for an error that leaves its
+    /// result unknown.
     pub(crate) async fn change<T: FromRedisValue>(&self, what: &str, call: &Call) -> Result<T> {
         self.check_open()?;
         let script = self.scripts.of(call);
@@ -239,8 +240,8 @@ impl Session {
             .map_err(|error| not_changed(what, error))
     }
 
-    /// Runs a script that gives out numbers, on a server that was looked at since it started. `waits`: until the replicas that are
-    /// wanted have the change, too.
+    /// Runs a script that gives out numbers, on a server that was checked since it started. With
+    /// `waits`, returns only once the required replicas have the change, too.
     pub(crate) async fn number<T: FromRedisValue>(
         &self,
         what: &str,
@@ -296,8 +297,7 @@ impl Session {
     }
 
     /// Runs a script that only reads and that its server knows, and returns its answer once the
-    /// replicas that are wanted have all that it saw; `None` if they do not within
-    /// [`REPLICAS_WAIT`].
+    /// required replicas have all that it saw; `None` if they do not within [`REPLICAS_WAIT`].
     pub(crate) async fn replicated<T: FromRedisValue>(
         &self,
         partition: Partition,
@@ -312,7 +312,7 @@ impl Session {
             .arg(call.keys.len())
             .arg(&call.keys)
             .arg(&call.arguments);
-        // A connection waits for its own last write, so it needs one behind what the script saw.
+        // WAIT covers the connection's own last write, so one must follow what the script saw.
         let barrier = self.keys.of(partition, "barrier");
         pipeline.cmd("SET").arg(barrier).arg("").arg("PX").arg(wait);
         pipeline.cmd("WAIT").arg(self.replicas).arg(wait);
@@ -333,22 +333,23 @@ impl Session {
         }
     }
 
-    /// Over which to look at the server at the other end of `link`, and to do there what does no harm when it is done twice.
+    /// Returns the connection over which to check the server at the end of `link`, and to send it
+    /// commands that are harmless to repeat.
     fn to_look_over(&self, link: &Servers) -> Servers {
         match link {
-            // The connection itself, since it is its breaks that count.
+            // The connection itself, since its breaks are the ones that count.
             Servers::One(_) => link.clone(),
             Servers::Cluster(_) => self.link(),
         }
     }
 
-    /// The connection for changes of a partition that give out numbers.
+    /// Returns the connection for a partition's changes that give out numbers.
     fn link_of(&self, partition: Partition) -> Servers {
         self.numbering[usize::from(partition.0) % self.numbering.len()].clone()
     }
 
-    /// Looks at the partition's server. If it is in another run than before, or does not know the scripts that are bound to its run
-    /// (`unknown`), it is given them.
+    /// Checks the partition's server. Gives it the scripts that are bound to its run if that is
+    /// another run than before, or if it does not know them (`unknown`).
     async fn meet(
         &self,
         partition: Partition,
@@ -371,7 +372,8 @@ impl Session {
         }
         if is_other {
             self.check_rights(link, slot).await?;
-            // Another process may have done so before, and then this one would not be told that it has to.
+            // Another process may have opened it already, and then the server would not ask this
+            // one to.
             self.enter(partition, link, &run).await?;
         }
         self.runs.meet(partition, Arc::clone(&run), breaks);
@@ -389,7 +391,8 @@ impl Session {
         }
     }
 
-    /// Opens the partition to a run of its server, and finds out whether an earlier one has lost what it acknowledged.
+    /// Opens the partition to a run of its server, and detects whether an earlier run has lost what
+    /// it acknowledged.
     async fn enter(&self, partition: Partition, link: &Servers, run: &Run) -> Result<()> {
         let acknowledged = self.runs.acknowledged(partition);
         let link = &mut self.to_look_over(link);
@@ -411,7 +414,7 @@ impl Session {
         Ok(())
     }
 
-    /// Creates the store again on a server that has lost all, with the same queue.
+    /// Creates the store again, with the same queue, on a server that has lost everything.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the server has another store now.
@@ -447,7 +450,7 @@ impl Session {
     }
 }
 
-/// The servers at `address`, with the password of `options`.
+/// Returns the servers at `address`, with the password of `options`.
 fn nodes(address: &Address, options: &Options) -> Result<Vec<ConnectionInfo>> {
     if let Some(count) = options.partitions
         && count.get() > PARTITIONS_MAX
@@ -473,7 +476,7 @@ fn nodes(address: &Address, options: &Options) -> Result<Vec<ConnectionInfo>> {
     Ok(nodes)
 }
 
-/// Looks at each server and the user's rights there, and gives it the scripts that are bound to its
+/// Checks each server and the user's rights there, and gives it the scripts that are bound to its
 /// run.
 async fn look_at_all(
     address: &Address,
@@ -505,8 +508,9 @@ async fn look_at_all(
     Ok(runs)
 }
 
-/// Gives the server that has `slot` the scripts that are bound to a run. The slot may have moved since its server was asked for its
-/// run, and then another one has them: it is made to forget them.
+/// Gives the server that has `slot` the scripts that are bound to a run. The slot may have moved
+/// since its server was asked for its run. Then another server has received them, and is made to
+/// forget them.
 async fn load(link: &mut Servers, slot: u16, run: &Run) -> RedisResult<()> {
     let answers = link.ask(slot, &run.load()).await?;
     for answer in answers {
@@ -521,7 +525,7 @@ async fn load(link: &mut Servers, slot: u16, run: &Run) -> RedisResult<()> {
     Ok(())
 }
 
-/// What a call answers, and how many replicas have what it changed.
+/// Returns a call's answer, and how many replicas have its change.
 async fn send(
     link: &mut Servers,
     slot: u16,
@@ -548,7 +552,7 @@ async fn send(
     Ok((answer, count.unwrap_or(0)))
 }
 
-/// Returns false if a script answers that it has changed nothing, for which no replica is waited.
+/// Returns false if a script answers that it has changed nothing, which needs no replica.
 fn is_change(answer: &Value) -> bool {
     match answer {
         Value::Array(words) => words.first() == Some(&Value::BulkString(b"ok".to_vec())),
@@ -556,7 +560,7 @@ fn is_change(answer: &Value) -> bool {
     }
 }
 
-/// Why the first connection is not there.
+/// Returns the error of a first connection that failed.
 fn not_opened(address: &Address, error: RedisError) -> Error {
     if error.code() == Some("NOPERM") {
         return Error::Config(format!(
@@ -583,14 +587,15 @@ fn not_opened(address: &Address, error: RedisError) -> Error {
     }
 }
 
-/// Whether the connection turned out to be broken, which it may have been for long: the next one may do.
+/// Returns true if the connection was broken, perhaps for a long time: a new one may work.
 fn is_broken<T>(answer: &RedisResult<T>) -> bool {
     answer
         .as_ref()
         .is_err_and(|error| error.is_connection_dropped() && !error.is_connection_refusal())
 }
 
-/// Whether a change was not made, and may be if it is sent once more: a cluster is about to be in order.
+/// Returns true if a change was not made but may succeed when resent: the cluster is about to be in
+/// order.
 fn is_passing(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, TryAgain};
     matches!(
@@ -600,7 +605,7 @@ fn is_passing(error: &RedisError) -> bool {
     )
 }
 
-/// For what changes nothing, and for answers that say that nothing has changed.
+/// Returns the error for a request that changed nothing, and for an answer that says so.
 pub(crate) fn not_reached(error: RedisError) -> Error {
     Error::Unavailable {
         what: "the Redis server does not answer as it should".to_owned(),

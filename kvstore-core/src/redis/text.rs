@@ -1,4 +1,4 @@
-//! How domain types are written in Redis, and read back: the one place that knows these texts.
+//! Domain types as text in Redis, encoded and decoded: the only module that knows these formats.
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ pub(crate) fn number(text: &str) -> Result<u64> {
     text.parse().map_err(|_| unexpected())
 }
 
-/// A position as it stands in Redis: both parts, always.
+/// Parses a position as Redis holds it, with both parts.
 pub(crate) fn position(text: &str) -> Result<Position> {
     let (major, minor) = text.split_once('-').ok_or_else(unexpected)?;
     Ok(Position {
@@ -22,7 +22,7 @@ pub(crate) fn position(text: &str) -> Result<Position> {
     })
 }
 
-/// What stands under the store's keys was not written by this program.
+/// Returns the error for data under the store's keys that this program did not write.
 pub(crate) fn unexpected() -> Error {
     Error::Unavailable {
         what: "the Redis server holds under the store's keys what this program did not write: use another prefix, or restore the data"
@@ -31,10 +31,11 @@ pub(crate) fn unexpected() -> Error {
     }
 }
 
-/// Its kind as the scripts know it, what they keep of it, and its first write and how many are its own.
+/// Returns the verdict's kind as the scripts name it, the text that they keep, the index of its
+/// first write, and the number of its writes.
 pub(crate) fn verdict_text(verdict: &Verdict) -> Result<(&'static str, String, usize, usize)> {
     Ok(match verdict {
-        // The script keeps versions and existence apart, and `finished` fills them in.
+        // The script stores versions and existence separately, and `finished` fills them in.
         Verdict::Succeeded {
             summary,
             first,
@@ -76,7 +77,7 @@ fn text<T: serde::Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Error::invalid(Subject::Commit, error.to_string()))
 }
 
-/// What a kept outcome says.
+/// Decodes a kept outcome from the fields of its stream entry.
 pub(crate) fn finished(fields: &[String]) -> Result<JobState> {
     let field = |name: &str| {
         let place = fields.iter().step_by(2).position(|field| field == name);
@@ -115,12 +116,12 @@ pub(crate) fn dead(text: &str) -> Result<(Timestamp, Dead)> {
     Ok((Timestamp(number(at)?), dead))
 }
 
-/// A position as the id of a stream's entry.
+/// Formats a position as the id of a stream entry.
 pub(crate) fn stream_id(position: Position) -> String {
     format!("{}-{}", position.major, position.minor)
 }
 
-/// The name of a dead letter in its partition: names are in the order of the ids.
+/// Returns the name of a dead letter in its partition. Names sort in the order of the ids.
 pub(crate) fn letter_name(job: &JobId) -> String {
     format!(
         "{}.{:020}-{:020}",
@@ -137,7 +138,7 @@ pub(crate) fn letter_id(name: &str, partition: Partition) -> Result<JobId> {
     })
 }
 
-/// An entry from its text: `VERSION DEADLINE JSON`.
+/// Decodes an entry from `VERSION DEADLINE JSON`.
 pub(crate) fn entry(text: Vec<u8>) -> Result<Entry> {
     let text = Bytes::from(text);
     let mut spaces = spaces_in(&text);
@@ -150,7 +151,7 @@ pub(crate) fn entry(text: Vec<u8>) -> Result<Entry> {
     };
     let version = Version(digits(0..first)?);
     let deadline = digits(first + 1..second)?;
-    // Checked again: whoever has the server's password can write there.
+    // Checked again: anyone with the server's password can write there.
     let value = Value::parse(&text[second + 1..]).map_err(|_| unexpected())?;
     Ok(Entry {
         value,

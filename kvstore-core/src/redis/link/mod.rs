@@ -1,5 +1,5 @@
-//! [`Servers`]: one server or the primaries of a cluster, behind one type that sends commands. It knows
-//! nothing of partitions, scripts or what an answer means; that is `session.rs`.
+//! [`Servers`]: one server or the primaries of a cluster, behind one type that sends commands. It
+//! knows nothing of partitions, scripts or the meaning of an answer; see `session.rs` for those.
 
 mod server;
 pub(crate) mod tls;
@@ -19,26 +19,28 @@ use redis::{
 use crate::redis::link::server::ReconnectingServer;
 use crate::redis::link::tls::Certificates;
 
-/// How long a server may take to answer. A batch that waits for a slow disk takes its time; past this nobody knows.
+/// How long a server may take to answer. A batch that waits for a slow disk needs time; past this
+/// limit its result is unknown.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// How long it may take to be reached.
+/// How long connecting may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// Requests that wait for the socket, in front of it.
+/// Most requests that wait for the socket.
 const REQUESTS_WAITING: usize = 1024;
 
-/// How often a cluster's client sends a command again that was not answered, or was by a server that does not have its slot.
+/// How often a cluster's client resends a command that was not answered, or that a server without
+/// its slot refused.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Resend {
-    /// For what does no harm when it is done twice.
+    /// For commands that are harmless to repeat.
     Some = 3,
-    /// For changes. Their answers have to be of the one time they were sent: that the last of several was refused does not say that
-    /// none before it was made.
+    /// For changes. The answer must be that of the single time that a change was sent: if the last
+    /// of several copies was refused, an earlier one may still have been applied.
     Never = 0,
 }
 
-/// Cheap to clone; all clones share their connections.
+/// One server or a cluster. Cheap to clone; all clones share their connections.
 #[derive(Clone)]
 pub(crate) enum Servers {
     One(ReconnectingServer),
@@ -71,7 +73,7 @@ impl Servers {
         Ok(Self::One(server))
     }
 
-    /// A slot of each primary: where to ask, to have asked all of them.
+    /// Returns one slot of each primary, so that a request for each slot reaches all of them.
     pub(crate) async fn slots(&mut self) -> RedisResult<Vec<u16>> {
         let Self::Cluster(cluster) = self else {
             return Ok(vec![0]);
@@ -91,7 +93,8 @@ impl Servers {
         Ok(slots.into_values().collect())
     }
 
-    /// Has the commands of `pipeline` answered by one server, over one connection: that which has `slot`. An answer may be an error.
+    /// Sends `pipeline` to the server that has `slot`, over one connection, and returns its
+    /// answers. An answer may be an error.
     pub(crate) async fn ask(&mut self, slot: u16, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         let count = pipeline.len();
         match self {
@@ -105,7 +108,8 @@ impl Servers {
         }
     }
 
-    /// Grows whenever there may be another server at the end of the connection. In a cluster only the servers tell.
+    /// Returns a count that grows whenever another server may be at the end of the connection. In a
+    /// cluster it never does: only the servers themselves tell.
     pub(crate) fn breaks(&self) -> u64 {
         match self {
             Self::One(server) => server.breaks(),

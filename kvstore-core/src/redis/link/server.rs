@@ -1,5 +1,5 @@
-//! One server behind one address: the connection is made when it is needed, and made again after it
-//! broke. It counts the breaks, since behind each there may be another server.
+//! One server behind one address. The connection is made on demand, and again after a break. Breaks
+//! are counted, since another server may answer after each.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,14 +11,14 @@ use redis::{
     ServerErrorKind, Value,
 };
 
-/// Cheap to clone; all clones share the connection.
+/// A server with its connection. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
 pub(crate) struct ReconnectingServer(Arc<ServerInner>);
 
 struct ServerInner {
     client: Client,
     settings: AsyncConnectionConfig,
-    /// A server that follows another one is taken, too, though it shows what was and refuses writes.
+    /// Accepts a replica, though its data is old and it refuses writes.
     replica_taken: bool,
     state: Mutex<ConnectionState>,
 }
@@ -26,11 +26,11 @@ struct ServerInner {
 #[derive(Default)]
 struct ConnectionState {
     current: Option<Connecting>,
-    /// How many before that broke.
+    /// How many earlier connections broke.
     broken: u64,
 }
 
-/// A connection that is there, or is being made by whoever waits for it.
+/// A connection, or an attempt to make one that its callers drive together.
 type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
 
 impl ReconnectingServer {
@@ -47,12 +47,13 @@ impl ReconnectingServer {
         }))
     }
 
-    /// How many connections broke. Once there is one more, the next may lead to another server, or one that started again.
+    /// Returns how many connections broke. After one more, the next may lead to another server, or
+    /// to one that restarted.
     pub(crate) fn breaks(&self) -> u64 {
         self.state().broken
     }
 
-    /// Makes the connection, if there is none.
+    /// Connects, unless there is a connection.
     pub(crate) async fn connect(&self) -> RedisResult<()> {
         self.connection().await.map(drop)
     }
@@ -82,7 +83,7 @@ impl ReconnectingServer {
         }
     }
 
-    /// The next request makes another one.
+    /// Drops `broken`, so that the next request connects again.
     fn forget(&self, broken: &Connecting) {
         let mut state = self.state();
         if state
@@ -117,7 +118,8 @@ async fn is_replica(connection: &mut MultiplexedConnection) -> RedisResult<bool>
     Ok(matches!(role.first(), Some(Value::BulkString(role)) if role != b"master"))
 }
 
-/// Whether a server became a replica, and the address may lead to another one now.
+/// Returns true if the server has become a replica, so that the address may lead to another one
+/// now.
 fn is_read_only(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly))
 }

@@ -12,7 +12,7 @@ use redis::RedisError;
 
 use crate::error::Error;
 
-/// What is wrong with a certificate or a key.
+/// Returns the error for a certificate or key that cannot be used.
 pub(crate) fn refused(error: RedisError) -> Error {
     Error::Config(format!(
         "the certificates of its parameters (ca_file, cert_file, key_file) cannot be used: {error}"
@@ -33,13 +33,13 @@ mod on {
         Ok(())
     }
 
-    /// `None`: no TLS is asked for.
+    /// Returns the certificates for `address`; `None` without TLS.
     pub(crate) fn certificates(address: &Address, options: &Options) -> Option<TlsCertificates> {
         if !address.is_tls() {
             return None;
         }
         if CryptoProvider::get_default().is_none() {
-            // Another thread may be faster, and then that one counts.
+            // Another thread may install one first; then that one is used.
             let _ = ring::default_provider().install_default();
         }
         let client = options.client_certificate.as_ref();

@@ -1,5 +1,5 @@
-//! Who waits for a partition to move on is woken by a message from the server. One that is lost costs a moment, since
-//! everybody also asks now and then.
+//! Messages from the server wake those who wait for a partition to move. A lost message costs only
+//! a moment, since each waiter also asks from time to time.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use crate::redis::text::position;
 /// How long to wait before asking without having been woken.
 pub(crate) const ASK_AFTER: Duration = Duration::from_millis(250);
 
-/// The same for a worker that waits for jobs, of which there is one for each partition however little there is to do. Whoever listens
-/// is woken when a connection that broke is back, so this is for one that breaks without a word.
+/// The same for a worker that waits for jobs. One waits for each partition, however little there is
+/// to do. A reconnection wakes all of them, so this covers only connections that break silently.
 pub(crate) const ASK_FOR_JOBS_AFTER: Duration = Duration::from_secs(1);
 
-/// What has moved: counted for all partitions together, with the last news of each.
+/// What has moved: a count for all partitions together, and the last news of each.
 pub(crate) struct Wake {
     any: watch::Sender<u64>,
     each: Vec<watch::Sender<News>>,
@@ -31,18 +31,18 @@ pub(crate) struct Wake {
 pub(crate) struct News {
     /// When it came.
     pub(crate) at: Instant,
-    /// How far the partition is; further than any position while that is not known.
+    /// The position that the partition has reached; above every position while that is unknown.
     pub(crate) position: Position,
 }
 
-/// A message may have been missed.
+/// The position after a message may have been missed.
 const ANYWHERE: Position = Position {
     major: u64::MAX,
     minor: u64::MAX,
 };
 
 /// The message that another worker's partition may be free. Any other message is the number of a
-/// partition, and how far it is if that has changed.
+/// partition, and its position if that has changed.
 const CLAIMS: &str = "claims";
 
 impl Wake {
@@ -68,12 +68,12 @@ impl Wake {
         }
     }
 
-    /// Changes whenever some partition moves, or the store is closed.
+    /// Returns a receiver that changes whenever a partition moves or the store closes.
     pub(crate) fn any(&self) -> watch::Receiver<u64> {
         self.any.subscribe()
     }
 
-    /// Changes whenever `partition` moves, or the store is closed.
+    /// Returns a receiver that changes whenever `partition` moves or the store closes.
     pub(crate) fn of(&self, partition: Partition) -> watch::Receiver<News> {
         self.each[usize::from(partition.0)].subscribe()
     }
@@ -83,12 +83,12 @@ impl Wake {
         *self.each[usize::from(partition.0)].borrow()
     }
 
-    /// Changes whenever a worker comes, goes or gives something up.
+    /// Returns a receiver that changes whenever a worker starts, ends or releases a claim.
     pub(crate) fn claims(&self) -> watch::Receiver<u64> {
         self.claims.subscribe()
     }
 
-    /// Passes on that this process has moved `partition`, to `position` if its log is concerned.
+    /// Announces that this process has moved `partition`, to `position` if its log has changed.
     pub(crate) fn moved(&self, partition: Partition, position: Option<Position>) {
         wake(&self.any, &self.each, Some((partition.0, position)));
     }
@@ -105,13 +105,14 @@ impl Drop for Wake {
     }
 }
 
-/// Waits for a message, but no longer than `most`.
+/// Waits for a message, for at most `most`.
 pub(crate) async fn woken<T>(receiver: &mut watch::Receiver<T>, most: Duration) {
-    // An end is told by the store being closed, and a time that has passed by the caller's next look.
+    // Neither error needs handling: on an end the store is closed, and after a timeout the caller
+    // looks again.
     let _ = tokio::time::timeout(most, receiver.changed()).await;
 }
 
-/// Waits for news that a partition is as far as `is_far` wants it, but no longer than `most`.
+/// Waits for news that satisfies `is_far`, for at most `most`.
 pub(crate) async fn reached(
     receiver: &mut watch::Receiver<News>,
     is_far: impl Fn(Position) -> bool,
@@ -132,12 +133,12 @@ async fn listen(
         watch::Sender<u64>,
     ),
 ) {
-    // In a cluster any of its servers hears of everything, so the next one is tried when one is gone.
+    // Every server of a cluster receives all messages, so the next one takes over when one is gone.
     for client in clients.iter().cycle() {
         if let Ok(mut messages) = client.get_async_pubsub().await
             && messages.subscribe(&channel).await.is_ok()
         {
-            // Whatever was said before may have been missed.
+            // Earlier messages may have been missed.
             wake(&any, &each, None);
             claims.send_modify(|count| *count += 1);
             let mut messages = messages.into_on_message();
@@ -154,13 +155,13 @@ async fn listen(
     }
 }
 
-/// Parses the message that a partition has moved.
+/// Parses a message that a partition has moved.
 fn moved(text: &str) -> Option<(u16, Option<Position>)> {
     let (partition, to) = text.split_once(' ').unwrap_or((text, ""));
     Some((partition.parse().ok()?, position(to).ok()))
 }
 
-/// Passes on news of a partition, or (`None`) that some may have been missed of all of them.
+/// Announces news of a partition, or (`None`) that news of any partition may have been missed.
 fn wake(
     any: &watch::Sender<u64>,
     each: &[watch::Sender<News>],

@@ -1,10 +1,10 @@
-//! Does a server keep what it acknowledges? Its settings say so.
+//! Checks, by its settings, that a server keeps what it acknowledges.
 
 use redis::{Pipeline, RedisResult, Value};
 
 use crate::redis::link::Servers;
 
-/// What each setting has to be, and what happens otherwise.
+/// The required value of each setting, and the consequence of any other.
 const NEEDED: [(&str, &str, &str); 4] = [
     (
         "appendonly",
@@ -28,18 +28,18 @@ const NEEDED: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// What a server says of itself.
+/// What a server reports about itself.
 pub(crate) struct Look {
-    /// Its run: another one each time it starts. `None` if it does not tell.
+    /// Its run, which changes at each start. `None` if the server does not show it.
     pub(crate) run: Option<String>,
     /// How many replicas are connected to it.
     pub(crate) replicas: usize,
-    /// Why it may lose what it acknowledges; empty if it keeps it.
+    /// Why it may lose what it acknowledges; empty if it keeps everything.
     pub(crate) problems: Vec<String>,
 }
 
 impl Look {
-    /// Of the server that has `slot`.
+    /// Asks the server that has `slot`.
     pub(crate) async fn at(link: &mut Servers, slot: u16) -> RedisResult<Self> {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("INFO").arg("server");
@@ -75,7 +75,7 @@ impl Look {
         })
     }
 
-    /// All of its problems, in words.
+    /// Formats all problems as one message.
     pub(crate) fn refusal(&self) -> String {
         format!(
             "the Redis server may lose what it acknowledges: {}; or take it as it is, with durability=relaxed",
@@ -94,7 +94,7 @@ impl Default for Look {
     }
 }
 
-/// A field of what INFO answers.
+/// Extracts a field from the answer to INFO.
 fn info<'a>(answer: &'a Value, name: &str) -> Option<&'a str> {
     let text = match answer {
         Value::BulkString(text) => std::str::from_utf8(text).ok()?,
@@ -106,13 +106,13 @@ fn info<'a>(answer: &'a Value, name: &str) -> Option<&'a str> {
     values.next().map(|(_, value)| value)
 }
 
-/// What CONFIG GET answers.
+/// Extracts the value from the answer to CONFIG GET.
 fn setting(answer: &Value) -> Option<String> {
     let pair: Vec<String> = redis::from_redis_value(answer.clone()).ok()?;
     pair.into_iter().nth(1)
 }
 
-/// It becomes a part of scripts.
+/// Returns true if `run` may become part of a script's text.
 fn is_name(run: &str) -> bool {
     !run.is_empty() && run.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }

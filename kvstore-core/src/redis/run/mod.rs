@@ -1,12 +1,15 @@
-//! Runs of a server, each from its start to its end: numbers are given out only by one that was looked at.
+//! Runs of a server, each from a start to its end. Only a run that was checked gives out numbers.
 //!
-//! A server can come back with less than it had: restored from a copy, or another one in its place that lagged behind. Versions and
-//! places of jobs that it gave out before must not be given out again. And it can come back with other settings, which lose data.
+//! A server can come back with less than it had: restored from a copy, or replaced by a replica
+//! that lagged behind. It must not give out again the versions and job positions that it gave out
+//! before. It can also come back with other settings, which lose data.
 //!
-//! So the scripts that give out numbers are bound to a run: its name stands in their text. A server forgets all scripts when it ends,
-//! so one that does not know these was not looked at, by whatever way requests come to another one: a restart, a failover, a slot that
-//! moves. Its settings are read then, and only if it keeps what it acknowledges does it get scripts with its own name. Each partition
-//! keeps the name of the run that it was changed by last; where that is another one, its numbers are raised first (`enter.lua`).
+//! So the scripts that give out numbers are bound to a run, whose name is part of their text. A
+//! server forgets all scripts when it ends. One that does not know these scripts was therefore
+//! never checked, however requests came to reach it: a restart, a failover, a slot that moves. Its
+//! settings are read at that point, and it receives scripts with its own name only if it keeps what
+//! it acknowledges. Each partition keeps the name of the run that changed it last; if that is
+//! another run, its numbers are raised first (`enter.lua`).
 
 pub(crate) mod durability;
 pub(crate) mod resend;
@@ -21,10 +24,11 @@ use redis::{Cmd, Pipeline, Script};
 use crate::model::id::{Partition, PartitionCount, Position};
 use crate::redis::scripts::{self, Call};
 
-/// What stands for the run of a server that does not tell, and is taken as it is: its numbers are never raised.
+/// The name used for a server that hides its run and is accepted all the same. Its numbers are
+/// never raised.
 const HIDDEN: &str = "hidden";
 
-/// A run of a server that was looked at, with the scripts that are bound to it.
+/// A run of a server that was checked, with the scripts that are bound to it.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) name: String,
@@ -46,7 +50,7 @@ impl Run {
         }
     }
 
-    /// Gives a server all of the scripts.
+    /// Returns the commands that load all scripts.
     pub(crate) fn load(&self) -> Pipeline {
         let mut pipeline = Pipeline::new();
         for (text, _) in &self.scripts {
@@ -67,20 +71,20 @@ impl Run {
     }
 }
 
-/// What a process knows of the servers of each partition.
+/// What a process knows of each partition's server.
 #[derive(Debug)]
 pub(crate) struct Runs {
     places: Vec<Mutex<PartitionRun>>,
-    /// Those that some partition has, so that all of them share one.
+    /// Runs in use by some partition, so that partitions share them.
     known: Mutex<BTreeMap<String, Weak<Run>>>,
     lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct PartitionRun {
-    /// The run that was looked at last, and how many connections had broken by then.
+    /// The run that was checked last, and how many connections had broken by then.
     met: Option<(Arc<Run>, u64)>,
-    /// The last job that this process was told is accepted.
+    /// The last job that the server has acknowledged to this process.
     acknowledged: Position,
 }
 
@@ -98,14 +102,15 @@ impl Runs {
         place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The run of the partition's server, unless there may be another one at the end of the connection by now.
+    /// Returns the run of the partition's server, unless another one may be at the end of the
+    /// connection by now.
     pub(crate) fn met(&self, partition: Partition, breaks: u64) -> Option<Arc<Run>> {
         let place = self.place(partition);
         let (run, at) = place.met.as_ref()?;
         (*at == breaks).then(|| Arc::clone(run))
     }
 
-    /// The run of that name; `None` for a server that does not tell.
+    /// Returns the run of that name; `None` stands for a server that hides its name.
     pub(crate) fn named(&self, name: Option<&str>) -> Arc<Run> {
         let name = name.unwrap_or(HIDDEN);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +122,7 @@ impl Runs {
         })
     }
 
-    /// Whether the partition's server was in another run when it was looked at last.
+    /// Returns true if the partition's server was in another run when it was last checked.
     pub(crate) fn is_other(&self, partition: Partition, run: &Run) -> bool {
         let place = self.place(partition);
         let met = place.met.as_ref();
@@ -128,7 +133,7 @@ impl Runs {
         self.place(partition).met = Some((run, breaks));
     }
 
-    /// Job `position` was accepted, as far as this process was told.
+    /// Records that the server has acknowledged job `position`.
     pub(crate) fn acknowledge(&self, partition: Partition, position: Position) {
         let mut place = self.place(partition);
         place.acknowledged = place.acknowledged.max(position);
@@ -138,7 +143,7 @@ impl Runs {
         self.place(partition).acknowledged
     }
 
-    /// The numbering of the last job that was acknowledged has ended with `end`: what lies behind it is gone.
+    /// Records that the numbering of the last acknowledged job ended at `end`: later jobs are lost.
     pub(crate) fn ended(&self, partition: Partition, end: Position) {
         let acknowledged = std::mem::take(&mut self.place(partition).acknowledged);
         if acknowledged.major != end.major || acknowledged.minor <= end.minor {
@@ -153,7 +158,7 @@ impl Runs {
         );
     }
 
-    /// How many jobs that this process was told are accepted have been seen to be gone.
+    /// Returns how many jobs acknowledged to this process are known to be lost.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }

@@ -1,8 +1,9 @@
-//! What makes a change safe to send again when its answer is lost. It carries the name of its sender and a number; the partition
-//! keeps the last number of each sender with the answer to it, for [`REMEMBERED`]. The same number again gets the same answer and
-//! changes nothing, and nor does a smaller one: a copy that was held up on a connection that broke long ago.
+//! Makes a change safe to resend when its answer is lost. Each change carries the name of its
+//! sender and a number. The partition keeps the last number of each sender with its answer, for
+//! [`REMEMBERED`]. The same number gets the same answer and changes nothing. A smaller one changes
+//! nothing either: it is a copy that was held up on a connection that broke long ago.
 //!
-//! A sender has one change under way at a time, so whoever has several needs several senders.
+//! A sender has one change in flight at a time, so concurrent changes need a sender each.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,19 +13,19 @@ use tokio::time::{Instant, sleep};
 use crate::error::{Error, Result};
 use crate::model::id::QueueId;
 
-/// How long a server remembers the last answer to a sender: far longer than anybody asks again.
+/// How long a server remembers the last answer to a sender: far longer than any sender resends.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
-/// How long a change whose answer was lost is sent again. Past it nobody knows whether it was made.
+/// How long a change whose answer was lost is resent. After that its result is unknown.
 const RESEND_MAX: Duration = Duration::from_secs(5);
 
-/// The pause before the first time; it doubles with each, up to the second.
+/// The pause before the first resend, which doubles with each, and its maximum.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
-/// Those who send changes to one partition.
+/// The senders of this process to one partition.
 #[derive(Debug)]
 pub(crate) struct Senders {
-    /// In all of the world nobody else has this name.
+    /// A name that is unique worldwide.
     name: String,
     state: Mutex<SenderState>,
 }
@@ -52,7 +53,7 @@ impl Default for Senders {
 }
 
 impl Senders {
-    /// A sender for one more change, with its next number.
+    /// Takes a sender for one more change, with its next number.
     pub(crate) fn next(&self) -> Numbered<'_> {
         let mut state = self.state();
         let mut sender = state.free.pop().unwrap_or_else(|| {
@@ -77,11 +78,12 @@ impl Senders {
     }
 }
 
-/// One change's sender and number. Dropped, also before an answer has come, it frees the sender for the next.
+/// The sender and number of one change. Dropping it frees the sender, even before an answer has
+/// come.
 #[derive(Debug)]
 pub(crate) struct Numbered<'s> {
     senders: &'s Senders,
-    /// The name of the partition's key that holds the last answer to it.
+    /// The name of the partition's key that holds the last answer to the sender.
     pub(crate) record: String,
     pub(crate) number: u64,
     sender: Option<Sender>,
@@ -113,15 +115,17 @@ impl Default for SendTries {
 }
 
 impl SendTries {
-    /// What came of the change, by the latest `answer`; `None`, after a pause, if it has to be sent again.
+    /// Returns the result of the change, given the latest `answer`; `None`, after a pause, if it
+    /// must be resent.
     ///
-    /// Once it was sent and is unknown, only its own answer says more: a refusal may come before a copy that is still on its
-    /// way. It stays [`Error::Unknown`] if no answer comes within [`RESEND_MAX`].
+    /// Once a change was sent and its result is unknown, only its own answer settles it: a refusal
+    /// may overtake a copy that is still on its way. The result stays [`Error::Unknown`] if no
+    /// answer comes within [`RESEND_MAX`].
     pub(crate) async fn settled<T>(&mut self, answer: Result<T>) -> Option<Result<T>> {
         match answer {
             Err(error @ Error::Unknown { .. }) => self.unknown = Some(error),
             Err(refusal @ Error::Unavailable { .. }) if self.unknown.is_some() => {
-                // Why nobody can tell.
+                // The cause of the unknown result.
                 if let Some(Error::Unknown { source, .. }) = &mut self.unknown {
                     *source = Some(Arc::new(refusal));
                 }

@@ -1,5 +1,5 @@
-//! Does the user have the rights that the scripts need? One that fails halfway for want of a right
-//! would leave half of a change, so they are checked before the first write.
+//! Checks that the user has the rights that the scripts need, before the first write: a script that
+//! fails halfway for lack of a right would leave half of a change.
 
 use redis::{Pipeline, RedisResult, Script};
 
@@ -27,7 +27,7 @@ pub(crate) async fn missing(
         .arg(prefix);
     let mut rights: Vec<String> = Vec::new();
     for answer in link.ask(slot, &pipeline).await? {
-        // The first answer is the script's hash, of which nothing is kept.
+        // The first answer is the script's hash, which is overwritten.
         rights = redis::from_redis_value(answer.extract_error()?)?;
     }
     Ok((!rights.is_empty()).then(|| {
@@ -43,7 +43,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    /// Returns the words behind each `start` in `text`, up to the next quote.
+    /// Returns the words that follow `start` in `text`, each up to the next quote.
     fn words<'t>(text: &'t str, start: &'t str) -> impl Iterator<Item = &'t str> {
         let behind = text.split(start).skip(1);
         behind.filter_map(|rest| rest.split('\'').next())
