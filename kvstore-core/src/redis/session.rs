@@ -380,8 +380,10 @@ impl Session {
         Ok(run)
     }
 
+    /// Checks the user's rights on the server that has `slot`.
+    ///
     /// # Errors
-    /// [`Error::Unavailable`] if the user lacks a right on the server that has `slot`.
+    /// [`Error::Unavailable`] if one is missing.
     async fn check_rights(&self, link: &mut Servers, slot: u16) -> Result<()> {
         let prefix = self.keys.prefix();
         match rights::missing(link, slot, prefix).await {
@@ -436,8 +438,10 @@ impl Session {
         })
     }
 
+    /// Checks that the store has `partition`.
+    ///
     /// # Errors
-    /// [`Error::Invalid`] if there is no such partition.
+    /// [`Error::Invalid`] if it has no such partition.
     pub(crate) fn check_partition(&self, partition: Partition) -> Result<()> {
         if partition.0 < self.partitions.get() {
             Ok(())

@@ -53,7 +53,7 @@ impl ReconnectingServer {
         self.state().broken
     }
 
-    /// Connects, unless there is a connection.
+    /// Connects unless a connection exists.
     pub(crate) async fn connect(&self) -> RedisResult<()> {
         self.connection().await.map(drop)
     }

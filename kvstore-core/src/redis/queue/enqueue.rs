@@ -1,5 +1,6 @@
-//! Jobs on their way into the queue. What arrives for a partition while a batch of it is under way becomes the next batch, so
-//! a server needs one script call for what arrives together, and the order is that of arrival.
+//! Jobs on their way into the queue. Jobs that arrive for a partition while a batch is in flight
+//! form the next batch. So a server needs one script call for jobs that arrive together, and their
+//! order is that of arrival.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -20,16 +21,18 @@ use crate::redis::run::resend::{REMEMBERED, SendTries, Senders};
 use crate::redis::scripts::Script;
 use crate::redis::text::{number, position, unexpected};
 
-/// Most jobs that wait for the batch before them, in each partition of each process. Past it they are refused.
+/// Most jobs that wait for the batch before them, in each partition of each process. Further jobs
+/// are refused.
 const WAITING_MAX: usize = 10_000;
 
-/// Most bytes of those.
+/// Most bytes of those jobs.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes (keys and values) past which a batch takes no more jobs: it becomes one entry of the log, which is read whole.
+/// Bytes (keys and values) past which a batch takes no more jobs. A batch becomes one entry of the
+/// log, which is read whole.
 const ENTRY_BYTES: usize = 256 << 10;
 
-/// A job that waits, and whom to tell.
+/// A job that waits, with the channel for its answer.
 pub(crate) struct WaitingJob {
     job: NewJob,
     answer: oneshot::Sender<Result<Accepted>>,
@@ -42,12 +45,12 @@ impl WaitingJob {
     }
 
     fn answer(self, answer: Result<Accepted>) {
-        // Who asked may have gone.
+        // The caller may have gone.
         let _ = self.answer.send(answer);
     }
 }
 
-/// What waits for one partition.
+/// The jobs that wait for one partition.
 #[derive(Default)]
 pub(crate) struct Lane {
     state: Mutex<LaneState>,
@@ -58,12 +61,12 @@ pub(crate) struct Lane {
 struct LaneState {
     waiting: VecDeque<WaitingJob>,
     bytes: usize,
-    /// Whether a batch is under way. There is never more than one, so none overtakes another.
+    /// True while a batch is in flight. There is never more than one, so none overtakes another.
     under_way: bool,
 }
 
 impl Lane {
-    /// Takes `jobs` in, and sees to it that they are sent, whether or not anybody waits for the answers.
+    /// Accepts `jobs` and ensures that they are sent, even if no caller waits for the answers.
     pub(crate) fn send(
         self: &Arc<Self>,
         queue: &Arc<Inner>,
@@ -96,7 +99,7 @@ impl Lane {
         }
     }
 
-    /// The next batch; `None` if nothing waits, and then none is under way.
+    /// Takes the next batch. Returns `None` if nothing waits; then no batch is in flight.
     fn next(&self) -> Option<Vec<WaitingJob>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -113,7 +116,7 @@ impl Lane {
     }
 }
 
-/// Sends one batch, and answers each of its jobs.
+/// Sends one batch and answers each of its jobs.
 async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec<WaitingJob>) {
     let session = &queue.session;
     let sent_as = senders.next();
@@ -198,7 +201,7 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
     }
 }
 
-/// What the script says of each of the jobs that were sent.
+/// Decodes the script's answer to each of the jobs that were sent.
 fn answers(
     queue: &Inner,
     partition: Partition,

@@ -1,4 +1,4 @@
-//! The queue: a stream for each partition, with what is remembered of it beside it.
+//! The queue: a stream for each partition, and a hash with what is remembered of it.
 
 mod enqueue;
 mod pack;
@@ -28,20 +28,22 @@ use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
 use crate::redis::text::{number, position, stream_id};
 
-/// A part of a position up to which Lua counts exactly, with room for more jobs than there will ever be.
+/// The end of a position's parts: Lua counts exactly up to here, and there will never be so many
+/// jobs.
 const PART_MAX: u64 = 1 << 52;
 
 /// A queue on a Redis server.
 pub(crate) struct RedisQueue {
     inner: Arc<Inner>,
-    /// For each partition what waits to be sent there.
+    /// The jobs of each partition that wait to be sent.
     lanes: Vec<Arc<Lane>>,
     claim_period: Duration,
-    /// What each worker of this process may hold: the rest it need not give up. One that was not told of ends by itself.
+    /// The partitions that each worker of this process may hold. Only these are released; any other
+    /// claim expires by itself.
     claimed: Mutex<BTreeMap<WorkerId, BTreeSet<Partition>>>,
-    /// How often the claims had changed when they were asked for last.
+    /// The number of changes to the claims when they were last asked for.
     claims_seen: AtomicU64,
-    /// For each partition the tries of its first job.
+    /// The tries of the first job of each partition.
     tries: Vec<Mutex<Tries>>,
     /// False if the store is a folder.
     store_is_beside: bool,
@@ -51,22 +53,22 @@ pub(crate) struct RedisQueue {
 #[derive(Debug, Default)]
 struct Tries {
     head: Position,
-    /// Those that count: they were neither withdrawn nor are they under way.
+    /// Tries that count: neither withdrawn nor in progress.
     counted: u32,
-    /// How many of them the server knows of.
+    /// How many of them the server has recorded.
     recorded: u32,
     is_under_way: bool,
 }
 
 impl Tries {
-    /// Counts the try under way. Returns true if the server has to be told.
+    /// Counts the try in progress. Returns true if the server has yet to record a try.
     fn end(&mut self) -> bool {
         self.counted += u32::from(std::mem::take(&mut self.is_under_way));
         self.counted > self.recorded
     }
 }
 
-/// What a batch on its way needs, too.
+/// The part of the queue that a batch in flight shares.
 pub(crate) struct Inner {
     pub(crate) session: Arc<Session>,
     pub(crate) id: QueueId,
@@ -103,7 +105,7 @@ impl Inner {
         self.session.keys.jobs_channel()
     }
 
-    /// Passes on that this process has accepted jobs, up to `last`.
+    /// Announces that this process has accepted jobs, up to `last`.
     pub(crate) fn accepted(&self, partition: Partition, last: Option<Position>) {
         self.wake.moved(partition, last);
     }
@@ -177,8 +179,8 @@ impl RedisQueue {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes or renews a partition (`period`), or gives it up (zero), and records the tries of its
-    /// first job. Returns true if it is held then.
+    /// Takes or renews a partition (`period`), or releases it (zero), and records the tries of its
+    /// first job. Returns true if the worker holds it afterwards.
     async fn hold(
         &self,
         worker: &WorkerId,
@@ -204,8 +206,8 @@ impl RedisQueue {
         let (is_held, first, attempts): (bool, Option<String>, Option<u32>) = change.await?;
         let mut tries = self.tries(partition);
         if let (Some(first), Some(attempts)) = (first, attempts) {
-            // What another worker has counted, and what the claim of one counts that ended without
-            // giving it up.
+            // The tries that another worker has recorded, and one more if its claim ended without a
+            // release.
             *tries = Tries {
                 head: position(&first)?,
                 counted: attempts,
@@ -218,8 +220,8 @@ impl RedisQueue {
         Ok(is_held)
     }
 
-    /// Returns the last job that was dropped from a partition, and the entries that hold jobs behind
-    /// `after`; with `drops`, those up to there are dropped.
+    /// Returns the last job that was dropped from a partition, and the entries that hold jobs
+    /// behind `after`; with `drops`, the script drops the jobs up to `after`.
     ///
     /// # Errors
     /// [`Error::Stale`] if the state's field `applied_field` names a position before `after`.
@@ -335,7 +337,7 @@ impl JobQueue for RedisQueue {
         if let Some(ended) = ended
             && id.position.minor > number(&ended)?
         {
-            // A server has lost it, or never gave it out.
+            // A server has lost it, or never assigned its position.
             return Ok(Found::Unknown);
         }
         let held = held.map(|entry| unpack(&entry, self.inner.id, id.partition, Position::START));
@@ -413,7 +415,7 @@ impl WorkQueue for RedisQueue {
         let mine = share(&workers, worker.as_str(), self.partitions());
         let before = self.claimed().remove(worker).unwrap_or_default();
         let touched: BTreeSet<_> = mine.union(&before).copied().collect();
-        // If anything fails below, all of it may be held still.
+        // If anything fails below, the worker may still hold any of these.
         self.claimed().insert(worker.clone(), touched.clone());
         let asked = touched.iter().map(async |&partition| {
             let period = match mine.contains(&partition) {
@@ -435,7 +437,7 @@ impl WorkQueue for RedisQueue {
         let seen = self.claims_seen.load(Ordering::Relaxed);
         let mut changes = self.inner.wake.claims();
         if changes.wait_for(|count| *count != seen).await.is_err() {
-            // The queue is gone, and whoever asks it anything is told so.
+            // The queue is closed, and every call reports that.
             std::future::pending().await
         }
     }
@@ -446,14 +448,15 @@ impl WorkQueue for RedisQueue {
         self.inner.check_open()?;
         let held = self.claimed().get(&claim.worker).cloned();
         if held.is_some_and(|held| held.contains(&claim.partition)) {
-            // Whoever gives back a part of its share is leaving, so the others' shares have room for it.
+            // A worker that releases a part of its share is leaving, so the others' shares may
+            // grow.
             let mut command = redis::cmd("ZREM");
             command
                 .arg(session.keys.workers())
                 .arg(claim.worker.as_str());
             let _: u64 = session.ask(&command).await?;
         }
-        // Whatever became of a try that was not withdrawn, it counts.
+        // A try that was not withdrawn counts, whatever its result.
         self.tries(claim.partition).end();
         self.hold(&claim.worker, claim.partition, Duration::ZERO)
             .await?;
@@ -570,13 +573,15 @@ impl WorkQueue for RedisQueue {
     }
 
     fn apply_on_acceptance(&self, _: AppliedListener) {
-        // It only keeps jobs.
+        // This queue only keeps jobs.
     }
 }
 
+/// Checks the position of the store on the same server, as a script has answered it; it is empty if
+/// the store is elsewhere.
+///
 /// # Errors
-/// [`Error::Stale`] if the position of the store beside the queue, as a script has answered it
-/// (empty if the store is elsewhere), lies before `expected`.
+/// [`Error::Stale`] if it lies before `expected`.
 fn check_applied(partition: Partition, applied: &str, expected: Position) -> Result<()> {
     if applied.is_empty() {
         return Ok(());

@@ -1,8 +1,9 @@
-//! Jobs as they stand in a partition's log: those that came together as one entry, which costs the server half as much as an entry each.
+//! Jobs in a partition's log. Jobs that arrived together form one entry, which costs the server
+//! half as much as an entry each.
 //!
-//! Its fields are when it was accepted, how many jobs were ever accepted before it, how many bytes,
-//! and how many bytes it has; then for each job its size and its text. Its id is the position of
-//! the last job; those before it have the numbers before that.
+//! The fields of an entry are the time of acceptance, how many jobs were ever accepted before it,
+//! how many bytes those had, and how many bytes it has; then the size and the text of each job. Its
+//! id is the position of the last job; the earlier jobs have the preceding numbers.
 
 use crate::error::Result;
 use crate::model::command::Command;
@@ -12,7 +13,7 @@ use crate::model::job::{Job, NewJob};
 use crate::redis::log::LogEntry;
 use crate::redis::text::{number, position, unexpected};
 
-/// A job's text.
+/// Encodes a job as text.
 pub(crate) fn text(job: &NewJob) -> serde_json::Result<String> {
     let keep_outcome = job.keep_outcome || job.idempotency.is_some();
     serde_json::to_string(&(keep_outcome, &job.traceparent, &job.command))

@@ -1,12 +1,13 @@
-//! Which partitions a worker should have. All workers work it out alike from who is there, so they need no table and no talk.
+//! Computes which partitions a worker should hold. All workers compute this alike from the list of
+//! workers, so they need neither a table nor messages.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::model::id::{Fingerprint, Partition, PartitionCount};
 
-/// The share of `worker` among `workers`: rendezvous hashing, with as many for each as is even. So shares differ by one at most,
-/// and few partitions move when a worker comes or goes.
+/// Returns the share of `worker` among `workers`, by rendezvous hashing with a cap. Shares differ
+/// in size by one at most, and few partitions move when a worker starts or ends.
 pub(crate) fn share(
     workers: &[String],
     worker: &str,
@@ -89,7 +90,7 @@ mod tests {
             .zip(&after)
             .map(|(before, after)| before.intersection(after).count())
             .sum();
-        // Eight have to move, and a few more do to keep the shares even.
+        // Eight have to move, and a few more to keep the shares even.
         assert!(stayed >= 40, "{stayed} of 64 stayed");
     }
 

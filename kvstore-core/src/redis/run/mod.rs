@@ -110,7 +110,7 @@ impl Runs {
         (*at == breaks).then(|| Arc::clone(run))
     }
 
-    /// Returns the run of that name; `None` stands for a server that hides its name.
+    /// Returns the run of that name; `None` is for a server that hides its name.
     pub(crate) fn named(&self, name: Option<&str>) -> Arc<Run> {
         let name = name.unwrap_or(HIDDEN);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,10 +1,11 @@
--- Tells a partition which queue is active, unless it knows of a later decision. What is kept of the jobs
--- of the queue before it goes, but for how far that was applied, lest it is applied twice when it is
--- adopted again: its jobs are unknown from now on, and forgotten then.
+-- Informs a partition which queue is active, unless it knows a later decision. Drops what it keeps
+-- of the previous queue's jobs, except how far they were applied, so that none is applied twice if
+-- that queue is adopted again. Until then its jobs are unknown; after that, forgotten.
 --
--- KEYS  1 state, 2 outcomes of the queue that the caller takes for the one before
--- ARGV  1 queue, 2 the number of the decision, 3 the queue that the caller takes for the one before
--- Says  the queue before it if that is another, and nothing has happened; otherwise false
+-- KEYS  1 state, 2 outcomes of the queue that the caller takes for the previous one
+-- ARGV  1 queue, 2 the number of the decision, 3 the queue that the caller takes for the previous
+--       one
+-- Says  the previous queue if it is another one, and nothing has changed; otherwise false
 local known = redis.call('HMGET', KEYS[1], 'queue', 'adopted', 'applied:' .. ARGV[3])
 if tonumber(known[2] or '0') >= tonumber(ARGV[2]) then
   return false

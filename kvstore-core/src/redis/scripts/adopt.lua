@@ -1,4 +1,4 @@
--- Makes a queue the active one: of all (where `only_first` is 1, if there is none yet).
+-- Makes a queue the store's active one (if `only_first` is 1, only where there is none).
 --
 -- KEYS  1 meta
 -- ARGV  1 queue, 2 only_first

@@ -1,9 +1,10 @@
--- The changes of a partition behind a version, all at one moment.
+-- Reads the changes of a partition behind a version, all at one moment.
 --
 -- KEYS  1 state, 2 changes
 -- ARGV  1 version, 2 entries and 3 bytes of them after which to stop
--- Says  {latest version, the one behind the gap of the raise before the last, the last one before that of
---       the last, the one behind it (false if there was none), whether these are all (1, 0), entries}
+-- Says  {latest version, the version behind the previous raise's gap, the last version before the
+--       last raise's gap, the version behind it (false if there was none), whether these are all
+--       (1, 0), entries}
 local entries, bytes, after, is_all = {}, 0, ARGV[1] .. '-0', 0
 while is_all == 0 and #entries < tonumber(ARGV[2]) and bytes < tonumber(ARGV[3]) do
   local entry = redis.call('XRANGE', KEYS[2], '(' .. after, '+', 'COUNT', 1)[1]

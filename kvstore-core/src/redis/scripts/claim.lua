@@ -1,14 +1,14 @@
--- Takes, renews or gives up a partition. A claim that is dated further ahead than its own period is
--- over: a clock was set back, or another server with another clock has taken over. Where the worker
--- before did not give it up, it may have ended in a try of the first job, so that counts.
--- Who holds a partition also drops idempotency keys that have ended, which requests do only while more
--- of them come.
+-- Takes, renews or releases a partition. A claim that is dated further ahead than its own period
+-- has ended: a clock was set back, or another server with another clock has taken over. If the
+-- previous worker did not release its claim, it may have ended during a try of the first job, so
+-- that try counts. The holder of a partition also drops expired idempotency keys: requests drop
+-- them only while more requests come.
 --
 -- KEYS  1 claim, 2 requests, 3 request deadlines, 4 queue, 5 jobs
--- ARGV  1 skew (ms), 2 worker, 3 how long it lasts (ms), 0 to give it up, 4 channel, 5 a job of which
---       the worker has counted tries, '' if there is none, 6 how many
--- Says  {whether the worker holds it now (1, 0), and if it did not before: the first job, how often it
---       was tried}
+-- ARGV  1 skew (ms), 2 worker, 3 how long the claim lasts (ms), 0 to release it, 4 channel, 5 a job
+--       of which the worker has counted tries, '' if there is none, 6 how many
+-- Says  {whether the worker holds the partition now (1, 0), and if it did not before: the first
+--       job, how often it was tried}
 local now = server_time(ARGV[1])
 local holder, ends, period = unpack(redis.call('HMGET', KEYS[1], 'worker', 'until', 'period'))
 local is_own = holder == ARGV[2]

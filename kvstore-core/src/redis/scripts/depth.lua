@@ -1,4 +1,4 @@
--- How much waits in a partition.
+-- Measures what waits in a partition.
 --
 -- KEYS  1 queue, 2 jobs, 3 requests
 -- ARGV  1 skew (ms)

@@ -1,12 +1,16 @@
--- Appends jobs to a partition's log, in their order: all that are taken as one entry, whose id is the position of the last of them.
+-- Appends jobs to a partition's log, in order. All accepted jobs form one entry, whose id is the
+-- position of the last of them.
 --
 -- KEYS  1 queue, 2 jobs, 3 requests, 4 request deadlines, 5 record of the sender
 -- ARGV  1 skew (ms), 2 channel, 3 partition, 4 most jobs, 5 most bytes, 6 most idempotency keys,
---       7 its number, 8 how long the answer is remembered (ms), 9 number of jobs, 10 their size together, 11 how many have an
---       idempotency key; then for each job: size (bytes), text;
---       then for each idempotency key, in the order of the jobs: number of the job, key, fingerprint, its window (ms)
--- Says  {'ok', major, minor of the first new one}, and unless all are new for each: 'new' (they are numbered on), the position of a job
---       from before, 'reused', 'jobs', 'bytes' or 'keys' and the time until one ends in ms (full by those)
+--       7 the sender's number, 8 how long the answer is remembered (ms), 9 number of jobs, 10 their
+--       total size, 11 how many have an idempotency key;
+--       then for each job: size (bytes), text;
+--       then for each idempotency key, in the order of the jobs: number of the job, key,
+--       fingerprint, its window (ms)
+-- Says  {'ok', major, minor of the first new job}, and unless all are new, for each job: 'new'
+--       (these have consecutive numbers), the position of an earlier job, 'reused', or what is
+--       full: 'jobs', 'bytes', or 'keys' and the time until one expires (ms)
 local queue, jobs, requests, deadlines, record = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local jobs_max, bytes_max, keys_max = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local asked, size_all, with_key = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
@@ -25,7 +29,7 @@ local now, time = store_time(ARGV[1], known[7])
 redis.call('XLEN', jobs)
 local answer = { 'ok', major, int(minor + 1) }
 
--- Appends `taken` jobs, sizes and texts, behind what was accepted before them.
+-- Appends `taken` jobs, sizes and texts, after those accepted before.
 local function append(taken, ...)
   local last, size = major .. '-' .. int(minor + taken), bytes - tonumber(known[4] or '0')
   redis.call('XADD', jobs, last, int(now), int(count - taken), int(bytes - size), int(size), ...)
@@ -50,7 +54,7 @@ for job = 1, asked do
   end
   local word = nil
   if key then
-    -- Some of those that have ended go with every new one, so the table shrinks faster than it grows.
+    -- Each new key removes up to ten expired ones, so the table shrinks faster than it grows.
     for _, ended in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now), 'LIMIT', 0, 10)) do
       redis.call('ZREM', deadlines, ended)
       keys = keys - redis.call('HDEL', requests, ended)
@@ -64,7 +68,7 @@ for job = 1, asked do
     end
   end
   if word then
-    -- A retry is answered whatever the bounds say.
+    -- A retry is answered even when the queue is full.
   elseif count - count_done >= jobs_max then
     word = 'jobs'
   elseif bytes - bytes_done + tonumber(size) > bytes_max then

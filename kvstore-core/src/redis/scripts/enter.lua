@@ -1,11 +1,12 @@
--- Opens a partition to a run of its server that has not changed it before, and one that was emptied:
--- nothing that an earlier history gave out, and may have lost, is given out again. Versions continue
--- behind a gap, and jobs are numbered under a higher major number: both from the time in microseconds, or
--- by chance far ahead where that is behind them (the clock was wrong once).
+-- Opens a partition, which may have been emptied, to a run of its server that has not changed it
+-- before. No number that an earlier history gave out, and may have lost, is given out again.
+-- Versions continue behind a gap, and jobs get a higher major number. Both start from the time in
+-- microseconds, or a random distance ahead if the time is not past them (the clock was once wrong).
 --
 -- KEYS  1 state, 2 queue
--- ARGV  1 major number of a job, 2 a random number from 2^32 on, 3 skew (ms)
--- Says  the last minor number under that major one ('0' if it was never in use here), '' if it is in use
+-- ARGV  1 major number of a job, 2 a random number of at least 2^32, 3 skew (ms)
+-- Says  the last minor number under that major one ('0' if it was never in use here), '' if it is
+--       in use
 local state, queue = KEYS[1], KEYS[2]
 local known = redis.call('HMGET', state, 'run', 'version', 'raised to')
 local log = redis.call('HMGET', queue, 'run', 'major', 'minor')
@@ -26,7 +27,7 @@ if log[1] ~= RUN then
   if log[2] then
     push(fields, 'ended:' .. log[2], log[3] or '0')
     push(fields, 'before:' .. major, log[2])
-    -- It is known of the last hundred numberings where they ended.
+    -- The ends of the last hundred numberings are kept.
     local oldest = log[2]
     for _ = 1, 100 do
       oldest = oldest and redis.call('HGET', queue, 'before:' .. oldest)

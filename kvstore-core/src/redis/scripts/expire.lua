@@ -1,9 +1,10 @@
--- Removes entries whose deadline has passed, and announces it; drops outcomes that are too old. Says how many entries. Each deadline
--- is judged again: there may be a newer value by now.
+-- Removes entries whose deadline has passed, announces that, and drops outcomes that are too old.
+-- Each deadline is checked again, since there may be a newer value by now.
 --
 -- KEYS  1 state, 2 index, 3 deadlines, 4 changes, 5 outcomes of the queue, then the entries
--- ARGV  1 skew (ms), 2 changes kept, 3 channel, 4 partition, 5 queue, 6 how long outcomes are kept (ms), 7 most outcomes, 8 most
---       bytes of them, then for each entry its name
+-- ARGV  1 skew (ms), 2 changes kept, 3 channel, 4 partition, 5 queue, 6 how long outcomes are kept
+--       (ms), 7 most outcomes, 8 most bytes of them, then for each entry its name
+-- Says  how many entries were removed
 local state, index, deadlines, changes, outcomes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to', 'kept:' .. ARGV[5])
 if known[3] ~= RUN then

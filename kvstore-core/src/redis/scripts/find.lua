@@ -1,11 +1,11 @@
--- What a partition's log knows of a job.
+-- Looks a job up in a partition's log.
 --
 -- KEYS  1 queue, 2 jobs
 -- ARGV  1 position, 2 its major number
--- Says  {last number given out, attempts, the last minor number under that major one if another one is in use
---       ('0' if it never was), false or an entry with the job alone}
+-- Says  {last number given out, attempts, the last minor number under that major one if another one
+--       is in use ('0' if it never was), false or an entry with the job alone}
 local known = redis.call('HMGET', KEYS[1], 'major', 'minor', 'head', 'attempts', 'trimmed', 'ended:' .. ARGV[2])
--- Of a numbering that never began here nothing was accepted here: its history is lost.
+-- A numbering that never began here accepted nothing here: its history is lost.
 local ended = known[6] or (known[1] ~= ARGV[2] and '0')
 local attempts = known[3] == ARGV[1] and known[4] or '0'
 local trimmed, job = known[5] or '0-0', false

@@ -1,8 +1,8 @@
--- The texts of entries that have not expired, all at one moment.
+-- Reads the texts of entries that have not expired, all at one moment.
 --
 -- KEYS  1 state, then the entries
 -- ARGV  1 skew (ms), 2 bytes after which to stop
--- Says  for each entry its text, false if it is absent
+-- Says  for each entry its text, or false if it is absent
 local now, room = store_time(ARGV[1], redis.call('HGET', KEYS[1], 'time')), tonumber(ARGV[2])
 local found = {}
 for entry = 2, #KEYS do

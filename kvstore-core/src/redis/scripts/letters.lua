@@ -1,4 +1,4 @@
--- A page of a partition's dead letters.
+-- Reads a page of a partition's dead letters.
 --
 -- KEYS  1 letters, 2 letter index
 -- ARGV  1 first (as ZRANGEBYLEX takes it), 2 most

@@ -1,11 +1,14 @@
--- What a page of a listing needs of one partition, all at one moment.
+-- Reads one partition's part of a page of a listing, all at one moment.
 --
 -- KEYS  1 state, 2 index, 3 deadlines
--- ARGV  1 skew (ms), 2 start of the entries' names, 3 prefix, 4 first (as ZRANGEBYLEX takes it), 5 end (likewise), 6 most,
---       7 delimiter or '', 8 values (1, 0), 9 count (1, 0), 10 start of the prefix's range, as ZRANGEBYLEX takes it
--- Says  {latest version, count or -1, items}: for a key {name, version, deadline, size, value or ''}, for a common prefix {name}
+-- ARGV  1 skew (ms), 2 start of the entries' names, 3 prefix, 4 first (as ZRANGEBYLEX takes it),
+--       5 end (likewise), 6 most, 7 delimiter or '', 8 values (1, 0), 9 count (1, 0), 10 start of
+--       the prefix's range (as ZRANGEBYLEX takes it)
+-- Says  {latest version, count or -1, items}: for a key {name, version, deadline, size, value or
+--       ''}, for a common prefix {name}
 --
--- The entries' names cannot be known before, so they are not in KEYS: they are in the slot of those that are, and only read.
+-- KEYS does not name the entries, which only the index knows: they are in the same slot as the keys
+-- that it names, and are only read.
 local state, index, deadlines = KEYS[1], KEYS[2], KEYS[3]
 local entries, prefix, first, last, most, delimiter, values, count =
   ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1', ARGV[9] == '1'
@@ -21,13 +24,14 @@ if count then
   end
 end
 
--- What sorts right behind everything that starts with `text`. Names are UTF-8, which has no byte 255.
+-- Returns the first text that sorts after everything that starts with `text`. Names are UTF-8,
+-- which has no byte 255.
 local function behind(text)
   return '[' .. string.sub(text, 1, -2) .. string.char(string.byte(text, -1) + 1)
 end
 
--- After a fold the next look-up is for one name, and each look-up without a fold doubles that: all but
--- one of the names below a folded prefix are fetched in vain.
+-- After a fold the next look-up is for one name, and each look-up without a fold doubles that: all
+-- but one of the names below a folded prefix are fetched in vain.
 local items, step = {}, delimiter == '' and most or 16
 local has_expired = #redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now), 'LIMIT', 0, 1) > 0
 while #items < most do
@@ -42,7 +46,7 @@ while #items < most do
     if delimiter ~= '' then
       _, stop = string.find(name, delimiter, #prefix + 1, true)
     end
-    -- A folded name needs a look at its deadline only while entries that have expired are still there.
+    -- The deadline of a folded name matters only while expired entries are still there.
     if not stop or has_expired then
       text = redis.call('GETRANGE', entries .. name, 0, stop and 41 or -1)
       version = live_version(text ~= '' and text, now)

@@ -1,4 +1,4 @@
--- Creates what every process has to agree on, or says what it is.
+-- Creates what all processes have to agree on, and returns it.
 --
 -- KEYS  1 meta
 -- ARGV  1 format, 2 partitions to create it with, 3 id of the queue to create it with

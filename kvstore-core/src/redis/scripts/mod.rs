@@ -1,5 +1,5 @@
-//! The scripts: one operation each, with the keys that it takes. Those that give out numbers are
-//! bound to a run of their server (`run.rs`), the others are loaded when a server does not know
+//! The scripts: one operation each, with the keys that it takes. Scripts that give out numbers are
+//! bound to a run of their server (`run/mod.rs`); the others are loaded when a server does not know
 //! them yet.
 
 use redis::{RedisResult, ScriptInvocation, ToRedisArgs};
@@ -8,22 +8,22 @@ use crate::model::id::{Partition, PartitionCount, QueueId};
 use crate::redis::keys::Keys;
 use crate::redis::link::Servers;
 
-/// What the layout of the keys is called. Another one is another store.
+/// The name of the layout of the keys. A store with another one needs another program.
 pub(crate) const FORMAT: &str = "1";
 
-/// How many of the scripts, the first ones, are bound to a run.
+/// How many scripts, from the first, are bound to a run.
 pub(crate) const BOUND: usize = Script::Step as usize + 1;
 
-/// For each script its name, what Redis may let it do, its file, and the keys of a partition that
-/// it takes before all others. The flags: `no-writes` also on a server that refuses writes,
-/// `allow-oom` also on one that is full, so that what waits in it can drain.
+/// The name of each script, its flags, its file, and the keys of a partition that it takes before
+/// all others. With `no-writes`, a script also runs on a server that refuses writes; with
+/// `allow-oom`, also on a full one, so that its queue can drain.
 macro_rules! scripts {
     ($($name:ident $flags:literal $file:literal $($key:literal)*;)*) => {
         /// A script.
         #[derive(Clone, Copy, Debug)]
         pub(crate) enum Script { $($name),* }
 
-        /// Flags, text and keys of each.
+        /// The flags, text and keys of each script.
         const ALL: &[(&str, &str, &[&str])] =
             &[$(($flags, include_str!($file), &[$($key),*])),*];
     };
@@ -54,7 +54,7 @@ scripts! {
     Workers "allow-oom" "workers.lua";
 }
 
-/// A script with what it is called with.
+/// A script with its keys and arguments.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) script: Script,
@@ -71,7 +71,7 @@ impl Call {
         }
     }
 
-    /// Returns a call with the keys of `partition` that the script takes before others.
+    /// Returns a call with the keys of `partition` that the script takes first.
     pub(crate) fn of(script: Script, keys: &Keys, partition: Partition) -> Self {
         let (_, _, names) = ALL[script as usize];
         let keys = names.iter().map(|name| keys.of(partition, name));
@@ -124,7 +124,8 @@ impl Scripts {
         self.0[script as usize - BOUND].get_hash()
     }
 
-    /// Creates the store under `meta` if it is not there. Returns its format, partitions and queue.
+    /// Creates the store under `meta` if it does not exist. Returns its format, partitions and
+    /// queue.
     pub(crate) async fn meta(
         &self,
         link: &mut Servers,

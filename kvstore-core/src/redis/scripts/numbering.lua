@@ -1,7 +1,8 @@
--- Before every script that gives out numbers, behind shared.lua. RUN stands before both: the run of the server that it is bound to (run.rs).
+-- Precedes every script that gives out numbers, after shared.lua. The line before both defines RUN:
+-- the run of the server that the script is bound to (run/mod.rs).
 
--- Calls `command key …` with `arguments`, some at a time: unpack takes no more than 7,999 values. The size is even, so
--- that pairs stay together.
+-- Calls `command key …` with `arguments`, in parts: unpack takes no more than 7,999 values. The
+-- size of a part is even, so that pairs stay together.
 local function call_in_parts(command, key, arguments)
   for first = 1, #arguments, 2000 do
     local last = math.min(first + 1999, #arguments)
@@ -13,12 +14,13 @@ local function call_in_parts(command, key, arguments)
   end
 end
 
--- To a partition that knows another run of the server; enter.lua opens it to this one.
+-- Returns the error for a partition that knows another run of the server; enter.lua opens it to
+-- this one.
 local function another_run()
   return redis.error_reply('ENTER the partition was changed by another run of the server')
 end
 
--- Drops what is too old of what watchers hear: all but the latest `kept` versions. A raise (enter.lua) has left a gap in them.
+-- Trims the changes to the latest `kept` versions. A raise (enter.lua) has left a gap in them.
 local function trim(stream, latest, kept, from, to)
   local first = latest - tonumber(kept) + 1
   if to and first <= tonumber(to) then
@@ -29,7 +31,8 @@ local function trim(stream, latest, kept, from, to)
   end
 end
 
--- Writes down what watchers hear: a list of kind and version, key, kind and version, key … . An entry's id is its last version.
+-- Records changes for watchers: a list of kind and version, key, kind and version, key … . An
+-- entry's id is its last version.
 local function announce(stream, changes, latest, kept, from, to)
   for first = 1, #changes, 2000 do
     local last = math.min(first + 1999, #changes)
@@ -39,8 +42,9 @@ local function announce(stream, changes, latest, kept, from, to)
   trim(stream, latest, kept, from, to)
 end
 
--- The answer to a change that was made before, false for a new one. `record` holds the last number of its sender, and the answer to it.
--- A number before that is of a copy that nobody waits for any more. It writes, so that replicas that have this have the change, too.
+-- Returns the answer to a change that was made before, false for a new one. `record` holds the last
+-- number of its sender, with the answer. A smaller number is that of a copy whose answer is no
+-- longer awaited. The function writes, so that a wait for replicas covers the change, too.
 local function answer_before(record, number, kept)
   local text = redis.call('GET', record)
   local stop = text and string.find(text, ' ', 1, true)
@@ -52,14 +56,15 @@ local function answer_before(record, number, kept)
   return last > tonumber(number) and { 'passed' } or cmsgpack.unpack(string.sub(text, stop + 1))
 end
 
--- Remembers `answer` for `kept` ms, and says it.
+-- Remembers `answer` for `kept` ms, and returns it.
 local function remember(record, number, answer, kept)
   redis.call('SET', record, number .. ' ' .. cmsgpack.pack(answer), 'PX', kept)
   return answer
 end
 
--- Drops outcomes from before `since`, and the oldest while there are more than `most` or more bytes of
--- them than `bytes_max`, a thousand at a time. Adds to `fields` what changes in the state by that.
+-- Drops outcomes from before `since`, and the oldest ones while there are more than `most`, or more
+-- bytes of them than `bytes_max`, a thousand at a time. Adds the resulting changes of the state to
+-- `fields`.
 local function prune(fields, queue, outcomes, since, most, bytes, bytes_max)
   local length, pruned, next = redis.call('XLEN', outcomes), nil, 1
   for _ = 1, 11 do

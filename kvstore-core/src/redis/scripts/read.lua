@@ -1,12 +1,12 @@
--- The entries of a partition's log that hold jobs behind a position; those up to it are dropped, if the
--- caller says that they are applied.
+-- Reads the entries of a partition's log that hold jobs behind a position, and drops those up to it
+-- if the caller says that they are applied.
 --
 -- KEYS  1 queue, 2 jobs, 3 state
--- ARGV  1 position, 2 jobs and 3 bytes after which to stop (no jobs: nothing is returned), 4 the field of
---       the state that holds the store's position, '' if the store is elsewhere or its position does not
---       matter, 5 whether to drop (1, 0)
--- Says  {the last job dropped, the store's position or '', entries}; no entries, and nothing is dropped,
---       if the store beside the queue is not as far: another server has taken the place of the one that
+-- ARGV  1 position, 2 jobs and 3 bytes after which to stop (no jobs: nothing is returned), 4 the
+--       field of the state that holds the store's position, '' if the store is elsewhere or its
+--       position does not matter, 5 whether to drop (1, 0)
+-- Says  {the last job dropped, the store's position or '', entries}; no entries, and nothing is
+--       dropped, if the store on this server is not as far: this server has replaced the one that
 --       the caller knows
 local after, most, applied, found = ARGV[1], tonumber(ARGV[2]), '', {}
 if ARGV[4] ~= '' then

@@ -1,4 +1,4 @@
--- Returns what the user lacks of the rights that this program needs, as ACL SETUSER takes it.
+-- Returns the rights that this program needs and the user lacks, as ACL SETUSER takes them.
 --
 -- ARGV  1 prefix of the keys and channels
 local prefix, missing = ARGV[1] .. ':', {}
@@ -10,7 +10,7 @@ local function check(right, ...)
   return is_allowed
 end
 
--- The user runs EVALSHA just now, so a refusal of it with keys is one of the keys.
+-- The user runs EVALSHA already, so a refusal with keys concerns the keys.
 local keys = { prefix .. 'meta', prefix .. 'workers', prefix .. '{0}:state', prefix .. '{0}:v:a' }
 if check('~' .. prefix .. '*', 'EVALSHA', '', #keys, unpack(keys)) then
   for command in string.gmatch('DEL EXISTS GET GETRANGE HDEL HGET HINCRBY HLEN HMGET HSET HSETNX MGET MSET PEXPIRE SET '
@@ -23,7 +23,7 @@ for _, command in ipairs({ 'PING', 'TIME', 'WAIT' }) do
   check('+' .. string.lower(command), command)
 end
 check('+script|flush', 'SCRIPT', 'FLUSH')
--- Only both together tell of the channels.
+-- Only both checks together show that the channels are refused.
 local publishes = check('+publish', 'PUBLISH', prefix .. 'moved', '') and check('+publish', 'PUBLISH', prefix .. 'accepted', '')
 local subscribes = check('+subscribe', 'SUBSCRIBE', prefix .. 'moved', prefix .. 'accepted')
 if not publishes and not subscribes then

@@ -1,17 +1,19 @@
--- Before every other script. Numbers are written with int(): tostring would turn 10^15 into 1e+15.
+-- Precedes every other script. Numbers are written with int(): tostring would turn 10^15 into
+-- 1e+15.
 local function int(number)
   return string.format('%.0f', number)
 end
 
--- The server's time in milliseconds, moved by `skew`.
+-- Returns the server's time in milliseconds, moved by `skew`.
 local function server_time(skew)
   local parts = redis.call('TIME')
   return tonumber(parts[1]) * 1000 + math.floor(tonumber(parts[2]) / 1000) + tonumber(skew)
 end
 
--- The partition's time, and the text by which it is known next. `known` is that text of when something was
--- last changed: the time then, and how far it was ahead of the clock. It never goes back, and where the
--- clock is behind it (it was set back, or another server with another clock has taken over) it runs on.
+-- Returns the partition's time, and the text that records it. `known` is that text from the last
+-- change: the time then, and how far it was ahead of the clock. The time never moves backwards;
+-- where the clock is behind it (it was set back, or another server with another clock has taken
+-- over), it keeps its lead.
 local function store_time(skew, known)
   local clock = server_time(skew)
   local latest, ahead = string.match(known or '0', '^(%d+) ?(%d*)$')
@@ -23,7 +25,8 @@ local function store_time(skew, known)
   return clock + ahead, int(clock + ahead) .. ' ' .. int(ahead)
 end
 
--- The version in the text of an entry, false if there is none or it has expired; and whether there is a text.
+-- Returns the version in the text of an entry, false if there is none or it has expired; and
+-- whether there is a text.
 local function live_version(text, now)
   if not text then
     return false, false
@@ -38,13 +41,13 @@ local function live_version(text, now)
   return version, true
 end
 
--- Sends a message. If the user may not send it, what is written stays written, and the waiters find it
--- when they poll.
+-- Sends a message. If the user may not send it, what is written stays written, and the waiters find
+-- it when they poll.
 local function publish(channel, message)
   redis.pcall('PUBLISH', channel, message)
 end
 
--- The two numbers of a position.
+-- Returns the two numbers of a position.
 local function parts(position)
   local major, minor = string.match(position, '^(%d+)-(%d+)$')
   return tonumber(major), tonumber(minor)
@@ -57,14 +60,14 @@ local function is_before(one, other)
   return major < other_major or (major == other_major and minor < other_minor)
 end
 
--- Appends a value to a list, or two.
+-- Appends one or two values to a list.
 local function push(list, value, another)
   list[#list + 1] = value
   list[#list + 1] = another
 end
 
--- The entries of the log that hold jobs behind a position, until they hold `most` jobs or `room` bytes,
--- but at least one. The first may begin before the position.
+-- Returns the entries of the log that hold jobs behind a position, up to `most` jobs or `room`
+-- bytes, but at least one entry. The first may begin before the position.
 local function entries_behind(jobs, position, most, room)
   local found, held, bytes, next = {}, 0, 0, 1
   while next > 0 do
@@ -79,14 +82,14 @@ local function entries_behind(jobs, position, most, room)
     if #part < next then
       return found
     end
-    -- As many as there is room for if they are like those before.
+    -- As many as there is room for if they resemble the previous ones.
     next = math.ceil(#found * math.min((most - held) / held, (room - bytes) / math.max(bytes, 1), 15))
   end
   return found
 end
 
--- Drops the jobs up to a position that are held still; `next` is the first entry that holds jobs behind it.
--- An entry goes with the last of its jobs.
+-- Drops the jobs up to a position that are still held; `next` is the first entry that holds jobs
+-- behind it. An entry is dropped with the last of its jobs.
 local function drop(queue, jobs, up_to, next)
   local known = redis.call('HMGET', queue, 'trimmed', 'jobs', 'bytes')
   if not is_before(known[1] or '0-0', up_to) then
@@ -96,7 +99,7 @@ local function drop(queue, jobs, up_to, next)
   if next then
     local fields, next_major, next_minor = next[2], parts(next[1])
     count, bytes = tonumber(fields[2]), tonumber(fields[3])
-    -- It holds jobs up to the position, too, if that lies in it.
+    -- It also holds jobs up to the position, if the position lies in it.
     for place = 5, next_major == major and #fields - 2 * (next_minor - minor) or 0, 2 do
       count, bytes = count + 1, bytes + tonumber(fields[place])
     end

@@ -1,10 +1,10 @@
--- Makes a partition's next job come after a position, if it would not anyway. The jobs that are held lie
--- behind it then, and are dropped if the store has applied them: the position may be of a server that
--- this one has replaced, and whose store was further than this one's.
+-- Makes a partition's next job come after a position, unless it would anyway. The jobs that are
+-- held then lie behind that position. They are dropped if the store has applied them: the position
+-- may be that of a server that this one has replaced, and whose store was further than this one's.
 --
 -- KEYS  1 queue, 2 jobs, 3 state
--- ARGV  1 major, 2 minor of the position, 3 the field of the state that holds the store's position, ''
---       if the store is elsewhere
+-- ARGV  1 major, 2 minor of the position, 3 the field of the state that holds the store's position,
+--       '' if the store is elsewhere
 local known = redis.call('HMGET', KEYS[1], 'major', 'minor', 'jobs', 'bytes')
 local last, wanted = (known[1] or '0') .. '-' .. (known[2] or '0'), ARGV[1] .. '-' .. ARGV[2]
 if not is_before(last, wanted) then

@@ -1,29 +1,33 @@
--- Makes all of a commit true at once, or nothing of it: its writes, its outcomes, and how far the log is
--- applied with them. From the log beside the store it drops what is applied, and returns what follows.
+-- Applies a commit atomically: its writes, its outcomes, and how far the log is applied with them.
+-- Drops applied jobs from a log on the same server, and returns those that follow.
 --
 -- KEYS  1 state, 2 index, 3 deadlines, 4 changes, 5 letters, 6 letter index, 7 queue, 8 jobs,
 --       9 outcomes of the queue, 10 record of the sender, then the entries
--- ARGV  1 skew (ms), 2 channel, 3 partition, 4 its number, or '' for one that advances, which is made
---       once anyway, 5 queue that it advances or '', 6 from, 7 to, 8 whether the jobs between are lost
---       (1, 0), 9 whether the log is beside the store (1, 0), 10 the latest version, if all of its writes
---       are sets without a deadline or a check, otherwise '';
---       11 how long the answer is remembered (ms), 12 changes kept, 13 entries, 14 checks, 15 writes,
---       16 outcomes, 17 how many of them are dead letters, 18 most dead letters, 19 most bytes of them,
---       20 most outcomes, 21 most bytes of them, 22 their age (ms), 23 jobs and 24 bytes of the log after
---       which to stop (no jobs: nothing is returned);
---       for each outcome: position, kind (s succeeded, f failed, d dead), text, first write, writes, letter;
---       with the latest version: for each entry: its key, its text; for each: '0', its name; for each
---       write: 's' and version, name;
---       without: for each entry its name; for each check: entry, kind (a absent, p present, v version,
---       o one of, n none of, m present with none of, * any), version, or several with commas around each;
---       for each write: entry, kind (s set, t set for a time, d delete), deadline (s: ms,
---       0 never; t: ms from now), value
--- Says  {'ok', {first version, a digit for each write: whether the key existed (with the latest version:
---       for each entry)}, entries of the log}; nothing has happened after
---       {'conflict', {check from 0, version or ''}}, {'version', {the latest one}},
---       {'queue', {the active one}}, {'stale', {position}}, {'unset', {}}, {'full', {'count' or 'bytes'}}
+-- ARGV  1 skew (ms), 2 channel, 3 partition, 4 the sender's number, or '' for a commit that
+--       advances, which takes effect once anyway, 5 queue that it advances or '', 6 from, 7 to,
+--       8 whether the jobs between are lost (1, 0), 9 whether the log is on this server (1, 0),
+--       10 the latest version, if all of its writes are sets without a deadline or a check,
+--       otherwise '';
+--       11 how long the answer is remembered (ms), 12 changes kept, 13 entries, 14 checks,
+--       15 writes, 16 outcomes, 17 how many of them are dead letters, 18 most dead letters, 19 most
+--       bytes of them, 20 most outcomes, 21 most bytes of them, 22 their age (ms), 23 jobs and
+--       24 bytes of the log after which to stop (no jobs: nothing is returned);
+--       for each outcome: position, kind (s succeeded, f failed, d dead), text, first write,
+--       writes, letter;
+--       with the latest version: for each entry: its key, its text; for each: '0', its name; for
+--       each write: 's' and version, name;
+--       without: for each entry its name; for each check: entry, kind (a absent, p present,
+--       v version, o one of, n none of, m present with none of, * any), version, or several with
+--       commas around each;
+--       for each write: entry, kind (s set, t set for a time, d delete), deadline (s: ms, 0 never;
+--       t: ms from now), value
+-- Says  {'ok', {first version, a digit for each write: whether the key existed (with the latest
+--       version: for each entry)}, entries of the log}; or, with nothing changed:
+--       {'conflict', {check from 0, version or ''}}, {'version', {the latest one}}, {'queue', {the
+--       active one}}, {'stale', {position}}, {'unset', {}}, {'full', {'count' or 'bytes'}}
 --
--- Nothing is undone if a command fails, so everything is judged, types too, before the first write.
+-- Redis does not roll back when a command fails, so everything, types too, is checked before the
+-- first write.
 local state, index, deadlines, changes, letters, letter_index, log, jobs, outcomes, record = unpack(KEYS, 1, 10)
 local skew, channel, partition, number, queue, from, to, is_lost, is_own, latest = unpack(ARGV, 1, 10)
 local numbers = {}
@@ -51,8 +55,8 @@ end
 local before, letter_bytes = known[1] or '0', tonumber(known[9] or '0')
 local now, time = store_time(skew, known[2])
 
--- Judges the checks. Returns the version of each entry, and whether there is one, expired or not; or the
--- number of the check that does not hold.
+-- Evaluates the checks. Returns the version of each entry, and whether there is one, expired or
+-- not; then the check that does not hold.
 local function judge()
   local current, there, next = {}, {}, body + entries
   for first = 1, entries, 2000 do
@@ -93,7 +97,7 @@ if queue ~= '' then
   elseif letters_new > 0 and redis.call('HLEN', letters) + letters_new > letters_max then
     return answer('full', { 'count' })
   elseif letters_new > 0 and letter_bytes >= letter_bytes_max then
-    -- The last one may pass the bound, so that no letter is too large for an empty table.
+    -- The last letter may pass the limit, so that none is too large for an empty table.
     return answer('full', { 'bytes' })
   end
   redis.call('HLEN', letters)
@@ -111,7 +115,7 @@ local has_deadlines = redis.call('ZCARD', deadlines) > 0
 local first_version = int(tonumber(before) + (writes > 0 and 1 or 0))
 local version = int(tonumber(before) + writes)
 
--- Writes what may be anything. Returns a digit for each write, and what watchers hear.
+-- Applies writes of all kinds. Returns a digit for each write, and the changes for watchers.
 local function write(current, there)
   local existed, final, announced = {}, {}, {}
   local next, given = body + entries + 3 * checks, tonumber(before)
@@ -129,7 +133,7 @@ local function write(current, there)
       push(announced, 's' .. int(given), name)
     else
       if there[entry] then
-        -- Watchers still hold it: an entry that expired and was not removed yet ends now.
+        -- Watchers still see it: an entry that has expired but was not removed ends now.
         push(announced, ((kind == 'd' and current[entry]) and 'd' or 'x') .. int(given), name)
       end
       current[entry], there[entry], final[entry] = false, false, false
@@ -160,7 +164,7 @@ local function write(current, there)
   return table.concat(existed), announced
 end
 
--- Writes sets without a deadline, whose texts hold their versions. Returns a digit for each entry.
+-- Applies sets without a deadline, whose texts hold their versions. Returns a digit for each entry.
 local function set()
   local members = body + 2 * entries
   local added = redis.call('ZADD', index, unpack(ARGV, members, members + 2 * entries - 1))
@@ -169,7 +173,7 @@ local function set()
   if has_expired or (added > 0 and added < entries) then
     local digits = {}
     for entry = 1, entries do
-      -- It must not fail: a name is in the index by now.
+      -- This must not fail, since a name has been added to the index.
       local text = redis.pcall('GETRANGE', KEYS[10 + entry], 0, 41)
       local deadline = type(text) == 'string' and string.match(text, '^%d+ (%d+) ')
       digits[entry] = deadline and (deadline == '0' or tonumber(deadline) > now) and '1' or '0'
@@ -189,7 +193,7 @@ local function set()
   return existed
 end
 
--- Everything is judged. From here on nothing may fail.
+-- All checks are done. From here on nothing may fail.
 local existed, announced = nil, {}
 if latest == '' then
   existed, announced = write(current, there)
@@ -222,7 +226,7 @@ if queue ~= '' then
     local intervals = (redis.call('HGET', state, 'lost:' .. queue) or '') .. from .. ',' .. to .. ';'
     local _, count = string.gsub(intervals, ';', '')
     if count > 100 then
-      -- Past that the two oldest become one.
+      -- Beyond that limit the two oldest become one.
       intervals = string.gsub(intervals, '^([^,]*),[^;]*;[^,]*,', '%1,', 1)
     end
     push(fields, 'lost:' .. queue, intervals)

@@ -1,4 +1,4 @@
-//! A page of a listing, put together from what each partition has.
+//! A page of a listing, merged from the parts of all partitions.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::redis::store::watch;
 use crate::redis::text::{number, unexpected};
 use crate::store::{ListRequest, Listed, Page};
 
-/// One item of a page: an entry, or a common prefix, which several partitions may have.
+/// An item of a page: an entry, or a common prefix, which several partitions may have.
 enum Item {
     Entry(Listed),
     Prefix,
@@ -31,7 +31,8 @@ pub(crate) async fn page(session: &Session, request: &ListRequest) -> Result<Pag
         return Err(Error::invalid(Subject::Delimiter, "it must not be empty"));
     }
     let range = Range::new(request);
-    // One more than the page holds, from each: so what is cut off anywhere lies behind the page.
+    // Each partition returns one more item than the page holds, so whatever a limit cuts off lies
+    // behind the page.
     let parts = session
         .partitions
         .iter()
@@ -63,11 +64,11 @@ pub(crate) async fn page(session: &Session, request: &ListRequest) -> Result<Pag
     Ok(page)
 }
 
-/// The ends of what is asked for, as `ZRANGEBYLEX` takes them.
+/// The bounds of the request, as `ZRANGEBYLEX` takes them.
 struct Range {
-    /// Of the page.
+    /// The start of the page.
     first: Vec<u8>,
-    /// Of the prefix.
+    /// The start of the prefix.
     start: Vec<u8>,
     end: Vec<u8>,
 }
@@ -94,7 +95,7 @@ impl Range {
                         })
                 });
                 if folded {
-                    // It was a common prefix, and all of what it stands for is behind us.
+                    // It was a common prefix, and every key under it lies before this page.
                     [b"[", &*behind(after.as_bytes())].concat()
                 } else {
                     [b"(", after.as_bytes()].concat()
@@ -106,7 +107,8 @@ impl Range {
     }
 }
 
-/// What sorts right behind everything that starts with `text`, which is not empty. UTF-8 has no byte 255.
+/// Returns the first text that sorts after everything that starts with `text`, which is not empty.
+/// UTF-8 has no byte 255.
 fn behind(text: &[u8]) -> Vec<u8> {
     let mut behind = text.to_vec();
     if let Some(last) = behind.last_mut() {
@@ -115,7 +117,7 @@ fn behind(text: &[u8]) -> Vec<u8> {
     behind
 }
 
-/// What one partition has: its latest version, how many keys start with the prefix, and its first
+/// Asks one partition for its latest version, the number of keys with the prefix, and its first
 /// items.
 async fn part(
     session: &Session,

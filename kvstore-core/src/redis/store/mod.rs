@@ -1,4 +1,4 @@
-//! The store: each call a script, and what its answer means.
+//! The store: each call runs a script and interprets its answer.
 
 mod commit;
 mod list;
@@ -29,14 +29,14 @@ use crate::redis::text::{
 };
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchRequest};
 
-/// How far the store's time may be ahead of a server's clock without a word.
+/// How far the store's time may be ahead of a server's clock before a warning.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
 /// A store on a Redis server.
 #[derive(Debug)]
 pub(crate) struct RedisStore {
     session: Arc<Session>,
-    /// For each partition what commits there have to remember.
+    /// What commits remember of each partition.
     memories: Vec<Memory>,
     feed: Arc<Feed>,
     /// Set while the server's clock is known to be behind the store's time.
@@ -58,7 +58,7 @@ impl RedisStore {
         &self.session
     }
 
-    /// Warns, once, of a server's clock that is behind the store's time.
+    /// Warns once if a server's clock is behind the store's time.
     fn note_clock(&self, ahead_ms: u64) {
         let is_ahead = ahead_ms > CLOCK_TOLERANCE.as_millis() as u64;
         if is_ahead && !self.is_ahead.swap(true, Ordering::Relaxed) {
@@ -76,8 +76,8 @@ impl RedisStore {
         self.session.keys.of(partition, "state")
     }
 
-    /// Where a job stands now. One that is applied counts as queued until the replicas that are
-    /// wanted have what it has changed.
+    /// Returns the state of a job now. A job that is applied counts as queued until the required
+    /// replicas have its changes.
     async fn state_of(&self, job: &JobId) -> Result<JobState> {
         let session = &self.session;
         if session.check_partition(job.partition).is_err() {
@@ -92,7 +92,7 @@ impl RedisStore {
         if state == JobState::Queued || !session.waits_for_replicas() {
             return Ok(state);
         }
-        // One at a time, since each answer is one for all jobs before it.
+        // One at a time, since each answer covers all earlier jobs.
         let asked = Instant::now();
         let mut replicated = replicated.lock().await;
         if job.queue == session.queue && job.position <= replicated.position {
@@ -114,13 +114,13 @@ impl RedisStore {
         self.judge(job, found).await
     }
 
-    /// What `found` says of a job.
+    /// Derives a job's state from `found`.
     async fn judge(&self, job: &JobId, found: OutcomeRow) -> Result<JobState> {
         let (active, applied, pruned, lost, letter, outcome) = found;
         if let Some(letter) = letter {
             return Ok(JobState::Finished(Outcome::Dead(dead(&letter)?.1)));
         }
-        // A partition hears of the active queue with its first commit.
+        // A partition learns which queue is active from its first commit.
         let active = match active {
             Some(active) => Some(active.parse()?),
             None => self.active_queue().await?,
@@ -159,7 +159,7 @@ type OutcomeRow = (
 );
 
 trait Mark {
-    /// Whether there is no such mark, or it lies before `place`.
+    /// Returns true if there is no such mark, or it lies before `place`.
     fn is_none_or_before(&self, place: Position) -> Result<bool>;
 }
 
@@ -173,7 +173,7 @@ impl Mark for Option<String> {
 }
 
 /// Returns the entries under `keys`, all of `partition`, at one moment: those of the first keys
-/// whose texts together have `bytes`, or of all.
+/// whose texts together have `bytes`, or all.
 pub(crate) async fn entries<'k>(
     session: &Session,
     partition: Partition,
@@ -206,7 +206,7 @@ impl Store for RedisStore {
             .ask(redis::cmd("GET").arg(session.keys.entry(partition, key)))
             .await?;
         match text.map(entry).transpose()? {
-            // Only the server can tell whether the deadline has passed.
+            // Only the server knows whether the deadline has passed.
             Some(Entry {
                 expires_at: Some(_),
                 ..
@@ -290,7 +290,7 @@ impl Store for RedisStore {
             return Ok(JobState::Unknown);
         }
         let mut moved = session.wake.of(job.partition);
-        // One that this process has just put there waits as long as there is no news of it.
+        // A job that this process has just enqueued waits until there is news of it.
         let mut is_new = job.queue == session.queue
             && job.position <= session.runs.acknowledged(job.partition)
             && !wait.is_zero();
@@ -318,7 +318,7 @@ impl Store for RedisStore {
         let call = call.arg((session.skew(), EXPIRE_BATCH, retention));
         let (is_old, ahead_ms, names): (bool, u64, Vec<String>) = session.read(&call).await?;
         self.note_clock(ahead_ms);
-        // A time that is ahead of the clock runs on from where it is written down.
+        // A time ahead of the clock advances from where it was last written.
         if names.is_empty() && !is_old && ahead_ms == 0 {
             return Ok(0);
         }
@@ -346,7 +346,8 @@ impl Store for RedisStore {
         let session = &self.session;
         let most = request.limit.saturating_add(1);
         let pages = session.partitions.iter().map(async |partition| {
-            // Ids are in order of queue, partition and position, names in order of queue and position.
+            // Ids are in order of queue, partition and position, names in order of queue and
+            // position.
             let first = match &request.after {
                 None => "-".to_owned(),
                 Some(after) if partition < after.partition => format!("({}.~", after.queue),

@@ -1,6 +1,7 @@
-//! What watchers hear: the partitions' changes, each in its own order.
+//! What watchers receive: the changes of the partitions, each in its own order.
 //!
-//! A place in the history is the version up to which each partition was heard, so a change's id has a number for each.
+//! A place in the history is the version up to which each partition was read, so the id of a change
+//! has a number for each partition.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,23 +22,24 @@ use crate::redis::store::entries;
 use crate::redis::text::{number, unexpected};
 use crate::store::{ChangeId, ChangeKind, Changed, Watch, WatchFrom, WatchRequest};
 
-/// Most entries of a partition's history read at once; each holds the changes of one commit, or a part of them.
+/// Most entries of a partition's history that one read returns. Each holds the changes of one
+/// commit, or a part of them.
 const ENTRIES_READ: usize = 20;
 
 /// Bytes after which such a read stops.
 const ENTRIES_BYTES: usize = 256 << 10;
 
-/// Most values that a watcher asks for at once.
+/// Most values that a watcher requests at once.
 const VALUES_READ: usize = 1000;
 
-/// Bytes of values after which a watcher asks for no more before those are taken.
+/// Bytes of values after which a watcher requests no more until those are taken.
 const VALUES_BYTES: usize = 1 << 20;
 
 /// Parts of a partition's history kept for watchers that are slower than the fastest.
 const PARTS_KEPT: usize = 4;
 
-/// The parts of each partition's history that were read last, in their order: all watchers of a
-/// process that stand at the same place share one answer of the server.
+/// The parts of each partition's history that were read last, in order. All watchers of a process
+/// that are at the same place share one answer of the server.
 #[derive(Debug)]
 pub(crate) struct Feed(Vec<tokio::sync::Mutex<VecDeque<Part>>>);
 
@@ -46,7 +48,7 @@ pub(crate) struct Feed(Vec<tokio::sync::Mutex<VecDeque<Part>>>);
 struct Part {
     after: u64,
     asked: Instant,
-    /// The version up to which this is all that happened.
+    /// The version up to which the changes are complete.
     latest: u64,
     changes: Arc<[KeyChange]>,
 }
@@ -92,7 +94,7 @@ impl Feed {
             latest,
             changes: changes.into(),
         };
-        // Watchers that are far behind do not take away what the others share.
+        // Watchers that are far behind do not evict what the others share.
         if parts.back().is_none_or(|last| last.after <= after) {
             parts.retain(|last| last.after != after);
             parts.push_back(part.clone());
@@ -147,13 +149,14 @@ pub(crate) async fn watch(
     })
 }
 
-/// How far the versions of a partition go.
+/// How far the versions of a partition reach.
 struct History {
     latest: u64,
-    /// What the run of the server before this one began behind. What an earlier one gave out is too
-    /// old, or of a history that was lost.
+    /// The version behind the gap that the server's previous run began with. Earlier versions are
+    /// too old, or belong to a history that was lost.
     begun: u64,
-    /// The last version before the gap that a run of the server began with, and the one behind the gap.
+    /// The last version before the gap that the server's current run began with, and the first
+    /// version behind it.
     gap: Option<(u64, u64)>,
 }
 
@@ -166,10 +169,11 @@ impl History {
         }
     }
 
-    /// Whether all that came after version `heard` is still there.
+    /// Checks that every change after version `heard` is still there.
     ///
     /// # Errors
-    /// [`Error::Compacted`] if some of it was dropped already, or that version was never there: it was lost, or is another store's.
+    /// [`Error::Compacted`] if some of them were dropped, or if that version was never assigned
+    /// here: it was lost, or belongs to another store.
     fn check(&self, heard: u64) -> Result<()> {
         let since = match self.gap {
             Some(_) if heard < self.begun => None,
@@ -186,7 +190,7 @@ impl History {
     }
 }
 
-/// How far each partition is.
+/// Reads how far each partition is.
 async fn latest(session: &Session) -> Result<Vec<History>> {
     let reads = session.partitions.iter().map(async |partition| {
         let mut command = redis::cmd("HMGET");
@@ -202,7 +206,7 @@ async fn latest(session: &Session) -> Result<Vec<History>> {
     futures_util::future::try_join_all(reads).await
 }
 
-/// Returns the place behind the version `heard` of each partition.
+/// Returns the id of the place behind version `heard` of each partition.
 pub(crate) fn id(heard: &[u64]) -> ChangeId {
     let numbers: Vec<String> = heard.iter().map(u64::to_string).collect();
     ChangeId::new(numbers.join("."))
@@ -230,17 +234,17 @@ struct RedisWatcher {
     session: Arc<Session>,
     feed: Arc<Feed>,
     request: WatchRequest,
-    /// Up to here all that it shows was taken.
+    /// The place up to which every shown change was taken.
     place: Arc<Mutex<ChangeId>>,
     heard: Vec<u64>,
     moved: Receiver<u64>,
-    /// What it has read, and the partition of a value that it has not asked for yet.
+    /// Changes that were read, each with its partition while its value has yet to be requested.
     waiting: VecDeque<(Changed, Option<Partition>)>,
     ended: bool,
 }
 
 impl RedisWatcher {
-    /// `None` once it has ended with an error, or the store is closed.
+    /// Returns the next change; `None` once the watch has failed or the store is closed.
     async fn next(&mut self) -> Option<Result<Changed>> {
         loop {
             if self.ended || self.session.is_closed() {
@@ -263,7 +267,7 @@ impl RedisWatcher {
             if self.waiting.is_empty() {
                 self.set_place(id(&self.heard));
             }
-            // Behind a part of which nothing is shown there may be another.
+            // Another part may follow one of which nothing is shown.
             if self.heard == before {
                 woken(&mut self.moved, ASK_AFTER).await;
             }
@@ -274,7 +278,7 @@ impl RedisWatcher {
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) = id;
     }
 
-    /// Reads what is new in all partitions.
+    /// Reads the new changes of all partitions.
     async fn read(&mut self) -> Result<()> {
         for partition in self.session.partitions.iter() {
             let place = usize::from(partition.0);
@@ -294,13 +298,13 @@ impl RedisWatcher {
                     self.waiting.push_back((changed, asked));
                 }
             }
-            // Versions that nobody hears of are behind it, too.
+            // This includes versions that are shown to no watcher.
             self.heard[place] = part.end();
         }
         Ok(())
     }
 
-    /// Asks for the values of the next changes of `partition`, until there are enough.
+    /// Requests the values of the next changes of `partition`, up to the limits.
     async fn fetch(&mut self, partition: Partition) -> Result<()> {
         let is_next = |(_, asked): &&(Changed, Option<Partition>)| *asked == Some(partition);
         let next = self.waiting.iter().take_while(is_next).take(VALUES_READ);
@@ -316,8 +320,8 @@ impl RedisWatcher {
 
 type KeyChange = (Key, u64, ChangeKind);
 
-/// The latest version, the end of the gap before the last, the ends of that, whether
-/// these are all, entries of the history.
+/// The latest version, the end of the previous gap, both ends of the last gap, whether the changes
+/// are complete, and entries of the history.
 type ChangesRow = (
     u64,
     Option<u64>,
@@ -327,7 +331,7 @@ type ChangesRow = (
     Vec<(String, Vec<String>)>,
 );
 
-/// The changes behind version `after`, and the version up to which they are all that happened.
+/// Reads the changes behind version `after`, and the version up to which they are complete.
 async fn read_partition(
     session: &Session,
     partition: Partition,

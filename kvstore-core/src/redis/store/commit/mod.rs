@@ -1,4 +1,4 @@
-//! A commit on its way to its script, and the answer on its way back.
+//! Encodes a commit for its script, and decodes the answer.
 
 mod plain;
 
@@ -25,15 +25,15 @@ use crate::redis::session::Session;
 use crate::redis::store::commit::plain::Sets;
 use crate::redis::text::{letter_name, number, position, stream_id, unexpected, verdict_text};
 
-/// How often a commit is tried again after it told its partition which queue is active. Once does; more is a race with
-/// somebody who adopts another.
+/// How often a commit is retried after its partition was informed which queue is active. One retry
+/// suffices, unless another process is adopting a queue at the same time.
 const ADOPTIONS_MAX: usize = 5;
 
-/// What commits to a partition have to remember from one to the next.
+/// What commits to a partition remember from one to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     senders: Senders,
-    /// The last version there, as far as is known.
+    /// The last version of the partition, as far as this process knows.
     latest: AtomicU64,
     pub(crate) replicated: tokio::sync::Mutex<Replicated>,
 }
@@ -41,13 +41,13 @@ pub(crate) struct Memory {
 /// What is known of the replicas that must have what is acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Replicated {
-    /// Up to this position of the store's own queue they have what was applied.
+    /// The position of the store's own queue up to which they have all changes.
     pub(crate) position: Position,
-    /// When they last did not answer in time.
+    /// When they last failed to answer in time.
     pub(crate) failed: Option<Instant>,
 }
 
-/// `memories` has one for each partition.
+/// Applies a commit. `memories` has an element for each partition.
 pub(crate) async fn commit(
     session: &Session,
     memories: &[Memory],
@@ -58,7 +58,8 @@ pub(crate) async fn commit(
     if let Some(advance) = &commit.advance {
         check_advance(session, advance, partition, commit.writes.len())?;
     }
-    // One that advances is made once, however often it is sent: the position sees to that.
+    // A commit that advances takes effect once, however often it is sent: the position ensures
+    // that.
     let sent_as = match &commit.advance {
         Some(_) => None,
         None => Some(memory.senders.next()),
@@ -96,7 +97,7 @@ pub(crate) async fn commit(
                     existed: existed.bytes().map(|digit| digit == b'1').collect(),
                 });
             }
-            // Another process has written, so there is progress.
+            // Another process has written, so the system makes progress.
             ("version", [latest], _) => memory.latest.store(number(latest)?, Ordering::Relaxed),
             ("conflict", [check, current], _) => {
                 let check = number(check)? as usize;
@@ -143,10 +144,10 @@ pub(crate) async fn commit(
     })
 }
 
-/// What the script answers: a word, its details, and entries of the log.
+/// A script's answer: a word, its details, and entries of the log.
 type StepAnswer = (String, Vec<String>, Vec<LogEntry>);
 
-/// Returns the script's answer; one that `is_numbered` is sent until it has one.
+/// Returns the script's answer. A call that `is_numbered` is resent until it has one.
 async fn send(
     session: &Session,
     partition: Partition,
@@ -167,7 +168,8 @@ async fn send(
     }
 }
 
-/// Makes `queue` the active one, or only if there is none; says which is, and the number of that decision.
+/// Makes `queue` the active one; with `only_first`, only if there is none. Returns the active queue
+/// and the number of that decision.
 pub(crate) async fn adopt(
     session: &Session,
     queue: QueueId,
@@ -182,8 +184,8 @@ pub(crate) async fn adopt(
     Ok((active, decision))
 }
 
-/// Tells a partition that `queue` is active, and drops what it keeps of the jobs of the queue
-/// before.
+/// Informs a partition that `queue` is active, and drops what it keeps of the previous queue's
+/// jobs.
 pub(crate) async fn activate(
     session: &Session,
     partition: Partition,
@@ -204,7 +206,7 @@ pub(crate) async fn activate(
     }
 }
 
-/// The one partition that a commit is for.
+/// Returns the only partition of a commit's keys.
 fn partition_of(session: &Session, commit: &Commit) -> Result<Partition> {
     let checked = commit.checks.iter().map(|(key, _)| key);
     let written = commit.writes.iter().map(|write| &write.key);
@@ -239,9 +241,9 @@ fn check_advance(
     advance.check(writes)
 }
 
-/// Returns the script with its keys and arguments, in the order in which `step.lua` takes them: in
-/// the plain form if there is one, for versions behind the latest. `wanted`: how many jobs it
-/// returns.
+/// Returns the script with its keys and arguments, in the order in which `step.lua` takes them. A
+/// commit in the plain form gets the versions after the given latest one. The script returns up to
+/// `wanted` jobs.
 fn invocation(
     session: &Session,
     commit: &Commit,
@@ -278,7 +280,7 @@ fn invocation(
     let queue = queue.unwrap_or_default();
     let is_dead = |(_, verdict): &&(Position, Verdict)| matches!(verdict, Verdict::Dead(_));
 
-    // One without a number has no record either.
+    // A commit without a number has no record, either.
     let record = sent_as.map_or("sender:", |sent_as| &sent_as.record);
     let entries = names.iter().map(|name| keys.entry(partition, name));
     let mut script = session
@@ -334,7 +336,7 @@ fn invocation(
     for (key, condition) in &commit.checks {
         script.add(places[key]);
         match condition {
-            // Every key is absent or present, so this holds without being judged.
+            // Every key is absent or present, so this always holds.
             Condition::Any => script.add(("*", "")),
             Condition::Absent => script.add(("a", "")),
             Condition::Present => script.add(("p", "")),
@@ -363,7 +365,7 @@ fn invocation(
     Ok(script)
 }
 
-/// Returns `versions` as the script takes several: with a comma before and behind each.
+/// Formats `versions` as the script takes several: with a comma before and after each.
 fn list(versions: &[Version]) -> String {
     let versions = versions.iter().map(|version| format!("{version},"));
     versions.fold(",".to_owned(), |list, version| list + &version)

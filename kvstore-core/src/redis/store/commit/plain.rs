@@ -1,8 +1,8 @@
-//! What a worker commits most of the time, sets without a deadline or a condition, in a form that
-//! costs the server half as much: the entries' texts hold their versions.
+//! A worker's most frequent commit, sets without a deadline or a condition, in a form that costs
+//! the server half as much: the entries' texts already hold their versions.
 //!
-//! The last version is remembered from commit to commit. Where another process has written since,
-//! the script says so, and nothing has happened.
+//! Each commit remembers the last version for the next. If another process has written since, the
+//! script reports that and changes nothing.
 
 use std::collections::HashMap;
 
@@ -12,16 +12,17 @@ use crate::model::value::Value;
 use crate::model::write::{Change, Condition};
 use crate::redis::scripts::Call;
 
-/// Most sets: `unpack` takes twice as many values, and no more than 7,999.
+/// Most sets: `unpack` takes two values for each, and no more than 7,999.
 const SETS_MAX: usize = 1000;
 
 /// The sets of a commit that has nothing else.
 pub(super) struct Sets<'c> {
-    /// All of them, in order.
+    /// All sets, in order.
     all: Vec<(&'c Key, &'c Value)>,
-    /// For each key, in the order in which they first appear, its last set: its place in `all`.
+    /// The last set of each key, as an index into `all`, in the order in which the keys first
+    /// appear.
     last: Vec<usize>,
-    /// For each set whether it is the first of its key.
+    /// For each set, true if it is the first of its key.
     is_first: Vec<bool>,
 }
 
@@ -58,7 +59,7 @@ impl<'c> Sets<'c> {
             }
             sets.all.push((&write.key, value));
         }
-        // The script writes outcomes, and knows no more than one set of each key.
+        // The script records outcomes from one set of each key.
         let repeats = sets.last.len() < sets.all.len();
         (!repeats || advance.outcomes.is_empty()).then_some(sets)
     }
@@ -67,8 +68,8 @@ impl<'c> Sets<'c> {
         self.last.iter().map(|place| self.all[*place].0)
     }
 
-    /// Adds the keys and their texts, the index of the keys, and what watchers hear, for versions
-    /// behind `latest`.
+    /// Adds the keys and their texts, the members of the index, and the changes for watchers, with
+    /// the versions after `latest`.
     pub(super) fn add(&self, script: &mut Call, latest: u64, entry: impl Fn(&Key) -> String) {
         for place in &self.last {
             let (key, value) = self.all[*place];
@@ -84,7 +85,7 @@ impl<'c> Sets<'c> {
         }
     }
 
-    /// Returns a digit for each set from those of the keys: one that was set before in the same
+    /// Expands a digit for each key to a digit for each set: a key that was set earlier in the same
     /// commit exists.
     pub(super) fn existed(&self, keys: &str) -> String {
         let mut keys = keys.chars();
