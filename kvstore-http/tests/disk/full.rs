@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const FILLED_BYTES: u64 = 2 * (256 << 10);
 
 /// What the log says of a snapshot that found no room.
-const NO_SNAPSHOT: &str = "data.json could not be brought up to date: the journal grows on";
+const NO_SNAPSHOT: &str = "data.json could not be brought up to date: the journal keeps growing";
 
 /// A file that takes room.
 struct Ballast {

@@ -1,7 +1,8 @@
-//! One writer a folder: locks that the kernel holds, and drops with the process, however that ends.
+//! One writer per folder, enforced by locks that the kernel holds and drops with the process,
+//! however the process ends.
 //!
-//! Two are taken. `LOCK` holds the owner's process id. The folder itself is locked as well: `LOCK` can be removed, and whoever
-//! then made a new one would be a second writer.
+//! A writer takes two locks. `LOCK` holds the owner's process id. The folder itself is locked as
+//! well: `LOCK` can be removed, and a process that then created a new one would be a second writer.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -18,7 +19,8 @@ use crate::json_file::error::io_error;
 /// The name of the file that holds the owner's process id.
 pub(crate) const LOCK: &str = "LOCK";
 
-/// [`holder`] locks the folder for a moment, so a writer tries this often before it takes the folder for locked.
+/// [`holder`] locks the folder for a moment, so a writer tries this often before it reports the
+/// folder as locked.
 const TRIES_MAX: u32 = 100;
 const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
@@ -30,7 +32,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the locks, at once or not at all.
+    /// Takes both locks, or fails if another process holds one of them.
     pub(crate) fn take(path: &Path) -> Result<Self> {
         let failed = |error| io_error(&path.join(LOCK), "cannot write", error);
         let folder = File::open(path).map_err(failed)?;
@@ -66,13 +68,13 @@ impl Lock {
         Ok(Self { folder, file })
     }
 
-    /// The folder, open.
+    /// Returns the open folder.
     pub(crate) fn folder(&self) -> &File {
         &self.folder
     }
 
-    /// Returns what is wrong if `path` leads to another folder by now, or `LOCK` is not the file that is locked: then another
-    /// process may write there.
+    /// Fails if `path` leads to another folder by now, or `LOCK` is not the locked file: another
+    /// process may then write there.
     pub(crate) fn check(&self, path: &Path) -> io::Result<()> {
         let check = |path: &Path, file: &File, otherwise: &str| match std::fs::metadata(path) {
             Ok(there) if Identity::of(&there) == Identity::of(&file.metadata()?) => Ok(()),
@@ -85,11 +87,11 @@ impl Lock {
         check(&path.join(LOCK), &self.file, removed)
     }
 
-    /// Gives them back before this is dropped.
+    /// Releases both locks before this value is dropped.
     pub(crate) fn release(&self) {
         for file in [&self.file, &self.folder] {
             if let Err(error) = file.unlock() {
-                tracing::warn!(%error, "a lock cannot be given back before the process ends");
+                tracing::warn!(%error, "cannot release a lock before the process ends");
             }
         }
     }
@@ -101,8 +103,9 @@ fn read_pid(file: &mut File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Returns whether a process holds the lock on the folder `path`, and its id if that can be read. It tries a shared lock on the
-/// folder, so processes of other pid namespaces are seen as well; a writer that starts at this moment tries again.
+/// Returns the holder of the lock on the folder `path`, with its process id if that can be read;
+/// `None` if no process holds it. Tries a shared lock on the folder, so processes of other pid
+/// namespaces are seen as well; a writer that starts at this moment tries again.
 pub(crate) fn holder(path: &Path) -> Option<Option<u32>> {
     let folder = File::open(path).ok()?;
     match folder.try_lock_shared() {
@@ -110,7 +113,7 @@ pub(crate) fn holder(path: &Path) -> Option<Option<u32>> {
             let file = File::open(path.join(LOCK)).ok();
             Some(file.and_then(|mut file| read_pid(&mut file)))
         }
-        // Dropping the file gives the lock back.
+        // Dropping the file releases the lock.
         Ok(()) | Err(TryLockError::Error(_)) => None,
     }
 }

@@ -1,5 +1,5 @@
-//! The seam between the format and the machine: one folder, a handful of operations. Tests put a disk in its place that forgets
-//! what was not synced.
+//! The seam between the format and the machine: one folder, a handful of operations. Tests replace
+//! it by a disk that forgets unsynced data.
 
 pub(crate) mod lock;
 #[cfg(any(test, feature = "fuzz"))]
@@ -18,49 +18,54 @@ use rustix::io::Errno;
 
 use crate::json_file::disk::lock::Lock;
 
-/// What is read of a file at a time behind the length that it had.
+/// The size of each read past the length that the file had at first.
 const READ_BYTES: usize = 16 << 10;
 
-/// One folder. All names are relative to it, and nothing is durable until it is said so here.
+/// One folder. All names are relative to it. Nothing is durable until the method that makes it so
+/// has returned.
 pub(crate) trait Disk: fmt::Debug + Send + Sync {
-    /// Where it is, for messages.
+    /// Returns the folder's path, for messages.
     fn path(&self) -> &Path;
 
-    /// Fails if the path leads to another folder by now, or the lock on this one is gone: another process may write there then.
+    /// Fails if the path leads to another folder by now, or the lock on this one is gone: another
+    /// process may then write there.
     fn check(&self) -> io::Result<()>;
 
-    /// The names of its files.
+    /// Returns the names of the folder's files.
     fn names(&self) -> io::Result<Vec<String>>;
 
-    /// A whole file; `None` if there is none of that name.
+    /// Reads a whole file; `None` if it does not exist.
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let file = self.open(name)?;
         file.map(|file| read_all(&*file)).transpose()
     }
 
-    /// A file, opened for reading; `None` if there is none of that name.
+    /// Opens a file for reading; `None` if it does not exist.
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn DiskReader>>>;
 
-    /// Which file has this name by now, where the folder's path leads; `None` if none has.
+    /// Returns the identity of the file that has this name now, below the folder's path; `None` if
+    /// there is none.
     fn identity(&self, name: &str) -> io::Result<Option<Identity>>;
 
-    /// A new, empty file in place of any that was there. Its name is durable after [`Disk::sync_folder`].
+    /// Creates an empty file, replacing any that exists. Its name is durable after
+    /// [`Disk::sync_folder`].
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
-    /// A second name for a file, in place of any that was there.
+    /// Gives a file a second name, replacing any file of that name.
     fn link(&self, name: &str, second: &str) -> io::Result<()>;
 
-    /// Another name for a file, in place of any that was there, in one step. Durable after [`Disk::sync_folder`].
+    /// Renames a file in one step, replacing any file of the new name. Durable after
+    /// [`Disk::sync_folder`].
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Removes a name. No error if there is none.
+    /// Removes a name. Succeeds if it does not exist.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Makes the names durable.
+    /// Makes all changes of names durable.
     fn sync_folder(&self) -> io::Result<()>;
 }
 
-/// What a file is recognised by, whatever names it has.
+/// Identifies a file, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     device: u64,
@@ -76,17 +81,17 @@ impl Identity {
     }
 }
 
-/// A file that is open for reading, and may grow meanwhile.
+/// A file that is open for reading. It may grow meanwhile.
 pub(crate) trait DiskReader: fmt::Debug + Send + Sync {
     fn identity(&self) -> io::Result<Identity>;
 
     fn length(&self) -> io::Result<u64>;
 
-    /// Up to `length` bytes from `offset` on; fewer only at the end of the file.
+    /// Reads up to `length` bytes from `offset`; returns fewer only at the end of the file.
     fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>>;
 }
 
-/// Reads a file from its start to its end, which may move meanwhile.
+/// Reads a whole file, including what is appended meanwhile.
 pub(crate) fn read_all(file: &dyn DiskReader) -> io::Result<Vec<u8>> {
     let length = usize::try_from(file.length()?).unwrap_or(usize::MAX);
     let mut text = file.read_at(0, length)?;
@@ -101,19 +106,20 @@ pub(crate) fn read_all(file: &dyn DiskReader) -> io::Result<Vec<u8>> {
 
 /// A file that is open for writing.
 pub(crate) trait DiskFile: fmt::Debug + Send {
-    /// Writes all of `bytes` there.
+    /// Writes all of `bytes` at `offset`.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Cuts it, or fills it up with zeros.
+    /// Truncates the file, or extends it with zeros.
     fn set_len(&mut self, length: u64) -> io::Result<()>;
 
-    /// Makes what was written durable. An error is final: the kernel may have dropped what it could not write.
+    /// Makes everything written so far durable. An error is final: the kernel may have dropped the
+    /// pages that it could not write.
     ///
     /// Source: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// Whether an error says that there is no room, which can pass, rather than that the disk is broken.
+/// Returns true for out-of-space errors, which are transient.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -121,25 +127,25 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// A name of ours that is no file which a snapshot could replace.
+/// One of the backend's names belongs to something that a snapshot could not replace.
 #[derive(Debug, thiserror::Error)]
 enum Irregular {
-    /// Writing would replace the link and leave the file that it leads to as it was.
+    /// Writing would replace the link, and leave its target as it was.
     #[error(
-        "it is a symbolic link; put the file itself there, or give the folder that it leads to (which may be a link)"
+        "it is a symbolic link; put the file itself there, or name the folder that it leads to (which may be a link)"
     )]
     Link,
-    /// A folder, or something that would block or never end.
+    /// A folder, or a file that would block or never end, such as a FIFO or a device.
     #[error("it is not a regular file; move it away, or use another folder")]
     Other,
 }
 
-/// Returns true if an error is about a name that is not that of a regular file.
+/// Returns true if the error reports something other than a regular file.
 pub(crate) fn is_irregular(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<Irregular>())
 }
 
-/// What it means that a file cannot be opened without following a link.
+/// Converts the error of opening a file without following links.
 pub(crate) fn irregular(error: Errno) -> io::Error {
     match error {
         Errno::LOOP => io::Error::other(Irregular::Link),
@@ -159,8 +165,9 @@ fn open_regular(folder: &File, name: &str, flags: OFlags) -> io::Result<File> {
     }
 }
 
-/// A real folder: a handle, not a path. Wherever the path leads later, everything happens in the folder that was opened. It keeps
-/// the lock for as long as any thread, also one in the background, can write to it.
+/// A real folder, held by a handle rather than a path: wherever the path leads later, every
+/// operation happens in the folder that was opened. It keeps the lock for as long as any thread,
+/// including one in the background, can write to it.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
@@ -170,7 +177,7 @@ pub(crate) struct Folder {
 #[derive(Debug)]
 enum Handle {
     Locked(Arc<Lock>),
-    /// For reading alone.
+    /// For reading only.
     Unlocked(File),
 }
 
@@ -182,7 +189,7 @@ impl Folder {
         }
     }
 
-    /// For reading alone, beside a process that writes.
+    /// Opens a folder for reading only, beside a process that may be writing.
     pub(crate) fn unlocked(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),

@@ -1,8 +1,9 @@
-//! A disk for tests that forgets what was not synced: contents of files and names of the folder alike.
+//! A disk for tests that forgets unsynced data: file contents and folder names alike.
 //!
-//! It counts its steps, can fail or stop at any of them, and then shows what a machine might find after the power came
-//! back: of each write that was not synced any part of it may be there or not, later ones without earlier ones included; of
-//! the names, any prefix of the changes since the last sync of the folder.
+//! It counts its steps, can fail or stop at any of them, and then shows what a machine might find
+//! after the power returns: any part of each unsynced write may be there or not, later writes
+//! without earlier ones included; of the names, any prefix of the changes since the last sync of
+//! the folder.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,16 +15,16 @@ use rand::{Rng, SeedableRng};
 
 use crate::json_file::disk::{Disk, DiskFile, DiskReader, Identity};
 
-/// What happens when the steps run out.
+/// What happens at the planned step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The power goes: this step and all after it fail, and nothing is flushed any more.
+    /// The power fails: this step and all after it fail, and nothing more is flushed.
     PowerCut,
-    /// This step alone fails, as broken disks do.
+    /// This step alone fails, as on a broken disk.
     ErrorOnce,
-    /// This step and the `steps` after it find no room, if they are writes.
+    /// This step and the given number of steps after it run out of space, if they are writes.
     FullFor(u64),
-    /// From this step on no file can be made or grow.
+    /// From this step on, no file can be created or grow.
     NoRoom,
 }
 
@@ -35,7 +36,7 @@ struct DiskContents {
     files: Vec<Inode>,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
-    /// The changes of names since the last sync of the folder.
+    /// Changes of names since the last sync of the folder.
     name_changes: Vec<(String, Option<usize>)>,
     steps: u64,
     fault: Option<(u64, Fault)>,
@@ -79,22 +80,22 @@ impl SimulatedDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many steps were taken so far.
+    /// Returns the number of steps taken so far.
     pub(crate) fn steps(&self) -> u64 {
         self.contents().steps
     }
 
-    /// Plans a fault at the step of that number.
+    /// Plans a fault at step `step`.
     pub(crate) fn plan(&self, step: u64, fault: Fault) {
         self.contents().fault = Some((step, fault));
     }
 
-    /// How many steps a fault has hit.
+    /// Returns the number of steps that a fault has hit.
     pub(crate) fn faults_met(&self) -> u64 {
         self.contents().faults_met
     }
 
-    /// Puts a file there, durably, as an editor would while nothing runs.
+    /// Adds a durable file, as an editor would while nothing runs.
     pub(crate) fn put(&self, name: &str, text: &[u8]) {
         let mut contents = self.contents();
         let inode = contents.files.len();
@@ -107,7 +108,8 @@ impl SimulatedDisk {
         contents.durable_names.insert(name.to_owned(), inode);
     }
 
-    /// Another disk with what the machine would find after a loss of power now; what of the unsynced is there is drawn by `seed`.
+    /// Returns another disk with what the machine would find after a loss of power now; `seed`
+    /// decides which unsynced data is there.
     pub(crate) fn after_power_cut(&self, seed: u64) -> Self {
         let contents = self.contents();
         let mut random = StdRng::seed_from_u64(seed);
@@ -126,7 +128,8 @@ impl SimulatedDisk {
         after
     }
 
-    /// Another disk with everything, synced or not: what a new process finds after the old one was killed.
+    /// Returns another disk with everything, synced or not: what a new process finds after the old
+    /// one was killed.
     pub(crate) fn after_kill(&self) -> Self {
         let contents = self.contents();
         let after = Self::new();
@@ -143,7 +146,8 @@ impl Inode {
         for change in &self.unsynced {
             match (random.random_range(0..4), change) {
                 (0, _) => {}
-                // Sectors reach the disk in any order, so any part of a write may be all that is there.
+                // Sectors reach the disk in any order, so any part of a write may be the only part
+                // there.
                 (1, DiskChange::Write(offset, bytes)) if !bytes.is_empty() => {
                     let start = random.random_range(0..bytes.len());
                     let end = random.random_range(start..=bytes.len());
@@ -157,7 +161,7 @@ impl Inode {
 }
 
 impl DiskContents {
-    /// Takes a step that takes no more room, unless a fault is planned for it.
+    /// Counts a step that needs no further space, and fails if a fault is planned for it.
     fn step(&mut self, writes: bool) -> io::Result<()> {
         self.step_of(writes, false)
     }
@@ -311,7 +315,7 @@ impl SimulatedFile {
         let file = &mut contents.files[self.inode];
         let change = match (&result, change) {
             (Ok(()), change) => change,
-            // A write that finds no room, or breaks, may have written a part.
+            // A write that runs out of space, or fails, may have written a part.
             (Err(_), DiskChange::Write(offset, bytes)) => {
                 DiskChange::Write(offset, bytes[..bytes.len() / 2].to_vec())
             }

@@ -1,7 +1,8 @@
-//! Numbered journals that follow each other, `journal-<n>.jsonl`.
+//! The chain of numbered journals, `journal-<n>.jsonl`.
 //!
-//! Each header states where the file before it ends, so they are one chain, and a file that is missing, cut short or of another
-//! folder is found. One that states nothing begins a chain: files before it are left over.
+//! Each header states where the previous file ends, so a file that is missing, cut short or from
+//! another folder is detected. A header that states nothing begins a chain: the files before it are
+//! left over.
 
 use std::io;
 
@@ -19,12 +20,12 @@ use crate::json_file::snapshot::pair::free_name;
 use crate::model::entry::Version;
 use crate::model::id::{Position, QueueId};
 
-/// What is said of a line whose checksum is wrong although it had been written whole.
-const DAMAGED: &str = "its checksum does not match, and it had been on the disk whole; nothing was changed, restore a backup of the folder";
+/// The detail of a wrong checksum in a line that had been written whole.
+const DAMAGED: &str = "its checksum does not match, although the line was whole on the disk; nothing was changed, restore a backup of the folder";
 
 const FOREIGN: &str = "it has the header of another journal; restore a backup of the folder";
 
-const MISSING: &str = "it is missing, and a later one is there; restore a backup of the folder";
+const MISSING: &str = "it is missing, but a later journal is there; restore a backup of the folder";
 
 const PREFIX: &str = "journal-";
 
@@ -34,21 +35,21 @@ const MISSING_MAX: usize = 1000;
 /// The first line of a journal.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
-    /// The number of the file.
+    /// The number of this file.
     pub(crate) journal: u64,
     pub(crate) format: Format,
     /// The id of the folder's queue.
     pub(crate) queue: QueueId,
-    /// Where the journal before it ends; `null` for one that begins a chain.
+    /// Where the previous journal ends; `null` in a header that begins a chain.
     pub(crate) previous: Option<End>,
-    /// The latest version before its first line.
+    /// The latest version before the first line of this journal.
     pub(crate) version: Version,
-    /// The last position that a job had got before it.
+    /// The last position that was assigned to a job before this journal.
     pub(crate) jobs: Position,
 }
 
 impl Header {
-    /// The line, without its closing brace.
+    /// Returns the header line without its closing brace.
     pub(crate) fn line(&self) -> Vec<u8> {
         open_object(self)
     }
@@ -69,18 +70,18 @@ fn first_line(text: &[u8]) -> &[u8] {
     &text[..end]
 }
 
-/// The name of journal `number`.
+/// Returns the file name of journal `number`.
 pub(crate) fn name(number: u64) -> String {
     format!("{PREFIX}{number}.jsonl")
 }
 
-/// Returns the number in the name of a journal.
+/// Parses the number from the file name of a journal.
 fn number(name: &str) -> Option<u64> {
     let number = name.strip_prefix(PREFIX)?.strip_suffix(".jsonl")?;
     number.parse().ok()
 }
 
-/// Returns true for the name that a journal has before it is complete.
+/// Returns true for the name of a journal that is not complete yet.
 pub(crate) fn is_begun(name: &str) -> bool {
     let name = name
         .strip_prefix('.')
@@ -88,7 +89,7 @@ pub(crate) fn is_begun(name: &str) -> bool {
     name.and_then(number).is_some()
 }
 
-/// The numbers of the journals that are there, in ascending order.
+/// Returns the numbers of all journals in the folder, in ascending order.
 pub(crate) fn numbers(disk: &dyn Disk) -> Result<Vec<u64>> {
     find(disk).map_err(|error| disk_error(disk, "cannot read", "", error))
 }
@@ -100,18 +101,18 @@ fn find(disk: &dyn Disk) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// The journal that is written: the last of its chain.
+/// The journal that is being written: the last of its chain.
 #[derive(Debug)]
 pub(crate) struct Latest {
     pub(crate) journal: Journal,
     pub(crate) number: u64,
-    /// Bytes of the journals before it that are not in `data.json` yet.
+    /// Bytes of the older journals that are not in `data.json` yet.
     pub(crate) older_bytes: u64,
     roll: Roll,
 }
 
 impl Latest {
-    /// Begins a journal with `header` and `lines`, with room for `reserve` bytes.
+    /// Creates a journal with `header` and `lines`, and reserves `reserve` bytes after them.
     pub(crate) fn begin(
         disk: &dyn Disk,
         mut roll: Roll,
@@ -135,7 +136,7 @@ impl Latest {
         })
     }
 
-    /// Continues in a new journal; this one stays in use if there is no room for it.
+    /// Rotates to a new journal. The current one stays in use if there is no space for another.
     pub(crate) fn go_on(
         &mut self,
         disk: &dyn Disk,
@@ -145,7 +146,8 @@ impl Latest {
     ) -> Result<(), AppendError> {
         match Self::begin(disk, self.roll, header, lines, reserve, self.bytes()) {
             Ok(next) => *self = next,
-            // If it is there after all, it would cut off what this one gets from here on.
+            // The new file may exist after all. Recovery would then cut off what the current
+            // journal receives from here on.
             Err(AppendError::Full(full)) => {
                 let removed = disk.remove(&name(header.journal));
                 let removed = removed.and_then(|()| disk.sync_folder());
@@ -157,31 +159,32 @@ impl Latest {
         Ok(())
     }
 
-    /// Returns the bytes of the journals that are not in `data.json` yet.
+    /// Returns the bytes of all journals that are not in `data.json` yet.
     pub(crate) fn bytes(&self) -> u64 {
         self.older_bytes + self.journal.len()
     }
 }
 
-/// Removes the journals before `number`. One that stays is removed when the folder is opened next.
+/// Removes the journals before `number`. One that cannot be removed is removed when the folder is
+/// opened next.
 pub(crate) fn remove_before(disk: &dyn Disk, number: u64) {
     let remove = || {
         let mut old = find(disk)?.into_iter().take_while(|old| *old < number);
         old.try_for_each(|old| disk.remove(&name(old)))
     };
     if let Err(error) = remove() {
-        tracing::warn!(folder = %disk.path().display(), %error, "an old journal cannot be removed");
+        tracing::warn!(folder = %disk.path().display(), %error, "cannot remove an old journal");
     }
 }
 
-/// Journals that follow each other, read whole.
+/// A chain of journals, read into memory.
 pub(crate) struct Files {
     pub(crate) files: Vec<File>,
-    /// The numbers of those that should be there and are not.
+    /// The numbers of the journals that should be there and are not.
     pub(crate) missing: Vec<u64>,
 }
 
-/// One of them.
+/// One journal of a chain.
 pub(crate) struct File {
     pub(crate) number: u64,
     pub(crate) header: Result<Header>,
@@ -189,8 +192,8 @@ pub(crate) struct File {
 }
 
 impl Files {
-    /// Reads the journals from `first` on, or all that are there; the folder has had one of the
-    /// number `latest`. What is wrong with them is for the caller to judge.
+    /// Reads the journals from `first` on, or all of them. `latest` is the highest number that the
+    /// folder is known to have had. The caller judges what is wrong with them.
     pub(crate) fn read(disk: &dyn Disk, first: Option<u64>, latest: u64) -> Result<Self> {
         let mut numbers = numbers(disk)?;
         numbers.retain(|number| first.is_none_or(|first| *number >= first));
@@ -203,12 +206,12 @@ impl Files {
         let missing = missing.take(MISSING_MAX).collect();
         let mut files = Vec::new();
         let mut stated: Option<(u64, End)> = None;
-        // From the last to the first, since each header states where the file before it ends.
+        // In descending order, since each header states where the previous file ends.
         for number in numbers.into_iter().rev() {
             let text = read(disk, &name(number))?.unwrap_or_default();
             let header = Header::read(disk, number, &text);
             if sealed::is_of_other_format(first_line(&text)) {
-                // Nothing can be said of it.
+                // This version cannot read it.
                 header?;
                 continue;
             }
@@ -222,7 +225,7 @@ impl Files {
                 header,
                 contents,
             });
-            // It begins a chain, so what is before it is left over.
+            // It begins a chain, so the files before it are left over.
             if previous == Some(None) {
                 break;
             }
@@ -231,8 +234,8 @@ impl Files {
         Ok(Self { files, missing })
     }
 
-    /// Refuses what is not as it was written in the folder with this queue, except for the torn end
-    /// of a write.
+    /// Refuses journals that are not as they were written in the folder with `queue`, except for
+    /// the torn end of a write.
     pub(crate) fn check(&self, disk: &dyn Disk, queue: QueueId) -> Result<()> {
         if let Some(missing) = self.missing.first() {
             return Err(corrupt(disk, &name(*missing), None, MISSING));
@@ -250,35 +253,36 @@ impl Files {
         Ok(())
     }
 
-    /// All their bytes.
+    /// Returns the total size of the files in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.contents.len()).sum()
     }
 
-    /// All lines but the headers.
+    /// Returns all lines except the headers.
     pub(crate) fn lines(&self) -> impl Iterator<Item = (&File, ReadLine<'_>)> {
         self.files
             .iter()
             .flat_map(|file| file.contents.lines().skip(1).map(move |line| (file, line)))
     }
 
-    /// Whether anything in them cannot be read.
+    /// Returns true if any part of the chain is missing or unreadable.
     pub(crate) fn are_damaged(&self) -> bool {
         let damaged = |file: &File| file.header.is_err() || file.contents.damage().is_some();
         !self.missing.is_empty() || self.files.iter().any(damaged)
     }
 
-    /// The number behind the last file.
+    /// Returns the number that follows that of the last file.
     pub(crate) fn next_number(&self) -> Option<u64> {
         self.files.last().map(|file| file.number + 1)
     }
 
-    /// How far the last file is known to be on the disk: where the next one says that it ends.
+    /// Returns how far the last file is known to be on the disk: the end that the next header
+    /// states.
     pub(crate) fn durable_end(&self) -> Option<End> {
         self.files.last().map(|file| file.contents.durable)
     }
 
-    /// Puts what could not be read at the end of the last file into another one beside it, and says so.
+    /// Copies the unreadable end of the last file into a file beside it, and logs that.
     pub(crate) fn keep_torn_tail(&self, disk: &dyn Disk) -> Result<()> {
         let Some(file) = self.files.last() else {
             return Ok(());
@@ -296,25 +300,26 @@ impl Files {
             disk.sync_folder()?;
             Ok(kept)
         };
-        let kept = keep().map_err(|error| disk_error(disk, "cannot write beside", &name, error))?;
+        let kept = keep()
+            .map_err(|error| disk_error(disk, "cannot keep the torn end of", &name, error))?;
         let (file, line) = (disk.path().join(name), damage.line);
         if has_whole_lines {
-            tracing::error!(file = %file.display(), line, kept, "the end of this file cannot be read and may have been acknowledged: it is cut off, and kept aside");
+            tracing::error!(file = %file.display(), line, kept, "the end of this file is unreadable and may have been acknowledged: it is cut off, and kept in a separate file");
         } else {
-            tracing::warn!(file = %file.display(), line, kept, "a write was cut off before it was acknowledged: it is kept aside");
+            tracing::warn!(file = %file.display(), line, kept, "a write was cut off before it was acknowledged: it is kept in a separate file");
         }
         Ok(())
     }
 }
 
-/// What is said of a journal with another queue than its folder.
+/// Returns the message for a journal whose queue is not that of its folder.
 pub(crate) fn elsewhere(folder: QueueId, journal: QueueId) -> String {
     format!(
-        "it is of the folder with queue {journal}, and this one's is {folder}: it was put here from elsewhere"
+        "it belongs to the folder with queue {journal}, but this folder has queue {folder}: it was put here from elsewhere"
     )
 }
 
-/// Damage in a line of journal `number` that can be read and makes no sense.
+/// Returns the error for a line of journal `number` that parses but makes no sense.
 pub(crate) fn nonsense(disk: &dyn Disk, number: u64, line: u64, detail: String) -> Error {
     corrupt(disk, &name(number), Some(line), detail)
 }

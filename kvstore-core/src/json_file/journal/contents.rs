@@ -5,10 +5,10 @@ use std::ops::Range;
 use crate::json_file::journal::scan::{LineKind, Scan};
 use crate::json_file::journal::{End, line};
 
-/// A line, as it was read.
+/// A line that was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadLine<'a> {
-    /// Its number, from 1.
+    /// Its line number, from 1.
     pub(crate) number: u64,
     /// The whole object.
     pub(crate) text: &'a [u8],
@@ -24,19 +24,19 @@ impl ReadLine<'_> {
     }
 }
 
-/// Lines that are not what was written, or are gone.
+/// Lines that are damaged or missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Damaged<'a> {
-    /// The number of the first of them.
+    /// The line number of the first of them.
     pub(crate) line: u64,
-    /// What the file has there; empty if something is missing.
+    /// What the file holds there; empty if the lines are missing.
     pub(crate) text: &'a [u8],
-    /// Nothing says that it ever was on the disk: the torn end of a write. If it was, this is
-    /// corruption.
+    /// Nothing shows that the text ever was on the disk: it is the torn end of a write. Otherwise
+    /// it is corruption.
     pub(crate) is_torn: bool,
 }
 
-/// A part of a journal. Marks are in none.
+/// A part of a journal. Marks are not included.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Piece<'a> {
     /// A line whose checksum holds.
@@ -44,14 +44,15 @@ pub(crate) enum Piece<'a> {
     Damaged(Damaged<'a>),
 }
 
-/// What a file holds.
+/// The contents of one journal.
 #[derive(Debug)]
 pub(crate) struct Contents {
     text: Vec<u8>,
     segments: Vec<Segment>,
-    /// What the last mark before any damage says is on the disk; the header if there is none.
+    /// What the last mark before any damage shows to be on the disk; the end of the header if there
+    /// is no mark.
     pub(crate) durable: End,
-    /// Up to here a mark says that the bytes were on the disk, or the next file does.
+    /// A mark, or the next file, shows that the bytes up to here were on the disk.
     witnessed: u64,
 }
 
@@ -62,8 +63,8 @@ struct Segment {
     is_sound: bool,
 }
 
-/// Reads a whole file. Where the file after it states `end`, only what is before that counts, and
-/// all of it was durable.
+/// Reads a whole file. If the next file states `end`, only the bytes before that count, and all of
+/// them were durable.
 pub(crate) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
     if let Some(end) = end {
         text.truncate(usize::try_from(end.length).unwrap_or(usize::MAX));
@@ -71,7 +72,7 @@ pub(crate) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
     let mut segments: Vec<Segment> = Vec::new();
     let damaged = |segments: &mut Vec<Segment>, line, range: Range<usize>| {
         match segments.last_mut() {
-            // One place of damage right behind the other is one.
+            // Adjacent damage is one segment.
             Some(last) if !last.is_sound => last.range.end = range.end,
             _ => segments.push(Segment {
                 line,
@@ -99,7 +100,7 @@ pub(crate) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
         match (scanned.kind, scanned.crc) {
             (LineKind::Mark(_), Some(_)) if is_sound => durable = before,
             (LineKind::Mark(_), Some(_)) => {}
-            // It proves itself; what should be before it does not.
+            // The mark proves itself; the line before it is missing or damaged.
             (LineKind::Mark(_), None) => damaged(&mut segments, number, start..start),
             (_, None) => damaged(&mut segments, number, range),
             (_, Some(_)) => segments.push(Segment {
@@ -126,7 +127,7 @@ pub(crate) fn read(mut text: Vec<u8>, end: Option<End>) -> Contents {
 }
 
 impl Contents {
-    /// Returns everything, in order.
+    /// Returns all pieces, in order.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
         self.segments.iter().map(|segment| {
             let (line, text) = (segment.line, &self.text[segment.range.clone()]);
@@ -140,7 +141,7 @@ impl Contents {
                 false => Piece::Damaged(Damaged {
                     line,
                     text,
-                    // A file has its name only once its first line is on the disk.
+                    // A file gets its name only after its first line is on the disk.
                     is_torn: line > 1 && offset >= self.witnessed,
                 }),
             }
@@ -155,7 +156,7 @@ impl Contents {
         })
     }
 
-    /// Returns the first damage.
+    /// Returns the first damage, if there is any.
     pub(crate) fn damage(&self) -> Option<Damaged<'_>> {
         self.pieces().find_map(|piece| match piece {
             Piece::Damaged(damaged) => Some(damaged),
@@ -163,8 +164,8 @@ impl Contents {
         })
     }
 
-    /// Returns the bytes from the first damage on, and whether whole lines are among them: those
-    /// may have been acknowledged.
+    /// Returns the bytes from the first damage on, and true if there are whole lines among them:
+    /// those may have been acknowledged.
     pub(crate) fn tail(&self) -> (&[u8], bool) {
         let mut behind = self.segments.iter().skip_while(|segment| segment.is_sound);
         let start = behind.next().map_or(self.text.len(), |it| it.range.start);

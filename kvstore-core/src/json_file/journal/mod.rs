@@ -1,13 +1,16 @@
-//! An append-only file of chained lines: how it is written, and how it is read back after whatever happened.
+//! An append-only file of chained lines: how it is written, and how it is read back after a crash.
 //!
-//! The first line is a header; it states where the journal before it ends. After each sync a *mark* line `{"durable":N,…}`
-//! says that the first N bytes are on the disk; the mark itself goes out with the next sync. So when a line is damaged, a
-//! mark beyond it tells that it had been durable, and the damage is corruption; no mark beyond it, and it is the torn tail
-//! of a write that was cut off. Ahead of its end the file is filled with newlines, so that a sync moves no file size; JSON
-//! Lines readers skip blank lines. The fill is also the room that is reserved for what must be written later whatever else fills
-//! the disk: the effects of jobs that wait.
+//! The first line is a header, which states where the previous journal ends. After each sync, a
+//! *mark* line `{"durable":N,…}` states that the first N bytes are on the disk; the mark itself
+//! becomes durable with the next sync. So if a line is damaged and a mark follows it, the line had
+//! been durable, and the damage is corruption; if no mark follows, the line is the torn tail of a
+//! write that was cut off.
 //!
-//! What the lines mean is not known here: see `record.rs`.
+//! Beyond its end the file is filled with newlines, so that a sync does not have to update the file
+//! size; readers of JSON Lines skip blank lines. The fill also reserves the space for what must be
+//! written later however full the disk is: the effects of waiting jobs.
+//!
+//! This module does not know what the lines mean: see `record.rs`.
 
 pub(crate) mod chain;
 pub(crate) mod contents;
@@ -23,18 +26,19 @@ use serde::{Deserialize, Serialize};
 use self::line::Chain;
 use crate::json_file::disk::{Disk, DiskFile, is_full};
 
-/// The file is filled ahead in pieces of this size. One larger write would make each later sync dearer.
+/// The file is filled ahead in pieces of this size. A larger write would make each later sync more
+/// expensive.
 const FILL_BYTES: u64 = 256 << 10;
 
-/// Room for a mark.
+/// Enough space for a mark.
 const MARK_BYTES: u64 = 80;
 
-/// The name of a file until all that it starts with is on the disk.
+/// Returns the temporary name of a file until its first lines are on the disk.
 pub(crate) fn begun_name(name: &str) -> String {
     format!(".{name}.begun")
 }
 
-/// Where a journal ends, or ended when it was last synced.
+/// The end of a journal, or where it ended when it was last synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct End {
     pub(crate) length: u64,
@@ -48,23 +52,23 @@ pub(crate) struct Journal {
     file: Box<dyn DiskFile>,
     /// Where the next line goes.
     end: End,
-    /// What is known to be on the disk.
+    /// Everything before this is known to be on the disk.
     durable: End,
-    /// The file has newlines up to here.
+    /// The file is filled with newlines up to here.
     filled: u64,
 }
 
-/// Why an append did not succeed.
+/// Why an append failed.
 #[derive(Debug)]
 pub(crate) enum AppendError {
-    /// There was no room. The file has been cut back and synced: nothing happened.
+    /// There was no space. The file has been cut back and synced: nothing happened.
     Full(io::Error),
-    /// It may be on the disk or not, and nothing more can be written.
+    /// The lines may or may not be on the disk, and nothing more can be written.
     Broken(io::Error),
 }
 
 impl AppendError {
-    /// What the machine said.
+    /// Returns the underlying I/O error.
     pub(crate) fn into_io(self) -> io::Error {
         match self {
             Self::Full(error) | Self::Broken(error) => error,
@@ -73,8 +77,9 @@ impl AppendError {
 }
 
 impl Journal {
-    /// Starts a new file with `lines`, the first of which is its header, and room for `reserve` bytes behind them. It gets its
-    /// name when all of them are synced, so a file of that name is never half begun.
+    /// Creates a file that starts with `lines`, the first of which is its header, and reserves
+    /// `reserve` bytes after them. It gets its name once all of that is synced, so a file of that
+    /// name is never incomplete.
     pub(crate) fn create(
         disk: &dyn Disk,
         name: &str,
@@ -91,7 +96,8 @@ impl Journal {
             length: text.len() as u64,
             crc: chain,
         };
-        // Without it, damage in those lines would look like the torn tail of a write. A header needs none to be missed.
+        // Without a mark, damage in those lines would look like the torn tail of a write. A header
+        // needs no mark to be missed.
         if lines.len() > 1 {
             push_line(&mut text, &mark_body(durable), &mut chain);
         }
@@ -115,26 +121,27 @@ impl Journal {
         Ok(journal)
     }
 
-    /// What is known to be on the disk.
+    /// Returns the end that is known to be on the disk.
     pub(crate) fn durable(&self) -> End {
         self.durable
     }
 
-    /// The bytes written so far.
+    /// Returns the bytes written so far.
     pub(crate) fn len(&self) -> u64 {
         self.end.length
     }
 
-    /// Appends `lines` (each an object without its closing brace) and makes them durable, with one write and one sync for all.
-    /// When it returns, whoever reads the file beside us finds them covered by a mark, and there is room for `reserve` bytes
-    /// more.
+    /// Appends `lines` (each an object without its closing brace) and makes them durable, with one
+    /// write and one sync for all. When it returns, a process that reads the file finds them
+    /// covered by a mark, and `reserve` more bytes have space.
     pub(crate) fn append(&mut self, lines: &[Vec<u8>], reserve: u64) -> Result<(), AppendError> {
         let before = (self.end, self.durable);
         self.write(lines, MARK_BYTES + reserve)?;
         self.file.sync().map_err(AppendError::Broken)?;
         self.durable = self.end;
         match self.mark() {
-            // Nobody was told of the lines yet, and who reads beside us would not see them.
+            // The lines are not acknowledged yet, and other readers of the file would not see them
+            // without a mark.
             Err(AppendError::Full(full)) => {
                 (self.end, self.durable) = before;
                 self.cut_back(full)
@@ -143,13 +150,14 @@ impl Journal {
         }
     }
 
-    /// Says what is durable. Not synced itself: if it is lost, a torn tail cannot be told from damage there, and recovery says so.
+    /// Writes a mark of what is durable. The mark is not synced: if it is lost, recovery cannot
+    /// tell a torn tail from damage there, and logs that.
     fn mark(&mut self) -> Result<(), AppendError> {
         self.write(&[mark_body(self.durable)], 0)
     }
 
-    /// Appends `lines` for the next sync to make durable, if there is room for `reserve` bytes behind them. They survive the end
-    /// of the process at once.
+    /// Appends `lines` for the next sync to make durable, if `reserve` more bytes fit after them.
+    /// They survive the end of the process at once.
     pub(crate) fn write(&mut self, lines: &[Vec<u8>], reserve: u64) -> Result<(), AppendError> {
         let mut text = Vec::with_capacity(lines.iter().map(|line| line.len() + 32).sum());
         let mut chain = self.end.crc;
@@ -168,14 +176,14 @@ impl Journal {
                 self.end = End { length, crc: chain };
                 Ok(())
             }
-            // Some file systems need room to write where something stands already.
+            // Some file systems need space even to overwrite existing bytes.
             Err(error) if is_full(&error) => self.cut_back(error),
             Err(error) => Err(AppendError::Broken(error)),
         }
     }
 
-    /// Fills ahead if `length` bytes would pass what is filled: in pieces, and on a disk that has not so much room only as far as
-    /// must be.
+    /// Fills ahead if `length` bytes would pass what is filled. If the disk lacks the space for a
+    /// generous fill, fills only as far as necessary.
     fn fill(&mut self, length: u64) -> io::Result<()> {
         if length <= self.filled {
             return Ok(());
@@ -201,7 +209,7 @@ impl Journal {
         Err(AppendError::Full(full))
     }
 
-    /// Cuts off what was filled ahead, for a file that is complete.
+    /// Cuts off the fill of a file that is complete.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         self.file.set_len(self.end.length)?;
         self.file.sync()
@@ -214,15 +222,16 @@ fn push_line(text: &mut Vec<u8>, body: &[u8], chain: &mut Chain) {
     line::seal(text, start, chain);
 }
 
-/// A mark line without its closing brace.
+/// Returns a mark line without its closing brace.
 pub(crate) fn mark_body(durable: End) -> Vec<u8> {
     line::open_object(&MarkLine { durable })
 }
 
-/// How a mark line begins.
+/// The start of a mark line.
 const MARK: &str = "{\"durable\":";
 
-/// A mark line. It names the CRC that its own starts from, so that it can be checked where the lines before it are damaged.
+/// A mark line. It contains the CRC that its own CRC starts from, so it can be checked even if the
+/// lines before it are damaged.
 #[derive(Serialize, Deserialize)]
 struct MarkLine {
     durable: End,
@@ -235,14 +244,15 @@ impl MarkLine {
     }
 }
 
-/// What the mark at the end of `text` says is on the disk, wherever it starts: the newline before it may be what is damaged.
+/// Returns the end that the mark at the end of `text` states, wherever the mark starts: the newline
+/// before it may be what is damaged.
 pub(crate) fn mark_at_end(text: &[u8]) -> Option<End> {
     let mut windows = text.windows(MARK.len());
     let start = windows.rposition(|window| window == MARK.as_bytes())?;
     MarkLine::parse(&text[start..])
 }
 
-/// What a mark says is on the disk, if `line` is one; it proves itself, whatever stands before it.
+/// Returns the end that `line` states if it is a mark. A mark proves itself, whatever precedes it.
 pub(crate) fn marked(line: &[u8]) -> Option<End> {
     let is_mark = line.starts_with(MARK.as_bytes());
     is_mark.then(|| MarkLine::parse(line)).flatten()

@@ -1,11 +1,15 @@
-//! What stands in a journal behind its header, a line each.
+//! The lines of a journal after its header:
 //!
-//! * A commit, `{"v":41,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["b",1,1767225700000],["c"]]}`: behind version 41, at
-//!   that time, a set, a set with a deadline, and a delete. `x` are keys that expired, `q` is how far a queue is applied, `adopt`
-//!   and `forget` are an operator's, and `opened` is the version behind which an opening numbers; it numbers jobs behind `jobs`.
-//!   `idem` is what is remembered of the request of a job that was applied when it was accepted.
-//! * A job that waits: `{"n":"1767225600000000-42","t":1767225600000,"job":{"set":"user:1","value":{"name":"Ada"}}}`.
-//! * An attempt, `{"tried":["1767225600000000-42",1]}`: how often the first job was tried.
+//! * A commit,
+//!   `{"v":41,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["b",1,1767225700000],["c"]]}`:
+//!   after version 41, at that time, a set, a set with a deadline, and a delete. `x` holds keys
+//!   that expired, and `q` how far a queue is applied. `adopt` and `forget` record an operator's
+//!   decisions. `opened` is the version after which an opening of the folder numbers commits;
+//!   `jobs` is the position after which it numbers jobs. `idem` is the remembered request of a job
+//!   that was applied on acceptance.
+//! * A waiting job:
+//!   `{"n":"1767225600000000-42","t":1767225600000,"job":{"set":"user:1","value":{"name":"Ada"}}}`.
+//! * An attempt, `{"tried":["1767225600000000-42",1]}`: how often the first job was attempted.
 
 use std::borrow::Cow;
 
@@ -20,7 +24,7 @@ use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{JobId, Position, QueueId};
 use crate::model::job::Job;
 
-/// A line, read.
+/// A decoded line.
 #[derive(Debug, PartialEq, Eq)]
 #[expect(
     clippy::large_enum_variant,
@@ -29,9 +33,9 @@ use crate::model::job::Job;
 pub(crate) enum Line {
     /// A commit, or an opening of the folder.
     Record(Record),
-    /// A job that waits, with what is remembered of its request.
+    /// A waiting job, with its remembered request.
     Job(Box<Job>, Option<Remembered>),
-    /// How often a job was tried.
+    /// How often a job was attempted.
     Tried(Position, u32),
 }
 
@@ -44,7 +48,8 @@ impl Line {
         }
     }
 
-    /// Makes true what the line says; fails, and says why, for one that does not follow from what came before.
+    /// Applies the line to state and log. Fails with a message if the line does not follow from
+    /// those before it.
     pub(crate) fn apply(self, state: &mut State, log: &mut PartitionLog) -> Result<(), String> {
         let record = self.record();
         if let Some(record) = record.filter(|record| record.before != state.version) {
@@ -59,7 +64,8 @@ impl Line {
         Ok(())
     }
 
-    /// As [`apply`](Self::apply), of the queue alone. Returns what the store has to apply.
+    /// Applies the line to the queue alone, as [`apply`](Self::apply) does. Returns the record for
+    /// the store to apply.
     pub(crate) fn apply_to_log(self, log: &mut PartitionLog) -> Result<Option<Record>, String> {
         match self {
             Self::Record(record) => {
@@ -86,20 +92,20 @@ impl Line {
     }
 }
 
-/// Says what is wrong with a line that does not follow `version`.
+/// Returns the message for a line that does not follow `version`.
 pub(crate) fn out_of_order(before: Version, version: Version) -> String {
-    format!("it follows version {before}, and should follow {version}")
+    format!("it follows version {before}, but should follow version {version}")
 }
 
-/// Returns how far the jobs of `queue` are applied by `record`, if it says so.
+/// Returns the position up to which `record` applies the jobs of `queue`, if it states one.
 pub(crate) fn applied_of(record: &Record, queue: QueueId) -> Option<Position> {
     let advance = record.advance.as_ref()?;
     (advance.queue == queue && advance.partition == PARTITION).then_some(advance.to)
 }
 
-/// The line of `record`, without its closing brace and its CRC.
+/// Encodes `record` as a line without its closing brace and CRC.
 pub(crate) fn encode(record: &Record) -> Vec<u8> {
-    // Enough for all but outcomes and what expired.
+    // Enough for everything except outcomes and expired keys.
     let mut line = Vec::with_capacity(bytes_added(&record.writes) as usize + 128);
     line.extend_from_slice(b"{\"v\":");
     push_json(&mut line, &record.before.0);
@@ -110,7 +116,7 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
         for (index, write) in record.writes.iter().enumerate() {
             line.extend_from_slice(if index == 0 { b"[" } else { b",[" });
             push_json(&mut line, &write.key);
-            // The value is copied as it is: no writer of JSON could be trusted with its bytes.
+            // The value is copied verbatim: a JSON writer might change its bytes.
             if let Some((value, expires_at)) = write.change.value_at(record.at) {
                 line.push(b',');
                 line.extend_from_slice(value.as_bytes());
@@ -143,7 +149,7 @@ fn push_member(line: &mut Vec<u8>, name: &str, value: Option<&impl Serialize>) {
     }
 }
 
-/// A job, as its line and `data.meta.json` have it.
+/// A job, as it is stored in its line and in `data.meta.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct JobText<'a> {
     n: Position,
@@ -169,7 +175,7 @@ impl<'a> JobText<'a> {
         }
     }
 
-    /// The job, in the queue with this id.
+    /// Converts the text into a job of the queue `queue`.
     pub(crate) fn into_job(self, queue: QueueId) -> Job {
         Job {
             id: JobId {
@@ -185,19 +191,19 @@ impl<'a> JobText<'a> {
     }
 }
 
-/// The line of a job that waits.
+/// Encodes a waiting job as a line.
 pub(crate) fn encode_job(job: &Job, remembered: Option<Remembered>) -> Vec<u8> {
     open_object(&JobText::of(job, remembered))
 }
 
-/// The line that says how often the job at `head` was tried.
+/// Encodes how often the job at `head` was attempted as a line.
 pub(crate) fn encode_tried(head: Position, count: u32) -> Vec<u8> {
     let mut line = b"{\"tried\":".to_vec();
     push_json(&mut line, &(head, count));
     line
 }
 
-/// Reads a line back, from a journal of the folder that has this queue.
+/// Decodes a line from a journal of the folder with this queue.
 pub(crate) fn decode(line: &[u8], queue: QueueId) -> serde_json::Result<Line> {
     if line.starts_with(b"{\"n\"") {
         let text: JobText<'_> = serde_json::from_slice(line)?;

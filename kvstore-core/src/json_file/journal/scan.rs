@@ -1,29 +1,30 @@
-//! The one walk over the lines of a journal, whoever reads it: opening stops at the first line that is not sound, who follows stops
-//! there and looks again later, and who saves what can be saved goes on behind it.
+//! The one walk over the lines of a journal, shared by all its readers. Opening stops at the first
+//! line that is not sound, a follower stops there and looks again later, and salvage continues
+//! after it.
 
 use super::contents::ReadLine;
 use super::line::{self, Chain};
 use super::{End, mark_at_end, marked};
 
-/// A line, looked at.
+/// A line and what the scan found out about it.
 pub(crate) struct Scanned<'a> {
     pub(crate) line: ReadLine<'a>,
     pub(crate) kind: LineKind,
-    /// The CRC behind it, if it is whole and follows from the line before: it is sound.
+    /// The CRC at its end, if the line is sound: whole, and chained to the line before.
     pub(crate) crc: Option<Chain>,
 }
 
 pub(crate) enum LineKind {
-    /// A line that says something, if it is sound.
+    /// An ordinary line, if it is sound.
     Line,
-    /// A mark, which proves itself, and what it says is on the disk.
+    /// A mark, which proves itself, and the end that it states.
     Mark(End),
-    /// Not a sound line, with a mark behind it of which the newline before it is damaged.
+    /// A line that is not sound, ending in a mark because the newline before the mark is damaged.
     DamagedBefore(End),
 }
 
 impl Scanned<'_> {
-    /// What a mark in it says is on the disk.
+    /// Returns the end that a mark in this line states.
     pub(crate) fn mark(&self) -> Option<End> {
         match self.kind {
             LineKind::Line => None,
@@ -31,13 +32,13 @@ impl Scanned<'_> {
         }
     }
 
-    /// Where the next line starts.
+    /// Returns the offset at which the next line starts.
     pub(crate) fn end(&self) -> usize {
         self.line.offset as usize + self.line.text.len() + 1
     }
 }
 
-/// Walks the lines of a text, up to what is filled ahead.
+/// An iterator over the lines of a text, up to the fill.
 pub(crate) struct Scan<'a> {
     text: &'a [u8],
     at: usize,
@@ -47,7 +48,7 @@ pub(crate) struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// Starts with the line of this number, which follows `chain`.
+    /// Starts with line `number`, which follows `chain`.
     pub(crate) fn new(text: &'a [u8], number: u64, chain: Chain) -> Self {
         let last = text.iter().rposition(|&byte| byte != b'\n');
         Self {
@@ -82,7 +83,7 @@ impl<'a> Iterator for Scan<'a> {
             text,
             offset: self.at as u64,
         };
-        // Behind one that is not sound, lines are checked against the CRC that it claims.
+        // After a line that is not sound, the next is checked against the CRC that the line claims.
         self.chain = crc.or_else(|| line::claimed(text));
         self.at += text.len() + 1;
         self.number += 1;

@@ -1,4 +1,4 @@
-//! `data.json`: a plain JSON object, one entry a line, in the byte order of its keys.
+//! `data.json`: a plain JSON object, one entry per line, in the byte order of its keys.
 
 use std::borrow::Cow;
 use std::{io, iter};
@@ -14,7 +14,7 @@ use crate::model::value::Value;
 /// Files are written, synced and read in pieces of about this size.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 
-/// A file's contents, for telling whether it is still the one that was written.
+/// Identifies a file's contents, to detect whether it is still the file that was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileFingerprint {
     length: u64,
@@ -29,9 +29,9 @@ impl FileFingerprint {
         }
     }
 
-    /// Returns what two texts are, one behind the other.
+    /// Returns the fingerprint of the concatenation of two texts.
     pub(super) fn and(self, behind: Self) -> Self {
-        let behind_bytes = usize::try_from(behind.length).expect("it was in memory");
+        let behind_bytes = usize::try_from(behind.length).expect("the second text was in memory");
         Self {
             length: self.length + behind.length,
             crc: crc32c::crc32c_combine(self.crc, behind.crc, behind_bytes),
@@ -43,7 +43,7 @@ impl FileFingerprint {
     }
 }
 
-/// Returns what a file is, read in pieces; `None` if it is not there.
+/// Computes the fingerprint of a file, piece by piece; `None` if the file does not exist.
 pub(crate) fn fingerprint(disk: &dyn Disk, name: &str) -> io::Result<Option<FileFingerprint>> {
     let Some(file) = disk.open(name)? else {
         return Ok(None);
@@ -58,8 +58,7 @@ pub(crate) fn fingerprint(disk: &dyn Disk, name: &str) -> io::Result<Option<File
     }
 }
 
-/// Returns the lines of entries in a piece of the file; `None` if it does not begin, or end, as it
-/// should.
+/// Returns the entry lines in a piece of the file; `None` if it does not begin or end as it should.
 pub(super) fn lines(
     text: &[u8],
     is_first: bool,
@@ -83,7 +82,7 @@ pub(super) fn lines(
     Some(lines.map(|line| line.strip_suffix(b",").unwrap_or(line)))
 }
 
-/// The key and the value of a line that [`push_entry`] wrote.
+/// Splits a line that [`push_entry`] wrote into key and value.
 pub(crate) fn split_entry(line: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     let mut end = 1;
     let mut is_plain = true;
@@ -99,15 +98,15 @@ pub(crate) fn split_entry(line: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     Some((key, line[end + 1..].strip_prefix(b":")?))
 }
 
-/// The line of an entry, without comma and newline.
+/// Appends the line of an entry, without comma and newline.
 pub(super) fn push_entry(text: &mut Vec<u8>, key: &Key, value: &[u8]) {
     push_json(text, key);
     text.push(b':');
     text.extend_from_slice(value);
 }
 
-/// By what an entry is recognised after the file was edited: two different CRCs of its line, so 64
-/// bits.
+/// Returns the fingerprint that identifies an entry after the file was edited: two different CRCs
+/// of its line, so 64 bits.
 pub(crate) fn entry_fingerprint(key: &Key, value: &Value) -> u64 {
     let mut line = Vec::with_capacity(key.as_str().len() + value.len() + 3);
     push_entry(&mut line, key, value.as_bytes());

@@ -1,4 +1,4 @@
-//! Takes any JSON object as the data: an export of another program, a file that somebody edited.
+//! Imports any JSON object as the data: an export of another program, or an edited file.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,18 +11,18 @@ use crate::model::json::{JsonError, Scanner, TextPosition};
 use crate::model::key::Key;
 use crate::model::value::Value;
 
-/// Most problems that are listed before the import stops.
+/// The maximum number of problems listed before the import stops.
 const PROBLEMS_MAX: usize = 20;
 
-/// What is known of entries that may be in the text unchanged, by fingerprint.
+/// Version and deadline of entries that may be unchanged in the text, by fingerprint.
 pub(crate) type Known = HashMap<u64, (Version, Option<Timestamp>)>;
 
-/// Reads the members of the JSON object `text` as entries. One that is in `known` keeps version and deadline, every other
-/// gets the next version after `version`, in the order of the text.
+/// Reads the members of the JSON object `text` as entries. An entry in `known` keeps its version
+/// and deadline; every other gets the next version after `version`, in the order of the text.
 ///
 /// # Errors
-/// [`Error::Corrupt`], at the first line, with up to 20 problems by line and column: what is not JSON, and keys that break
-/// the rules or stand there twice.
+/// [`Error::Corrupt`], at the first line, with up to 20 problems by line and column: what is not
+/// JSON, and keys that break the rules or occur twice.
 pub(crate) fn import(
     disk: &dyn Disk,
     text: &[u8],

@@ -1,4 +1,5 @@
-//! `data.meta.json`: what belongs to single entries, how far queues are applied, and the queue of the folder.
+//! `data.meta.json`: versions and deadlines of entries, how far queues are applied, and the
+//! folder's queue.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,17 +26,18 @@ use crate::model::id::{Partition, Position, QueueId};
 use crate::model::job::Job;
 use crate::queue::QueueOptions;
 
-/// Outcomes, or remembered requests, that a snapshot takes at a time.
+/// The number of outcomes, or remembered requests, that a snapshot takes at a time.
 const META_PIECE: usize = 1024;
 
-/// What `data.meta.json` holds.
+/// The contents of `data.meta.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Meta {
     format: Format,
     /// The id of the queue in this folder.
     pub(crate) queue: QueueId,
     pub(crate) data: FileFingerprint,
-    /// The pieces that it was written in, each with its bytes and entries: they can be read apart.
+    /// The pieces in which `data.json` was written, each with its bytes and entries: they can be
+    /// read independently.
     pub(crate) pieces: Vec<(u64, usize)>,
     /// The `data.json` that this one replaces.
     pub(crate) previous: Option<FileFingerprint>,
@@ -44,16 +46,16 @@ pub(crate) struct Meta {
     pub(crate) version: Version,
     pub(crate) time: Timestamp,
     pub(crate) active: Option<QueueId>,
-    /// How many versions were passed over by openings.
+    /// How many versions openings have skipped.
     pub(crate) skipped: u64,
     queues: Vec<((QueueId, Partition), QueueProgress)>,
-    /// The last position that a job has got, and the last that was dropped.
+    /// The last position that was assigned to a job, and the last that was dropped.
     last: Position,
     trimmed: Position,
-    /// The jobs that wait, as they were read.
+    /// The waiting jobs, as they were read.
     #[serde(default, skip_serializing)]
     jobs: Vec<JobText<'static>>,
-    /// The same, as the queue holds them.
+    /// The waiting jobs, as the queue holds them.
     #[serde(
         rename = "jobs",
         skip_deserializing,
@@ -61,28 +63,28 @@ pub(crate) struct Meta {
         serialize_with = "job_texts"
     )]
     waiting: Vec<Arc<Job>>,
-    /// The job that was tried last, and how often.
+    /// The job that was attempted last, and how often.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tried: Option<(Position, u32)>,
-    /// The requests that are remembered.
+    /// The remembered requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     remembered: Vec<Remembered>,
     /// The versions of the entries, in the order of the file.
     #[serde(with = "versions")]
     pub(super) versions: Vec<Version>,
-    /// The number of an entry, from 0, and its deadline.
+    /// Pairs of an entry's number, from 0, and its deadline.
     pub(super) deadlines: Vec<(usize, Timestamp)>,
-    /// For each entry 16 hexadecimal digits, by which an edit tells what it has left as it was; see
-    /// [`known_entries`].
+    /// For each entry 16 hexadecimal digits, which identify the entries that an edit left
+    /// unchanged; see [`known_entries`].
     #[serde(skip_deserializing)]
     pub(super) fingerprints: String,
-    /// The length of the file that it was read from.
+    /// The length of the file from which this was read.
     #[serde(skip)]
     pub(crate) bytes: u64,
 }
 
 impl Meta {
-    /// Of a folder with nothing in it yet.
+    /// Creates the metadata of an empty folder.
     pub(crate) fn of_new_folder(queue: QueueId) -> Self {
         Self {
             format: Format,
@@ -117,7 +119,7 @@ impl Meta {
         }
     }
 
-    /// Takes down everything but the entries.
+    /// Copies everything from `state` and `log` except the entries.
     pub(crate) fn take_down(&mut self, state: &State, log: &PartitionLog) {
         (self.version, self.time) = (state.version, state.time);
         self.set_progress(&state.progress);
@@ -126,8 +128,9 @@ impl Meta {
         self.add_remembered(state.time, || log);
     }
 
-    /// Takes down how far queues are applied, and the dead letters;
-    /// [`add_outcomes`](Self::add_outcomes) and [`add_remembered`](Self::add_remembered) follow.
+    /// Copies how far queues are applied, and the dead letters;
+    /// [`add_outcomes`](Self::add_outcomes) and [`add_remembered`](Self::add_remembered) add the
+    /// rest.
     pub(crate) fn set_progress(&mut self, progress: &Progress) {
         self.active = progress.active;
         self.skipped = progress.skipped;
@@ -136,9 +139,8 @@ impl Meta {
         self.queues = queues.collect();
     }
 
-    /// Adds the outcomes, some at a time, of a state that may go on meanwhile: what comes later
-    /// stands in the journal, too. What was dropped meanwhile is below the mark, which is read
-    /// last.
+    /// Adds the outcomes, piece by piece, while the state may keep changing: later outcomes are
+    /// also in the journal. Outcomes dropped meanwhile are below the mark, which is read last.
     pub(crate) fn add_outcomes<S: Deref<Target = State>>(&mut self, state: impl Fn() -> S) {
         for (id, kept) in &mut self.queues {
             let mut last = Position::START;
@@ -160,8 +162,8 @@ impl Meta {
         }
     }
 
-    /// Adds the requests that are remembered at `now`, likewise. Those of jobs numbered since the
-    /// cut may yet be taken back.
+    /// Adds the requests that are remembered at `now`, likewise piece by piece. Those of jobs
+    /// numbered since the cut are left out, since they may yet be withdrawn.
     pub(crate) fn add_remembered<L: Deref<Target = PartitionLog>>(
         &mut self,
         now: Timestamp,
@@ -181,7 +183,7 @@ impl Meta {
         }
     }
 
-    /// The queue of the folder.
+    /// Restores the folder's queue.
     pub(crate) fn log(&self, disk: &dyn Disk, options: &QueueOptions) -> Result<PartitionLog> {
         let mut log = PartitionLog::new(self.queue, PARTITION, options);
         let restored = log
@@ -201,16 +203,16 @@ impl Meta {
         Ok(log)
     }
 
-    /// Takes down the jobs that wait.
+    /// Copies the waiting jobs.
     pub(crate) fn set_log(&mut self, log: &PartitionLog) {
         (self.last, self.trimmed) = (log.last(), log.trimmed());
         self.tried = log.attempts();
         self.waiting = log.jobs().cloned().collect();
     }
 
-    /// Returns the entries of the file `name` if it is the `data.json` that this belongs to, and
-    /// what it is if not. Several threads read it, a piece at a time, so that it never is in memory
-    /// as a whole.
+    /// Reads the entries of the file `name` if it is the `data.json` that this belongs to;
+    /// otherwise returns the file's actual fingerprint. Several threads read it, a piece at a time,
+    /// so that it is never in memory as a whole.
     pub(crate) fn table(&self, disk: &dyn Disk, name: &str) -> Result<Read<Table>> {
         let failed = |error| disk_error(disk, "cannot read", name, error);
         let Some(file) = disk.open(name).map_err(failed)? else {
@@ -224,7 +226,7 @@ impl Meta {
                 disk,
                 META,
                 Some(1),
-                "its pieces are not what it says of the whole",
+                "its pieces do not add up to the length and entries that it states",
             ));
         }
         if file.length().map_err(failed)? != self.data.length() {
@@ -273,7 +275,7 @@ impl Meta {
                 disk,
                 name,
                 line,
-                "it is not a line that was written here",
+                "it is not a line that this program wrote",
             ));
         }
         let table = Table::from_sorted(rows);
@@ -288,8 +290,8 @@ impl Meta {
         Ok(Ok(table.ok_or_else(unsorted)?))
     }
 
-    /// Reads `pieces` of the file, which start at a place and with the entry of a number, and adds
-    /// their rows to `rows`.
+    /// Reads `pieces` of the file, which start at the given offset and entry number, and adds their
+    /// rows to `rows`.
     fn rows(
         &self,
         file: &dyn DiskReader,
@@ -324,12 +326,12 @@ impl Meta {
         Ok(Share { is, rows, bad })
     }
 
-    /// How many entries the `data.json` has that this belongs to.
+    /// Returns the number of entries in the `data.json` that this belongs to.
     pub(crate) fn entry_count(&self) -> usize {
         self.versions.len()
     }
 
-    /// Without what belongs to single entries: they cannot be recognised any more.
+    /// Returns a copy without the data of single entries, which can no longer be identified.
     pub(crate) fn without_entries(&self) -> Self {
         Self {
             queues: self.queues.clone(),
@@ -349,23 +351,23 @@ fn job_texts<S: Serializer>(jobs: &[Arc<Job>], serializer: S) -> Result<S::Ok, S
     serializer.collect_seq(jobs.iter().map(|job| JobText::of(job, None)))
 }
 
-/// What several pieces of a `data.json` hold.
+/// The result of reading several pieces of a `data.json`.
 struct Share {
     is: FileFingerprint,
     rows: Sorted,
-    /// The number of the first entry that is not there as it was written.
+    /// The number of the first entry that is not as it was written.
     bad: Option<usize>,
 }
 
-/// Reads the text of a `data.meta.json`.
+/// Parses the text of a `data.meta.json`.
 pub(crate) fn parse_meta(disk: &dyn Disk, text: &[u8]) -> Result<Meta> {
     let mut meta: Meta = sealed::parse(disk, META, text)?;
     meta.bytes = text.len() as u64;
     Ok(meta)
 }
 
-/// Reads what each entry was, by its fingerprint. They are read apart, since only an edit needs
-/// them.
+/// Reads version and deadline of each entry, by its fingerprint. They are read separately, since
+/// only an edit needs them.
 pub(crate) fn known_entries(disk: &dyn Disk, text: &[u8]) -> Result<Known> {
     #[derive(Deserialize)]
     struct MetaEntries {

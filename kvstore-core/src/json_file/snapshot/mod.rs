@@ -1,10 +1,12 @@
-//! The pair: `data.json`, which anybody can read, and `data.meta.json`, which holds what a plain object cannot: what belongs to
-//! single entries, how far queues are applied, and the queue of the folder.
+//! The snapshot pair: `data.json`, which any program can read, and `data.meta.json`, which holds
+//! what a plain object cannot: versions and deadlines of entries, how far queues are applied, and
+//! the folder's queue.
 //!
 //! # Writing
-//! (1) `data.json.new` is written and synced. (2) `data.meta.json`, which names the new and the previous file by length and
-//! CRC, replaces the old one. (3) `data.json.new` replaces `data.json`, which is never absent; what it replaced is looked
-//! at, and kept if somebody has edited it. So whatever the moment of a crash, [`load`](pair::load) knows where to go on.
+//! (1) `data.json.new` is written and synced. (2) `data.meta.json`, which names the new and the
+//! previous file by length and CRC, replaces the old one. (3) `data.json.new` replaces `data.json`,
+//! which is never absent; the replaced file is checked, and kept if it was edited. So whatever the
+//! moment of a crash, [`load`](pair::load) knows where to continue.
 
 pub(crate) mod data;
 pub(crate) mod import;
@@ -27,15 +29,16 @@ use crate::json_file::snapshot::pair::exchange;
 pub(crate) const DATA: &str = "data.json";
 pub(crate) const META: &str = "data.meta.json";
 
-// Temporary names are private: files that a user may have made, such as `data.json.old`, are never touched.
+// Temporary names are private: files that a user may have made, such as `data.json.old`, are never
+// touched.
 pub(crate) const DATA_NEW: &str = ".data.json.new";
 pub(crate) const META_NEW: &str = ".data.meta.json.new";
 pub(crate) const DATA_OLD: &str = ".data.json.replaced";
 
-/// Entries that a snapshot takes at a time, under the lock that writes need.
+/// The number of entries that a snapshot takes at a time, under the lock that writes need.
 pub(crate) const SNAPSHOT_PIECE: usize = 256;
 
-/// The pair as it was written.
+/// The pair as it was last written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
     pub(crate) data: FileFingerprint,
@@ -43,7 +46,7 @@ pub(crate) struct Written {
     pub(crate) meta_bytes: u64,
 }
 
-/// Writes the pair for the entries of `table`.
+/// Writes the pair with the entries of `table`.
 pub(crate) fn write_table(
     disk: &dyn Disk,
     meta: &Meta,
@@ -54,8 +57,8 @@ pub(crate) fn write_table(
     write(disk, meta, replaces, || table.next_of_cut(SNAPSHOT_PIECE))
 }
 
-/// Writes the pair: `meta` (whose progress, version, time and journal are set) for the entries that `next` hands out, piece
-/// by piece, none at the end.
+/// Writes the pair: `meta` (whose progress, version, time and journal are set) with the entries
+/// that `next` returns piece by piece, until it returns none.
 pub(crate) fn write(
     disk: &dyn Disk,
     meta: &Meta,
@@ -63,7 +66,7 @@ pub(crate) fn write(
     next: impl FnMut() -> Vec<Row>,
 ) -> io::Result<Written> {
     let written = write_new(disk, meta, replaces, next).inspect_err(|_| {
-        // On a full disk it would take the room that commits need.
+        // On a full disk, partial files would take the space that commits need.
         for name in [DATA_NEW, META_NEW] {
             let _ = disk.remove(name);
         }
@@ -74,7 +77,7 @@ pub(crate) fn write(
     Ok(written)
 }
 
-/// Step 1, and the file for step 2.
+/// Performs step 1, and writes the file for step 2.
 fn write_new(
     disk: &dyn Disk,
     meta: &Meta,
@@ -132,8 +135,8 @@ fn write_new(
     })
 }
 
-/// Writes `text` there and syncs it, piece by piece: a commit that wants to sync its journal meanwhile waits for one piece,
-/// and not for all that a snapshot writes.
+/// Writes `text` at `offset` and syncs it, piece by piece: a commit that syncs its journal
+/// meanwhile waits for one piece, not for the whole snapshot.
 fn write_synced(file: &mut dyn DiskFile, offset: u64, text: &[u8]) -> io::Result<()> {
     let mut end = offset;
     for piece in text.chunks(2 * PIECE_BYTES) {

@@ -1,5 +1,4 @@
-//! What `data.json` and `data.meta.json` are together, and how a snapshot that was cut off is
-//! finished.
+//! How `data.json` and `data.meta.json` relate, and how an interrupted snapshot is finished.
 
 use std::io;
 
@@ -12,27 +11,28 @@ use crate::json_file::snapshot::import::Known;
 use crate::json_file::snapshot::meta::{Meta, known_entries, parse_meta};
 use crate::json_file::snapshot::{DATA, DATA_NEW, DATA_OLD, META};
 
-/// A file that should be the one that `data.meta.json` names: what was made of it, or what it is
-/// instead (`None`: missing).
+/// The result of reading a file that should be the one `data.meta.json` names: what the reader made
+/// of it, or the file's actual fingerprint (`None`: missing).
 pub(crate) type Read<T> = std::result::Result<T, Option<FileFingerprint>>;
 
-/// What the files beside a `data.meta.json` are to it. Opening, following and inspecting a folder
-/// all go by this.
+/// How the files beside a `data.meta.json` relate to it. Opening, following and inspecting a folder
+/// all depend on this.
 pub(crate) enum Standing<T> {
-    /// `data.json` is what it names.
+    /// `data.json` is the file that it names.
     Whole(T),
-    /// `data.json` is the previous one, and what it names stands ready: the end of a snapshot.
+    /// `data.json` is the previous file, and the one that it names is ready: a snapshot was being
+    /// finished.
     Unfinished(T),
     /// `data.json` is something else, or missing.
     Other {
         data: Option<FileFingerprint>,
-        /// What it names stands ready, and is not in `data.json`.
+        /// The file that it names is ready, but has not replaced `data.json`.
         new: Option<T>,
     },
 }
 
 impl<T> Standing<T> {
-    /// Tells by what `read` makes of a file.
+    /// Determines the relation from the results of `read`.
     pub(crate) fn of(meta: &Meta, read: impl Fn(&str) -> Result<Read<T>>) -> Result<Self> {
         let data = match read(DATA)? {
             Ok(whole) => return Ok(Self::Whole(whole)),
@@ -45,11 +45,12 @@ impl<T> Standing<T> {
     }
 }
 
-/// Finishes what a failed write has left undone, as opening the folder would, and returns what `data.json` is then. Until then
-/// `data.meta.json` may name a file that only `.data.json.new` is, so another one must not be begun.
+/// Finishes what a failed write left undone, as opening the folder would, and returns the resulting
+/// `data.json`. Until then `data.meta.json` may name a file that exists only as `.data.json.new`,
+/// so no other file of that name may be begun.
 pub(crate) fn settle(disk: &dyn Disk) -> io::Result<FileFingerprint> {
     let text = disk.read(META)?;
-    let text = text.ok_or_else(|| io::Error::other(format!("{META} is gone")))?;
+    let text = text.ok_or_else(|| io::Error::other(format!("{META} is missing")))?;
     let meta = parse_meta(disk, &text).map_err(io::Error::other)?;
     let settled = finish(disk, &meta, |name| {
         let is = fingerprint(disk, name)
@@ -67,13 +68,13 @@ pub(crate) fn settle(disk: &dyn Disk) -> io::Result<FileFingerprint> {
     Ok(meta.data)
 }
 
-/// `data.json` was changed since it was written.
+/// `data.json` was changed after it was written.
 struct Edited {
-    /// Another one, which is not in it, was about to replace it.
+    /// A newer file, whose data it lacks, was about to replace it.
     newer: bool,
 }
 
-/// Finishes a snapshot that was cut off. Returns what `read` makes of the data.
+/// Finishes an interrupted snapshot, and returns what `read` makes of the data.
 fn finish<T>(
     disk: &dyn Disk,
     meta: &Meta,
@@ -95,7 +96,7 @@ fn finish<T>(
         ),
         Standing::Other { data, new: None } if data == meta.previous => (
             DATA_NEW,
-            "it should hold the data of data.meta.json; restore a backup of the folder",
+            "it should hold the data that data.meta.json names; restore a backup of the folder",
         ),
         Standing::Other { new, .. } => {
             return Ok(Err(Edited {
@@ -106,7 +107,7 @@ fn finish<T>(
     Err(corrupt(disk, name, None, detail))
 }
 
-/// Step 3. What was in the way is kept if it is not the file that we wrote.
+/// Performs step 3. The replaced file is kept if it is not the one that was written.
 pub(super) fn exchange(disk: &dyn Disk, replaces: Option<FileFingerprint>) -> io::Result<()> {
     let was_there = disk.names()?.iter().any(|name| name == DATA);
     if was_there {
@@ -117,13 +118,14 @@ pub(super) fn exchange(disk: &dyn Disk, replaces: Option<FileFingerprint>) -> io
     settle_old(disk, replaces)
 }
 
-/// Looks at what `data.json` was replaced in: drops it if it is the file that we wrote, keeps it if
+/// Checks the file that was replaced: removes it if it is the one that was written, keeps it if
 /// not.
 fn settle_old(disk: &dyn Disk, replaces: Option<FileFingerprint>) -> io::Result<()> {
     match fingerprint(disk, DATA_OLD) {
         Ok(None) => return Ok(()),
         Ok(old) if old == replaces => return disk.remove(DATA_OLD),
-        // A link that was put in its place, and may lead to the same text, is none that we wrote.
+        // A link in its place is never a file that was written here, even if it leads to the same
+        // text.
         Err(error) if !is_irregular(&error) => return Err(error),
         Ok(_) | Err(_) => {}
     }
@@ -137,7 +139,7 @@ fn settle_old(disk: &dyn Disk, replaces: Option<FileFingerprint>) -> io::Result<
     Ok(())
 }
 
-/// `name` with a number behind it that no file has yet.
+/// Returns `name` followed by a number that no file has yet.
 pub(crate) fn free_name(disk: &dyn Disk, name: &str) -> io::Result<String> {
     let names = disk.names()?;
     let mut number = 1;
@@ -147,15 +149,15 @@ pub(crate) fn free_name(disk: &dyn Disk, name: &str) -> io::Result<String> {
     Ok(format!("{name}-{number}"))
 }
 
-/// What a folder holds, as far as the pair goes.
+/// The state of the pair in a folder.
 #[derive(Debug)]
 pub(crate) enum Pair {
-    /// Nothing, or a `data.json` without anything of ours beside it.
+    /// No `data.meta.json`: an empty folder, or a `data.json` from elsewhere.
     Foreign(Option<Vec<u8>>),
     /// The pair, as it was written.
     Whole(Box<Meta>, Table),
-    /// A `data.json` that was changed since. `newer` says that another one, which is not in it, was
-    /// about to replace it.
+    /// A `data.json` that was changed after it was written. `newer` means that a newer file, whose
+    /// data it lacks, was about to replace it.
     Edited {
         meta: Box<Meta>,
         known: Known,
@@ -164,8 +166,8 @@ pub(crate) enum Pair {
     },
 }
 
-/// Reads the pair, and finishes what a crash has left undone. `has_journals`: there are journals
-/// beside it.
+/// Reads the pair, and finishes what a crash left undone. `has_journals` says that there are
+/// journals beside it.
 pub(crate) fn load(disk: &dyn Disk, has_journals: bool) -> Result<Pair> {
     let Some(text) = read(disk, META)? else {
         return match read(disk, DATA)? {
@@ -173,13 +175,13 @@ pub(crate) fn load(disk: &dyn Disk, has_journals: bool) -> Result<Pair> {
                 disk,
                 META,
                 None,
-                "it is missing, and there are journals beside it; put it back, or start with an empty folder",
+                "it is missing, but there are journals beside it; put it back, or start with an empty folder",
             )),
             text => Ok(Pair::Foreign(text)),
         };
     };
     let meta = Box::new(parse_meta(disk, &text)?);
-    // It is as large as the rows of a small table.
+    // It is as large as the rows of a small table, so it is freed before those are read.
     drop(text);
     Ok(match finish(disk, &meta, |name| meta.table(disk, name))? {
         Ok(table) => Pair::Whole(meta, table),

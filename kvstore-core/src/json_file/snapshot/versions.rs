@@ -1,5 +1,5 @@
-//! Versions as they stand in `data.meta.json`: the smallest of them first, and then by how much each is larger.
-//! They are times in microseconds, so this is half as long.
+//! The encoding of versions in `data.meta.json`: the smallest first, then the difference of each
+//! from it. Versions are times in microseconds, so this halves their length.
 
 use serde::{Deserialize, Deserializer, Serializer};
 

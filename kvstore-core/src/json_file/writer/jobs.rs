@@ -1,5 +1,6 @@
-//! Jobs on their way in. One that nothing is ahead of is applied the moment it is accepted: its place, its effect and the new
-//! position are one line and one sync, and no worker is needed for it. All others wait in the log for a worker.
+//! Accepts jobs. A job with nothing ahead of it is applied the moment it is accepted: its position,
+//! its effect and the new applied position are one line and one sync, and it needs no worker. All
+//! others wait in the log for a worker.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,15 +20,15 @@ use crate::model::id::{PartitionCount, Position};
 use crate::model::job::{Job, NewJob, Outcome};
 use crate::queue::{Accepted, AppliedJob, AppliedListener};
 
-/// The queue, as the thread of the journal and its callers share it.
+/// The queue, shared by the journal thread and its callers.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// Held for some memory operations, and never across a wait or a write.
+    /// Held for short in-memory operations only, never across a wait or a write.
     log: Mutex<PartitionLog>,
-    /// Told when jobs are published, and when the queue is closed.
+    /// Notified when jobs are published, and when the queue is closed.
     pub(crate) changed: Notify,
     claims: Mutex<Claims>,
-    /// Set by a worker of this process: what is applied on acceptance is reported here.
+    /// Set by a worker of this process to receive the jobs that are applied on acceptance.
     listener: Mutex<Option<AppliedListener>>,
     applies_on_acceptance: bool,
 }
@@ -43,7 +44,7 @@ impl Queue {
         }
     }
 
-    // What the locks guard is whole at any time, also after a panic.
+    // The guarded data is consistent at any time, even after a panic.
     pub(crate) fn log(&self) -> MutexGuard<'_, PartitionLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,7 +57,8 @@ impl Queue {
         self.listener.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns true if a worker of this process would apply a job anyway, so that it may as well be applied on acceptance.
+    /// Returns true if a worker of this process would apply the job anyway, so it may be applied on
+    /// acceptance.
     pub(super) fn applies_on_acceptance(&self, now: Timestamp) -> bool {
         self.applies_on_acceptance && self.listener().is_some() && self.claims().are_all_held(now)
     }
@@ -77,7 +79,7 @@ impl Group {
         drop(log);
         let before = self.numbers_after;
         Box::new(move |group: Result<()>| {
-            // A request that repeats one of this group stands and falls with it.
+            // A repeat of a request in this group succeeds or fails with the group.
             let answered = |accepted: Accepted| match accepted.id.position > before {
                 true => group.clone().map(|()| accepted),
                 false => Ok(accepted),
@@ -102,7 +104,8 @@ impl Group {
             Admission::New { job, remembered } => (job, remembered),
         };
         self.bytes += size;
-        // Where another store has applied jobs, this one is behind what is dropped.
+        // If another store has applied jobs, this store may be behind those that the log has
+        // dropped.
         let applied = staging.applied((log.id(), PARTITION));
         let nothing_is_ahead = log.len() == 1 && applied >= log.trimmed();
         let applied = (self.applies_jobs && nothing_is_ahead)
@@ -133,15 +136,15 @@ impl Group {
     }
 }
 
-/// Returns how the job at `position` ended by `record`.
+/// Returns the outcome of the job at `position` in `record`.
 fn outcome_of(record: &Record, position: Position) -> Outcome {
     let mut outcomes = record.advance.iter().flat_map(|it| &it.outcomes);
     let kept = outcomes.find(|(at, _)| *at == position);
     kept.map_or(Outcome::Succeeded(None), |(_, outcome)| outcome.clone())
 }
 
-/// Returns what `job` does, staged. `None` if it cannot be told here: a worker tries it then, and isolates it if it is a poison
-/// job.
+/// Stages the effect of `job` and returns its record. Returns `None` if evaluation panics or the
+/// commit is refused: a worker then tries the job, and isolates it if it is a poison job.
 fn judge(staging: &mut Staging<'_>, job: &Job) -> Option<Record> {
     let from = staging.applied((job.id.queue, job.id.partition));
     let jobs = std::slice::from_ref(job);

@@ -1,5 +1,6 @@
-//! The thread that owns the folder: it takes every change and every job that waits, judges and numbers them in order, writes
-//! once, syncs once, makes them visible, and answers all. While it syncs, the next group gathers; there is no other delay.
+//! The journal thread, which owns the folder. It takes all pending changes and jobs, judges and
+//! numbers them in order, writes once, syncs once, publishes the result, and answers every caller.
+//! While it syncs, the next group gathers; there is no other delay.
 
 pub(crate) mod jobs;
 pub(crate) mod quota;
@@ -30,7 +31,7 @@ use crate::model::entry::Timestamp;
 use crate::model::id::Position;
 use crate::queue::AppliedJob;
 
-/// Most requests that wait for the thread; who comes then waits to be let in.
+/// Most requests that may wait for the thread; later callers wait to enqueue theirs.
 const WAITING_MAX: usize = 4096;
 
 /// Most requests in one group.
@@ -39,33 +40,34 @@ const GROUP_MAX: usize = 1024;
 /// A group takes no further change once it has this many bytes.
 const GROUP_BYTES: u64 = 4 << 20;
 
-/// A snapshot that failed is tried again after this time.
+/// A failed snapshot is retried after this time.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// How often the folder is checked for having been moved or removed.
+/// How often the thread checks that the folder was not moved or removed.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// The thread, before it is started.
+/// The state of the journal thread.
 pub(crate) struct Writer {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) room: Room,
     pub(crate) meta: Meta,
-    /// The pair, as it was last written.
+    /// The snapshot pair as it was last written.
     pub(crate) written: Written,
     pub(crate) latest: Latest,
-    /// Journals may have this many bytes more than the pair before a snapshot is taken.
+    /// A snapshot is taken once the journals are larger than this and than the pair.
     pub(crate) snapshot_bytes_min: u64,
     pub(crate) status: WriterStatus,
 }
 
-/// What has happened since the thread was started.
+/// What has changed since the thread was started.
 #[derive(Default)]
 pub(crate) struct WriterStatus {
-    /// After a snapshot that failed: when the next one is tried, or with how many bytes of journals, whichever comes first.
+    /// Set after a failed snapshot: the next try comes at this time or above this many bytes of
+    /// journals, whichever comes first.
     retry_at: Option<(Timestamp, u64)>,
-    /// The last write found no room.
+    /// The last write failed for lack of space.
     is_full: bool,
     /// When the folder was last checked.
     checked: Option<Instant>,
@@ -73,36 +75,36 @@ pub(crate) struct WriterStatus {
     unsettled: bool,
     snapshot: Option<JoinHandle<io::Result<Written>>>,
     snapshot_waiters: Vec<ReplySender<()>>,
-    /// Somebody asked for a snapshot of what came after the running one began.
+    /// A snapshot was requested after the running one began, so another must follow it.
     snapshot_again: bool,
     sender: Option<mpsc::WeakSender<WriterRequest>>,
-    /// Why nothing is written any more.
+    /// Why the thread refuses all further writes.
     poisoned: Option<String>,
 }
 
-/// Changes that are written together.
+/// Changes that are written and synced together.
 #[derive(Default)]
 pub(crate) struct Group {
     pub(super) lines: Vec<Vec<u8>>,
     records: Vec<Record>,
-    /// Keys and values of what it adds.
+    /// Bytes of the keys and values that the group adds.
     pub(super) bytes: u64,
-    /// The last position that a job had got before it.
+    /// The last position that was assigned to a job before this group.
     numbers_after: Position,
-    /// Jobs that nothing is ahead of are applied.
+    /// Jobs with nothing ahead of them are applied on acceptance.
     applies_jobs: bool,
-    /// Those that were.
+    /// The jobs that were applied on acceptance.
     applied: Vec<AppliedJob>,
-    /// Others wait.
+    /// Some jobs were accepted without being applied and wait for a worker.
     has_waiting: bool,
-    /// It only ends or tries jobs, for which there is room.
+    /// The group only completes or attempts jobs, whose space is already reserved.
     has_room: bool,
 }
 
-/// Answers a request once its group is on the disk, or not.
+/// Answers a request with the result of writing its group.
 pub(crate) type GroupReply = Box<dyn FnOnce(Result<()>) + Send>;
 
-/// Starts the thread. It ends after [`Request::Close`], or when all senders are gone.
+/// Starts the thread. It ends after [`WriterRequest::Close`], or once all senders are dropped.
 pub(crate) fn start(mut writer: Writer) -> io::Result<Requests> {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     writer.status.sender = Some(sender.downgrade());
@@ -125,7 +127,7 @@ impl Writer {
             }
             if let Some(close) = self.take(group) {
                 let result = self.close();
-                // Callers that still wait are refused once the channel is gone.
+                // Dropping the channel refuses all callers that still wait.
                 self.shared.close();
                 drop(requests);
                 let _ = close.send(result);
@@ -134,7 +136,7 @@ impl Writer {
         }
     }
 
-    /// Does all that `group` asks for; the answer to a request to close is left to the caller.
+    /// Handles every request of `group`. A request to close is returned for the caller to answer.
     fn take(&mut self, group: Vec<WriterRequest>) -> Option<ReplySender<()>> {
         self.check_folder(CHECK_PERIOD);
         let mut close = None;
@@ -147,8 +149,8 @@ impl Writer {
                     self.status.snapshot_waiters.push(answer);
                 }
                 WriterRequest::SnapshotEnded => self.look_after_snapshot(true),
-                // The folder was just checked. Writes of the same group that find no room are not
-                // what was asked about.
+                // The folder was checked just above. A write of the same group that runs out of
+                // space is not a reason to fail the check.
                 WriterRequest::Check(answer) => _ = answer.send(self.check_poison()),
                 WriterRequest::StartAfter(position, answer) => starts.push((position, answer)),
                 WriterRequest::Close(answer) => close = Some(answer),
@@ -158,7 +160,7 @@ impl Writer {
         if !changes.is_empty() {
             self.change(changes);
         }
-        // Now that no job is half accepted.
+        // After the changes, so that no job is half accepted.
         for (position, answer) in starts {
             let _ = answer.send(self.start_after(position));
         }
@@ -167,10 +169,12 @@ impl Writer {
         close
     }
 
-    /// Judges the changes, writes them as one group (or several, if they are large), and answers.
+    /// Judges the changes, writes them as one group (or several, if they are large), and answers
+    /// each.
     fn change(&mut self, mut changes: Vec<(bool, Judge)>) {
         if self.status.is_full {
-            // What has room is not to fail with what finds none.
+            // Changes with reserved space come first, so that they do not fail with those that find
+            // none.
             changes.sort_by_key(|(has_room, _)| !has_room);
         }
         let mut changes = changes.into_iter().peekable();
@@ -210,8 +214,8 @@ impl Writer {
         (group, replies)
     }
 
-    /// Room for jobs was reserved when they were accepted; a direct commit asks for its own, behind the `ahead` bytes of
-    /// its group.
+    /// Checks that the data may grow by `commit`, which follows `ahead` bytes of its group. Space
+    /// for jobs was reserved when they were accepted, so only direct commits are counted.
     pub(super) fn check_room(&self, commit: &Commit, ahead: u64) -> Result<()> {
         match commit
             .advance
@@ -223,7 +227,7 @@ impl Writer {
         }
     }
 
-    /// Numbers jobs behind `position`, where another store is that applies them.
+    /// Numbers further jobs after `position`, up to which another store has applied them.
     fn start_after(&mut self, position: Position) -> Result<()> {
         if position <= self.queue.log().last() {
             return Ok(());
@@ -251,7 +255,7 @@ impl Writer {
         reason.map_or(Ok(()), |reason| Err(Error::Poisoned { reason }))
     }
 
-    /// Writes what was judged, and makes it visible.
+    /// Writes a judged group, and publishes it if that succeeds.
     fn write(&mut self, group: Group) -> Result<()> {
         let begun = Instant::now();
         let result = self.append(&group);
@@ -266,7 +270,8 @@ impl Writer {
         drop(log);
         let mut applied = (group.records.iter()).filter_map(|it| applied_of(it, self.meta.queue));
         let applied = applied.next_back();
-        // First here: a job that is neither waiting nor applied was never accepted.
+        // The state is published before the log drops jobs: in between, an applied job that is
+        // neither waiting nor applied would look as if it had never been accepted.
         self.shared.publish(group.records);
         let mut log = self.queue.log();
         log.publish();
@@ -296,7 +301,7 @@ impl Writer {
             true => 0,
             false => quota::reserve(&self.queue.log()),
         };
-        // Attempts alone need not be on the disk: a loss of power is not what a poison job does.
+        // Attempts alone need no sync: a poison job does not cause a loss of power.
         let appended = match group.records.is_empty() && !group.has_waiting {
             true => self.latest.journal.write(&group.lines, reserve),
             false => self.latest.journal.append(&group.lines, reserve),
@@ -314,7 +319,7 @@ impl Writer {
                     detail: format!("{}: {error}", self.disk.path().display()),
                 })
             }
-            // It may be on the disk all the same.
+            // The write may have reached the disk nevertheless.
             Err(AppendError::Broken(error)) => Err(Error::Unknown {
                 what: "the write is on the disk".to_owned(),
                 source: source(self.poison(&error)),
@@ -322,8 +327,8 @@ impl Writer {
         }
     }
 
-    /// Writes nothing more once the folder is not the one at its path, or its lock is gone. It looks if the last look is
-    /// longer ago than `period`.
+    /// Poisons the writer if the path leads to another folder by now, or the lock is gone. Does
+    /// nothing if the last check was less than `period` ago.
     fn check_folder(&mut self, period: Duration) {
         if self.status.poisoned.is_some()
             || self.status.checked.is_some_and(|at| at.elapsed() < period)
@@ -339,7 +344,7 @@ impl Writer {
     fn poison(&mut self, error: &io::Error) -> String {
         let file = self.disk.path().join(chain::name(self.latest.number));
         let reason = format!("writing {} failed: {error}", file.display());
-        tracing::error!(file = %file.display(), %error, "a write or sync failed: nothing more is accepted until the folder is opened again");
+        tracing::error!(file = %file.display(), %error, "a write or sync failed: all further writes are refused until the folder is reopened");
         self.shared.poison(&reason);
         self.status.poisoned = Some(reason.clone());
         reason
@@ -365,7 +370,7 @@ impl Writer {
         }
     }
 
-    /// Goes on in a new journal, and writes what was true at its start from another thread.
+    /// Rotates to a new journal, and starts a thread that writes the state as of its start.
     fn start_snapshot(&mut self) -> io::Result<()> {
         self.check_folder(Duration::ZERO);
         self.check_poison().map_err(io::Error::other)?;
@@ -400,7 +405,7 @@ impl Writer {
             .name("kvstore-snapshot".into())
             .spawn(move || {
                 let result = write(&*disk);
-                // Where there is no room for this, other requests wake the thread as well.
+                // If the channel is full, the requests in it wake the thread instead.
                 if let Some(sender) = sender.as_ref().and_then(mpsc::WeakSender::upgrade) {
                     let _ = sender.try_send(WriterRequest::SnapshotEnded);
                 }
@@ -411,9 +416,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Starts the walk over the entries as they are, and says what else was true then and is not taken down later.
+    /// Starts the walk over the entries as they are now, and returns the metadata of this moment,
+    /// except for what the snapshot thread adds later.
     fn cut(&mut self) -> Meta {
-        // Nothing changes in between, since only this thread changes the state, and who reads is not held up.
+        // Nothing changes between the two locks, since only this thread changes the state; readers
+        // are not blocked.
         let state = self.shared.read();
         self.meta.set_progress(&state.progress);
         self.meta.version = state.version;
@@ -425,7 +432,7 @@ impl Writer {
         self.meta.clone()
     }
 
-    /// How to write the pair as it was cut.
+    /// Returns a function that writes the pair as it was cut.
     fn write_pair(&self, mut meta: Meta) -> impl FnOnce(&dyn Disk) -> io::Result<Written> + use<> {
         let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
         let (unsettled, data) = (self.status.unsettled, self.written.data);
@@ -443,13 +450,14 @@ impl Writer {
         }
     }
 
-    /// Takes in what came of the snapshot, if it is known that it `has_ended`, or has.
+    /// Records the result of the background snapshot, if it has ended. `has_ended` says that this
+    /// is known; otherwise the thread is asked.
     fn look_after_snapshot(&mut self, has_ended: bool) {
         let is_at_end = |thread: &mut JoinHandle<_>| has_ended || thread.is_finished();
         let Some(thread) = self.status.snapshot.take_if(is_at_end) else {
             return;
         };
-        let panicked = |_| Err(io::Error::other("its thread panicked"));
+        let panicked = |_| Err(io::Error::other("the snapshot thread panicked"));
         match thread.join().unwrap_or_else(panicked) {
             Ok(written) => {
                 self.written = written;
@@ -464,10 +472,11 @@ impl Writer {
         }
     }
 
-    /// The journals have everything, so nothing is lost; the next try comes after [`RETRY_AFTER`], with twice as much in the
-    /// journals, or when there is room again.
+    /// Schedules the next try after a failed snapshot. Nothing is lost, since the journals hold
+    /// everything. The next try comes after [`RETRY_AFTER`], once the journals have doubled, or
+    /// when there is space again.
     fn snapshot_failed(&mut self, error: &io::Error) {
-        tracing::error!(folder = %self.disk.path().display(), %error, "data.json could not be brought up to date: the journal grows on");
+        tracing::error!(folder = %self.disk.path().display(), %error, "data.json could not be brought up to date: the journal keeps growing");
         self.shared.write().table.drop_cut();
         let retry_at = self.shared.now().after(RETRY_AFTER);
         self.status.retry_at = Some((retry_at, self.latest.bytes() * 2));
@@ -481,7 +490,7 @@ impl Writer {
         }
     }
 
-    /// Leaves a plain `data.json` that holds everything, and no journal.
+    /// Writes a final snapshot: a plain `data.json` that holds everything, and no journal.
     fn close(&mut self) -> Result<()> {
         self.look_after_snapshot(true);
         self.check_folder(Duration::ZERO);
@@ -495,7 +504,7 @@ impl Writer {
         self.disk.sync_folder().map_err(failed)
     }
 
-    /// Whoever opens the file must not find what has ended.
+    /// Removes all expired entries, so that they never reach the final `data.json`.
     fn expire_all(&mut self) -> Result<()> {
         let expire = |shared: &Shared| Staging::new(&shared.read(), shared.now()).expire();
         while let Some(record) = expire(&self.shared) {
@@ -507,13 +516,14 @@ impl Writer {
 
 fn not_up_to_date(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Unavailable {
-        what: "cannot bring data.json up to date; the journal has everything".to_owned(),
+        what: "cannot bring data.json up to date; the journal holds everything".to_owned(),
         source: source(error),
     }
 }
 
 impl Group {
-    /// Takes in a change that was judged. Refusals wait for the group too: they may rest on what it writes.
+    /// Adds a judged change to the group, and returns its reply. A refusal also waits for the
+    /// group, since it may rest on what the group writes.
     pub(super) fn reply<T: Send + 'static>(
         &mut self,
         answer: ReplySender<T>,

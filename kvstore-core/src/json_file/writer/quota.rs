@@ -1,22 +1,24 @@
-//! How much the data may take: everything is in memory, so there can be a ceiling. It is judged when a write is accepted,
-//! and what is accepted has its room, so a worker never stands before a full store.
+//! The ceiling on memory. All data is in memory, so it can be limited. The limit is checked when a
+//! write is accepted, and an accepted job has its space reserved, so a worker never finds the store
+//! full.
 
 use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
 use crate::limits::ENTRY_BYTES;
 
-/// Returns the bytes of journal that the jobs in `log` need for their effects, whichever they are. (Of merges that wait for each
-/// other they may be more; what finds no room then waits for it.)
+/// Returns the journal bytes to reserve for the effects of the jobs in `log`, whatever they turn
+/// out to be. (Merges that wait for each other may need more; a write that finds no space then
+/// waits for it.)
 pub(crate) fn reserve(log: &PartitionLog) -> u64 {
     2 * log.size_bytes() as u64 + 512 * log.len() as u64
 }
 
-/// Returns the bytes of memory that the entries of the jobs in `log` need.
+/// Returns the memory that the entries of the jobs in `log` will need, in bytes.
 pub(crate) fn memory_bytes(log: &PartitionLog) -> u64 {
     log.size_bytes() as u64 + ENTRY_BYTES * log.len() as u64
 }
 
-/// Bytes of memory that entries take, those of jobs that wait included.
+/// The memory that entries take, in bytes, including those of waiting jobs.
 #[derive(Debug)]
 pub(crate) struct Room {
     pub(crate) limit: Option<u64>,
@@ -25,7 +27,8 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Whether `bytes` more may come. What takes no room always may, so a full store can be emptied.
+    /// Checks that the data may grow by `bytes`. Zero bytes are always allowed, so a full store can
+    /// be emptied.
     pub(crate) fn check(&self, bytes: u64) -> Result<()> {
         let Some(limit) = self.limit.filter(|_| bytes > 0) else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! How the thread of the journal is asked for something, and answers.
+//! Requests to the journal thread, and their answers.
 
 use std::sync::Arc;
 
@@ -9,29 +9,29 @@ use crate::in_memory::state::{Record, Shared, Staging};
 use crate::json_file::writer::{Group, GroupReply, Writer};
 use crate::model::id::Position;
 
-/// What the thread is asked for.
+/// A request to the journal thread.
 pub(crate) enum WriterRequest {
-    /// Judge a change, and write it with its group. One with `has_room` ends a job that waits, or
-    /// tries it: there is room for that, whatever else fills the disk.
+    /// Judge a change, and write it with its group. A change with `has_room` completes or attempts
+    /// a waiting job: space for that is reserved, however full the disk is.
     Change { has_room: bool, judge: Judge },
-    /// Number jobs behind this position, up to which another store has applied them.
+    /// Number further jobs after this position, up to which another store has applied them.
     StartAfter(Position, ReplySender<()>),
-    /// Check that the folder is still there.
+    /// Check that the folder is still there and writable.
     Check(ReplySender<()>),
     /// Bring `data.json` up to date.
     Snapshot(ReplySender<()>),
-    /// Look whether the snapshot in the background has ended.
+    /// The snapshot in the background has ended.
     SnapshotEnded,
     /// Bring `data.json` up to date, remove the journals and stop.
     Close(ReplySender<()>),
 }
 
-/// Judges a change by what is there and what is staged before it in its group.
+/// Judges a change against the state and what is staged before it in its group.
 pub(crate) type Judge = Box<dyn FnOnce(&Writer, &mut Group, &mut Staging<'_>) -> GroupReply + Send>;
 
 pub(crate) type ReplySender<T> = oneshot::Sender<Result<T>>;
 
-/// Where requests go.
+/// The sending side: submits requests and waits for their answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Requests {
     pub(super) sender: mpsc::Sender<WriterRequest>,
@@ -39,6 +39,8 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
+    /// Checks that the thread still takes requests.
+    ///
     /// # Errors
     /// [`Error::Unavailable`] if the thread takes no more requests.
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -51,8 +53,8 @@ impl Requests {
     /// Sends a request and waits for its answer.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the thread has ended before it took the request;
-    /// [`Error::Unknown`] if it took it and panicked, the only way in which it does not answer.
+    /// [`Error::Unavailable`] if the thread ended before it took the request; [`Error::Unknown`] if
+    /// the thread took it and panicked, the only way in which it fails to answer.
     pub(crate) async fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<T>) -> WriterRequest,
@@ -69,8 +71,8 @@ impl Requests {
         })
     }
 
-    /// Asks for a change. `judge` returns its record, if there is one, and the answer to give once
-    /// that is on the disk.
+    /// Requests a change. `judge` returns its record, if there is one, and the answer to give once
+    /// that record is on the disk.
     ///
     /// # Errors
     /// Those of [`ask`](Self::ask), of `judge` and of the write.
