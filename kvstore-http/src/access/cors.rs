@@ -1,7 +1,9 @@
-//! Which web pages of other origins may use the service in a browser (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+//! Which web pages of other origins may use the service in a browser
+//! (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
 //!
-//! A browser asks before it sends what could change something, and shows a page an answer only if that answer allows its origin.
-//! So nothing here protects against programs other than browsers: tokens do.
+//! A browser sends a preflight request before any request that could change something, and shows an
+//! answer to a page only if that answer allows the page's origin. This restricts browsers alone;
+//! tokens protect against all other programs.
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -13,31 +15,31 @@ use hyper::{Method, Response, StatusCode};
 
 use crate::answer::reply::{Body, Reply};
 
-/// The origins whose pages may use the service; none unless they are named.
+/// The origins whose pages may use the service; empty by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cors(Vec<HeaderValue>);
 
-/// What a page may send besides what every page may.
+/// Request headers that a page may send besides the CORS-safelisted ones.
 const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, sync-token, traceparent, \
      x-request-id",
 );
 
-/// What a page may see of an answer besides what every page may.
+/// Response headers that a page may read besides the CORS-safelisted ones.
 const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
     "allow, etag, idempotency-replayed, location, preference-applied, retry-after, sync-token, www-authenticate, x-request-id, x-ttl",
 );
 
-/// How long a browser need not ask again, in seconds.
+/// Seconds for which a browser may cache a preflight answer.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
 impl Cors {
-    /// Reads origins with commas between them, or `*` for any.
+    /// Parses a comma-separated list of origins, or `*` for any origin.
     ///
     /// # Errors
-    /// What is wrong with the first that no browser would send.
+    /// Describes the first origin that no browser would send.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text == "*" {
             return Ok(Self(vec![ANY]));
@@ -48,7 +50,8 @@ impl Cors {
             .map(Self)
     }
 
-    /// What the answer to a page of the request's origin says.
+    /// Returns the value of `Access-Control-Allow-Origin` for the request's origin, if it is
+    /// allowed.
     fn allowed(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(ORIGIN)?;
         if self.0.contains(&ANY) {
@@ -57,7 +60,8 @@ impl Cors {
         self.0.iter().find(|allowed| *allowed == origin).cloned()
     }
 
-    /// The answer to a browser that asks first, on a route that has the methods `allow`.
+    /// Answers a preflight request on a route with the methods `allow`. Returns `None` for any
+    /// other request, and for an origin that is not allowed.
     pub(crate) fn preflight(&self, parts: &Parts, allow: &'static str) -> Option<Reply> {
         let asks = parts.method == Method::OPTIONS
             && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
@@ -76,12 +80,13 @@ impl Cors {
         Some(reply)
     }
 
-    /// Says in an answer to `request` whose pages may see it.
+    /// Adds the CORS headers to an answer to `request`.
     pub(crate) fn mark(&self, request: &HeaderMap, answer: &mut HeaderMap) {
         if self.0.is_empty() {
             return;
         }
-        // Also where none may: a cache must not give that answer to a page that may.
+        // Vary is sent even if the origin is refused: otherwise a cache could serve that answer to
+        // an allowed origin.
         answer.append(VARY, HeaderValue::from_static("origin"));
         if let Some(origin) = self.allowed(request) {
             answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -90,7 +95,8 @@ impl Cors {
     }
 }
 
-/// An origin as browsers send it: compared as text, so what they would write otherwise is refused rather than never met.
+/// Parses an origin as browsers send it. Origins are compared as text, so a spelling that no
+/// browser uses is an error here rather than an entry that never matches.
 fn parse_origin(text: &str) -> Result<HeaderValue, String> {
     let refused = |why: &str| format!("{text:?} is no origin such as https://app.example: {why}");
     let (scheme, place) = text

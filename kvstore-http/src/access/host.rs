@@ -1,8 +1,9 @@
-//! The names under which requests may ask for this server.
+//! The host names under which requests may address this server.
 //!
-//! A web page whose owner points its name at this machine is of the same origin as the server for the browser, which then asks
-//! nothing before it reads and writes (DNS rebinding). Its requests bear the page's name in `Host`, so a server that anybody on
-//! this machine may use serves only requests that ask for this machine.
+//! A web page whose owner points its name at this machine has the same origin as the server, so the
+//! browser sends no preflight request before it reads and writes (DNS rebinding). Its requests
+//! carry the page's name in `Host`. A server that is open to every program on this machine
+//! therefore serves only requests that name this machine.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -13,15 +14,15 @@ use hyper::http::request::Parts;
 use crate::answer::error::{Problem, Result};
 use crate::answer::problems::Kind;
 
-/// Names of this server besides those that every machine has for itself.
+/// Names of this server, in addition to those that every machine has for itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts(Vec<String>);
 
 impl Hosts {
-    /// Parses host names with commas between them.
+    /// Parses a comma-separated list of host names.
     ///
     /// # Errors
-    /// Names the first that is no host.
+    /// Names the first one that is not a host name.
     pub fn parse(text: &str) -> Result<Self, String> {
         let name = |name: &str| match Host::parse(name.trim()) {
             Some(Host {
@@ -38,15 +39,16 @@ impl Hosts {
             .map(Self)
     }
 
-    /// Returns true if there are none.
+    /// Returns true if there are no names.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Checks a request that came to `address`: it must name one host, and where it `must_be_ours`, this one.
+    /// Checks the host of a request. The request must name one valid host. If `address` is given,
+    /// the host must also be this machine at that address.
     ///
     /// # Errors
-    /// 400 for a request without a valid host, 421 for one that asks for another machine.
+    /// 400 for a request without exactly one valid host, 421 for one that names another machine.
     pub(crate) fn check(&self, parts: &Parts, address: Option<IpAddr>) -> Result<()> {
         let mut lines = parts.headers.get_all(HOST).iter();
         let host = match (lines.next(), lines.next()) {
@@ -95,12 +97,12 @@ impl Hosts {
     }
 }
 
-/// In lower case, and without the dot that ends a complete domain name.
+/// Returns `name` in lower case, without the final dot of a fully qualified domain name.
 fn normal(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
-/// A host as `Host` names it (RFC 9110 §7.2).
+/// A host as in the header `Host` (RFC 9110 §7.2).
 struct Host<'a> {
     name: &'a str,
     has_port: bool,

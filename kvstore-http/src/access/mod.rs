@@ -1,4 +1,4 @@
-//! Who may use the server: bearer tokens, web pages of other origins, and the names under which it is asked for.
+//! Who may use the server: bearer tokens, web pages of other origins, and accepted host names.
 
 pub(crate) mod cors;
 pub(crate) mod host;

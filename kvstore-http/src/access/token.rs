@@ -1,7 +1,8 @@
-//! Who may do what: bearer tokens, and what each of them may touch.
+//! Bearer tokens, and what each of them may touch.
 //!
-//! Only digests are kept, so neither the file nor this process holds a token. What a route asks is in [`Access`]: one question for
-//! each way to touch keys, all answered before anything is looked up, so that a refusal says nothing about what is there.
+//! Only digests are kept, so neither the file nor this process holds a token. [`Access`] answers
+//! the questions of a route: one for each way to touch keys. Every check precedes the lookup, so a
+//! refusal reveals nothing about which keys exist.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,35 +17,36 @@ use tokio::sync::watch;
 
 use crate::answer::error::{Problem, Result};
 
-/// Most characters of a token's name.
+/// Maximum length of a token's name, in characters.
 const NAME_CHARS_MAX: usize = 64;
 
-/// The tokens that are known, and can be exchanged while requests come.
+/// The known tokens; they can be replaced while requests are served.
 pub struct Tokens {
     list: RwLock<Arc<[Arc<Token>]>>,
-    /// Sent whenever the list is another one.
+    /// Notified whenever `list` is replaced.
     replaced: watch::Sender<()>,
 }
 
-/// A token, as far as it is known.
+/// A known token.
 pub(crate) struct Token {
     name: String,
     digest: [u8; 32],
     may_write: bool,
-    /// What every key begins with that it may touch.
+    /// The prefix of all keys that the token may touch.
     prefix: String,
-    /// How many connections were used with it last.
+    /// Number of open connections whose last request used the token.
     connections: AtomicUsize,
-    /// How many wait for changes with it.
+    /// Number of open watches that use the token.
     watchers: AtomicUsize,
 }
 
 impl Tokens {
-    /// Reads a file of tokens: a line `name:sha256:rw` or `name:sha256:r` for each, and behind another colon what the keys begin with
-    /// that it may touch. `sha256` is the token's digest in hexadecimal digits. Empty lines and those that begin with `#` say nothing.
+    /// Parses a file of tokens, one line `name:sha256:rw` or `name:sha256:r` each. An optional
+    /// fourth part limits the token to keys with that prefix. `sha256` is the token's digest in
+    /// hexadecimal digits. Empty lines and lines that begin with `#` are skipped.
     ///
     /// # Errors
-    /// What is wrong, for each line where something is.
+    /// Describes the problem of each faulty line.
     pub fn parse(text: &str) -> Result<Self, Vec<String>> {
         let mut tokens: Vec<Arc<Token>> = Vec::new();
         let mut problems = Vec::new();
@@ -56,7 +58,7 @@ impl Tokens {
                 Ok(token) => match tokens.iter().find(|other| other.clashes(&token)) {
                     None => tokens.push(Arc::new(token)),
                     Some(other) => problems.push(format!(
-                        "line {number}: {} has the name or the token of {}, which stands above it",
+                        "line {number}: {} has the same name or token as {} above it",
                         token.name, other.name
                     )),
                 },
@@ -76,27 +78,27 @@ impl Tokens {
         }
     }
 
-    /// From now on those of `newer` are known, and no others. Requests under way finish; watches of tokens that are no longer known,
-    /// or allow something else, end.
+    /// Replaces all tokens by those of `newer`. Requests in progress finish. Watches end if their
+    /// token is no longer known or has other rights.
     pub fn replace_by(&self, newer: Self) {
         let newer = newer.list();
         *self.list.write().unwrap_or_else(PoisonError::into_inner) = newer;
         self.replaced.send_replace(());
     }
 
-    /// Returns when `access` is no longer what it was: its token is not known any more, or allows something else.
+    /// Returns once the token of `access` is no longer known or has other rights.
     pub(crate) async fn revoked(&self, access: &Access) {
         let Access::Of(token) = access else {
             return std::future::pending().await;
         };
         let mut replaced = self.replaced.subscribe();
         while self.list().iter().any(|known| known.is_same(token)) {
-            // It is ours, so it is not closed.
+            // `self` owns the sender, so the channel is open.
             let _ = replaced.changed().await;
         }
     }
 
-    /// How many there are.
+    /// Returns the number of tokens.
     pub fn count(&self) -> usize {
         self.list().len()
     }
@@ -105,7 +107,8 @@ impl Tokens {
         Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whose token it is. However it differs from those that are known, and whichever it is, this takes the same time.
+    /// Returns the token whose secret is `secret`. Takes the same time for each known token and for
+    /// any unknown secret.
     fn find(&self, secret: &[u8]) -> Option<Arc<Token>> {
         let digest: [u8; 32] = Sha256::digest(secret).into();
         let list = self.list();
@@ -119,7 +122,8 @@ impl Tokens {
         bool::from(found).then(|| list.get(place).cloned())?
     }
 
-    /// Whose token a request carries: in its header, or as a `parameter` of its address (RFC 6750 §2.3).
+    /// Returns the access of the token in the header, or else in a `parameter` of the address (RFC
+    /// 6750 §2.3).
     pub(crate) fn admit_by(&self, headers: &HeaderMap, parameter: Option<&str>) -> Result<Access> {
         match parameter {
             Some(secret) if !headers.contains_key(AUTHORIZATION) => self
@@ -130,7 +134,7 @@ impl Tokens {
         }
     }
 
-    /// Whose token a request carries.
+    /// Returns the access of the token in the request's header.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<Access> {
         let mut lines = headers.get_all(AUTHORIZATION).iter();
         let Some(line) = lines.next() else {
@@ -154,7 +158,7 @@ impl Tokens {
     }
 }
 
-/// The token in a header `Authorization: Bearer …` (RFC 6750 §2.1).
+/// Returns the token of a header `Authorization: Bearer …` (RFC 6750 §2.1).
 fn bearer(line: &HeaderValue) -> Option<&[u8]> {
     let (scheme, secret) = line.as_bytes().split_at_checked(7)?;
     let secret = secret.trim_ascii();
@@ -216,10 +220,11 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// The line for a file of tokens that makes `secret` known. [`Tokens::parse`] says what its parts are.
+/// Returns the line of a token file that makes `secret` known. [`Tokens::parse`] documents its
+/// parts.
 ///
 /// # Errors
-/// What is wrong with a part.
+/// Describes the first invalid part.
 pub fn token_line(name: &str, secret: &str, rights: &str, prefix: &str) -> Result<String, String> {
     let digest = Sha256::digest(secret);
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -232,7 +237,7 @@ pub fn token_line(name: &str, secret: &str, rights: &str, prefix: &str) -> Resul
     Token::parse(&line).map(|_| line)
 }
 
-/// What one request may touch. Every route that touches keys asks it first, with the method that fits:
+/// What one request may touch. Every route that touches keys first calls the matching method:
 ///
 /// | touching | ask |
 /// |---|---|
@@ -243,16 +248,16 @@ pub fn token_line(name: &str, secret: &str, rights: &str, prefix: &str) -> Resul
 /// | a dead letter to be tried again | [`Access::may_see_job`], then [`Access::may_write`] of each of its keys |
 #[derive(Clone, Debug)]
 pub(crate) enum Access {
-    /// Where no tokens are asked for.
+    /// Full access: the server requires no tokens.
     Everything,
-    /// What a token allows.
+    /// The access of a token.
     Of(Arc<Token>),
-    /// On routes that need no token, since they touch no keys.
+    /// No access: the route needs no token, since it touches no keys.
     Nothing,
 }
 
 impl Access {
-    /// Whether there are keys that it may not touch.
+    /// Returns true if some keys are out of reach.
     pub(crate) fn is_scoped(&self) -> bool {
         match self {
             Self::Everything => false,
@@ -261,7 +266,7 @@ impl Access {
         }
     }
 
-    /// Returns true if it may write the keys that it reaches.
+    /// Returns true if the keys within reach may be written.
     pub(crate) fn may_write_some(&self) -> bool {
         match self {
             Self::Everything => true,
@@ -270,7 +275,7 @@ impl Access {
         }
     }
 
-    /// Returns what every key that it reaches begins with.
+    /// Returns the prefix of all keys within reach.
     pub(crate) fn prefix(&self) -> &str {
         match self {
             Self::Of(token) => &token.prefix,
@@ -278,17 +283,18 @@ impl Access {
         }
     }
 
-    /// Counts a connection among those of the token, if there is one.
+    /// Counts a connection towards those of the token, if there is one.
     pub(crate) fn hold(&self) -> Option<Held> {
         Held::new(self, |token| &token.connections)
     }
 
-    /// Counts one that waits for changes among those of the token, if there is one.
+    /// Counts a watch towards those of the token, if there is one.
     pub(crate) fn watch(&self) -> Option<Held> {
         Held::new(self, |token| &token.watchers)
     }
 
-    /// Whose idempotency keys it uses: two tokens that send the same one mean two requests.
+    /// Returns the name that scopes idempotency keys: the same key sent with two tokens means two
+    /// requests.
     pub(crate) fn name(&self) -> Option<&str> {
         match self {
             Self::Of(token) => Some(&token.name),
@@ -296,16 +302,16 @@ impl Access {
         }
     }
 
-    /// Whether it may read `key`.
+    /// Checks that `key` may be read.
     ///
     /// # Errors
-    /// 403, whether or not there is such a key.
+    /// 403, whether or not the key exists.
     pub(crate) fn may_read(&self, key: &Key) -> Result<()> {
         self.reaches(key.as_str())
     }
 
-    /// Whether it may read everything that begins with `prefix`. What is under another prefix is not left out silently: the answer
-    /// would look complete.
+    /// Checks that all keys with `prefix` may be read. Keys out of reach are not left out silently,
+    /// since the answer would look complete.
     ///
     /// # Errors
     /// 403.
@@ -313,10 +319,10 @@ impl Access {
         self.reaches(prefix)
     }
 
-    /// Whether it may write `key`.
+    /// Checks that `key` may be written.
     ///
     /// # Errors
-    /// 403, whether or not there is such a key.
+    /// 403, whether or not the key exists.
     pub(crate) fn may_write(&self, key: &Key) -> Result<()> {
         self.may_write_text(key.as_str())
     }
@@ -330,7 +336,7 @@ impl Access {
         }
     }
 
-    /// Checks that it may write every key that begins with `prefix`.
+    /// Checks that all keys with `prefix` may be written.
     ///
     /// # Errors
     /// 403.
@@ -338,10 +344,11 @@ impl Access {
         self.may_write_text(prefix)
     }
 
-    /// Whether it may know of a job: if all keys that the job writes are within its reach. `None` is a job of which nothing is kept
-    /// but that it was applied; writes of tokens that reach some keys only are therefore always kept.
+    /// Returns true if the job may be seen: all keys that it writes are within reach. `None` is a
+    /// job of which only the fact is kept that it was applied. Writes by tokens with a prefix
+    /// therefore always keep their summary.
     ///
-    /// If not, the answer must be the same as for a job that nobody knows.
+    /// If false, the answer must be the same as for an unknown job.
     pub(crate) fn may_see_job(&self, summary: Option<&Summary>) -> bool {
         match self {
             Self::Everything => true,
@@ -364,7 +371,7 @@ impl Access {
     }
 }
 
-/// One of the places that a token has taken; it is free again when this is dropped.
+/// A counted use of a token, released on drop.
 #[derive(Debug)]
 pub(crate) struct Held {
     token: Arc<Token>,
@@ -383,12 +390,12 @@ impl Held {
         })
     }
 
-    /// How many places the token has, this one included.
+    /// Returns the token's count, including this use.
     pub(crate) fn count(&self) -> usize {
         (self.places)(&self.token).load(Ordering::Relaxed)
     }
 
-    /// Whether the place is that of this token.
+    /// Returns true if the use is counted for the token of `access`.
     pub(crate) fn is_of(&self, access: &Access) -> bool {
         matches!(access, Access::Of(token) if Arc::ptr_eq(token, &self.token))
     }
@@ -400,7 +407,7 @@ impl Drop for Held {
     }
 }
 
-/// Without the digest: whoever has it can try tokens against it.
+/// Omits the digest, which would let a reader of logs test guesses of the token.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token")

@@ -1,7 +1,8 @@
-//! Every answer that is not a success, in one place: what it is called, and how each face says it.
+//! Every answer that is not a success: its type, and its form on each face of the API.
 //!
-//! `/v1` speaks `application/problem+json` (RFC 9457). Everywhere else errors look like FastAPI's, `{"detail": …}`, since that is
-//! what clients of such services read. What happened inside goes to the log, never into an answer.
+//! `/v1` uses `application/problem+json` (RFC 9457). All other routes answer errors as FastAPI
+//! does, `{"detail": …}`, since clients of such services expect that. Internal details go to the
+//! log, never into an answer.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,20 +27,20 @@ use crate::request::conditions::etag_text;
 /// The media type of RFC 7396.
 pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
 
-/// What a handler returns. Boxed, so that the way of success stays small.
+/// The result of a handler. The error is boxed so that the `Ok` path stays small.
 pub(crate) type Result<T, E = Box<Problem>> = std::result::Result<T, E>;
 
-/// How an answer speaks.
+/// The format of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Face {
-    /// As FastAPI does.
+    /// FastAPI's format.
     Simple,
-    /// As RFC 9457 has it.
+    /// The format of RFC 9457.
     Resource,
 }
 
 impl Face {
-    /// The face that `path` belongs to.
+    /// Returns the face that `path` belongs to.
     pub(crate) fn of(path: &str) -> Self {
         match path.strip_prefix("/v1") {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => Self::Resource,
@@ -48,17 +49,17 @@ impl Face {
     }
 }
 
-/// Why a request did not succeed.
+/// The reason why a request failed.
 #[derive(Debug)]
 pub(crate) struct Problem {
     kind: Kind,
     detail: Cow<'static, str>,
-    /// What else the answer says.
+    /// Additional members of the answer.
     members: Object,
-    /// Which parts of the request are wrong.
+    /// The invalid parts of the request.
     fields: Vec<Field>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// For the log.
+    /// Written to the log only.
     cause: Option<Error>,
 }
 
@@ -74,48 +75,49 @@ impl Problem {
         })
     }
 
-    /// What it is called.
+    /// Returns the problem's kind.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// What is wrong, as a sentence.
+    /// Returns the problem's description, a sentence.
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// Syntax that cannot be read: a header, a sync token.
+    /// Reports syntax that cannot be parsed, as in a header or a sync token.
     pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Box<Self> {
         Self::new(Kind::Malformed, detail)
     }
 
-    /// Where the body ends may not be clear to everybody on the way. What comes behind it may be anything, so the connection cannot be used again.
+    /// Reports a body whose end other parties on the path might place elsewhere. The bytes after it
+    /// cannot be trusted, so the connection closes.
     pub(crate) fn ambiguous_body() -> Box<Self> {
         Self::malformed("Transfer-Encoding must be chunked and nothing else").closing()
     }
 
-    /// No such route.
+    /// Reports that no route has this path.
     pub(crate) fn no_route() -> Box<Self> {
         Self::new(Kind::NotFound, "Not Found")
     }
 
-    /// Who asks is not known: `challenge` is what the answer asks for.
+    /// Reports a caller without a known token; the answer carries `challenge`.
     pub(crate) fn unauthorized(challenge: &'static str, detail: &'static str) -> Box<Self> {
         Self::new(Kind::Unauthorized, detail)
             .header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
     }
 
-    /// Who asks is known, and may not.
+    /// Reports a known caller who lacks the right.
     pub(crate) fn forbidden(detail: impl Into<Cow<'static, str>>) -> Box<Self> {
         Self::new(Kind::Forbidden, detail)
     }
 
-    /// The key is absent.
+    /// Reports that the key is absent.
     pub(crate) fn no_key(key: &Key) -> Box<Self> {
         Self::new(Kind::NotFound, "Key not found").with("key", key)
     }
 
-    /// The job is unknown, or forgotten.
+    /// Reports a job that is unknown or no longer kept.
     pub(crate) fn no_job() -> Box<Self> {
         Self::new(
             Kind::NotFound,
@@ -123,7 +125,7 @@ impl Problem {
         )
     }
 
-    /// The job is no dead letter, or not any more.
+    /// Reports a job that is not, or no longer, a dead letter.
     pub(crate) fn no_letter() -> Box<Self> {
         Self::new(
             Kind::NotFound,
@@ -131,13 +133,13 @@ impl Problem {
         )
     }
 
-    /// The route does not know the method.
+    /// Reports that the route does not support the method.
     pub(crate) fn method_not_allowed(allow: &'static str) -> Box<Self> {
         Self::new(Kind::MethodNotAllowed, "Method Not Allowed")
             .header(ALLOW, HeaderValue::from_static(allow))
     }
 
-    /// The body is of a type that is not taken; `came` is what it says of itself.
+    /// Reports a body of an unsupported type; `came` is its declared type.
     pub(crate) fn unsupported_media_type(came: Option<&str>, send: &str) -> Box<Self> {
         let came = match came {
             Some(came) => format!("the body is {}", came.chars().take(100).collect::<String>()),
@@ -149,7 +151,7 @@ impl Problem {
         )
     }
 
-    /// The body is compressed.
+    /// Reports a compressed body.
     pub(crate) fn encoded_body(encoding: &HeaderValue) -> Box<Self> {
         let encoding = encoding.to_str().unwrap_or_default();
         let encoding: String = encoding.chars().take(100).collect();
@@ -160,7 +162,7 @@ impl Problem {
         .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
     }
 
-    /// Says what a patch may be.
+    /// Adds the header that names the accepted patch format.
     pub(crate) fn patchable(self: Box<Self>) -> Box<Self> {
         self.header(
             HeaderName::from_static("accept-patch"),
@@ -168,12 +170,12 @@ impl Problem {
         )
     }
 
-    /// Something is larger than allowed. The rest of the body is not read, so the connection cannot be used again.
+    /// Reports a body above the limit. The rest of it is not read, so the connection closes.
     pub(crate) fn body_too_large(limit_bytes: usize) -> Box<Self> {
         Self::too_large("body", limit_bytes as u64).closing()
     }
 
-    /// What was asked for is more than one answer holds.
+    /// Reports that the requested values exceed the limit of one answer.
     pub(crate) fn answer_too_large(limit_bytes: usize) -> Box<Self> {
         Self::new(
             Kind::TooLarge,
@@ -190,17 +192,17 @@ impl Problem {
         .with("limit_bytes", limit_bytes)
     }
 
-    /// The body did not come in time.
+    /// Reports that the body did not arrive in time.
     pub(crate) fn body_timeout() -> Box<Self> {
         Self::new(Kind::RequestTimeout, "the body did not arrive in time").closing()
     }
 
-    /// One part of the request breaks a rule.
+    /// Reports one invalid part of the request.
     pub(crate) fn field(field: Field) -> Box<Self> {
         Self::invalid(vec![field])
     }
 
-    /// Parts of the request, at least one, break rules.
+    /// Reports the invalid parts of the request, at least one.
     pub(crate) fn invalid(fields: Vec<Field>) -> Box<Self> {
         let detail = fields
             .iter()
@@ -212,12 +214,12 @@ impl Problem {
         problem
     }
 
-    /// A condition does not hold; the key has `current`.
+    /// Reports that a condition does not hold; the key has the version `current`.
     pub(crate) fn condition_failed(current: Option<Version>) -> Box<Self> {
         Self::precondition_failed().with("current_etag", current.map(etag_text))
     }
 
-    /// The same, with the entry that stands there now.
+    /// Reports the same, with the current entry.
     pub(crate) fn condition_failed_with(current: Option<&Entry>) -> Box<Self> {
         let mut problem = Self::condition_failed(current.map(|entry| entry.version));
         if let Some(entry) = current {
@@ -226,7 +228,7 @@ impl Problem {
         problem
     }
 
-    /// What the write asks of `key` cannot be done.
+    /// Reports that the requested change of `key` cannot be made.
     pub(crate) fn failed(reason: Failure, key: &Key) -> Box<Self> {
         match reason {
             Failure::NotFound => Self::no_key(key),
@@ -241,7 +243,7 @@ impl Problem {
         Self::new(Kind::PreconditionFailed, "the condition did not hold")
     }
 
-    /// A waited write became a dead letter.
+    /// Reports that a waited write became a dead letter.
     pub(crate) fn dead_lettered(job: &JobId) -> Box<Self> {
         Self::new(
             Kind::DeadLettered,
@@ -250,29 +252,29 @@ impl Problem {
         .with("job_id", job)
     }
 
-    /// An accepted write, and nobody can say any more how it ended.
+    /// Reports that the outcome of an accepted write is no longer known.
     pub(crate) fn outcome_unknown(job: &JobId) -> Box<Self> {
         Self::unknown("the write was accepted, but its outcome is not known").with("job_id", job)
     }
 
-    /// It cannot be said whether the request took effect.
+    /// Reports that the request may or may not have taken effect.
     pub(crate) fn unknown(detail: &'static str) -> Box<Self> {
         Self::new(Kind::OutcomeUnknown, detail)
     }
 
-    /// A token has taken more than its part of the connections, and there is none left for others.
+    /// Reports that no connections are left and that the token holds more than its share of them.
     pub(crate) fn too_many_connections() -> Box<Self> {
         let detail =
             "there is no room for another connection, and this token has more than half of them";
         Self::unavailable(Kind::Overloaded, detail).closing()
     }
 
-    /// It may work later.
+    /// Reports a temporary failure.
     pub(crate) fn unavailable(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Box<Self> {
         Self::new(kind, detail).retry()
     }
 
-    /// A fault of ours. The log says which, under the request's id.
+    /// Reports an internal failure. The log holds its cause under the id of the request.
     pub(crate) fn internal() -> Box<Self> {
         Self::new(Kind::Internal, "Internal Server Error")
     }
@@ -295,7 +297,7 @@ impl Problem {
 
     fn retry(self: Box<Self>) -> Box<Self> {
         let after = match self.kind {
-            // Not all at the same moment.
+            // Spread out, so that clients do not all return at once.
             Kind::Overloaded | Kind::Unavailable => HeaderValue::from(fastrand::u16(1..=3)),
             _ => RETRY_SOON,
         };
@@ -311,7 +313,7 @@ impl Problem {
         self
     }
 
-    /// The answer, and a line in the log if it is about us and not about the caller.
+    /// Builds the answer, and logs server-side failures.
     pub(crate) fn into_reply(self, face: Face, request_id: &HeaderValue) -> Reply {
         self.log(request_id);
         let mut members = self.members;
@@ -341,7 +343,7 @@ impl Problem {
         *reply.status_mut() = status;
         let headers = reply.headers_mut();
         headers.insert(CONTENT_TYPE, content_type);
-        // Caches may keep a 404 and some others that do not forbid it (RFC 9110 §15.1).
+        // Caches may store a 404 and some other statuses unless forbidden (RFC 9110 §15.1).
         headers.insert(CACHE_CONTROL, NO_STORE);
         headers.extend(
             self.headers
@@ -359,7 +361,8 @@ impl Problem {
             StatusCode::INTERNAL_SERVER_ERROR => {
                 tracing::error!(request_id, problem, cause, "a request failed");
             }
-            // What clients meet while the service is loaded or starts up: one line for each would drown the rest.
+            // Frequent while the service is loaded or starts: a line each would drown the rest of
+            // the log.
             StatusCode::SERVICE_UNAVAILABLE if self.kind != Kind::Unavailable => {
                 tracing::debug!(request_id, problem, cause, "a request was put off");
             }
@@ -373,10 +376,10 @@ impl Problem {
     }
 }
 
-/// `Retry-After` of what usually passes within moments.
+/// `Retry-After` for conditions that usually pass within moments.
 pub(crate) const RETRY_SOON: HeaderValue = HeaderValue::from_static("1");
 
-/// `Retry-After` of what somebody has to make room for.
+/// `Retry-After` for a full disk: an operator must act first.
 const RETRY_LATER: HeaderValue = HeaderValue::from_static("10");
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -392,7 +395,7 @@ fn simple_body(detail: &str, fields: &[Field], members: &Object) -> Object {
     object.and(members)
 }
 
-/// What the core refuses or cannot do, as an answer. The one table of it.
+/// The one table from errors of the core to answers.
 impl From<Error> for Box<Problem> {
     fn from(error: Error) -> Self {
         let text = error.to_string();
@@ -409,7 +412,8 @@ impl From<Error> for Box<Problem> {
                 .header(RETRY_AFTER, HeaderValue::from(room_in.as_millis().div_ceil(1000).max(1) as u64)),
             Error::Full { .. } => Problem::unavailable(Kind::Overloaded, text),
             Error::NotYetVisible { .. } => Problem::unavailable(Kind::NotYetVisible, text),
-            // What only an operator can change: another queue, a server that is set up otherwise by now.
+            // Only an operator can resolve these, such as another queue or a server with other
+            // settings.
             Error::Unavailable { .. }
             | Error::Poisoned { .. }
             | Error::Locked { .. }
@@ -417,7 +421,7 @@ impl From<Error> for Box<Problem> {
             | Error::Config(_) => {
                 Problem::unavailable(Kind::Unavailable, "the service cannot do this now").because(error)
             }
-            // Who writes, and where, is not for whoever asks.
+            // The writer's address is none of the client's business.
             Error::ReadOnly { .. } => {
                 Problem::unavailable(Kind::Unavailable, "this server only reads: write through the one that runs the worker")
             }
@@ -579,7 +583,7 @@ mod tests {
         ] {
             let text = error.to_string();
             let (sent_status, sent_retry, body) = sent(error.into(), Face::Resource).await;
-            // Spread over a few seconds, where many clients come back.
+            // Overload answers spread their delay over a few seconds.
             let sent_retry = sent_retry.map(|after| match &*after {
                 "2" | "3" => "1".to_owned(),
                 _ => after,

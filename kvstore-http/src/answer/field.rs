@@ -1,4 +1,4 @@
-//! A part of a request that breaks a rule: what FastAPI lists under `detail` in a 422, and `/v1` under `errors`.
+//! An invalid part of a request: an item of FastAPI's `detail` in a 422, and of `/v1`'s `errors`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,20 +6,20 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// A part of a request that breaks a rule, as FastAPI reports it.
+/// An invalid part of a request, as FastAPI reports it.
 #[derive(Debug)]
 pub(crate) struct Field {
-    /// What is wrong, in pydantic's words.
+    /// The type of error, in pydantic's terms.
     pub(crate) kind: &'static str,
     pub(crate) place: Place,
     pub(crate) message: Cow<'static, str>,
-    /// What stood there, where that can be said.
+    /// The rejected input, if it can be shown.
     pub(crate) input: Option<Box<RawValue>>,
-    /// Facts that the message is made of.
+    /// The values that the message refers to.
     pub(crate) context: Option<Box<RawValue>>,
 }
 
-/// Where in a request something is wrong. As JSON it is a list.
+/// Where in a request an error is. Serializes as a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Place {
@@ -37,7 +37,7 @@ impl Place {
     pub(crate) const BODY: Self = Self::Whole(["body"]);
 }
 
-/// In log lines and in the one sentence of a problem.
+/// The form for logs and for the detail of a problem.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -50,7 +50,7 @@ impl fmt::Display for Place {
 }
 
 impl Field {
-    /// A rule of ours that pydantic has no word for.
+    /// Describes a rule of this service that pydantic has no type for.
     pub(crate) fn value_error(place: Place, rule: &str, input: Option<Box<RawValue>>) -> Self {
         Self {
             kind: "value_error",
@@ -61,7 +61,7 @@ impl Field {
         }
     }
 
-    /// A text where a whole number should be.
+    /// Describes text in the place of an integer.
     pub(crate) fn int_parsing(place: Place, text: &str) -> Self {
         Self {
             kind: "int_parsing",
@@ -73,12 +73,12 @@ impl Field {
     }
 }
 
-/// `value` as JSON text.
+/// Serializes `value` as JSON text.
 pub(crate) fn raw(value: impl Serialize) -> Option<Box<RawValue>> {
     serde_json::value::to_raw_value(&value).ok()
 }
 
-/// A [`Field`] as it is sent.
+/// A [`Field`] in its serialized form.
 #[derive(Serialize)]
 pub(crate) struct SentField<'a> {
     #[serde(rename = "type")]
@@ -92,7 +92,7 @@ pub(crate) struct SentField<'a> {
 }
 
 impl Field {
-    /// As FastAPI sends it.
+    /// Returns the form that FastAPI sends.
     pub(crate) fn long(&self) -> SentField<'_> {
         SentField {
             input: Some(self.input.as_deref().unwrap_or(RawValue::NULL)),
@@ -101,7 +101,7 @@ impl Field {
         }
     }
 
-    /// Without what the caller has sent: `/v1` echoes nothing.
+    /// Returns the form without the caller's input: `/v1` echoes nothing.
     pub(crate) fn short(&self) -> SentField<'_> {
         SentField {
             kind: self.kind,

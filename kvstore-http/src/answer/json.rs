@@ -5,24 +5,25 @@ use bytes::Bytes;
 use kvstore_core::Version;
 use serde::Serialize;
 
-/// One JSON object on its way.
+/// One JSON object under construction.
 ///
-/// Not `serde_json::Value`: that one would have to parse a stored value, and could not give the same bytes back.
+/// Not a `serde_json::Value`, which would have to parse each stored value and could not reproduce
+/// its bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
-    /// What it stands in, its opening brace, and the members so far.
+    /// The enclosing text, the opening brace, and the members so far.
     text: Vec<u8>,
-    /// Where the members start.
+    /// Where the members start in `text`.
     start: usize,
 }
 
 impl Object {
-    /// Without members.
+    /// Creates an object without members.
     pub(crate) fn new() -> Self {
         Self::with_capacity(126)
     }
 
-    /// Without members, and with room for `bytes` bytes of them.
+    /// Creates an object without members, with capacity for `bytes` bytes of them.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self::behind(Vec::with_capacity(bytes + 2))
     }
@@ -33,7 +34,7 @@ impl Object {
         Self { text, start }
     }
 
-    /// Adds a member; `name` is one of ours and needs no escaping.
+    /// Adds a member. `name` needs no escaping.
     pub(crate) fn member(mut self, name: &'static str, value: impl Serialize) -> Self {
         self.name(name);
         serde_json::to_writer(&mut self.text, &value)
@@ -41,14 +42,14 @@ impl Object {
         self
     }
 
-    /// Adds a member whose value is JSON text already.
+    /// Adds a member whose value is already JSON text.
     pub(crate) fn raw(mut self, name: &'static str, json: &[u8]) -> Self {
         self.name(name);
         self.text.extend_from_slice(json);
         self
     }
 
-    /// Adds the member `etag`: an entity tag, with its quotes.
+    /// Adds the member `etag`: an entity tag, including its quotes.
     pub(crate) fn etag(mut self, version: Version) -> Self {
         self.name("etag");
         self.text.extend_from_slice(br#""\""#);
@@ -59,7 +60,7 @@ impl Object {
         self
     }
 
-    /// Adds an array of an object for each of `items`, with the members that `describe` adds to it.
+    /// Adds an array with an object for each of `items`; `describe` adds the members of each.
     pub(crate) fn array<T>(
         mut self,
         name: &'static str,
@@ -89,7 +90,7 @@ impl Object {
         self
     }
 
-    /// The whole text.
+    /// Closes the object and returns its text.
     pub(crate) fn finish(mut self) -> Bytes {
         self.text.push(b'}');
         self.text.into()

@@ -1,4 +1,4 @@
-//! What an answer is made of: bodies and headers, JSON text, and the problems of both faces.
+//! The parts of an answer: bodies and headers, JSON text, and the problems of both faces.
 
 pub(crate) mod error;
 pub(crate) mod field;

@@ -1,4 +1,5 @@
-//! What can be wrong, by name: the one table from which answers take their type and status, and people a page for each.
+//! The kinds of problems: one table supplies the type and status of answers, and a page for
+//! readers.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use kvstore_core::model::job::Failure;
 
 use crate::answer::reply::{Body, NO_CACHE, Reply};
 
-/// What can be wrong with a request, or with us.
+/// A fault of the request, or of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Malformed,
@@ -38,11 +39,11 @@ pub(crate) enum Kind {
     StorageFull,
 }
 
-/// The lines in the log of one kind.
+/// Limits the log lines of one kind to one a second.
 struct Lines {
-    /// The second of the last one, counted from 1.
+    /// The second of the last line, counted from 1.
     second: AtomicU64,
-    /// How many were left out since then.
+    /// Lines left out since then.
     left_out: AtomicU64,
 }
 
@@ -69,13 +70,13 @@ struct ProblemRow {
     kind: Kind,
     name: &'static str,
     status: StatusCode,
-    /// What has happened.
+    /// What happened.
     meaning: &'static str,
-    /// What whoever sent the request can do.
+    /// What the sender of the request can do.
     remedy: &'static str,
 }
 
-/// In the order of the kinds, as many as there are.
+/// One row for each kind, in the order of the kinds.
 const TABLE: [ProblemRow; Kind::StorageFull as usize + 1] = [
     ProblemRow {
         kind: Kind::Malformed,
@@ -241,7 +242,7 @@ const TABLE: [ProblemRow; Kind::StorageFull as usize + 1] = [
 ];
 
 impl Kind {
-    /// Returns the problem that a write is answered with which cannot be done for `reason`.
+    /// Returns the kind for a write that fails for `reason`.
     pub(crate) fn of_failure(reason: Failure) -> Self {
         match reason {
             Failure::NotInteger | Failure::Overflow => Self::NotAnInteger,
@@ -257,42 +258,43 @@ impl Kind {
         row
     }
 
-    /// The last part of its type.
+    /// Returns the last segment of the problem's type.
     pub(crate) fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// Its type, which is also where its page is.
+    /// Returns the problem's type, which is also the path of its page.
     pub(crate) fn path(self) -> String {
         format!("/problems/{}", self.name())
     }
 
-    /// Whether the log may have another line of this kind: one a second, since each request meets a store that is down. Returns how
-    /// many were left out since the last one.
+    /// Returns the number of lines left out since the last one if a line of this kind may be logged
+    /// now, and `None` otherwise. Each second allows one line, since every request fails while a
+    /// store is down.
     pub(crate) fn next_line(self) -> Option<u64> {
         static LINES: [Lines; TABLE.len()] = [const { Lines::new() }; TABLE.len()];
         static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
         LINES[self as usize].next(BEGINNING.elapsed().as_secs() + 1)
     }
 
-    /// The status that it is answered with.
+    /// Returns the status of answers of this kind.
     pub(crate) fn status(self) -> StatusCode {
         self.row().status
     }
 }
 
-/// Every status that one of them is answered with.
+/// Returns the statuses of all kinds.
 pub(crate) fn statuses() -> impl Iterator<Item = u16> {
     TABLE.iter().map(|row| row.status.as_u16())
 }
 
-/// What those mean that are answered with `status`.
+/// Returns the meanings of all kinds with `status`.
 pub(crate) fn meanings(status: u16) -> Vec<&'static str> {
     let rows = TABLE.iter().filter(|row| row.status.as_u16() == status);
     rows.map(|row| row.meaning).collect()
 }
 
-/// `GET /problems/{name}`
+/// Answers `GET /problems/{name}`.
 pub(crate) fn page(name: &str) -> Option<Reply> {
     let row = TABLE.iter().find(|row| row.name == name)?;
     let ProblemRow {
@@ -311,7 +313,7 @@ pub(crate) fn page(name: &str) -> Option<Reply> {
     ))
 }
 
-/// `GET /problems`
+/// Answers `GET /problems`.
 pub(crate) fn index() -> Reply {
     let items: String = TABLE
         .iter()
@@ -328,7 +330,7 @@ pub(crate) fn index() -> Reply {
     )
 }
 
-/// A page that loads nothing and runs nothing. All of its text is ours.
+/// Builds a page without scripts and external resources. `body` needs no escaping.
 fn html(title: &str, body: &str) -> Reply {
     let text = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\">\

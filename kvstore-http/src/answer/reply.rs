@@ -1,4 +1,4 @@
-//! Answers: JSON in a body that is known whole, or events without end.
+//! Answers: a body of JSON that is known in full, or an endless stream of events.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -14,16 +14,16 @@ use hyper::{Response, StatusCode};
 use crate::answer::json::Object;
 use crate::server::in_flight::UNCOUNTED_BYTES;
 
-/// An answer on its way to the client.
+/// An answer to a client.
 pub(crate) type Reply = Response<Body>;
 
-/// What an answer has behind its head.
+/// The body of an answer.
 pub(crate) enum Body {
-    /// All of it.
+    /// A complete body.
     Whole(Bytes),
-    /// All of it, which has room among the bytes in flight.
+    /// A complete body that is already counted among the bytes in flight.
     Counted(Bytes),
-    /// As it comes, a piece at a time.
+    /// A stream of pieces.
     Events(BoxStream<'static, Bytes>),
 }
 
@@ -32,7 +32,7 @@ impl Body {
         Self::Whole(bytes.into())
     }
 
-    /// Returns how many bytes it has that take room among those in flight, and have none yet.
+    /// Returns the number of body bytes still to be counted among those in flight.
     pub(crate) fn uncounted_bytes(&self) -> usize {
         match self {
             Self::Whole(bytes) if bytes.len() > UNCOUNTED_BYTES => bytes.len(),
@@ -46,7 +46,7 @@ impl Body {
 }
 
 impl Default for Body {
-    /// Nothing.
+    /// Returns an empty body.
     fn default() -> Self {
         Self::Whole(Bytes::new())
     }
@@ -95,13 +95,13 @@ impl hyper::body::Body for Body {
     }
 }
 
-/// `Content-Type` of everything but problems.
+/// `Content-Type` of all answers except problems.
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Whoever kept a copy asks first whether it still holds.
+/// Caches must revalidate before each use.
 pub(crate) const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
-/// Nobody keeps a copy.
+/// Caches must not store the answer.
 pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 pub(crate) const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -110,7 +110,7 @@ pub(crate) const SYNC_TOKEN: HeaderName = HeaderName::from_static("sync-token");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_TTL: HeaderName = HeaderName::from_static("x-ttl");
 
-/// An answer of JSON text.
+/// Builds an answer with a JSON body.
 pub(crate) fn json(status: StatusCode, body: Bytes) -> Reply {
     let mut headers = HeaderMap::with_capacity(HEADERS_USUAL);
     headers.insert(CONTENT_TYPE, JSON);
@@ -120,15 +120,15 @@ pub(crate) fn json(status: StatusCode, body: Bytes) -> Reply {
     reply
 }
 
-/// An answer of one object.
+/// Builds an answer with one JSON object.
 pub(crate) fn object(status: StatusCode, object: Object) -> Reply {
     json(status, object.finish())
 }
 
-/// Room for as many headers as an answer usually has, so that the map does not grow while it is filled.
+/// Usual number of headers of an answer: the map is allocated once and does not grow.
 const HEADERS_USUAL: usize = 6;
 
-/// `text` as the value of a header: it is made of digits, letters and punctuation of ours.
+/// Converts `text`, which must be visible ASCII, to a header value.
 pub(crate) fn header_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("the text is visible ASCII")
 }

@@ -1,4 +1,4 @@
-//! Reads the body of a request: bounded in bytes and in time, whatever its headers say.
+//! Reads request bodies, with limits on their size and duration that hold whatever the headers say.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use crate::answer::error::{MERGE_PATCH, Problem, Result};
 use crate::server::in_flight::{InFlight, UNCOUNTED_BYTES};
 use crate::server::timer::ConnectionTimer;
 
-/// The whole body, in memory of its own: what is stored must not keep a connection's read buffer alive.
+/// Reads the whole body into memory of its own, so that a stored value does not keep a connection's
+/// read buffer alive.
 ///
-/// A body that announces more than `bytes_max` is refused before any of it is read (and before `100 Continue` is sent), one that
-/// announces nothing as soon as it has sent more.
+/// A body that announces more than `bytes_max` is refused before any of it is read (and before `100
+/// Continue` is sent). Any other body is refused as soon as it exceeds the limit.
 pub(crate) async fn read(
     mut body: Incoming,
     bytes_max: usize,
@@ -34,12 +35,12 @@ pub(crate) async fn read(
             hold = Some(in_flight.hold(announced).await.map_err(Problem::closing)?);
             held = announced;
         }
-        // No more than is allowed, as was just seen.
+        // Bounded by `bytes_max`, as checked above.
         let mut read = Vec::with_capacity(announced);
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|_| Problem::malformed("the body could not be read to its end"))?;
-            // What is not data are trailers, which mean nothing here.
+            // Frames other than data are trailers, which are ignored.
             let Ok(data) = frame.into_data() else {
                 continue;
             };
@@ -70,26 +71,26 @@ pub(crate) async fn read(
         .unwrap_or_else(|| Err(Problem::body_timeout()))
 }
 
-/// Refuses a body that says it is something else than JSON. One that says nothing, or what programs
-/// say who know no better (`curl -d` a form, `fetch` of a string text), is taken for JSON, unless a
-/// browser sends it for a page: any page of any site may make a browser post such a body to any
-/// address, this machine's included, without asking first
+/// Refuses a body of a type other than JSON. A missing type, or a default one of common programs
+/// (`curl -d` a form, `fetch` of a string text), counts as JSON, unless the request comes from a
+/// browser: a page of any site can make a browser post such a body to any address, including this
+/// machine's, without a preflight request
 /// (<https://fetch.spec.whatwg.org/#cors-safelisted-request-header>).
 pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<()> {
     check_type(headers, &["application/json"])
 }
 
-/// The same for a patch, which may also say what it is.
+/// Refuses a patch of a type other than JSON or JSON merge patch, like [`check_content_type`].
 pub(crate) fn check_patch_type(headers: &HeaderMap) -> Result<()> {
     check_type(headers, &[MERGE_PATCH, "application/json"]).map_err(Problem::patchable)
 }
 
-/// What a program sends by default, whatever the body is.
+/// Types that programs send by default, whatever the body is.
 const DEFAULTS: [&str; 2] = ["application/x-www-form-urlencoded", "text/plain"];
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// `taken` are the types that a body may have; the first is the one to send.
+/// Refuses a body of a type outside `taken`; the first of these is the one that the error suggests.
 fn check_type(headers: &HeaderMap, taken: &[&str]) -> Result<()> {
     let is_encoded =
         |encoding: &&HeaderValue| !encoding.as_bytes().eq_ignore_ascii_case(b"identity");

@@ -6,23 +6,23 @@ use kvstore_core::model::write::Condition;
 
 use crate::answer::error::{Problem, Result};
 
-/// A version as it stands in `ETag`.
+/// Formats a version as a value of `ETag`.
 pub(crate) fn etag(version: Version) -> HeaderValue {
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(version.0).as_bytes();
-    // The most that a number has are 20 digits.
+    // A `u64` has at most 20 digits.
     let mut tag = [b'"'; 22];
     tag[1..=digits.len()].copy_from_slice(digits);
     HeaderValue::from_bytes(&tag[..digits.len() + 2]).expect("digits and quotes are visible ASCII")
 }
 
-/// A version as it stands in a body: the entity tag, with its quotes.
+/// Formats a version as an entity tag in a body, including its quotes.
 pub(crate) fn etag_text(version: Version) -> String {
     let mut digits = itoa::Buffer::new();
     ["\"", digits.format(version.0), "\""].concat()
 }
 
-/// What a list of entity tags says.
+/// A list of entity tags, as in a header.
 #[derive(Debug, PartialEq, Eq)]
 enum Tags<'a> {
     /// `*`
@@ -39,7 +39,8 @@ struct Tag<'a> {
 }
 
 impl Tag<'_> {
-    /// The version that it is the tag of. A tag that this service never made is that of no version.
+    /// Returns the version that the tag denotes. Tags that this service never made denote no
+    /// version.
     fn version(self) -> Option<Version> {
         let text = str::from_utf8(self.opaque).ok()?;
         let version = Version(text.parse().ok()?);
@@ -48,7 +49,7 @@ impl Tag<'_> {
 }
 
 impl<'a> Tags<'a> {
-    /// All lines of the header `name`; `None` if there is none.
+    /// Parses all lines of the header `name`; returns `None` if there is none.
     fn of(headers: &'a HeaderMap, name: HeaderName) -> Result<Option<Self>> {
         let mut lines = headers.get_all(&name).iter().peekable();
         if lines.peek().is_none() {
@@ -66,7 +67,7 @@ impl<'a> Tags<'a> {
                 return Ok(Some(Self::Any));
             }
             while !rest.is_empty() {
-                // An element may be empty, and counts for nothing (RFC 9110 §5.6.1.2).
+                // Empty elements are ignored (RFC 9110 §5.6.1.2).
                 if rest[0] != b',' {
                     let (tag, after) = Tag::split_first(rest).ok_or_else(malformed)?;
                     tags.push(tag);
@@ -85,7 +86,8 @@ impl<'a> Tags<'a> {
         Ok(Some(Self::List(tags)))
     }
 
-    /// Whether one of them is that of `version`. Weak tags count only for a `weak` comparison (RFC 9110 §8.8.3.2).
+    /// Returns true if any of the tags denotes `version`. Weak tags count only for a `weak`
+    /// comparison (RFC 9110 §8.8.3.2).
     fn match_version(&self, version: Version, weak: bool) -> bool {
         match self {
             Self::Any => true,
@@ -105,7 +107,7 @@ impl<'a> Tag<'a> {
         let text = text.strip_prefix(b"\"")?;
         let end = text.iter().position(|byte| *byte == b'"')?;
         let (opaque, after) = (&text[..end], &text[end + 1..]);
-        // There are no spaces in it (RFC 9110 §8.8.3).
+        // A tag contains no spaces (RFC 9110 §8.8.3).
         let is_plain = opaque
             .iter()
             .all(|byte| byte.is_ascii_graphic() || !byte.is_ascii());
@@ -113,13 +115,13 @@ impl<'a> Tag<'a> {
     }
 }
 
-/// Most entity tags of a write: they are kept with its job.
+/// Maximum number of entity tags of a write; they are stored with its job.
 pub(crate) const WRITE_TAGS_MAX: usize = 16;
 
-/// Returns what the headers want of the entry that a write changes (RFC 9110 §13.1.1 and §13.1.2).
+/// Parses the condition that a write's headers set (RFC 9110 §13.1.1 and §13.1.2).
 ///
 /// # Errors
-/// 400 for what is no list of entity tags, or one of more than [`WRITE_TAGS_MAX`].
+/// 400 for a malformed list of entity tags, or more than [`WRITE_TAGS_MAX`] of them.
 pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition> {
     let must_match = Tags::of(headers, IF_MATCH)?;
     let must_not_match = Tags::of(headers, IF_NONE_MATCH)?;
@@ -130,7 +132,7 @@ pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition> {
             )));
         }
     }
-    // A tag of no version is no entry's.
+    // Tags that denote no version match no entry, so they are dropped.
     let strong = |tags: Vec<Tag<'_>>| -> Vec<_> {
         let tags = tags.into_iter().filter(|tag| !tag.weak);
         tags.filter_map(Tag::version).collect()
@@ -153,10 +155,10 @@ pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition> {
     })
 }
 
-/// The same condition from the members of a body that are named after these headers.
+/// Parses the same condition from the members of a body that are named after these headers.
 ///
 /// # Errors
-/// What is wrong with them.
+/// Describes what is malformed.
 pub(crate) fn write_condition_of(
     if_match: Option<&str>,
     if_none_match: Option<&str>,
@@ -172,19 +174,19 @@ pub(crate) fn write_condition_of(
     write_condition(&headers).map_err(|problem| problem.detail().to_owned())
 }
 
-/// What the headers make of a read that has found its entry.
+/// The result of a read's conditions for an existing entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadCondition {
     /// Send the entry.
     Holds,
-    /// The client has it already.
+    /// The client already has this version.
     NotModified,
-    /// It is not the one that the client wants.
+    /// The entry is not the version that the client requires.
     Failed,
 }
 
 impl ReadCondition {
-    /// In the order of RFC 9110 §13.2.2.
+    /// Evaluates the headers for `version`, in the order of RFC 9110 §13.2.2.
     pub(crate) fn of(headers: &HeaderMap, version: Version) -> Result<Self> {
         if let Some(tags) = Tags::of(headers, IF_MATCH)?
             && !tags.match_version(version, false)

@@ -1,4 +1,4 @@
-//! What else requests say in their headers: their own id, sync tokens, idempotency keys, traces.
+//! Other request headers: request ids, sync tokens, idempotency keys and trace contexts.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::request::target::Query;
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Longest `X-Request-Id` that is taken over from the client.
+/// Maximum length of an `X-Request-Id` from a client, in characters.
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
-/// Headers that most requests have, and that the functions here do not look for.
+/// Headers that most requests carry and that no function here looks up.
 const USUAL: [HeaderName; 8] = [
     HOST,
     CONTENT_TYPE,
@@ -31,8 +31,8 @@ const USUAL: [HeaderName; 8] = [
     AUTHORIZATION,
 ];
 
-/// Returns the headers to look for rarer ones in: none if there are only usual ones, which makes
-/// each look cost nothing.
+/// Returns the headers in which to look up the rarer ones. If there are only usual headers, returns
+/// an empty map, which makes each lookup free.
 pub(crate) fn rare(headers: &HeaderMap) -> &HeaderMap {
     static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
     match headers.keys().all(|name| USUAL.contains(name)) {
@@ -41,7 +41,7 @@ pub(crate) fn rare(headers: &HeaderMap) -> &HeaderMap {
     }
 }
 
-/// The client's own id of the request, if it is short and readable; otherwise a new one.
+/// Returns the client's own request id if it is short and readable, and a new one otherwise.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_usable = |id: &&HeaderValue| {
         let text = id.as_bytes();
@@ -54,7 +54,7 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
         .unwrap_or_else(new_request_id)
 }
 
-/// 16 hexadecimal digits.
+/// Generates an id of 16 hexadecimal digits.
 fn new_request_id() -> HeaderValue {
     let number = fastrand::u64(..);
     let digit = |place: usize| b"0123456789abcdef"[(number >> (4 * place) & 15) as usize];
@@ -62,11 +62,11 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_bytes(&digits).expect("digits are visible ASCII")
 }
 
-/// Most sync tokens of a read: what `docs/http-api.md` §5 grants.
+/// Maximum number of sync tokens of a read: the limit in `docs/http-api.md` §5.
 pub(crate) const SYNC_TOKENS_MAX: usize = 16;
 
-/// The writes that a read has to show: from all lines of `Sync-Token` and from each `?after=`, with commas
-/// between them.
+/// Returns the writes that a read must show, from all lines of `Sync-Token` and from each
+/// `?after=`. Each of these may hold several, separated by commas.
 pub(crate) fn sync_tokens(headers: &HeaderMap, query: Query<'_>) -> Result<Vec<JobId>> {
     let mut tokens = Vec::new();
     for line in headers.get_all(SYNC_TOKEN) {
@@ -97,18 +97,18 @@ fn parse_tokens(text: &str, tokens: &mut Vec<JobId>) -> Result<()> {
     Ok(())
 }
 
-/// Most characters of an idempotency key: what `docs/http-api.md` §6 grants.
+/// Maximum length of an idempotency key, in characters: the limit in `docs/http-api.md` §6.
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
-/// An idempotency key, and how long it has to be remembered if that is shorter than usual.
+/// An idempotency key, with the time for which it must be remembered if that is shorter than usual.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IdempotencyKey {
     pub(crate) text: String,
     pub(crate) window: Option<Duration>,
 }
 
-/// Returns the idempotency key of a write: a string of structured fields (`"…"`, RFC 9651 §3.3.3), which can have the
-/// parameter `;window=SECONDS`, or the same without quotes and parameter.
+/// Returns the idempotency key of a write: a structured field string (`"…"`, RFC 9651 §3.3.3) with
+/// an optional parameter `;window=SECONDS`, or the same text without quotes and parameter.
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>> {
     let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(line) = lines.next() else {
@@ -161,22 +161,23 @@ fn structured_string(text: &str) -> Option<IdempotencyKey> {
     })
 }
 
-/// Reads `;window=SECONDS`.
+/// Parses `;window=SECONDS`.
 fn window(parameter: &str) -> Option<Duration> {
     let digits = parameter
         .strip_prefix(';')?
         .trim_start()
         .strip_prefix("window=")?;
     let seconds: u64 = digits.parse().ok().filter(|seconds| *seconds > 0)?;
-    // A sign also parses.
+    // `parse` also accepts a sign.
     let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
     is_plain.then(|| Duration::from_secs(seconds))
 }
 
-/// Longest `traceparent` passed on. Version 00 has 55 characters; later ones may have more behind them.
+/// Maximum length of a `traceparent` that is passed on. Version 00 has 55 characters; later
+/// versions may append more.
 const TRACEPARENT_CHARS_MAX: usize = 128;
 
-/// The W3C `traceparent`, if it looks like one: it goes into the worker's log as it is.
+/// Returns the W3C `traceparent` if it is plausible: the worker logs it unchanged.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(TRACEPARENT)?.to_str().ok()?;
     let is_plausible = (55..=TRACEPARENT_CHARS_MAX).contains(&text.len())

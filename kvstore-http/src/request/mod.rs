@@ -1,4 +1,5 @@
-//! What a request says: its target, headers and body, parsed into values or refused with a problem.
+//! The parts of a request: its target, headers and body, parsed into values or refused with a
+//! problem.
 //!
 //! Nothing here knows a route or touches the store.
 

@@ -1,4 +1,4 @@
-//! How a client would like to be answered: the header `Prefer` (RFC 7240).
+//! The client's preferences for the answer: the header `Prefer` (RFC 7240).
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::answer::reply::PREFERENCE_APPLIED;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// How the client would like to be answered. What is not known, or cannot be read, is ignored, as RFC 7240 wants it.
+/// The client's preferences. Unknown and malformed ones are ignored, as RFC 7240 requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prefer {
     /// `wait=N`.
@@ -27,7 +27,7 @@ impl Prefer {
             .filter_map(|line| line.to_str().ok())
             .flat_map(|line| split_outside_quotes(line, b','))
         {
-            // Behind a semicolon stand parameters, and none of ours has any.
+            // Parameters follow a semicolon, and no preference used here has any.
             let mut parts = split_outside_quotes(preference, b';');
             let preference = parts.next().unwrap_or_default();
             let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
@@ -35,7 +35,7 @@ impl Prefer {
             if name.eq_ignore_ascii_case("respond-async") {
                 prefer.respond_async = true;
             } else if name.eq_ignore_ascii_case("wait") {
-                // The first one counts (RFC 7240 §2).
+                // The first one applies (RFC 7240 §2).
                 prefer.wait = prefer.wait.or_else(|| whole_seconds(value));
             } else if name.eq_ignore_ascii_case("return")
                 && value.eq_ignore_ascii_case("representation")
@@ -46,9 +46,11 @@ impl Prefer {
         prefer
     }
 
-    /// How long to wait for a write: as long as is preferred, at most `max`; `default` if nothing is said.
+    /// Returns how long to wait for a write: the preferred time, limited to `max`, or else
+    /// `default`.
     ///
-    /// `respond-async, wait=10` means: answer asynchronously if it takes longer than ten seconds (RFC 7240 §4.3).
+    /// `respond-async, wait=10` means: answer asynchronously if it takes longer than ten seconds
+    /// (RFC 7240 §4.3).
     pub(crate) fn wait(self, default: Duration, max: Duration) -> Duration {
         match self.wait {
             Some(wait) => wait.min(max),
@@ -59,7 +61,7 @@ impl Prefer {
 }
 
 impl Prefer {
-    /// Says in an answer which preference was heeded.
+    /// Adds the header that names the applied preference to an answer.
     pub(crate) fn mark(self, headers: &mut HeaderMap) {
         let heeded = match self {
             Self { wait: Some(_), .. } => "wait",
@@ -99,7 +101,8 @@ fn unquoted(text: &str) -> &str {
         .unwrap_or(text)
 }
 
-/// A number of seconds, in digits only. One too large for a number is the largest: the caller has a bound anyway.
+/// Parses a number of seconds, in digits only. A number that overflows counts as the largest one,
+/// since the caller has a limit anyway.
 pub(crate) fn whole_seconds(text: &str) -> Option<Duration> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)))

@@ -1,4 +1,4 @@
-//! The request's target: a key in its path, and the parameters behind the `?`.
+//! The request's target: the key in its path, and the query parameters.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place, raw};
 use crate::request::prefer::whole_seconds;
 
-/// The key in the rest of a path: percent-decoded once, so `/` and `%2F` are the same character of it.
+/// Parses the key in the rest of a path. It is percent-decoded once, so `/` and `%2F` are the same
+/// character.
 pub(crate) fn key(text: &str) -> Result<Key> {
     let refused = |why: String| {
         Problem::field(Field::value_error(
@@ -26,12 +27,12 @@ pub(crate) fn key(text: &str) -> Result<Key> {
 const BAD_ENCODING: &str =
     "each % must be followed by two hexadecimal digits, and what they encode must be UTF-8";
 
-/// Undoes percent-encoding; `None` if it is broken or does not come to UTF-8.
+/// Decodes percent-encoding; returns `None` if it is malformed or does not decode to UTF-8.
 fn decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.as_bytes().contains(&b'%') {
         return Some(Cow::Borrowed(text));
     }
-    // The library lets a % that encodes nothing pass as it is.
+    // The library passes on a `%` that encodes nothing.
     let is_whole = |(at, _): (usize, &str)| {
         let digits = text.as_bytes().get(at + 1..at + 3);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
@@ -42,8 +43,8 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(text).decode_utf8().ok()
 }
 
-/// What stands behind the `?`. A read ignores parameters that it does not know; a write asks for
-/// [`Query::only`] its own.
+/// The query string. A read ignores unknown parameters; a write calls [`Query::only`] to refuse
+/// them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<'a>(Option<&'a str>);
 
@@ -52,7 +53,7 @@ impl<'a> Query<'a> {
         Self(query)
     }
 
-    /// Refuses a parameter that is none of `known`: a misspelt one must not be a write without it.
+    /// Refuses parameters outside `known`: a misspelt parameter must not become a write without it.
     pub(crate) fn only(self, known: &[&str]) -> Result<()> {
         let mut names = self
             .pairs()
@@ -67,15 +68,16 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// Returns the parameter `name`, decoded as forms encode it. An empty one counts as absent.
+    /// Returns the parameter `name`, decoded as in forms. An empty value counts as absent.
     ///
     /// # Errors
-    /// It is given twice, or its encoding is broken.
+    /// The parameter occurs twice, or its encoding is malformed.
     pub(crate) fn get(self, name: &'static str) -> Result<Option<Cow<'a, str>>> {
         Ok(self.given(name)?.filter(|text| !text.is_empty()))
     }
 
-    /// The same, but an empty one is there: an empty `ttl` must not be a write without one.
+    /// Returns the parameter like [`Query::get`], but keeps an empty value: an empty `ttl` must not
+    /// become a write without one.
     pub(crate) fn given(self, name: &'static str) -> Result<Option<Cow<'a, str>>> {
         let mut all = self.all(name);
         let first = all.next().transpose()?;
@@ -89,7 +91,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// Returns every parameter `name`, decoded.
+    /// Returns all values of the parameter `name`, decoded.
     pub(crate) fn all(self, name: &'static str) -> impl Iterator<Item = Result<Cow<'a, str>>> {
         let is_it = move |encoded: &str| decode(encoded).is_some_and(|decoded| decoded == name);
         let found = self.pairs().filter(move |(encoded, _)| is_it(encoded));
@@ -102,7 +104,7 @@ impl<'a> Query<'a> {
         pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 
-    /// Whether the switch `name` is on: `?name=1`.
+    /// Returns true if the switch `name` is on: `?name=1`.
     pub(crate) fn switch(self, name: &'static str) -> Result<bool> {
         match self.get(name)?.as_deref() {
             None | Some("0" | "false") => Ok(false),
@@ -117,7 +119,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// A number of whole seconds, at most `max`: more is not an error, it is not waited longer.
+    /// Parses a number of whole seconds. More than `max` is no error and means `max`.
     pub(crate) fn seconds(self, name: &'static str, max: Duration) -> Result<Duration> {
         let Some(text) = self.get(name)? else {
             return Ok(Duration::ZERO);
@@ -132,9 +134,9 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Undoes the encoding of the value of the parameter `name`.
+/// Decodes the value of the parameter `name`.
 fn value_of<'a>(name: &'static str, value: &'a str) -> Result<Cow<'a, str>> {
-    // Forms write a space as +. Only then is there something to copy.
+    // Forms encode a space as `+`. Only such a value needs a copy.
     let decoded = if value.contains('+') {
         decode(&value.replace('+', " ")).map(|text| Cow::Owned(text.into_owned()))
     } else {
@@ -149,9 +151,9 @@ fn value_of<'a>(name: &'static str, value: &'a str) -> Result<Cow<'a, str>> {
     })
 }
 
-/// Says that there is no such `what`, and which one may be meant.
+/// Describes an unknown `what` and suggests the most similar known name.
 pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
-    // Short names differ a lot by one letter.
+    // One different letter lowers the similarity of short names considerably.
     const SIMILAR: f64 = 0.6;
     let name: String = name.chars().take(64).collect();
     let nearness = |known: &str| strsim::jaro_winkler(&name.to_lowercase(), known);

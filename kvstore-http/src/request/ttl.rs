@@ -1,4 +1,4 @@
-//! Times to live, as `?ttl=` and as the member `ttl`: whole seconds from 1 to ten years, or `keep`.
+//! Times to live, in `?ttl=` and in the member `ttl`: whole seconds from 1 to ten years, or `keep`.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::answer::field::{Field, Place, raw};
 
-/// The time to live in a query.
+/// Parses a time to live from a query.
 pub(crate) fn from_text(text: &str) -> Result<Expiry, Field> {
     const PLACE: Place = Place::In("query", "ttl");
     if text == "keep" {
@@ -22,7 +22,7 @@ pub(crate) fn from_text(text: &str) -> Result<Expiry, Field> {
     from_number(seconds).map_err(|rule| rule.broken(PLACE, raw(text)))
 }
 
-/// The time to live in a body; `null` is none.
+/// Parses a time to live from a body; `null` means none.
 pub(crate) fn from_json(json: &RawValue) -> Result<Expiry, Field> {
     const PLACE: Place = Place::In("body", "ttl");
     let input = || Some(json.to_owned());
@@ -30,7 +30,7 @@ pub(crate) fn from_json(json: &RawValue) -> Result<Expiry, Field> {
         Ok(serde_json::Value::Null) => Ok(Expiry::Never),
         Ok(serde_json::Value::String(text)) if text == "keep" => Ok(Expiry::Keep),
         Ok(serde_json::Value::String(text)) => Err(Field::int_parsing(PLACE, &text)),
-        // A number too large for any type is one that is out of range.
+        // A number that no type can hold is out of range.
         Ok(serde_json::Value::Number(number)) => from_number(number.as_f64().unwrap_or(f64::MAX))
             .map_err(|rule| rule.broken(PLACE, input())),
         Ok(_) => Err(Field {
@@ -44,7 +44,7 @@ pub(crate) fn from_json(json: &RawValue) -> Result<Expiry, Field> {
     }
 }
 
-/// What a number of seconds must be, and is not.
+/// A rule for a number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     Whole,
@@ -52,7 +52,8 @@ enum Rule {
     AtMost(u64),
 }
 
-/// Ten years of seconds are far below what a floating-point number counts exactly.
+/// Converts seconds to an expiry. A floating-point number is exact far beyond the seconds of ten
+/// years.
 fn from_number(seconds: f64) -> Result<Expiry, Rule> {
     if seconds < TTL_MIN.as_secs_f64() {
         Err(Rule::AtLeast(TTL_MIN.as_secs()))
