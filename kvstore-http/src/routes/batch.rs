@@ -28,12 +28,12 @@ use crate::request::{body, ttl};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BatchRequest<'a> {
-    /// Each is read on its own, so that what is wrong has a place.
+    /// Each is parsed on its own, so that an error can name its index.
     #[serde(borrow)]
     ops: Vec<&'a RawValue>,
 }
 
-/// One of its operations, as it was sent.
+/// One operation, as sent.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sent<'a> {
@@ -41,7 +41,7 @@ struct Sent<'a> {
     op: Cow<'a, str>,
     #[serde(borrow)]
     key: Cow<'a, str>,
-    /// `null` is a value, and a member that is there.
+    /// `null` is a value, distinct from an absent member.
     #[serde(borrow, default, deserialize_with = "some")]
     value: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "some")]
@@ -69,7 +69,7 @@ impl Sent<'_> {
     ];
 }
 
-/// Looks for a member of the object `json` that is none of `known`, and says so.
+/// Describes the first member of the object `json` outside `known`, if there is one.
 fn unknown_member(json: &[u8], known: &[&str]) -> Option<String> {
     let members: BTreeMap<String, IgnoredAny> = serde_json::from_slice(json).ok()?;
     let name = members.keys().find(|name| !known.contains(&&***name))?;
@@ -82,7 +82,7 @@ fn some<'de, D: Deserializer<'de>>(
     <&RawValue>::deserialize(json).map(Some)
 }
 
-/// `POST`
+/// Answers `POST /v1/batch`.
 pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
     body::check_content_type(&parts.headers)?;
     Query::new(parts.uri.query()).only(&[])?;
@@ -111,7 +111,7 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
             written.reply(StatusCode::ACCEPTED, answer.member("status", "queued"))
         }
         WriteProgress::Applied(_) => {
-            // A check writes nothing.
+            // A check writes nothing, so it has no entry among the writes.
             let mut writes = written.writes.iter();
             let answer = answer.array("results", &asked, |result, (key, name)| {
                 let result = result.member("op", name).member("key", key);
@@ -148,8 +148,10 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>> {
     }
 }
 
+/// Parses one operation.
+///
 /// # Errors
-/// What is wrong with it.
+/// Describes what is wrong with it.
 fn operation(json: &RawValue) -> Result<Operation, String> {
     let sent: Sent<'_> = serde_json::from_str(json.get()).map_err(|error| {
         unknown_member(json.get().as_bytes(), &Sent::MEMBERS).unwrap_or_else(|| error.to_string())
@@ -174,7 +176,7 @@ fn operation(json: &RawValue) -> Result<Operation, String> {
         ],
     };
     let operation = match &*sent.op {
-        // A copy of its own: the rest of the body must not stay in memory with it.
+        // `Value::parse` copies, so the value does not keep the rest of the body in memory.
         "set" => Operation {
             expiry: ttl.unwrap_or_default(),
             ..Operation::set(key, parse(members.needs("value", sent.value)?)?)
@@ -213,8 +215,7 @@ fn operation(json: &RawValue) -> Result<Operation, String> {
     Ok(operation.under(condition))
 }
 
-/// Reads an integer, also one that is written with a fraction of zero or an exponent, as far as a
-/// float is exact.
+/// Parses an integer. A fraction of zero and an exponent are accepted as far as a float is exact.
 fn integer(json: &RawValue) -> Option<i64> {
     const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
     let is_integer = |number: &f64| number.fract() == 0.0 && number.abs() < EXACT_BELOW;
@@ -224,7 +225,7 @@ fn integer(json: &RawValue) -> Option<i64> {
         .or_else(|| Some(by_float()? as i64))
 }
 
-/// The members of an operation that not every one has.
+/// The members that only some operations have.
 struct OperationMembers<'a> {
     op: &'a str,
     given: Vec<(&'static str, bool)>,
@@ -240,7 +241,7 @@ impl OperationMembers<'_> {
         member.ok_or_else(|| format!("{} {} needs a {name}", article(self.op), self.op))
     }
 
-    /// Refuses what was not taken.
+    /// Refuses the members that are left.
     fn end(self) -> Result<(), String> {
         match self.given.iter().find(|(_, is_given)| *is_given) {
             Some((name, _)) => Err(format!("{} {} takes no {name}", article(self.op), self.op)),

@@ -1,7 +1,7 @@
-//! `DELETE /v1/kv?prefix=`: deletes the keys that it finds, in jobs of a bounded size.
+//! `DELETE /v1/kv?prefix=`: deletes the keys that it finds, in jobs of limited size.
 //!
-//! Not one moment: a key that is written meanwhile may stay. Repeating it is always safe, so it
-//! takes no idempotency key.
+//! The deletion is not atomic: a key written in the meantime may remain. Repeating the request is
+//! always safe, so it takes no idempotency key.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -26,10 +26,10 @@ use crate::request::headers::{IDEMPOTENCY_KEY, traceparent};
 use crate::request::prefer::Prefer;
 use crate::request::target::Query;
 
-/// Most keys held at once, over all partitions.
+/// Maximum number of keys in memory at once, over all partitions.
 const KEYS_HELD_MAX: usize = 16 * BATCH_OPERATIONS_MAX;
 
-/// `DELETE`
+/// Answers `DELETE /v1/kv?prefix=`.
 pub(super) async fn delete(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     const REFUSED: [HeaderName; 3] = [IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY];
     if let Some(name) = REFUSED
@@ -57,7 +57,7 @@ pub(super) async fn delete(context: &Context<'_>, parts: &Parts) -> Result<Reply
     let until = Instant::now() + wait;
 
     let mut jobs = Vec::new();
-    // What is accepted cannot be taken back: the rest may be done or not.
+    // Accepted jobs cannot be withdrawn, so an error after the first leaves the outcome open.
     submit_all(context, parts, &prefix, &mut jobs)
         .await
         .map_err(|error| match jobs.is_empty() {
@@ -97,7 +97,8 @@ pub(super) async fn delete(context: &Context<'_>, parts: &Parts) -> Result<Reply
     Ok(reply)
 }
 
-/// Finds the keys and asks for jobs that delete them, as many for each partition as it takes.
+/// Finds the keys and submits jobs that delete them, each for as many keys of one partition as a
+/// batch may hold.
 async fn submit_all(
     context: &Context<'_>,
     parts: &Parts,

@@ -1,4 +1,4 @@
-//! What all requests share, and what one request's handler works with.
+//! What all requests share, and the context of one request's handler.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use crate::server::connection::Phase;
 use crate::server::in_flight::InFlight;
 use crate::server::places::Places;
 
-/// Largest body of a request about many keys, in bytes, unless a single value may be larger.
+/// Maximum size of a body about several keys, in bytes, unless a single value may be larger.
 pub(crate) const BODIES_BYTES_MAX: usize = 8 << 20;
 
-/// What all requests share.
+/// State that all requests share.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) service: Service,
@@ -34,13 +34,13 @@ pub(crate) struct App {
     pub(crate) health: Health,
     pub(crate) metrics: ServerMetrics,
     pub(crate) watchers: WatchSlots,
-    /// Room for connections.
+    /// Limits the number of connections.
     pub(crate) places: Arc<Places>,
-    /// Room for bodies and answers.
+    /// Limits the bytes of bodies and answers in memory.
     pub(crate) in_flight: InFlight,
     /// The text of the OpenAPI document.
     openapi: Bytes,
-    /// The limits in it.
+    /// The limits of the service, as JSON text.
     limits: Bytes,
 }
 
@@ -66,8 +66,9 @@ impl App {
         }
     }
 
-    /// Returns the address by which requests to a listener must ask for this server, besides its names: its own, if it has one.
-    /// `None` if they may ask for any.
+    /// Returns the address that requests to a listener must name in `Host`, as an alternative to
+    /// the server's names: the listener's own, if it has one. Returns `None` if they may name any
+    /// host.
     pub(crate) fn asked_by(&self, listener: Option<IpAddr>) -> Option<IpAddr> {
         let is_loopback = listener.is_some_and(|ip| ip.to_canonical().is_loopback());
         let must = !self.options.hosts.is_empty() || is_loopback && self.options.tokens.is_none();
@@ -75,7 +76,7 @@ impl App {
     }
 }
 
-/// What a handler works with: it is one request's.
+/// The context of one request's handler.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) service: &'a Service,
@@ -83,13 +84,14 @@ pub(crate) struct Context<'a> {
     pub(crate) health: &'a Health,
     pub(crate) watchers: &'a WatchSlots,
     pub(crate) in_flight: &'a InFlight,
-    /// The connection that the request came on.
+    /// The request's connection.
     pub(crate) phase: &'a Arc<Phase>,
     pub(super) openapi: &'a Bytes,
-    /// Its headers, to look for rarer ones in (see [`rare`](crate::request::headers::rare)).
+    /// The request's headers, for looking up the rarer ones (see
+    /// [`rare`](crate::request::headers::rare)).
     pub(crate) rare: &'a HeaderMap,
     pub(super) limits: &'a Bytes,
-    /// What the request may touch: to be asked before anything is touched.
+    /// What the request may touch: checked before anything is touched.
     pub(crate) access: Access,
 }
 
@@ -119,7 +121,7 @@ impl<'a> Context<'a> {
         self.read(body, self.body_bytes_max()).await
     }
 
-    /// Reads a body about many keys.
+    /// Reads a body about several keys.
     pub(super) async fn bodies(&self, body: Incoming) -> Result<Bytes> {
         self.read(body, self.bodies_bytes_max()).await
     }
@@ -129,21 +131,22 @@ impl<'a> Context<'a> {
         body::read(body, bytes_max, timeout, timer, self.in_flight).await
     }
 
-    /// The largest body that a request with one value may have.
+    /// Returns the maximum size of a body with one value.
     fn body_bytes_max(&self) -> usize {
         self.options
             .body_bytes_max
             .unwrap_or(self.service.options().value_bytes_max + ENVELOPE_BYTES)
     }
 
-    /// The largest body that a request about many keys may have.
+    /// Returns the maximum size of a body about several keys.
     fn bodies_bytes_max(&self) -> usize {
         self.options
             .body_bytes_max
             .unwrap_or_else(|| self.body_bytes_max().max(BODIES_BYTES_MAX))
     }
 
-    /// Waits until the writes that a read has to show are applied: all of them together as long as one.
+    /// Waits until the writes that the read must show are applied. The waits run concurrently, so
+    /// several take no longer than one.
     pub(super) async fn wait_visible(&self, query: Query<'_>) -> Result<()> {
         let tokens = sync_tokens(self.rare, query)?;
         if tokens.is_empty() {

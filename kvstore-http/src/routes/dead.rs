@@ -1,4 +1,5 @@
-//! Dead letters, for operators: `/v1/jobs?status=dead`, trying them again and dropping them, one or all.
+//! Dead letters, for operators: lists them (`/v1/jobs?status=dead`), and retries or deletes one or
+//! all.
 
 use hyper::StatusCode;
 use hyper::header::LOCATION;
@@ -20,7 +21,7 @@ use crate::answer::reply::{self, Reply, SYNC_TOKEN, header_value};
 use crate::request::body::check_content_type;
 use crate::request::target::Query;
 
-/// Returns a page of the letters that the caller may know of, and the cursor of the next.
+/// Returns a page of the letters that the caller may see, and the cursor of the next page.
 pub(super) async fn page(
     context: &Context<'_>,
     after: Option<JobId>,
@@ -55,9 +56,9 @@ fn describe_letter(letter: &DeadLetter) -> Object {
     describe(&report).member("dead_at", rfc3339(letter.at))
 }
 
-/// `POST /v1/jobs/{id}/retry`
+/// Answers `POST /v1/jobs/{id}/retry`.
 pub(super) async fn retry(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
-    // A page that a browser shows cannot send this without being asked, either.
+    // Prevents a web page from sending this without a preflight request.
     check_content_type(&parts.headers)?;
     Query::new(parts.uri.query()).only(&[])?;
     let (id, dead) = letter(context, path).await?;
@@ -73,7 +74,7 @@ pub(super) async fn retry(context: &Context<'_>, parts: &Parts, path: &str) -> R
     Ok(reply)
 }
 
-/// `DELETE /v1/jobs/{id}`
+/// Answers `DELETE /v1/jobs/{id}`.
 pub(super) async fn forget(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     Query::new(parts.uri.query()).only(&[])?;
     let (id, _) = letter(context, path).await?;
@@ -82,14 +83,14 @@ pub(super) async fn forget(context: &Context<'_>, parts: &Parts, path: &str) -> 
             let answer = Object::new().member("id", id).member("forgotten", true);
             Ok(reply::object(StatusCode::OK, answer))
         }
-        // Another request was faster.
+        // Another request deleted it first.
         false => Err(Problem::no_letter()),
     }
 }
 
-/// `POST /v1/jobs/retry?status=dead`
+/// Answers `POST /v1/jobs/retry?status=dead`.
 ///
-/// One after the other, so that those of a key keep their order.
+/// Retries one letter after the other, so that the writes of a key keep their order.
 pub(super) async fn retry_all(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     check_content_type(&parts.headers)?;
     check_all_meant(parts)?;
@@ -97,7 +98,7 @@ pub(super) async fn retry_all(context: &Context<'_>, parts: &Parts) -> Result<Re
     for id in ids(context).await? {
         let dead = context.service.dead_letter(&id).await;
         let dead = dead.map_err(|error| cut_off(retried, error.into()))?;
-        // One that has gone meanwhile was retried or dropped by another request.
+        // A letter that is gone was retried or deleted by another request.
         if let Some(dead) = dead {
             let retry = context.service.retry(&id, dead).await;
             retry.map_err(|error| cut_off(retried, error.into()))?;
@@ -110,7 +111,7 @@ pub(super) async fn retry_all(context: &Context<'_>, parts: &Parts) -> Result<Re
     ))
 }
 
-/// `DELETE /v1/jobs?status=dead`
+/// Answers `DELETE /v1/jobs?status=dead`.
 pub(super) async fn forget_all(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     check_all_meant(parts)?;
     let mut forgotten: u64 = 0;
@@ -124,7 +125,7 @@ pub(super) async fn forget_all(context: &Context<'_>, parts: &Parts) -> Result<R
     ))
 }
 
-/// Checks that the query says of which jobs all are meant.
+/// Checks that the query states `status=dead` and nothing else.
 fn check_all_meant(parts: &Parts) -> Result<()> {
     let query = Query::new(parts.uri.query());
     query.only(&["status"])?;
@@ -134,10 +135,11 @@ fn check_all_meant(parts: &Parts) -> Result<()> {
     }
 }
 
-/// Returns the letters that there are now and that the caller may know of; those of jobs that die later are not among them.
+/// Returns the current letters that the caller may see. Letters of jobs that die later are not
+/// included.
 ///
 /// # Errors
-/// 403 if it may not write what one of them writes.
+/// 403 if the caller may not write a key that one of them writes.
 async fn ids(context: &Context<'_>) -> Result<Vec<JobId>> {
     let mut ids = Vec::new();
     let mut request = DeadRequest {
@@ -158,7 +160,7 @@ async fn ids(context: &Context<'_>) -> Result<Vec<JobId>> {
     }
 }
 
-/// The error of a request for all letters that has dealt with some.
+/// Returns the error of a request for all letters that has handled `done` of them.
 fn cut_off(done: u64, error: Box<Problem>) -> Box<Problem> {
     match done {
         0 => error,
@@ -169,7 +171,8 @@ fn cut_off(done: u64, error: Box<Problem>) -> Box<Problem> {
 /// Returns the letter of the job named by `path`.
 ///
 /// # Errors
-/// 404 if there is none that the caller may know of; 403 if it may not write what the letter writes.
+/// 404 if there is none that the caller may see; 403 if the caller may not write a key that the
+/// letter writes.
 async fn letter(context: &Context<'_>, path: &str) -> Result<(JobId, Dead)> {
     let id: JobId = path.parse().map_err(|_| Problem::no_letter())?;
     let dead = context.service.dead_letter(&id).await?;
@@ -185,7 +188,7 @@ fn check_may_write(context: &Context<'_>, command: &Command) -> Result<()> {
     operations.try_for_each(|operation| context.access.may_write(&operation.key))
 }
 
-/// Whether the caller may know of a job that does this: all of it.
+/// Returns true if the caller may see a job with this command.
 pub(super) fn is_visible(context: &Context<'_>, command: &Command) -> bool {
     context.access.may_see_job(Some(&Summary::of(command)))
 }

@@ -1,5 +1,5 @@
-//! Leads a request to the handler of its route, with what holds for every request whichever it takes: an id, a bound on its time,
-//! and an answer even if a handler panics.
+//! Dispatches a request to the handler of its route. Every request gets an id, a time limit, and an
+//! answer even if its handler panics.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::request::headers::{rare, request_id};
 use crate::request::target::Query;
 use crate::server::connection::Phase;
 
-/// What the metrics call everything that is no route.
+/// The label of requests without a route in the metrics.
 const NO_ROUTE: &str = "none";
 
 async fn dispatch(
@@ -51,7 +51,7 @@ async fn dispatch(
         _ if route.is_public() => Access::Nothing,
         None => Access::Everything,
         Some(tokens) => match route {
-            // No header can be given to a browser's EventSource.
+            // A browser's `EventSource` cannot send headers.
             Route::Watch => {
                 let query = Query::new(parts.uri.query());
                 tokens.admit_by(&parts.headers, query.get("access_token")?.as_deref())?
@@ -66,7 +66,7 @@ async fn dispatch(
         };
     }
     let context = &Context::new(app, phase, rare, access);
-    // hyper sends the head of an answer to HEAD, and keeps the body to itself.
+    // hyper sends only the head of an answer to HEAD.
     let method = match &parts.method {
         &Method::HEAD => &Method::GET,
         method => method,
@@ -105,15 +105,16 @@ async fn dispatch(
         (Route::RetryAll, &Method::POST) => dead::retry_all(context, parts).await,
         (Route::Queue, &Method::GET) => queue::get(context).await,
         (Route::Job(id), &Method::GET) => jobs::get(context, parts, id).await,
-        // To OPTIONS, too.
+        // Includes OPTIONS.
         (Route::Entry(_), _) => Err(Problem::method_not_allowed(route.allow()).patchable()),
         (route, _) => Err(Problem::method_not_allowed(route.allow())),
     }
 }
 
-/// A body has no encoding but `chunked`, once (RFC 9112 §6.1). hyper takes others before that one, and where something between client
-/// and server takes them otherwise, what one of them reads as the end of a body is to the other a request that nobody has sent.
-/// Where there is a length, too, hyper drops that and closes the connection after its answer, as the RFC has it.
+/// Refuses transfer encodings other than a single `chunked` (RFC 9112 §6.1). hyper accepts others
+/// before it. If an intermediary interprets them differently, the end of a body for one party is,
+/// for the other, the start of a request that no client sent. If there is also a length, hyper
+/// ignores it and closes the connection after the answer, as the RFC requires.
 fn check_framing(headers: &HeaderMap) -> Result<()> {
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else {
@@ -127,8 +128,8 @@ fn check_framing(headers: &HeaderMap) -> Result<()> {
     }
 }
 
-/// A write is of a whole value. What says that it is a part of one must not replace it (RFC 9110
-/// §14.5).
+/// Refuses a write of a part of a value. Writes replace the whole value, so a body that declares
+/// itself a part must not be accepted (RFC 9110 §14.5).
 fn check_range(method: &Method, headers: &HeaderMap) -> Result<()> {
     match method.is_safe() || !headers.contains_key(CONTENT_RANGE) {
         true => Ok(()),
@@ -138,7 +139,7 @@ fn check_range(method: &Method, headers: &HeaderMap) -> Result<()> {
     }
 }
 
-/// The answer to `request`, and whether some of its body may still be under way.
+/// Returns the answer to `request`, and true if some of its body may still be unread.
 pub(crate) async fn handle(
     app: &App,
     phase: &Arc<Phase>,
@@ -164,7 +165,7 @@ pub(crate) async fn handle(
         Ok(reply) if reply.body().uncounted_bytes() > 0 => app.in_flight.hold_reply(reply).await,
         result => result,
     };
-    // Only what changes something and succeeds has read its body to the end.
+    // Only a successful request with a body is certain to have read it to the end.
     let is_read =
         result.is_ok() && matches!(parts.method, Method::PUT | Method::POST | Method::PATCH);
     let mut reply =

@@ -1,4 +1,4 @@
-//! `/openapi.json`, and `/docs`: the same as a page to try it out, which needs no other server.
+//! `/openapi.json`, and `/docs`: the same as an interactive page, which needs no other server.
 
 use hyper::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
@@ -8,7 +8,7 @@ use hyper::{Response, StatusCode};
 use super::context::Context;
 use crate::answer::reply::{self, Body, NO_CACHE, Reply};
 
-/// Swagger UI as it is shipped, compressed by `build.rs`: every browser takes that.
+/// Swagger UI as published, compressed by `build.rs`; every browser accepts gzip.
 const SWAGGER_UI_JS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.js.gz"));
 const SWAGGER_UI_CSS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css.gz"));
 
@@ -30,8 +30,8 @@ const PAGE: &[u8] = b"<!DOCTYPE html>
 </html>
 ";
 
-/// Opens the document that this server has, whatever stands before it in the path.
-/// A HEAD is its GET without the body, and would only double the list.
+/// Opens the document of this server, whatever prefix the path has. HEAD operations equal their GET
+/// without the body and would only double the list, so they are left out.
 const START_JS: &[u8] = b"window.addEventListener('load', async () => {
   const spec = await (await fetch(new URL('openapi.json', document.baseURI))).json();
   for (const path of Object.values(spec.paths)) delete path.head;
@@ -45,7 +45,8 @@ const START_JS: &[u8] = b"window.addEventListener('load', async () => {
 });
 ";
 
-/// Everything comes from this server, and only scripts that are files run. Swagger UI sets styles, and has pictures in them.
+/// All resources come from this server, and only scripts in files run. Swagger UI sets inline
+/// styles and embeds images in them.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -54,21 +55,21 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 
-/// `GET /openapi.json`
+/// Answers `GET /openapi.json`.
 pub(super) fn openapi(context: &Context<'_>) -> Reply {
     let mut reply = reply::json(StatusCode::OK, context.openapi.clone());
     reply.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
     reply
 }
 
-/// `GET /docs`
+/// Answers `GET /docs`.
 pub(super) fn page() -> Reply {
     let mut reply = file_of("text/html; charset=utf-8", PAGE.into());
     reply.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
     reply
 }
 
-/// `GET /docs/{file}`
+/// Answers `GET /docs/{file}`.
 pub(super) fn file(name: &str) -> Option<Reply> {
     let compressed = |media_type, bytes: &'static [u8]| {
         let mut reply = file_of(media_type, bytes.into());

@@ -1,4 +1,4 @@
-//! `/v1/jobs/{id}`: how a write that was accepted has gone.
+//! `/v1/jobs/{id}`: the state and outcome of an accepted write.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use crate::answer::reply::{self, NO_STORE, Reply};
 use crate::request::conditions::etag_text;
 use crate::request::target::Query;
 
-/// `GET` and `HEAD`
+/// Answers `GET` and `HEAD /v1/jobs/{id}`.
 pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let wait = Query::new(parts.uri.query()).seconds("wait", context.options.wait_max)?;
-    // What is no id of ours names no job of ours.
+    // Text that is not a job id names no job.
     let id: JobId = path.parse().map_err(|_| Problem::no_job())?;
     let report = if context.access.is_scoped() {
-        // Not even how long an answer takes may tell that there is a job which is none of theirs.
+        // Otherwise, the time of the answer would reveal jobs that the caller may not see.
         let report = visible(context, &id, Duration::ZERO).await?;
         if report.state == JobState::Queued && !wait.is_zero() {
             visible(context, &id, wait).await?
@@ -44,7 +44,8 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Res
     Ok(reply)
 }
 
-/// The report on a job that the caller may know of. Of one that it may not, and of one that nobody knows, it hears the same.
+/// Returns the report on a job that the caller may see. The error is the same for a job out of
+/// reach and an unknown one.
 async fn visible(context: &Context<'_>, id: &JobId, wait: Duration) -> Result<JobReport> {
     let report = context.service.job(id, wait).await?;
     report
@@ -52,7 +53,7 @@ async fn visible(context: &Context<'_>, id: &JobId, wait: Duration) -> Result<Jo
         .ok_or_else(Problem::no_job)
 }
 
-/// Every member is always there; what is not known is `null`.
+/// Describes a job. Every member is always present; unknown ones are `null`.
 pub(super) fn describe(report: &JobReport) -> Object {
     let name = report.summary.as_ref().map(|summary| &summary.name);
     let (status, result, error) = match &report.state {
@@ -80,7 +81,7 @@ pub(super) fn describe(report: &JobReport) -> Object {
                     .member("detail", &dead.reason),
             ),
         ),
-        // The service reports no such job.
+        // The service never returns these in a report.
         JobState::Forgotten | JobState::Unknown => ("unknown", None, None),
     };
     let object = |object: Option<Object>| object.map_or_else(|| "null".into(), Object::finish);
@@ -94,7 +95,7 @@ pub(super) fn describe(report: &JobReport) -> Object {
         .raw("error", &object(error))
 }
 
-/// The same facts that a client who waited for the write was told.
+/// Describes the result as the answer to a waited write does.
 fn result(succeeded: &Succeeded) -> Object {
     match (&*succeeded.summary.name, succeeded.writes.first()) {
         ("batch", _) | (_, None) => Object::new(),

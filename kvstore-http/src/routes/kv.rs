@@ -22,7 +22,7 @@ use crate::request::conditions::etag;
 use crate::request::target::{self, Query};
 use crate::request::{body, ttl};
 
-/// `GET` and `HEAD`
+/// Answers `GET` and `HEAD /v1/kv/{key}`.
 pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     let query = Query::new(parts.uri.query());
@@ -47,13 +47,13 @@ fn meta(key: &Key, entry: &Entry) -> Bytes {
 }
 
 pub(super) fn rfc3339(moment: Timestamp) -> String {
-    // The form has four digits for the year.
+    // The format has four digits for the year.
     const LAST_MS: u64 = 253_402_300_799_999;
     let moment = UNIX_EPOCH + Duration::from_millis(moment.0.min(LAST_MS));
     humantime::format_rfc3339_millis(moment).to_string()
 }
 
-/// `PUT`
+/// Answers `PUT /v1/kv/{key}`.
 pub(super) async fn put(
     context: &Context<'_>,
     parts: &Parts,
@@ -73,7 +73,7 @@ pub(super) async fn put(
     write(context, set).await
 }
 
-/// `PATCH`: a merge of the body, or without one a new deadline.
+/// Answers `PATCH /v1/kv/{key}`: merges the body, or sets a new deadline if there is none.
 pub(super) async fn patch(
     context: &Context<'_>,
     parts: &Parts,
@@ -102,7 +102,7 @@ pub(super) async fn patch(
     write(context, operation).await
 }
 
-/// `POST`: an addition.
+/// Answers `POST /v1/kv/{key}`: adds to an integer.
 pub(super) async fn add(
     context: &Context<'_>,
     parts: &Parts,
@@ -110,7 +110,7 @@ pub(super) async fn add(
     path: &str,
 ) -> Result<Reply> {
     let key = target::key(path)?;
-    // A page that a browser shows cannot send this without being asked, either.
+    // Prevents a web page from sending this without a preflight request.
     body::check_content_type(&parts.headers)?;
     let query = Query::new(parts.uri.query());
     query.only(&["add", "ttl"])?;
@@ -133,7 +133,7 @@ pub(super) async fn add(
     write(context, add).await
 }
 
-/// Returns what the parameter `ttl` asks for; `None` if it is not given.
+/// Parses the parameter `ttl`; returns `None` if it is absent.
 fn expiry(query: Query<'_>) -> Result<Option<Expiry>> {
     let text = query.given("ttl")?;
     text.map(|text| ttl::from_text(&text).map_err(Problem::field))
@@ -145,7 +145,7 @@ fn value(text: &[u8]) -> Result<Value> {
         .map_err(|error| Problem::field(Field::value_error(Place::BODY, &error.to_string(), None)))
 }
 
-/// Asks for an operation that leaves a value, and says what it did.
+/// Submits an operation that leaves a value, and describes its result.
 async fn write(context: &Context<'_>, operation: Operation) -> Result<Reply> {
     let name = operation.action.name();
     let written = submit(context, operation, context.options.resource_wait).await?;
@@ -166,7 +166,7 @@ async fn write(context: &Context<'_>, operation: Operation) -> Result<Reply> {
     Ok(reply)
 }
 
-/// `DELETE`
+/// Answers `DELETE /v1/kv/{key}`.
 pub(super) async fn delete(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     Query::new(parts.uri.query()).only(&[])?;

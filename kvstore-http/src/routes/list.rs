@@ -16,7 +16,7 @@ use crate::answer::json::Object;
 use crate::answer::reply::{self, NO_CACHE, Reply};
 use crate::request::target::Query;
 
-/// `GET` and `HEAD`
+/// Answers `GET` and `HEAD /v1/kv`.
 pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
     let request = request(query)?;
@@ -26,7 +26,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
         true => request
             .limit
             .saturating_mul(context.service.options().value_bytes_max),
-        // What a page of keys takes is counted once it is there.
+        // The bytes of a page of keys are counted once it is complete.
         false => 0,
     };
     let room = context
@@ -46,7 +46,7 @@ fn request(query: Query<'_>) -> Result<ListRequest> {
     let text = |name| query.get(name).map(|text| text.map(String::from));
     let mut request = ListRequest {
         prefix: text("prefix")?.unwrap_or_default(),
-        // Like no delimiter: every text has an empty one everywhere.
+        // An empty delimiter occurs everywhere in every text, so it counts as none.
         delimiter: text("delimiter")?.filter(|delimiter| !delimiter.is_empty()),
         include_values: include_values(query)?,
         count: query.switch("count")?,
@@ -123,14 +123,14 @@ fn entry(object: Object, listed: &Listed) -> Object {
     }
 }
 
-/// The place behind which the next page starts, and what it is a place in.
+/// Encodes the key after which the next page starts, with a hash of the listing.
 fn cursor(request: &ListRequest, next: &str) -> String {
     let mut bytes = listing(request).to_vec();
     bytes.extend_from_slice(next.as_bytes());
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The place in a cursor; `None` if it is none, or one of another listing.
+/// Decodes a cursor; returns `None` if it is malformed or belongs to another listing.
 fn place_of(cursor: &str, request: &ListRequest) -> Option<String> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let place = bytes.strip_prefix(&listing(request))?;
@@ -138,11 +138,12 @@ fn place_of(cursor: &str, request: &ListRequest) -> Option<String> {
     place.starts_with(&request.prefix).then_some(place)
 }
 
-/// Tells listings apart. It guards against mistakes, not against an enemy: whoever may list may list from anywhere.
+/// Returns a hash that identifies the listing. It guards against mistakes, not attacks: a caller
+/// who may list may start anywhere.
 fn listing(request: &ListRequest) -> [u8; 4] {
     let mut hash = crc32fast::Hasher::new();
     hash.update(request.prefix.as_bytes());
-    // No text in UTF-8 has this byte, so no two pairs come to the same bytes.
+    // This byte never occurs in UTF-8, so different pairs give different input.
     hash.update(&[0xff]);
     hash.update(request.delimiter.as_deref().unwrap_or_default().as_bytes());
     hash.finalize().to_be_bytes()

@@ -1,4 +1,4 @@
-//! `POST /v1/mget`: several entries in one answer, as they were at one moment (of each partition).
+//! `POST /v1/mget`: several entries in one answer, as of one moment (in each partition).
 
 use hyper::StatusCode;
 use hyper::body::Incoming;
@@ -16,10 +16,10 @@ use crate::answer::reply::{self, NO_STORE, Reply};
 use crate::request::body;
 use crate::request::target::Query;
 
-/// Most keys of one request.
+/// Maximum number of keys of a request.
 pub(crate) const KEYS_MAX: usize = 1000;
 
-/// Most bytes of values in one answer, unless a single value may be larger.
+/// Maximum size of all values in one answer, in bytes, unless a single value may be larger.
 const VALUES_BYTES_MAX: usize = 8 << 20;
 
 /// The body of a request.
@@ -28,7 +28,7 @@ struct MgetRequest {
     keys: Vec<String>,
 }
 
-/// `POST`
+/// Answers `POST /v1/mget`.
 pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
     body::check_content_type(&parts.headers)?;
     let query = Query::new(parts.uri.query());

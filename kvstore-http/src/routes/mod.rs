@@ -1,5 +1,5 @@
-//! The table of routes; a module for the handlers of each. [`dispatch`] leads a request to its handler, [`context`] is what the
-//! handlers work with.
+//! The table of routes, and a module with the handlers of each. [`dispatch`] calls the handler of a
+//! request; [`context`] is what handlers work with.
 
 mod batch;
 mod clear;
@@ -24,7 +24,7 @@ use kvstore_worker::admin;
 pub(crate) use self::context::BODIES_BYTES_MAX;
 pub(crate) use self::mget::KEYS_MAX as MGET_KEYS_MAX;
 
-/// Everything that is served, with the part of the path that is a key or an id.
+/// All routes, with the part of the path that is a key or an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'a> {
     Root,
@@ -80,7 +80,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Of one job. No id has a slash.
+    /// Parses the path of one job. Ids contain no slash.
     fn of_job(path: &'a str) -> Self {
         match path.strip_suffix("/retry") {
             Some(id) => Self::Retry(id),
@@ -88,7 +88,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// The methods that it has, as `Allow` lists them.
+    /// Returns the methods of the route, in the form of `Allow`.
     fn allow(self) -> &'static str {
         match self {
             Self::Root
@@ -110,8 +110,8 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Whether whoever reaches the server may ask. There is no data in it: probes carry no tokens, and neither does whoever looks
-    /// up why a token was refused. Everything else needs one, where there are any.
+    /// Returns true if the route needs no token. Public routes serve no data: probes send no
+    /// tokens, and a client must be able to look up why its token was refused.
     fn is_public(self) -> bool {
         matches!(
             self,
@@ -126,7 +126,7 @@ impl<'a> Route<'a> {
         )
     }
 
-    /// What the metrics call it.
+    /// Returns the label of the route in the metrics.
     fn pattern(self) -> &'static str {
         match self {
             Self::Root => "/",
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// A path of every route. Whoever adds a route adds one here: the compiler asks for it.
+    /// A path of each route. `is_in_paths` fails to compile until a new route is added.
     const PATHS: [&str; 23] = [
         "/",
         "/livez",

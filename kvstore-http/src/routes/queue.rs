@@ -1,4 +1,4 @@
-//! What waits: `GET /v1/jobs`, and how much of it, `GET /v1/queue`.
+//! The waiting jobs (`GET /v1/jobs`), and their number and size (`GET /v1/queue`).
 
 use hyper::StatusCode;
 use hyper::header::CACHE_CONTROL;
@@ -20,7 +20,7 @@ use crate::answer::json::Object;
 use crate::answer::reply::{self, NO_STORE, Reply};
 use crate::request::target::Query;
 
-/// Which jobs can be listed.
+/// The states by which jobs can be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     Queued,
@@ -28,7 +28,7 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// The refusal of another one than those `expected`.
+    /// Reports a status outside those `expected`.
     pub(super) fn refused(given: Option<&str>, expected: &'static str) -> Box<Problem> {
         Problem::field(Field {
             kind: "literal_error",
@@ -40,7 +40,7 @@ impl Status {
     }
 }
 
-/// Returns the parameter `status`; `None` if it is not given.
+/// Parses the parameter `status`; returns `None` if it is absent.
 pub(super) fn status(query: Query<'_>) -> Result<Option<Status>> {
     match query.get("status")?.as_deref() {
         None => Ok(None),
@@ -50,7 +50,7 @@ pub(super) fn status(query: Query<'_>) -> Result<Option<Status>> {
     }
 }
 
-/// `GET` and `HEAD /v1/jobs`
+/// Answers `GET` and `HEAD /v1/jobs`.
 pub(super) async fn list(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
     let status = status(query)?.unwrap_or(Status::Queued);
@@ -72,14 +72,15 @@ pub(super) async fn list(context: &Context<'_>, parts: &Parts) -> Result<Reply> 
     Ok(reply)
 }
 
-/// Returns a page of the jobs that wait and that the caller may know of, by partition and position, and the cursor of the next.
+/// Returns a page of the waiting jobs that the caller may see, by partition and position, and the
+/// cursor of the next page.
 async fn waiting(
     context: &Context<'_>,
     after: Option<JobId>,
     limit: usize,
 ) -> Result<(Vec<Object>, Option<JobId>)> {
     let (store, queue) = (context.service.store(), context.service.queue());
-    // One that could not be read yet may not know its own id.
+    // A queue that has not been reached yet may not know its own id.
     queue.ping().await?;
     let after = after.filter(|after| after.queue == queue.id());
     let first = after.map(|after| after.partition).unwrap_or_default();
@@ -107,8 +108,8 @@ async fn waiting(
     Ok((jobs.iter().map(describe_waiting).collect(), cursor))
 }
 
-/// Keeps `limit` of what the caller may know of. Returns the cursor of the next page: the id of the
-/// last one kept, if there are more.
+/// Truncates `seen` to `limit`. Returns the cursor of the next page, the id of the last item kept,
+/// if items were cut off.
 pub(super) fn cut<T>(seen: &mut Vec<T>, limit: usize, id: fn(&T) -> JobId) -> Option<JobId> {
     let more = seen.len() > limit;
     seen.truncate(limit);
@@ -125,9 +126,9 @@ fn describe_waiting(job: &Job) -> Object {
     describe(&report).member("accepted_at", rfc3339(job.accepted_at))
 }
 
-/// `GET` and `HEAD /v1/queue`
+/// Answers `GET` and `HEAD /v1/queue`.
 pub(super) async fn get(context: &Context<'_>) -> Result<Reply> {
-    // What waits under other keys is none of the business of a token that reaches some only.
+    // The figures cover all keys, so a token with a prefix may not see them.
     context.access.may_list("")?;
     let queue = context.service.queue();
     let depth = queue.depth().await?;

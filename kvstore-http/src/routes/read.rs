@@ -1,4 +1,5 @@
-//! What reads of one entry have in common: sync tokens, conditions, waiting for a change, and the headers that describe an entry.
+//! The common parts of reads of one entry: sync tokens, conditions, waiting for a change, and the
+//! headers that describe an entry.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::request::conditions::{ReadCondition, etag};
 use crate::request::prefer::Prefer;
 use crate::request::target::Query;
 
-/// The answer to a read of `key`, with what `body` makes of the entry.
+/// Answers a read of `key`; `body` formats the entry.
 pub(super) async fn reply(
     context: &Context<'_>,
     query: Query<'_>,
@@ -55,8 +56,9 @@ pub(super) async fn reply(
     Ok(reply)
 }
 
-/// Returns true if a client that waits has the entry already, as it is, or waits for one that there
-/// is not. A client that names tags knows one that was there.
+/// Returns true if the client already knows the current state: it has the entry's version, or it
+/// waits for an absent key to appear. A client that sends tags expects an entry, so absence is news
+/// to it.
 fn is_known(context: &Context<'_>, entry: Option<&Entry>) -> Result<bool> {
     match entry {
         Some(entry) => {
@@ -67,13 +69,14 @@ fn is_known(context: &Context<'_>, entry: Option<&Entry>) -> Result<bool> {
     }
 }
 
-/// The entry once it is not the one that the client knows, or as it is after `wait`.
+/// Returns the entry once it differs from the one that the client knows, or the current one after
+/// `wait`.
 async fn changed(context: &Context<'_>, key: &Key, wait: Duration) -> Result<Option<Entry>> {
     let until = Instant::now() + wait;
     let mut watcher = context.watchers.admit(context)?;
     let store = context.service.store();
     loop {
-        // Before it is read again, so that no change comes between.
+        // The watch starts before each read, so that no change in between is missed.
         let request = WatchRequest {
             prefix: key.as_str().to_owned(),
             include_values: false,
@@ -87,7 +90,7 @@ async fn changed(context: &Context<'_>, key: &Key, wait: Duration) -> Result<Opt
         let end = found.as_ref().and_then(|entry| entry.expires_at).map(end);
         tokio::select! {
             biased;
-            // Whoever waits here should wait elsewhere.
+            // The server is draining or the token was revoked: the client should wait elsewhere.
             () = watcher.ended() => return Ok(found),
             () = sleep_until(end.map_or(until, |end| until.min(end))) => {}
             () = change_of(key, &mut watch) => {}
@@ -95,13 +98,14 @@ async fn changed(context: &Context<'_>, key: &Key, wait: Duration) -> Result<Opt
     }
 }
 
-/// When to look for an entry that is about to expire. The store's clock says whether it has, so it may take a second look.
+/// Returns when to check an entry that is about to expire. The store's clock decides, so a second
+/// check may be needed.
 fn end(deadline: Timestamp) -> Instant {
     const AGAIN: Duration = Duration::from_millis(20);
     Instant::now() + deadline.since(SystemClock.now()).max(AGAIN)
 }
 
-/// Ready after a change of `key`, or when it cannot be said any more that there was none.
+/// Completes after a change of `key`, or when the watch can no longer rule one out.
 async fn change_of(key: &Key, watch: &mut Watch) {
     while let Some(Ok(change)) = watch.changes.next().await {
         if change.key == *key {
@@ -124,7 +128,8 @@ fn describe(headers: &mut HeaderMap, version: Version, expires_at: Option<Timest
     }
 }
 
-/// Rounded up, so that an entry that is still there has at least a second, and one just written all that it was given.
+/// Returns the remaining seconds, rounded up: an existing entry has at least one, and a new one all
+/// that it was given.
 fn seconds_left(deadline: Timestamp) -> u64 {
     deadline
         .since(SystemClock.now())

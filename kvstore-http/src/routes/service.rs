@@ -1,4 +1,4 @@
-//! What the server says about itself.
+//! The server's description of itself.
 
 use hyper::header::{CACHE_CONTROL, HeaderValue, VARY};
 use hyper::http::request::Parts;
@@ -12,10 +12,10 @@ use crate::answer::json::Object;
 use crate::answer::reply::{self, Body, NO_STORE, Reply};
 use crate::console;
 
-/// Whose answer it is depends on these.
+/// Request headers that the answer depends on.
 const VARIES: HeaderValue = HeaderValue::from_static("accept, authorization");
 
-/// `GET /`: the console for a browser, and for a program what it can ask for.
+/// Answers `GET /`: the console for a browser, a description of the service for a program.
 pub(super) fn root(context: &Context<'_>, parts: &Parts) -> Reply {
     let mut reply = match console::prefers_html(&parts.headers) {
         true => console::page(),
@@ -26,7 +26,7 @@ pub(super) fn root(context: &Context<'_>, parts: &Parts) -> Reply {
 }
 
 fn description(context: &Context<'_>, parts: &Parts) -> Reply {
-    // Public, so what the caller may do is asked here. An unknown token may do nothing.
+    // The route is public, so the token is checked here. An unknown token has no access.
     let access = match &context.options.tokens {
         None => Some(Access::Everything),
         Some(tokens) => tokens.admit(&parts.headers).ok(),
@@ -65,7 +65,7 @@ fn description(context: &Context<'_>, parts: &Parts) -> Reply {
     reply
 }
 
-/// `GET /livez`, `GET /readyz` and `GET /metrics`: the same as on a listener for these alone.
+/// Answers `GET /livez`, `GET /readyz` and `GET /metrics` like the separate admin listener.
 pub(super) async fn admin(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let answer = context.health.respond(&Method::GET, parts.uri.path()).await;
     let answer = answer.ok_or_else(Problem::no_route)?;

@@ -1,4 +1,5 @@
-//! The body of `POST /set`: read without changing the value in it, and everything that is wrong with it reported at once.
+//! The body of `POST /set`: parsed without changing the value in it; all errors are reported at
+//! once.
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place, raw};
 use crate::request::ttl;
 
-/// What the body of `POST /set` asks for.
+/// The parsed body of `POST /set`.
 #[derive(Debug)]
 pub(super) struct SetRequest {
     pub(super) key: Key,
@@ -22,7 +23,7 @@ pub(super) struct SetRequest {
 }
 
 impl SetRequest {
-    /// Reads it.
+    /// Parses a body.
     ///
     /// # Errors
     /// 422 in FastAPI's words, with a field for each member that is wrong.
@@ -59,8 +60,8 @@ impl SetRequest {
     }
 }
 
-/// The members of the body that mean something, as they came: a value must not pass through a parser that changes it, and `null`
-/// is a value.
+/// The recognized members of the body, unparsed: a value must not pass through a parser that
+/// changes it, and `null` is a value.
 #[derive(Debug, Default)]
 struct SetMembers<'a> {
     key: SetMember<'a>,
@@ -73,7 +74,7 @@ enum SetMember<'a> {
     #[default]
     Absent,
     Once(&'a RawValue),
-    /// Readers of JSON do not agree on which of them counts, so it is not guessed.
+    /// JSON parsers disagree about which one applies, so repetition is an error.
     Repeated(&'a RawValue),
 }
 
@@ -147,7 +148,7 @@ fn parse_key(json: &RawValue) -> Result<Key, Field> {
             context: None,
         });
     }
-    // Text that has half a surrogate pair is no Unicode.
+    // Text with an unpaired surrogate is not Unicode.
     let text: String = serde_json::from_str(json.get()).map_err(|_| Field {
         kind: "string_unicode",
         place: PLACE,
@@ -160,12 +161,12 @@ fn parse_key(json: &RawValue) -> Result<Key, Field> {
 }
 
 fn parse_value(json: &RawValue) -> Result<Value, Field> {
-    // A copy of its own: the rest of the body must not stay in memory with it.
+    // `Value::parse` copies, so the value does not keep the rest of the body in memory.
     Value::parse(json.get())
         .map_err(|error| Field::value_error(Place::In("body", "value"), &error.to_string(), None))
 }
 
-/// What the client has sent, for it to recognise; unless its own parser might refuse it.
+/// Returns the client's input for the error, unless the client's parser might refuse it.
 fn echo(json: &RawValue) -> Option<Box<RawValue>> {
     let checked = Value::parse(json.get()).ok()?;
     RawValue::from_string(checked.to_string()).ok()
@@ -189,7 +190,7 @@ fn repeated(name: &'static str, json: &RawValue) -> Field {
     )
 }
 
-/// A body that is no object, for which `error` may be the reason.
+/// Reports a body that is not an object; `error` is the parser's reason.
 fn no_object(text: &str, error: serde_json::Error) -> Box<Problem> {
     match serde_json::from_str::<&RawValue>(text) {
         Ok(whole) if !whole.get().starts_with('{') => Problem::field(Field {
@@ -203,9 +204,9 @@ fn no_object(text: &str, error: serde_json::Error) -> Box<Problem> {
     }
 }
 
-/// A body that is not JSON, and where it stops being so.
+/// Reports a body that is not JSON, with the position of the error.
 fn syntax_error(text: &str, error: &serde_json::Error) -> Box<Problem> {
-    // The parser counts lines and, in the last one, bytes; both from 1.
+    // The parser counts lines and, within the last one, bytes, both from 1.
     let lines_before = error.line().saturating_sub(1);
     let line_start: usize = text
         .split_inclusive('\n')

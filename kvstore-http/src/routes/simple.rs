@@ -1,4 +1,4 @@
-//! The simple face: the three routes that the service is known by, with FastAPI's answers.
+//! The simple face: the three plain routes, with FastAPI's answers.
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -19,7 +19,7 @@ use crate::request::body;
 use crate::request::conditions::etag;
 use crate::request::target::{self, Query};
 
-/// `POST /set`
+/// Answers `POST /set`.
 pub(super) async fn set(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
     body::check_content_type(&parts.headers)?;
     let SetRequest { key, value, expiry } = SetRequest::parse(&context.body(body).await?)?;
@@ -51,7 +51,7 @@ pub(super) async fn set(context: &Context<'_>, parts: &Parts, body: Incoming) ->
     })
 }
 
-/// `GET /get/{key}`
+/// Answers `GET /get/{key}`.
 pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     let query = Query::new(parts.uri.query());
@@ -64,7 +64,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts, path: &str) -> Res
     read::reply(context, query, &key, body).await
 }
 
-/// `DELETE /delete/{key}`
+/// Answers `DELETE /delete/{key}`.
 pub(super) async fn delete(context: &Context<'_>, path: &str) -> Result<Reply> {
     let key = target::key(path)?;
     let wait = context.options.simple_wait;

@@ -1,8 +1,9 @@
 //! `GET /v1/watch`: changes as they become visible, as server-sent events
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
-//! Nothing is kept here for a client that is slow: changes are taken from the store as the connection takes their text, and they
-//! wait in the store's history, which is bounded. Who falls out of it is disconnected.
+//! Nothing is buffered here for a slow client: changes are taken from the store as the connection
+//! accepts their text, and wait in the store's history, which is limited. A client that falls
+//! behind the history is disconnected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,30 +36,31 @@ use crate::server::in_flight::{InFlight, UNCOUNTED_BYTES};
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// nginx would keep events back otherwise, until it has a buffer full of them.
+/// Without it, nginx withholds events until a buffer is full.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// After how many milliseconds a browser connects again.
+/// Milliseconds after which a browser reconnects.
 const RETRY: &str = "retry: 2000\n";
 
-/// The same where the service cannot serve it now.
+/// The same, while the service cannot serve the watch.
 const RETRY_LATER: &str = "retry: 10000\n\n";
 
-/// Events that are there already go out together, up to so many bytes; one larger than this, alone.
+/// Available events are sent together up to this many bytes; a larger event is sent alone.
 const TOGETHER_BYTES: usize = 16 << 10;
 
-/// Most bytes of values that are read of a snapshot at a time, unless a single value is larger.
+/// Maximum size of the values of a snapshot that are read at a time, in bytes, unless a single
+/// value is larger.
 const PAGE_BYTES: usize = 64 << 10;
 
-/// Those who wait for changes, all of them together.
+/// Limits the number of open watches.
 #[derive(Debug)]
 pub(crate) struct WatchSlots {
     free: Arc<Semaphore>,
-    /// True from the moment on when the server is told to stop.
+    /// True once the server drains.
     ended: watch::Sender<bool>,
 }
 
-/// One of them, for as long as it waits.
+/// A place among the open watches, released on drop.
 #[derive(Debug)]
 pub(super) struct WatchSlot {
     ended: watch::Receiver<bool>,
@@ -77,12 +79,12 @@ impl WatchSlots {
         }
     }
 
-    /// Lets all of them end: they should be at another server.
+    /// Ends all watches: their clients should reconnect to another server.
     pub(crate) fn end(&self) {
         self.ended.send_replace(true);
     }
 
-    /// A place among them for the request of `context`. No token has more than half of them.
+    /// Takes a place for the request of `context`. One token may hold at most half of them.
     pub(super) fn admit(&self, context: &Context<'_>) -> Result<WatchSlot> {
         let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
             return Err(Problem::unavailable(
@@ -110,7 +112,7 @@ impl WatchSlots {
 }
 
 impl WatchSlot {
-    /// Returns when the server is told to stop, or the client may no longer know what it waits for.
+    /// Returns once the server drains or the client's access is revoked.
     pub(super) async fn ended(&mut self) {
         let revoked = async {
             match &self.tokens {
@@ -119,7 +121,7 @@ impl WatchSlot {
             }
         };
         let ended = async {
-            // The server outlives its requests, so it is not closed.
+            // The server outlives its requests, so the channel is open.
             let _ = self.ended.wait_for(|is_ended| *is_ended).await;
         };
         tokio::select! {
@@ -129,15 +131,15 @@ impl WatchSlot {
     }
 }
 
-/// `GET` and `HEAD`
+/// Answers `GET` and `HEAD /v1/watch`.
 pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let watching = watch(context, parts).await;
     watching.or_else(|problem| put_off(parts, problem))
 }
 
-/// Answers a request that cannot be served now. A browser's `EventSource` gives up for good on any
-/// status but 200 (<https://html.spec.whatwg.org/multipage/server-sent-events.html>, §9.2.3): it
-/// gets a stream that ends and says when to connect again.
+/// Answers a watch that cannot be served now. A browser's `EventSource` gives up permanently on any
+/// status but 200 (<https://html.spec.whatwg.org/multipage/server-sent-events.html>, §9.2.3). It
+/// therefore receives a stream that ends at once and says when to reconnect.
 pub(super) fn put_off(parts: &Parts, problem: Box<Problem>) -> Result<Reply> {
     if problem.kind().status() != StatusCode::SERVICE_UNAVAILABLE || !takes_events(parts) {
         return Err(problem);
@@ -148,8 +150,7 @@ pub(super) fn put_off(parts: &Parts, problem: Box<Problem>) -> Result<Reply> {
     Ok(reply)
 }
 
-/// Returns true if the client names `text/event-stream` among what it accepts, as `EventSource`
-/// does.
+/// Returns true if `Accept` names `text/event-stream`, as `EventSource` does.
 fn takes_events(parts: &Parts) -> bool {
     let lines = parts.headers.get_all(ACCEPT).iter();
     let mut ranges = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
@@ -171,7 +172,8 @@ async fn watch(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     }
     let watcher = context.watchers.admit(context)?;
     let store = context.service.store();
-    // Before the snapshot is read: a change meanwhile is sent again, and none is missed.
+    // The watch starts before the snapshot is read: a change in between is sent twice rather than
+    // missed.
     let watch = match store.watch(&wanted.request).await {
         Err(gap) if since.is_some() && is_gap(&gap) && takes_events(parts) => {
             wanted.gap = Some(gap.to_string());
@@ -179,7 +181,7 @@ async fn watch(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
             store.watch(&wanted.request).await?
         }
         watch => {
-            // A client that connects again has had what was there.
+            // A client that resumes has already received the snapshot.
             wanted.snapshot &= since.is_none();
             watch?
         }
@@ -194,8 +196,8 @@ async fn watch(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     Ok(stream(body))
 }
 
-/// Returns true if nothing can be said of the changes behind the id that a client has seen: its
-/// history is no longer kept, or was another store's.
+/// Returns true if the changes since the client's last id are unknown: they are no longer kept, or
+/// the id is another store's.
 fn is_gap(error: &Error) -> bool {
     let is_foreign =
         matches!(error, Error::Invalid { subject, .. } if *subject == Subject::ChangeId);
@@ -211,7 +213,8 @@ fn stream(body: Body) -> Reply {
     reply
 }
 
-/// Where the client has come to: a browser that connects again says it in the header, whatever stands in the address.
+/// Returns the id at which the client resumes. The header of a browser that reconnects takes
+/// precedence over the address.
 fn since(parts: &Parts, query: Query<'_>) -> Result<Option<String>> {
     let malformed = || Problem::malformed("Last-Event-ID must be an id that an event had");
     let header = match parts.headers.get(LAST_EVENT_ID) {
@@ -225,12 +228,12 @@ fn since(parts: &Parts, query: Query<'_>) -> Result<Option<String>> {
     Ok(known.filter(|id| !id.is_empty()))
 }
 
-/// What a client wants to hear of.
+/// The parameters of a watch.
 #[derive(Debug)]
 struct WatchQuery {
     request: WatchRequest,
     snapshot: bool,
-    /// Why changes may have been missed since the client was here.
+    /// Why changes since the client's last id may be missing.
     gap: Option<String>,
 }
 
@@ -275,7 +278,7 @@ fn kind(wanted: &str) -> Result<ChangeKind> {
     })
 }
 
-/// The events of one client, still to be sent.
+/// The events still to be sent to one client.
 struct Events {
     service: Service,
     in_flight: InFlight,
@@ -284,13 +287,13 @@ struct Events {
     wanted: WatchQuery,
     heartbeat: Duration,
     stage: Stage,
-    /// The last id that the client was told.
+    /// The last id sent to the client.
     told: ChangeId,
 }
 
 enum Stage {
     Begin,
-    /// The next page of what is there.
+    /// The next page of the snapshot.
     Snapshot(ListRequest),
     Changes,
 }
@@ -309,7 +312,7 @@ impl Events {
         }
     }
 
-    /// The text that is sent next; `None` at the end.
+    /// Returns the next text to send; `None` at the end.
     async fn next(mut self) -> Option<(Bytes, Self)> {
         let mut text = Vec::new();
         if self.watcher.ended().now_or_never().is_some() {
@@ -319,14 +322,15 @@ impl Events {
             Stage::Begin => {
                 text.extend_from_slice(RETRY.as_bytes());
                 if let Some(reason) = self.wanted.gap.take() {
-                    // Without an id if a snapshot follows, as that is.
+                    // The reset has no id if a snapshot follows, since the snapshot has none
+                    // either.
                     if !self.wanted.snapshot {
                         write_id(&mut text, &self.watch.start);
                     }
                     write_event(&mut text, "reset", Object::new().member("reason", reason));
                 }
                 if self.wanted.snapshot {
-                    // Without an id: who is cut off in the middle begins anew.
+                    // No id: a client disconnected midway must start again.
                     text.push(b'\n');
                     self.stage = Stage::Snapshot(ListRequest {
                         prefix: self.wanted.request.prefix.clone(),
@@ -372,7 +376,8 @@ impl Events {
         Some((hold.carried(text), self))
     }
 
-    /// The changes that are there, or a heartbeat if there are none for so long; `None` at the end.
+    /// Writes the available changes, or a heartbeat after a pause without any. Returns `None` at
+    /// the end.
     async fn write_changes(&mut self, text: &mut Vec<u8>) -> Option<()> {
         let pause = tokio::time::sleep(self.heartbeat);
         tokio::pin!(pause);
@@ -383,7 +388,8 @@ impl Events {
                 change = self.watch.changes.next() => change?,
                 () = &mut pause => {
                     text.extend_from_slice(b": heartbeat\n");
-                    // Of what the client does not want to hear it should know that it is behind it: it need not be in the history.
+                    // Advances the client's id past changes that it filters out, which may leave
+                    // the history at any time.
                     let place = (self.watch.place)();
                     if place != self.told {
                         write_id(text, &place);
@@ -396,7 +402,7 @@ impl Events {
             self.write_change(text, change.inspect_err(log_end).ok()?);
         }
         while text.len() < TOGETHER_BYTES {
-            // What ends the stream ends the next call, too.
+            // An end or an error here recurs in the next call.
             let Some(Some(Ok(change))) = self.watch.changes.next().now_or_never() else {
                 break;
             };
@@ -434,7 +440,7 @@ fn write_id(text: &mut Vec<u8>, id: &ChangeId) {
     }
 }
 
-/// No JSON text of ours has a line break in it.
+/// Writes one event. Its JSON text contains no line breaks.
 fn write_event(text: &mut Vec<u8>, name: &str, data: Object) {
     for piece in ["event: ", name, "\ndata: "] {
         text.extend_from_slice(piece.as_bytes());
@@ -443,7 +449,7 @@ fn write_event(text: &mut Vec<u8>, name: &str, data: Object) {
     text.extend_from_slice(b"\n\n");
 }
 
-/// The client connects again, and is told what is wrong then.
+/// Logs why a watch ended. The client learns the reason when it reconnects.
 fn log_end(error: &Error) {
     tracing::info!(%error, "a watch has ended");
 }

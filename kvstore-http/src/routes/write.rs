@@ -1,4 +1,4 @@
-//! What every write has in common, whichever face it comes through: its headers, its wait, and how it may end.
+//! The common parts of writes on both faces: headers, waiting, and outcomes.
 
 use std::time::Duration;
 
@@ -22,28 +22,28 @@ use crate::request::conditions::write_condition;
 use crate::request::headers::{idempotency_key, traceparent};
 use crate::request::prefer::Prefer;
 
-/// A write that is in the queue, and may be applied already.
+/// A write that is in the queue, and possibly applied already.
 #[derive(Debug)]
 pub(super) struct WriteReport {
     pub(super) key: Key,
     pub(super) job: JobId,
     pub(super) progress: WriteProgress,
-    /// What each of its operations did, if it is applied and that is known.
+    /// The result of each operation, if it is applied and the results are known.
     pub(super) writes: Vec<Applied>,
     replayed: bool,
     prefer: Prefer,
 }
 
-/// How far a write has come that has not failed.
+/// The progress of a write that has not failed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum WriteProgress {
-    /// It was not waited for, or not long enough.
+    /// Still queued: the wait was too short, or there was none.
     Queued,
-    /// It is in the store, and did this, unless that is no longer known.
+    /// Applied, with the result unless it is no longer known.
     Applied(Option<Applied>),
 }
 
-/// Asks for `operation` under the conditions in the headers, and waits for it as the client prefers.
+/// Submits `operation` under the conditions in the headers, and waits as the client prefers.
 pub(super) async fn submit(
     context: &Context<'_>,
     operation: Operation,
@@ -53,7 +53,7 @@ pub(super) async fn submit(
     send(context, operation.into(), default_wait).await
 }
 
-/// Asks for `command`, and waits for it as the client prefers.
+/// Submits `command`, and waits as the client prefers.
 pub(super) async fn send(
     context: &Context<'_>,
     command: Command,
@@ -85,13 +85,13 @@ pub(super) async fn send(
         request.idempotency_window = given.window;
     }
     request.traceparent = traceparent(headers);
-    // Who asks not to wait will ask the job. Of writes that nobody asked about, only failures are kept; but a job that names no key
-    // is not shown to a token that reaches some keys only.
+    // A client that does not wait will ask for the job. Of other writes only failures are kept,
+    // except for tokens with a prefix: they may not see jobs whose keys are unknown.
     request.keep_outcome = prefer.respond_async || context.access.is_scoped();
 
     let submitted = context.service.submit(request).await?;
     let job = submitted.id;
-    // A job that failed is answered with what names it, as one that succeeded is.
+    // A failed job is identified in the answer in the same way as a successful one.
     let answered = |problem: Box<Problem>| {
         let problem = problem.header(SYNC_TOKEN, header_value(job.to_string()));
         match submitted.replayed {
@@ -111,7 +111,8 @@ pub(super) async fn send(
             let problem = if failed.reason != Failure::Condition {
                 Problem::failed(failed.reason, key)
             } else if prefer.representation {
-                // Read anew, since tag and value must belong together, and the key may have changed since the job failed.
+                // Read again, since tag and value must match, and the key may have changed since
+                // the job failed.
                 let current = context.service.get(key).await?;
                 let applied = HeaderValue::from_static("return=representation");
                 Problem::condition_failed_with(current.as_ref()).header(PREFERENCE_APPLIED, applied)
@@ -139,7 +140,7 @@ pub(super) async fn send(
     })
 }
 
-/// Adds what an operation called `name` did: the same wherever it is said.
+/// Adds the result of the operation `name`: the same in every answer.
 pub(super) fn describe(answer: Object, name: &str, applied: &Applied) -> Object {
     match name {
         "delete" => answer
@@ -157,8 +158,8 @@ pub(super) fn describe(answer: Object, name: &str, applied: &Applied) -> Object 
     }
 }
 
-/// An idempotency key together with whose it is and what it is for. Neither a name nor a key nor such a text holds a line feed, so no
-/// two of them come to the same.
+/// Prefixes an idempotency key with the token's name and the entry's key. None of the three
+/// contains a line feed, so different triples give different texts.
 fn scoped(name: Option<&str>, key: &Key, text: &str) -> String {
     match name {
         None => format!("{key}\n{text}"),
@@ -167,7 +168,7 @@ fn scoped(name: Option<&str>, key: &Key, text: &str) -> String {
 }
 
 impl WriteReport {
-    /// An answer of `body` with the headers that every write has.
+    /// Builds an answer with `body` and the headers of every write.
     pub(super) fn reply(&self, status: StatusCode, body: Object) -> Reply {
         let mut reply = reply::object(status, body);
         let headers = reply.headers_mut();
