@@ -1,4 +1,5 @@
-//! Takes the two files of Swagger UI that `/docs` needs out of the archive that a crate ships, compressed as they are there.
+//! Extracts the two files of Swagger UI that `/docs` serves from the archive in a crate, without
+//! recompressing them.
 
 use std::io::{Cursor, Read as _};
 use std::path::Path;
@@ -26,7 +27,8 @@ fn main() {
     }
 }
 
-/// The file as gzip has it: the same compressed bytes, between another head and another end (RFC 1952).
+/// Returns the file in gzip format: the same compressed bytes between another header and trailer
+/// (RFC 1952).
 fn gzip(archive: &mut ZipArchive<Cursor<&[u8]>>, number: usize) -> Vec<u8> {
     let mut file = archive.by_index_raw(number).expect("it was found");
     let mut bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 255];

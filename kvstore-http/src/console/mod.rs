@@ -1,7 +1,7 @@
-//! The console: a page for people at `/`, to look at data, changes and jobs and to edit them.
+//! The console: a page at `/` for browsing and editing data, and for watching changes and jobs.
 //!
-//! It is made of the files beside this one, as they are. They call the API as any other client
-//! does, with the token that the visitor enters, so nothing here knows of stores or queues.
+//! It consists of the files in this folder, unchanged. They call the API like any other client,
+//! with the token that the visitor enters, so nothing here knows stores or queues.
 
 use hyper::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
@@ -10,7 +10,7 @@ use hyper::{Response, StatusCode};
 
 use crate::answer::reply::{Body, NO_CACHE, Reply};
 
-/// The files of which the page is made, with their types.
+/// The files of the page, with their types.
 pub(crate) const FILES: [(&str, &str, &[u8]); 10] = [
     ("style.css", CSS, include_bytes!("style.css")),
     ("icon.svg", SVG, include_bytes!("icon.svg")),
@@ -31,22 +31,22 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
-/// Everything comes from this server, no script or style stands in the page, and no text becomes
-/// markup: whatever a stored value holds, it stays text.
+/// All resources come from this server, scripts and styles are separate files, and stored values
+/// are never parsed as markup.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
      require-trusted-types-for 'script'; trusted-types 'none'",
 );
 
-/// Returns the page itself.
+/// Returns the page.
 pub(crate) fn page() -> Reply {
     let mut reply = reply_of(HTML, PAGE);
     reply.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
     reply
 }
 
-/// Returns one of [`FILES`]; `None` if `name` is none of them.
+/// Returns one of [`FILES`], or `None` if `name` is not among them.
 pub(crate) fn file(name: &str) -> Option<Reply> {
     let mut files = FILES.iter();
     let (_, media_type, bytes) = files.find(|(known, ..)| *known == name)?;
@@ -63,7 +63,7 @@ fn reply_of(media_type: &'static str, bytes: &'static [u8]) -> Reply {
 }
 
 /// Returns true if the client prefers HTML to JSON (RFC 9110 §12.5.1), as browsers do. A client
-/// that does not care gets JSON.
+/// without a preference gets JSON.
 pub(crate) fn prefers_html(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(ACCEPT).iter();
     let ranges: Vec<(&str, u16)> = lines
@@ -74,18 +74,18 @@ pub(crate) fn prefers_html(headers: &HeaderMap) -> bool {
     quality(&ranges, "text/html") > quality(&ranges, "application/json")
 }
 
-/// Returns a media range and its weight in thousandths.
+/// Parses a media range and its weight in thousandths.
 fn range(text: &str) -> (&str, u16) {
     let mut parts = text.split(';').map(str::trim);
     let name = parts.next().unwrap_or_default();
     let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
     let weight = weight.map_or(Some(1.0), |weight| weight.parse::<f32>().ok());
-    // What is no number is no wish.
+    // An invalid weight counts as 0.
     let weight = weight.unwrap_or(0.0).clamp(0.0, 1.0);
     (name, (weight * 1000.0) as u16)
 }
 
-/// Returns the weight of `media_type`: that of the most specific range with it.
+/// Returns the weight of `media_type`, that of the most specific matching range.
 fn quality(ranges: &[(&str, u16)], media_type: &str) -> u16 {
     let (kind, _) = media_type.split_once('/').expect("a media type");
     let any_of_kind = format!("{kind}/*");

@@ -1,8 +1,8 @@
-//! The end of a listener: connections that are in its backlog are accepted, and no others come.
+//! Stops a listener without loss: connections in its backlog are accepted, and no others arrive.
 //!
-//! The kernel resets what is in the backlog of a listener that is closed, and completes handshakes
-//! until then, so there is always one more connection after the last one accepted. A filter that
-//! drops requests for new ones ends that, and for a Unix socket the removal of its file.
+//! The kernel resets the backlog of a listener that is closed, and completes handshakes until then,
+//! so one more connection can always follow the last accepted one. A filter that drops requests for
+//! new connections prevents that. For a Unix socket, removing its file does.
 
 use std::io;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 use super::listen::{Listener, ListenerKind, Stream};
 
-/// How long a handshake may take that has begun. A client answers within its round-trip time.
+/// Time limit for a handshake in progress. A client answers within its round-trip time.
 const HANDSHAKE: Duration = Duration::from_millis(200);
 
-/// Stops `listener` and hands over what its backlog held.
+/// Stops `listener` and passes on the connections in its backlog.
 pub(super) async fn empty(listener: Listener, mut accepted: impl FnMut(Stream)) {
     let patience = match &listener.0 {
         ListenerKind::Tcp(listener, _) => close(listener)
@@ -31,7 +31,7 @@ pub(super) async fn empty(listener: Listener, mut accepted: impl FnMut(Stream)) 
     }
 }
 
-/// Lets no handshake begin on `listener`; those under way complete.
+/// Blocks new handshakes on `listener`; those in progress complete.
 #[cfg(target_os = "linux")]
 fn close(listener: &TcpListener) -> io::Result<()> {
     use socket2::{SockFilter, SockRef};

@@ -1,8 +1,9 @@
-//! One TCP connection, guarded against peers that stop half-way.
+//! One connection, guarded against peers that stop halfway.
 //!
-//! hyper has one timer for the whole time until a request's head is complete, so that a client which is idle between two
-//! requests and one that sends a byte a second look alike to it. Here they are told apart; and a client that takes nothing of its
-//! answer, which hyper waits for without end, is given up as well.
+//! hyper has one timer for the whole time until a request's head is complete, and so cannot
+//! distinguish a client that is idle between two requests from one that sends a byte a second. This
+//! module can. It also closes the connection of a client that does not take its answer, for which
+//! hyper would wait forever.
 
 use std::io;
 use std::net::IpAddr;
@@ -19,46 +20,49 @@ use tokio::time::Sleep;
 use crate::access::token::{Access, Held};
 use crate::server::timer::ConnectionTimer;
 
-/// How long the end of a refused body is read and dropped after the answer. Closing at once would make the kernel reset the
-/// connection, and the client would lose the answer that tells it what was wrong.
+/// How long the rest of a refused body is read and discarded after the answer. Otherwise the kernel
+/// would reset the connection on close, and the client would lose the answer that explains the
+/// error.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Bytes of an answer that a client has to take in a second, averaged over its time for writing:
-/// what is sent to slower ones would be in memory for too long.
+/// Bytes of an answer that a client must take in a second, averaged over its write timeout. Answers
+/// to slower clients would occupy memory for too long.
 const LEAST_RATE: f64 = 1024.0;
 
-/// What a connection and the handling of its requests know of each other.
+/// State that a connection shares with the handling of its requests.
 #[derive(Debug)]
 pub(crate) struct Phase {
-    /// The address by which requests must ask for this server, besides its names; `None` if they
-    /// may ask for any.
+    /// The address that requests must name, as an alternative to the server's names; `None` if they
+    /// may name any host.
     pub(crate) asked_by: Option<IpAddr>,
-    /// What its timeouts go by.
+    /// The timer for the connection's timeouts.
     pub(crate) timer: ConnectionTimer,
-    /// How many heads of requests have been complete.
+    /// Number of complete request heads.
     heads: AtomicU64,
-    /// The answer to the last of them is not ready.
+    /// True while the answer to the last request is not ready.
     handling: AtomicBool,
-    /// Some of the last request's body was not read.
+    /// True if part of the last request's body was not read.
     unread: AtomicBool,
-    /// The target of the next request, or of one that was sent behind it without waiting, has a
-    /// fragment, which is gone from the one that hyper hands on.
+    /// True if the target of the next request, or of one pipelined behind it, has a fragment, which
+    /// hyper removes.
     has_fragment: AtomicBool,
-    /// The answer waits for something to happen, so a client that closes its side is gone.
+    /// True while the answer waits for an event. A client that closes its side is then considered
+    /// gone.
     waits: AtomicBool,
-    /// Since when it has been without a request, in microseconds of the process; [`BUSY`] during one.
+    /// When the connection became idle, in microseconds since the first use of the clock; [`BUSY`]
+    /// during a request.
     idle_since: AtomicU64,
-    /// It is to close, as soon as the request under way is answered.
+    /// True if the connection closes after the current request.
     is_closing: AtomicBool,
     closes: Notify,
-    /// The token of its last request.
+    /// The token of the last request.
     held: Mutex<Option<Held>>,
 }
 
-/// Not idle: a request is under way.
+/// Not idle: a request is in progress.
 const BUSY: u64 = u64::MAX;
 
-/// Microseconds since the first call.
+/// Returns the microseconds since the first call.
 fn now() -> u64 {
     static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(BEGINNING.elapsed().as_micros()).unwrap_or(BUSY - 1)
@@ -81,25 +85,25 @@ impl Phase {
         }
     }
 
-    /// The head of a request is complete.
+    /// Records that the head of a request is complete.
     pub(crate) fn begin(&self) {
         self.heads.fetch_add(1, Ordering::Relaxed);
         self.handling.store(true, Ordering::Relaxed);
         self.idle_since.store(BUSY, Ordering::Relaxed);
     }
 
-    /// Its answer is ready; some of its body may be `unread`.
+    /// Records that the answer is ready; part of the body may be `unread`.
     pub(crate) fn end(&self, unread: bool) {
         self.unread.store(unread, Ordering::Relaxed);
         self.handling.store(false, Ordering::Relaxed);
     }
 
-    /// Returns true if the target of the request has a fragment, or may have one.
+    /// Returns true if the request's target has, or may have, a fragment.
     pub(crate) fn has_fragment(&self) -> bool {
         self.has_fragment.load(Ordering::Relaxed)
     }
 
-    /// It waits for the next request.
+    /// Records that the connection waits for the next request.
     fn rest(&self) {
         if self.idle_since.load(Ordering::Relaxed) == BUSY {
             self.idle_since.store(now(), Ordering::Relaxed);
@@ -111,31 +115,32 @@ impl Phase {
         self.heads.load(Ordering::Relaxed) == 0
     }
 
-    /// Since when it has been idle; `None` if it is not, or is to close anyway.
+    /// Returns when the connection became idle; `None` if it is not idle or is closing.
     pub(crate) fn idle_since(&self) -> Option<u64> {
         let since = self.idle_since.load(Ordering::Relaxed);
         (since != BUSY && !self.is_closing.load(Ordering::Relaxed)).then_some(since)
     }
 
-    /// Closes it once no request is under way.
+    /// Closes the connection once no request is in progress.
     pub(crate) fn close(&self) {
         self.is_closing.store(true, Ordering::Relaxed);
         self.closes.notify_one();
     }
 
-    /// Ready when it is to close.
+    /// Completes when the connection should close.
     pub(crate) async fn closes(&self) {
         self.closes.notified().await;
     }
 
-    /// From now until it is dropped, a client that closes its side is gone, and the connection ends at once. Otherwise it is answered
-    /// all the same: a client may close its side once it has asked.
+    /// Marks the answer as waiting for an event, until the guard is dropped. Meanwhile, the
+    /// connection ends as soon as the client closes its side. Otherwise the client is still
+    /// answered: it may close its side after its request.
     pub(crate) fn wait(self: &Arc<Self>) -> WaitingAnswer {
         self.waits.store(true, Ordering::Relaxed);
         WaitingAnswer(Arc::clone(self))
     }
 
-    /// Counts the connection among those of the token that it was used with last; returns how many the token has.
+    /// Counts the connection towards the token of its last request; returns the token's count.
     pub(crate) fn hold(&self, access: &Access) -> usize {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match &*held {
@@ -146,7 +151,7 @@ impl Phase {
     }
 }
 
-/// An answer that waits for something to happen.
+/// Guard of an answer that waits for an event.
 #[derive(Debug)]
 pub(crate) struct WaitingAnswer(Arc<Phase>);
 
@@ -156,37 +161,37 @@ impl Drop for WaitingAnswer {
     }
 }
 
-/// How long a peer may take.
+/// Time limits for a peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// For a head: from its first byte on, and for the first one from the moment on when the connection was accepted.
+    /// For a head, from its first byte; for the first head, from the accepted connection.
     pub(crate) head: Duration,
     /// For taking more of an answer.
     pub(crate) write: Duration,
 }
 
-/// Finds a `#` in the target of a request, which is gone from the one that hyper hands on.
+/// Finds a `#` in the target of a request, since hyper removes it.
 ///
-/// A line that ends in a target with a `#` and a version of HTTP is a request line, wherever it
-/// comes: requests may come in one read, with bodies right before them. No JSON has such a line,
-/// since its strings have no line breaks.
+/// A line that ends in a target with a `#` and an HTTP version is a request line wherever it
+/// appears: several requests may arrive in one read, directly after bodies. JSON contains no such
+/// line, since its strings have no line breaks.
 #[derive(Debug, Default)]
 enum FragmentScan {
     #[default]
     Elsewhere,
-    /// Behind a `#`, before any space.
+    /// After a `#`, before any space.
     Fragment,
-    /// Behind the first space after that: what has come since.
+    /// After the next space: the bytes since then.
     Version(Vec<u8>),
 }
 
 impl FragmentScan {
     const VERSIONS: [&[u8]; 2] = [b"HTTP/1.1", b"HTTP/1.0"];
 
-    /// Bytes in which a version and white space behind it fit.
+    /// Enough bytes for a version and trailing white space.
     const END_BYTES: usize = 32;
 
-    /// Reads on in `bytes`; returns true if a request line with a `#` ends in them.
+    /// Scans `bytes`; returns true if a request line with a `#` ends in them.
     fn read(&mut self, bytes: &[u8]) -> bool {
         if matches!(self, Self::Elsewhere) && !bytes.contains(&b'#') {
             return false;
@@ -210,23 +215,24 @@ impl FragmentScan {
     }
 }
 
-/// A stream that fails with [`io::ErrorKind::TimedOut`] when its peer takes too long.
+/// A stream that fails with [`io::ErrorKind::TimedOut`] if its peer takes too long.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
     stream: S,
     phase: Arc<Phase>,
     patience: Patience,
-    /// [`Phase::heads`] when it was last looked at.
+    /// [`Phase::heads`] at the last read.
     heads: u64,
-    /// Bytes have come that belong to the next one, or it is the first one.
+    /// True if bytes of the next head have arrived, or if it is the first head.
     head_begun: bool,
     fragment: FragmentScan,
-    /// What was read when nothing was expected but the end.
+    /// Bytes that were read while only the end of the stream was expected.
     early: Vec<u8>,
-    /// Each timer exists only while somebody is late: most heads and answers pass in one piece and need none.
+    /// Each timer exists only during a delay: most heads and answers pass in one piece and need
+    /// none.
     head_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
-    /// Bytes that the peer has taken since that timer runs.
+    /// Bytes that the peer has taken since `write_timer` started.
     taken: usize,
     linger_timer: Option<Pin<Box<Sleep>>>,
 }
@@ -248,7 +254,7 @@ impl<S> Guarded<S> {
         }
     }
 
-    /// Returns what a write came to, or a failure if the peer takes too little.
+    /// Returns the result of a write, or a timeout if the peer takes too little.
     fn not_too_slow(
         &mut self,
         cx: &mut Context<'_>,
@@ -275,8 +281,9 @@ impl<S> Guarded<S> {
 }
 
 impl<S: AsyncRead + Unpin> Guarded<S> {
-    /// Returns true once the peer has closed its side with nothing before that. hyper reads nothing while it waits for an answer, but
-    /// flushes whenever the connection is woken, and so whenever this has something to read.
+    /// Returns true once the peer has closed its side without further bytes. While hyper waits for
+    /// an answer, it does not read, but it flushes whenever the connection is woken, and thus
+    /// whenever there is something to read.
     fn is_gone(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         if !self.early.is_empty() {
             return Ok(false);
@@ -294,7 +301,7 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
     }
 }
 
-/// Polls the timer, and starts it first if it does not run.
+/// Polls the timer, starting it first if necessary.
 fn poll_timer(
     timer: &mut Option<Pin<Box<Sleep>>>,
     span: Duration,
@@ -332,7 +339,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             this.head_timer = None;
         }
         if this.phase.handling.load(Ordering::Relaxed) {
-            // What comes now is the request's body, which has a timer of its own.
+            // These bytes belong to the request's body, which has a timer of its own.
         } else if progress.is_ready() {
             this.head_begun = true;
         } else if this.head_begun {
@@ -374,12 +381,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         }
         let progress = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
         ready!(self.not_too_slow(cx, progress))?;
-        // Nothing is left that the peer has to take in time.
+        // The peer has nothing left to take.
         self.write_timer = None;
         Poll::Ready(Ok(()))
     }
 
-    /// Closes this direction, and then waits a little for the other one if a body was refused.
+    /// Closes this direction. If a body was refused, then waits briefly for the other direction.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let progress = Pin::new(&mut this.stream).poll_shutdown(cx).map_ok(|()| 0);

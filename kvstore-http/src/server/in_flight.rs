@@ -1,4 +1,4 @@
-//! Bounds what requests and answers under way take of memory: their bytes, all of them together.
+//! Limits the memory of requests and answers in progress: the sum of their bytes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,31 +15,31 @@ use crate::answer::error::{Problem, Result};
 use crate::answer::problems::Kind;
 use crate::answer::reply::{Body, Reply};
 
-/// Bodies and answers up to this size are not counted: the number of connections bounds them.
+/// Bodies and answers up to this size are not counted: the number of connections limits them.
 pub(crate) const UNCOUNTED_BYTES: usize = 16 << 10;
 
-/// How long a request waits for room before it is answered 503.
+/// How long a request waits for free bytes before it is answered 503.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A part of the memory of the machine that those may take.
+/// The divisor of the machine's memory that gives the default limit.
 const PART: u64 = 4;
 
-/// Taken where it cannot be found out how much memory there is.
+/// Assumed memory if the machine's cannot be determined.
 const MEMORY_BYTES: u64 = 1 << 30;
 
-/// Room for bytes that are under way.
+/// Limits the bytes in flight.
 #[derive(Clone, Debug)]
 pub(crate) struct InFlight {
     free: Arc<Semaphore>,
     most: usize,
 }
 
-/// Some of it, which is free again when this is dropped.
+/// Counted bytes, released on drop.
 #[derive(Debug)]
 pub(crate) struct Hold(OwnedSemaphorePermit);
 
 impl InFlight {
-    /// Returns the bound that `wanted` stands for.
+    /// Returns the limit in effect: `wanted`, or the default for this machine.
     pub(crate) fn bytes_max(wanted: Option<usize>) -> usize {
         let part = || machine::memory_bytes().unwrap_or(MEMORY_BYTES) / PART;
         wanted.unwrap_or_else(|| usize::try_from(part()).unwrap_or(usize::MAX))
@@ -53,17 +53,18 @@ impl InFlight {
         }
     }
 
-    /// Waits for room for `bytes`. What is larger than all of it takes all of it.
+    /// Waits until `bytes` are free and counts them. A request above the limit takes the whole
+    /// limit.
     pub(crate) async fn wait(&self, bytes: usize) -> Hold {
         let bytes = u32::try_from(bytes.min(self.most)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.free).acquire_many_owned(bytes).await;
         Hold(room.expect("a semaphore that is never closed"))
     }
 
-    /// Takes room for `bytes`.
+    /// Counts `bytes`, waiting for them if necessary.
     ///
     /// # Errors
-    /// 503 if there is none for a second.
+    /// 503 if they are not free within a second.
     pub(crate) async fn hold(&self, bytes: usize) -> Result<Hold> {
         let hold = timeout(PATIENCE, self.wait(bytes)).await;
         hold.map_err(|_| {
@@ -72,7 +73,7 @@ impl InFlight {
         })
     }
 
-    /// Takes room for what `reply` sends.
+    /// Counts the bytes that `reply` sends.
     ///
     /// # Errors
     /// Those of [`InFlight::hold`].
@@ -83,19 +84,19 @@ impl InFlight {
 }
 
 impl Hold {
-    /// Takes over what `more` holds.
+    /// Takes over the bytes that `more` holds.
     pub(crate) fn add(&mut self, more: Self) {
         self.0.merge(more.0);
     }
 
-    /// Keeps as much of it as `bytes` need, for as long as they are in memory.
+    /// Holds as many bytes as `bytes` has for as long as it is in memory, and releases the rest.
     pub(crate) fn carried(mut self, bytes: Bytes) -> Bytes {
         let needed = bytes.len().min(self.0.num_permits());
         let room = self.0.split(needed).unwrap_or(self.0);
         Bytes::from_owner(Carried { bytes, _room: room })
     }
 
-    /// The same for what `reply` sends.
+    /// Does the same for the body of `reply`.
     pub(crate) fn carried_by(self, reply: Reply) -> Reply {
         reply.map(|body| match body {
             Body::Whole(bytes) => Body::Counted(self.carried(bytes)),
@@ -104,7 +105,7 @@ impl Hold {
     }
 }
 
-/// Bytes and the room for them.
+/// Bytes together with their hold.
 struct Carried {
     bytes: Bytes,
     _room: OwnedSemaphorePermit,
@@ -116,7 +117,7 @@ impl AsRef<[u8]> for Carried {
     }
 }
 
-/// Counts what is taken.
+/// Reports the bytes in flight.
 impl Collector for InFlight {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let taken = self.most - self.free.available_permits();

@@ -1,5 +1,4 @@
-//! Where the server listens: TCP addresses, with TLS or without, and Unix sockets, any number of
-//! them at once.
+//! Listening sockets: TCP addresses, with or without TLS, and Unix sockets, any number at once.
 
 use std::fmt;
 use std::fs;
@@ -21,10 +20,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::tls::Tls;
 
-/// Connections that wait to be accepted, at most; the kernel has a lower limit of its own.
+/// Maximum number of connections waiting to be accepted; the kernel has a lower limit of its own.
 const BACKLOG: i32 = 1024;
 
-/// A place to listen on.
+/// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// An address and a port.
@@ -34,10 +33,10 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Parses `unix:/path/to/socket`, or an address as [`kvstore_process::address`] reads it.
+    /// Parses `unix:/path/to/socket`, or an address in the format of [`kvstore_process::address`].
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Describes what is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix:") {
             Some("") => Err("a path must follow unix:".to_owned()),
@@ -46,7 +45,7 @@ impl Endpoint {
         }
     }
 
-    /// Returns true if only this machine reaches it.
+    /// Returns true if only this machine can reach the endpoint.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
@@ -54,12 +53,13 @@ impl Endpoint {
         }
     }
 
-    /// Listens on it. A Unix socket gets the permissions `mode` before anything can connect to it,
-    /// and takes the place of one that a process has left behind; its file is removed when the
-    /// listener is dropped.
+    /// Listens on the endpoint. A Unix socket gets the permissions `mode` before anything can
+    /// connect to it, and replaces a socket that an ended process has left. Its file is removed
+    /// when the listener is dropped.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] that names the place: it is taken, not ours, or not allowed.
+    /// [`Error::Unavailable`], which names the endpoint: it is in use, belongs to another user, or
+    /// is not permitted.
     pub async fn bind(&self, mode: u32) -> Result<Listener> {
         match self {
             Self::Tcp(address) => kvstore_process::bind(*address).await.map(Listener::from),
@@ -82,7 +82,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A socket that takes connections.
+/// A listening socket.
 #[derive(Debug)]
 pub struct Listener(pub(super) ListenerKind);
 
@@ -99,7 +99,7 @@ impl From<TcpListener> for Listener {
 }
 
 impl Listener {
-    /// Speaks TLS on it, unless it is a Unix socket.
+    /// Enables TLS, except on a Unix socket.
     #[must_use]
     pub fn with_tls(self, tls: Arc<Tls>) -> Self {
         match self.0 {
@@ -108,10 +108,10 @@ impl Listener {
         }
     }
 
-    /// Returns the place where it listens; a port that was 0 is the one that the system has chosen.
+    /// Returns the endpoint, with the actual port if the requested one was 0.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The system cannot tell the address.
     pub fn endpoint(&self) -> io::Result<Endpoint> {
         match &self.0 {
             ListenerKind::Tcp(listener, _) => listener.local_addr().map(Endpoint::Tcp),
@@ -119,7 +119,7 @@ impl Listener {
         }
     }
 
-    /// Returns its address; none for a Unix socket.
+    /// Returns the listener's IP address, or `None` for a Unix socket.
     pub(super) fn ip(&self) -> Option<IpAddr> {
         match &self.0 {
             ListenerKind::Tcp(listener, _) => {
@@ -129,7 +129,7 @@ impl Listener {
         }
     }
 
-    /// Returns the next connection.
+    /// Accepts the next connection.
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
@@ -148,11 +148,11 @@ impl Listener {
     }
 }
 
-/// Any number of listeners, of which each gets its turn.
+/// Any number of listeners, served in turn.
 #[derive(Debug)]
 pub struct Listeners {
     pub(super) listeners: Vec<Listener>,
-    /// The one that is asked first the next time.
+    /// The listener to poll first next time.
     next: usize,
 }
 
@@ -163,12 +163,12 @@ impl<L: Into<Listener>> From<L> for Listeners {
 }
 
 impl Listeners {
-    /// Listens on all of `listeners`.
+    /// Combines `listeners`.
     pub fn new(listeners: Vec<Listener>) -> Self {
         Self { listeners, next: 0 }
     }
 
-    /// Returns the next connection, and the address of the listener that it came to.
+    /// Accepts the next connection, and returns it with the address of its listener.
     pub(super) async fn accept(&mut self) -> io::Result<(Stream, Option<IpAddr>)> {
         poll_fn(|cx| {
             let count = self.listeners.len();
@@ -190,7 +190,7 @@ impl Listeners {
 pub(super) struct UnixSocket {
     pub(super) listener: UnixListener,
     path: PathBuf,
-    /// Device and number of the file.
+    /// Device and inode of the file.
     file: (u64, u64),
 }
 
@@ -200,7 +200,7 @@ impl UnixSocket {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
         let listening = || {
-            // Connections are refused until it listens.
+            // Until `listen`, connections are refused.
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
             socket.listen(BACKLOG)?;
             socket.set_nonblocking(true)?;
@@ -208,7 +208,7 @@ impl UnixSocket {
             Ok((metadata.dev(), metadata.ino()))
         };
         let file = listening().inspect_err(|_: &io::Error| {
-            // It is ours, and of no use to others.
+            // This process created the file, and it is useless without a listener.
             let _ = fs::remove_file(path);
         })?;
         Ok(Self {
@@ -218,8 +218,7 @@ impl UnixSocket {
         })
     }
 
-    /// Removes its file, so that connections are refused, unless another socket has taken the
-    /// place.
+    /// Removes the file, so that connections are refused, unless another socket has replaced it.
     pub(super) fn unlink(&self) {
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
@@ -235,7 +234,7 @@ impl Drop for UnixSocket {
     }
 }
 
-/// Removes a socket on which no process listens any more.
+/// Removes a socket without a listening process.
 fn remove_left_over(path: &Path) -> io::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -255,18 +254,18 @@ fn remove_left_over(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A connection, whichever listener it came to.
+/// A connection of any listener.
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// It becomes [`Stream::Tls`] once something is to be read or written.
+    /// Becomes [`Stream::Tls`] with the first read or write.
     Handshake(Box<Accept<TcpStream>>),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
     fn new(stream: TcpStream, tls: Option<&Tls>) -> Self {
-        // An answer is written whole, so there is nothing to be gained by waiting for more of it.
+        // Answers are written in one piece, so waiting for more would gain nothing.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
@@ -276,7 +275,7 @@ impl Stream {
         }
     }
 
-    /// Ready once nothing is in the way of reading and writing.
+    /// Completes the handshake, if there is one.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Self::Handshake(accept) = self {
             let stream = ready!(Pin::new(&mut **accept).poll(cx))?;
@@ -286,8 +285,7 @@ impl Stream {
     }
 }
 
-/// Calls a method of the stream, of whichever kind it is; with nothing to do for one whose
-/// handshake is under way, or failed.
+/// Calls a method of the underlying stream. Does nothing during a handshake and after a failed one.
 macro_rules! forward {
     ($stream:expr, $method:ident($($argument:expr),*), $nothing:expr) => {
         match $stream.get_mut() {

@@ -1,4 +1,5 @@
-//! From a listening socket to requests: accepts connections within their limit, serves HTTP/1.1 on each, and ends in order.
+//! The server: accepts connections up to their limit, serves HTTP/1.1 on each, and shuts down in
+//! order.
 
 mod backlog;
 pub(crate) mod connection;
@@ -33,16 +34,21 @@ use crate::config::{HEADERS_ON_STACK, Options};
 use crate::routes::context::App;
 use crate::routes::dispatch::handle;
 
-/// Serves `service` on `listeners`, of which one is enough, until `shutdown` is ready, and then
-/// ends in order: [`Options::drain_delay`] as before but not ready; connections in the backlog are
-/// accepted and answered, and no others; requests under way get [`Options::drain_timeout`] to
-/// finish, of which waits take half at most; what is left is dropped.
+/// Serves `service` on `listeners`, one or several, until `shutdown` completes. Then it shuts down
+/// in order:
 ///
-/// It knows no worker: accepted writes wait in the queue until one applies them, in this process or another.
+/// 1. For [`Options::drain_delay`], serves as before but reports itself not ready.
+/// 2. Accepts and answers the connections in the backlog, and no others.
+/// 3. Gives requests in progress [`Options::drain_timeout`] to finish, at most half of it for
+///    waits, and drops the rest.
+///
+/// The server knows no worker: accepted writes wait in the queue until a worker, in this process or
+/// another, applies them.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidInput`] if the options contradict each other. Once it serves, no error ends it: what goes wrong with
-/// one connection is that connection's, and a process out of descriptors waits for some.
+/// [`io::ErrorKind::InvalidInput`] if the options contradict each other. Once it serves, no error
+/// ends it: a failure on one connection affects that connection alone, and a process without free
+/// descriptors waits for some.
 pub async fn serve(
     listeners: impl Into<Listeners>,
     service: Service,
@@ -53,8 +59,8 @@ pub async fn serve(
     serve_with_health(listeners, service, options, health, shutdown).await
 }
 
-/// The same as [`serve`], in a process that answers probes elsewhere too: `health` takes up the metrics of the server, and is
-/// drained with it.
+/// Serves like [`serve`], in a process that also answers probes elsewhere: the server registers its
+/// metrics with `health` and drains it.
 ///
 /// # Errors
 /// Those of [`serve`].
@@ -79,7 +85,7 @@ pub async fn serve_with_health(
     server.app.health.drain();
     server.app.watchers.end();
     if !drain_delay.is_zero() {
-        // Not ready, and still there for whoever has not heard of it yet.
+        // No longer ready, but still there for clients that have not noticed yet.
         let _ = timeout(drain_delay, server.accept(&mut listeners)).await;
     }
     for listener in listeners.listeners {
@@ -95,7 +101,7 @@ struct Server {
     app: Arc<App>,
     http: http1::Builder,
     connections: JoinSet<()>,
-    /// A permit for each connection that is told that there is no room for it.
+    /// A permit for each connection that is being refused.
     free_for_refusal: Arc<Semaphore>,
 }
 
@@ -104,11 +110,11 @@ impl Server {
         let options = &app.options;
         let mut http = http1::Builder::new();
         http
-            // A client may close its side once it has asked, and is answered all the same.
+            // A client may close its side after its request and is still answered.
             .half_close(true)
             .header_read_timeout(options.idle_timeout)
             .max_header_size(options.head_bytes_max)
-            // What a client has sent and this has not read, or the reverse, besides bodies.
+            // Limits unread input and unsent output, bodies aside.
             .max_buf_size(BUFFER_BYTES.max(options.head_bytes_max));
         if options.headers_max != HEADERS_ON_STACK {
             http.max_headers(options.headers_max);
@@ -121,12 +127,12 @@ impl Server {
         }
     }
 
-    /// Accepts connections, for ever.
+    /// Accepts connections forever.
     async fn accept(&mut self, listeners: &mut Listeners) {
         loop {
             let accepted = tokio::select! {
                 accepted = listeners.accept() => accepted,
-                // Takes the finished ones off the list.
+                // Removes finished connections from the set.
                 Some(ended) = self.connections.join_next() => {
                     if ended.is_err_and(|error| error.is_panic()) {
                         self.app.metrics.panics.inc();
@@ -141,7 +147,7 @@ impl Server {
         }
     }
 
-    /// Serves a connection that has come to the listener on `ip`, if there is room for it.
+    /// Serves a connection to the listener on `ip`, if the limit permits.
     fn spawn(&mut self, stream: Stream, ip: Option<IpAddr>) {
         if let Ok(permit) = Arc::clone(&self.app.places.free).try_acquire_owned() {
             let serving = self.serve(stream, ip);
@@ -155,7 +161,7 @@ impl Server {
             let free = Arc::clone(&self.app.places.free);
             let serving = self.serve(stream, ip);
             self.connections.spawn(async move {
-                // If the other one takes longer to close, this one is closed in its place.
+                // If the idle connection takes too long to close, the new one is closed instead.
                 if let Ok(Ok(_permit)) = timeout(ROOM_TIMEOUT, free.acquire_owned()).await {
                     serving.await;
                 }
@@ -166,12 +172,12 @@ impl Server {
         if let Ok(permit) = Arc::clone(&self.free_for_refusal).try_acquire_owned() {
             self.connections.spawn(refuse(stream, permit));
         } else {
-            // Whoever comes in such numbers gets no answer at all.
+            // Above this number, connections are closed without an answer.
             drop(stream);
         }
     }
 
-    /// Serves one connection to its end.
+    /// Serves one connection until it ends.
     fn serve(
         &self,
         stream: Stream,
@@ -186,7 +192,7 @@ impl Server {
         let io = TokioIo::new(Guarded::new(stream, Arc::clone(&phase), patience));
         let app = Arc::clone(&self.app);
         let mut http = self.http.clone();
-        // Without a timer hyper has no timeouts, and says so only in its log.
+        // Without a timer, hyper has no timeouts and only logs that fact.
         http.timer(phase.timer.clone());
         let opened = Places::add(&self.app.places, Arc::clone(&phase));
         let answering = Arc::clone(&phase);
@@ -199,7 +205,7 @@ impl Server {
                     phase.begin();
                     let (mut reply, unread) = handle(&app, &phase, request).await;
                     if app.health.is_draining() {
-                        // A client that keeps a connection to a server that is about to end should have a new one, elsewhere.
+                        // The client should reconnect, to another server.
                         let headers = reply.headers_mut();
                         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
@@ -216,7 +222,7 @@ impl Server {
             let closing = async {
                 phase.closes().await;
                 if health.is_draining() && phase.is_fresh() {
-                    // Its request is on its way, and its answer will close it.
+                    // Its first request may be on its way; the answer will close the connection.
                     tokio::time::sleep(FIRST_REQUEST).await;
                 }
             };
@@ -237,7 +243,7 @@ impl Server {
         }
     }
 
-    /// Waits for the requests under way, as long as they may take.
+    /// Waits for the requests in progress, up to their time limit.
     async fn drain(mut self) {
         let drain_timeout = self.app.options.drain_timeout;
         self.app.places.close_all();
@@ -264,22 +270,22 @@ impl Server {
     }
 }
 
-/// Most bytes that are read ahead of a handler, for each connection.
+/// Maximum number of bytes read ahead of a handler on each connection.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// How long a connection that has sent nothing yet stays open when the server ends.
+/// How long a connection without a request stays open during shutdown.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// How long an idle connection may take to close when another one needs its place.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Most connections at a time that are told there is no room, before further ones are closed without a word.
+/// Maximum number of refusals in progress; further connections are closed without an answer.
 const REFUSALS_MAX: usize = 64;
 
-/// How long such a connection gets to take its answer.
+/// Time limit for a refused connection to take its answer.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The answer to a connection too many, whatever it would have asked for.
+/// The answer to a connection above the limit, whatever its request.
 const NO_ROOM: &str = r#"{"type":"/problems/overloaded","title":"Service Unavailable","status":503,"detail":"the server has no room for another connection"}"#;
 
 async fn refuse(mut stream: Stream, permit: OwnedSemaphorePermit) {
@@ -292,16 +298,17 @@ async fn refuse(mut stream: Stream, permit: OwnedSemaphorePermit) {
     let telling = async {
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
-        // Closing with something unread would reset the connection, and the answer with it.
+        // Closing with unread bytes would reset the connection and discard the answer.
         let mut scrap = [0; 1024];
         while stream.read(&mut scrap).await? > 0 {}
         io::Result::Ok(())
     };
-    // Whether it was heard makes no difference.
+    // A failure here changes nothing.
     let _ = timeout(REFUSAL_TIMEOUT, telling).await;
 }
 
-/// How long nothing is accepted when the process has run out of something. Trying at once would only spin.
+/// How long nothing is accepted while the process lacks a resource. An immediate retry would only
+/// spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 async fn recover(error: &io::Error) {
@@ -310,7 +317,7 @@ async fn recover(error: &io::Error) {
         io::ErrorKind::ConnectionAborted
         | io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionRefused => {}
-        // Most likely EMFILE or ENFILE: descriptors come back when connections end.
+        // Most likely EMFILE or ENFILE: descriptors become free when connections end.
         _ => {
             tracing::error!(%error, "cannot accept connections");
             tokio::time::sleep(ACCEPT_PAUSE).await;

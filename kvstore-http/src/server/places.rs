@@ -1,4 +1,4 @@
-//! Room for connections: so many at a time, and the one that has been idle longest makes room for another.
+//! Limits the number of connections: the longest idle one closes in favor of a new one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use super::connection::Phase;
 use crate::access::token::Access;
 use crate::answer::error::{Problem, Result};
 
-/// The connections that are served, and room for more.
+/// The open connections and the number still allowed.
 #[derive(Debug)]
 pub(crate) struct Places {
     /// A permit for each connection.
@@ -24,7 +24,7 @@ struct Open {
     by_number: HashMap<u64, Arc<Phase>>,
 }
 
-/// A connection that is served, until this is dropped.
+/// An open connection, removed on drop.
 pub(super) struct OpenPlace(Arc<Places>, u64);
 
 impl Places {
@@ -44,7 +44,7 @@ impl Places {
         OpenPlace(Arc::clone(this), number)
     }
 
-    /// Closes the one that has been idle longest; returns false if none is idle.
+    /// Closes the connection that has been idle longest; returns false if none is idle.
     pub(super) fn close_idle(&self) -> bool {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let phases = open.by_number.values();
@@ -53,14 +53,14 @@ impl Places {
         longest.inspect(|(_, phase)| phase.close()).is_some()
     }
 
-    /// Closes each as soon as its request is answered.
+    /// Closes each connection once its request is answered.
     pub(super) fn close_all(&self) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.by_number.values().for_each(|phase| phase.close());
     }
 
-    /// Checks that the token of a request on the connection `phase` leaves others their part: where none is free or idle, no token
-    /// has more than half.
+    /// Checks that the token of a request on the connection `phase` leaves a share to others: if no
+    /// connection is free or idle, a token may hold at most half of them.
     ///
     /// # Errors
     /// 503, and the connection closes.

@@ -1,8 +1,8 @@
-//! The clock that timeouts of a connection go by: one timer, which is moved only when it is due.
+//! The timer for all timeouts of a connection, which is reset only when it is due.
 //!
-//! hyper sets a timer before each request and drops it a moment later, when the head is there, and
-//! a write has one until it is accepted. To arm one in the runtime and to take it back costs a lock
-//! each; here both cost nothing but a look at the clock.
+//! hyper sets a timer before each request and drops it a moment later, when the head is complete,
+//! and a write has one until it is accepted. Arming and disarming a timer in the runtime takes a
+//! lock each time. Here, both only read the clock.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,19 +13,20 @@ use futures_util::future::poll_immediate;
 use hyper::rt;
 use tokio::time::sleep_until;
 
-/// The timers of one connection: that of hyper, and those of the request under way.
+/// The timers of one connection: hyper's, and those of the current request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectionTimer {
-    /// Armed for the deadline of some timeout of before. It may go off when that is long over: then it is armed anew.
+    /// Armed for the deadline of an earlier timeout. If that one is over when the timer fires, the
+    /// timer is reset.
     armed: Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>,
 }
 
-/// What no process lives to see; a longer span may have no end that a clock can say.
+/// Longer than any process lives; the end of a longer span might overflow the clock.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 impl ConnectionTimer {
-    /// Returns what `future` comes to; `None` if that takes longer than `limit`. Most are ready at
-    /// once, and need no timer.
+    /// Returns the output of `future`, or `None` if it takes longer than `limit`. Most futures are
+    /// ready at once and need no timer.
     pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         match poll_immediate(&mut future).await {
@@ -56,7 +57,7 @@ impl rt::Timer for ConnectionTimer {
     }
 }
 
-/// Ready when its deadline has passed.
+/// Completes at its deadline.
 #[derive(Debug)]
 struct Timeout {
     deadline: Instant,
@@ -84,7 +85,7 @@ impl Future for Timeout {
             if timer.deadline() >= deadline {
                 return Poll::Ready(());
             }
-            // It went off for a timeout that is over.
+            // It fired for a timeout that is over.
             timer.as_mut().reset(deadline);
         }
     }

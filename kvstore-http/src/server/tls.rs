@@ -1,5 +1,5 @@
-//! TLS for listeners on TCP: a certificate and its key from PEM files, which may be replaced while
-//! the server runs.
+//! TLS for TCP listeners: a certificate and its key in PEM files, which can be replaced while the
+//! server runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,7 +12,7 @@ use rustls::version::{TLS12, TLS13};
 use tokio::net::TcpStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
-/// The certificate of a server. Connections are made with the one that was read last.
+/// A server's certificate. New connections use the one that was read last.
 #[derive(Debug)]
 pub struct Tls {
     certificate: PathBuf,
@@ -21,11 +21,11 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the chain of certificates in the PEM file `certificate`, the server's own first, and
-    /// the private `key` of that one.
+    /// Reads the certificate chain in the PEM file `certificate`, the server's own certificate
+    /// first, and its private key in the PEM file `key`.
     ///
     /// # Errors
-    /// Names the file that cannot be read, or says that the two do not belong together.
+    /// Names the unreadable file, or both files if they do not match.
     pub fn read(certificate: PathBuf, key: PathBuf) -> Result<Self, String> {
         let config = RwLock::new(config(&certificate, &key)?);
         Ok(Self {
@@ -35,22 +35,22 @@ impl Tls {
         })
     }
 
-    /// Returns the files of the certificate and of the key.
+    /// Returns the paths of the certificate and the key.
     pub fn files(&self) -> [&Path; 2] {
         [&self.certificate, &self.key]
     }
 
-    /// Reads both files again, for connections from now on.
+    /// Reads both files again, for new connections.
     ///
     /// # Errors
-    /// Those of [`Tls::read`]; the certificate stays as it was.
+    /// Those of [`Tls::read`]; the old certificate remains in use.
     pub fn read_again(&self) -> Result<(), String> {
         let config = config(&self.certificate, &self.key)?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
-    /// Begins the handshake of a connection.
+    /// Starts the handshake of a connection.
     pub(super) fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         TlsAcceptor::from(Arc::clone(&config)).accept(stream)
