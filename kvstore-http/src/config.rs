@@ -1,4 +1,4 @@
-//! What an operator may set: how long, how large, how many.
+//! The operator's settings: times, sizes and numbers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,60 +7,68 @@ use crate::access::cors::Cors;
 use crate::access::host::Hosts;
 use crate::access::token::Tokens;
 
-/// Limits and defaults of the server. [`ServiceOptions`](kvstore_core::service::ServiceOptions) has those that hold without HTTP too.
+/// Limits and defaults of the server. [`ServiceOptions`](kvstore_core::service::ServiceOptions)
+/// holds those that also apply without HTTP.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long `PUT` and `DELETE` on `/v1` wait for the write, if the client does not say.
+    /// How long `PUT` and `DELETE` on `/v1` wait for the write unless the client states a time.
     pub resource_wait: Duration,
-    /// How long `POST /set` and `DELETE /delete/…` wait for the write, if the client does not say.
+    /// How long `POST /set` and `DELETE /delete/…` wait for the write unless the client states a
+    /// time.
     pub simple_wait: Duration,
-    /// The longest wait that a client gets, whatever it asks for.
+    /// Maximum wait, whatever the client asks for.
     pub wait_max: Duration,
-    /// Largest body of a request, in bytes; `None` for the largest value and [`ENVELOPE_BYTES`] around it.
+    /// Maximum size of a request body, in bytes; `None` for the largest value plus
+    /// [`ENVELOPE_BYTES`].
     pub body_bytes_max: Option<usize>,
-    /// Largest head of a request, request line included, in bytes: more is answered 431.
+    /// Maximum size of a request head, including the request line, in bytes. A larger one is
+    /// answered 431.
     pub head_bytes_max: usize,
-    /// Most header lines of a request: more are answered 431.
+    /// Maximum number of header lines of a request. More are answered 431.
     pub headers_max: usize,
-    /// How long the head of a request may take from its first byte on; then the connection is closed.
+    /// Time limit for the head of a request, from its first byte; then the connection is closed.
     pub head_timeout: Duration,
-    /// How long the body of a request may take: more is answered 408.
+    /// Time limit for the body of a request; then it is answered 408.
     pub body_timeout: Duration,
-    /// How long a request may take from its head to its answer. Longer than `wait_max` and `body_timeout` together, or those
-    /// cannot be had.
+    /// Time limit for a request from its head to its answer. Must exceed `wait_max` and
+    /// `body_timeout` together, so that both can be used up.
     pub request_timeout: Duration,
-    /// How long a client may take nothing of an answer that is sent to it, or less than 1 KiB a
-    /// second; then the connection is closed.
+    /// How long a client may take nothing of its answer, or less than 1 KiB a second; then the
+    /// connection is closed.
     pub write_timeout: Duration,
-    /// How long a connection may stay open without a request, a new one too.
+    /// How long a connection may stay open without a request, including before its first.
     pub idle_timeout: Duration,
-    /// Most connections at a time. One more gets the answer 503 and is closed; 64 more than that are closed without one.
+    /// Maximum number of connections. One above it is answered 503 and closed; beyond 64 such
+    /// refusals at a time, connections are closed without an answer.
     pub connections_max: usize,
-    /// Most clients that wait for changes at a time, by `/v1/watch` or for one key. One more is answered 503.
+    /// Maximum number of clients that wait for changes, by `/v1/watch` or for one key. One more is
+    /// answered 503.
     pub watchers_max: usize,
-    /// Most bytes of bodies, pages and events that are under way, together, besides 16 KiB of each
-    /// that are not counted. What finds no room within a second is answered 503. `None` for a
-    /// quarter of the machine's or container's memory.
+    /// Maximum number of bytes of bodies, pages and events in flight, except for 16 KiB each that
+    /// are not counted. A request that finds no room within a second is answered 503. `None` for a
+    /// quarter of the memory of the machine or container.
     pub in_flight_bytes_max: Option<usize>,
-    /// After how long without a change a watcher is sent a comment, so that it knows that it is still connected.
+    /// How long a watch may be silent before it sends a comment, which shows the client that it is
+    /// still connected.
     pub watch_heartbeat: Duration,
-    /// How long the server goes on as before, but not ready, when it is told to stop: so that whoever sends it requests
-    /// learns of it.
+    /// How long the server continues to serve, while reporting itself not ready, after the signal
+    /// to stop. Gives load balancers time to notice.
     pub drain_delay: Duration,
-    /// How long requests that are under way then have to finish.
+    /// How long requests in progress then have to finish.
     pub drain_timeout: Duration,
-    /// Whether `/livez`, `/readyz` and `/metrics` are among the routes; not where they have a listener of their own.
+    /// True if the routes include `/livez`, `/readyz` and `/metrics`; false if these have a
+    /// listener of their own.
     pub admin_routes: bool,
-    /// Who may do what; `None` for everybody and everything.
+    /// Who may do what; `None` gives every client full access.
     pub tokens: Option<Arc<Tokens>>,
-    /// Names that requests may ask for besides those of this machine, on a loopback address without tokens. If there are any,
-    /// requests for other names are refused on every address.
+    /// Names that requests may address besides those of this machine, on a loopback address without
+    /// tokens. If there are any, requests for other names are refused on every address.
     pub hosts: Hosts,
-    /// Which web pages of other origins may use the service in a browser; none by default.
+    /// Web pages of other origins that may use the service in a browser; none by default.
     pub cors: Cors,
 }
 
-/// Room for what stands around a value in a body: a key, other members, white space.
+/// Allowance for the rest of a body around a value: a key, other members, white space.
 pub const ENVELOPE_BYTES: usize = 64 << 10;
 
 impl Default for Options {
@@ -70,20 +78,21 @@ impl Default for Options {
             simple_wait: Duration::ZERO,
             wait_max: Duration::from_secs(60),
             body_bytes_max: None,
-            // The longest key takes some 6 KiB percent-encoded.
+            // The longest key takes about 6 KiB percent-encoded.
             head_bytes_max: 32 << 10,
-            // What hyper keeps room for on the stack: another number costs an allocation a request.
+            // hyper holds this many on the stack; any other limit costs an allocation per request.
             headers_max: HEADERS_ON_STACK,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(120),
             write_timeout: Duration::from_secs(30),
-            // Longer than the minute after which common proxies give a connection up, so that it is not us who close it just when
-            // they send.
+            // Longer than the minute after which common proxies close idle connections, so that the
+            // server does not close one just as the proxy sends.
             idle_timeout: Duration::from_secs(75),
-            // Below the 1024 files that a process may usually have open: the store must always be able to open its own.
+            // Below the usual limit of 1024 open files per process: the store must always be able
+            // to open its own.
             connections_max: 800,
-            // Half of the connections, so that there is room for those who ask and go.
+            // Half of the connections, which leaves the others to ordinary requests.
             watchers_max: 400,
             in_flight_bytes_max: None,
             watch_heartbeat: Duration::from_secs(15),
@@ -97,16 +106,16 @@ impl Default for Options {
     }
 }
 
-/// How many header lines hyper takes without asking for memory.
+/// Number of header lines that hyper parses without an allocation.
 pub(crate) const HEADERS_ON_STACK: usize = 100;
 
 impl Options {
-    /// Whether the settings go together.
+    /// Checks that the settings are consistent.
     ///
     /// # Errors
-    /// What does not, as one sentence.
+    /// Describes the first contradiction.
     pub fn check(&self) -> Result<(), String> {
-        // A wait has to end, and its answer to be made, before the request's own time is over.
+        // A wait must end, and its answer be built, before the request's time limit.
         let longest =
             self.wait_max.max(self.resource_wait).max(self.simple_wait) + self.body_timeout;
         if self.request_timeout <= longest {
@@ -118,7 +127,7 @@ impl Options {
         if self.connections_max == 0 {
             return Err("connections-max must be at least 1".to_owned());
         }
-        // Nobody else would notice a client that takes nothing any more.
+        // Heartbeats are the only way to notice a client that no longer reads.
         if self.watch_heartbeat.is_zero() {
             return Err("watch-heartbeat must be longer than nothing".to_owned());
         }

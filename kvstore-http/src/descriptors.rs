@@ -1,11 +1,12 @@
-//! File descriptors: each connection takes one, and a process usually starts with fewer than it may have.
+//! File descriptors: each connection takes one, and a process usually starts with fewer than it may
+//! have.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Those that are no connection's: the files of the store, connections to a queue, the log.
+/// Descriptors besides connections of clients: files of the store, connections to a queue, the log.
 const OTHERS: u64 = 100;
 
-/// Raises the limit to the most that is allowed, and warns if that is less than `connections` need.
+/// Raises the limit of open files to its maximum, and warns if `connections` need more.
 pub(crate) fn raise(connections: usize) {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = Rlimit {

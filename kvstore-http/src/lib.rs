@@ -1,8 +1,9 @@
 //! The HTTP server of kvstore: two faces over one [`Service`](kvstore_core::Service), on hyper.
 //!
-//! The *simple face* is three plain routes (`POST /set`, `GET /get/{key}`, `DELETE /delete/{key}`), the *resource face* is what
-//! programs use (`/v1/kv/{key}`, `/v1/jobs/{id}`). Both go through the same queue, so the same promises hold on both: 202 means
-//! that a write is durably queued, 200 and 201 that it is applied and durable.
+//! The *simple face* is three plain routes (`POST /set`, `GET /get/{key}`, `DELETE /delete/{key}`);
+//! the *resource face* is for programs (`/v1/kv/{key}`, `/v1/jobs/{id}`). Both use the same queue,
+//! so they make the same promises: 202 means that a write is durably queued, 200 and 201 that it is
+//! applied and durable.
 //!
 //! ```no_run
 //! # async fn example(service: kvstore_core::Service) -> std::io::Result<()> {
@@ -12,7 +13,7 @@
 //! # }
 //! ```
 //!
-//! What is not here: applying writes. [`serve`] knows no worker; the binary runs one beside it.
+//! What is not here: applying writes. [`serve`] knows no worker; the binary runs one next to it.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout))]
 

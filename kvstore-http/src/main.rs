@@ -1,4 +1,4 @@
-//! The server as a process: settings, open, serve with a worker beside it, close.
+//! The server as a process: reads settings, opens the store, serves with a worker, closes.
 
 mod descriptors;
 mod reload;
@@ -19,14 +19,14 @@ use tokio::sync::oneshot;
 
 use crate::settings::{Own, PROGRAM, Role, read, read_tokens};
 
-/// A request allocates some dozens of times, and this allocator needs half as many instructions for
-/// it as the system's.
+/// A request makes dozens of allocations, and this allocator needs half as many instructions for
+/// them as the system's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(), Failure> {
     descriptors::raise(own.options.connections_max);
-    // First what can fail without having touched any data.
+    // First the steps that can fail without touching any data.
     let mut listeners = Vec::new();
     for endpoint in &own.listen {
         let listener = endpoint.bind(own.socket_mode).await?;
@@ -39,7 +39,7 @@ async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(),
         Some(address) => Some(kvstore_process::bind(address).await?),
         None => None,
     };
-    // It answers while the data is read, too.
+    // Probes are answered even while the data is read.
     let health = Health::starting();
     if let Some(listener) = admin_listener {
         tracing::info!(address = %listener.local_addr()?, "answering probes");
@@ -77,13 +77,14 @@ async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(),
         until,
     )
     .await;
-    // However it ended: this brings files up to date and lets go of the folder.
+    // In every case: closing brings the files up to date and releases the folder.
     let closed = opened.close().await;
     ended?;
     Ok(closed?)
 }
 
-/// Serves until `shutdown`, and only then stops the worker, so that requests under way see their writes applied.
+/// Serves until `shutdown`, and only then stops the worker, so that requests in progress see their
+/// writes applied.
 async fn serve_and_work(
     listeners: Vec<Listener>,
     opened: Followed,
@@ -116,7 +117,8 @@ async fn serve_and_work(
         }
     }
 
-    // Each end is told by dropping a sender: ours stops the worker, and the worker's says that it has ended.
+    // Both ends are signaled by dropping a sender: `stop` stops the worker, and the worker drops
+    // `alive` when it has ended.
     let (stop, stopped) = oneshot::channel::<()>();
     let (alive, ended) = oneshot::channel::<()>();
     if let (Some(path), Some(tokens)) = (own.tokens_file, &own.options.tokens) {
@@ -147,7 +149,8 @@ async fn serve_and_work(
     let until = async {
         tokio::select! {
             () = shutdown => {}
-            // It ends by itself only if it can never go on, and then nothing would be applied any more.
+            // A worker ends by itself only if it can never continue; then no write would be
+            // applied.
             _ = ended, if has_worker => {}
         }
     };
@@ -166,8 +169,8 @@ async fn serve_and_work(
     Ok(served?)
 }
 
-/// Returns what to open in a browser, which reaches no Unix socket. One on this machine reaches a
-/// server on all addresses by the loopback one.
+/// Returns the URL of the console, if the endpoint is no Unix socket. For a listener on all
+/// addresses, it names the loopback address.
 fn console_url(scheme: &str, endpoint: &Endpoint) -> Option<String> {
     let Endpoint::Tcp(mut address) = *endpoint else {
         return None;
@@ -181,7 +184,7 @@ fn console_url(scheme: &str, endpoint: &Endpoint) -> Option<String> {
     Some(format!("{scheme}://{address}/"))
 }
 
-/// Says what else can be done if another process holds the folder.
+/// Adds the alternative to the error if another process holds the folder.
 fn beside(error: Error) -> Failure {
     match error {
         Error::Locked { .. } => {
@@ -191,7 +194,8 @@ fn beside(error: Error) -> Failure {
     }
 }
 
-/// A file that cannot be read, or holds a bad line, changes nothing: better the tokens of before than none.
+/// Reads the tokens again. An unreadable file or a bad line changes nothing: the old tokens remain
+/// in force.
 fn read_again(path: &Path, tokens: &Tokens) {
     match read_tokens(path) {
         Ok(newer) => {
@@ -204,8 +208,8 @@ fn read_again(path: &Path, tokens: &Tokens) {
     }
 }
 
-/// Of two files that are replaced one after the other the first may not go with what the other one
-/// still is.
+/// Reads the certificate and the key again. While only one of the two files has been replaced, they
+/// may not match; then the old certificate remains in use.
 fn certificate_again(path: &Path, tls: &Tls) {
     match tls.read_again() {
         Ok(()) => tracing::info!(path = %path.display(), "the certificate was read again"),

@@ -1,4 +1,4 @@
-//! What the server counts of itself. The names stay; docs/configuration.md lists them.
+//! The server's own metrics. Their names are stable; docs/configuration.md lists them.
 
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::AtomicI64;
@@ -14,12 +14,12 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::server::in_flight::InFlight;
 
-/// Upper bounds in seconds: from a read out of memory to the longest wait.
+/// Upper bounds in seconds, from a read in memory to the longest wait.
 const BUCKETS: [f64; 14] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
 ];
 
-/// What the server counts of itself. Cheap to clone; all clones count together.
+/// The server's own metrics. Clones are cheap and share their counts.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerMetrics {
     requests: Family<Labels, Histogram, fn() -> Histogram>,
@@ -29,7 +29,7 @@ pub(crate) struct ServerMetrics {
     pub(crate) panics: Counter,
 }
 
-/// Few enough that no client can make many of them.
+/// Every label has a fixed set of values, so that clients cannot create new series.
 #[derive(Clone, Debug, PartialEq, Eq, EncodeLabelSet)]
 struct Labels {
     route: &'static str,
@@ -37,7 +37,8 @@ struct Labels {
     status: &'static str,
 }
 
-/// Hashes little of them, since each request does: few are in use, and most differ in this.
+/// Hashes only a few bytes, since every request does: few combinations are in use, and most differ
+/// in these bytes.
 impl Hash for Labels {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let first = |text: &str| text.as_bytes().first().copied().unwrap_or_default();
@@ -46,12 +47,12 @@ impl Hash for Labels {
     }
 }
 
-/// Counts a connection as long as it lives.
+/// Counts a connection until dropped.
 #[derive(Debug)]
 pub(crate) struct Counted(Gauge<i64, AtomicI64>);
 
 impl ServerMetrics {
-    /// All at nothing, and known to `registry`.
+    /// Registers all metrics at zero.
     pub(crate) fn new(registry: &mut Registry, in_flight: &InFlight) -> Self {
         let new = Self {
             requests: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
@@ -91,13 +92,13 @@ impl ServerMetrics {
         new
     }
 
-    /// A connection has been opened.
+    /// Counts a new connection until the guard is dropped.
     pub(crate) fn connection(&self) -> Counted {
         self.connections.inc();
         Counted(self.connections.clone())
     }
 
-    /// A request to `route` has been answered.
+    /// Records an answered request to `route`.
     pub(crate) fn request(
         &self,
         route: &'static str,

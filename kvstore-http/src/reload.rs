@@ -1,6 +1,7 @@
-//! Reads a file again when it changes, and when SIGHUP asks for it.
+//! Reads a file again when it changes, and on SIGHUP.
 //!
-//! A file that a Secret mounts is replaced without a signal, so it is also looked at every few seconds.
+//! A file mounted from a Secret is replaced without a signal, so it is also checked every few
+//! seconds.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,14 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
-/// How often a file is looked at.
+/// How often a file is checked.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Calls `read` whenever the file at `path` is another one than before, or SIGHUP comes.
+/// Calls `read` whenever the file at `path` has changed, and on SIGHUP.
 pub(crate) async fn watch(path: PathBuf, read: impl Fn(&Path)) {
     let (sender, mut hangups) = mpsc::channel(1);
     let hangup = kvstore_process::on_hangup(move || {
-        // One that waits already stands for this one, too.
+        // A pending signal covers this one, too.
         let _ = sender.try_send(());
     });
     if let Err(error) = hangup {
@@ -27,7 +28,7 @@ pub(crate) async fn watch(path: PathBuf, read: impl Fn(&Path)) {
             Some(()) = hangups.recv() => true,
             () = tokio::time::sleep(INTERVAL) => false,
         };
-        // While it is away there is nothing to read.
+        // A missing file counts as unchanged.
         let now = ReloadState::of(&path).ok().or(known);
         if is_asked || now != known {
             known = now;
@@ -36,7 +37,7 @@ pub(crate) async fn watch(path: PathBuf, read: impl Fn(&Path)) {
     }
 }
 
-/// What differs between two versions of a file.
+/// The metadata that distinguishes two versions of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ReloadState {
     modified: SystemTime,

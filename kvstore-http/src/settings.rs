@@ -1,4 +1,4 @@
-//! The server's settings: the table of flags and variables, and what they come to.
+//! The server's settings: the table of flags and variables, and their parsing.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use kvstore_process::{
     Fallback, Program, Setting, Settings, SharedSettings, bytes, duration, within,
 };
 
-/// The program, with every setting it has of its own.
+/// The program with all settings of its own.
 pub(crate) const PROGRAM: Program = Program {
     name: "kvstore-http",
     version: env!("CARGO_PKG_VERSION"),
@@ -274,13 +274,13 @@ const fn count(flag: &'static str, default: &'static str, help: &'static str) ->
     }
 }
 
-/// No wait is longer, and sums of some of them are still times.
+/// Limits waits to a time that is safe to add up.
 const SPANS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 24 * 60 * 60);
 
-/// A timeout of nothing would let nothing pass.
+/// A timeout of zero would let nothing pass.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=*SPANS.end();
 
-/// What is held in memory for each connection, and what a queue takes at all, has to stay within reason.
+/// Limits the memory for each connection, and the size of a job in a queue.
 const SIZES: RangeInclusive<u64> = 1..=64 << 20;
 
 const IN_FLIGHT: RangeInclusive<u64> = 1..=1 << 40;
@@ -289,14 +289,15 @@ const HEAD_SIZES: RangeInclusive<u64> = 1 << 10..=256 << 10;
 
 const COUNTS: RangeInclusive<usize> = 1..=1_000_000;
 
-/// What the process does besides serving.
+/// The server's relation to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// A worker runs in it.
+    /// Runs a worker in this process.
     Worker,
-    /// A worker elsewhere applies what it accepts.
+    /// Leaves accepted writes to a worker elsewhere.
     Acceptor,
-    /// It reads a folder that another process writes, and accepts what a queue on Redis takes, if that is the folder's.
+    /// Reads a folder that another process writes, and accepts writes only if the folder's queue is
+    /// on Redis.
     Reader,
 }
 
@@ -310,22 +311,23 @@ impl Role {
     }
 }
 
-/// The server's settings, checked.
+/// The server's settings, validated.
 #[derive(Clone, Debug)]
 pub(crate) struct Own {
     pub(crate) listen: Vec<Endpoint>,
-    /// The permissions of the Unix sockets among them.
+    /// The permissions of Unix sockets in `listen`.
     pub(crate) socket_mode: u32,
-    /// For the others among them.
+    /// The certificate for TCP addresses in `listen`.
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) role: Role,
-    /// Where the tokens in its options come from.
+    /// The file that the tokens in `options` come from.
     pub(crate) tokens_file: Option<PathBuf>,
     pub(crate) service: ServiceOptions,
     pub(crate) options: Options,
 }
 
-/// Reads the settings. Everything is looked at first, so that every wrong value is reported.
+/// Reads the settings. All of them are parsed before any error returns, so that every wrong value
+/// is reported.
 pub(crate) fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Own> {
     let tokens = settings.get_optional(&TOKENS_FILE, |path| {
         read_tokens(path.as_ref()).map(|tokens| (PathBuf::from(path), tokens))
@@ -347,7 +349,7 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> 
         role: role?,
         service: service?,
         options: Options {
-            // Where they have an address of their own, they are there only.
+            // If they have an address of their own, they are only there.
             admin_routes: shared?.admin_listen.is_none(),
             tokens: tokens.map(Arc::new),
             cors: cors?.unwrap_or_default(),
@@ -360,7 +362,7 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> 
 /// Reads a file of tokens.
 ///
 /// # Errors
-/// What is wrong with it, all in one line.
+/// Lists all problems, in one line.
 pub(crate) fn read_tokens(path: &Path) -> Result<Tokens, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     Tokens::parse(&text).map_err(|problems| problems.join("; "))
@@ -385,10 +387,10 @@ fn read_listen(settings: &mut Settings, has_tokens: bool) -> Option<Vec<Endpoint
     Some(listen)
 }
 
-/// Reads places to listen on, with commas between them.
+/// Parses a comma-separated list of endpoints.
 ///
 /// # Errors
-/// Names the first that is none.
+/// Names the first invalid one.
 pub(crate) fn endpoints(text: &str) -> Result<Vec<Endpoint>, String> {
     let endpoint = |text: &str| {
         let text = text.trim();
@@ -397,7 +399,7 @@ pub(crate) fn endpoints(text: &str) -> Result<Vec<Endpoint>, String> {
     text.split(',').map(endpoint).collect()
 }
 
-/// Reads the certificate, if there is to be TLS.
+/// Reads the certificate and the key, if TLS is configured.
 fn read_tls(settings: &mut Settings) -> Option<Option<Tls>> {
     let path = |text: &str| Ok::<_, String>(PathBuf::from(text));
     let certificate = settings.get_optional(&TLS_CERT, path);
@@ -422,7 +424,7 @@ fn read_tls(settings: &mut Settings) -> Option<Option<Tls>> {
     }
 }
 
-/// Reads permissions in octal.
+/// Parses permissions in octal.
 fn mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 => Ok(mode),
@@ -441,7 +443,7 @@ fn read_role(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option
     match wanted? {
         true => Some(Role::Worker),
         false if shared.store.is_shared() => Some(Role::Acceptor),
-        // One process writes to such a store, and it has the worker.
+        // A single process writes to such a store, and it runs the worker.
         false => match shared.store.folder_to_follow() {
             Ok(_) => Some(Role::Reader),
             Err(error) => {

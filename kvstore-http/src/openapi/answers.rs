@@ -1,4 +1,4 @@
-//! Answers: what comes with each status, and which headers.
+//! Answers of operations: their statuses, headers and bodies.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ impl Answer {
         }
     }
 
-    /// With a body of one of our shapes.
+    /// Sets the body to the schema `name`.
     pub(super) fn json(self, name: &str) -> Self {
         self.content("application/json", schema(name))
     }
@@ -40,7 +40,7 @@ impl Answer {
         }
     }
 
-    /// With headers; a `?` stands behind the name of one that need not be there.
+    /// Adds headers; a `?` after a name makes it optional.
     pub(super) fn headers(mut self, names: &[&'static str]) -> Self {
         self.headers.extend(names.iter().map(|name| {
             let required = !name.ends_with('?');
@@ -49,13 +49,13 @@ impl Answer {
         self
     }
 
-    /// The headers that every answer to a write has.
+    /// Adds the headers of every answer to a write.
     pub(super) fn written(self) -> Self {
         self.headers(&["sync-token", "idempotency-replayed?", "preference-applied?"])
             .linked()
     }
 
-    /// With links to its job, and to its key if it names one.
+    /// Adds links to the job, and to the key if the body names one.
     pub(super) fn linked(self) -> Self {
         Self {
             links: true,
@@ -70,7 +70,7 @@ impl Answer {
         }
         let mut answer = json!({ "description": self.description, "headers": headers });
         if self.links {
-            // Also of what is only accepted: the job is there from then on.
+            // An answer that only accepts the write has links, too: its job exists from then on.
             let by_key = self.content.as_ref().is_some_and(|(_, schema)| {
                 let name = schema["$ref"].as_str().unwrap_or_default();
                 !name.contains("/Batch") && !name.ends_with("/Retried")
@@ -84,7 +84,7 @@ impl Answer {
     }
 }
 
-/// What a write leads to.
+/// Returns the links from a write to its job and entry.
 fn links(by_key: bool) -> Value {
     let mut links = json!({
         "job": { "operationId": "getJob", "parameters": { "id": "$response.body#/job_id" } },
@@ -98,7 +98,7 @@ fn links(by_key: bool) -> Value {
     links
 }
 
-/// The answer of a problem by its status, to refer to; of a face.
+/// Returns a reference to the answer of a problem, by face and status.
 pub(super) fn problem(face: Face, status: u16) -> Value {
     json!({ "$ref": format!("#/components/responses/{}", problem_name(face, status)) })
 }
@@ -110,7 +110,7 @@ fn problem_name(face: Face, status: u16) -> String {
     }
 }
 
-/// All problems, by status and face.
+/// Returns the answers of all problems, by face and status.
 pub(super) fn problems() -> Value {
     let statuses: BTreeSet<u16> = problems::statuses().collect();
     let mut responses = Map::new();
@@ -129,7 +129,7 @@ pub(super) fn problems() -> Value {
     responses.into()
 }
 
-/// The head of a problem's answer.
+/// Returns the answer of a problem without its body.
 fn described(status: u16) -> Value {
     let mut names = vec![("cache-control", true), ("x-request-id", true)];
     match status {
@@ -140,7 +140,7 @@ fn described(status: u16) -> Value {
         503 | 507 => names.push(("retry-after", true)),
         _ => {}
     }
-    // Those of a job that was waited for.
+    // A failed job that the request waited for adds these.
     if matches!(status, 404 | 412 | 413 | 422 | 500 | 504) {
         names.extend([("sync-token", false), ("idempotency-replayed", false)]);
     }
@@ -151,7 +151,7 @@ fn described(status: u16) -> Value {
     json!({ "description": problems::meanings(status).join(" Or: "), "headers": headers })
 }
 
-/// The same answers, to a request for the head alone.
+/// Converts answers to those of a HEAD request.
 pub(super) fn without_bodies(answers: &Value) -> Value {
     let mut heads = Map::new();
     for (status, answer) in answers.as_object().expect("answers by status") {
@@ -167,7 +167,7 @@ pub(super) fn without_bodies(answers: &Value) -> Value {
     heads.into()
 }
 
-/// A header to refer to.
+/// Returns a reference to a header.
 fn header(name: &str, required: bool) -> Value {
     let component = component_of(name, required);
     json!({ "$ref": format!("#/components/headers/{component}") })
@@ -180,7 +180,7 @@ fn component_of(name: &str, required: bool) -> String {
     }
 }
 
-/// Every header, as one that is always there and as one that need not be.
+/// Returns all headers, each in a required and an optional form.
 pub(super) fn headers() -> Value {
     let mut headers = Map::new();
     for (name, description, schema) in all_headers() {

@@ -1,7 +1,8 @@
-//! `GET /openapi.json`: what every route takes and answers, as OpenAPI 3.1 (<https://spec.openapis.org/oas/v3.1.0>), with the
-//! limits in force.
+//! `GET /openapi.json`: parameters and answers of every route as OpenAPI 3.1
+//! (<https://spec.openapis.org/oas/v3.1.0>), with the limits in force.
 //!
-//! Tests hold it against the table of routes, against what the server answers, and against the copy in `openapi.json`.
+//! Tests compare it with the table of routes, with the server's answers, and with the copy in
+//! `openapi.json`.
 
 mod answers;
 mod paths;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use crate::config::{ENVELOPE_BYTES, Options};
 use crate::routes::{BODIES_BYTES_MAX, MGET_KEYS_MAX};
 
-/// What stands at the beginning of the document, and of the page that shows it.
+/// The introduction of the document, and of the page that shows it.
 const PROMISES: &str = "\
 ## What an answer promises
 * **202**: the write is in the durable queue, has its place in its key's order, and will be applied exactly once in effect, even if \
@@ -30,9 +31,9 @@ need not show it yet.
 * A read shows every applied write, never half of one, and never an expired value.
 ";
 
-/// The document for a server with these settings.
+/// Builds the document for a server with these settings.
 pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
-    // Where no tokens are asked for, a page of it shows no padlocks.
+    // Without tokens, the page must not show padlocks.
     let (security, schemes) = match options.tokens {
         None => (json!([]), json!({})),
         Some(_) => (
@@ -68,7 +69,7 @@ pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
     })
 }
 
-/// Every bound that a client can meet, in bytes, seconds or as a number.
+/// Returns all limits that a client can reach, in bytes, seconds or as a number.
 pub(crate) fn limits(options: &Options, service: &ServiceOptions) -> Value {
     let body = options.body_bytes_max;
     let with_value = body.unwrap_or(service.value_bytes_max + ENVELOPE_BYTES);
@@ -97,7 +98,7 @@ pub(crate) fn limits(options: &Options, service: &ServiceOptions) -> Value {
         "request_seconds": options.request_timeout.as_secs_f64(),
         "idle_seconds": options.idle_timeout.as_secs_f64(),
     });
-    // Known to a server, and not to the copy of the document that is the same everywhere.
+    // Some limits depend on the machine: a server knows them, the committed copy omits them.
     let members = limits.as_object_mut().expect("limits by name");
     members.retain(|_, limit| !limit.is_null());
     limits
@@ -109,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// The text of the committed copy.
+    /// Returns the text of the committed copy.
     fn text() -> String {
         let document = document(&Options::default(), &ServiceOptions::default());
         serde_json::to_string_pretty(&document).unwrap() + "\n"
@@ -169,8 +170,8 @@ mod tests {
                 }
             }
         }
-        // Two each of both plain writes, `DELETE` and the batch, three each of `PUT`, `PATCH` and
-        // `POST`, one of a retry.
+        // Two each for the plain writes, `DELETE` and the batch; three each for `PUT`, `PATCH` and
+        // `POST`; one for a retry.
         assert_eq!(found, 18);
     }
 

@@ -1,4 +1,4 @@
-//! Every route with its methods: parameters, bodies and answers.
+//! All routes with their methods: parameters, bodies and answers.
 
 use kvstore_core::limits::PAGE_ENTRIES_MAX;
 use serde_json::{Value, json};
@@ -10,17 +10,17 @@ use crate::config::Options;
 use crate::console;
 use crate::request::headers::SYNC_TOKENS_MAX;
 
-/// What may go wrong with every route that touches data.
+/// Statuses of problems on every route that touches data.
 const ALWAYS: [u16; 5] = [400, 401, 422, 500, 503];
-/// With every route: it is decided before the route is known.
+/// On every route: decided before the route is known.
 const HOST: [u16; 2] = [400, 421];
-/// With those that touch keys.
+/// On routes that touch keys.
 const KEYS: [u16; 1] = [403];
 const READ: [u16; 2] = [404, 412];
 const WRITE: [u16; 3] = [412, 504, 507];
 const BODY: [u16; 3] = [408, 413, 415];
 
-/// Visible characters and spaces, or the same as a string of structured fields.
+/// Visible characters and spaces, or the same as a structured field string.
 const IDEMPOTENCY_KEY_PATTERN: &str = r#"^([!#-~]([ -~]{0,253}[!-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}"( *; *window=0*[1-9][0-9]{0,17})?)$"#;
 
 /// One method of a route.
@@ -58,7 +58,7 @@ impl PathOperation {
         self.body_of(true, json!({ "application/json": { "schema": schema } }))
     }
 
-    /// By media type.
+    /// Sets the body, by media type.
     fn body_of(self, required: bool, content: Value) -> Self {
         let body = json!({ "required": required, "content": content });
         Self {
@@ -77,7 +77,7 @@ impl PathOperation {
         self
     }
 
-    /// Without a token, even where there are some.
+    /// Exempts the operation from tokens.
     fn public(self) -> Self {
         Self {
             is_public: true,
@@ -94,7 +94,7 @@ impl PathOperation {
         for status in self.problems.into_iter().chain(HOST) {
             answers[status.to_string()] = problem(face, status);
         }
-        // From before the request is looked at any further, so it has none of our headers.
+        // hyper answers this before a handler runs, so it carries none of this server's headers.
         answers["431"] =
             json!({ "description": "The head of the request is larger than x-limits allows" });
         for answer in self.answers {
@@ -117,7 +117,7 @@ impl PathOperation {
         operation
     }
 
-    /// `GET`, and `HEAD`, which is the same without the body.
+    /// Returns the operations `get` and `head`, which differ in the body only.
     fn into_get_and_head(self) -> Value {
         let get = self.into_json();
         let mut head = get.clone();
@@ -144,7 +144,7 @@ fn text() -> Value {
     json!({ "type": "string" })
 }
 
-/// A switch in a query.
+/// Describes a switch in the query.
 fn switch(name: &str, description: &str) -> Value {
     in_query(
         name,
@@ -189,7 +189,7 @@ fn include() -> Value {
     )
 }
 
-/// The headers of a read of one entry.
+/// Describes the headers of a read of one entry.
 fn read_headers() -> [Value; 2] {
     [
         in_header(
@@ -205,7 +205,7 @@ fn read_headers() -> [Value; 2] {
     ]
 }
 
-/// The headers of a write of one entry.
+/// Describes the headers of a write of one entry.
 fn condition_headers() -> [Value; 2] {
     [
         in_header(
@@ -221,7 +221,7 @@ fn condition_headers() -> [Value; 2] {
     ]
 }
 
-/// The headers of every write.
+/// Describes the headers of every write.
 fn write_headers() -> [Value; 2] {
     [
         prefer(
@@ -235,7 +235,7 @@ fn write_headers() -> [Value; 2] {
     ]
 }
 
-/// The answer to a write that is not waited for; `schema` says what its body names.
+/// Describes the answer to a write that is not waited for, with the body `schema`.
 fn accepted(schema: &str) -> Answer {
     Answer::new(
         202,

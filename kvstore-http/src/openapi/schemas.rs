@@ -1,28 +1,29 @@
-//! The shapes of bodies and of what stands in them.
+//! Schemas of bodies and of their members.
 
 use kvstore_core::limits::{BATCH_OPERATIONS_MAX, KEY_CHARS_MAX, TTL_MAX, TTL_MIN};
 use serde_json::{Map, Value, json};
 
 use crate::routes::MGET_KEYS_MAX;
 
-/// All rules for a key but its length: no control characters, and as a path of segments none of them empty, `.` or `..`.
+/// All rules for a key except its length: no control characters; as a path, no segment that is
+/// empty, `.` or `..`.
 const KEY_PATTERN: &str =
     r"^(?!\.{1,2}(/|$))[^\x00-\x1f\x7f-\x9f/]+(/(?!\.{1,2}(/|$))[^\x00-\x1f\x7f-\x9f/]+)*$";
 
-/// Entity tags with commas between them.
+/// A comma-separated list of entity tags.
 const TAG_LIST_PATTERN: &str = r##"^(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*"){0,15}$"##;
 
-/// `*`, or such a list.
+/// `*` or such a list.
 const TAGS_PATTERN: &str = r##"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*"){0,15})$"##;
 
-/// A version, with the quotes of an entity tag.
+/// A version, including the quotes of an entity tag.
 pub(super) const VERSION_PATTERN: &str = r#"^"[0-9]+"$"#;
 
 pub(super) fn schema(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// A list of members, of which those with a `?` behind their name need not be there.
+/// Describes an object with these members; a `?` after a name makes it optional.
 pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
@@ -38,7 +39,7 @@ pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
     json!({ "type": "object", "required": required, "properties": properties })
 }
 
-/// The same, and there is no other member.
+/// Forbids other members.
 fn closed(mut object: Value) -> Value {
     object["additionalProperties"] = false.into();
     object
@@ -279,7 +280,7 @@ pub(super) fn all() -> Value {
     schemas
 }
 
-/// The bodies of 202.
+/// Returns the bodies of 202.
 fn queued() -> Map<String, Value> {
     let status = || ("status", json!({ "const": "queued" }));
     let job = || ("job_id", schema("JobId"));
