@@ -113,7 +113,7 @@ async fn serve_and_work(
     kvstore_process::notify_ready(&format!("serving on {address}"));
     for endpoint in endpoints.iter().filter(|endpoint| !endpoint.is_local()) {
         if own.options.tokens.is_none() {
-            tracing::warn!(address = %endpoint, "whoever reaches this address may read and write everything");
+            tracing::warn!(address = %endpoint, "any client that reaches this address may read and write everything");
         }
     }
 

@@ -128,7 +128,7 @@ const ALLOW_UNAUTHENTICATED: Setting = Setting {
     value: "",
     default: Fallback::Value("false"),
     allowed: "true or false",
-    help: "Listen on addresses that other machines reach without a tokens file: whoever reaches them may read and write everything",
+    help: "Listen on addresses that other machines reach without a tokens file: any client that reaches them may read and write everything",
 };
 
 const VALUE_BYTES_MAX: Setting = size(
@@ -236,7 +236,7 @@ const WATCH_HEARTBEAT: Setting = span(
 const DRAIN_DELAY: Setting = span(
     "drain-delay",
     "0s",
-    "How long to go on, but not ready, when told to stop",
+    "How long to continue serving, but not ready, after the signal to stop",
 );
 const DRAIN_TIMEOUT: Setting = span(
     "drain-timeout",

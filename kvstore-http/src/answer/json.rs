@@ -38,7 +38,7 @@ impl Object {
     pub(crate) fn member(mut self, name: &'static str, value: impl Serialize) -> Self {
         self.name(name);
         serde_json::to_writer(&mut self.text, &value)
-            .expect("texts, numbers and lists of them have a JSON form, and a vector takes it");
+            .expect("texts, numbers and lists serialize, and writing to a vector succeeds");
         self
     }
 

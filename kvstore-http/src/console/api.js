@@ -1,9 +1,9 @@
-// The API as this page uses it: calls with the visitor's token, conditional writes that are seen
-// through, and changes as they come.
+// The API as this page uses it: calls with the visitor's token, conditional writes followed to
+// their outcome, and changes as they happen.
 
 const STORED_TOKEN = 'kvstore-token';
 
-/** Who is here: the token, and what it may do ({write, prefix}; null without a known token). */
+/** The visitor's token and its access ({write, prefix}; null without a known token). */
 export const session = {
   access: null,
   get token() { return sessionStorage.getItem(STORED_TOKEN); },
@@ -11,11 +11,11 @@ export const session = {
     if (text) sessionStorage.setItem(STORED_TOKEN, text);
     else sessionStorage.removeItem(STORED_TOKEN);
   },
-  /** Called when the server knows the token no longer. */
+  /** Called when the server no longer knows the token. */
   refused() {},
 };
 
-/** An answer that reports an error, or none at all (status 0). */
+/** An error answer, or the lack of any answer (status 0). */
 export class Problem extends Error {
   constructor(status, detail, body = {}) {
     super(detail);
@@ -49,7 +49,7 @@ async function problemOf(reply) {
   return new Problem(reply.status, reasons || body.detail || `The server answered ${reply.status}`, body);
 }
 
-/** Sends a request; returns {status, headers, text}, with the body's bytes as they came. */
+/** Sends a request; returns {status, headers, text} with the unchanged body. */
 export async function call(method, path, { query, headers, body, signal } = {}) {
   let reply;
   let text;
@@ -64,17 +64,17 @@ export async function call(method, path, { query, headers, body, signal } = {}) 
   return { status: reply.status, headers: reply.headers, text };
 }
 
-/** The same for an answer without stored values. */
+/** Sends a request whose answer holds no stored values; returns the parsed answer. */
 export const ask = async (method, path, options) => JSON.parse((await call(method, path, options)).text);
 
 const pathOf = (key) => `v1/kv/${key.split('/').map(encodeURIComponent).join('/')}`;
 
-/** Returns {key, text, etag, expiresAt} with the text as stored; null if there is no such key. */
+/** Returns {key, text, etag, expiresAt} with the text as stored; null if the key is absent. */
 export async function read(key, signal) {
   try {
     const { text, headers } = await call('GET', pathOf(key), { signal });
     const left = headers.get('X-TTL');
-    // Counted from here, so that a wrong clock of this machine does not matter.
+    // Computed from the remaining time, so that a wrong local clock does not matter.
     const expiresAt = left === null ? null : performance.now() + Number(left) * 1000;
     return { key, text, etag: headers.get('ETag'), expiresAt };
   } catch (error) {
@@ -83,16 +83,16 @@ export async function read(key, signal) {
   }
 }
 
-/** Makes a key under which a write can be repeated without a second effect. */
+/** Creates an idempotency key, under which a write can be repeated without a second effect. */
 export function newIdempotencyKey() {
   const random = crypto.getRandomValues(new Uint8Array(16));
   return `"${Array.from(random, (byte) => byte.toString(16).padStart(2, '0')).join('')}";window=600`;
 }
 
 /**
- * Writes or, without a text, deletes `key` if it still has the version `etag` (null: if it is
- * absent). Returns true if that was done and false if the key has changed meanwhile; `queued` is
- * called if it takes longer.
+ * Writes `key`, or deletes it without a text, if it still has the version `etag` (null: if it is
+ * absent). Returns true if that succeeded and false if the key has changed; calls `queued` if the
+ * write takes longer.
  */
 export async function write({ key, etag, text, ttl, idempotencyKey, queued }) {
   const headers = { 'Idempotency-Key': idempotencyKey, Prefer: 'wait=5', 'Content-Type': 'application/json' };
@@ -115,7 +115,7 @@ export async function write({ key, etag, text, ttl, idempotencyKey, queued }) {
   }
 }
 
-/** Reads the events out of a stream (https://html.spec.whatwg.org/multipage/server-sent-events.html). */
+/** Parses server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html). */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
@@ -142,9 +142,10 @@ async function* events(body) {
 }
 
 /**
- * Follows the changes under `prefix` until `signal` ends it, and connects again by itself.
- * `place.since` says where to begin, and afterwards where to go on. `changed({kind, key, etag})` is called for each, `state(text)` when the connection
- * changes, `reset()` when changes may have been missed and everything is to be read again.
+ * Follows the changes under `prefix` until `signal` aborts, and reconnects automatically.
+ * `place.since` holds the id to start after, and is kept up to date. Calls
+ * `changed({kind, key, etag})` for each change, `state(text)` when the connection changes, and
+ * `reset()` when changes may have been missed, so that everything must be read again.
  */
 export async function follow({ prefix, place, signal, changed, state, reset }) {
   let pause = 2000;
@@ -168,7 +169,7 @@ export async function follow({ prefix, place, signal, changed, state, reset }) {
       if (signal.aborted || error.status === 401) return;
       if (error.status === 403) return state('off');
       if (error.status === 410) {
-        // The changes from there on are no longer kept.
+        // The changes after that id are no longer kept.
         place.since = undefined;
         isBehind = true;
         continue;

@@ -1,4 +1,4 @@
-// The changes of this visit, newest first.
+// The changes during this visit, newest first.
 
 import { byId, clock, h } from './dom.js';
 

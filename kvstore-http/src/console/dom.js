@@ -1,8 +1,8 @@
-// Elements, dialogs and the forms of numbers and times. No text ever becomes markup.
+// Elements, dialogs, and formats of numbers and times. No text ever becomes markup.
 
 export const byId = (id) => document.getElementById(id);
 
-/** Makes an element: attributes, `on…` listeners, and children that may be absent. */
+/** Creates an element: attributes, `on…` listeners, and children that may be absent. */
 export function h(name, attributes, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes ?? {})) {
@@ -26,7 +26,7 @@ export function bytes(count) {
   return `${count < 10 ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
 }
 
-/** A span of time: `3 d 04:05:06`, `4:05`, `12 s`. */
+/** Formats a duration: `3 d 04:05:06`, `4:05`, `12 s`. */
 export function span(seconds) {
   const whole = Math.max(0, Math.ceil(seconds));
   const two = (value) => String(value).padStart(2, '0');
@@ -40,7 +40,7 @@ export const clock = (date) => date.toLocaleTimeString('en-GB');
 export const moment = (text) => text.replace('T', ' ').replace(/(\.\d+)?Z$/, ' UTC');
 
 let noticeTimer;
-/** Says something at the lower edge for a while, to screen readers too. */
+/** Shows a message at the lower edge for a while; screen readers announce it. */
 export function notice(text, isError = false) {
   const box = byId('notice');
   box.textContent = text;
@@ -49,7 +49,7 @@ export function notice(text, isError = false) {
   noticeTimer = setTimeout(() => { box.className = ''; }, isError ? 8000 : 3500);
 }
 
-/** Asks before something that cannot be undone; true if it is meant. */
+/** Asks for confirmation of an irreversible action; returns true if confirmed. */
 export function confirmed(title, text, action) {
   const dialog = byId('confirm');
   byId('confirm-title').textContent = title;
@@ -61,7 +61,7 @@ export function confirmed(title, text, action) {
     const end = (isMeant) => { dialog.close(); resolve(isMeant); };
     byId('confirm-yes').onclick = () => end(true);
     byId('confirm-no').onclick = () => end(false);
-    // Escape.
+    // Closed with Escape.
     dialog.oncancel = (event) => { event.preventDefault(); end(false); };
   });
 }

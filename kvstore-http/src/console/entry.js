@@ -1,5 +1,5 @@
-// One entry: shown as formatted JSON or as the stored bytes, edited and deleted only as the version
-// that the visitor saw, with both sides shown when somebody else was faster.
+// One entry, shown as formatted JSON or as the stored bytes. Edits and deletions apply only to the
+// version that the visitor saw; if another client was faster, both versions are shown.
 
 import { newIdempotencyKey, read, session, write } from './api.js';
 import { byId, bytes, confirmed, h, notice, span } from './dom.js';
@@ -7,14 +7,14 @@ import { differences, fault, format, paint } from './json.js';
 
 const UNITS = [['seconds', 1], ['minutes', 60], ['hours', 3600], ['days', 86400]];
 
-/** The pane in #entry; `closed()` is called when the visitor leaves it, `saved(key)` after a write. */
+/** Creates the pane in #entry; calls `closed()` on leaving it, and `saved(key)` after a write. */
 export function makeEntry({ closed, saved }) {
   const pane = byId('entry');
-  /** The key that is shown, and its entry as read last (null: there is none). */
+  /** The key shown, and its entry as last read (null if absent). */
   let key;
   let entry = null;
   let isFormatted = true;
-  /** What is being edited: {key, etag, before, text, kept} with the etag null to create. */
+  /** The draft: {key, etag, before, text, kept}; the etag is null for a new entry. */
   let draft = null;
   let isWriting = false;
   let reading = null;
@@ -85,7 +85,7 @@ export function makeEntry({ closed, saved }) {
     const copy = h('button', {
       async onclick() {
         try {
-          // Only there on this machine or behind TLS.
+          // Browsers offer it only on this machine or over TLS.
           await navigator.clipboard.writeText(entry.text);
           notice('Copied as stored');
         } catch {
@@ -184,7 +184,7 @@ export function makeEntry({ closed, saved }) {
       if (to === undefined) leave();
       else open(to);
     } }, 'Cancel');
-    const banner = h('p', { class: 'banner', id: 'meanwhile', role: 'status', hidden: true }, 'Somebody has changed this key since you began. ',
+    const banner = h('p', { class: 'banner', id: 'meanwhile', role: 'status', hidden: true }, 'Another client changed this key after you began. ',
       h('button', { onclick: compare }, 'Compare'));
     show(back(), isNew ? h('label', { class: 'field' }, 'Key', field) : name(draft.key), banner, area, error,
       h('p', { class: 'hint', id: 'text-hint' }, 'White space between tokens is dropped when it is stored; everything else stays as you type it, digits included. Ctrl + Enter saves.'),
@@ -199,7 +199,7 @@ export function makeEntry({ closed, saved }) {
     const reason = fault(draft.text) ?? (draft.key ? undefined : 'A key is needed');
     error.textContent = reason ?? '';
     if (reason) return;
-    // A repetition of what was sent and not answered has the same key, and one effect.
+    // Repeating an unanswered write uses the same idempotency key, so it takes effect once.
     const sent = JSON.stringify([draft.key, draft.etag, draft.text, ttl]);
     draft.ttl = ttl;
     if (draft.sent !== sent) Object.assign(draft, { sent, idempotencyKey: newIdempotencyKey() });
@@ -228,7 +228,7 @@ export function makeEntry({ closed, saved }) {
     open(key);
   }
 
-  // Two people at once
+  // Concurrent edits
 
   async function compare() {
     let theirs;
@@ -242,10 +242,10 @@ export function makeEntry({ closed, saved }) {
     const [left, right] = differences(theirText ?? '', myText);
     const side = (id, title, note, lines) => h('section', { id, 'aria-label': title }, h('h3', null, title), h('p', { class: 'hint' }, note),
       h('pre', { tabindex: '0' }, ...lines.map(({ text, differs }) => (differs ? h('mark', null, `${text}\n`) : `${text}\n`))));
-    // From here on the other version is the one that was seen.
+    // The visitor has now seen the other version.
     const rebase = () => Object.assign(draft, { etag: theirs?.etag ?? null, kept: !!theirs?.expiresAt, before: theirText ?? '' });
     show(back(), name(draft.key),
-      h('p', { class: 'banner', role: 'alert' }, theirs ? 'Somebody else changed this key while you were editing. Nothing is lost: choose what stays.' : 'Somebody else deleted this key while you were editing.'),
+      h('p', { class: 'banner', role: 'alert' }, theirs ? 'Another client changed this key while you were editing. Nothing is lost: choose what stays.' : 'Another client deleted this key while you were editing.'),
       h('div', { class: 'sides', id: 'conflict' },
         side('theirs', 'Stored now', theirs ? `ETag ${theirs.etag}` : 'deleted', theirs ? left : []),
         side('mine', 'Yours', 'not saved', theirs ? right : right.map(({ text }) => ({ text })))),
@@ -267,7 +267,7 @@ export function makeEntry({ closed, saved }) {
     get key() { return key; },
     get isCreating() { return draft?.etag === null; },
     close() { key = undefined; draft = null; blank(); },
-    /** Takes note of changes of what is shown. */
+    /** Notes a change of the entry shown. */
     enter(changes) {
       const name_ = draft?.key ?? key;
       const last = changes.findLast((change) => change.key === name_);

@@ -1,4 +1,4 @@
-// What waits in the queue, and what was given up.
+// The waiting jobs of the queue, and the dead letters.
 
 import { ask, session } from './api.js';
 import { byId, bytes, confirmed, h, moment, notice, number, plural, span } from './dom.js';
@@ -12,7 +12,7 @@ export function makeJobs() {
   const lists = { queued: makeList('queued', 'Waiting', 'Nothing waits: every accepted write is applied.'), dead: makeList('dead', 'Dead letters', 'No dead letters: no write was given up.') };
   byId('jobs').append(h('div', { class: 'title' }, h('h2', null, 'Queue')), tiles, why, lists.queued.section, lists.dead.section);
 
-  /** Does something to dead letters, and shows what is left. */
+  /** Retries or deletes dead letters, and shows the rest. */
   async function act(method, path, query, done) {
     try {
       const answer = await ask(method, path, { query, headers: { 'Content-Type': 'application/json' } });
@@ -68,13 +68,13 @@ export function makeJobs() {
           return list.refresh();
         }
         list.after = cursor;
-        // Rows that stay keep their elements, and with them the focus.
+        // Remaining rows keep their elements, and thereby the focus.
         const kept = new Map(jobs.map((job) => [job.id, shown.get(job.id) ?? row(job)]));
         const rows = [...kept.values()];
         if (rows.length !== body.rows.length || rows.some((element, at) => element !== body.rows[at])) {
           for (const [id, element] of shown) {
             if (kept.has(id)) continue;
-            // Whoever works through the list by keyboard stays in it.
+            // Keeps keyboard users inside the list.
             if (element.contains(document.activeElement)) section.focus({ preventScroll: true });
             element.remove();
           }
@@ -139,7 +139,7 @@ export function makeJobs() {
 
   return {
     show(isVisible) { isShown = isVisible; refresh(); },
-    /** With another token. */
+    /** Starts again with another token. */
     restart() { lists.queued.clear(); lists.dead.clear(); refresh(); },
   };
 }

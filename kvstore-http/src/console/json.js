@@ -1,12 +1,12 @@
-// JSON as text. Values are never parsed into numbers and written again: 1.0, 1e400 and numbers of
-// 40 digits stay as they are stored.
+// JSON as text. Values are never parsed and serialized again: 1.0, 1e400 and numbers of 40 digits
+// stay as they are stored.
 
 const TOKEN = /[ \t\r\n]+|"(?:[^"\\]+|\\[^])*"|-?[0-9][0-9.eE+-]*|true|false|null|[{}[\],:]/y;
 
-/** Largest text that is coloured, in characters: a span for each token of a larger one is slow. */
+/** Maximum length of highlighted text, in characters: a span per token of a longer one is slow. */
 const PAINTED_MAX = 100_000;
 
-/** Returns what is wrong with a text as JSON, or undefined. What it parses to is dropped. */
+/** Returns the JSON syntax error of a text, or undefined. The parsed value is discarded. */
 export function fault(text) {
   try {
     JSON.parse(text);
@@ -21,7 +21,7 @@ function* tokens(text) {
   while (TOKEN.lastIndex < text.length && (match = TOKEN.exec(text))) yield match[0];
 }
 
-/** Indents valid JSON and changes nothing but white space between tokens. */
+/** Indents valid JSON, changing only white space between tokens. */
 export function format(text) {
   const out = [];
   let depth = 0;
@@ -46,7 +46,7 @@ export function format(text) {
   return out.join('');
 }
 
-/** Puts a text into an element, its tokens coloured unless there are too many. */
+/** Puts a text into an element, with highlighted tokens unless there are too many. */
 export function paint(element, text) {
   if (text.length > PAINTED_MAX) {
     element.textContent = text;
@@ -68,7 +68,7 @@ export function paint(element, text) {
   element.replaceChildren(...parts);
 }
 
-/** Returns for the lines of two texts which of them the other one has not. */
+/** Returns the lines of two texts, marking those that the other text lacks. */
 export function differences(left, right) {
   const [a, b] = [left.split('\n'), right.split('\n')];
   let start = 0;
@@ -78,7 +78,7 @@ export function differences(left, right) {
   const [n, m] = [a.length - start - end, b.length - start - end];
   const mark = (lines) => lines.map((text, at) => ({ text, differs: at >= start && at < lines.length - end }));
   const [marked, other] = [mark(a), mark(b)];
-  // The longest common subsequence, unless its table would be large.
+  // Longest common subsequence, unless its table would be large.
   if (n * m <= 1_000_000) {
     const width = m + 1;
     const best = new Uint32Array((n + 1) * width);

@@ -1,4 +1,4 @@
-// The page as a whole: who is here, which view is shown, and the changes that all views hear of.
+// The page as a whole: the visitor's token, the current view, and the changes passed to all views.
 
 import { ask, follow, session } from './api.js';
 import { makeChanges } from './changes.js';
@@ -7,9 +7,9 @@ import { makeEntry } from './entry.js';
 import { makeJobs } from './jobs.js';
 import { makeTree } from './tree.js';
 
-/** Changes are entered together, so that a thousand of them a second do not draw a thousand times. */
+/** Changes are applied together, so that a thousand a second do not draw a thousand times. */
 const ENTER_MS = 100;
-/** From so many at once it is cheaper to read again what is shown. */
+/** From this many at once, reading the view again is cheaper. */
 const ENTERED_MAX = 5000;
 const LIVE = { live: 'Live', lost: 'Reconnecting', off: 'No live changes' };
 
@@ -36,7 +36,7 @@ async function navigate() {
     history.replaceState(null, '', `#${route}`);
     return;
   }
-  // The way back from another view leads to what was open.
+  // Returning from another view reopens the last entry.
   const data = byId('to-data');
   if (view === 'data') data.hash = 'data';
   else if (!byId('data').hidden && route) data.hash = route;
@@ -54,7 +54,7 @@ async function navigate() {
   if (isNew) entry.create(tree.prefix);
   else if (key === undefined) entry.close();
   else entry.open(key);
-  // In a narrow window there is one pane at a time.
+  // A narrow window shows one pane at a time.
   if (!byId('tree').checkVisibility()) byId('entry').focus();
 }
 
@@ -65,7 +65,7 @@ function decoded(text) {
 // Changes
 
 let following;
-/** From where the changes are still to be heard of. */
+/** The position after which changes are still to be received. */
 let place = {};
 let pending = [];
 let entering;
@@ -102,7 +102,7 @@ function listen() {
   });
 }
 
-// A browser has six connections to a server for all tabs together, so only those in sight listen.
+// A browser has six connections per server for all tabs, so only visible ones listen.
 document.addEventListener('visibilitychange', () => {
   if (!session.access) return;
   if (!document.hidden) return listen();

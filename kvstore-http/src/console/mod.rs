@@ -87,7 +87,9 @@ fn range(text: &str) -> (&str, u16) {
 
 /// Returns the weight of `media_type`, that of the most specific matching range.
 fn quality(ranges: &[(&str, u16)], media_type: &str) -> u16 {
-    let (kind, _) = media_type.split_once('/').expect("a media type");
+    let (kind, _) = media_type
+        .split_once('/')
+        .expect("a media type has a slash");
     let any_of_kind = format!("{kind}/*");
     [media_type, &any_of_kind, "*/*"]
         .iter()

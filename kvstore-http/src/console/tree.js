@@ -1,16 +1,16 @@
-// The keys as a tree, folded at `/`. Folders are read when they are opened, a page at a time, and
-// only the rows in sight are elements, so a million keys cost no more than a hundred.
+// The keys as a tree, grouped at `/`. Folders are read when they are opened, a page at a time, and
+// only visible rows have elements, so a million keys cost no more than a hundred.
 
 import { ask, session } from './api.js';
 import { byId, bytes, h, notice, number, plural } from './dom.js';
 
 const PAGE = 500;
 const ROW_PIXELS = 30;
-/** How many counts are asked for at once: a browser has six connections to a server. */
+/** Maximum number of concurrent counts: a browser has six connections per server. */
 const COUNTS_AT_ONCE = 2;
 const COUNT_AGAIN_MS = 1000;
 
-/** Compares as the server orders keys: by bytes of UTF-8, which is by code points. */
+/** Compares keys in the server's order: by UTF-8 bytes, which is by code points. */
 function compare(a, b) {
   const shorter = Math.min(a.length, b.length);
   let at = 0;
@@ -26,7 +26,7 @@ const folder = (name, label, depth) => ({
 });
 const key = (listed, label, depth) => ({ kind: 'key', name: listed.key, label, depth, size: listed.size, expires: !!listed.expires_at });
 
-/** The tree in #tree; `opened(key)` is called for a key that is chosen. */
+/** Creates the tree in #tree; calls `opened(key)` for a chosen key. */
 export function makeTree(opened) {
   const view = byId('tree');
   const sizer = view.firstElementChild;
@@ -70,7 +70,7 @@ export function makeTree(opened) {
     draw();
   }
 
-  /** Reads the page of a folder where it stands. */
+  /** Reads the current page of a folder. */
   async function read(parent) {
     const reading = new AbortController();
     parent.reading?.abort();
@@ -132,7 +132,7 @@ export function makeTree(opened) {
     draw();
   }
 
-  /** Counts the folders in sight whose count is not known or no longer true. */
+  /** Counts the visible folders whose count is unknown or outdated. */
   function count(first, last) {
     for (let at = first; at < last && counting < COUNTS_AT_ONCE; at += 1) {
       const row = rows[at];
@@ -208,7 +208,7 @@ export function makeTree(opened) {
   function draw() {
     if (isDrawing) return;
     isDrawing = true;
-    // A tab in the background has no frames.
+    // Background tabs get no animation frames.
     if (document.hidden) setTimeout(paint, 200);
     else requestAnimationFrame(paint);
   }
@@ -240,7 +240,7 @@ export function makeTree(opened) {
     keys[event.key]();
   });
 
-  /** Enters a change into what is shown of one folder, and then into the one below that has it. */
+  /** Applies a change to the shown part of a folder, and then to its subfolder with the key. */
   function enter(parent, change) {
     parent.isStale = true;
     if (!parent.rows) return;
@@ -262,12 +262,12 @@ export function makeTree(opened) {
       const label = name.slice(base(parent).length);
       const added = slash < 0 ? key({ key: name }, label, parent.depth + 1) : folder(name, label, parent.depth + 1);
       parent.rows.splice(low, 0, added);
-      // What has grown well beyond a page is read again as one.
+      // A folder that has grown well beyond a page is read again.
       if (parent.rows.length > 2 * PAGE) read(parent);
     } else if (row) parent.rows.splice(low, 1);
   }
 
-  /** Asks for counts that changes have made untrue, once in a while. */
+  /** Occasionally refreshes a count that changes have outdated. */
   function countAgain() {
     recount ??= setTimeout(async () => {
       recount = undefined;
@@ -282,7 +282,7 @@ export function makeTree(opened) {
   }
 
   return {
-    /** Shows the keys that begin with `prefix`; returns from where a watch misses nothing. */
+    /** Shows the keys with `prefix`; returns the position from which a watch misses nothing. */
     async show(prefix) {
       root.reading?.abort();
       root = folder(prefix.startsWith(session.access.prefix) ? prefix : session.access.prefix + prefix, '', 0);
@@ -292,7 +292,7 @@ export function makeTree(opened) {
       return read(root);
     },
     get prefix() { return root.name; },
-    /** Reads everything that is open again. */
+    /** Reads all open folders again. */
     again() {
       const all = [root];
       for (const row of rows) if (row.kind === 'folder') { row.isStale = true; if (row.isOpen) all.push(row); }

@@ -154,9 +154,9 @@ fn described(status: u16) -> Value {
 /// Converts answers to those of a HEAD request.
 pub(super) fn without_bodies(answers: &Value) -> Value {
     let mut heads = Map::new();
-    for (status, answer) in answers.as_object().expect("answers by status") {
+    for (status, answer) in answers.as_object().expect("answers are an object") {
         let mut head = answer.clone();
-        let members = head.as_object_mut().expect("an answer");
+        let members = head.as_object_mut().expect("an answer is an object");
         if members.contains_key("$ref") {
             members["$ref"] = format!("#/components/responses/Head{status}").into();
         }

@@ -99,7 +99,7 @@ pub(crate) fn limits(options: &Options, service: &ServiceOptions) -> Value {
         "idle_seconds": options.idle_timeout.as_secs_f64(),
     });
     // Some limits depend on the machine: a server knows them, the committed copy omits them.
-    let members = limits.as_object_mut().expect("limits by name");
+    let members = limits.as_object_mut().expect("limits are an object");
     members.retain(|_, limit| !limit.is_null());
     limits
 }
@@ -137,7 +137,7 @@ mod tests {
                 Value::Object(members) => {
                     for (name, member) in members {
                         if let ("$ref", Value::String(to)) = (&**name, member) {
-                            let place = to.strip_prefix('#').expect("a place in the document");
+                            let place = to.strip_prefix('#').expect("references begin with #");
                             assert!(document.pointer(place).is_some(), "{to} is not there");
                             *found += 1;
                         }

@@ -121,7 +121,9 @@ impl PathOperation {
     fn into_get_and_head(self) -> Value {
         let get = self.into_json();
         let mut head = get.clone();
-        let id = get["operationId"].as_str().expect("a name");
+        let id = get["operationId"]
+            .as_str()
+            .expect("every operation has a name");
         head["operationId"] = format!("{id}Head").into();
         head["responses"] = without_bodies(&get["responses"]);
         json!({ "get": get, "head": head })

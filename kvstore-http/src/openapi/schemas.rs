@@ -273,7 +273,7 @@ pub(super) fn all() -> Value {
         ]),
         "Status": object([("status", text())]),
     });
-    let all = schemas.as_object_mut().expect("schemas by name");
+    let all = schemas.as_object_mut().expect("schemas are an object");
     all.extend(queued());
     all.extend(service());
     all.extend(problems());

@@ -1,4 +1,4 @@
-//! Conditions on the version of an entry: entity tags, `If-Match` and `If-None-Match` (RFC 9110 §13).
+//! Conditions on an entry's version: entity tags, `If-Match` and `If-None-Match` (RFC 9110 §13).
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use kvstore_core::Version;

@@ -58,7 +58,7 @@ impl InFlight {
     pub(crate) async fn wait(&self, bytes: usize) -> Hold {
         let bytes = u32::try_from(bytes.min(self.most)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.free).acquire_many_owned(bytes).await;
-        Hold(room.expect("a semaphore that is never closed"))
+        Hold(room.expect("the semaphore is never closed"))
     }
 
     /// Counts `bytes`, waiting for them if necessary.

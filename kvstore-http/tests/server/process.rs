@@ -104,7 +104,8 @@ fn address_that_others_reach_is_warned_about() {
         "0.0.0.0:0",
         "--allow-unauthenticated",
     ]);
-    let warning = process.logged("whoever reaches this address may read and write everything");
+    let warning =
+        process.logged("any client that reaches this address may read and write everything");
     assert!(
         warning["address"].as_str().unwrap().starts_with("0.0.0.0:"),
         "{warning}"
