@@ -61,7 +61,7 @@ pub(crate) trait Engine: Send + Sync {
 /// A database and its properties.
 pub(crate) struct Database {
     pub(crate) name: &'static str,
-    /// Whether acknowledged writes are flushed to the device.
+    /// True if acknowledged writes are flushed to the device.
     pub(crate) flushes: bool,
     /// Opens the database in that folder, or creates it. A database in memory is filled with `Data`
     /// instead.

@@ -7,7 +7,8 @@
 //!
 //! use kvstore_client::Client; // in place of kvstore_core::Embedded
 //!
-//! let kv = Client::open("http://127.0.0.1:8000").await?; // in place of Embedded::open("file:database")
+//! // In place of Embedded::open("file:database"):
+//! let kv = Client::open("http://127.0.0.1:8000").await?;
 //! kv.service().set("user:1", "Ada").if_absent().await?;
 //! let hits = kv.service().add("hits", 1).expires_after(Duration::from_secs(60)).await?;
 //! assert_eq!(hits.number(), Some(1));

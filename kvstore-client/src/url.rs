@@ -12,7 +12,11 @@ use kvstore_core::{Error, Result};
 /// ```
 /// use kvstore_client::ServerUrl;
 ///
-/// for url in ["http://127.0.0.1:8000", "https://kv.example.org/store", "unix:/run/kvstore/http.sock"] {
+/// for url in [
+///     "http://127.0.0.1:8000",
+///     "https://kv.example.org/store",
+///     "unix:/run/kvstore/http.sock",
+/// ] {
 ///     assert_eq!(url.parse::<ServerUrl>()?.to_string(), url);
 /// }
 /// assert!("localhost:8000".parse::<ServerUrl>().is_err()); // http:// is missing

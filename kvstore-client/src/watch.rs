@@ -169,7 +169,7 @@ struct RunningWatch {
     connection: Option<EventConnection>,
     received: VecDeque<Event>,
     backoff: RetryBackoff,
-    /// Whether an incomplete snapshot has been shown in part.
+    /// True once an incomplete snapshot has been shown in part.
     is_half_shown: bool,
     /// Where to publish the position up to which everything was taken, if requested.
     place: Option<Arc<Mutex<ChangeId>>>,
@@ -228,7 +228,7 @@ impl RunningWatch {
         }
     }
 
-    /// Connects, or takes the next piece.
+    /// Connects or reads the next piece.
     async fn step(&mut self) -> Result<()> {
         match self.connection.take() {
             None => self.connect().await,

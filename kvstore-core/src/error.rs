@@ -29,7 +29,7 @@ pub enum Error {
     /// The input breaks a rule; sending it again will not help.
     #[error("{subject} is invalid: {reason}")]
     Invalid {
-        /// What was checked.
+        /// The part of the input that is invalid.
         subject: Subject,
         /// The rule, and where the input breaks it.
         reason: String,
@@ -38,7 +38,7 @@ pub enum Error {
     /// The input is larger than a limit of [`crate::limits`] or of the settings.
     #[error("{subject} is too large: the limit is {limit} {unit}")]
     TooLarge {
-        /// What was measured.
+        /// The part of the input that is too large.
         subject: Subject,
         /// The largest size allowed.
         limit: u64,
@@ -108,7 +108,7 @@ pub enum Error {
     /// The named thing does not exist (the absence of a key is `Ok(None)`, not this).
     #[error("{what} does not exist")]
     NotFound {
-        /// What was looked up.
+        /// The name of what is missing.
         what: String,
     },
 

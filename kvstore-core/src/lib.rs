@@ -12,7 +12,8 @@
 //! use kvstore_core::{Error, Store, StoreExt};
 //!
 //! # let folder = tempfile::tempdir().expect("a temporary folder");
-//! let file = JsonFile::open(&folder, Options::default()).await?; // or kvstore_core::open(&"file:database".parse()?, None)
+//! // Or, for any backend: kvstore_core::open(&"file:database".parse()?, None)
+//! let file = JsonFile::open(&folder, Options::default()).await?;
 //! let store = file.store();
 //! let first = store.set("user:1", "Ada").await?; // on the disk when it returns
 //! let second = store.compare_and_set("user:1", first, "Ada Lovelace").await?;

@@ -159,7 +159,7 @@ pub struct AppliedJob {
     pub id: JobId,
     /// The trace context of its request.
     pub traceparent: Option<String>,
-    /// Whether its own condition failed.
+    /// True if its own condition failed.
     pub failed: bool,
 }
 
@@ -193,7 +193,7 @@ impl fmt::Debug for AppliedListener {
 pub struct Accepted {
     /// Its id, which is also its place.
     pub id: JobId,
-    /// Whether an earlier request under the same idempotency key put it there.
+    /// True if an earlier request under the same idempotency key put it there.
     pub replayed: bool,
     /// Its outcome, if it was applied on acceptance; `None` if it waits for a worker or was
     /// accepted earlier.

@@ -186,10 +186,10 @@ pub struct ListRequest {
     /// Folds keys that contain this after the prefix into one common prefix, which ends with its
     /// first occurrence there.
     pub delimiter: Option<String>,
-    /// Whether to return values.
+    /// True to return values.
     pub include_values: bool,
-    /// Whether to count all keys that start with the prefix. The count is exact. JSON file and
-    /// memory: microseconds. Redis: the cost grows with the number of keys.
+    /// True to count all keys that start with the prefix. The count is exact. JSON file and memory:
+    /// microseconds. Redis: the cost grows with the number of keys.
     pub count: bool,
 }
 
@@ -266,7 +266,7 @@ pub struct DeadRequest {
 pub struct DeadPage {
     /// The letters, in ascending order of id.
     pub letters: Vec<DeadLetter>,
-    /// Whether more letters follow.
+    /// True if more letters follow.
     pub more: bool,
 }
 
@@ -281,7 +281,7 @@ pub struct WatchRequest {
     pub prefix: String,
     /// Only changes of these kinds.
     pub kinds: Vec<ChangeKind>,
-    /// Whether to return values.
+    /// True to return values.
     pub include_values: bool,
 }
 

@@ -35,7 +35,7 @@
 //!     read_only: bool,
 //! }
 //!
-//! /// Looks at every setting first, so that every wrong value is reported; then puts them together.
+//! /// Reads every setting first, so that every wrong value is reported, then combines them.
 //! fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Own> {
 //!     let listen = settings.get(&LISTEN, str::parse::<SocketAddr>);
 //!     let read_only = settings.switch(&READ_ONLY);

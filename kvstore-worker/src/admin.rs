@@ -56,7 +56,7 @@ pub const METRICS: &str = "/metrics";
 #[derive(Clone, Debug)]
 pub struct Health {
     backends: Arc<OnceLock<Followed>>,
-    /// Whether another process still holds the store, and this one takes over when it ends.
+    /// True while another process holds the store; this one takes over when that one ends.
     standing_by: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     metrics: Arc<ProcessMetrics>,

@@ -38,7 +38,7 @@ pub(crate) struct ProcessMetrics {
 /// The values at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
-    /// Whether store and queue answer.
+    /// True if store and queue answer.
     pub(crate) is_up: bool,
     pub(crate) lag: Option<Duration>,
     /// The waiting jobs, if the queue can report them.

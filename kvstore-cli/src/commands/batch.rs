@@ -39,7 +39,7 @@ enum TtlArgument {
     Word(String),
 }
 
-/// `null` is a value.
+/// Parses a field that is present, so that `null` is a value.
 fn some<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(json).map(Some)
 }

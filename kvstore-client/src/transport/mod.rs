@@ -108,10 +108,10 @@ pub(crate) struct ApiReply {
     pub(crate) body: Bytes,
 }
 
-/// Why a try brought no verdict.
+/// Why a try gave no result.
 struct FailedTry {
     error: Error,
-    /// Whether the request may have taken effect all the same.
+    /// True if the request may have taken effect all the same.
     is_unknown: bool,
     /// The minimum pause before the next try.
     pause: Duration,

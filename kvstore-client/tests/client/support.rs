@@ -82,7 +82,8 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    /// After the last answer it accepts no more connections.
+    /// Starts a server that gives `answers` in turn. After the last one it accepts no more
+    /// connections.
     pub(crate) async fn start(answers: &[String]) -> Self {
         let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

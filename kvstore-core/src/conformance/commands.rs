@@ -227,8 +227,8 @@ pub async fn the_deadline_of_a_counter_counts_from_its_creation(harness: &dyn Qu
     assert_eq!(fleet.entry(&key).await.expires_at, None);
 }
 
-/// A batch is evaluated as its jobs would be one by one, even if a deadline that it sets passes
-/// before its commit.
+/// Checks that a batch is evaluated as its jobs would be one by one, even if a deadline that it
+/// sets passes before its commit.
 pub async fn a_counter_that_waited_longer_than_it_lives_starts_again(harness: &dyn QueueHarness) {
     let fleet = Stack::open(harness).await;
     let key = key("n");

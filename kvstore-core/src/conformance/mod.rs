@@ -10,8 +10,10 @@
 //! # #[cfg(any())]
 //! mod my_store {
 //!     use super::*;
-//!     kvstore_core::store_conformance!(MyHarness::new()); // my_store::store::expired_entry_is_absent … ok
-//!     kvstore_core::queue_conformance!(MyHarness::new()); // my_store::{queue, together, commands}::…
+//!     // my_store::store::expired_entry_is_absent … ok
+//!     kvstore_core::store_conformance!(MyHarness::new());
+//!     // my_store::{queue, together, commands}::…
+//!     kvstore_core::queue_conformance!(MyHarness::new());
 //! }
 //! ```
 //!
@@ -151,7 +153,7 @@ macro_rules! __conformance_cases {
 
 #[cfg(test)]
 mod tests {
-    /// A case missing from its list would never run.
+    /// Compares the lists with the sources: a case missing from its list would never run.
     #[test]
     fn every_case_is_listed() {
         let sources = [

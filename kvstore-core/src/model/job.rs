@@ -80,7 +80,7 @@ pub struct Job {
 pub struct Applied {
     /// The version of the write.
     pub version: Version,
-    /// Whether the key existed before it.
+    /// True if the key existed before it.
     pub existed: bool,
     /// The part that the caller could not know.
     #[serde(flatten)]

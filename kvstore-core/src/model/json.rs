@@ -15,7 +15,7 @@ use crate::limits::VALUE_DEPTH_MAX;
 pub(crate) struct JsonError {
     /// The offset of the byte that does not fit.
     pub(crate) at: usize,
-    /// What was expected there.
+    /// The element that was expected there.
     pub(crate) expected: &'static str,
 }
 
@@ -456,7 +456,7 @@ mod tests {
     }
 
     proptest! {
-        /// Never panics, and accepts nothing that another reader of raw JSON rejects, whatever the
+        /// Accepts nothing that another reader of raw JSON rejects, and never panics, whatever the
         /// bytes.
         #[test]
         fn any_bytes_are_checked(bytes in proptest::collection::vec(prop_oneof![

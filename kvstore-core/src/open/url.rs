@@ -201,6 +201,8 @@ impl fmt::Debug for StoreUrl {
 impl FromStr for StoreUrl {
     type Err = Error;
 
+    /// Parses the URL of a store.
+    ///
     /// # Errors
     /// [`Error::Config`], which says what is wrong and repeats nothing of `url`.
     fn from_str(url: &str) -> Result<Self> {

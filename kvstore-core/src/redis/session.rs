@@ -287,7 +287,7 @@ impl Session {
             }
         }
         Err(Error::unavailable(
-            "the Redis server that the partition is on: it moves from one to another, so it",
+            "the partition's Redis server (the partition is moving to another one)",
         ))
     }
 
@@ -430,8 +430,8 @@ impl Session {
         }
         Err(Error::Unavailable {
             what: format!(
-                "the store under {} was created again, with queue {queue} in place of {}: start this program \
-                 again to use that one; until then the store",
+                "the store under {} was created again, with queue {queue} in place of {}: restart this \
+                 program to use that one",
                 self.meta, self.queue
             ),
             source: None,
@@ -465,7 +465,7 @@ fn nodes(address: &Address, options: &Options) -> Result<Vec<ConnectionInfo>> {
     }
     if options.prefix.is_empty() || options.prefix.contains(['{', '}']) {
         return Err(Error::Config(
-            "the prefix of a store on Redis must not be empty nor hold a brace, which marks what a cluster places keys by".to_owned(),
+            "the prefix of a store on Redis must not be empty or contain a brace, which marks the part of a key that a cluster places it by".to_owned(),
         ));
     }
     let mut nodes = address.nodes().to_vec();

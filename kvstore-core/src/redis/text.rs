@@ -25,7 +25,7 @@ pub(crate) fn position(text: &str) -> Result<Position> {
 /// Returns the error for data under the store's keys that this program did not write.
 pub(crate) fn unexpected() -> Error {
     Error::Unavailable {
-        what: "the Redis server holds under the store's keys what this program did not write: use another prefix, or restore the data"
+        what: "the store's keys on the Redis server hold data that this program did not write: use another prefix, or restore the data"
             .to_owned(),
         source: None,
     }

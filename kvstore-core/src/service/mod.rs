@@ -1,7 +1,7 @@
-//! A store and its queue as one thing: accept a write, wait for it, read. HTTP is a thin face over
-//! this, and a program that embeds the store can use it without HTTP.
+//! A store and its queue as one thing: accepts a write, waits for it, reads. HTTP is a thin layer
+//! over this, and a program that embeds the store can use it without HTTP.
 //!
-//! What is not here: applying. That is the worker's, in this process or another.
+//! What is not here: applying writes, which a worker does, in this process or another.
 
 mod submission;
 
@@ -23,7 +23,7 @@ use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page, Store};
 
 pub use submission::{Submission, Submit};
 
-/// Bounds that an operator may want to move.
+/// Limits that an operator may want to change.
 #[derive(Clone, Debug)]
 pub struct ServiceOptions {
     /// Largest value accepted, in bytes without white space.
@@ -55,7 +55,7 @@ impl Default for ServiceOptions {
 /// # let worker = kvstore_core::worker::run(
 /// #     opened.store.clone(), opened.queue.clone(), Default::default(), std::future::pending());
 /// # tokio::spawn(worker);
-/// // A worker runs beside it, here or in another process.
+/// A worker runs alongside, here or in another process.
 /// let service = Service::open(opened.store, opened.queue, ServiceOptions::default()).await?;
 /// let job = service.set("user:1", "Ada").await?.id;
 /// service.wait_visible(&job).await?;
@@ -72,30 +72,30 @@ pub struct Service {
     queue: Arc<dyn JobQueue>,
     options: Arc<ServiceOptions>,
     only_reads: bool,
-    /// True once no wait is to go on.
+    /// True once all waits have ended.
     waits_ended: Arc<watch::Sender<bool>>,
 }
 
-/// A write that somebody asks for.
+/// A write that a caller requests.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What is asked for.
+    /// The requested write.
     pub command: Command,
-    /// The caller's idempotency key, with whatever it is scoped to, if there is one.
+    /// The caller's idempotency key, including its scope, if there is one.
     pub idempotency_key: Option<String>,
     /// How long the key has to be remembered, if that is shorter than
-    /// [`ServiceOptions::idempotency_window`]: the number of keys that are remembered at once is bounded.
+    /// [`ServiceOptions::idempotency_window`]: the number of remembered keys is limited.
     pub idempotency_window: Option<Duration>,
-    /// Whether details of the outcome may be asked for later; waiting implies it.
+    /// True to keep details of the outcome for later requests; waiting implies it.
     pub keep_outcome: bool,
-    /// How long to wait for the outcome; zero not to.
+    /// How long to wait for the outcome; zero does not wait.
     pub wait: Duration,
     /// The W3C `traceparent` of the request.
     pub traceparent: Option<String>,
 }
 
 impl Request {
-    /// Asks for `command` and waits up to `wait` for its outcome.
+    /// Requests `command` and waits up to `wait` for its outcome.
     pub fn new(command: Command, wait: Duration) -> Self {
         Self {
             command,
@@ -113,22 +113,23 @@ impl Request {
 pub struct Submitted {
     /// Its job, which is also the sync token for later reads.
     pub id: JobId,
-    /// Whether an earlier request under the same idempotency key had asked for it.
+    /// True if an earlier request under the same idempotency key had requested it.
     pub replayed: bool,
-    /// Where it stands: [`JobState::Queued`] if it was not waited for, or not long enough.
+    /// Its state: [`JobState::Queued`] if the call did not wait for the outcome, or not long
+    /// enough.
     pub state: JobState,
 }
 
-/// What can be told of a job.
+/// The known facts about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobReport {
     /// The job.
     pub id: JobId,
-    /// What it was, as long as the queue or its outcome knows.
+    /// The writes that it requests, while the queue or its outcome knows them.
     pub summary: Option<Summary>,
-    /// How often it was tried, as far as that is known.
+    /// How often it was tried, if that is known.
     pub attempts: Option<u32>,
-    /// Where it stands: queued or finished.
+    /// Its state: queued or finished.
     pub state: JobState,
 }
 
@@ -136,7 +137,8 @@ pub struct JobReport {
 /// store's position. Servers and workers call it when they start.
 ///
 /// # Errors
-/// [`Error::Config`] if the store wants another number of partitions; [`Error::WrongQueue`] if it applies another queue.
+/// [`Error::Config`] if the store wants another number of partitions; [`Error::WrongQueue`] if it
+/// applies another queue.
 pub async fn join(store: &dyn Store, queue: &dyn JobQueue) -> Result<()> {
     if let Some(wanted) = store
         .partitions()
@@ -194,36 +196,36 @@ impl Service {
         }
     }
 
-    /// Returns true if it is [`Service::reading`]: it accepts no write.
+    /// Returns true if this is a [`Service::reading`], which accepts no write.
     pub fn only_reads(&self) -> bool {
         self.only_reads
     }
 
-    /// The store.
+    /// Returns the store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// The queue.
+    /// Returns the queue.
     pub fn queue(&self) -> &Arc<dyn JobQueue> {
         &self.queue
     }
 
-    /// The bounds in force.
+    /// Returns the limits in force.
     pub fn options(&self) -> &ServiceOptions {
         &self.options
     }
 
-    /// Accepts a write into the queue, durably, and waits for its outcome if asked to.
+    /// Accepts a write into the queue, durably, and waits for its outcome if requested.
     ///
     /// When this returns `Ok`, the write has its place in its key's order and will be applied
-    /// exactly once in effect, unless its own condition fails. A wait that runs out is no error:
-    /// the state is then [`JobState::Queued`].
+    /// exactly once in effect, unless its own condition fails. A wait that runs out is not an
+    /// error: the state is then [`JobState::Queued`].
     ///
     /// # Errors
-    /// [`Error::TooLarge`] for a value or a patch over the limit, and those of [`JobQueue::enqueue`]. The
-    /// same limit holds for what a merge comes to, which is known only when it is applied: it fails
-    /// then.
+    /// [`Error::TooLarge`] for a value or a patch over the limit, and those of
+    /// [`JobQueue::enqueue`]. The same limit holds for the result of a merge, which is known only
+    /// when it is applied: it fails then.
     pub async fn submit(&self, mut request: Request) -> Result<Submitted> {
         self.check_sizes(&request.command)?;
         request.command.bound_merges(self.options.value_bytes_max);
@@ -270,8 +272,8 @@ impl Service {
         }
     }
 
-    /// The state of a job that is accepted. A store that cannot be asked changes nothing about that:
-    /// it is queued.
+    /// Returns the state of a job that is accepted. If the store does not answer, the job is still
+    /// queued.
     async fn wait(&self, id: &JobId, wait: Duration) -> JobState {
         if wait.is_zero() {
             return JobState::Queued;
@@ -282,7 +284,7 @@ impl Service {
         })
     }
 
-    /// Where a job stands once it is finished, after `wait`, or when waits are ended.
+    /// Returns the state of a job once it is finished, after `wait`, or when waits are ended.
     async fn outcome(&self, id: &JobId, wait: Duration) -> Result<JobState> {
         if wait.is_zero() {
             return self.store.outcome(id, wait).await;
@@ -296,8 +298,8 @@ impl Service {
         }
     }
 
-    /// Ends all waits, those of later requests too, as if they had run out: a process that is about
-    /// to end answers what it still can.
+    /// Ends all waits, including those of later requests, as if they had run out: a process that is
+    /// about to end answers what it still can.
     pub fn end_waits(&self) {
         self.waits_ended.send_replace(true);
     }
@@ -310,7 +312,7 @@ impl Service {
         (*self.store).get(key).await
     }
 
-    /// The entries under `keys`, in their order.
+    /// Returns the entries under `keys`, in their order.
     ///
     /// # Errors
     /// Those of [`Store::get_many`].
@@ -318,8 +320,8 @@ impl Service {
         self.store.get_many(keys).await
     }
 
-    /// Returns a page of keys. With values it ends before the entry that would bring them above
-    /// [`PAGE_VALUE_BYTES_MAX`], except that there is always a first one.
+    /// Returns a page of keys. A page with values ends before the entry that would bring them above
+    /// [`PAGE_VALUE_BYTES_MAX`], but has at least one entry.
     ///
     /// # Errors
     /// Those of [`Store::list`].
@@ -327,7 +329,7 @@ impl Service {
         self.list_within(request, PAGE_VALUE_BYTES_MAX).await
     }
 
-    /// The same, with pages of values that are smaller: of `bytes_max`.
+    /// Returns a page as [`Service::list`] does, with at most `bytes_max` of values.
     ///
     /// # Errors
     /// Those of [`Store::list`].
@@ -335,7 +337,7 @@ impl Service {
         if !request.include_values {
             return self.store.list(request).await;
         }
-        // The sizes first, and then no more values than the page holds.
+        // The sizes come first, and then no more values than the page holds.
         let keys_alone = ListRequest {
             include_values: false,
             ..request.clone()
@@ -346,10 +348,10 @@ impl Service {
         let found = self.store.get_many(&keys).await?;
         let there = keys.into_iter().zip(found);
         page.entries = there
-            // One that has gone meanwhile was not there during the whole iteration.
+            // An entry that has gone meanwhile did not exist during the whole iteration.
             .filter_map(|(key, entry)| Some(listed(key, entry?)))
             .collect();
-        // Some may have grown meanwhile.
+        // Some values may have grown meanwhile.
         cut(&mut page, bytes_max);
         Ok(page)
     }
@@ -358,8 +360,8 @@ impl Service {
     /// shows it.
     ///
     /// # Errors
-    /// [`Error::NotYetVisible`] after [`ServiceOptions::visible_wait`]; [`Error::Invalid`] if the token is of another
-    /// queue, of no job that was accepted, or of one that was lost.
+    /// [`Error::NotYetVisible`] after [`ServiceOptions::visible_wait`]; [`Error::Invalid`] if the
+    /// token belongs to another queue, to a job that was never accepted, or to one that was lost.
     pub async fn wait_visible(&self, token: &JobId) -> Result<()> {
         let unknown = || {
             Error::invalid(
@@ -370,7 +372,7 @@ impl Service {
         if self.is_foreign(token).await? {
             return Err(unknown());
         }
-        // The usual case by far: it is applied. Only then is the queue left alone.
+        // By far the most frequent case is that it is applied: then the queue is not asked.
         let mut state = self.store.outcome(token, Duration::ZERO).await?;
         if state == JobState::Queued {
             if self.queue.find(token).await? == Found::Unknown {
@@ -385,17 +387,17 @@ impl Service {
         }
     }
 
-    /// Whether a job is of another queue.
+    /// Returns true if a job belongs to another queue.
     async fn is_foreign(&self, job: &JobId) -> Result<bool> {
         if job.queue == self.queue.id() {
             return Ok(false);
         }
-        // One that could not be read yet may not know its own id.
+        // A queue that was never reached may not know its own id.
         self.queue.ping().await?;
         Ok(job.queue != self.queue.id())
     }
 
-    /// A page of the dead letters.
+    /// Returns a page of the dead letters.
     ///
     /// # Errors
     /// Those of [`Store::dead`].
@@ -403,7 +405,7 @@ impl Service {
         self.store.dead(request).await
     }
 
-    /// The dead letter of a job; `None` if there is none.
+    /// Returns the dead letter of a job; `None` if there is none.
     ///
     /// # Errors
     /// Those of [`Store::outcome`].
@@ -417,9 +419,9 @@ impl Service {
         }
     }
 
-    /// Asks once more for what the job `id` asked for, which became the letter `dead`: as a new
-    /// job, at the end of its key's order and with a time to live that begins anew. The letter is
-    /// dropped. Whoever does the same at the same time gets the same job.
+    /// Requests again what the job `id` requested, which became the letter `dead`: as a new job, at
+    /// the end of its key's order and with a new time to live. Drops the letter. Concurrent calls
+    /// get the same job.
     ///
     /// # Errors
     /// Those of [`JobQueue::enqueue`]; the letter is then still there.
@@ -438,13 +440,13 @@ impl Service {
         let answer = (*self.queue).enqueue(vec![job]).await.pop();
         let accepted = answer.unwrap_or_else(|| Err(Error::unavailable("the queue")))?;
         if let Err(error) = self.store.forget(id).await {
-            tracing::warn!(job = %id, %error, "the dead letter stays, though its command was accepted again: trying it once more is the same job");
+            tracing::warn!(job = %id, %error, "the dead letter stays, though its command was accepted again: another retry is the same job");
         }
         Ok(accepted)
     }
 
-    /// What can be told of a job, once it is finished or after `wait`; `None` if it is unknown or
-    /// forgotten.
+    /// Returns the known facts about a job, once it is finished or after `wait`; `None` if it is
+    /// unknown or forgotten.
     ///
     /// # Errors
     /// Those of [`Store::outcome`] and [`JobQueue::find`].
@@ -479,16 +481,17 @@ impl Service {
         }))
     }
 
-    /// Whether store and queue would answer now.
+    /// Checks that store and queue answer.
     ///
     /// # Errors
-    /// The first that does not.
+    /// The first failure.
     pub async fn ping(&self) -> Result<()> {
         self.store.ping().await?;
         self.queue.ping().await
     }
 }
-/// Ends a page where its values would come to more than it holds. There is always a first one.
+
+/// Truncates a page whose values exceed `bytes_max`. At least one entry stays.
 fn cut(page: &mut Page, bytes_max: usize) {
     let mut bytes = 0;
     let fits = page.entries.iter().take_while(|listed| {

@@ -1,4 +1,4 @@
-//! Queued writes by verbs: `service.set("user:1", &value).await?`.
+//! Writes to the queue, as verbs: `service.set("user:1", &value).await?`.
 
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 
 /// Accepts writes: a [`Service`], or a client of one elsewhere.
 pub trait Submit: Sync {
-    /// Has a write accepted into the queue, durably, and waits for its outcome if asked to.
+    /// Accepts a write into the queue, durably, and waits for its outcome if requested.
     ///
     /// # Errors
     /// Those of [`Service::submit`].
@@ -33,7 +33,7 @@ impl Submit for Service {
     }
 }
 
-/// A write that is submitted to the queue when it is awaited; made by the verbs of [`Service`].
+/// A write that is submitted to the queue when it is awaited; created by the verbs of [`Service`].
 ///
 /// Each verb adds an operation, and the methods after it refine that one. Several operations are a
 /// batch: they take effect together or not at all, and each needs a key of its own.
@@ -50,7 +50,7 @@ impl Submit for Service {
 #[derive(Clone, Debug)]
 pub struct Submission<'s, S = Service> {
     service: &'s S,
-    /// The first error ends it; it is reported when it is awaited.
+    /// The first error ends the submission; awaiting it reports that error.
     operations: Result<Vec<Operation>>,
     idempotency_key: Option<String>,
     traceparent: Option<String>,
@@ -138,7 +138,7 @@ impl<'s, S> Submission<'s, S> {
         }
     }
 
-    /// Adds an operation that was made elsewhere.
+    /// Adds an operation that was created elsewhere.
     pub fn operation(self, operation: Operation) -> Self {
         self.add_operation(Ok(operation))
     }
@@ -172,7 +172,7 @@ impl<'s, S> Submission<'s, S> {
         self.keyed(key, |key| Ok(Operation::touch(key, ttl)))
     }
 
-    /// Adds a check of `key`, which the batch does not write; a condition has to follow.
+    /// Adds a check of `key`, which the batch does not write; a condition must follow.
     pub fn check(self, key: &str) -> Self {
         self.keyed(key, |key| Ok(Operation::check(key)))
     }
@@ -207,11 +207,10 @@ impl<'s, S> Submission<'s, S> {
         self.refine(|operation| operation.under(condition))
     }
 
-    /// Makes a repeated write with the same `key` the same job, so that a retry has no second
-    /// effect, also after this program was started again. A client takes 1 to 255 visible ASCII
-    /// characters.
+    /// Makes repeated writes with the same `key` one job, so that a retry has no second effect,
+    /// even after a restart of this program. A client accepts 1 to 255 visible ASCII characters.
     ///
-    /// It is remembered for
+    /// The key is remembered for
     /// [`ServiceOptions::idempotency_window`](crate::service::ServiceOptions::idempotency_window).
     /// The same key with another write is [`Error::KeyReused`].
     pub fn idempotency_key(mut self, key: &str) -> Self {

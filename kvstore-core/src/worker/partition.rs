@@ -5,13 +5,15 @@
 //! unknown commit, a second worker and a restored store the same case. What differs is the cause,
 //! and so whether the attempt counts:
 //!
-//! | result of the commit | reaction |
-//! |---|---|
-//! | `Conflict`: a direct commit came first | evaluate again at once, without limit; no attempt |
-//! | `Stale`: another worker was faster | continue from its position; no attempt |
-//! | `Unavailable`, `Unknown`, …: the store is down | the whole partition waits, so nothing is overtaken; no attempt |
-//! | anything else, or a panic: the job is rejected | an attempt. In a batch of several: try each job alone. Alone: a dead letter if permanent or after too many attempts; otherwise wait |
-//! | `WrongQueue`, `Config`: the store applies another queue, or a setting is wrong | the worker ends |
+//! * `Conflict`, a direct commit came first: evaluates again at once, without limit; no attempt.
+//! * `Stale`, another worker was faster: continues from its position; no attempt.
+//! * `Unavailable`, `Unknown`, …, the store is down: the whole partition waits, so that no job
+//!   overtakes another; no attempt.
+//! * Anything else, or a panic, rejects the job: an attempt. In a batch of several, tries each job
+//!   alone. A job that fails alone becomes a dead letter if the failure is permanent or after too
+//!   many attempts; otherwise the partition waits.
+//! * `WrongQueue`, `Config`, the store applies another queue or a setting is wrong: the worker
+//!   ends.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -587,7 +589,7 @@ impl PartitionTask {
     }
 }
 
-/// Waits until the task is told to stop.
+/// Waits until the task has to stop.
 async fn stopped(until: &mut watch::Receiver<Until>) {
     // The sender outlives this task, so `Err` is unreachable.
     let _ = until.wait_for(|until| *until != Until::Running).await;

@@ -139,7 +139,7 @@ pub(crate) async fn commit(
         }
     }
     Err(Error::Unavailable {
-        what: "the store's active queue changes all the time".to_owned(),
+        what: "the store's active queue keeps changing".to_owned(),
         source: None,
     })
 }
