@@ -1,5 +1,4 @@
-//! A client that speaks to the socket, so that a test says and sees exactly what goes over the
-//! wire.
+//! A client on a raw socket, so that a test controls and sees every byte on the wire.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,22 +14,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Reply {
     /// The status code.
     pub status: u16,
-    /// Names in lower case.
+    /// The headers, with names in lower case.
     pub headers: Vec<(String, String)>,
     /// The body, whole.
     pub body: Vec<u8>,
 }
 
 impl Reply {
-    /// The one header `name`; `None` if it is absent.
+    /// Returns the only header `name`; `None` if it is absent.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(present, _)| present == name);
         let value = values.next().map(|(_, value)| value.as_str());
-        assert_eq!(values.next(), None, "{name} stands there twice");
+        assert_eq!(values.next(), None, "header {name} appears twice");
         value
     }
 
-    /// `Retry-After`, and 1 where it is 1 to 3, so that not all clients come back at once.
+    /// Returns `Retry-After`, with 1 for 1 to 3: the server varies it so that clients do not return
+    /// all at once.
     pub fn retry_after(&self) -> Option<&str> {
         match self.header("retry-after") {
             Some("2" | "3") => Some("1"),
@@ -38,12 +38,12 @@ impl Reply {
         }
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("a body in UTF-8")
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
@@ -58,7 +58,7 @@ pub struct Request {
     body: Option<Vec<u8>>,
 }
 
-/// A request without headers or body.
+/// Creates a request without headers or body.
 pub fn request(method: &str, target: &str) -> Request {
     Request {
         method: method.to_owned(),
@@ -81,7 +81,7 @@ impl Request {
         self
     }
 
-    /// Method and target.
+    /// Returns method and target.
     pub fn line(&self) -> String {
         format!("{} {}", self.method, self.target)
     }
@@ -111,14 +111,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects to a server that listens.
     pub async fn open(address: SocketAddr) -> Self {
         Self::try_open(address)
             .await
             .expect("a server that listens")
     }
 
-    /// Connects, if there is still a server.
+    /// Connects if there is still a server.
     pub async fn try_open(address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(address).await.ok()?;
         Some(Self {
@@ -146,20 +146,20 @@ impl Connection {
         self.reply(&request.method).await
     }
 
-    /// Sends a request and returns its answer; `None` if the server goes away before that.
+    /// Sends a request and returns its answer; `None` if the server closes the connection first.
     pub async fn try_ask(&mut self, request: &Request) -> Option<Reply> {
         self.try_send(&request.bytes()).await.ok()?;
         self.try_reply(&request.method).await
     }
 
-    /// The next answer, to a request of `method`.
+    /// Reads the next answer, to a request of `method`.
     pub async fn reply(&mut self, method: &str) -> Reply {
         self.try_reply(method)
             .await
             .expect("an answer, and not the end")
     }
 
-    /// The next answer; `None` if the server closes the connection instead.
+    /// Reads the next answer; `None` if the server closes the connection instead.
     pub async fn try_reply(&mut self, method: &str) -> Option<Reply> {
         tokio::time::timeout(PATIENCE, self.read_reply(method))
             .await
@@ -205,8 +205,8 @@ impl Connection {
         Some(reply)
     }
 
-    /// The next chunk of a body that comes in chunks; `None` at its end, and if the server closes
-    /// the connection instead.
+    /// Reads the next chunk of a chunked body; `None` at its end, or if the server closes the
+    /// connection instead.
     pub async fn chunk(&mut self) -> Option<Vec<u8>> {
         tokio::time::timeout(PATIENCE, self.read_chunk())
             .await
@@ -234,7 +234,7 @@ impl Connection {
         (length > 0).then(|| chunk[begin + 2..end - 2].to_vec())
     }
 
-    /// Whether the server sends something.
+    /// Returns true once the server sends something, and false if it closes the connection.
     pub async fn has_begun(&mut self) -> bool {
         tokio::time::timeout(PATIENCE, self.read_some())
             .await
@@ -248,7 +248,7 @@ impl Connection {
         count > 0
     }
 
-    /// Whether the server closes the connection without another byte.
+    /// Returns true if the server closes the connection without another byte.
     pub async fn is_closed(&mut self) -> bool {
         let closing = async { !self.read_some().await && self.unread.is_empty() };
         tokio::time::timeout(PATIENCE, closing)

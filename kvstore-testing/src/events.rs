@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::client::{Connection, Reply, Request};
 
-/// What stands between two empty lines.
+/// A block between two empty lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
     /// The kind of the event.
@@ -13,7 +13,7 @@ pub struct Event {
     pub data: String,
     /// The id that came with it, if one did.
     pub id: Option<String>,
-    /// Lines that say nothing to a page, without their colon.
+    /// Lines without meaning for a page, without their colon.
     pub comment: String,
 }
 
@@ -34,14 +34,14 @@ impl Event {
 pub struct Events {
     connection: Connection,
     text: String,
-    /// The last id that was told: where another watch goes on.
+    /// The last id received, from which another watch continues.
     pub last_id: String,
     /// The head of the answer.
     pub head: Reply,
 }
 
 impl Events {
-    /// Asks, and reads the head of the answer.
+    /// Sends the request and reads the head of the answer.
     pub async fn open(address: SocketAddr, request: &Request) -> Self {
         let mut connection = Connection::open(address).await;
         let head = connection.ask(request).await;
@@ -56,7 +56,7 @@ impl Events {
         }
     }
 
-    /// The next block, one without an event too; `None` at the end.
+    /// Reads the next block, even one without an event; `None` at the end.
     pub async fn block(&mut self) -> Option<Event> {
         let end = loop {
             if let Some(end) = self.text.find("\n\n") {
@@ -84,7 +84,7 @@ impl Events {
         Some(event)
     }
 
-    /// The next event that a page would be told; `None` at the end.
+    /// Reads the next event that a page would receive; `None` at the end.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             let event = self.block().await?;
@@ -94,7 +94,7 @@ impl Events {
         }
     }
 
-    /// The next event, as its name and data.
+    /// Reads the next event, and returns its name and data.
     pub async fn told(&mut self) -> (String, serde_json::Value) {
         let event = self.next().await.expect("an event, and not the end");
         (event.name.clone(), event.json())

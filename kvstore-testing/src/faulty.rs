@@ -1,4 +1,4 @@
-//! A store or a queue that fails on demand, and a store that remembers what it really did.
+//! A store or a queue that fails on demand, and a store that records what really happened.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,7 @@ pub enum Fault {
     Preceded(Commit),
 }
 
-/// Returns an error that says that nothing happened.
+/// Returns an error that means that nothing happened.
 ///
 /// Like the other errors here it contains a path, which clients must not see.
 pub fn unavailable() -> Error {
@@ -38,7 +38,7 @@ pub fn unavailable() -> Error {
     }
 }
 
-/// Returns an error that leaves open what happened.
+/// Returns an error that leaves the result unknown.
 pub fn unknown() -> Error {
     Error::Unknown {
         what: "the call to /secret/path took effect".to_owned(),
@@ -53,14 +53,14 @@ pub fn storage_full() -> Error {
     }
 }
 
-/// Returns the error of a store with a failed write behind it.
+/// Returns the error of a store after a failed write.
 pub fn poisoned() -> Error {
     Error::Poisoned {
         reason: "/secret/path".to_owned(),
     }
 }
 
-/// The fault of all calls but commits, until it is set again. Clones share it.
+/// The fault of all calls except commits, until it is set again. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Switch(Arc<Mutex<Option<Fault>>>);
 
@@ -123,8 +123,8 @@ impl<S: Store> Faulty<S> {
             .collect()
     }
 
-    /// No lock is held and nothing is awaited between the commit and its record, so aborting a
-    /// worker cannot separate them.
+    /// Commits and records the applied writes. No lock is held and nothing is awaited between the
+    /// commit and its record, so aborting a worker cannot separate them.
     async fn commit_noted(&self, commit: Commit) -> Result<Committed> {
         let writes = commit.writes.clone();
         let committed = self.inner.commit(commit).await?;
@@ -138,7 +138,7 @@ impl<S: Store> Faulty<S> {
     }
 }
 
-/// Makes a call as `fault` has it.
+/// Makes a call with the given `fault`.
 async fn make<R>(fault: Option<Fault>, call: impl Future<Output = Result<R>>) -> Result<R> {
     match fault {
         None => call.await,

@@ -19,12 +19,12 @@ pub fn server_command(args: &[&str]) -> Command {
     command("kvstore-http", args)
 }
 
-/// Returns a command for the worker, likewise.
+/// Returns a command for the worker, in the same way.
 pub fn worker_command(args: &[&str]) -> Command {
     command("kvstore-worker", args)
 }
 
-/// Returns a command for the command `kvstore`, likewise.
+/// Returns a command for the program `kvstore`, in the same way.
 pub fn kvstore_command(args: &[&str]) -> Command {
     command("kvstore", args)
 }
@@ -81,10 +81,10 @@ pub fn server_command_by(wrapper: &[String], args: &[&str]) -> Command {
     clean(command)
 }
 
-/// What a run that ends by itself has left.
+/// The output of a run that ends by itself.
 #[derive(Debug)]
 pub struct Ended {
-    /// Its exit code; `None` if a signal has ended it.
+    /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     /// The text of its standard output.
     pub stdout: String,
@@ -126,9 +126,9 @@ pub struct Process {
     child: Child,
     /// The fields of each log entry, with its level.
     log: Receiver<serde_json::Value>,
-    /// Those that were read and not asked for.
+    /// Entries that were read but not yet requested.
     passed: RefCell<Vec<serde_json::Value>>,
-    /// Where it serves.
+    /// The address at which it serves.
     pub address: SocketAddr,
 }
 
@@ -138,7 +138,8 @@ impl Process {
         Self::spawn(server_command(args))
     }
 
-    /// The same, under a `limit` of open files in the words of `ulimit`.
+    /// Starts it as [`Process::start`] does, with a `limit` on open files in the syntax of
+    /// `ulimit`.
     pub fn start_with_files(limit: &str, args: &[&str]) -> Self {
         Self::spawn(with_files(limit, args))
     }
@@ -154,7 +155,7 @@ impl Process {
         self
     }
 
-    /// Waits until it serves or has ended; whether it serves.
+    /// Waits until it serves or has ended. Returns true if it serves.
     pub fn serves_or_ends(&mut self) -> bool {
         loop {
             match self.log.recv_timeout(PATIENCE) {
@@ -176,9 +177,9 @@ impl Process {
         Self::launch_command(command).serves()
     }
 
-    /// Starts what `command` runs, the program or something that becomes it.
+    /// Starts `command`: the program, or another one that becomes it.
     pub fn launch_command(mut command: Command) -> Self {
-        // A worker listens nowhere, and says so when it is told where.
+        // A worker does not listen, and warns if it gets this setting.
         if !Path::new(command.get_program()).ends_with("kvstore-worker") {
             command.env("KVSTORE_LISTEN", "127.0.0.1:0");
         }
@@ -191,7 +192,7 @@ impl Process {
         let (send, log) = channel();
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                // What is no log entry is a line from before the log was started.
+                // A line that is no log entry comes from before the log was started.
                 let fields = match serde_json::from_str::<serde_json::Value>(&line) {
                     Ok(mut entry) => {
                         let mut fields = entry["fields"].take();
@@ -200,7 +201,7 @@ impl Process {
                     }
                     Err(_) => serde_json::json!({ "message": line, "level": "NONE" }),
                 };
-                // Read on even if nobody listens any more: the pipe must not fill up.
+                // Keeps reading without a receiver, since the pipe must not fill up.
                 let _ = send.send(fields);
             }
         });
@@ -212,7 +213,7 @@ impl Process {
         }
     }
 
-    /// The address in the first log entry that says `message`.
+    /// Returns the address in the first log entry with `message`.
     pub fn logged_address(&self, message: &str) -> SocketAddr {
         let fields = self.logged(message);
         fields["address"]
@@ -222,7 +223,7 @@ impl Process {
             .expect("an address")
     }
 
-    /// The fields of the first log entry that says `message` and was not asked for before.
+    /// Returns the fields of the first log entry with `message` that no earlier call has returned.
     pub fn logged(&self, message: &str) -> serde_json::Value {
         let mut passed = self.passed.borrow_mut();
         if let Some(at) = passed
@@ -240,22 +241,22 @@ impl Process {
         }
     }
 
-    /// What a process that has ended has said beside information and warnings, unless it was asked
-    /// for before.
+    /// Returns the log entries of an ended process, except information and warnings, that no
+    /// earlier call has returned.
     pub fn errors(&self) -> Vec<serde_json::Value> {
         let mut log = self.whole_log();
         log.retain(|fields| !matches!(fields["level"].as_str(), Some("INFO" | "WARN")));
         log
     }
 
-    /// What a process that has ended has said, unless it was asked for before.
+    /// Returns the log entries of an ended process that no earlier call has returned.
     pub fn whole_log(&self) -> Vec<serde_json::Value> {
         let mut log = self.passed.take();
         log.extend(self.log.iter());
         log
     }
 
-    /// How many of the log entries that came in the meantime say `message`.
+    /// Returns how many of the log entries since then have `message`.
     pub fn count_logged(&self, message: &str) -> usize {
         self.log
             .try_iter()
@@ -263,7 +264,7 @@ impl Process {
             .count()
     }
 
-    /// Its number.
+    /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -283,7 +284,7 @@ impl Process {
         self.ended()
     }
 
-    /// Whether it has come to an end.
+    /// Returns true if it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("our own child").is_some()
     }

@@ -1,9 +1,8 @@
-//! Whether what a fleet did is what it promised: every accepted write applied once, in the order of
-//! acceptance, and reads that show it.
+//! Checks that a fleet kept its promises: every accepted write is applied once, in the order of
+//! acceptance, and reads show it.
 //!
-//! What an answer says of its place in the log and of its version is compared with all others in
-//! one pass. For the rest each key needs one order that explains everything said of it, which
-//! `linear.rs` looks for.
+//! One pass compares the positions and versions in all answers. Beyond that, each key needs one
+//! order that explains every answer about it, which `linear.rs` looks for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -16,7 +15,7 @@ use super::{NEVER, Operation, Verdict, What};
 pub struct Violation {
     /// The promise.
     pub kind: Kind,
-    /// The operations that show it, in words.
+    /// The operations that show it, as text.
     pub what: String,
 }
 
@@ -50,7 +49,7 @@ pub fn check(history: &[Operation]) -> Vec<Violation> {
         keys.entry(operation.key).or_default().push(operation);
     }
     for (key, operations) in keys {
-        // Which order could explain a write that has none of its own? It is told already.
+        // No order can explain a write without a result, which is reported already.
         let is_whole = operations.iter().all(|operation| {
             operation
                 .write()
@@ -71,7 +70,7 @@ impl Found {
         self.0.push(Violation { kind, what });
     }
 
-    /// Each accepted write is one job, and each job ends.
+    /// Checks that each accepted write is one job, and that each job ends.
     fn jobs(&mut self, history: &[Operation]) {
         let mut owners: HashMap<_, &Operation> = HashMap::new();
         for operation in history {
@@ -101,8 +100,8 @@ impl Found {
         }
     }
 
-    /// Each value comes from a write that may have happened, and has one version; and each version
-    /// has one value.
+    /// Checks that each value comes from a write that may have happened and has one version, and
+    /// that each version has one value.
     fn values(&mut self, history: &[Operation]) {
         let mut writers = HashMap::new();
         let mut partitions = HashMap::new();
@@ -157,8 +156,8 @@ impl Found {
         }
     }
 
-    /// In each log the positions follow the times of acceptance, and the versions follow the
-    /// positions.
+    /// Checks that in each log the positions follow the times of acceptance, and the versions
+    /// follow the positions.
     fn partitions(&mut self, history: &[Operation]) {
         let mut logs: BTreeMap<_, BTreeMap<_, &Operation>> = BTreeMap::new();
         for operation in history {
@@ -182,7 +181,7 @@ impl Found {
                     self.add(
                         Kind::Reordered,
                         format!(
-                            "{earlier:?} stands before {operation:?} in the log, and has a later version"
+                            "{earlier:?} precedes {operation:?} in the log, and has a later version"
                         ),
                     );
                 }
@@ -196,7 +195,7 @@ impl Found {
                     self.add(
                         Kind::Reordered,
                         format!(
-                            "{later:?} was accepted before {operation:?} was asked, and stands after it in the log"
+                            "{later:?} was accepted before {operation:?} was sent, and follows it in the log"
                         ),
                     );
                 }

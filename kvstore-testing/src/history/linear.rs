@@ -1,13 +1,14 @@
-//! Is there an order of one key's operations that explains every answer?
+//! Searches for an order of one key's operations that explains every answer.
 //!
-//! The search of Wing and Gong with the memory that Lowe added: take the operations one by one,
-//! each at a time when nothing that was over before it began is still to come, and go back where
-//! none fits. An operation is taken only once everything before it in the queue is; one whose
-//! outcome is unknown may be taken late or never.
+//! This is the search of Wing and Gong with the memory that Lowe added. It takes the operations one
+//! by one, each only when no operation that ended before it began is still to come, and backtracks
+//! where none fits. An operation is taken only after all jobs before it in the queue; one of
+//! unknown outcome may be taken late or never.
 //!
-//! Three things keep it short. What changes nothing (a read, a failed condition) is taken as soon
-//! as it fits, since it cannot be in anybody's way. Jobs come in the order of their positions. And
-//! an operation of unknown outcome is taken only if the next one needs it.
+//! Three rules keep the search short. An operation that changes nothing (a read, a failed
+//! condition) is taken as soon as it fits, since it cannot block another. Jobs are taken in the
+//! order of their positions. And an operation of unknown outcome is taken only if the next one
+//! needs it.
 //!
 //! Sources: Wing and Gong, "Testing and Verifying Concurrent Objects" (1993); Lowe, "Testing for
 //! Linearizability" (2017).
@@ -23,10 +24,10 @@ const STEPS_MAX: usize = 400_000;
 /// How many operations an explanation shows.
 const SHOWN: usize = 12;
 
-/// What the key holds.
+/// The value of the key.
 type State = Option<ValueId>;
 
-/// What is known of versions: each belongs to one value.
+/// The known versions: each belongs to one value.
 #[derive(Debug, Default)]
 pub(crate) struct Versions {
     of_value: HashMap<ValueId, u64>,
@@ -46,7 +47,7 @@ impl Versions {
         versions
     }
 
-    /// Whether `value` has `version`; `None` if nobody was told.
+    /// Returns true if `value` has `version`; `None` if no client knows.
     fn is(&self, value: ValueId, version: u64) -> Option<bool> {
         match (self.of_value.get(&value), self.of_version.get(&version)) {
             (None, None) => None,
@@ -56,46 +57,48 @@ impl Versions {
     }
 }
 
+/// Searches for an order that explains all answers.
+///
 /// # Errors
-/// What stands where every order ends, in words.
+/// A description of the point at which every order ends.
 pub(crate) fn explain(operations: &[&Operation]) -> Result<(), String> {
     Search::new(operations).run()
 }
 
 struct Search<'a> {
-    /// Those that count, by the time of their beginning.
+    /// The operations that count, by the time of their beginning.
     operations: Vec<&'a Operation>,
     versions: Versions,
-    /// Those that must be taken, by the time of their beginning.
+    /// The operations that must be taken, by the time of their beginning.
     certain: Vec<usize>,
-    /// Those that may be.
+    /// The operations that may be taken.
     open: Vec<usize>,
-    /// Those with a job, by position.
+    /// The operations with a job, by position.
     jobs: Vec<usize>,
-    /// For each read with a sync token the write that it names.
+    /// For each read with a sync token, the write that it names.
     after: HashMap<usize, usize>,
 
     taken: Vec<u64>,
     trail: Vec<usize>,
     state: State,
-    /// Of `certain`, how many at the beginning are taken.
+    /// How many of `certain`, from the first, are taken.
     low: usize,
-    /// Of `jobs`, likewise; and they are taken in order.
+    /// How many of `jobs` are taken; they are taken in order.
     jobs_taken: usize,
     certain_taken: usize,
-    /// What the key held before the operation of unknown outcome that was taken last, until
-    /// something has needed it.
+    /// The state before the last operation of unknown outcome that was taken, until another
+    /// operation has needed it.
     needless: Option<State>,
 }
 
-/// What an operation does where it fits.
+/// The effect of an operation where it fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
     Unchanged,
     Leaves(State),
 }
 
-/// Where the search can come back to.
+/// A point to which the search can backtrack.
 struct Choice {
     trail: usize,
     state: State,
@@ -178,7 +181,7 @@ impl<'a> Search<'a> {
                 needless: self.needless,
                 candidates,
             });
-            // Back to where something is left to try.
+            // Backtracks to a point with candidates left.
             loop {
                 let Some(choice) = choices.last_mut() else {
                     return Err(furthest.1);
@@ -199,10 +202,11 @@ impl<'a> Search<'a> {
         self.taken[at / 64] & (1 << (at % 64)) != 0
     }
 
-    /// Everything that could come next by time and position, those of unknown outcome last.
+    /// Returns everything that could come next by time and position, operations of unknown outcome
+    /// last.
     fn enabled(&self) -> Vec<usize> {
-        // Nothing may come before what was over when it began; and no write before one that was
-        // accepted by then.
+        // Nothing may come before an operation that had ended when it began, and no write before
+        // one that was accepted by then.
         let (mut over, mut accepted) = (NEVER, NEVER);
         let mut window = Vec::new();
         for at in self.certain[self.low..].iter().copied() {
@@ -245,7 +249,7 @@ impl<'a> Search<'a> {
             if fitting.is_empty() {
                 return;
             }
-            // Jobs among them come one by one, so that each has its turn.
+            // The jobs among them are taken one by one, in turn.
             for at in fitting {
                 self.mark(at);
             }
@@ -253,15 +257,15 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Those of the enabled that change the state, the most promising one last.
+    /// Returns the enabled operations that change the state, the most promising one last.
     fn candidates(&self) -> Vec<usize> {
         let mut deletes = BTreeSet::new();
         let mut candidates: Vec<_> = self
             .enabled()
             .into_iter()
             .filter(|at| matches!(self.fits(*at, self.state), Some(Fit::Leaves(_))))
-            // What would have fitted without the operation of unknown outcome before it did not
-            // need that.
+            // An operation that would have fitted without the preceding one of unknown outcome did
+            // not need that one.
             .filter(|at| {
                 self.needless
                     .is_none_or(|before| self.fits(*at, before).is_none())
@@ -279,7 +283,7 @@ impl<'a> Search<'a> {
         candidates
     }
 
-    /// What an operation does to `state`; `None` if it cannot come there.
+    /// Returns the effect of an operation on `state`; `None` if it does not fit there.
     fn fits(&self, at: usize, state: State) -> Option<Fit> {
         let write = match &self.operations[at].what {
             What::Read(read) => {
@@ -354,7 +358,7 @@ impl<'a> Search<'a> {
         (self.state, self.needless) = (state, needless);
     }
 
-    /// The end of an order that goes no further.
+    /// Describes the end of an order that cannot continue.
     fn describe(&self) -> String {
         let mut text = format!(
             "after {} of {} operations the key holds {:?}, and none of the next fits\n",

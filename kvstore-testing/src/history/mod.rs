@@ -1,4 +1,4 @@
-//! What many clients asked and were answered, and whether it makes sense.
+//! The requests and answers of many clients, and a check that they are consistent.
 //!
 //! A history is one [`Operation`] for each request of a client, with all of its attempts. [`check`]
 //! finds every promise that it breaks.
@@ -14,13 +14,13 @@ use kvstore_core::model::id::JobId;
 /// Nanoseconds since the run began, by this process' own monotonic clock.
 pub type Moment = u64;
 
-/// Of what was not seen to happen: it may at any later time.
+/// The time of an event that was not observed: it may happen at any later time.
 pub const NEVER: Moment = Moment::MAX;
 
-/// The number of a value. No value is written twice, so it tells the write that it comes from.
+/// The number of a value. No value is written twice, so it identifies the write that it comes from.
 pub type ValueId = u64;
 
-/// One request of a client, and what it knows of it.
+/// One request of a client, and what the client knows of it.
 #[derive(Clone, Debug)]
 pub struct Operation {
     /// The number of its key.
@@ -29,9 +29,9 @@ pub struct Operation {
     pub invoked: Moment,
     /// After the answer that promised it a place in the order of its key.
     pub accepted: Moment,
-    /// After the answer that said it was done.
+    /// After the answer that reported it done.
     pub done: Moment,
-    /// What it asked, and was answered.
+    /// The request and the answer.
     pub what: What,
 }
 
@@ -44,7 +44,7 @@ pub enum What {
     Write(Write),
 }
 
-/// A read that was answered. One that was not says nothing.
+/// A read that was answered. An unanswered read carries no information.
 #[derive(Clone, Debug)]
 pub struct Read {
     /// The sync token that came with it: it must show what this job did.
@@ -53,20 +53,20 @@ pub struct Read {
     pub seen: Option<(ValueId, u64)>,
 }
 
-/// A write, and what is known of it.
+/// A write, and its known result.
 #[derive(Clone, Debug)]
 pub struct Write {
-    /// What it leaves; `None` of a delete.
+    /// The value that it leaves; `None` for a delete.
     pub value: Option<ValueId>,
-    /// What must be true for it to take effect.
+    /// The condition under which it takes effect.
     pub condition: Condition,
-    /// Every job that an attempt was told of. More than one is one too many.
+    /// The ids of its job that attempts have received. More than one is a violation.
     pub jobs: Vec<JobId>,
-    /// What became of it.
+    /// The result.
     pub verdict: Verdict,
 }
 
-/// What must be true of the entry for a write to take effect.
+/// A condition on the entry, under which a write takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
     /// Nothing.
@@ -79,14 +79,14 @@ pub enum Condition {
     Version(u64),
 }
 
-/// What became of a write, as far as its client was told.
+/// The result of a write, as far as its client knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It took effect.
     Applied {
-        /// Its version, if the client was told.
+        /// Its version, if the client received it.
         version: Option<u64>,
-        /// Whether the key was present before, if the client was told.
+        /// True if the key was present before; `None` if the client does not know.
         existed: Option<bool>,
     },
     /// Its condition did not hold.
@@ -94,13 +94,13 @@ pub enum Verdict {
         /// The version of the entry then; `None` if it was absent.
         current: Option<u64>,
     },
-    /// It is in the queue. At the end of a history this is one verdict too few.
+    /// It is in the queue. At the end of a history this is a violation.
     Accepted,
     /// It may be in the queue or not.
     Unknown,
     /// It is not in the queue.
     Refused,
-    /// It was accepted, and then the service said this of its job.
+    /// It was accepted, and then the service reported this about its job.
     Lost(String),
 }
 
@@ -126,7 +126,7 @@ impl Operation {
 }
 
 impl Write {
-    /// Returns the job that it is, if an attempt was told.
+    /// Returns the id of its job, if an attempt received it.
     pub fn job(&self) -> Option<JobId> {
         self.jobs.first().copied()
     }

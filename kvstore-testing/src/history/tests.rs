@@ -1,4 +1,4 @@
-//! Does the checker find what is wrong, and nothing where nothing is?
+//! Tests that the checker finds every violation, and reports none in a legal history.
 
 use kvstore_core::model::id::{JobId, Partition, Position, QueueId};
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ fn write(invoked: Moment, done: Moment, value: Option<ValueId>, verdict: Verdict
     operation(invoked, done, What::Write(write))
 }
 
-/// A write that was answered with its version, which is its position as well.
+/// Returns a write that was answered with its version, which is its position as well.
 fn put(invoked: Moment, done: Moment, value: ValueId, version: u64) -> Operation {
     let verdict = Verdict::Applied {
         version: Some(version),
@@ -122,7 +122,7 @@ fn unknown_outcomes_may_have_happened_or_not_and_at_any_later_time() {
         read(5, 6, Some((2, 5))),
     ]);
     assert_good(&[put(0, 1, 1, 1), unknown(2, None), read(3, 4, None)]);
-    // Nobody has seen it, and yet something must have been there.
+    // No read has seen it, and yet a value must have been there.
     assert_good(&[unknown(0, Some(1)), delete(1, 2, true)]);
     // It needs the one before it.
     let second = with(unknown(1, Some(2)), |write| {
@@ -224,7 +224,7 @@ fn swapped_order_is_found() {
     // Positions against times.
     let history = [at(2, put(0, 1, 1, 2)), at(1, put(2, 3, 2, 1))];
     assert!(kinds(&history).contains(&Kind::Reordered));
-    // Nobody was told a version: the order shows in what is left.
+    // No client knows a version: the order shows in the result.
     let accepted = |invoked, value, position| {
         let verdict = Verdict::Applied {
             version: None,
@@ -305,14 +305,14 @@ fn version_that_is_used_twice_is_found() {
     assert_eq!(kinds(&history), [Kind::Unexplained]);
 }
 
-/// How long before it is applied a write is accepted, in a made-up run.
+/// How long before its application a write is accepted, in a generated run.
 const DELAY: Moment = 60;
 
-/// Between two moments at which something happens there.
+/// The time between two events there.
 const STEP: Moment = 10;
 
-/// What really happens to one key, step by step, and what its clients are told: legal, whatever is
-/// drawn.
+/// Generates what really happens to one key, step by step, and the answers of its clients: a legal
+/// history for every seed.
 fn run(seed: u64, length: u64) -> Vec<Operation> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut history = Vec::new();
@@ -379,7 +379,7 @@ fn run(seed: u64, length: u64) -> Vec<Operation> {
     history
 }
 
-/// A moment after everything.
+/// Returns a moment after all operations.
 fn end(history: &[Operation]) -> Moment {
     let ends = history.iter().map(|operation| operation.done);
     ends.filter(|done| *done != NEVER).max().unwrap_or(0) + 1
@@ -435,7 +435,7 @@ proptest! {
     #[test]
     fn legal_run_with_a_write_taken_away_is_not(seed in any::<u64>(), length in 20..200_u64) {
         let mut history = run(seed, length);
-        // Somebody has read its value, and now nobody has written it.
+        // Its value has been read, and now no write has written it.
         let read = history.iter().find_map(|operation| match &operation.what {
             What::Read(read) => read.seen,
             What::Write(_) => None,
