@@ -1,4 +1,5 @@
-//! The side that reads a folder which another process writes: its store, its queue, and what follows the journal.
+//! Read-only access to a folder that another process writes: its store, its queue, and the follower
+//! of its journals.
 
 mod queue;
 mod store;

@@ -1,4 +1,4 @@
-//! The queue of a folder, for a process that only reads: it shows the jobs that wait, and accepts
+//! The queue of a folder, for a process that only reads: it shows the waiting jobs, and accepts
 //! none.
 
 use async_trait::async_trait;
@@ -13,11 +13,11 @@ use crate::queue::{Accepted, Depth, Found, JobQueue};
 
 /// The queue of a folder that another process writes. Made by [`JsonReader::queue`].
 ///
-/// What the writer has acknowledged before a call is in its answer.
+/// An answer includes everything that the writer acknowledged before the call.
 #[derive(Debug)]
 pub struct JsonReaderQueue {
     reader: JsonReader,
-    /// The id as long as the folder's own cannot be read: one that nothing else has.
+    /// A unique id, used until the folder's own can be read.
     unknown: QueueId,
 }
 
@@ -73,7 +73,7 @@ impl JobQueue for JsonReaderQueue {
         Ok(self.reader.log().depth(self.reader.time().now()))
     }
 
-    /// Whether the folder's queue is known.
+    /// Succeeds if the folder's queue is known.
     async fn ping(&self) -> Result<()> {
         self.reader.check_open()?;
         match self.reader.queue_id() {

@@ -1,4 +1,5 @@
-//! The store of a folder that another process writes: every read first takes in what that process has acknowledged.
+//! The store of a folder that another process writes: every read first catches up with what that
+//! process has acknowledged.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -28,24 +29,26 @@ use crate::model::key::Key;
 use crate::queue::QueueOptions;
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchRequest};
 
-/// How often the folder is looked at while nobody reads, for those who wait for a change.
+/// How often the follower thread checks the folder, for callers that wait for a change.
 const LOOK_PERIOD: Duration = Duration::from_millis(5);
 
-/// The same while it cannot be followed.
+/// How often it checks while the folder cannot be followed.
 const RETRY_PERIOD: Duration = Duration::from_millis(250);
 
-/// How often loading starts again because the writer was faster.
+/// How often loading is retried because the writer was faster.
 const LOADS_MAX: u32 = 20;
 
-/// A folder that another process writes, for reading. It takes no lock and changes nothing, so a read-only mount will do.
+/// A read-only view of a folder that another process writes. It takes no lock and changes nothing,
+/// so a read-only mount will do.
 ///
-/// A write that the writer has acknowledged is in every read that begins afterwards, here as there; [`Store::watch`] and waits
-/// for outcomes hear of it within milliseconds. Whatever changes something is refused with [`Error::ReadOnly`] that names the
-/// process to ask.
+/// Every read sees all writes that the writer acknowledged before the read began. [`Store::watch`]
+/// and calls that wait for outcomes follow within milliseconds. Methods that would change something
+/// fail with [`Error::ReadOnly`], which names the process to ask.
 ///
-/// While the folder cannot be followed, since it is not there yet, or damaged, or older than what was shown already, reads are
-/// refused, too, with the reason; they go on when it can be. When the writer is started again, or this process falls far
-/// behind, the data is loaded anew, and watches end with [`Error::Compacted`].
+/// While the folder cannot be followed, because it does not exist yet, is damaged, or is older than
+/// the state shown before, reads fail with the reason. They work again once the folder can be
+/// followed. If the writer is restarted, or this process falls far behind, the data is reloaded,
+/// and watches end with [`Error::Compacted`].
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -71,13 +74,13 @@ pub struct JsonReader(Arc<ReaderInner>);
 struct ReaderInner {
     folder: PathBuf,
     shared: Arc<Shared>,
-    /// The jobs that wait. What is visible changes while it is locked, so a job that neither waits nor is applied was never
-    /// accepted.
+    /// The waiting jobs. The visible state changes only while this is locked, so a job that is
+    /// neither waiting nor applied was never accepted.
     log: std::sync::Mutex<PartitionLog>,
     following: Arc<Mutex<Following>>,
-    /// How many looks have begun, each while `following` was held.
+    /// How many looks have begun, each with `following` locked.
     looks: AtomicU64,
-    /// When it was last known that nothing is missing, in milliseconds after `opened`.
+    /// When the data was last known to be complete, in milliseconds after `opened`.
     current_at: AtomicU64,
     opened: Instant,
     reloads: AtomicU64,
@@ -86,23 +89,25 @@ struct ReaderInner {
     is_closed: AtomicBool,
 }
 
-/// Where the files were left.
+/// The place in the files that was reached.
 #[derive(Debug)]
 struct Following {
     /// `None` until the folder could be loaded.
     follower: Option<Follower>,
-    /// Why it cannot be followed just now, if so.
+    /// Why the folder cannot be followed at present, if so.
     trouble: Option<Error>,
 }
 
 impl JsonReader {
-    /// Follows `folder`, from now on or from when there is a store in it: [`Store::ping`] says whether it can be read.
+    /// Follows `folder`, starting now or as soon as there is a store in it. [`Store::ping`]
+    /// succeeds once it can be read.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if there is no thread for it.
+    /// [`Error::Unavailable`] if the follower thread cannot be started.
     ///
     /// # Cost
-    /// The data is loaded, as by opening it; a read costs three system calls more than the writer's.
+    /// Loads the data, as opening the folder would; a read costs three system calls more than the
+    /// writer's.
     pub async fn open(folder: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self> {
         let inner = Arc::new(ReaderInner {
             folder: folder.as_ref().to_owned(),
@@ -128,7 +133,7 @@ impl JsonReader {
             is_closed: AtomicBool::new(false),
         });
         let following = Arc::clone(&inner.following).lock_owned().await;
-        // Whatever comes of it is told to whoever reads.
+        // An error is kept, and returned to callers that read.
         let _ = look_aside(&inner, following).await;
         let weak = Arc::downgrade(&inner);
         thread::Builder::new()
@@ -138,23 +143,22 @@ impl JsonReader {
         Ok(Self(inner))
     }
 
-    /// The queue of the folder, as far as a reader has one: it shows the jobs that wait and accepts
-    /// none.
+    /// Returns the queue of the folder for reading: it shows the waiting jobs and accepts none.
     pub fn queue(&self) -> Arc<JsonReaderQueue> {
         Arc::new(JsonReaderQueue::new(self.clone()))
     }
 
-    /// How often the data was loaded, the first time included.
+    /// Returns how often the data was loaded, including the first time.
     pub fn reloads(&self) -> u64 {
         self.0.reloads.load(Ordering::SeqCst)
     }
 
-    /// How many journals were followed to their end and into the next.
+    /// Returns how many journals were followed to their end and into the next.
     pub fn rotations(&self) -> u64 {
         self.0.rotations.load(Ordering::SeqCst)
     }
 
-    /// The queue, as the last look has left it.
+    /// Returns the queue as of the last look.
     pub(crate) fn log(&self) -> MutexGuard<'_, PartitionLog> {
         self.0.log()
     }
@@ -163,19 +167,20 @@ impl JsonReader {
         self.0.shared.time()
     }
 
-    /// The id of the folder's queue, once that could be read.
+    /// Returns the id of the folder's queue, once it has been read.
     pub(crate) fn queue_id(&self) -> Option<QueueId> {
         self.0.queue.get().copied()
     }
 
-    /// What the folder is known by, for as long as it is: the id of its own queue, which was made with it.
+    /// Returns the lasting identity of the folder: the id of its own queue, which was created with
+    /// it.
     pub(crate) async fn folder_id(&self) -> Result<QueueId> {
         self.catch_up().await?;
         self.queue_id()
             .ok_or_else(|| Error::unavailable("the store"))
     }
 
-    /// What is answered to whoever wants to change something.
+    /// Returns the error for callers that try to change something.
     pub(crate) fn refusal(&self) -> Error {
         let folder = &self.0.folder;
         let writer = match lock::holder(folder) {
@@ -185,7 +190,7 @@ impl JsonReader {
             ),
             Some(None) => format!("the process that holds {}", folder.join("LOCK").display()),
             None => format!(
-                "one that is started with a worker on {}: there is none now",
+                "a process that is started with a worker on {}: there is none now",
                 folder.display()
             ),
         };
@@ -199,12 +204,12 @@ impl JsonReader {
         Ok(())
     }
 
-    /// Takes in everything that was acknowledged before this call.
+    /// Catches up with everything that was acknowledged before this call.
     pub(crate) async fn catch_up(&self) -> Result<()> {
         self.check_open()?;
         let before = self.0.looks.load(Ordering::SeqCst);
         let following = Arc::clone(&self.0.following).lock_owned().await;
-        // One that began after this call has done it for us.
+        // A look that began after this call has already caught up.
         let is_done = self.0.looks.load(Ordering::SeqCst) > before;
         if let Some(trouble) = &following.trouble {
             return Err(trouble.clone());
@@ -220,14 +225,15 @@ impl JsonReader {
     }
 }
 
-/// Looks from a thread that may block.
+/// Runs a look on a thread that may block.
 async fn look_aside(inner: &Arc<ReaderInner>, following: OwnedMutexGuard<Following>) -> Result<()> {
     let inner = Arc::clone(inner);
     let mut following = following;
     blocking("following the folder", move || inner.look(&mut following)).await
 }
 
-/// The thread that looks when nobody reads. It ends when the store is closed or dropped.
+/// Runs the follower thread, which looks even when no caller reads. It ends when the store is
+/// closed or dropped.
 fn follow(inner: &Weak<ReaderInner>) {
     while let Some(inner) = inner.upgrade() {
         if inner.is_closed.load(Ordering::SeqCst) {
@@ -291,11 +297,11 @@ impl ReaderInner {
                 let folder = self.folder.display();
                 match error {
                     _ if is_told => {}
-                    // It will not pass by itself.
+                    // Damage is not transient.
                     Error::Corrupt { .. } => tracing::error!(%folder, %error, "{CANT}"),
                     _ => tracing::warn!(%folder, %error, "{CANT}"),
                 }
-                // The place in the files may be wrong by now.
+                // The place in the files may no longer be valid.
                 following.follower = None;
                 following.trouble = Some(error.clone());
                 Err(error)
@@ -328,7 +334,7 @@ impl ReaderInner {
         }
     }
 
-    /// Loads what there is, and shows it if it is no older than what was shown.
+    /// Loads the folder, and publishes the result unless it is older than what was shown.
     fn load(&self) -> Result<Follower> {
         for _ in 0..LOADS_MAX {
             let (mut follower, mut state, mut log) = Follower::load(self.disk()?)?;
@@ -438,13 +444,13 @@ impl Store for JsonReader {
         self.0.shared.watch(request)
     }
 
-    /// Some milliseconds, or the time since the folder could be followed no more.
+    /// Returns a few milliseconds, or the time since the folder was last followed.
     fn lag(&self) -> Option<Duration> {
         let current_at = Duration::from_millis(self.0.current_at.load(Ordering::SeqCst));
         Some(self.0.opened.elapsed().saturating_sub(current_at))
     }
 
-    /// Whether reads are possible.
+    /// Succeeds if reads are possible.
     async fn ping(&self) -> Result<()> {
         self.catch_up().await
     }

@@ -1,13 +1,15 @@
-//! A folder that another process writes, followed: the pair is loaded, and the journals are read on as they grow.
+//! Follows a folder that another process writes: loads the pair, and reads the journals as they
+//! grow.
 //!
-//! Nothing here changes the folder, makes anything in it, or takes its lock. Only lines that a mark covers count: the writer
-//! puts the mark there before it tells anybody, so what was acknowledged is always covered, and what a loss of power could
-//! take back never is.
+//! Nothing here changes the folder, creates a file in it, or takes its lock. Only lines covered by
+//! a mark count. The writer writes the mark before it acknowledges, so acknowledged lines are
+//! always covered, and lines that a loss of power could take back never are.
 //!
 //! # How nothing is missed
-//! What was acknowledged before a look began is found by it, in three questions, asked in this order. Does the file that is
-//! followed go on? Is there a file with the next number? Has the file that is followed lost its name? Journals are begun and
-//! removed in the order of their numbers; so three times no means that there was nothing when the look began.
+//! A look finds everything that was acknowledged before it began, by three questions in this order.
+//! Does the followed file continue? Is there a file with the next number? Has the followed file
+//! lost its name? Journals are created and removed in the order of their numbers; so three times no
+//! means that there was nothing new when the look began.
 
 use std::io;
 use std::path::Path;
@@ -31,44 +33,47 @@ use crate::model::entry::Version;
 use crate::model::id::QueueId;
 use crate::queue::QueueOptions;
 
-/// What is read of a journal at a time.
+/// The size of each read from a journal.
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// Lines are handed out when about this much has been read.
+/// Lines are returned once about this much has been read.
 const STEP_BYTES: usize = 4 << 20;
 
-/// How often the folder is read again when files are exchanged under our hands, and how long it gets to settle in between.
+/// How often loading is retried when files are exchanged meanwhile, and the pause before each
+/// retry.
 const TRIES_MAX: u32 = 50;
 const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
-/// What one step of following brought.
+/// The result of one step of following.
 pub(crate) enum Step {
-    /// Commits and jobs that are durable, in order.
+    /// Durable commits and jobs, in order.
     Lines(Vec<Line>),
     /// Everything acknowledged before the step is known.
     Current,
-    /// The thread is lost: files are gone, or a chain begins that does not follow from ours. The pair must be loaded.
+    /// The chain is broken: files are gone, or another chain has begun that does not follow from
+    /// this one. The pair must be reloaded.
     Lost,
 }
 
-/// A place in the files of a folder, from which it can be read on.
+/// A place in the files of a folder from which reading can continue.
 #[derive(Debug)]
 pub(crate) struct Follower {
     disk: Arc<dyn Disk>,
     pub(crate) meta: Meta,
-    /// Kept open, so that another file in its place is told by the name that this one has lost.
+    /// Kept open, so that a replacement is noticed by the name that this file has lost.
     meta_file: Box<dyn DiskReader>,
-    /// The journal that is followed; `None` as long as there is none.
+    /// The followed journal; `None` while there is none.
     journal: Option<Tail>,
     /// How many journals were followed to their end.
     pub(crate) rotations: u64,
 }
 
 impl Follower {
-    /// Loads the pair. What stands in journals comes with the first steps.
+    /// Loads the pair. The contents of journals come with the first steps.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if there is no store there yet, or none that can be read just now; [`Error::Corrupt`].
+    /// [`Error::Unavailable`] if there is no store yet, or it cannot be read at present;
+    /// [`Error::Corrupt`].
     pub(crate) fn load(disk: Arc<dyn Disk>) -> Result<(Self, State, PartitionLog)> {
         for _ in 0..TRIES_MAX {
             if let Some(loaded) = Self::try_load(&disk)? {
@@ -90,7 +95,7 @@ impl Follower {
         let meta_file = opened.ok_or_else(|| nothing_there(disk.path()))?;
         let meta = parse_meta(&**disk, &read_all(&*meta_file).map_err(failed)?)?;
         let table = match Standing::of(&meta, |name| meta.table(&**disk, name))? {
-            // The writer is about to exchange the two, or was stopped before it could.
+            // The writer is about to replace `data.json`, or was stopped before it could.
             Standing::Whole(table) | Standing::Unfinished(table) => table,
             Standing::Other { .. } => return Ok(None),
         };
@@ -101,7 +106,7 @@ impl Follower {
             meta_file,
             rotations: 0,
         };
-        // A newer pair may have come, and the journal of this one gone.
+        // A newer pair may have replaced this one, whose journal is then gone.
         if follower.journal.is_none() && follower.is_gone().map_err(failed)? {
             return Ok(None);
         }
@@ -110,7 +115,7 @@ impl Follower {
         Ok(Some((follower, state, log)))
     }
 
-    /// Whether there is nothing that [`Follower::step`] would find: three system calls.
+    /// Returns true if [`Follower::step`] would find nothing. Takes three system calls.
     pub(crate) fn is_current(&self) -> io::Result<bool> {
         let goes_on = match &self.journal {
             Some(journal) => journal.goes_on()?,
@@ -119,9 +124,9 @@ impl Follower {
         Ok(!goes_on && !self.has_next()? && !self.is_gone()?)
     }
 
-    /// Returns true if what is followed has lost its name: the journal, or the pair while there is
-    /// none. Another file may have the name by now. It goes by identity, and not by the number of
-    /// names: a backup may have given the file a second one.
+    /// Returns true if the followed file has lost its name: the journal, or `data.meta.json` while
+    /// there is no journal. Another file may have the name by now. Files are compared by identity
+    /// rather than by their number of names: a backup may have given the file a second one.
     fn is_gone(&self) -> io::Result<bool> {
         let (name, file) = match &self.journal {
             Some(journal) => (chain::name(journal.number), &journal.file),
@@ -130,19 +135,21 @@ impl Follower {
         Ok(self.disk.identity(&name)? != Some(file.identity()?))
     }
 
-    /// Says what it means that what is followed does not go on.
+    /// Determines why the followed file does not continue.
     fn at_end(&self) -> Result<Step> {
-        // In this order: see above. Behind a journal the caller has looked.
+        // The order matters: see the module documentation. For a journal, the caller has already
+        // looked for the next file.
         let is_lost = || Ok((self.journal.is_none() && self.has_next()?) || self.is_gone()?);
         let failed = |error| disk_error(&*self.disk, "cannot read", "", error);
         let is_lost = is_lost().map_err(failed)?;
         Ok(if is_lost { Step::Lost } else { Step::Current })
     }
 
-    /// Reads on.
+    /// Reads what has been added since the last step.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] with file and line if what the writer had on the disk is not there any more.
+    /// [`Error::Corrupt`] with file and line if data that the writer had made durable is no longer
+    /// there.
     pub(crate) fn step(&mut self) -> Result<Step> {
         let Some(journal) = &mut self.journal else {
             return self.at_end();
@@ -155,19 +162,20 @@ impl Follower {
         let Some(mut next) = Tail::open(&*self.disk, number, version, journal.queue)? else {
             return self.at_end();
         };
-        // It gets nothing more from here on. What it got since it was read is read now.
+        // The writer adds nothing more to this journal. What it added since the last read is read
+        // now.
         let lines = journal.read(&*self.disk)?;
         if !lines.is_empty() || journal.has_more {
             return Ok(Step::Lines(lines));
         }
-        // Lines that no mark covers stand in it again, or were cut off.
+        // The lines that no mark covers are repeated in the next journal, or were cut off.
         next.version = journal.covered;
         let header = next.header(&*self.disk)?;
         match header.previous {
             Some(end) if end == journal.durable => {
                 self.journal = Some(next);
                 self.rotations += 1;
-                // Whatever it has is for the next step.
+                // The next step reads its lines.
                 Ok(Step::Lines(Vec::new()))
             }
             Some(end) if end.length > journal.durable.length => Err(corrupt(
@@ -175,16 +183,16 @@ impl Follower {
                 &chain::name(journal.number),
                 Some(journal.line),
                 format!(
-                    "it can be read up to byte {}, and the journal after it says that {} had been on the disk; run verify",
+                    "it can be read up to byte {}, but the next journal says that {} bytes had been on the disk; run verify",
                     journal.durable.length, end.length
                 ),
             )),
-            // An older copy of the folder, or a chain that begins anew because data.json was edited.
+            // An older copy of the folder, or a new chain that begins because data.json was edited.
             _ => Ok(Step::Lost),
         }
     }
 
-    /// Damage in the lines of the last step, which can be read and make no sense.
+    /// Returns the error for lines of the last step that parse but make no sense.
     pub(crate) fn nonsense(&self, detail: &str) -> Error {
         match &self.journal {
             Some(journal) => journal.damaged(&*self.disk, detail),
@@ -210,33 +218,33 @@ pub(super) fn nothing_there(folder: &Path) -> Error {
     unavailable(format!("{what}: start the process that writes there"))
 }
 
-/// A journal, read on from where it was left.
+/// A journal that is read as it grows.
 #[derive(Debug)]
 struct Tail {
     file: Box<dyn DiskReader>,
     number: u64,
     /// The queue of the folder.
     queue: QueueId,
-    /// Up to here lines were read and found sound.
+    /// Everything before this was read and found sound.
     read: End,
-    /// The number of the line that comes then, from 1.
+    /// The number of the next line, from 1.
     line: u64,
-    /// Up to here a mark covers them.
+    /// A mark covers everything before this.
     durable: End,
-    /// Where the last mark ends, or the header, and the number of the line behind it.
+    /// The end of the last mark, or of the header, and the number of the next line.
     marked: (End, u64),
-    /// The last reading ended early, so the next one continues it.
+    /// The last read ended early, so the next one continues it.
     has_more: bool,
     /// The latest version in the lines that were read.
     version: Version,
-    /// The latest version in those that a mark covers.
+    /// The latest version in the lines that a mark covers.
     covered: Version,
-    /// What the others say.
+    /// The lines that no mark covers yet.
     uncovered: Vec<Line>,
 }
 
 impl Tail {
-    /// Journal `number`, which follows `version`; `None` if it is not there.
+    /// Opens journal `number`, which follows `version`; `None` if it does not exist.
     fn open(
         disk: &dyn Disk,
         number: u64,
@@ -269,13 +277,14 @@ impl Tail {
         Ok(first.first().is_some_and(|&byte| byte != b'\n'))
     }
 
-    /// The first line, of a journal that was not read yet. It was there before the journal got its name.
+    /// Reads the header of a journal that was not read yet. It was written before the journal got
+    /// its name.
     fn header(&self, disk: &dyn Disk) -> Result<Header> {
         Header::read(disk, self.number, &self.fetch(disk)?)
     }
 
-    /// What the file has behind the lines that were read, up to what is filled ahead or about [`STEP_BYTES`], and one whole
-    /// line at least.
+    /// Reads the file from the last line that was read, up to the fill or about [`STEP_BYTES`], but
+    /// at least one whole line.
     fn fetch(&self, disk: &dyn Disk) -> Result<Vec<u8>> {
         let mut text = Vec::new();
         loop {
@@ -293,10 +302,11 @@ impl Tail {
         }
     }
 
-    /// Returns the lines that marks cover by now and did not before.
+    /// Returns the lines that marks have come to cover since the last call.
     fn read(&mut self, disk: &dyn Disk) -> Result<Vec<Line>> {
         let mut covered = Vec::new();
-        // A writer whose disk is full cuts off what no mark covers, and writes other lines there, perhaps of the same length.
+        // A writer whose disk is full cuts off the lines that no mark covers, and writes other
+        // lines there, perhaps of the same length.
         if !std::mem::take(&mut self.has_more) {
             self.back_to_mark();
         }
@@ -311,12 +321,13 @@ impl Tail {
                 self.has_more = taken > 0 && text.len() >= STEP_BYTES;
                 return Ok(covered);
             }
-            // The mark was written after what it covers, and perhaps between two pieces of our reading.
+            // The mark was written after the lines that it covers, and perhaps between two of our
+            // reads.
             if doubted == Some(self.marked) {
                 return Err(self.damaged(
                     disk,
-                    "its checksum does not match, and it had been on the disk whole; nothing more is read from this folder \
-                     until the process that writes there is started again, which says what to do",
+                    "its checksum does not match, although the line was whole on the disk; nothing more is read from this folder \
+                     until the process that writes there is restarted, which says what to do",
                 ));
             }
             doubted = Some(self.marked);
@@ -324,14 +335,14 @@ impl Tail {
         }
     }
 
-    /// Goes back to the last mark, and forgets what was read behind it.
+    /// Returns to the last mark, and discards what was read after it.
     fn back_to_mark(&mut self) {
         (self.read, self.line) = self.marked;
         self.version = self.covered;
         self.uncovered.clear();
     }
 
-    /// Takes the sound lines at the start of `text`; how long they are.
+    /// Takes in the sound lines at the start of `text`, and returns their total length.
     fn take(&mut self, disk: &dyn Disk, text: &[u8], covered: &mut Vec<Line>) -> Result<usize> {
         let mut taken = 0;
         let start = self.read.length;

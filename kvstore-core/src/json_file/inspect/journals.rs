@@ -1,4 +1,5 @@
-//! The journals: what each readable line did, and which versions and jobs the others had.
+//! Reads the journals: what each readable line did, and which versions and jobs the unreadable ones
+//! had.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +17,18 @@ use crate::model::id::Position;
 
 const MISSING: &str = "it is missing; if this is a copy that was made while a server ran, a snapshot came between: copy again";
 
-/// What is known while the journals are read.
+/// The state of a walk over the journals.
 struct Walk<'a> {
     state: &'a mut State,
     log: &'a mut PartitionLog,
     /// No line was read yet, so no version is known.
     is_first: bool,
-    /// Problems that end with the next line that has a version, which says how many versions they cost.
+    /// Problems whose extent is open: the next line with a version shows how many versions they
+    /// cost.
     open: Vec<usize>,
-    /// The keys in them, as far as they can be read.
+    /// The keys in those problems, as far as they can be read.
     keys: Vec<String>,
-    /// The last number that a job got in each opening.
+    /// The last number that was assigned to a job in each opening.
     numbers: BTreeMap<u64, u64>,
     places: Vec<DamageSite>,
 }
@@ -39,7 +41,7 @@ struct DamageSite {
 }
 
 impl DamageSite {
-    /// Returns the part of what is gone that this place explains.
+    /// Returns the part of an interval of missing jobs that this place explains.
     fn part(&self, (after, up_to): &(Position, Position)) -> Option<(Position, Position)> {
         let after = *after.max(&self.after);
         let up_to = (*up_to).min(self.before.map_or(END, before));
@@ -57,7 +59,7 @@ impl Walk<'_> {
         });
     }
 
-    /// The last number that a job is known to have got.
+    /// Returns the last position that is known to have been assigned to a job.
     fn last(&self) -> Position {
         let last = self.numbers.last_key_value();
         last.map_or(Position::START, |(&major, &minor)| Position {
@@ -66,13 +68,13 @@ impl Walk<'_> {
         })
     }
 
-    /// Notes that numbers up to `last` were given out in its opening.
+    /// Records that positions up to `last` were assigned in its opening.
     fn give_out(&mut self, last: Position) {
         let known = self.numbers.entry(last.major).or_default();
         *known = last.minor.max(*known);
     }
 
-    /// Returns the jobs that should wait and are not there.
+    /// Returns the intervals of jobs that should be waiting and are missing.
     fn gone(&self) -> Vec<(Position, Position)> {
         let progress = self.state.progress.queues.get(&(self.log.id(), PARTITION));
         let applied = progress.map_or(Position::START, |progress| progress.applied);
@@ -97,8 +99,8 @@ impl Walk<'_> {
 }
 
 impl Reading<'_> {
-    /// Applies what can be read of the journals to what the pair holds. Returns the jobs that are
-    /// gone.
+    /// Applies what can be read of the journals to what the pair holds. Returns the intervals of
+    /// missing jobs.
     pub(super) fn journals(
         &mut self,
         Files { files, missing }: Files,
@@ -171,13 +173,13 @@ impl Reading<'_> {
         }
     }
 
-    /// Takes one line; fails, and says why, if it makes no sense.
+    /// Applies one line. Fails with a message if the line makes no sense.
     fn line(&mut self, name: &str, line: ReadLine<'_>, walk: &mut Walk<'_>) -> Result<(), String> {
         if line.number == 1 {
             let header: Header =
                 serde_json::from_slice(line.text).map_err(|error| error.to_string())?;
             walk.give_out(header.jobs);
-            // The line behind it tells more: commits without a write have no version.
+            // After damage, the next line shows more: commits without a write have no version.
             if header.version != walk.state.version || walk.open.is_empty() {
                 self.version(name, line, header.version, walk);
             }
@@ -204,7 +206,7 @@ impl Reading<'_> {
                     let progress = &mut walk.state.progress;
                     let applied = progress.applied(advance.queue, advance.partition);
                     if applied < advance.from {
-                        // What became of those jobs is not known any more.
+                        // The outcome of those jobs is no longer known.
                         progress.lose((advance.queue, advance.partition), applied, advance.from);
                     }
                 }
@@ -217,7 +219,7 @@ impl Reading<'_> {
         text.apply(walk.state, walk.log)
     }
 
-    /// Takes in that `line` follows version `before`. Returns false if it cannot count.
+    /// Records that `line` follows version `before`. Returns false if the line cannot count.
     fn version(
         &mut self,
         name: &str,
@@ -228,7 +230,7 @@ impl Reading<'_> {
         let is = walk.state.version;
         let what = || record::out_of_order(before, is);
         if before < is && !walk.is_first {
-            self.loss(name, Some(line.number), what(), "what this line says");
+            self.loss(name, Some(line.number), what(), "the contents of this line");
             return false;
         }
         if before > is && !walk.is_first && walk.open.is_empty() {
@@ -247,7 +249,7 @@ impl Reading<'_> {
         true
     }
 
-    /// Says what the problems before this place cost.
+    /// Records what the open problems before this place cost.
     fn settle(&mut self, walk: &mut Walk<'_>, lost: &str) {
         let mut loses = lost.to_owned();
         if !walk.keys.is_empty() {
@@ -260,7 +262,7 @@ impl Reading<'_> {
         walk.keys.clear();
     }
 
-    /// Says at the places of damage which jobs they cost.
+    /// Adds to each place of damage which jobs it cost.
     fn tell_jobs(&mut self, walk: &Walk<'_>, gone: &[(Position, Position)]) {
         for place in &walk.places {
             let lost = gone.iter().filter_map(|gone| place.part(gone));
@@ -281,13 +283,14 @@ impl Reading<'_> {
         let unexplained = gone.iter().filter(|gone| !is_explained(gone));
         let unexplained: Vec<String> = unexplained.copied().map(interval).collect();
         if !unexplained.is_empty() {
-            let what = "jobs are not applied and not there";
+            let what = "some jobs are neither applied nor present";
             self.loss(META, None, what, unexplained.join(", "));
         }
     }
 }
 
-/// The parts of the interval behind `after`, up to and with `up_to`, that are not known to be lost.
+/// Returns the parts of the interval after `after`, up to and including `up_to`, that are not known
+/// to be lost.
 fn not_lost(after: Position, up_to: Position, known: &[Lost]) -> Vec<(Position, Position)> {
     let mut parts = vec![(after, up_to)];
     for lost in known {
@@ -306,13 +309,13 @@ fn not_lost(after: Position, up_to: Position, known: &[Lost]) -> Vec<(Position, 
     parts
 }
 
-/// The place after every job.
+/// The position after every job.
 const END: Position = Position {
     major: u64::MAX,
     minor: u64::MAX,
 };
 
-/// The place before a job.
+/// Returns the position before a job.
 fn before(job: Position) -> Position {
     Position {
         minor: job.minor.saturating_sub(1),
@@ -320,7 +323,7 @@ fn before(job: Position) -> Position {
     }
 }
 
-/// Names the jobs of one opening behind `after`, up to and with `up_to`.
+/// Describes the jobs of one opening after `after`, up to and including `up_to`.
 fn interval((after, up_to): (Position, Position)) -> String {
     match up_to.minor - after.minor {
         1 => format!("job {up_to}"),
@@ -334,7 +337,7 @@ fn interval((after, up_to): (Position, Position)) -> String {
     }
 }
 
-/// The keys in damaged lines that are still JSON.
+/// Returns the keys in damaged lines that are still JSON.
 fn keys(damaged: &Damaged<'_>) -> Vec<String> {
     let lines = damaged.text.split(|&byte| byte == b'\n');
     lines

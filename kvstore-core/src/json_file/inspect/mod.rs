@@ -1,9 +1,11 @@
-//! Everything in a folder that can still be read, and everything that is wrong with it: what `verify` reports, and what
-//! `repair` writes down anew. It changes nothing.
+//! Reads everything in a folder that can still be read, and finds everything that is wrong with it:
+//! `verify` reports the result, and `repair` writes it to new files. Nothing here changes the
+//! folder.
 //!
-//! Where opening stops at the first damage, this steps over it: a line of a journal counts if its checksum holds from the line
-//! before it, an entry of a damaged `data.json` if it is the one that `data.meta.json` knows. So what comes out is never
-//! something that nobody wrote; what is missing is said, with its versions, positions and keys as far as they can be known.
+//! Opening stops at the first damage; salvage steps over it. A line of a journal counts if its
+//! checksum follows from the line before it, an entry of a damaged `data.json` if it is the one
+//! that `data.meta.json` knows. So the result never contains anything that was not written. What is
+//! missing is reported, with its versions, positions and keys as far as they can be known.
 
 mod journals;
 pub(crate) mod pair;
@@ -24,7 +26,7 @@ use crate::json_file::snapshot::{DATA, META};
 use crate::model::id::Position;
 use crate::queue::QueueOptions;
 
-/// Something wrong in a folder.
+/// A fault in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderProblem {
     /// The file.
@@ -33,7 +35,7 @@ pub struct FolderProblem {
     pub line: Option<u64>,
     /// What is wrong.
     pub what: String,
-    /// What a repair would lose; `None` if no repair can help and somebody has to look.
+    /// What a repair would lose; `None` if no repair can help and an operator has to look.
     pub loses: Option<String>,
 }
 
@@ -51,51 +53,53 @@ impl std::fmt::Display for FolderProblem {
     }
 }
 
-/// Most keys that are listed in one message.
+/// The maximum number of keys listed in one message.
 const KEYS_MAX: usize = 20;
 
-/// What could be read of a folder.
+/// Everything that could be read of a folder.
 #[derive(Debug)]
 pub(crate) struct Salvage {
     pub(crate) pair: InspectedPair,
-    /// The jobs that wait, and what is remembered of requests.
+    /// The waiting jobs, and the remembered requests.
     pub(crate) log: PartitionLog,
-    /// Jobs that are gone, each interval with the position before it.
+    /// Intervals of jobs that are gone, each with the position before it.
     pub(crate) lost_jobs: Vec<(Position, Position)>,
     pub(crate) journal_bytes: u64,
     pub(crate) found: Findings,
 }
 
-/// What was noticed while a folder was read.
+/// The findings about a folder.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) problems: Vec<FolderProblem>,
-    /// What is no damage and good to know.
+    /// Remarks that do not report damage.
     pub(crate) notes: Vec<String>,
     roll: Roll,
 }
 
-/// Who reads.
+/// Says if another process writes to the folder while it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beside {
-    /// Nobody writes.
+    /// No process writes.
     Nobody,
-    /// Somebody does: what no mark covers yet may never come to be.
+    /// A process writes: lines that no mark covers yet may never be acknowledged.
     Writer,
 }
 
 impl Salvage {
-    /// Reads everything.
+    /// Reads the whole folder.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if a file cannot be read, [`Error::Corrupt`] for a format of another version.
+    /// [`Error::Unavailable`] if a file cannot be read, [`Error::Corrupt`] for a format of another
+    /// version.
     pub(crate) fn read(disk: &dyn Disk, beside: Beside) -> Result<Self> {
         let mut reading = Reading {
             disk,
             beside,
             found: Findings::default(),
         };
-        // Before the files are listed: beside a writer there may be later ones, and none less.
+        // Read before the files are listed: a writer may create later journals meanwhile, but never
+        // fewer.
         let has_journals = reading.roll()? || !chain::numbers(disk)?.is_empty();
         let mut pair = reading.pair(has_journals)?;
         let files = Files::read(disk, pair.first_journal, reading.found.roll.journal)?;
@@ -114,14 +118,14 @@ impl Salvage {
         })
     }
 
-    /// A number that no journal has had.
+    /// Returns a number that no journal has had.
     pub(crate) fn next_number(&self, disk: &dyn Disk) -> Result<u64> {
         let latest = chain::numbers(disk)?.last().copied().unwrap_or_default();
         Ok(latest.max(self.found.roll.journal) + 1)
     }
 }
 
-/// The reading of a folder, and what it has noticed so far.
+/// A folder that is being read, and what was found so far.
 struct Reading<'a> {
     disk: &'a dyn Disk,
     beside: Beside,
@@ -129,7 +133,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Notes a problem, and what a repair loses by it.
+    /// Records a problem, and what a repair loses by it.
     fn loss(
         &mut self,
         name: &str,
@@ -141,7 +145,7 @@ impl Reading<'_> {
         self.found.problems[number].loses = Some(loses.into());
     }
 
-    /// Notes a problem; its number, so that what it loses can be said when that is known.
+    /// Records a problem, and returns its index, so that its loss can be added once it is known.
     fn problem(&mut self, name: &str, line: Option<u64>, what: impl Into<String>) -> usize {
         self.found.problems.push(FolderProblem {
             path: self.disk.path().join(name),
@@ -155,7 +159,7 @@ impl Reading<'_> {
     fn damaged(&mut self, name: &str, damaged: &Damaged<'_>) -> usize {
         let lines = damaged.text.split(|&byte| byte == b'\n').count();
         let what = match (damaged.text.is_empty(), lines) {
-            (true, _) => "something is missing here that had been on the disk".to_owned(),
+            (true, _) => "lines that had been on the disk are missing here".to_owned(),
             (false, 1) => "its checksum does not match".to_owned(),
             (false, lines) => format!("the checksums of {lines} lines do not match"),
         };
@@ -163,18 +167,18 @@ impl Reading<'_> {
     }
 
     fn torn(&mut self, name: &str, damaged: &Damaged<'_>) {
-        // Beside somebody who writes it is what is being written.
+        // Beside a writer, this is a write in progress.
         if self.beside == Beside::Nobody {
             let path = self.disk.path().join(name);
             self.found.notes.push(format!(
-                "{}, line {}: the end of a write that was cut off and never acknowledged; opening keeps it aside",
+                "{}, line {}: the end of a write that was cut off and never acknowledged; opening keeps it in a separate file",
                 path.display(),
                 damaged.line
             ));
         }
     }
 
-    /// Reads the roll; whether there is one.
+    /// Reads the manifest, and returns true if there is one.
     fn roll(&mut self) -> Result<bool> {
         match Roll::read(self.disk) {
             Ok(roll) => {
@@ -195,7 +199,7 @@ impl Reading<'_> {
         Ok(is_of_other_format(&text))
     }
 
-    /// Returns what the text of `data.meta.json` says; `None` if it is not as it was written.
+    /// Parses the text of `data.meta.json`; `None` if it is not as it was written.
     fn meta(&self, text: &[u8]) -> Result<Option<Meta>> {
         match parse_meta(self.disk, text) {
             Err(Error::Corrupt { .. }) if !is_of_other_format(text) => Ok(None),
@@ -204,7 +208,7 @@ impl Reading<'_> {
     }
 }
 
-/// Some of `keys`, for a message.
+/// Lists the first of `keys`, for a message.
 fn list_keys(keys: &[impl std::fmt::Debug]) -> String {
     let shown = keys.iter().take(KEYS_MAX);
     let mut list: Vec<String> = shown.map(|key| format!("{key:?}")).collect();
@@ -214,7 +218,7 @@ fn list_keys(keys: &[impl std::fmt::Debug]) -> String {
     list.join(", ")
 }
 
-/// Whether a file is one that this program has written or takes as its own.
+/// Returns true if the folder has a file that this program writes or would import.
 pub(crate) fn has_anything(disk: &dyn Disk) -> Result<bool> {
     let names = disk
         .names()

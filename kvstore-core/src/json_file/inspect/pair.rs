@@ -1,4 +1,5 @@
-//! The pair, as far as it can be read: `data.json` when it is not what `data.meta.json` says, and either without the other.
+//! Reads the pair as far as possible: a `data.json` that is not the one `data.meta.json` names, or
+//! either file without the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,17 +17,18 @@ use crate::model::id::QueueId;
 use crate::model::key::Key;
 use crate::model::value::Value;
 
-/// What the pair holds.
+/// What could be read of the pair.
 #[derive(Debug)]
 pub(crate) struct InspectedPair {
     pub(crate) state: State,
-    /// What `data.meta.json` said, except for the entries, or what can be said in its place.
+    /// The contents of `data.meta.json`, except for the entries, or a replacement for them.
     pub(crate) meta: Meta,
-    /// The first journal that is not in it; `None`: all that are there, as there is no meta file.
+    /// The first journal that is not in the pair; `None` without `data.meta.json`: all journals
+    /// count.
     pub(crate) first_journal: Option<u64>,
-    /// A file that is what `data.json` should be.
+    /// The file that holds what `data.json` should.
     pub(crate) data_from: Option<&'static str>,
-    /// Entries whose versions are gone stand here with version 0.
+    /// The versions of the entries are lost, and given as 0.
     pub(crate) has_unversioned: bool,
 }
 
@@ -50,7 +52,7 @@ impl Reading<'_> {
             Standing::Whole(table) => Ok(table),
             Standing::Unfinished(table) => {
                 self.found.notes.push(format!(
-                    "{}: a snapshot was being finished; opening goes on with it",
+                    "{}: a snapshot was being finished; opening completes it",
                     self.disk.path().join(DATA_NEW).display()
                 ));
                 Ok(table)
@@ -64,8 +66,8 @@ impl Reading<'_> {
             Ok(table) => table,
             Err(Some((name, table))) => {
                 data_from = Some(name);
-                let what = format!("it is not what data.meta.json says, and {name} is");
-                let loses = format!("nothing of what was written here: {name} has it");
+                let what = format!("it is not the file that data.meta.json names, but {name} is");
+                let loses = format!("nothing that was written here: {name} holds it");
                 self.loss(DATA, None, what, loses);
                 table
             }
@@ -84,7 +86,7 @@ impl Reading<'_> {
         })
     }
 
-    /// The entries of `data.json` that are as they are known.
+    /// Returns the entries of `data.json` that are as they were written.
     fn recognise(&mut self, meta: &Meta, known: &Known) -> Result<EntryMap> {
         let Some(text) = read(self.disk, DATA)? else {
             let count = meta.entry_count();
@@ -106,11 +108,11 @@ impl Reading<'_> {
         };
         let what = format!(
             "{when}: {gone} of its {} entries are not in it as they were ({}). If it was edited, opening takes the edit, or says \
-             what stands against it; if this is a copy that was made while a server ran, a snapshot came between: copy again",
+             why it cannot; if this is a copy that was made while a server ran, a snapshot came between: copy again",
             meta.entry_count(),
             read.places(&changed),
         );
-        let loses = "those entries, except for what journals have of them";
+        let loses = "those entries, except for those that journals hold";
         self.loss(DATA, None, what, loses);
         Ok(entries)
     }
@@ -123,10 +125,10 @@ impl Reading<'_> {
             let what = if is_there {
                 "its checksum does not match"
             } else {
-                "it is missing, and there are journals beside it"
+                "it is missing, but there are journals beside it"
             };
             let loses = "the versions and deadlines of the entries in data.json, the outcomes of jobs up to its snapshot, and \
-                         with them the certainty that data.json is what was written: its entries stay as they stand there, \
+                         with them the certainty that data.json is what was written: its entries stay as they are, \
                          without an end";
             self.loss(META, None, what, loses);
         }
@@ -136,7 +138,7 @@ impl Reading<'_> {
                 if let Some(first) = read.lines.first() {
                     let what =
                         format!("it is not JSON ({} lines are no entries)", read.lines.len());
-                    self.loss(DATA, Some(*first), what, "what stands in those lines");
+                    self.loss(DATA, Some(*first), what, "the contents of those lines");
                 }
                 entries = read.entries;
             }
@@ -176,7 +178,8 @@ impl Reading<'_> {
         })
     }
 
-    /// Reads `text` as any JSON object, or, if it is none, line by line as it is written here.
+    /// Reads `text` as any JSON object; if it is not one, reads it line by line in the form that is
+    /// written here.
     fn members(&self, text: &[u8], known: Option<&Known>, mut version: Version) -> DataMembers {
         let before = version;
         let none = Known::new();
@@ -206,7 +209,7 @@ impl Reading<'_> {
                 members.lines.push(number);
                 continue;
             };
-            // Where nothing is known, what stands there has to do.
+            // Without known entries, every entry is taken as it is.
             let found = match known {
                 None => Some((Version(0), None)),
                 Some(known) => known.get(&entry_fingerprint(&key, &value)).copied(),
@@ -226,17 +229,17 @@ impl Reading<'_> {
     }
 }
 
-/// What a `data.json` holds.
+/// The members of a `data.json`.
 struct DataMembers {
     entries: EntryMap,
-    /// The keys of entries that are not known as they stand there.
+    /// The keys of entries that are not as they were written.
     unknown: BTreeSet<Key>,
-    /// Lines that are no entries.
+    /// The numbers of lines that are not entries.
     lines: Vec<u64>,
 }
 
 impl DataMembers {
-    /// Where the difference is, for a message.
+    /// Describes where the differences are, for a message.
     fn places(&self, changed: &[&str]) -> String {
         let keys = || format!("changed or new: {}", list_keys(changed));
         let keys = (!changed.is_empty()).then(keys);
@@ -251,7 +254,7 @@ impl DataMembers {
     }
 }
 
-/// An entry as a line has it, if it is one.
+/// Parses an entry from its line.
 fn entry(line: &[u8]) -> Option<(Key, Value)> {
     if !line.starts_with(b"\"") {
         return None;
