@@ -1,4 +1,4 @@
-//! The private errors of the backend as the errors of the crate.
+//! Converts the private errors of the backend into the errors of the crate.
 
 use std::io;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub(super) fn unavailable(what: String) -> Error {
     Error::Unavailable { what, source: None }
 }
 
-/// Runs `work`, for which `what` stands in messages, on a thread that may block.
+/// Runs `work` on a thread that may block. `what` names it in error messages.
 pub(super) async fn blocking<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -37,7 +37,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     })
 }
 
-/// Reads a whole file; `None` if there is none of that name.
+/// Reads a whole file; `None` if it does not exist.
 pub(super) fn read(disk: &dyn Disk, name: &str) -> Result<Option<Vec<u8>>> {
     let text = disk.read(name);
     text.map_err(|error| disk_error(disk, "cannot read", name, error))
@@ -47,7 +47,7 @@ pub(super) fn disk_error(disk: &dyn Disk, what: &str, name: &str, error: io::Err
     io_error(&disk.path().join(name), what, error)
 }
 
-/// What the machine says about a file, for people.
+/// Converts an I/O error about a file into a message for people.
 pub(super) fn io_error(path: &Path, what: &str, error: io::Error) -> Error {
     if is_irregular(&error) {
         return Error::Corrupt {

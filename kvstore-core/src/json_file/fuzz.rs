@@ -14,12 +14,13 @@ use crate::json_file::snapshot::{DATA, META, write};
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::QueueId;
 
-/// The journal reader: bytes as a file, their lines sealed as they are written, and those cut off or with a bit flipped.
+/// Checks the journal reader: on the bytes as a file, on their lines sealed as they are written,
+/// and on those with the end cut off or a bit flipped.
 pub fn journal(bytes: &[u8]) {
     let found = contents::read(bytes.to_vec(), None);
     assert!(found.durable.length <= bytes.len() as u64);
 
-    // No line that is written begins like a mark, and none is empty.
+    // No written line begins like a mark, and none is empty.
     let bodies: Vec<Vec<u8>> = bytes
         .split(|&byte| byte == b'\n')
         .map(|line| line.strip_suffix(b"}").unwrap_or(line))
@@ -31,15 +32,20 @@ pub fn journal(bytes: &[u8]) {
     };
     let disk = SimulatedDisk::new();
     let name = "fuzzed.jsonl";
-    let mut written =
-        Journal::create(&disk, name, std::slice::from_ref(header), 0).expect("it is memory");
+    let mut written = Journal::create(&disk, name, std::slice::from_ref(header), 0)
+        .expect("the simulated disk has no faults");
     for group in lines.chunks(2) {
-        written.append(group, 0).expect("it is memory");
+        written
+            .append(group, 0)
+            .expect("the simulated disk has no faults");
     }
     let end = written.durable();
-    let text = disk.read(name).expect("it is memory").expect("it was made");
+    let text = disk
+        .read(name)
+        .expect("the simulated disk has no faults")
+        .expect("the journal was created");
 
-    // What was written is read, line for line, and each that makes sense is written alike again.
+    // Every written line is read back, and each that makes sense encodes to the same line.
     for end in [None, Some(end)] {
         let whole = contents::read(text.clone(), end);
         assert_eq!(whole.damage(), None);
@@ -60,7 +66,7 @@ pub fn journal(bytes: &[u8]) {
         }
     }
 
-    // The bytes say where it is cut, and which bit is flipped.
+    // The bytes determine where the text is cut, and which bit is flipped.
     let place = crc32c::crc32c(bytes) as usize % (end.length as usize);
     let cut = contents::read(text[..place].to_vec(), None);
     assert!(
@@ -94,13 +100,13 @@ fn encode(line: &Line) -> Vec<u8> {
     }
 }
 
-/// The snapshot reader: bytes as `data.meta.json`, as the `data.json` that it belongs to, and as a file to import. How many
-/// entries were imported, if they were.
+/// Checks the snapshot reader: on the bytes as `data.meta.json`, as the `data.json` that it belongs
+/// to, and as a file to import. Returns the number of imported entries, if the import succeeded.
 pub fn snapshot(bytes: &[u8]) -> Option<usize> {
     let disk = SimulatedDisk::new();
     disk.put(DATA, bytes);
     disk.put(META, bytes);
-    // Only its checksum could make it one, and that is not found by chance.
+    // Only a matching checksum would make it valid, and that does not happen by chance.
     let refused = load(&disk, false);
     assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
 
@@ -116,7 +122,7 @@ pub fn snapshot(bytes: &[u8]) -> Option<usize> {
         Err(error) => panic!("{error:?}"),
     };
     type Members = std::collections::BTreeMap<String, serde_json::Value>;
-    // One that keeps no digits refuses 1e400.
+    // A parser that does not keep the digits refuses 1e400.
     if let Ok(members) = serde_json::from_slice::<Members>(bytes) {
         assert!(members.keys().eq(entries.keys().map(|key| key.as_str())));
         for (member, entry) in members.values().zip(entries.values()) {
@@ -129,7 +135,7 @@ pub fn snapshot(bytes: &[u8]) -> Option<usize> {
     let count = entries.len();
     assert_eq!(version, Version(count as u64));
 
-    // Written as a pair it comes back as it was.
+    // A written pair is read back as it was.
     let mut table = Table::of(entries.clone());
     table.start_cut();
     let mut meta = Meta::of_new_folder(QueueId::random());
@@ -149,7 +155,7 @@ pub fn snapshot(bytes: &[u8]) -> Option<usize> {
     write(&disk, &meta, None, || {
         table.next_of_cut(3).into_iter().map(deadline).collect()
     })
-    .expect("it is memory");
+    .expect("the simulated disk has no faults");
     let Ok(Pair::Whole(mut meta, mut read)) = load(&disk, false) else {
         panic!("what was written is not whole");
     };
@@ -168,29 +174,30 @@ pub fn snapshot(bytes: &[u8]) -> Option<usize> {
         );
     }
 
-    // As an edit that has changed nothing, each entry keeps what it had.
+    // If an edit changed nothing, each entry keeps its version and deadline.
     let text = disk
         .read(META)
-        .expect("it is memory")
-        .expect("it was written");
-    let known = known_entries(&disk, &text).expect("it was written");
-    let edited = import(&disk, bytes, &known, &mut version).expect("it was taken before");
+        .expect("the simulated disk has no faults")
+        .expect("the file was written");
+    let known = known_entries(&disk, &text).expect("the file was written");
+    let edited =
+        import(&disk, bytes, &known, &mut version).expect("the same text was imported before");
     assert_eq!(version, Version(count as u64), "a version was given out");
     for (row, (key, entry)) in rows.iter().zip(&edited) {
         assert_eq!((row.key_str(), row.entry()), (key.as_str(), entry.clone()));
     }
 
-    // Bytes that are not what was written are told from those that are.
+    // Changed bytes are recognised as such.
     if let [first, ..] = bytes {
         let mut flipped = disk
             .read(DATA)
-            .expect("it is memory")
-            .expect("it was written");
+            .expect("the simulated disk has no faults")
+            .expect("the file was written");
         let place = usize::from(*first) % flipped.len();
         flipped[place] ^= 1 << (bytes.len() % 8);
         disk.put(DATA, &flipped);
         assert!(matches!(load(&disk, false), Ok(Pair::Edited { .. })));
-        // And if the checksum were to match, they would be read without a panic.
+        // Even with a matching checksum they are read without a panic.
         meta.data = FileFingerprint::of(&flipped);
         let _ = meta.table(&disk, DATA);
     }

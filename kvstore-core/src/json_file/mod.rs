@@ -1,35 +1,46 @@
-//! The backend in files: one folder, a `data.json` that anybody can read, and a journal in front of it.
+//! The file backend: one folder with a `data.json` that any program can read, and a journal in
+//! front of it.
 //!
 //! ```text
 //! database/
-//!   data.json            a plain JSON object, one entry a line, keys in byte order; always whole
-//!   data.meta.json       what the plain object cannot hold: versions, deadlines, positions, outcomes, waiting jobs, and which file it belongs to
-//!   journal-<n>.jsonl    everything since then: accepted jobs and commits, one line each
-//!   files.json           which journal is the latest, so that one that is removed is missed
-//!   LOCK                 held by the process that writes; its id is in it
+//!   data.json            a plain JSON object, one entry per line, keys in byte order; always whole
+//!   data.meta.json       what the plain object cannot hold: versions, deadlines, positions,
+//!                        outcomes, waiting jobs, and which data.json it belongs to
+//!   journal-<n>.jsonl    everything since the last snapshot: accepted jobs and commits, one per
+//!                        line
+//!   files.json           the number of the latest journal, so that its loss is detected
+//!   LOCK                 locked by the process that writes; holds its process id
 //! ```
 //!
 //! A journal:
 //!
 //! ```text
-//! {"journal":7,"format":2,"previous":{"length":5120,"crc":2271560481},"version":40,"jobs":"1767225600000000-3","c":"8d3f01aa"}
-//! {"v":40,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["old"]],"c":"9f3a01bc"}     one commit: a set and a delete
-//! {"v":42,"t":1767225600001,"w":[["b",1]],"q":{…},"idem":{…},"c":"1f0a93de"}           a job that was applied when it was accepted
-//! {"n":"1767225600000000-5","t":1767225600002,"job":{"set":"b","value":2},"c":"5b1c7e02"}  a job that waits for a worker
-//! {"durable":{"length":204,"crc":2671378876},"c":"77ab01cd"}                            the bytes before it are on the disk
+//! {"journal":7,"format":2,"queue":"…","previous":{…},"version":40,"jobs":"…-3","c":"8d3f01aa"}
+//! {"v":40,"t":1767225600000,"w":[["user:1",{"name":"Ada"}],["old"]],"c":"9f3a01bc"}
+//! {"v":42,"t":1767225600001,"w":[["b",1]],"q":{…},"idem":{…},"c":"1f0a93de"}
+//! {"n":"1767225600000000-5","t":1767225600002,"job":{"set":"b","value":2},"c":"5b1c7e02"}
+//! {"durable":{"length":204,"crc":2671378876},"c":"77ab01cd"}
 //! ```
 //!
-//! # How it holds what it promises
-//! * One thread owns the folder. It takes all that waits, judges it in order, writes once, syncs once, makes it visible, answers
-//!   all (`writer/`): a durable write costs a line and a share of one `fdatasync`, whatever the size of the data.
-//! * Every line carries a CRC chained to the line before, and marks say how far the file had been synced: so a torn tail, which
-//!   is cut, is told from damage, which is refused with its place.
-//! * A snapshot goes on in a new journal, writes the pair in the background as it was at that moment, and removes the old
-//!   journals. `data.json` is replaced in one step and never absent.
-//! * After a failed write or sync nothing more is acknowledged until the folder is opened again. A full disk is no such failure:
-//!   the file is cut back, and writes go on when there is room. Room for the effects of jobs that wait is kept in the journal.
+//! In order: the header, which states the end of the previous journal, and the last version and job
+//! before this one; a commit with a set and a delete; a job that was applied on acceptance; a job
+//! that waits for a worker; and a mark, which states that the bytes before it are on the disk.
 //!
-//! Everything is in memory; the folder must be on a local file system. Network file systems may lose locks and syncs.
+//! # How it keeps its promises
+//! * One thread owns the folder. It takes all pending requests, judges them in order, writes once,
+//!   syncs once, publishes the result, and answers all (`writer/`). So a durable write costs a line
+//!   and a share of one `fdatasync`, whatever the size of the data.
+//! * Every line carries a CRC chained to the previous line, and marks state how far the file had
+//!   been synced. So recovery can tell a torn tail, which is cut off, from damage, which is refused
+//!   with its place.
+//! * A snapshot rotates to a new journal, writes the pair in the background as of that moment, and
+//!   removes the old journals. `data.json` is replaced in one step and is never absent.
+//! * After a failed write or sync nothing more is acknowledged until the folder is reopened. A full
+//!   disk is not such a failure: the file is cut back, and writes work again once there is space.
+//!   The journal reserves space for the effects of waiting jobs.
+//!
+//! All data is in memory. The folder must be on a local file system: network file systems may lose
+//! locks and syncs.
 
 mod disk;
 mod error;
@@ -78,21 +89,22 @@ use crate::store::Store;
 /// The only partition of the queue.
 const PARTITION: Partition = Partition(0);
 
-/// What an embedder may want to set.
+/// Options of the file backend.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The bounds of the queue. It has one partition, whatever is set here.
+    /// The bounds of the queue. The queue has one partition, whatever is set here.
     pub queue: QueueOptions,
-    /// Most bytes of memory that entries take, those of waiting jobs included: keys, values, and
-    /// [`ENTRY_BYTES`](crate::limits::ENTRY_BYTES) each; none by default.
+    /// The maximum memory for entries in bytes, including those of waiting jobs: keys, values, and
+    /// [`ENTRY_BYTES`](crate::limits::ENTRY_BYTES) each; unlimited by default.
     pub data_bytes_max: Option<u64>,
     /// A snapshot is taken once the journal is larger than this and than `data.json`.
     pub snapshot_bytes_min: u64,
-    /// Take a `data.json` that was edited although later commits stand in journals, and give those up.
+    /// Accept a `data.json` that was edited although the journals hold later commits, and discard
+    /// those.
     pub keep_edit: bool,
-    /// Apply a job at the moment it is accepted, when nothing waits and a worker of this process
-    /// has claimed the queue: its place, its effect and the new position are one line and one sync
-    /// then, as is the default. Otherwise the worker applies it.
+    /// Apply a job on acceptance, when no job waits and a worker of this process has claimed the
+    /// queue: its position, its effect and the new applied position are then one line and one sync.
+    /// This is the default. Otherwise the worker applies it.
     pub apply_on_acceptance: bool,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
@@ -111,10 +123,11 @@ impl Default for Options {
     }
 }
 
-/// Below this, rewriting a small `data.json` again and again would cost more than reading the journal at the next start.
+/// Below this size of the journal, rewriting a small `data.json` again and again would cost more
+/// than reading the journal at the next start.
 const SNAPSHOT_BYTES_MIN: u64 = 4 << 20;
 
-/// A folder that is open: its store, and the queue in front of it.
+/// An open folder: its store, and the queue in front of it.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -137,14 +150,16 @@ pub struct JsonFile {
 }
 
 impl JsonFile {
-    /// Opens `folder`, which is made if it is missing, and keeps every other process from writing there.
+    /// Opens `folder`, which is created if it is missing, and keeps every other process from
+    /// writing to it.
     ///
     /// # Errors
-    /// [`Error::Locked`] with the process that has it open, [`Error::Corrupt`] with file and line, [`Error::Unavailable`]
-    /// if it cannot be read or written. Nothing was changed then.
+    /// [`Error::Locked`] with the process that has the folder open, [`Error::Corrupt`] with file
+    /// and line, [`Error::Unavailable`] if the folder cannot be read or written. In each case
+    /// nothing was changed.
     ///
     /// # Cost
-    /// `data.json` and the journals are read whole.
+    /// Reads all of `data.json` and the journals.
     pub async fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self> {
         let folder = folder.as_ref().to_owned();
         blocking("opening", move || Self::open_now(&folder, &options)).await
@@ -166,7 +181,7 @@ impl JsonFile {
         let recovered = recovery::recover(&*disk, &queue_options, now, options.keep_edit)?;
         let id = recovered.meta.queue;
         let time = StoreTime::new(Arc::clone(&options.clock), recovered.state.time);
-        // A clock that is behind is told here.
+        // Logs a warning if the clock is behind the store's time.
         time.now();
         let claims = Claims::new(PartitionCount::ONE, queue_options.claim_period);
         let room = Room {
@@ -208,17 +223,17 @@ impl JsonFile {
         })
     }
 
-    /// The store.
+    /// Returns the store.
     pub fn store(&self) -> Arc<JsonStore> {
         Arc::clone(&self.store)
     }
 
-    /// The queue.
+    /// Returns the queue.
     pub fn queue(&self) -> Arc<JsonQueue> {
         Arc::clone(&self.queue)
     }
 
-    /// Closes both: `data.json` is brought up to date, and the folder is free for others.
+    /// Closes both: brings `data.json` up to date, and frees the folder for other processes.
     ///
     /// # Errors
     /// Those of [`Store::close`].
@@ -234,15 +249,17 @@ fn make_folder(folder: &Path) -> Result<()> {
     }
     check_is_no_file(folder)?;
     let made = std::fs::create_dir_all(folder).and_then(|()| {
-        // Without this a loss of power could take the folder with everything in it.
+        // Without this sync, a loss of power could remove the folder with everything in it.
         folder
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
             .map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
     });
-    made.map_err(|error| io_error(folder, "cannot make the folder", error))
+    made.map_err(|error| io_error(folder, "cannot create the folder", error))
 }
 
+/// Refuses a path that leads to a file.
+///
 /// # Errors
 /// [`Error::Config`] for a file, such as the `data.json` in the folder that was meant.
 fn check_is_no_file(folder: &Path) -> Result<()> {

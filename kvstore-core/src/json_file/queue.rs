@@ -21,7 +21,7 @@ use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, Wor
 
 /// The queue of a folder. Made by [`JsonFile::open`](crate::json_file::JsonFile::open).
 ///
-/// It ends with the store of the folder, which is closed last.
+/// It stops working when the store of the folder is closed, which should come last.
 #[derive(Debug)]
 pub struct JsonQueue {
     pub(super) id: QueueId,
@@ -43,7 +43,7 @@ impl JsonQueue {
         self.shared.time()
     }
 
-    /// Counts how often the job at `head` was tried, by what `count` returns.
+    /// Records the number of attempts of the job at `head`, which `count` determines.
     async fn count_attempt(
         &self,
         head: Position,
@@ -58,10 +58,10 @@ impl JsonQueue {
         self.requests.change(true, judge).await
     }
 
-    /// Waits for as long as there is no job after `after`.
+    /// Waits until there is a job after `after`, and returns up to `max` of them.
     async fn next(&self, after: Position, max: usize) -> Result<Vec<Job>> {
         loop {
-            // Listen first and look then: what comes in between is heard.
+            // Listen first, then look: a job that arrives in between is not missed.
             let changed = self.queue.changed.notified();
             self.check_open()?;
             let jobs = self.queue.log().read(after, max)?;
@@ -84,7 +84,7 @@ impl JobQueue for JsonQueue {
     }
 
     async fn start_after(&self, _: Partition, position: Position) -> Result<()> {
-        // The usual case, which workers ask for often.
+        // The usual case, on a call that workers make often.
         self.check_open()?;
         if position <= self.queue.log().last() {
             return Ok(());
@@ -156,7 +156,7 @@ impl WorkQueue for JsonQueue {
     }
 
     async fn claims_changed(&self) {
-        // Its workers are in one process, and learn of each other with each renewal.
+        // All its workers are in one process, and learn of each other with each renewal.
         std::future::pending().await
     }
 
@@ -194,7 +194,7 @@ impl WorkQueue for JsonQueue {
 
     async fn complete(&self, _: &Claim, up_to: Position) -> Result<()> {
         self.check_open()?;
-        // Those that the store of the folder has applied are gone already.
+        // Jobs that the store of the folder applied are already gone.
         self.queue.log().complete(up_to);
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! From what lies in the folder to state and queue, and a fresh journal to go on with. Nothing is published before it is on the
-//! disk, and nothing is changed before everything was read.
+//! Recovers state and queue from the files of a folder, and begins a fresh journal. Nothing is
+//! published before it is on the disk, and nothing is changed before everything was read.
 
 use crate::clock::first_number;
 use crate::error::{Error, Result};
@@ -21,29 +21,29 @@ use crate::model::entry::{Timestamp, Version};
 use crate::model::id::QueueId;
 use crate::queue::QueueOptions;
 
-/// A folder that is ready to go on.
+/// A recovered folder, ready for use.
 #[derive(Debug)]
 pub(super) struct Recovered {
     pub(super) state: State,
     pub(super) log: PartitionLog,
-    /// What `data.meta.json` holds, but for the entries.
+    /// The contents of `data.meta.json`, without the entries.
     pub(super) meta: Meta,
-    /// The pair.
+    /// The pair as it was last written.
     pub(super) written: Written,
     pub(super) latest: Latest,
 }
 
-/// What an opening needs.
+/// The inputs of an opening.
 struct Opening<'a> {
     disk: &'a dyn Disk,
     queue: &'a QueueOptions,
-    /// The wall clock.
+    /// The time of the wall clock.
     now: Timestamp,
     roll: Roll,
 }
 
-/// Opens the folder when the wall clock shows `now`. `keep_edit`: an edited `data.json` is taken, and the commits that journals
-/// hold beyond it are given up.
+/// Opens the folder when the wall clock shows `now`. With `keep_edit`, an edited `data.json` is
+/// accepted, and later commits in the journals are discarded.
 pub(super) fn recover(
     disk: &dyn Disk,
     queue: &QueueOptions,
@@ -94,7 +94,7 @@ pub(super) fn recover(
     Ok(recovered)
 }
 
-/// Removes files that a crash has left before they got their name.
+/// Removes journals that a crash left before they got their name.
 fn remove_begun(disk: &dyn Disk) -> Result<()> {
     let names = disk
         .names()
@@ -107,8 +107,8 @@ fn remove_begun(disk: &dyn Disk) -> Result<()> {
 }
 
 impl Opening<'_> {
-    /// Takes `text` as the data, and writes the pair before anything else can happen. What is known
-    /// of entries that are in the text unchanged stays with them, and the queue of `meta` stays.
+    /// Takes `text` as the data, and writes the pair before anything else can happen. Entries that
+    /// are unchanged in the text keep their version and deadline, and the queue of `meta` remains.
     fn take_over(
         self,
         mut meta: Meta,
@@ -141,7 +141,8 @@ impl Opening<'_> {
         self.start_journal((state, log), &meta, written, &header, &[], 0)
     }
 
-    /// Opens a folder whose `data.json` somebody edited while nothing ran. `newer`: there was something that is not in it.
+    /// Opens a folder whose `data.json` was edited while no process had it open. `newer` says that
+    /// there was data that the edited file lacks.
     fn edited(
         self,
         mut meta: Meta,
@@ -162,7 +163,7 @@ impl Opening<'_> {
         for (_, line) in journals.lines() {
             let applied = record::decode(line.text, meta.queue).is_ok_and(|line| {
                 let follows = line.record().is_none_or(|record| {
-                    // All but what it has written is taken on anyway.
+                    // Everything except the writes of the commit is kept in any case.
                     let is_empty = record.writes.is_empty() && record.expired.is_empty();
                     commits += u64::from(!is_empty);
                     let version = state.version;
@@ -173,20 +174,20 @@ impl Opening<'_> {
             });
             unreadable |= !applied;
         }
-        // Where lines cannot be read, nobody knows which versions they used.
+        // The versions that unreadable lines used are unknown.
         if newer || commits > 0 || unreadable {
             if !keep_edit {
                 let ways_out = format!(
-                    "it was edited while {commits} later commits stand in journals beside it: put it back as it was, \
-                     or keep the edit and give those commits up by opening the folder once with ?keep_edit=true"
+                    "it was edited, but the journals beside it hold {commits} later commits: put it back as it was, \
+                     or keep the edit and discard those commits by opening the folder once with ?keep_edit=true"
                 );
                 return Err(corrupt(disk, DATA, None, ways_out));
             }
             tracing::error!(
                 commits,
-                "the edited data.json is kept and later commits are given up, as told"
+                "the edited data.json is kept and later commits are discarded, as keep_edit demands"
             );
-            // Everything is taken on but their values, and no version is used again.
+            // Everything except their values is kept, and no version is used again.
             meta = meta.without_entries();
             known.clear();
         }
@@ -209,7 +210,8 @@ impl Opening<'_> {
         let mut carried = Vec::new();
         let mut before = None;
         for (file, line) in journals.lines() {
-            // What no mark covers may be in the page cache only: it goes into the new file, and with that to the disk.
+            // Lines that no mark covers may be only in the page cache: they are copied to the new
+            // file, and become durable with it.
             if line.offset >= file.contents.durable.length {
                 before.get_or_insert((state.version, log.last()));
                 carried.push(line.body());
@@ -221,7 +223,7 @@ impl Opening<'_> {
             applied.map_err(|detail| nonsense(disk, file.number, line.number, detail))?;
         }
         let (version, last) = before.unwrap_or((state.version, log.last()));
-        // Changes can be watched from here on, as after every opening.
+        // As after every opening, changes can be watched from this point on.
         let mut state = State::new(state.table, state.progress, state.version, state.time);
         let mut record = Record::opening(state.version, state.time.max(self.now), self.now);
         record.jobs = Some(log.open(self.now));
@@ -258,7 +260,8 @@ impl Opening<'_> {
     ) -> Result<Recovered> {
         let begin =
             |reserve| Latest::begin(self.disk, self.roll, header, lines, reserve, older_bytes);
-        // Without room for what waits it waits on, and the rest can be read.
+        // If there is no space to reserve for waiting jobs, they keep waiting, and the rest can
+        // still be read.
         let begun = begin(quota::reserve(&log)).or_else(|_| begin(0));
         let latest = begun.map_err(|error| {
             let name = chain::name(header.journal);
@@ -274,7 +277,8 @@ impl Opening<'_> {
     }
 }
 
-/// Says what an edit has changed of `entries` entries up to `version`: whoever has edited nothing has a damaged disk.
+/// Logs what an edit changed among `entries` entries up to `version`: without an intended edit,
+/// this means a damaged disk.
 fn tell_edit(disk: &dyn Disk, state: &State, version: Version, entries: usize) {
     let rows = state.table.range_from(std::ops::Bound::Unbounded);
     let changed: Vec<&Row> = rows.filter(|row| row.version() > version).collect();
@@ -285,6 +289,6 @@ fn tell_edit(disk: &dyn Disk, state: &State, version: Version, entries: usize) {
         new_or_changed = changed.len(),
         gone_or_changed = entries.saturating_sub(same),
         first_keys = ?keys,
-        "it is not as it was written: taken as an edit"
+        "this file is not as it was written: taken as an edit"
     );
 }

@@ -1,8 +1,10 @@
-//! Makes a damaged folder whole again: what can be read is written down anew, what cannot is kept aside.
+//! Repairs a damaged folder: writes everything that is readable to new files, and keeps the damaged
+//! ones under other names.
 //!
-//! Nothing that was there is overwritten before all that can be had of it is on the disk: first each damaged file gets a second
-//! name, `<file>.removed-N`; then the pair is written, which is one step as in every snapshot; then the journals that it holds
-//! go. Cut off at any moment, it can be run again.
+//! Nothing is overwritten before everything that can be read of it is on the disk. First each
+//! damaged file gets a second name, `<file>.removed-N`. Then the pair is written, which is one step
+//! as in every snapshot. Then the journals that the pair includes are removed. If a repair is
+//! interrupted at any moment, it can be run again.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,20 +23,23 @@ use crate::json_file::snapshot::{self, DATA, DATA_NEW, DATA_OLD};
 use crate::json_file::{PARTITION, check_is_no_file};
 use crate::model::entry::{Timestamp, Version};
 
-/// Repairs `folder`, which nobody may have open. What was wrong with it; empty if nothing was, and then nothing was done.
+/// Repairs `folder`, which no process may have open, and returns the problems that it had; if there
+/// were none, nothing was changed.
 ///
-/// Every line and entry that is provably as it was written stays; what that leaves out is what
-/// [`Inspection::problems`](crate::json_file::Inspection::problems) says beforehand. Damaged files are kept beside as `<file>.removed-N`.
-/// Versions and the positions of jobs go on with new numbers, so none is used twice; jobs that are gone are unknown from then on,
-/// and never "succeeded".
+/// Every line and entry that is provably as it was written is kept;
+/// [`Inspection::problems`](crate::json_file::Inspection::problems) reports beforehand what that
+/// leaves out. Damaged files are kept beside the others as `<file>.removed-N`. Versions and
+/// positions of jobs continue with new numbers, so none is used twice. Jobs that are gone are
+/// unknown from then on, and never "succeeded".
 ///
 /// # Errors
-/// [`Error::Locked`] if a process has it open; [`Error::NotFound`] if there is nothing of a store; [`Error::Corrupt`] for a
-/// problem that no repair can help with, or a format of another version; [`Error::Unavailable`] if it cannot be read or written.
-/// It may be repaired again then, and what could be read before still can.
+/// [`Error::Locked`] if a process has the folder open; [`Error::NotFound`] if it contains no store;
+/// [`Error::Corrupt`] for a problem that no repair can help with, or a format of another version;
+/// [`Error::Unavailable`] if the folder cannot be read or written. After an error the repair can be
+/// tried again, and everything that was readable still is.
 ///
 /// # Cost
-/// All data is read and written anew. It blocks.
+/// Reads and rewrites all data. Blocks the calling thread.
 pub fn repair(folder: impl AsRef<Path>) -> Result<Vec<FolderProblem>> {
     let folder = folder.as_ref();
     let unlocked =
@@ -67,7 +72,7 @@ pub(super) fn repair_disk(disk: &dyn Disk, now: Timestamp) -> Result<Vec<FolderP
     }
     renumber(&mut salvage, now)?;
     keep_aside(disk, &problems, salvage.pair.data_from)
-        .map_err(|error| disk_error(disk, "can't keep the damage aside in", "", error))?;
+        .map_err(|error| disk_error(disk, "cannot keep damaged files in", "", error))?;
     write_pair(disk, &mut salvage)?;
     chain::remove_before(disk, salvage.pair.meta.journal);
     if problems.iter().any(|it| it.path.ends_with(ROLL)) {
@@ -75,11 +80,11 @@ pub(super) fn repair_disk(disk: &dyn Disk, now: Timestamp) -> Result<Vec<FolderP
             .map_err(|error| disk_error(disk, "cannot remove", ROLL, error))?;
     }
     disk.sync_folder()
-        .map_err(|error| io_error(disk.path(), "can't sync", error))?;
+        .map_err(|error| io_error(disk.path(), "cannot sync", error))?;
     Ok(problems)
 }
 
-/// Leaves out what may have been used by what is gone.
+/// Skips the versions and positions that missing data may have used.
 fn renumber(salvage: &mut Salvage, now: Timestamp) -> Result<()> {
     let Salvage { pair, log, .. } = salvage;
     let (state, meta) = (&mut pair.state, &pair.meta);
@@ -100,7 +105,8 @@ fn renumber(salvage: &mut Salvage, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// Gives each file with a problem a second name, which stays when the first goes to another one.
+/// Gives each file with a problem a second name, which remains when the first is given to a new
+/// file.
 fn keep_aside(
     disk: &dyn Disk,
     problems: &[FolderProblem],
@@ -111,7 +117,7 @@ fn keep_aside(
         if problems.iter().any(|it| it.path.ends_with(name)) {
             let kept = free_name(disk, &format!("{name}.removed"))?;
             disk.link(name, &kept)?;
-            tracing::warn!(file = %disk.path().join(name).display(), kept, "this file is damaged: it is kept aside");
+            tracing::warn!(file = %disk.path().join(name).display(), kept, "this file is damaged: it is kept under another name");
         }
     }
     disk.sync_folder()?;
@@ -130,7 +136,7 @@ fn keep_aside(
     Ok(())
 }
 
-/// Writes everything that could be read as a snapshot does.
+/// Writes everything that could be read, as a snapshot does.
 fn write_pair(disk: &dyn Disk, salvage: &mut Salvage) -> Result<()> {
     let next = salvage.next_number(disk)?;
     let Salvage { pair, log, .. } = salvage;

@@ -1,5 +1,5 @@
-//! A JSON object on one line that says of which format it is and has a CRC: a small file, or the
-//! first line of a journal.
+//! A sealed line: a JSON object on one line that states its format and has a CRC. It is either a
+//! small file, or the first line of a journal.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,10 +9,10 @@ use crate::json_file::disk::Disk;
 use crate::json_file::error::corrupt;
 use crate::json_file::journal::line::{self, open_object};
 
-/// The version of all formats here.
+/// The version of all file formats of this backend.
 const FORMAT: u32 = 2;
 
-/// The member `format` of such an object.
+/// The member `format` of a sealed line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Format;
 
@@ -32,17 +32,17 @@ impl<'de> Deserialize<'de> for Format {
 }
 
 fn other_format(format: u32) -> String {
-    format!("it has format {format}, and this version knows format {FORMAT}")
+    format!("it has format {format}, but this version reads only format {FORMAT}")
 }
 
-/// Returns `value` as such a line.
+/// Encodes `value` as a sealed line.
 pub(crate) fn seal(value: &impl Serialize) -> Vec<u8> {
     let mut text = open_object(value);
     line::seal(&mut text, 0, &mut 0);
     text
 }
 
-/// Reads such a line, which the file `name` begins with.
+/// Parses a sealed line, with which the file `name` begins.
 pub(crate) fn parse<T: DeserializeOwned>(disk: &dyn Disk, name: &str, text: &[u8]) -> Result<T> {
     let line = text.strip_suffix(b"\n").unwrap_or(text);
     let parsed = match line::check(line, 0) {
@@ -55,7 +55,7 @@ pub(crate) fn parse<T: DeserializeOwned>(disk: &dyn Disk, name: &str, text: &[u8
     parsed.map_err(|detail| corrupt(disk, name, Some(1), detail))
 }
 
-/// Returns true if `text` is as another version has written it.
+/// Returns true if `text` is a sealed line of another version's format.
 pub(crate) fn is_of_other_format(text: &[u8]) -> bool {
     let line = text.strip_suffix(b"\n").unwrap_or(text);
     line::check(line, 0).is_some() && format_of(line).is_some_and(|format| format != FORMAT)

@@ -1,4 +1,4 @@
-//! The store of a folder: reads from memory, changes through the thread that owns the journal.
+//! The store of a folder: reads from memory, changes through the journal thread.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -27,22 +27,25 @@ pub struct JsonStore {
 }
 
 impl JsonStore {
-    /// The entry under `key`, without a future: for programs that know what store they have.
+    /// Returns the entry under `key` without a future, for programs that know which store they
+    /// have.
     pub fn read(&self, key: &Key) -> Option<Entry> {
         self.shared.get(key)
     }
 
-    /// Lends the entry under `key` to `read`, without a copy; `None` if it is absent. Writes wait meanwhile, so be brief.
+    /// Lends the entry under `key` to `read` without a copy; `None` if it is absent. Writes wait
+    /// meanwhile, so be brief.
     pub fn read_with<T>(&self, key: &Key, read: impl FnOnce(EntryRef<'_>) -> T) -> Option<T> {
         self.shared.with_entry(key, read)
     }
 
-    /// Lends the entries whose keys start with `prefix` to `visit`, in byte order of their keys, as they are at one moment,
-    /// until it breaks off. Writes wait meanwhile, so be brief, and use no other method of the store in it;
-    /// [`list`](Store::list) makes no one wait for long.
+    /// Lends the entries whose keys start with `prefix` to `visit`, in byte order of their keys, as
+    /// they are at one moment, until `visit` breaks. Writes wait meanwhile, so be brief, and do not
+    /// use the store in `visit`; [`list`](Store::list) never blocks writes for long.
     ///
     /// ```
-    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// # use tokio::runtime::Builder;
+    /// # Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
     /// use std::ops::ControlFlow;
     ///
     /// use kvstore_core::StoreExt;
@@ -73,15 +76,16 @@ impl JsonStore {
     /// Brings `data.json` up to date with everything committed before this call.
     ///
     /// # Errors
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if it could not be written; nothing is lost then.
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if it cannot be written; nothing is
+    /// lost then.
     ///
     /// # Cost
-    /// The whole data is written; commits go on meanwhile.
+    /// Writes all data; commits continue meanwhile.
     pub async fn compact(&self) -> Result<()> {
         self.requests.ask(WriterRequest::Snapshot).await?
     }
 
-    /// Asks for a change that takes no room.
+    /// Requests a change that has no space reserved.
     async fn change<T: Send + 'static>(
         &self,
         judge: impl FnOnce(&mut Staging<'_>) -> Result<(Option<Record>, T)> + Send + 'static,
@@ -144,7 +148,7 @@ impl Store for JsonStore {
     }
 
     async fn expire(&self, _: Partition) -> Result<usize> {
-        // Most of the time there is nothing, and that is known without the thread.
+        // Usually nothing has expired, and that is known without asking the thread.
         if !self.shared.has_expired() {
             return self.requests.check_open().map(|()| 0);
         }
@@ -189,7 +193,7 @@ impl Store for JsonStore {
             return Ok(());
         }
         let result = match self.requests.ask(WriterRequest::Close).await {
-            // Another call was first.
+            // Another call closed it first.
             Err(_) if self.shared.is_closed() => return Ok(()),
             answer => answer.and_then(|closed| closed),
         };

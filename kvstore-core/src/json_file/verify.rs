@@ -1,4 +1,5 @@
-//! A folder read and left alone: whether everything in it is as it was written, and what is in it.
+//! Reads a folder without changing it: reports if everything in it is as it was written, and what
+//! it contains.
 
 use std::ops::Bound;
 use std::path::Path;
@@ -15,13 +16,14 @@ use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::key::Key;
 use crate::queue::Depth;
 
-/// How often a folder is read again that changes while it is read.
+/// How often a folder is reread because it changes meanwhile.
 const TRIES_MAX: usize = 10;
 
-/// How long to wait before it is read again: a snapshot may be about to end.
+/// The pause before a folder is reread: a snapshot may be about to end.
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
-/// A folder as it was found, held in memory. The folder itself is not changed, nothing is made in it, and its lock is left alone.
+/// A folder as it was found, held in memory. The folder itself is not changed, no file is created
+/// in it, and its lock is not taken.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -43,45 +45,47 @@ pub struct Inspection {
     salvage: Salvage,
     writer: Option<Option<u32>>,
     now: Timestamp,
-    /// How far the wall clock is behind that.
+    /// How far the wall clock is behind `now`.
     behind: Duration,
     data_bytes: u64,
     snapshot_at: Option<SystemTime>,
 }
 
-/// What a folder holds, in numbers.
+/// Figures about the contents of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderSummary {
     /// Entries that have not expired.
     pub entries: u64,
-    /// Their keys and values, in bytes.
+    /// The size of their keys and values, in bytes.
     pub bytes: u64,
     /// The version of the latest write.
     pub version: Version,
-    /// How many writes, deletes and expiries there ever were.
+    /// The number of writes, deletes and expiries so far.
     pub changes: u64,
     /// The size of `data.json`, in bytes.
     pub data_bytes: u64,
-    /// How old `data.json` is.
+    /// The age of `data.json`.
     pub snapshot_age: Option<Duration>,
     /// The size of the journals that are not in `data.json` yet, in bytes.
     pub journal_bytes: u64,
-    /// The jobs that wait.
+    /// The waiting jobs.
     pub waiting: Depth,
-    /// Dead letters.
+    /// The number of dead letters.
     pub dead: u64,
 }
 
 impl Inspection {
-    /// Reads `folder`. Beside a process that writes there it finds a state that was durable at some moment after this call: what
-    /// was acknowledged before it is in it.
+    /// Reads `folder`. If a process is writing there, the result is a state that was durable at
+    /// some moment after this call, so it includes everything that was acknowledged before.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such folder, or nothing of a store in it; [`Error::Unavailable`] if a file cannot be
-    /// read; [`Error::Corrupt`] for a format of another version. Damage is no error: it is in [`Inspection::problems`].
+    /// [`Error::NotFound`] if there is no such folder, or no store in it; [`Error::Unavailable`] if
+    /// a file cannot be read; [`Error::Corrupt`] for a format of another version. Damage is not an
+    /// error: [`Inspection::problems`] reports it.
     ///
     /// # Cost
-    /// Every file is read whole, and the data is held in memory, as by opening it. It blocks.
+    /// Reads all files, and holds the data in memory, as opening the folder would. Blocks the
+    /// calling thread.
     pub fn of(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         check_is_no_file(folder)?;
@@ -106,7 +110,7 @@ impl Inspection {
             let writer = lock::holder(folder);
             let salvage = Salvage::read(&disk, writer.map_or(Beside::Nobody, |_| Beside::Writer));
             let is_sound = matches!(&salvage, Ok(salvage) if salvage.found.problems.is_empty());
-            // What changes while it is read may look damaged and be whole.
+            // Sound files may look damaged if they change while they are read.
             let is_still = writer.is_none() && before == look(folder);
             if is_sound || is_still || tries == TRIES_MAX {
                 return Self::new(&disk, salvage?, writer);
@@ -136,22 +140,25 @@ impl Inspection {
         })
     }
 
-    /// Everything that is wrong; empty if opening the folder loses nothing.
+    /// Returns everything that is wrong; empty if opening the folder loses nothing.
     pub fn problems(&self) -> &[FolderProblem] {
         &self.salvage.found.problems
     }
 
-    /// What is no damage and good to know, such as the torn end of a write that was never acknowledged.
+    /// Returns remarks that do not report damage, such as the torn end of a write that was never
+    /// acknowledged.
     pub fn notes(&self) -> &[String] {
         &self.salvage.found.notes
     }
 
-    /// Whether a process had the folder open, and its id if that can be read.
+    /// Returns the process that had the folder open, with its id if that can be read; `None` if
+    /// there was none.
     pub fn writer(&self) -> Option<Option<u32>> {
         self.writer
     }
 
-    /// The entries that have not expired, in byte order of their keys. Where there are problems, those that could be read.
+    /// Returns the entries that have not expired, in byte order of their keys. If there are
+    /// problems, these are the entries that could be read.
     pub fn entries(&self) -> impl Iterator<Item = (Key, Entry)> {
         let table = &self.salvage.pair.state.table;
         let live = table
@@ -165,7 +172,7 @@ impl Inspection {
         })
     }
 
-    /// What is in it, in numbers.
+    /// Returns figures about the contents.
     pub fn summary(&self) -> FolderSummary {
         let (mut entries, mut bytes) = (0, 0);
         for (key, entry) in self.entries() {
@@ -191,7 +198,7 @@ impl Inspection {
     }
 }
 
-/// What a change of the folder would change.
+/// Returns names, sizes and times of the files, which differ after any change.
 fn look(folder: &Path) -> Option<Vec<(std::ffi::OsString, u64, Option<SystemTime>)>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).ok()? {
