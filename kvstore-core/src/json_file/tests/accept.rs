@@ -1,4 +1,4 @@
-//! Is a job that is applied when it is accepted applied once, in order, and as durable as any other?
+//! Is a job that is applied on acceptance applied once, in order, and as durably as any other?
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -29,9 +29,9 @@ fn start(disk: &SimulatedDisk) -> Result<JsonFile> {
     JsonFile::start(Arc::new(disk.clone()), &options(), None)
 }
 
-/// Claims the queue as a worker does that lets it apply jobs.
+/// Claims the queue like a worker that allows jobs to be applied on acceptance.
 async fn claim(file: &JsonFile) -> Claim {
-    // Where the power goes first, what follows says so.
+    // If the power fails first, a later step reports it.
     let _ = file.store().adopt_queue(file.queue().id()).await;
     file.queue()
         .apply_on_acceptance(AppliedListener::new(|_, _| {}));
@@ -44,7 +44,8 @@ fn set(key: &str, value: u64) -> NewJob {
     NewJob::new(Command::One(Operation::set(Key::new(key).unwrap(), value)))
 }
 
-/// A set that succeeds only if the key is absent, under an idempotency key of the same name.
+/// Creates a set that succeeds only if the key is absent, under an idempotency key of the same
+/// name.
 fn create(key: &str, value: u64) -> NewJob {
     let value = Value::from_serialize(&value).unwrap();
     let mut operation = Operation::set(Key::new(key).unwrap(), value);
@@ -87,7 +88,7 @@ fn job_that_nothing_is_ahead_of_is_applied_with_one_sync() {
         assert!(succeeded(&state(&file, &accepted[0]).await));
         let found = file.queue().find(&accepted[0].id).await.unwrap();
         assert_eq!(found, Found::Dropped);
-        // The answer says how it ended, as the store does.
+        // The answer carries the same outcome as the store.
         let done = accepted[0].outcome.clone().map(JobState::Finished);
         assert_eq!(done, Some(state(&file, &accepted[0]).await));
         assert_eq!(contents(&file.store()).await["a"], 2);
@@ -111,7 +112,7 @@ fn each_job_is_reported_once_with_its_trace_and_end_and_only_what_is_durable() {
             ..create("a", 1)
         };
         let first = enqueue(&file, vec![traced]).await.unwrap();
-        // A repeated request is no job.
+        // A repeated request adds no job.
         enqueue(&file, vec![create("a", 1)]).await.unwrap();
         let other = NewJob {
             idempotency: None,
@@ -187,7 +188,7 @@ fn jobs_of_one_call_are_applied_in_order_also_where_one_depends_on_another() {
             |amount| NewJob::new(Command::One(Operation::add(Key::new("b").unwrap(), amount)));
         let jobs = vec![set("a", 1), create("a", 2), add(2), add(3)];
         let accepted = enqueue(&file, jobs).await.unwrap();
-        // One fill, and then the lines, their sync and the mark for all of them.
+        // One fill, then the lines, their sync and the mark for all of them.
         assert!(disk.steps() - steps <= 4);
         assert!(accepted.windows(2).all(|pair| pair[0].id < pair[1].id));
         let states: Vec<bool> =
@@ -236,7 +237,8 @@ fn condition_is_judged_and_requests_are_remembered_over_snapshots_and_restarts()
 
 const JOBS: u64 = 12;
 
-/// Accepts jobs one after the other, each of which must be the first of its key; how many were acknowledged.
+/// Accepts jobs one after the other, each of which must be the first of its key, and counts the
+/// acknowledged ones.
 async fn tell(disk: &SimulatedDisk, acknowledged: &mut u64) -> Result<()> {
     let file = start(disk)?;
     let _claim = claim(&file).await;
@@ -314,7 +316,7 @@ fn full_disk_refuses_a_job_before_it_is_accepted_and_uses_its_number_again() {
     });
 }
 
-/// The length of each value.
+/// Returns the length of each value, by key.
 async fn lengths(store: &JsonStore) -> BTreeMap<String, usize> {
     let mut lengths = BTreeMap::new();
     store.scan_with("", |key, entry| {
@@ -329,7 +331,8 @@ fn jobs_that_wait_are_applied_although_the_disk_is_full() {
     block_on(async {
         let disk = SimulatedDisk::new();
         let file = start(&disk).unwrap();
-        // No worker is here yet, so they wait. Their effects take more than what is filled ahead anyway.
+        // There is no worker yet, so they wait. In any case their effects take more space than was
+        // filled ahead.
         let large = |number: usize, length: usize| {
             let value = Value::from_serialize(&"x".repeat(length)).unwrap();
             let key = Key::new(&format!("k{number}")).unwrap();
@@ -339,7 +342,7 @@ fn jobs_that_wait_are_applied_although_the_disk_is_full() {
             enqueue(&file, vec![large(number, 100_000)]).await.unwrap();
         }
         disk.plan(disk.steps() + 1, Fault::NoRoom);
-        // What is refused stays refused, also in one group with what has room.
+        // A refused write stays refused, even in one group with changes whose space is reserved.
         let commit = |number: u64| Commit {
             writes: vec![Write {
                 key: Key::new(&format!("direct{number}")).unwrap(),
@@ -364,7 +367,7 @@ fn jobs_that_wait_are_applied_although_the_disk_is_full() {
                 store.commit(commit(round)),
                 enqueue(&file, vec![large(100, 600_000)])
             );
-            // Once most of what waited is applied there may be room again.
+            // Once most of the waiting jobs are applied, there may be space again.
             refused += usize::from(direct.is_err()) + usize::from(job.is_err());
             match worked.unwrap() {
                 0 => break,
@@ -377,7 +380,7 @@ fn jobs_that_wait_are_applied_although_the_disk_is_full() {
             (0..20).all(|number| entries.contains_key(&format!("k{number}")))
         };
         assert!(has_all(lengths(&store).await));
-        // And what they did is there after a kill.
+        // Their effects survive a kill.
         let again = start(&disk.after_kill()).unwrap();
         assert!(has_all(lengths(&again.store()).await));
     });
@@ -440,7 +443,7 @@ fn snapshot_beside_jobs_keeps_every_outcome_and_request() {
         let _claim = claim(&file).await;
         let mut accepted = Vec::new();
         let mut accept = async |numbers: std::ops::Range<u64>| {
-            // Every third job fails, which is kept.
+            // Every third job fails, and its outcome is kept.
             let jobs =
                 numbers.map(|number| create(&format!("k{}", number - number % 3 / 2), number));
             let jobs = jobs.zip(accepted.len()..).map(|(job, number)| NewJob {
@@ -493,11 +496,11 @@ fn snapshot_remembers_no_request_whose_job_is_not_on_the_disk_yet() {
     log.admit(create("a", 1), now).unwrap();
     log.publish();
     meta.set_log(&log);
-    // The snapshot was cut, and its thread takes what is remembered while the next group is being
-    // written.
+    // The snapshot was cut, and its thread copies the remembered requests while the next group is
+    // being written.
     log.admit(create("b", 2), now).unwrap();
     meta.add_remembered(now, || &log);
-    // That group was not written, and the folder is opened again.
+    // That group was not written, and the folder is reopened.
     let mut log = meta.log(&disk, &QueueOptions::default()).unwrap();
     let mut is_replayed = |job| matches!(log.admit(job, now), Ok(Admission::Replayed(_)));
     assert!(is_replayed(create("a", 1)));

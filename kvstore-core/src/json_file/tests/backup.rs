@@ -1,8 +1,9 @@
-//! Is a copy of the folder, made file by file while the store is written to and takes snapshots, ever silently wrong?
+//! Is a copy of the folder, made file by file while the store is written to and takes snapshots,
+//! ever silently wrong?
 //!
-//! The files that are listed when the copy begins are copied in any order; between them anything may happen. If one has gone
-//! away by then, copying fails, as `cp` does. Otherwise the copy is sound, and holds every write acknowledged before it began,
-//! or `verify` says that it is not.
+//! The files that exist when the copy begins are copied in any order; anything may happen between
+//! them. If one has disappeared by then, copying fails, as `cp` does. Otherwise the copy is sound
+//! and holds every write acknowledged before it began, or `verify` reports that it is not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::store::Store;
 
 const KEYS: u64 = 7;
 
-/// The `number`th commit changes two keys.
+/// Creates the `number`th commit, which changes two keys.
 fn commit(number: u64) -> Commit {
     let set = |key: String| Write {
         key: Key::new(&key).unwrap(),
@@ -40,7 +41,7 @@ fn commit(number: u64) -> Commit {
     }
 }
 
-/// What commits have left after the `latest`, jobs aside.
+/// Returns the entries that the commits leave after the `latest`, without those of jobs.
 fn model(latest: u64) -> BTreeMap<String, u64> {
     let mut entries = BTreeMap::new();
     for number in 1..=latest {
@@ -50,7 +51,7 @@ fn model(latest: u64) -> BTreeMap<String, u64> {
     entries
 }
 
-/// A store that goes on.
+/// A store that continues to run.
 struct Running {
     file: JsonFile,
     seen: Seen,

@@ -1,8 +1,9 @@
-//! What survives a crash at step N? (In the crate, since the disk that forgets is no part of the public interface.)
+//! What survives a crash at step N? (In the crate, since the simulated disk is not part of the
+//! public interface.)
 //!
-//! A first run counts the steps that a story takes on the disk. Then it is told again and stopped at each of them; what was
-//! not synced is lost in part, and the store is opened on what is left: everything acknowledged is there, everything is in
-//! order, and nothing is half there.
+//! A first run counts the steps that a scenario takes on the disk. Then the scenario is repeated
+//! and stopped at each of them. Part of the unsynced data is lost, and the store is opened on what
+//! is left: everything acknowledged is there, everything is in order, and nothing is there in part.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,7 +43,8 @@ pub(crate) fn options() -> Options {
     }
 }
 
-/// What the `number`th commit of the story changes: always `latest`, and some other keys.
+/// Returns the writes of the `number`th commit of the scenario: always `latest`, and some other
+/// keys.
 fn writes(number: u64) -> Vec<Write> {
     let set = |key: String, value: u64| Write {
         key: Key::new(&key).unwrap(),
@@ -64,7 +66,7 @@ fn writes(number: u64) -> Vec<Write> {
     writes
 }
 
-/// What is in the store after that many commits.
+/// Returns the contents of the store after that many commits.
 fn model(commits: u64) -> BTreeMap<String, u64> {
     let mut entries = BTreeMap::new();
     for write in (1..=commits).flat_map(writes) {
@@ -77,7 +79,7 @@ fn model(commits: u64) -> BTreeMap<String, u64> {
     entries
 }
 
-/// How far the story went.
+/// How far the scenario went.
 #[derive(Clone, Copy, Debug, Default)]
 struct AcknowledgedState {
     acknowledged: u64,
@@ -85,7 +87,8 @@ struct AcknowledgedState {
     latest: Version,
 }
 
-/// Opens, commits one after the other and several at once, takes snapshots, and stops cleanly. Goes on behind what is there.
+/// Opens the store, commits one after the other and several at once, takes snapshots, and stops
+/// cleanly. Continues from what is already there.
 async fn tell(disk: &SimulatedDisk, told: &mut AcknowledgedState) -> Result<()> {
     let store = open(disk)?;
     while told.acknowledged < COMMITS {
@@ -123,7 +126,7 @@ pub(crate) async fn contents(store: &JsonStore) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// Opens what is left and compares; how many commits are in it.
+/// Opens what is left, compares it with the model, and returns how many commits it holds.
 async fn check(
     disk: &SimulatedDisk,
     told: AcknowledgedState,
@@ -165,7 +168,8 @@ fn nothing_acknowledged_is_lost_by_a_power_cut_at_any_step() {
             disk.plan(step, Fault::PowerCut);
             let mut told = AcknowledgedState::default();
             let result = tell(&disk, &mut told).await;
-            // How many commits share a sync is a matter of timing, so a story may be some steps shorter than the first.
+            // The number of commits that share a sync depends on timing, so a run may be some steps
+            // shorter than the first.
             if disk.faults_met() == 0 {
                 assert!(
                     result.is_ok() && step > steps * 3 / 4,
@@ -271,7 +275,8 @@ fn after_an_error_nothing_more_is_acknowledged_until_it_is_opened_again() {
     });
 }
 
-/// Commits once, and takes a snapshot that fails at its step `step`; the store, if the fault has hit a snapshot.
+/// Commits once, and takes a snapshot that fails at its step `step`. Returns the store if the fault
+/// hit the snapshot.
 async fn after_failed_snapshot(disk: &SimulatedDisk, step: u64) -> Option<Arc<JsonStore>> {
     let store = open(disk).unwrap();
     let commit = |number| {
@@ -302,7 +307,8 @@ fn assert_nothing_looks_edited(disk: &SimulatedDisk, context: &str) {
     );
 }
 
-/// What a failed snapshot has begun is gone, unless `data.meta.json` names it already or was about to.
+/// Asserts that the partial files of a failed snapshot are gone, unless `data.meta.json` already
+/// names them or was about to.
 fn assert_no_room_is_lost(disk: &SimulatedDisk, context: &str) {
     let read = |name| disk.read(name).unwrap();
     if let Some(new) = read(DATA_NEW).filter(|_| read(META_NEW).is_none()) {
@@ -330,7 +336,7 @@ fn a_snapshot_that_failed_at_any_step_is_made_up_for_by_the_next_one() {
             let begun = disk.steps();
             store.compact().await.unwrap();
             assert_nothing_looks_edited(&disk, &format!("step {step}"));
-            // The same, and the power goes at a step of the next one.
+            // The same again, with a power cut at a step of the next snapshot.
             for second in 1..=disk.steps() - begun {
                 let disk = SimulatedDisk::new();
                 let store = after_failed_snapshot(&disk, step).await.unwrap();
@@ -361,7 +367,7 @@ fn a_poisoned_store_says_so_and_still_reads() {
             })
             .await
             .unwrap();
-        // The write comes through, its sync does not.
+        // The write succeeds, but its sync fails.
         disk.plan(disk.steps() + 2, Fault::ErrorOnce);
         let failed = store
             .commit(Commit {
@@ -413,8 +419,7 @@ fn a_full_disk_is_an_answer_and_passes() {
             assert_eq!(contents(&store).await, model(1));
         }
         assert!(disk.faults_met() >= 3);
-        // Whoever only asks whether it answers may come in one group with a write that finds no
-        // room.
+        // A ping may be in one group with a write that runs out of space.
         for _ in 0..200 {
             let write = store.commit(Commit {
                 writes: writes(2),
@@ -460,7 +465,7 @@ fn a_full_disk_is_an_answer_and_passes() {
     });
 }
 
-/// What a client and a worker have seen of the whole folder.
+/// What a client and a worker have seen of the folder.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     /// The jobs that were accepted, with the numbers that they set.
@@ -484,7 +489,7 @@ pub(crate) fn claim() -> Claim {
     }
 }
 
-/// Applies what waits, once.
+/// Applies a batch of waiting jobs, once.
 pub(crate) async fn work(file: &JsonFile, seen: &mut Seen) -> Result<usize> {
     let (store, queue) = (file.store(), file.queue());
     let from = store.applied(queue.id(), Partition(0)).await?;
@@ -566,13 +571,13 @@ fn every_accepted_job_is_applied_exactly_once_and_in_order_after_a_power_cut_at_
                     assert_eq!(found.get(&format!("j{number}")), Some(number), "{context}");
                 }
                 assert!(found.len() as u64 <= seen.attempted, "{context}");
-                // Each was written once: as many versions as new entries.
+                // Each was written once: there are as many versions as new entries.
                 assert_eq!(
                     file.store().shared.read().version.0 - opened.0,
                     (found.len() - before) as u64,
                     "{context}"
                 );
-                // A position is never given out twice.
+                // A position is never assigned twice.
                 let next = file.queue().enqueue(vec![job(99)]).await.remove(0).unwrap();
                 assert!(
                     seen.accepted

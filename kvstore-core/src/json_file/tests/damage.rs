@@ -1,7 +1,8 @@
 //! What does damage cost? (In the crate, for the disk that can be stopped at any step.)
 //!
-//! A folder with everything in it is damaged in one place; what is found is compared with what opening says, and then it is
-//! repaired: it opens, it is found to be sound, it holds nothing that nobody wrote, and what it lacks was announced.
+//! A folder with every kind of data is damaged in one place. The findings are compared with the
+//! error of opening it. Then it is repaired: it opens, it is found to be sound, it holds nothing
+//! that was never written, and everything that it lacks was announced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ const KEYS: u64 = 10;
 const COMMITS: u64 = 40;
 const JOBS: u64 = 12;
 
-/// A commit of one write, so that a damaged line costs one.
+/// Creates a commit of one write, so that a damaged line costs one write.
 pub(crate) fn commit(number: u64) -> Commit {
     let write = Write {
         key: Key::new(&format!("k{}", number % KEYS)).unwrap(),
@@ -45,7 +46,8 @@ pub(crate) fn start(disk: &SimulatedDisk) -> Result<JsonFile> {
     JsonFile::start(Arc::new(disk.clone()), &options(), None)
 }
 
-/// A folder with a snapshot and two journals behind it, with commits, and with jobs half of which are applied; killed.
+/// Returns the folder of a killed process: a snapshot and two later journals, with commits, and
+/// with jobs half of which are applied.
 pub(crate) async fn folder() -> SimulatedDisk {
     let disk = SimulatedDisk::new();
     let file = start(&disk).unwrap();
@@ -72,7 +74,7 @@ pub(crate) async fn folder() -> SimulatedDisk {
     disk.after_kill()
 }
 
-/// What is in the folder when nothing is damaged and all jobs are applied.
+/// Returns the contents of the undamaged folder once all jobs are applied.
 pub(crate) fn complete() -> BTreeMap<String, u64> {
     let keys = (COMMITS - KEYS + 1..=COMMITS).map(|number| (format!("k{}", number % KEYS), number));
     keys.chain((0..JOBS).map(|number| (format!("j{number}"), number)))
@@ -95,7 +97,7 @@ fn latest(disk: &SimulatedDisk) -> Version {
         .version
 }
 
-/// Opens it, applies what waits, and says what is in it.
+/// Opens the folder, applies the waiting jobs, and returns its contents.
 pub(crate) async fn open_and_work(disk: &SimulatedDisk, context: &str) -> BTreeMap<String, u64> {
     let file = start(disk).unwrap_or_else(|error| panic!("{context}: {error:?}"));
     let mut seen = Seen::default();
@@ -107,7 +109,8 @@ pub(crate) async fn open_and_work(disk: &SimulatedDisk, context: &str) -> BTreeM
     contents(&file.store()).await
 }
 
-/// Repairs it, and compares what is in it then; how many entries are missing or older.
+/// Repairs the folder, compares its contents with the originals, and returns how many entries are
+/// missing or older.
 async fn repair_and_check(disk: &SimulatedDisk, context: &str) -> usize {
     let found =
         repair_disk(disk, Timestamp(1)).unwrap_or_else(|error| panic!("{context}: {error:?}"));
@@ -119,7 +122,7 @@ async fn repair_and_check(disk: &SimulatedDisk, context: &str) -> usize {
             Some(digits) => *value <= COMMITS && (value % KEYS).to_string() == digits,
             None => format!("j{value}") == *key && *value < JOBS,
         };
-        assert!(is_written, "{context}: nobody wrote {key} = {value}");
+        assert!(is_written, "{context}: {key} = {value} was never written");
     }
     let complete = complete();
     complete
@@ -136,7 +139,7 @@ fn names(disk: &SimulatedDisk) -> Vec<String> {
         .collect()
 }
 
-/// Where the text of a file ends, what was filled ahead left out.
+/// Returns where the text of a file ends, without the fill.
 fn used(text: &[u8]) -> usize {
     text.iter()
         .rposition(|&byte| byte != b'\n')
@@ -176,7 +179,7 @@ fn flipped_bit_in_any_file_is_announced_and_costs_little() {
                 disk.put(&name, &flipped);
                 let found = problems(&disk);
                 if found.is_empty() {
-                    // Behind the last mark it is a torn tail, as for opening.
+                    // After the last mark it counts as a torn tail, as it does for opening.
                     torn += 1;
                     open_and_work(&disk, &context).await;
                     continue;
@@ -202,7 +205,7 @@ fn flipped_bit_in_any_file_is_announced_and_costs_little() {
             }
             assert!(torn < 40, "{name}: {torn}");
         }
-        // Damage did cost something, or this has tested nothing.
+        // Some damage must have cost something, or nothing was tested.
         assert!(costs.values().sum::<usize>() > 10, "{costs:?}");
     });
 }
@@ -217,7 +220,7 @@ fn missing_file_is_announced_and_the_rest_is_kept() {
             disk.remove(&name).unwrap();
             let found = problems(&disk);
             if found.is_empty() {
-                // Nothing that was in it counts any more.
+                // None of its contents matter any more.
                 assert_eq!(open_and_work(&disk, &name).await, complete(), "{name}");
                 continue;
             }
@@ -252,13 +255,13 @@ fn what_repair_calls_lost_is_unknown_and_positions_are_not_used_again() {
             panic!("{:?}", problems(&disk));
         };
         let loses = problem.loses.clone().unwrap();
-        // It was the last one, so nobody knows whether others followed.
+        // It was the last one, so it is unknown if others followed.
         let announced = format!("any job after {before}");
         assert!(loses.contains(&announced), "{problem}");
         repair_disk(&disk, Timestamp(1)).unwrap();
         let found = open_and_work(&disk, "repaired").await;
         assert!(!found.contains_key(&format!("j{}", JOBS - 1)));
-        // Threads of the opening before may still be about to end.
+        // Threads of the previous opening may still be about to end.
         let disk = copy(&disk);
         let file = start(&disk).unwrap();
         let id = |position| crate::model::id::JobId {

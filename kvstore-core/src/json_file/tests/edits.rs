@@ -1,8 +1,9 @@
-//! What becomes of a `data.json` that somebody edits, while nothing runs and while the store does? (In the crate, for the disk in
-//! memory, and for the positions that an edit must not touch.)
+//! What happens to a `data.json` that is edited, while no process has it open and while the store
+//! runs? (In the crate, for the disk in memory, and for the positions that an edit must not touch.)
 //!
-//! At rest an edit is an import: what it left as it was keeps version and deadline, what it changed gets a new version, what it
-//! dropped is deleted; one that cannot be taken changes nothing. While the store runs an edit has no effect, and is kept.
+//! At rest an edit is an import: unchanged entries keep their version and deadline, changed ones
+//! get a new version, and omitted ones are deleted. An edit that cannot be imported changes
+//! nothing. While the store runs, an edit has no effect, and is kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,7 +63,7 @@ async fn entries(file: &JsonFile) -> BTreeMap<String, Entry> {
         .collect()
 }
 
-/// Everything in the folder, to see that nothing was changed.
+/// Returns all files of the folder, to check that nothing was changed.
 fn files(disk: &SimulatedDisk) -> BTreeMap<String, Vec<u8>> {
     let names = disk.names().unwrap().into_iter();
     names
@@ -100,7 +101,7 @@ fn entry_and_edit() -> impl Strategy<Value = (u8, Option<Timestamp>, Edit)> {
     (any::<u8>(), deadline, edit)
 }
 
-/// A value whose text nobody may change in passing.
+/// Returns a value whose exact text must be preserved.
 fn value(number: u8) -> String {
     format!("[{number}.0,\"\\u00e9{number}\"]")
 }
@@ -127,7 +128,7 @@ proptest! {
             let applied = file.store().applied(queue, PARTITION).await.unwrap();
             file.close().await.unwrap();
 
-            // Written by another program, in an order of its own.
+            // Written by another program, in its own order.
             let mut expected = BTreeMap::from([("j1".to_owned(), "1".to_owned())]);
             for (key, (number, _, edit)) in &members {
                 match edit {
@@ -158,7 +159,7 @@ proptest! {
                     }
                 }
             }
-            // Positions stay, and no version comes again.
+            // Positions are kept, and no version is used again.
             prop_assert_eq!(file.queue().id(), queue);
             prop_assert_eq!(file.store().applied(queue, PARTITION).await.unwrap(), applied);
             prop_assert_eq!(work(&file, &mut Seen::default()).await.unwrap(), 0);
@@ -262,7 +263,7 @@ fn flipped_bit_in_data_json_at_rest_is_refused_or_told_as_an_edit() {
     assert!(refused > 50 && told_of > 20, "{refused} {told_of}");
 }
 
-/// A folder of a killed process: a snapshot, and a commit and a job in journals behind it.
+/// Returns the folder of a killed process: a snapshot, and a commit and a job in later journals.
 async fn killed() -> (SimulatedDisk, Version) {
     let disk = SimulatedDisk::new();
     let file = start(&disk, false).unwrap();
@@ -292,7 +293,7 @@ fn edit_beside_later_commits_is_refused_until_one_of_both_is_given_up() {
         let file = start(&kept, true).unwrap();
         let found = entries(&file).await;
         assert_eq!(found.keys().collect::<Vec<_>>(), ["a"]);
-        // Later versions were seen, and the job has had its effect.
+        // Later versions had been seen, and the job had taken effect.
         assert!(found["a"].version > latest);
         assert_eq!(work(&file, &mut Seen::default()).await.unwrap(), 0);
         file.close().await.unwrap();
@@ -319,7 +320,7 @@ fn kept_edit_uses_no_version_again_where_the_commits_given_up_can_not_be_read() 
                 .rfind(|name| name.starts_with("journal-"))
                 .unwrap();
             let mut text = disk.read(journal).unwrap().unwrap();
-            // The first line behind the header, and so all of them.
+            // Damages the first line after the header, and with it all later ones.
             let line = text.iter().position(|&byte| byte == b'\n').unwrap() + 1;
             text[line + 5] ^= 1;
             match is_removed {
@@ -349,7 +350,7 @@ fn edit_while_the_store_runs_has_no_effect_and_is_kept() {
                 .commit(set("b", &number.to_string(), None))
                 .await
                 .unwrap();
-            // The last one is met by the clean stop.
+            // The clean stop handles the last one.
             match number {
                 3 => file.close().await.unwrap(),
                 _ => file.store().compact().await.unwrap(),

@@ -1,5 +1,5 @@
-//! Does a folder hold what it promises when something else happens to it: files removed, moved, linked or in the way, a disk that
-//! is full for a moment, no file descriptor left?
+//! Does a folder keep its promises when something else happens to it: files removed, moved, linked
+//! or in the way, a disk that is full for a moment, or no file descriptors left?
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -154,7 +154,8 @@ fn holder_is_found_and_looking_for_it_refuses_no_writer() {
     assert_eq!(lock::holder(path), None);
 }
 
-/// Steps until there is nothing more; returns the records, or `None` if the place was lost.
+/// Steps until there is nothing more; returns the records, or `None` if the follower lost its
+/// place.
 fn follow(follower: &mut Follower) -> Option<Vec<Record>> {
     let mut all = Vec::new();
     loop {
@@ -169,7 +170,7 @@ fn follow(follower: &mut Follower) -> Option<Vec<Record>> {
     }
 }
 
-/// The line of a record behind `end` that sets `a`, and the end behind it.
+/// Returns the line of a record after `end` that sets `a`, and the new end.
 fn record_line(before: &Record, value: u64, end: End) -> (Vec<u8>, End) {
     let record = Record {
         before: crate::model::entry::Version(before.before.0 + 1),
@@ -192,7 +193,7 @@ fn seal(mut line: Vec<u8>, end: End) -> (Vec<u8>, End) {
     (line, End { length, crc })
 }
 
-/// Where the lines of a journal end.
+/// Returns where the lines of a journal end.
 fn end_of(text: &[u8]) -> End {
     let mut end = End::default();
     for scanned in Scan::new(text, 1, 0) {
@@ -209,7 +210,7 @@ fn follower_finds_lines_that_were_written_again_where_it_had_read_others() {
     let (mut follower, ..) = Follower::load(disk(folder.path())).unwrap();
     set(&file, "a", 100).unwrap();
     let last = follow(&mut follower).unwrap().pop().unwrap();
-    // The process is killed here; from now on the file is written by hand.
+    // From here on the file is written by hand, as if the process had been killed.
     let path = folder.path().join("journal-1.jsonl");
     let journal = fs::OpenOptions::new()
         .read(true)
@@ -221,7 +222,7 @@ fn follower_finds_lines_that_were_written_again_where_it_had_read_others() {
     let (second, after) = record_line(&last, 300, end);
     assert_eq!(first.len(), second.len());
 
-    // No mark covers the first line; then it is cut off, since there was no room for the mark.
+    // No mark covers the first line; then it is cut off, since there was no space for the mark.
     journal.write_all_at(&first, end.length).unwrap();
     assert_eq!(follow(&mut follower).unwrap(), []);
     journal.set_len(end.length).unwrap();
@@ -272,11 +273,11 @@ fn commit(value: &str) -> Commit {
     }
 }
 
-/// Where this happens there may be no file descriptor left, for a moment.
+/// Simulates a process that is out of file descriptors for a moment.
 #[test]
 fn new_journal_that_cannot_be_begun_leaves_the_old_one_in_use() {
     block_on(async {
-        // Creating, writing and syncing the journal; then the same for the list of files.
+        // Creating, writing and syncing the journal, then the same for the manifest.
         for step in [1, 2, 3, 6, 7, 8] {
             let disk = SimulatedDisk::new();
             let file = JsonFile::start(Arc::new(disk.clone()), &options(), None).unwrap();
@@ -311,7 +312,7 @@ fn snapshot_that_failed_is_tried_again_after_a_minute() {
         };
         let file = JsonFile::start(Arc::new(disk.clone()), &options, None).unwrap();
         let store = file.store();
-        // The commit fills, writes, syncs and marks; the snapshot begins with a new journal.
+        // The commit fills, writes, syncs and marks; the snapshot starts with a new journal.
         disk.plan(disk.steps() + 5, Fault::ErrorOnce);
         store.commit(commit(&"x".repeat(100_000))).await.unwrap();
         store.ping().await.unwrap();

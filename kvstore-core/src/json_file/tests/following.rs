@@ -1,8 +1,8 @@
-//! Does who follows a folder ever show what a loss of power takes back, or stay behind what was acknowledged? And is a folder that
-//! lost power ever called damaged?
+//! Does a follower ever show data that a loss of power takes back, or fall behind what was
+//! acknowledged? And is a folder that lost power ever reported as damaged?
 //!
-//! A story is told on the disk that forgets while another thread follows it all the time. It is stopped at each of its steps, those
-//! of the follower among them.
+//! A scenario runs on the simulated disk while another thread follows it. It is stopped at each of
+//! its steps, including those of the follower.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::model::id::Position;
 use crate::queue::JobQueue;
 use crate::store::Store;
 
-/// What was acknowledged: the latest version, and the last job that was accepted.
+/// The acknowledged state: the latest version, and the last accepted job.
 #[derive(Clone, Copy, Debug, Default)]
 struct Acknowledged {
     version: Version,
@@ -49,7 +49,7 @@ async fn tell(disk: &SimulatedDisk, acknowledged: &mut Acknowledged) -> Result<(
     Ok(())
 }
 
-/// All that a follower shows.
+/// Everything that a follower shows.
 struct Shown {
     follower: Follower,
     state: State,
@@ -90,7 +90,7 @@ impl Shown {
     }
 }
 
-/// Follows until the story has ended; the last that could be shown.
+/// Follows until the scenario has ended, and returns the last state that could be shown.
 fn follow_along(disk: &SimulatedDisk, has_ended: &AtomicBool) -> Option<Shown> {
     let mut shown: Option<Shown> = None;
     while !has_ended.load(Ordering::SeqCst) {
@@ -100,7 +100,7 @@ fn follow_along(disk: &SimulatedDisk, has_ended: &AtomicBool) -> Option<Shown> {
         };
         match looked {
             Ok(()) => {}
-            // The power is off, or nothing is there yet.
+            // The power is off, or there is no store yet.
             Err(Error::Unavailable { .. }) => {}
             Err(error) => panic!("{error:?}"),
         }

@@ -1,4 +1,4 @@
-//! Is what is read back from a journal what was written, and is damage told from a torn tail?
+//! Does a journal read back as it was written, and is damage distinguished from a torn tail?
 
 use crate::json_file::disk::Disk;
 use crate::json_file::disk::simulated::{Fault, SimulatedDisk};
@@ -9,7 +9,8 @@ fn body(number: u32) -> Vec<u8> {
     format!("{{\"n\":{number}").into_bytes()
 }
 
-/// A file with a header, three synced groups of two lines, and two lines that were not synced.
+/// Creates a file with a header, three synced groups of two lines, and two lines that were not
+/// synced.
 fn written() -> Vec<u8> {
     let disk = SimulatedDisk::new();
     let mut journal = Journal::create(&disk, "j.jsonl", &[body(0)], 0).unwrap();
@@ -33,7 +34,7 @@ fn what_is_acknowledged_is_covered_by_a_mark() {
     let (mut refused, mut accepted) = (0, 0);
     for step in 0..8 {
         let disk = SimulatedDisk::new();
-        // A line that is carried over, too.
+        // Includes a line that is carried over.
         let mut journal = Journal::create(&disk, "j.jsonl", &[body(0), body(1)], 0).unwrap();
         assert_eq!(marked(&disk), 2);
         disk.plan(disk.steps() + step, Fault::FullFor(0));
@@ -66,7 +67,7 @@ fn a_whole_file_is_read_whole() {
         .filter(|line| line.offset >= contents.durable.length)
         .collect();
     assert_eq!(unsure.len(), 2);
-    // As the next file would state it.
+    // With the end that the next file would state.
     let bounded = read(text.clone(), Some(contents.durable));
     assert_eq!((bounded.lines().count(), bounded.damage()), (7, None));
 }
@@ -116,7 +117,7 @@ fn every_flipped_bit_is_found_and_told_from_a_torn_tail() {
         let damage = contents
             .damage()
             .unwrap_or_else(|| panic!("bit {bit} was not found"));
-        // The last mark is written after what it covers and is the only witness for it.
+        // The last mark is written after the lines that it covers, and is their only witness.
         if bit / 8 < durable.length as usize {
             assert!(!damage.is_torn, "bit {bit}: {damage:?}");
         }

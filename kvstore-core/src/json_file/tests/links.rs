@@ -1,8 +1,8 @@
-//! Is a name that is no regular file refused with the reason, and left as it was? (In the crate, for the
-//! names.)
+//! Is a name that is not a regular file refused with the reason, and left as it was? (In the crate,
+//! for the names.)
 //!
-//! A snapshot replaces files by renaming, so a link would be replaced while the file that it leads to stays
-//! behind; and a link that leads nowhere is no empty store.
+//! A snapshot replaces files by renaming, so it would replace a link while the link's target stays
+//! behind; and a link that leads nowhere is not an empty store.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::json_file::{Inspection, JsonFile, JsonReader, Options, repair};
 use crate::store::Store;
 use crate::store_ext::StoreExt;
 
-/// A folder that was killed, with a snapshot and writes after it.
+/// Returns the folder of a killed process, with a snapshot and writes after it.
 async fn killed() -> tempfile::TempDir {
     let (running, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = JsonFile::open(running.path(), Options::default())
@@ -125,7 +125,7 @@ async fn link_that_takes_the_place_of_data_json_while_it_runs_is_kept() {
     let file = open(folder.path()).await.unwrap();
     file.store().set("a", &1).await.unwrap();
     file.store().compact().await.unwrap();
-    // It leads to the very text that was there.
+    // The link leads to the same text as before.
     std::fs::copy(&data, &target).unwrap();
     std::fs::remove_file(&data).unwrap();
     symlink(&target, &data).unwrap();

@@ -1,4 +1,4 @@
-//! Tests that need to see inside: the simulated disk, the format, and folders that are damaged.
+//! Tests that need access to internals: the simulated disk, the format, and damaged folders.
 
 mod accept;
 mod backup;

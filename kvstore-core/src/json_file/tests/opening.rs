@@ -1,7 +1,9 @@
-//! What does opening make of a folder in which something is not as it was written? (In the crate, for the disk in memory.)
+//! How does opening treat a folder in which something is not as it was written? (In the crate, for
+//! the disk in memory.)
 //!
-//! Never a wrong value and never a silent loss: it opens with all that was in it, or it is refused with the file and the line,
-//! and then nothing was changed. The one thing that is cut is a last line that was never acknowledged.
+//! It never yields a wrong value, and never loses data silently: the folder opens with everything
+//! in it, or it is refused with the file and the line, and then nothing was changed. Only the last
+//! line is cut off, if it was never acknowledged.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -29,7 +31,7 @@ use crate::queue::JobQueue;
 use crate::store::Store;
 use crate::told::CapturedLog;
 
-/// Every file, but for those that are left over.
+/// Returns every file except those that are left over.
 fn files(disk: &SimulatedDisk) -> BTreeMap<String, Vec<u8>> {
     let names = disk.names().unwrap().into_iter();
     names
@@ -38,7 +40,7 @@ fn files(disk: &SimulatedDisk) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// The file and the line that opening names; `None` if it opens with everything in it.
+/// Returns the file and the line that opening reports; `None` if it opens with everything in it.
 fn refusal(disk: &SimulatedDisk, context: &str) -> Option<(String, Option<u64>)> {
     let before = files(disk);
     match start(disk) {
@@ -61,7 +63,7 @@ fn refusal(disk: &SimulatedDisk, context: &str) -> Option<(String, Option<u64>)>
     }
 }
 
-/// A folder of a killed process with everything in it, and the same folder after a clean stop.
+/// The folder of a killed process with every kind of data, and the same folder after a clean stop.
 static FOLDERS: LazyLock<[SimulatedDisk; 2]> = LazyLock::new(|| {
     block_on(async {
         let killed = folder().await;
@@ -72,7 +74,7 @@ static FOLDERS: LazyLock<[SimulatedDisk; 2]> = LazyLock::new(|| {
     })
 });
 
-/// With little of what is filled ahead.
+/// Copies the disk with only a little of the fill.
 fn unfilled(disk: &SimulatedDisk) -> SimulatedDisk {
     let less = SimulatedDisk::new();
     for (name, text) in files(disk) {
@@ -82,7 +84,7 @@ fn unfilled(disk: &SimulatedDisk) -> SimulatedDisk {
     less
 }
 
-/// Where a byte becomes another one: which file, and where in it, modulo what is there.
+/// A changed byte: in which file, and where in it, modulo the number of files and bytes.
 #[derive(Clone, Copy, Debug)]
 struct Flip {
     is_closed: bool,
@@ -102,7 +104,7 @@ prop_compose! {
     }
 }
 
-/// What became of it.
+/// Flips the byte, and returns the file that opening reports, if it reports one.
 fn try_flip(flip: Flip) -> Option<String> {
     let whole = &FOLDERS[usize::from(flip.is_closed)];
     let files = files(whole);
@@ -114,7 +116,7 @@ fn try_flip(flip: Flip) -> Option<String> {
     let disk = copy(whole);
     disk.put(name, &flipped);
     if flip.is_closed && name == DATA {
-        // Nothing tells it from an edit.
+        // It is indistinguishable from an edit.
         return match start(&disk) {
             Err(Error::Corrupt { path, line, .. }) if path.ends_with(DATA) && line.is_some() => {
                 Some(DATA.to_owned())
@@ -163,7 +165,7 @@ fn flipped_bit_in_each_file_is_refused_somewhere() {
     }
 }
 
-/// Where the line starts that ends at `end`.
+/// Returns where the line that ends at `end` starts.
 fn line_start(text: &[u8], end: usize) -> usize {
     let newline = text[..end - 1].iter().rposition(|&byte| byte == b'\n');
     newline.map_or(0, |newline| newline + 1)
@@ -215,11 +217,11 @@ fn torn_tail_at_every_byte_of_the_last_line_costs_that_line_alone() {
                         format!("{name}, cut at {cut}, {line} to {mark} to {end}, {fill:?}");
                     let disk = copy(&whole);
                     disk.put(name, &[&text[..cut], fill].concat());
-                    // The line is there from its last byte on, which is the newline.
+                    // The line counts once its last byte, the newline, is there.
                     let is_there = cut >= mark || cut + 1 == mark && fill.starts_with(b"\n");
                     let expected = if is_there { &all } else { &without_last };
                     assert_eq!(open_and_work(&disk, &context).await, *expected, "{context}");
-                    // What was cut off is kept.
+                    // The text that was cut off is kept.
                     let torn = disk.read(&format!("{name}.torn-1")).unwrap();
                     let tail = match is_there {
                         true if cut == end => end,
@@ -239,7 +241,7 @@ fn torn_tail_at_every_byte_of_the_last_line_costs_that_line_alone() {
     });
 }
 
-/// Folders in which each kind of file is the only one, or the last of several.
+/// Returns folders in which each kind of file is the only one, or the last of several.
 async fn stages() -> Result<Vec<(&'static str, SimulatedDisk, BTreeMap<String, u64>)>> {
     let mut stages = Vec::new();
     let disk = SimulatedDisk::new();
@@ -301,7 +303,7 @@ fn file_that_is_removed_whole_is_missed_by_its_name() {
                 }
                 Err(error) => panic!("{context}: {error:?}"),
                 Ok(_) => {
-                    // Only if nothing that was in it counts any more.
+                    // This may happen only if its contents no longer matter.
                     let found = block_on(open_and_work(&copy(&disk), &context));
                     assert_eq!(found, *expected, "{context}");
                 }
@@ -387,7 +389,7 @@ fn a_clock_behind_the_folders_last_time_is_one_warning_with_both_times() {
 #[test]
 fn data_that_is_read_in_pieces_by_several_threads_comes_back_whole() {
     let disk = SimulatedDisk::new();
-    // Pieces of a megabyte, some of one entry and some of hundreds, in the order of the keys.
+    // Pieces of about a megabyte, some of one entry and some of hundreds, in the order of the keys.
     let entries: BTreeMap<Key, Entry> = (0..1200_u64)
         .map(|number| {
             let length = if number % 400 == 0 { 2_000_000 } else { 4000 };
@@ -411,7 +413,7 @@ fn data_that_is_read_in_pieces_by_several_threads_comes_back_whole() {
     let read: BTreeMap<Key, Entry> = rows.map(|row| (row.key(), row.entry())).collect();
     assert!(read == entries);
 
-    // A change in any piece is found, and so are other lengths.
+    // A change in any piece is detected, and so is a different length.
     let text = disk.read(DATA).unwrap().unwrap();
     let mut start = 0;
     for (bytes, _) in &meta.pieces {

@@ -9,7 +9,7 @@ fn body(number: u32) -> Vec<u8> {
     format!("{{\"n\":{number}").into_bytes()
 }
 
-/// A header, three synced groups of two lines, and two lines that were not synced.
+/// Creates a header, three synced groups of two lines, and two lines that were not synced.
 fn written() -> Vec<u8> {
     let disk = SimulatedDisk::new();
     let mut journal = Journal::create(&disk, "j.jsonl", &[body(0)], 0).unwrap();
@@ -67,7 +67,7 @@ fn every_flipped_bit_costs_few_lines_and_yields_no_other() {
         assert!(lines.len() + 3 >= whole.len(), "bit {bit}: {found:?}");
         assert!(
             lines.iter().all(|line| whole.contains(line)),
-            "bit {bit}: a line that nobody wrote"
+            "bit {bit}: a line that was never written"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Does a record come back from its line as it was?
+//! Does a record decode from its line as it was encoded?
 
 use crate::in_memory::log::Remembered;
 use crate::in_memory::state::{Advanced, Record};
