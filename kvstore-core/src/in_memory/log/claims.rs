@@ -28,7 +28,7 @@ pub(crate) struct Claims {
 struct Registration {
     /// When its claims expire, unless it calls again before.
     until: Timestamp,
-    /// Whether it counts when shares are computed. A worker that releases claims is leaving, until
+    /// The worker counts when shares are computed. A worker that releases claims is leaving, until
     /// it claims again.
     staying: bool,
 }

@@ -1,9 +1,10 @@
-//! What a store holds in memory, for the backends that hold everything there: entries, how far queues are applied, how jobs
-//! ended, and the latest changes.
+//! The state that a store holds in memory, for backends that hold everything there: entries, how
+//! far queues are applied, how jobs ended, and the latest changes.
 //!
-//! Two steps make a change. A [`Staging`] judges commits, one after the other, against the state and what was staged
-//! before, and makes a [`Record`] of each: that is what a file keeps. [`State::apply`] then makes a record true, and cannot
-//! fail. So what is replayed from a file goes the very way that it went the first time.
+//! A change takes two steps. A [`Staging`] judges commits, one after the other, against the state
+//! and what was staged before, and makes a [`Record`] of each, which is what a file stores.
+//! [`State::apply`] then applies the record, and cannot fail. So a record that is replayed from a
+//! file takes the same path as it did the first time.
 
 mod changes;
 mod index;
@@ -47,7 +48,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// A state whose history starts here: nothing before it can be watched.
+    /// Creates a state whose history starts here: nothing before it can be watched.
     pub(crate) fn new(table: Table, progress: Progress, version: Version, time: Timestamp) -> Self {
         Self {
             table,
@@ -58,7 +59,7 @@ impl State {
         }
     }
 
-    /// Makes `record` true.
+    /// Applies `record`. Infallible.
     pub(crate) fn apply(&mut self, record: Record) {
         let mut version = record.before;
         for write in record.writes {
@@ -71,8 +72,8 @@ impl State {
                         .set(&write.key, value.as_bytes(), version, expires_at);
                     Some(ChangeKind::Set)
                 }
-                // A deadline that has passed leaves the key absent. An entry that had expired and was
-                // not removed yet is announced here, since nothing else will.
+                // A deadline that has passed leaves the key absent. An entry that had expired and
+                // was not removed yet is announced here, since nothing else will.
                 Some(_) => self.table.remove(&write.key).map(|_| ChangeKind::Expire),
                 None => self.table.remove(&write.key).map(|row| {
                     if row.is_live(record.at) {
@@ -112,7 +113,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    //! Is what is kept of jobs bounded in bytes?
+    //! Is the data that is kept of jobs bounded in bytes?
 
     use super::*;
     use crate::error::Error;

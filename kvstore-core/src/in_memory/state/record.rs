@@ -1,4 +1,4 @@
-//! What one commit did: the unit that a file keeps, one line each.
+//! The effect of one commit: the unit that a file stores, one line each.
 
 use std::fmt;
 
@@ -15,14 +15,14 @@ use crate::model::key::Key;
 use crate::model::value::Value;
 use crate::model::write::{Change, Write};
 
-/// Everything that one commit did, ready to be applied or written down. Its writes have the versions after `before`, in
-/// order, and then its expiries. The names are those that it has in a file.
+/// The complete effect of one commit, ready to be applied or stored. Its writes have the versions
+/// after `before`, in order, followed by its expiries. The serialized names are those in the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Record {
-    /// The latest version before it.
+    /// The latest version before this record.
     #[serde(rename = "v")]
     pub(crate) before: Version,
-    /// The store's time when it happened.
+    /// The store's time of the commit.
     #[serde(rename = "t")]
     pub(crate) at: Timestamp,
     #[serde(rename = "w", default, deserialize_with = "writes")]
@@ -32,13 +32,13 @@ pub(crate) struct Record {
     pub(crate) expired: Vec<Key>,
     #[serde(rename = "q")]
     pub(crate) advance: Option<Advanced>,
-    /// The queue that is the active one from here on.
+    /// The queue that becomes the active one.
     pub(crate) adopt: Option<QueueId>,
     /// A dead letter that is dropped.
     pub(crate) forget: Option<JobId>,
     /// The store was opened: its next version follows this one.
     pub(crate) opened: Option<Version>,
-    /// The queue of the store numbers its next job behind this position.
+    /// The queue of the store numbers its next job after this position.
     pub(crate) jobs: Option<Position>,
     /// The request of the job that is applied here, if it is remembered.
     pub(crate) idem: Option<Remembered>,
@@ -53,8 +53,8 @@ impl Record {
         }
     }
 
-    /// Begins the numbers of an opening, behind version `before`; `clock` is the wall clock, and `at` the
-    /// store's time.
+    /// Creates the record of an opening, which numbers commits after version `before`; `clock` is
+    /// the wall clock, and `at` the store's time.
     pub(crate) fn opening(before: Version, at: Timestamp, clock: Timestamp) -> Self {
         Self {
             opened: Some(Version(first_number(before.0, clock))),
@@ -62,7 +62,7 @@ impl Record {
         }
     }
 
-    /// The latest version after it.
+    /// Returns the latest version after this record.
     pub(crate) fn after(&self) -> Version {
         let changes = self.writes.len() + self.expired.len();
         self.opened
@@ -70,7 +70,7 @@ impl Record {
     }
 }
 
-/// A partition that moved on.
+/// The advance of one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Advanced {
     pub(crate) queue: QueueId,

@@ -26,7 +26,7 @@ use crate::model::key::Key;
 use crate::model::write::Change;
 use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page};
 
-/// A state, its clock, and those who wait for it to change.
+/// A state, its clock, and the callers that wait for it to change.
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// A lock of which each reader takes a shard of its own: a single lock would be a cache line
@@ -60,7 +60,7 @@ impl Shared {
     }
 
     /// Replaces the state. The changes between the two are unknown, so watches end with
-    /// [`Error::Compacted`], and all who wait for a job are woken.
+    /// [`Error::Compacted`], and all callers that wait for a job are woken.
     pub(crate) fn replace(&self, state: State) {
         self.time.observe(state.time);
         let applied = state.progress.queues.iter();

@@ -1,4 +1,4 @@
-//! A watch: what it takes, and where it is.
+//! A watch: the changes that it takes, and its place in the history.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
