@@ -288,7 +288,7 @@ mod tests {
         }
 
         #[test]
-        fn each_line_is_an_entry_or_refused_where_it_stands(text in text()) {
+        fn each_line_is_an_entry_or_refused_with_its_place(text in text()) {
             let is_empty = |line: &&[u8]| line.trim_ascii().is_empty();
             let lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').filter(|line| !is_empty(line)).collect();
             let read: Vec<_> = LinesReader::new(&text[..]).map(Result::unwrap).collect();

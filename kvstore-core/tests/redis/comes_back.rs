@@ -91,7 +91,7 @@ async fn come_back_with_less(forgets_scripts: bool) {
     }
     let watch = store.watch(&WatchFrom::After(heard).into()).await;
     assert!(matches!(watch, Err(Error::Compacted)), "{watch:?}");
-    // What was not lost is unchanged.
+    // Everything that was not lost is unchanged.
     let entry = store.get(&Key::new("kept").unwrap()).await.unwrap();
     assert_eq!(entry.unwrap().version, kept);
 }

@@ -191,7 +191,7 @@ async fn a_worker_without_work_applies_again_what_a_new_primary_has_not_applied(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_told_to_be_applied_is_on_the_replica_where_that_is_asked_for() {
+async fn a_write_reported_as_applied_is_on_the_required_replicas() {
     let (primary, replica, address) = pair().await;
     let redis = open(&address, 1).await;
     let job = enqueue(&*redis.queue(), count_up()).await;

@@ -162,7 +162,7 @@ async fn a_flushed_script_cache_is_filled_again() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_said_without_the_password() {
+async fn an_unreachable_server_is_named_without_the_password() {
     let missing = Path::new("/nowhere/redis");
     let url = format!("redis+unix://{}", missing.display());
     let error = Redis::open(&url, Options::default()).await.unwrap_err();
@@ -312,7 +312,7 @@ async fn a_queue_is_of_one_folder_or_of_the_store_beside_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_stands_by_has_the_folder_when_its_holder_lets_go() {
+async fn a_standby_takes_the_folder_when_its_holder_releases_it() {
     let server = RedisServer::start();
     let folder = tempfile::tempdir().unwrap();
     let store = file_url(folder.path());

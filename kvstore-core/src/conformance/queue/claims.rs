@@ -21,7 +21,7 @@ fn all(queue: &dyn JobQueue) -> BTreeSet<Partition> {
     queue.partitions().iter().collect()
 }
 
-pub async fn who_is_alone_has_everything(harness: &dyn QueueHarness) {
+pub async fn a_lone_worker_has_every_partition(harness: &dyn QueueHarness) {
     let queue = harness.queue(QueueBounds::default()).await;
     let worker = WorkerId::new("a");
     for _ in 0..3 {

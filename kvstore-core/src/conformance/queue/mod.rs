@@ -60,7 +60,7 @@ macro_rules! queue_conformance {
             a_key_is_forgotten_after_its_window
             a_full_queue_still_answers_repeated_requests
             keys_are_bounded_in_number
-            who_is_alone_has_everything
+            a_lone_worker_has_every_partition
             workers_share_fairly_and_never_overlap
             a_released_partition_is_free_at_once
             a_claim_ends_unless_it_is_renewed

@@ -95,7 +95,7 @@ macro_rules! store_conformance {
             a_watch_from_a_page_misses_nothing_of_what_comes_after_it
             a_value_goes_out_only_with_its_own_version
             no_expired_value_goes_out
-            nobody_hears_of_a_delete_of_nothing
+            a_delete_of_nothing_is_not_announced
             a_watch_shows_what_was_asked_for_alone
             many_who_watch_apart_hear_of_their_own_keys
             a_mirror_of_the_changes_is_the_store

@@ -221,7 +221,7 @@ pub async fn no_expired_value_goes_out(harness: &dyn StoreHarness) {
     assert_eq!(changed.value, None, "it is absent by now");
 }
 
-pub async fn nobody_hears_of_a_delete_of_nothing(harness: &dyn StoreHarness) {
+pub async fn a_delete_of_nothing_is_not_announced(harness: &dyn StoreHarness) {
     let store = harness.store().await;
     let key = key("a");
     let mut watch = store.watch(&WatchFrom::Now.into()).await.unwrap();

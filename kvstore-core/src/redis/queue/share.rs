@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_has_none() {
+    fn an_absent_worker_has_no_share() {
         let count = PartitionCount::new(64).unwrap();
         assert!(share(&names(3), "stranger", count).is_empty());
         assert!(share(&[], "stranger", count).is_empty());
