@@ -33,4 +33,4 @@ pub use access::token::{Tokens, token_line};
 pub use config::{ENVELOPE_BYTES, Options};
 pub use server::listen::{Endpoint, Listener, Listeners};
 pub use server::tls::Tls;
-pub use server::{serve, serve_with_health};
+pub use server::{serve, serve_when_open};

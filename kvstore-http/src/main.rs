@@ -8,14 +8,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvstore_core::open::{Followed, Opened};
+use kvstore_core::service::ServiceOptions;
 use kvstore_core::worker;
 use kvstore_core::{Error, Service};
-use kvstore_http::{Endpoint, Listener, Listeners, Tls, Tokens, serve_with_health};
-use kvstore_process::{Failure, SharedSettings, Shutdown};
+use kvstore_http::{Endpoint, Listeners, Tls, Tokens, serve_when_open};
+use kvstore_process::{Failure, SharedSettings, Shutdown, Waiting};
 use kvstore_worker::admin::{self, Health};
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
+use tokio::time::sleep;
 
 use crate::settings::{Own, PROGRAM, Role, read, read_tokens};
 
@@ -45,72 +48,98 @@ async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(),
         tracing::info!(address = %listener.local_addr()?, "answering probes");
         tokio::spawn(admin::serve(listener, health.clone()));
     }
-    let opening = async {
-        Ok::<_, Failure>(match own.role {
-            Role::Worker | Role::Acceptor => {
-                let opened = shared.open().await.map_err(beside)?;
-                let working = (own.role == Role::Worker).then(|| opened.clone());
-                (Followed::from(opened), working)
-            }
-            Role::Reader => (shared.follow().await?, None),
-        })
-    };
-    let (opened, working) = tokio::select! {
-        () = shutdown.clone().requested() => {
-            tracing::info!("stopped before the store was open");
-            return Ok(());
-        }
-        opened = opening => opened?,
-    };
-    health.opened(Arc::clone(&opened.store), Arc::clone(&opened.queue));
     let until = async {
         shutdown.requested().await;
         health.drain();
     };
+    let opened = OnceCell::new();
     let ended = serve_and_work(
-        listeners,
-        opened.clone(),
-        working,
+        Listeners::new(listeners),
+        &opened,
         &shared,
         own,
         &health,
         until,
     )
     .await;
-    // In every case: closing brings the files up to date and releases the folder.
-    let closed = opened.close().await;
-    ended?;
-    Ok(closed?)
+    match opened.get() {
+        // In every case: closing brings the files up to date and releases the folder.
+        Some(opened) => {
+            let closed = Followed::close(opened).await;
+            ended?;
+            Ok(closed?)
+        }
+        None => {
+            if ended.is_ok() {
+                tracing::info!("stopped before the store was open");
+            }
+            ended
+        }
+    }
 }
+
+/// Opens store and queue once they can be reached, and sets `held` to them. Returns a service on them
+/// and what a worker needs, if there is to be one.
+async fn open(
+    shared: &SharedSettings,
+    role: Role,
+    limits: &ServiceOptions,
+    health: &Health,
+    held: &OnceCell<Followed>,
+) -> Result<(Service, Option<Opened>), Failure> {
+    let mut waiting = Waiting::default();
+    let mut retry = |error: &Error| {
+        let waits = !matches!(error, Error::Locked { .. });
+        if waits {
+            health.wait();
+            waiting.report(error);
+        }
+        waits
+    };
+    let (opened, working) = match role {
+        Role::Worker | Role::Acceptor => {
+            let opened = shared.open(&mut retry).await.map_err(beside)?;
+            let working = (role == Role::Worker).then(|| opened.clone());
+            (Followed::from(opened), working)
+        }
+        Role::Reader => (shared.follow(&mut retry).await?, None),
+    };
+    // Nothing else sets it.
+    let _ = held.set(opened.clone());
+    let Followed { store, queue } = opened.clone();
+    let service = loop {
+        if role == Role::Reader {
+            break Service::reading(opened, limits.clone());
+        }
+        match Service::open(Arc::clone(&store), Arc::clone(&queue), limits.clone()).await {
+            // What was reached may be away again.
+            Err(error @ Error::Unavailable { .. }) if retry(&error) => sleep(JOIN_PERIOD).await,
+            service => break service?,
+        }
+    };
+    health.opened(store, queue);
+    Ok((service, working))
+}
+
+/// How often store and queue are joined again after they could not be reached.
+const JOIN_PERIOD: Duration = Duration::from_millis(500);
 
 /// Serves until `shutdown`, and only then stops the worker, so that requests in progress see their
 /// writes applied.
 async fn serve_and_work(
-    listeners: Vec<Listener>,
-    opened: Followed,
-    working: Option<Opened>,
+    listeners: Listeners,
+    held: &OnceCell<Followed>,
     shared: &SharedSettings,
     own: Own,
     health: &Health,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    let service = match own.role {
-        Role::Worker | Role::Acceptor => {
-            Service::open(opened.store, opened.queue, own.service).await?
-        }
-        Role::Reader => Service::reading(opened, own.service),
-    };
-    let has_worker = working.is_some();
-    let endpoints = listeners.iter().map(Listener::endpoint);
-    let endpoints = endpoints.collect::<std::io::Result<Vec<_>>>()?;
+    let endpoints = listeners.endpoints()?;
     let scheme = if own.tls.is_some() { "https" } else { "http" };
     let url = endpoints
         .iter()
         .find_map(|endpoint| console_url(scheme, endpoint));
-    let address = endpoints.iter().map(Endpoint::to_string);
-    let address = address.collect::<Vec<_>>().join(", ");
-    tracing::info!(%address, url, store = %shared.store, worker = own.role.worker(), "serving");
-    kvstore_process::notify_ready(&format!("serving on {address}"));
+    let address = listeners.address()?;
     for endpoint in endpoints.iter().filter(|endpoint| !endpoint.is_local()) {
         if own.options.tokens.is_none() {
             tracing::warn!(address = %endpoint, "any client that reaches this address may read and write everything");
@@ -134,39 +163,49 @@ async fn serve_and_work(
             }));
         }
     }
-    let worker = working.map(|Opened { store, queue }| {
-        let metrics = health.register(kvstore_worker::Metrics::new);
-        let options = worker::Options {
-            on_event: Some(metrics.listener()),
-            ..worker::Options::default()
-        };
-        tokio::spawn(async move {
-            let _alive = alive;
-            let until = async { drop(stopped.await) };
-            worker::run(store, queue, options, until).await
-        })
-    });
+    let worker = OnceCell::new();
+    let opening = async {
+        let (service, working) = open(shared, own.role, &own.service, health, held).await?;
+        tracing::info!(address, url, store = %shared.store, worker = own.role.worker(), "serving");
+        kvstore_process::notify_ready(&format!("serving on {address}"));
+        if let Some(Opened { store, queue }) = working {
+            let metrics = health.register(kvstore_worker::Metrics::new);
+            let options = worker::Options {
+                on_event: Some(metrics.listener()),
+                ..worker::Options::default()
+            };
+            let working = tokio::spawn(async move {
+                let _alive = alive;
+                let until = async { drop(stopped.await) };
+                worker::run(store, queue, options, until).await
+            });
+            // Nothing else sets it.
+            let _ = worker.set(working);
+        }
+        Ok::<_, Failure>(service)
+    };
     let until = async {
         tokio::select! {
             () = shutdown => {}
             // A worker ends by itself only if it can never continue; then no write would be
             // applied.
-            _ = ended, if has_worker => {}
+            _ = ended, if own.role == Role::Worker => {}
         }
     };
-    let served = serve_with_health(
-        Listeners::new(listeners),
-        service,
+    let served = serve_when_open(
+        listeners,
+        opening,
+        &own.service,
         own.options,
         health.clone(),
         until,
     )
     .await;
     drop(stop);
-    if let Some(worker) = worker {
+    if let Some(worker) = worker.into_inner() {
         worker.await??;
     }
-    Ok(served?)
+    served
 }
 
 /// Returns the URL of the console, if the endpoint is no Unix socket. For a listener on all

@@ -66,6 +66,7 @@
 mod notify;
 mod settings;
 mod shared;
+mod waiting;
 
 use std::io::{IsTerminal, Write as _};
 use std::net::SocketAddr;
@@ -83,6 +84,7 @@ pub use kvstore_core::open::bytes;
 pub use notify::notify_ready;
 pub use settings::{Fallback, Program, Setting, Settings, address, duration, within};
 pub use shared::{LogFormat, STORE, SharedSettings};
+pub use waiting::Waiting;
 
 /// Why a program cannot start or continue. Any error converts into it.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -19,6 +19,19 @@ pub fn notify_ready(status: &str) {
     notify(&format!("READY=1\nSTATUS={status}\n"));
 }
 
+/// How long the supervisor allows for the start from each [`notify_waiting`] on: longer than an
+/// attempt takes.
+const EXTENSION: Duration = Duration::from_secs(60);
+
+/// Reports what the process waits for before it is ready, in one line. A supervisor that limits the
+/// time for a start allows for more.
+pub(super) fn notify_waiting(status: &str) {
+    let extension = EXTENSION.as_micros();
+    notify(&format!(
+        "EXTEND_TIMEOUT_USEC={extension}\nSTATUS={status}\n"
+    ));
+}
+
 /// Reports that the process was asked to shut down and is finishing its work.
 pub(super) fn notify_stopping() {
     notify("STOPPING=1\nSTATUS=finishing what is under way\n");

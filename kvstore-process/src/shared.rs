@@ -78,28 +78,22 @@ pub enum LogFormat {
 }
 
 impl SharedSettings {
-    /// Opens the store and the queue.
-    ///
-    /// # Errors
-    /// Those of [`open`](fn@kvstore_core::open).
-    pub async fn open(&self) -> Result<Opened> {
-        open::open(&self.store, self.queue.as_ref()).await
-    }
-
-    /// Opens store and queue for a worker, which waits while another process holds the same folder.
+    /// Opens the store and the queue. `retry` decides whether to wait after an error that passes by
+    /// itself.
     ///
     /// # Errors
     /// Those of [`stand_by`](kvstore_core::open::stand_by).
-    pub async fn stand_by(&self, locked: impl FnMut(&Error) + Send) -> Result<Opened> {
-        open::stand_by(&self.store, self.queue.as_ref(), locked).await
+    pub async fn open(&self, retry: impl FnMut(&Error) -> bool + Send) -> Result<Opened> {
+        open::stand_by(&self.store, self.queue.as_ref(), retry).await
     }
 
-    /// Opens the store for reading while another process writes it.
+    /// Opens the store for reading while another process writes it. `retry` decides as in
+    /// [`SharedSettings::open`].
     ///
     /// # Errors
-    /// Those of [`follow`](kvstore_core::open::follow).
-    pub async fn follow(&self) -> Result<Followed> {
-        open::follow(&self.store, self.queue.as_ref()).await
+    /// Those of [`follow_when_reached`](kvstore_core::open::follow_when_reached).
+    pub async fn follow(&self, retry: impl FnMut(&Error) -> bool + Send) -> Result<Followed> {
+        open::follow_when_reached(&self.store, self.queue.as_ref(), retry).await
     }
 
     pub(super) fn read(settings: &mut Settings) -> Option<Self> {

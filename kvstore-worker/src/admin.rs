@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,12 +52,23 @@ pub const PATHS: [&str; 3] = ["/livez", "/readyz", METRICS];
 /// The path of the metrics, one of [`PATHS`].
 pub const METRICS: &str = "/metrics";
 
+/// How far a process is that has not opened its backends yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Start {
+    /// It opens them.
+    #[default]
+    Reading,
+    /// It cannot reach them.
+    Waiting,
+    /// Another process holds the store, and this one takes over when it ends.
+    StandingBy,
+}
+
 /// The health of a process. Cheap to clone; all clones share the state.
 #[derive(Clone, Debug)]
 pub struct Health {
     backends: Arc<OnceLock<Followed>>,
-    /// True while another process holds the store; this one takes over when that one ends.
-    standing_by: Arc<AtomicBool>,
+    start: Arc<Mutex<Start>>,
     draining: Arc<AtomicBool>,
     metrics: Arc<ProcessMetrics>,
     /// Of the worker that is all there is to the process.
@@ -77,7 +88,7 @@ impl Health {
     pub fn starting() -> Self {
         Self {
             backends: Arc::default(),
-            standing_by: Arc::default(),
+            start: Arc::default(),
             draining: Arc::default(),
             metrics: Arc::new(ProcessMetrics::new()),
             worker: Arc::default(),
@@ -97,11 +108,21 @@ impl Health {
     /// has to do, so it is ready: a supervisor that replaces one process by another waits for the
     /// new one to be ready before it stops the old one.
     pub fn stand_by(&self) {
-        self.standing_by.store(true, Ordering::Relaxed);
+        *self.lock_start() = Start::StandingBy;
     }
 
-    fn is_standing_by(&self) -> bool {
-        self.backends.get().is_none() && self.standing_by.load(Ordering::Relaxed)
+    /// Reports that the process waits until it can reach its backends, until [`Health::opened`].
+    pub fn wait(&self) {
+        *self.lock_start() = Start::Waiting;
+    }
+
+    fn lock_start(&self) -> MutexGuard<'_, Start> {
+        self.start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns how far the process is with its start; `None` after [`Health::opened`].
+    fn start(&self) -> Option<Start> {
+        self.backends.get().is_none().then(|| *self.lock_start())
     }
 
     /// Registers further metrics, to be included in `/metrics` from now on.
@@ -149,10 +170,15 @@ impl Health {
             self.metrics().await
         } else if self.is_draining() {
             answer(StatusCode::SERVICE_UNAVAILABLE, "draining")
-        } else if self.is_standing_by() {
-            answer(StatusCode::OK, "standing by")
-        } else if self.backends.get().is_none() {
-            answer(StatusCode::SERVICE_UNAVAILABLE, "starting")
+        } else if let Some(start) = self.start() {
+            match start {
+                Start::Reading => answer(StatusCode::SERVICE_UNAVAILABLE, "starting"),
+                Start::Waiting => {
+                    let word = "starting: the store or its queue cannot be reached yet";
+                    answer(StatusCode::SERVICE_UNAVAILABLE, word)
+                }
+                Start::StandingBy => answer(StatusCode::OK, "standing by"),
+            }
         } else if self.worker.get().is_some_and(Metrics::is_stopped) {
             answer(StatusCode::SERVICE_UNAVAILABLE, "stopped")
         } else if self.backends_answer().await {
@@ -165,7 +191,7 @@ impl Health {
     async fn metrics(&self) -> Response<Bytes> {
         let figures = match self.backends.get() {
             None => Figures {
-                is_up: self.is_standing_by(),
+                is_up: self.start() == Some(Start::StandingBy),
                 ..Figures::default()
             },
             Some(Followed { store, queue }) => {

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use kvstore_core::Error;
 use kvstore_core::open::Opened;
 use kvstore_core::queue::WorkQueue;
 use kvstore_core::worker::{self, Options};
 use kvstore_process::{
-    Failure, Fallback, Program, STORE, Setting, Settings, SharedSettings, Shutdown, within,
+    Failure, Fallback, Program, STORE, Setting, Settings, SharedSettings, Shutdown, Waiting, within,
 };
 use kvstore_worker::Metrics;
 use kvstore_worker::admin::{self, Health};
@@ -106,7 +107,13 @@ fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option<Opti
 /// Opens store and queue, once it is this worker's turn.
 async fn open(shared: &SharedSettings, health: &Health) -> kvstore_core::Result<Opened> {
     let mut stands_by = false;
-    let opened = shared.stand_by(|error| {
+    let mut waiting = Waiting::default();
+    let opened = shared.open(|error| {
+        if !matches!(error, Error::Locked { .. }) {
+            health.wait();
+            waiting.report(error);
+            return true;
+        }
         health.stand_by();
         if !stands_by {
             tracing::info!(holder = %error, "standing by until the folder is free");
@@ -114,6 +121,7 @@ async fn open(shared: &SharedSettings, health: &Health) -> kvstore_core::Result<
             kvstore_process::notify_ready("standing by until the folder is free");
         }
         stands_by = true;
+        true
     });
     let opened = opened.await?;
     if stands_by {

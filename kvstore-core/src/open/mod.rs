@@ -27,6 +27,12 @@ pub use crate::open::url::{StoreUrl, bytes};
 /// How often a standby worker tries to lock the folder.
 const STAND_BY_PERIOD: Duration = Duration::from_millis(50);
 
+/// How often a Redis server that cannot be reached is tried again.
+const REACH_PERIOD: Duration = Duration::from_millis(500);
+
+/// Decides whether to wait and try again after an error that passes by itself.
+type Retry<'a> = &'a mut (dyn FnMut(&Error) -> bool + Send);
+
 /// A store and the queue in front of it, open.
 #[derive(Clone, Debug)]
 pub struct Opened {
@@ -97,29 +103,39 @@ impl From<Opened> for Followed {
 /// [`Error::Config`] if the two cannot be combined; otherwise the backend's: [`Error::Locked`],
 /// [`Error::Corrupt`], [`Error::Unavailable`].
 pub async fn open(store: &StoreUrl, queue: Option<&StoreUrl>) -> Result<Opened> {
-    open_with(store, queue, None).await
+    open_with(store, queue, &mut |_| false).await
 }
 
-/// Opens like [`open`], for a worker that may not be the first: if the queue of a folder is on
-/// Redis, waits until the folder is free and then takes over. `locked` is called for each attempt
-/// that finds it locked. Dropping the future ends the wait.
+/// Opens like [`open`], and waits for what passes by itself: [`Error::Unavailable`] if a Redis
+/// server cannot be reached yet, and [`Error::Locked`] if another process holds a folder whose
+/// queue is on Redis. `retry` is called with each of these errors, and returns true to try again.
+/// Dropping the future ends the wait.
 ///
 /// # Errors
-/// Those of [`open`]; [`Error::Locked`] only for a folder with a queue of its own, to which no
-/// other process can add jobs.
+/// Those of [`open`] that do not pass by themselves, and those for which `retry` returned false. A
+/// folder with a queue of its own, to which no other process can add jobs, is not waited for.
 pub async fn stand_by(
     store: &StoreUrl,
     queue: Option<&StoreUrl>,
-    mut locked: impl FnMut(&Error) + Send,
+    mut retry: impl FnMut(&Error) -> bool + Send,
 ) -> Result<Opened> {
-    open_with(store, queue, Some(&mut locked)).await
+    open_with(store, queue, &mut retry).await
 }
 
-async fn open_with(
-    store: &StoreUrl,
-    queue: Option<&StoreUrl>,
-    locked: Option<&mut (dyn FnMut(&Error) + Send)>,
-) -> Result<Opened> {
+/// Waits before Redis is opened again after `error`.
+///
+/// # Errors
+/// `error` itself, if it does not pass or `retry` returns false.
+async fn wait_after(error: Error, retry: Retry<'_>) -> Result<()> {
+    // To open it again does no harm where it is not known how much of it was done.
+    if !matches!(error, Error::Unavailable { .. } | Error::Unknown { .. }) || !retry(&error) {
+        return Err(error);
+    }
+    tokio::time::sleep(REACH_PERIOD).await;
+    Ok(())
+}
+
+async fn open_with(store: &StoreUrl, queue: Option<&StoreUrl>, retry: Retry<'_>) -> Result<Opened> {
     if let Some(queue) = queue {
         store.check_queue(queue)?;
     }
@@ -136,12 +152,10 @@ async fn open_with(
             let memory = machine::memory_bytes().filter(|_| is_alone);
             let options = target.options(memory);
             // First, so that a wrong setting fails before the wait.
-            let redis = open_queue(queue).await?;
-            let file = match (&redis, locked) {
-                (Some(redis), Some(locked)) => {
-                    open_when_free(&target.folder, &options, redis, locked).await
-                }
-                _ => JsonFile::open(&target.folder, options).await,
+            let redis = open_queue(queue, retry).await?;
+            let file = match &redis {
+                Some(redis) => open_when_free(&target.folder, &options, redis, retry).await,
+                None => JsonFile::open(&target.folder, options).await,
             }?;
             match redis {
                 Some(redis) => with_redis_queue(&file, redis).await,
@@ -152,7 +166,12 @@ async fn open_with(
             }
         }
         Target::Redis(target) => {
-            let redis = Redis::open_at(&target.address, target.options()?).await?;
+            let redis = loop {
+                match Redis::open_at(&target.address, target.options()?).await {
+                    Ok(redis) => break redis,
+                    Err(error) => wait_after(error, retry).await?,
+                }
+            };
             Ok(Opened {
                 store: redis.store(),
                 queue: redis.queue(),
@@ -162,12 +181,14 @@ async fn open_with(
 }
 
 /// Opens the queue at `url`, if it is a Redis URL.
-async fn open_queue(url: Option<&StoreUrl>) -> Result<Option<QueueAlone>> {
+async fn open_queue(url: Option<&StoreUrl>, retry: Retry<'_>) -> Result<Option<QueueAlone>> {
     match url.map(|url| &url.target) {
-        Some(Target::Redis(target)) => {
-            let queue = QueueAlone::open(&target.address, &target.options()?).await?;
-            Ok(Some(queue))
-        }
+        Some(Target::Redis(target)) => loop {
+            match QueueAlone::open(&target.address, &target.options()?).await {
+                Ok(queue) => return Ok(Some(queue)),
+                Err(error) => wait_after(error, retry).await?,
+            }
+        },
         _ => Ok(None),
     }
 }
@@ -178,15 +199,19 @@ async fn open_when_free(
     folder: &Path,
     options: &json_file::Options,
     redis: &QueueAlone,
-    locked: &mut (dyn FnMut(&Error) + Send),
+    retry: Retry<'_>,
 ) -> Result<JsonFile> {
+    let mut waited = false;
     let file = loop {
         match JsonFile::open(folder, options.clone()).await {
-            Err(error @ Error::Locked { .. }) => locked(&error),
+            Err(error @ Error::Locked { .. }) if retry(&error) => waited = true,
             opened => break opened?,
         }
         tokio::time::sleep(STAND_BY_PERIOD).await;
     };
+    if !waited {
+        return Ok(file);
+    }
     let mut was_logged = false;
     while let Err(error) = redis.queue().ping().await {
         if !was_logged {
@@ -223,11 +248,31 @@ async fn with_redis_queue(file: &JsonFile, redis: QueueAlone) -> Result<Opened> 
 /// [`Error::Config`] if the URLs are wrong, or no other process can read the store while it is
 /// open; [`Error::Unavailable`] if a thread cannot be started or the queue is unreachable.
 pub async fn follow(store: &StoreUrl, queue: Option<&StoreUrl>) -> Result<Followed> {
+    follow_with(store, queue, &mut |_| false).await
+}
+
+/// Opens like [`follow`], and waits for a queue that cannot be reached yet as [`stand_by`] does.
+///
+/// # Errors
+/// Those of [`follow`], except for those after which `retry` returned true.
+pub async fn follow_when_reached(
+    store: &StoreUrl,
+    queue: Option<&StoreUrl>,
+    mut retry: impl FnMut(&Error) -> bool + Send,
+) -> Result<Followed> {
+    follow_with(store, queue, &mut retry).await
+}
+
+async fn follow_with(
+    store: &StoreUrl,
+    queue: Option<&StoreUrl>,
+    retry: Retry<'_>,
+) -> Result<Followed> {
     if let Some(queue) = queue {
         store.check_queue(queue)?;
     }
     let folder = store.folder_to_follow()?;
-    let redis = open_queue(queue).await?;
+    let redis = open_queue(queue, retry).await?;
     let reader = JsonReader::open(folder, Arc::new(SystemClock)).await?;
     let store: Arc<dyn Store> = Arc::new(reader.clone());
     let queue: Arc<dyn JobQueue> = match redis {

@@ -16,9 +16,10 @@ use crate::limits::RENUMBER_GAP;
 use crate::model::id::{Partition, PartitionCount, Position, QueueId};
 use crate::redis::address::Address;
 use crate::redis::keys::Keys;
+use crate::redis::link::breaker::{Breakers, Unanswered};
 use crate::redis::link::tls;
 use crate::redis::link::wake::Wake;
-use crate::redis::link::{Resend, Servers};
+use crate::redis::link::{ANSWER_MAX, Resend, Servers};
 use crate::redis::log::Logs;
 use crate::redis::options::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
 use crate::redis::run::durability::Look;
@@ -47,6 +48,7 @@ pub(crate) struct Session {
     /// For changes that give out numbers, each link for some of the partitions. There are several
     /// where changes wait for replicas. A change is sent over its link once.
     numbering: Vec<Servers>,
+    breakers: Breakers,
     /// How many replicas must have a change before it is acknowledged.
     replicas: usize,
     relaxed: bool,
@@ -127,6 +129,7 @@ impl Session {
             }
         }
         Ok(Arc::new(Self {
+            breakers: Breakers::new(&link, partitions),
             numbering,
             replicas: options.wait_replicas,
             relaxed: options.relaxed_durability,
@@ -206,11 +209,27 @@ impl Session {
     /// Runs a command that only reads, or that is harmless to repeat.
     pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
         self.check_open()?;
-        let mut answer = command.query_async(&mut self.link()).await;
-        if is_broken(&answer) {
-            answer = command.query_async(&mut self.link()).await;
-        }
-        answer.map_err(not_reached)
+        let asking = async {
+            let mut answer = command.query_async(&mut self.link()).await;
+            if is_broken(&answer) {
+                answer = command.query_async(&mut self.link()).await;
+            }
+            answer.map_err(not_reached)
+        };
+        self.pass(None, Unanswered::Fails, asking).await
+    }
+
+    /// Lets `call` wait for its answer unless the partition's server is known not to answer.
+    async fn pass<T>(
+        &self,
+        partition: Option<Partition>,
+        unanswered: Unanswered,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let slot = partition.map_or(0, |partition| self.keys.slot(partition));
+        self.breakers
+            .pass(partition, (&self.link, slot), unanswered, call)
+            .await
     }
 
     /// Returns a call of a script for `partition`.
@@ -222,11 +241,14 @@ impl Session {
     pub(crate) async fn read<T: FromRedisValue>(&self, call: &Call) -> Result<T> {
         self.check_open()?;
         let script = self.scripts.of(call);
-        let mut answer = script.invoke_async(&mut self.link()).await;
-        if is_broken(&answer) {
-            answer = script.invoke_async(&mut self.link()).await;
-        }
-        answer.map_err(not_reached)
+        let asking = async {
+            let mut answer = script.invoke_async(&mut self.link()).await;
+            if is_broken(&answer) {
+                answer = script.invoke_async(&mut self.link()).await;
+            }
+            answer.map_err(not_reached)
+        };
+        self.pass(call.partition, Unanswered::Fails, asking).await
     }
 
     /// Runs a script that changes something. `what` names the change, for an error that leaves its
@@ -234,15 +256,28 @@ impl Session {
     pub(crate) async fn change<T: FromRedisValue>(&self, what: &str, call: &Call) -> Result<T> {
         self.check_open()?;
         let script = self.scripts.of(call);
-        script
-            .invoke_async(&mut self.link())
-            .await
-            .map_err(|error| not_changed(what, error))
+        let asking = async {
+            let answer = script.invoke_async(&mut self.link()).await;
+            answer.map_err(|error| not_changed(what, error))
+        };
+        self.pass(call.partition, Unanswered::Waits, asking).await
     }
 
     /// Runs a script that gives out numbers, on a server that was checked since it started. With
     /// `waits`, returns only once the required replicas have the change, too.
     pub(crate) async fn number<T: FromRedisValue>(
+        &self,
+        what: &str,
+        partition: Partition,
+        call: &Call,
+        waits: bool,
+    ) -> Result<T> {
+        let numbering = self.number_on(what, partition, call, waits);
+        self.pass(Some(partition), Unanswered::Waits, numbering)
+            .await
+    }
+
+    async fn number_on<T: FromRedisValue>(
         &self,
         what: &str,
         partition: Partition,
@@ -317,8 +352,12 @@ impl Session {
         pipeline.cmd("SET").arg(barrier).arg("").arg("PX").arg(wait);
         pipeline.cmd("WAIT").arg(self.replicas).arg(wait);
         let mut link = self.link_of(partition);
-        let answers = link.ask(self.keys.slot(partition), &pipeline).await;
-        let Ok([answer, set, count]) = <[Value; 3]>::try_from(answers.map_err(not_reached)?) else {
+        let asking = link.ask(self.keys.slot(partition), &pipeline);
+        let asking = async { asking.await.map_err(not_reached) };
+        let answers = self
+            .pass(Some(partition), Unanswered::Fails, asking)
+            .await?;
+        let Ok([answer, set, count]) = <[Value; 3]>::try_from(answers) else {
             return Ok(None);
         };
         let count: usize = match (set.extract_error(), count.extract_error()) {
@@ -471,6 +510,9 @@ fn nodes(address: &Address, options: &Options) -> Result<Vec<ConnectionInfo>> {
     let mut nodes = address.nodes().to_vec();
     for info in &mut nodes {
         let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+        // A server that has vanished with its machine closes no connection. The next one may lead elsewhere.
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(ANSWER_MAX);
         let mut login = info.redis_settings().clone();
         if let Some(password) = &options.password {
             login = login.set_password(password);
@@ -580,16 +622,21 @@ fn not_opened(address: &Address, error: RedisError) -> Error {
                 .unwrap_or("it is a replica, give the address of its primary")
         ));
     }
-    let what = match error.is_io_error() {
-        true => "cannot be reached",
-        false => "does not answer as it should",
-    };
+    // The client's error names its cause itself, and again as its source. That of a cluster is only a text.
+    let (redis, text) = (address.endpoints(), error.to_string());
+    let refuses = |word| text.to_ascii_lowercase().contains(word);
+    if REFUSALS.into_iter().any(refuses) || !error.is_io_error() && !is_passing(&error) {
+        return Error::Config(format!("Redis at {redis} cannot be used: {text}"));
+    }
     Error::Unavailable {
-        what: format!("Redis at {} {what}", address.endpoints()),
-        // The client's error names its cause itself, and again as its source.
-        source: source(error.to_string()),
+        what: format!("Redis at {redis} cannot be reached"),
+        source: source(text),
     }
 }
+
+/// What an error says that no wait puts right: the login, the certificates or the permissions of a
+/// socket are wrong.
+const REFUSALS: [&str; 3] = ["authentication failed", "certificate", "permission denied"];
 
 /// Returns true if the connection was broken, perhaps for a long time: a new one may work.
 fn is_broken<T>(answer: &RedisResult<T>) -> bool {

@@ -42,8 +42,9 @@ use crate::limits::CLAIM_PERIOD;
 use crate::model::id::{JobId, Partition};
 use crate::queue::{AppliedListener, Claim, WorkQueue, WorkerId};
 use crate::service::join;
-use crate::{JobQueue, Result, Store};
+use crate::{Error, JobQueue, Result, Store};
 
+use crate::worker::backoff::Backoff;
 use crate::worker::partition::{PartitionTask, Until};
 
 /// How long to wait for further changes after a worker has come or gone, before claiming again.
@@ -194,24 +195,30 @@ impl Default for Options {
 /// store nor queue is closed.
 ///
 /// # Errors
-/// Those of [`join`], at once. Later only [`Error::WrongQueue`](crate::Error::WrongQueue), if the
-/// store has switched to another queue, and [`Error::Config`](crate::Error::Config), if the
-/// settings of a server have changed. While a store or queue is down, the worker waits for it.
+/// Those of [`join`], at once. Later only [`Error::WrongQueue`], if the store has switched to another
+/// queue, and [`Error::Config`], if the settings of a server have changed. While a store or queue is
+/// down, the worker waits for it, before it starts as well.
 pub async fn run(
     store: Arc<dyn Store>,
     queue: Arc<dyn WorkQueue>,
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
+    let mut shutdown = pin!(shutdown);
     if options.adopt_queue {
         tracing::warn!(queue = %queue.id(), "the store switches to this queue; jobs that wait in another one are skipped");
-        store.adopt_queue(queue.id()).await?;
     }
-    join(&store, &queue).await?;
-    // The queue of a folder applies jobs on acceptance only if that folder's store applies this
-    // queue.
-    if store.active_queue().await?.is_none() {
-        store.adopt_queue(queue.id()).await?;
+    let mut backoff = Backoff::default();
+    while let Err(error) = start(&*store, &*queue, options.adopt_queue).await {
+        // Each step may be repeated.
+        if !matches!(error, Error::Unavailable { .. } | Error::Unknown { .. }) {
+            return Err(error);
+        }
+        tracing::warn!(error = %in_one_line(&error), "cannot start to work yet");
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            () = sleep(backoff.next()) => {}
+        }
     }
 
     let mut worker = Runner {
@@ -226,7 +233,6 @@ pub async fn run(
     worker
         .queue
         .apply_on_acceptance(worker.options.applied_listener());
-    let mut shutdown = pin!(shutdown);
     let queue = Arc::clone(&worker.queue);
     let claims_changed = async || {
         queue.claims_changed().await;
@@ -249,6 +255,20 @@ pub async fn run(
         }
     };
     ended.and(worker.finish().await)
+}
+
+/// Checks that `store` applies `queue`, and has it do so if it applies none or `adopt` is true.
+async fn start(store: &dyn Store, queue: &dyn WorkQueue, adopt: bool) -> Result<()> {
+    if adopt {
+        store.adopt_queue(queue.id()).await?;
+    }
+    join(store, queue).await?;
+    // The queue of a folder applies jobs on acceptance only if that folder's store applies this
+    // queue.
+    if store.active_queue().await?.is_none() {
+        store.adopt_queue(queue.id()).await?;
+    }
+    Ok(())
 }
 
 struct Runner {

@@ -15,7 +15,11 @@ use kvstore_core::open::{Opened, StoreUrl};
 use kvstore_core::queue::{WorkQueue, WorkerId};
 use kvstore_core::redis::{Options, Redis};
 use kvstore_core::{Error, JobQueue, Key, StoreExt, Value};
-use kvstore_testing::redis::RedisServer;
+use kvstore_testing::redis::{RedisServer, free_port};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Longer than all that is waited for here.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn url(text: String) -> StoreUrl {
     text.parse().unwrap()
@@ -171,6 +175,93 @@ async fn an_unreachable_server_is_named_without_the_password() {
     assert!(!message.contains("hunter2"), "{message}");
 }
 
+#[tokio::test]
+async fn only_what_cannot_be_reached_yet_is_waited_for() {
+    let mut server = RedisServer::start_with(&["--requirepass", "x"]);
+    let refused = url(format!("{}?durability=relaxed", server.url()));
+    let wrong = kvstore_core::open::stand_by(&refused, None, |_| unreachable!()).await;
+    assert!(matches!(&wrong, Err(Error::Config(_))), "{wrong:?}");
+    server.kill();
+
+    // None there, then one that still reads its data, and then one to work with.
+    let loading = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let loading_url = url(format!("redis://{}", loading.local_addr().unwrap()));
+    let answering = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = loading.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut scrap = [0; 1024];
+                while client.read(&mut scrap).await.is_ok_and(|length| length > 0) {
+                    let many = "-LOADING Redis is loading the dataset in memory\r\n".repeat(8);
+                    client.write_all(many.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    let node = free_port().to_string();
+    let kept = ["--appendonly", "yes", "--appendfsync", "always"];
+    let alone = [&kept[..], &["--cluster-enabled", "yes", "--port", &node]].concat();
+    let _unformed = RedisServer::start_with(&alone);
+    let unformed_url = url(format!("redis+cluster://127.0.0.1:{node}"));
+    let unknown_url = url("redis://kvstore.invalid".to_owned());
+    let absent_url = url(server.url());
+    for store in [&absent_url, &loading_url, &unformed_url, &unknown_url] {
+        let mut tries = 0;
+        let given_up = kvstore_core::open::stand_by(store, None, |_| {
+            tries += 1;
+            tries < 2
+        });
+        let given_up = given_up.await;
+        let reason = given_up.map(drop).unwrap_err();
+        assert!(
+            matches!(reason, Error::Unavailable { .. }),
+            "{store}: {reason}"
+        );
+        assert_eq!(tries, 2, "{store}: {reason}");
+    }
+    answering.abort();
+
+    let waiting = tokio::spawn(async move { kvstore_core::open::stand_by(&absent_url, None, |_| true).await });
+    server.kill_and_start();
+    let opened = waiting.await.unwrap().unwrap();
+    opened.store.set("a", &1).await.unwrap();
+    opened.close().await.unwrap();
+}
+
+/// As many calls as would take an hour if each of them waited for a silent server.
+const CALLS: usize = 1000;
+
+#[tokio::test]
+async fn calls_to_a_server_that_is_known_to_be_silent_fail_at_once() {
+    let server = RedisServer::start();
+    let redis = open(&server, Options::default()).await.unwrap();
+    let (store, queue) = (redis.store(), redis.queue());
+    store.set("a", &1).await.unwrap();
+    server.pause(true);
+    let failing = async {
+        for _ in 0..CALLS {
+            let read = store.get_as::<i32>("a").await;
+            assert!(matches!(read, Err(Error::Unavailable { .. })), "{read:?}");
+            // Not sent, so it is known that it has not happened.
+            let written = queue.enqueue(vec![set("b")]).await.pop().unwrap();
+            assert!(
+                matches!(written, Err(Error::Unavailable { .. })),
+                "{written:?}"
+            );
+            store.ping().await.unwrap_err();
+        }
+    };
+    tokio::time::timeout(PATIENCE, failing).await.unwrap();
+    server.pause(false);
+    let answered = async {
+        while store.get_as::<i32>("a").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        queue.enqueue(vec![set("b")]).await.pop().unwrap().unwrap();
+    };
+    tokio::time::timeout(PATIENCE, answered).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_opens_store_and_queue_with_its_parameters() {
     let server = RedisServer::start_with(&["--requirepass", "se cret"]);
@@ -322,7 +413,7 @@ async fn a_standby_takes_the_folder_when_its_holder_releases_it() {
     let waiting = tokio::spawn({
         let (store, queue) = (store.clone(), queue.clone());
         async move {
-            let locked = |error: &Error| drop(told.send(error.to_string()));
+            let locked = |error: &Error| told.send(error.to_string()).is_ok();
             kvstore_core::open::stand_by(&store, Some(&queue), locked).await
         }
     });

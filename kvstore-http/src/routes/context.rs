@@ -1,13 +1,14 @@
 //! What all requests share, and the context of one request's handler.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use kvstore_core::Service;
+use kvstore_core::service::ServiceOptions;
 use kvstore_worker::admin::Health;
 
 use super::watch::WatchSlots;
@@ -29,7 +30,8 @@ pub(crate) const BODIES_BYTES_MAX: usize = 8 << 20;
 /// State that all requests share.
 #[derive(Debug)]
 pub(crate) struct App {
-    pub(crate) service: Service,
+    /// Set once the store is open.
+    pub(crate) service: Arc<OnceLock<Service>>,
     pub(crate) options: Options,
     pub(crate) health: Health,
     pub(crate) metrics: ServerMetrics,
@@ -45,7 +47,8 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(service: Service, mut options: Options, health: Health) -> Self {
+    /// Creates what requests share on a service with `limits` that is not open yet.
+    pub(crate) fn new(limits: &ServiceOptions, mut options: Options, health: Health) -> Self {
         let in_flight_bytes = InFlight::bytes_max(options.in_flight_bytes_max);
         options.in_flight_bytes_max = Some(in_flight_bytes);
         let in_flight = InFlight::new(in_flight_bytes);
@@ -54,13 +57,9 @@ impl App {
             in_flight,
             watchers: WatchSlots::new(options.watchers_max),
             places: Places::new(options.connections_max),
-            openapi: openapi::document(&options, service.options())
-                .to_string()
-                .into(),
-            limits: openapi::limits(&options, service.options())
-                .to_string()
-                .into(),
-            service,
+            openapi: openapi::document(&options, limits).to_string().into(),
+            limits: openapi::limits(&options, limits).to_string().into(),
+            service: Arc::default(),
             options,
             health,
         }
@@ -98,12 +97,13 @@ pub(crate) struct Context<'a> {
 impl<'a> Context<'a> {
     pub(super) fn new(
         app: &'a App,
+        service: &'a Service,
         phase: &'a Arc<Phase>,
         rare: &'a HeaderMap,
         access: Access,
     ) -> Self {
         Self {
-            service: &app.service,
+            service,
             options: &app.options,
             health: &app.health,
             watchers: &app.watchers,

@@ -65,7 +65,10 @@ async fn dispatch(
             _ => Err(problem),
         };
     }
-    let context = &Context::new(app, phase, rare, access);
+    let Some(service) = app.service.get() else {
+        return starting(app, route, parts).await;
+    };
+    let context = &Context::new(app, service, phase, rare, access);
     // hyper sends only the head of an answer to HEAD.
     let method = match &parts.method {
         &Method::HEAD => &Method::GET,
@@ -76,7 +79,9 @@ async fn dispatch(
         (Route::Probe | Route::Metrics, _) if !context.options.admin_routes => {
             Err(Problem::no_route())
         }
-        (Route::Probe | Route::Metrics, &Method::GET) => service::admin(context, parts).await,
+        (Route::Probe | Route::Metrics, &Method::GET) => {
+            service::admin(context.health, parts).await
+        }
         (Route::Problems, &Method::GET) => Ok(problems::index()),
         (Route::Problem(name), &Method::GET) => problems::page(name).ok_or_else(Problem::no_route),
         (Route::OpenApi, &Method::GET) => Ok(docs::openapi(context)),
@@ -108,6 +113,20 @@ async fn dispatch(
         // Includes OPTIONS.
         (Route::Entry(_), _) => Err(Problem::method_not_allowed(route.allow()).patchable()),
         (route, _) => Err(Problem::method_not_allowed(route.allow())),
+    }
+}
+
+/// Answers a request that comes before the store is open.
+async fn starting(app: &App, route: Route<'_>, parts: &Parts) -> Result<Reply> {
+    let problem = || {
+        let detail = "the service is starting: its store cannot be used yet";
+        Problem::unavailable(Kind::Unavailable, detail)
+    };
+    match route {
+        Route::Probe | Route::Metrics if !app.options.admin_routes => Err(Problem::no_route()),
+        Route::Probe | Route::Metrics => service::admin(&app.health, parts).await,
+        Route::Watch => watch::put_off(parts, problem()),
+        _ => Err(problem()),
     }
 }
 

@@ -3,6 +3,7 @@
 use hyper::header::{CACHE_CONTROL, HeaderValue, VARY};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
+use kvstore_worker::admin::Health;
 use serde_json::json;
 
 use super::context::Context;
@@ -66,8 +67,8 @@ fn description(context: &Context<'_>, parts: &Parts) -> Reply {
 }
 
 /// Answers `GET /livez`, `GET /readyz` and `GET /metrics` like the separate admin listener.
-pub(super) async fn admin(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
-    let answer = context.health.respond(&Method::GET, parts.uri.path()).await;
+pub(super) async fn admin(health: &Health, parts: &Parts) -> Result<Reply> {
+    let answer = health.respond(&Method::GET, parts.uri.path()).await;
     let answer = answer.ok_or_else(Problem::no_route)?;
     Ok(answer.map(Body::Whole))
 }

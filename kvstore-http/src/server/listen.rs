@@ -168,6 +168,24 @@ impl Listeners {
         Self { listeners, next: 0 }
     }
 
+    /// Returns the places where they listen.
+    ///
+    /// # Errors
+    /// Those of [`Listener::endpoint`].
+    pub fn endpoints(&self) -> io::Result<Vec<Endpoint>> {
+        self.listeners.iter().map(Listener::endpoint).collect()
+    }
+
+    /// Returns the same as text, with commas in between.
+    ///
+    /// # Errors
+    /// Those of [`Listener::endpoint`].
+    pub fn address(&self) -> io::Result<String> {
+        let endpoints = self.endpoints()?;
+        let texts: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
+        Ok(texts.join(", "))
+    }
+
     /// Accepts the next connection, and returns it with the address of its listener.
     pub(super) async fn accept(&mut self) -> io::Result<(Stream, Option<IpAddr>)> {
         poll_fn(|cx| {

@@ -21,6 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kvstore_core::Service;
+use kvstore_core::service::ServiceOptions;
 use kvstore_worker::admin::Health;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -56,29 +57,55 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let health = Health::new(Arc::clone(service.store()), Arc::clone(service.queue()));
-    serve_with_health(listeners, service, options, health, shutdown).await
+    let limits = service.options().clone();
+    let opening = std::future::ready(io::Result::Ok(service));
+    serve_when_open(listeners, opening, &limits, options, health, shutdown).await
 }
 
-/// Serves like [`serve`], in a process that also answers probes elsewhere: the server registers its
-/// metrics with `health` and drains it.
+/// Serves like [`serve`] what `opening` returns. Requests that come before are answered 503, except
+/// for probes, which `health` answers: a process may have another listener for them. `limits` are
+/// the options of the service.
 ///
 /// # Errors
-/// Those of [`serve`].
-pub async fn serve_with_health(
+/// Those of [`serve`] and of `opening`.
+pub async fn serve_when_open<E: From<io::Error>>(
     listeners: impl Into<Listeners>,
-    service: Service,
+    opening: impl Future<Output = Result<Service, E>>,
+    limits: &ServiceOptions,
     options: Options,
     health: Health,
     shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+) -> Result<(), E> {
     options
         .check()
         .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
     let mut listeners = listeners.into();
-    let mut server = Server::new(App::new(service, options, health));
+    let mut server = Server::new(App::new(limits, options, health));
     let drain_delay = server.app.options.drain_delay;
+    let service = Arc::clone(&server.app.service);
+    let opening = async {
+        // Nothing else sets it.
+        let _ = service.set(opening.await?);
+        Ok::<_, E>(())
+    };
+    let serving = async {
+        let mut opening = pin!(opening);
+        match timeout(BACKLOG_WAIT, &mut opening).await {
+            Ok(opened) => opened?,
+            Err(_) => {
+                let address = listeners.address()?;
+                tracing::info!(address, "starting: requests are answered 503 for now");
+                tokio::select! {
+                    opened = opening => opened?,
+                    () = server.accept(&mut listeners) => {}
+                }
+            }
+        }
+        server.accept(&mut listeners).await;
+        Ok::<_, E>(())
+    };
     tokio::select! {
-        () = server.accept(&mut listeners) => {}
+        served = serving => served?,
         () = shutdown => {}
     }
     tracing::info!("draining: no longer ready");
@@ -247,10 +274,12 @@ impl Server {
     async fn drain(mut self) {
         let drain_timeout = self.app.options.drain_timeout;
         self.app.places.close_all();
-        let service = self.app.service.clone();
+        let service = Arc::clone(&self.app.service);
         let waits = async {
             tokio::time::sleep(drain_timeout / 2).await;
-            service.end_waits();
+            if let Some(service) = service.get() {
+                service.end_waits();
+            }
         };
         let finish = async {
             let ended = async { while self.connections.join_next().await.is_some() {} };
@@ -269,6 +298,10 @@ impl Server {
         }
     }
 }
+
+/// How long connections wait in the backlog while the store is opened. Where it takes longer, a
+/// prompt 503 serves them better.
+const BACKLOG_WAIT: Duration = Duration::from_secs(1);
 
 /// Maximum number of bytes read ahead of a handler on each connection.
 const BUFFER_BYTES: usize = 64 << 10;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kvstore_testing::client::{Connection, Reply, Request, request};
-use kvstore_testing::process::{Process, worker_command};
+use kvstore_testing::process::{Process, run, run_command, worker_command};
 use kvstore_testing::redis::RedisServer;
 
 const CLIENTS: usize = 12;
@@ -176,6 +176,109 @@ async fn servers_and_workers_on_one_redis_lose_nothing_when_some_are_killed() {
             .expect("no wrong answer");
     }
     assert_eq!(acknowledged.load(Ordering::Relaxed), all);
+}
+
+#[tokio::test]
+async fn server_and_worker_wait_for_a_redis_that_is_not_there_yet() {
+    let mut redis = RedisServer::start();
+    redis.kill();
+    let store = redis.url();
+    let server = Process::launch(&["--store", &store, "--worker", "none"]);
+    let worker_args = ["--store", &store, "--admin-listen", "127.0.0.1:0"];
+    let worker = Process::launch_command(worker_command(&worker_args));
+    let address = server.logged_address("starting: requests are answered 503 for now");
+    let admin = worker.logged_address("answering probes");
+    for process in [&server, &worker] {
+        let line = process.logged("waiting until store and queue can be reached");
+        let reason = line["reason"].as_str().unwrap();
+        assert!(reason.contains(redis.socket().to_str().unwrap()), "{line}");
+    }
+    let put = request("PUT", "/v1/kv/a").body("1").header("prefer", WAIT);
+    for address in [address, admin] {
+        let mut connection = Connection::open(address).await;
+        let reply = connection.ask(&request("GET", "/livez")).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let reply = connection.ask(&request("GET", "/readyz")).await;
+        let reason = &reply.json()["status"];
+        assert_eq!(reply.status, 503, "{reply:?}");
+        assert!(
+            reason.as_str().unwrap().contains("cannot be reached yet"),
+            "{reply:?}"
+        );
+    }
+    let mut connection = Connection::open(address).await;
+    for refused in [
+        &put,
+        &request("GET", "/get/a"),
+        &request("GET", "/v1/watch"),
+    ] {
+        let reply = connection.ask(refused).await;
+        assert_eq!(reply.status, 503, "{reply:?}");
+        assert!(reply.header("retry-after").is_some(), "{reply:?}");
+    }
+
+    redis.restart();
+    let server = server.serves();
+    assert_eq!(server.address, address);
+    // The connection of before serves on.
+    assert_eq!(connection.ask(&put).await.status, 201);
+    for address in [address, admin] {
+        let reply = Connection::open(address)
+            .await
+            .ask(&request("GET", "/readyz"))
+            .await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn neither_waits_for_a_redis_that_refuses_it() {
+    let redis = RedisServer::start();
+    redis.ask(&["CONFIG", "SET", "requirepass", "x"]);
+    let args = ["--store", &redis.url()];
+    for refused in [run(&args, &[]), run_command(&mut worker_command(&args))] {
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        let line = refused.stderr.last().unwrap();
+        assert!(line.starts_with("error: "), "{refused:?}");
+        assert!(line.contains("cannot be used"), "{refused:?}");
+    }
+}
+
+/// As many requests as would take an hour if each of them waited for a Redis that hangs.
+const REQUESTS: usize = 1000;
+
+#[tokio::test]
+async fn requests_fail_at_once_while_redis_hangs() {
+    let redis = RedisServer::start();
+    let server = Process::start(&["--store", &redis.url(), "--worker", "none"]);
+    redis.pause(true);
+    let asked = async {
+        let mut connection = Connection::open(server.address).await;
+        for number in 0..REQUESTS {
+            let reply = match number % 2 {
+                0 => connection.ask(&request("GET", "/v1/kv/a")).await,
+                _ => connection.ask(&request("PUT", "/v1/kv/a").body("1")).await,
+            };
+            assert_eq!(reply.status, 503, "{reply:?}");
+            assert!(reply.header("retry-after").is_some(), "{reply:?}");
+        }
+        assert_eq!(connection.ask(&request("GET", "/livez")).await.status, 200);
+        assert_eq!(connection.ask(&request("GET", "/readyz")).await.status, 503);
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap();
+    // A warning for each second at most, not for each request.
+    let warnings = server.count_logged("a request failed");
+    assert!((1..REQUESTS / 10).contains(&warnings), "{warnings}");
+    redis.pause(false);
+    let answered = async {
+        let mut connection = Connection::open(server.address).await;
+        while connection.ask(&request("GET", "/readyz")).await.status != 200 {}
+        let put = request("PUT", "/v1/kv/a")
+            .body("1")
+            .header("prefer", "respond-async");
+        assert_eq!(connection.ask(&put).await.status, 202);
+    };
+    tokio::time::timeout(PATIENCE, answered).await.unwrap();
 }
 
 #[tokio::test]

@@ -121,20 +121,25 @@ fn failed(mut command: Command, context: &str) -> String {
 }
 
 #[test]
-fn password_is_kept_by_a_failed_start_whose_error_names_the_server_once() {
+fn password_is_kept_by_a_wait_for_a_server_that_is_named_once() {
     for (password, encoded) in passwords().map(|it| (it.clone(), encoded(&it))).step_by(3) {
         for url in [
             format!("redis://:{encoded}@127.0.0.1:1"),
             format!("redis+cluster://:{encoded}@127.0.0.1:1"),
         ] {
             for program in [server_command, worker_command] {
-                let mut program = program(&["--store", &url]);
-                program.env("KVSTORE_LISTEN", "127.0.0.1:0");
-                let said = failed(program, &password);
-                let error = said.lines().find(|line| line.starts_with("error: "));
-                let error = error.unwrap();
-                assert_eq!(error.matches("127.0.0.1:1").count(), 1, "{error}");
-                assert_eq!(error.matches("refused").count(), 1, "{error}");
+                let program = program(&["--store", &url, "--log", "trace"]);
+                let mut process = Process::launch_command(program);
+                let waits = process.logged("waiting until store and queue can be reached");
+                let reason = waits["reason"].as_str().unwrap();
+                assert_eq!(reason.matches("127.0.0.1:1").count(), 1, "{reason}");
+                assert_eq!(reason.matches("refused").count(), 1, "{reason}");
+                assert_kept(reason, &password);
+                process.signal("TERM");
+                assert!(process.ended().success());
+                for entry in process.whole_log() {
+                    assert_kept(&entry.to_string(), &password);
+                }
             }
         }
     }

@@ -77,6 +77,39 @@ async fn supervisor_learns_when_the_server_serves_and_that_it_was_asked_to_end()
 }
 
 #[test]
+fn supervisor_allows_for_a_wait_and_is_not_told_that_the_process_is_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut redis = RedisServer::start();
+    redis.kill();
+    for mut program in [
+        server_command(&["--store", &redis.url()]),
+        worker_command(&["--store", &redis.url()]),
+    ] {
+        let socket = folder
+            .path()
+            .join(program.get_program().to_str().unwrap().replace('/', "_"));
+        let supervisor = Supervisor::bind(&socket);
+        program.env("NOTIFY_SOCKET", &socket);
+        let mut process = Process::launch_command(program);
+        for _ in 0..2 {
+            let notice = supervisor.notice();
+            assert!(notice[0].starts_with("EXTEND_TIMEOUT_USEC="), "{notice:?}");
+            assert!(
+                notice[1].starts_with("STATUS=waiting: Redis at "),
+                "{notice:?}"
+            );
+        }
+        redis.restart();
+        let ready = std::iter::repeat_with(|| supervisor.notice());
+        let ready = ready.skip_while(|notice| notice[0].starts_with("EXTEND"));
+        assert_eq!(ready.take(1).last().unwrap()[0], "READY=1");
+        process.signal("TERM");
+        assert_eq!(process.ended().code(), Some(0));
+        redis.kill();
+    }
+}
+
+#[test]
 fn supervisor_learns_of_a_worker_that_works_or_stands_by() {
     let folder = tempfile::tempdir().unwrap();
     let (store, redis) = (url(folder.path()), RedisServer::start());

@@ -60,6 +60,10 @@ async fn a_process_that_stands_by_is_ready_and_one_that_starts_is_not() {
     assert_eq!(ask(&health, "/readyz").await, said(503, "starting"));
     assert_eq!(ask(&health, "/livez").await, said(200, "alive"));
     assert_eq!(metric(&health, "kvstore_up").await.unwrap(), "0");
+    health.wait();
+    let reason = "starting: the store or its queue cannot be reached yet";
+    assert_eq!(ask(&health, "/readyz").await, said(503, reason));
+    assert_eq!(ask(&health, "/livez").await, said(200, "alive"));
     health.stand_by();
     assert_eq!(ask(&health, "/readyz").await, said(200, "standing by"));
     assert_eq!(metric(&health, "kvstore_up").await.unwrap(), "1");

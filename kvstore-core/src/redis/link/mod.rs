@@ -1,6 +1,7 @@
 //! [`Servers`]: one server or the primaries of a cluster, behind one type that sends commands. It
 //! knows nothing of partitions, scripts or the meaning of an answer; see `session.rs` for those.
 
+pub(crate) mod breaker;
 mod server;
 pub(crate) mod tls;
 pub(crate) mod wake;
@@ -21,7 +22,7 @@ use crate::redis::link::tls::Certificates;
 
 /// How long a server may take to answer. A batch that waits for a slow disk needs time; past this
 /// limit its result is unknown.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// How long connecting may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);

@@ -58,6 +58,8 @@ scripts! {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) script: Script,
+    /// The partition that it is about, if that is one.
+    pub(crate) partition: Option<Partition>,
     pub(crate) keys: Vec<Vec<u8>>,
     pub(crate) arguments: Vec<Vec<u8>>,
 }
@@ -66,6 +68,7 @@ impl Call {
     pub(crate) fn new(script: Script) -> Self {
         Self {
             script,
+            partition: None,
             keys: Vec::new(),
             arguments: Vec::new(),
         }
@@ -75,7 +78,11 @@ impl Call {
     pub(crate) fn of(script: Script, keys: &Keys, partition: Partition) -> Self {
         let (_, _, names) = ALL[script as usize];
         let keys = names.iter().map(|name| keys.of(partition, name));
-        Self::new(script).key(keys.collect::<Vec<_>>())
+        let call = Self {
+            partition: Some(partition),
+            ..Self::new(script)
+        };
+        call.key(keys.collect::<Vec<_>>())
     }
 
     pub(crate) fn key(mut self, key: impl ToRedisArgs) -> Self {
