@@ -53,15 +53,15 @@ async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(),
         health.drain();
     };
     let opened = OnceCell::new();
-    let ended = serve_and_work(
+    let serving = serve_and_work(
         Listeners::new(listeners),
         &opened,
         &shared,
         own,
         &health,
         until,
-    )
-    .await;
+    );
+    let ended = Box::pin(serving).await;
     match opened.get() {
         // In every case: closing brings the files up to date and releases the folder.
         Some(opened) => {

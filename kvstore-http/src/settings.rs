@@ -38,6 +38,7 @@ pub(crate) const PROGRAM: Program = Program {
         WAIT_MAX,
         VISIBLE_WAIT,
         IDEMPOTENCY_WINDOW,
+        IDEMPOTENCY_MINIMUM,
         HEAD_TIMEOUT,
         BODY_TIMEOUT,
         REQUEST_TIMEOUT,
@@ -199,6 +200,11 @@ const IDEMPOTENCY_WINDOW: Setting = span(
     "idempotency-window",
     "24h",
     "How long an idempotency key is remembered",
+);
+const IDEMPOTENCY_MINIMUM: Setting = span(
+    "idempotency-minimum",
+    "1h",
+    "How long of that is guaranteed when there are too many keys; then it makes room for another",
 );
 const HEAD_TIMEOUT: Setting = span(
     "head-timeout",
@@ -458,9 +464,11 @@ fn read_service(settings: &mut Settings) -> Option<ServiceOptions> {
     let value_bytes_max = settings.get(&VALUE_BYTES_MAX, within(SIZES, bytes));
     let visible_wait = settings.get(&VISIBLE_WAIT, within(SPANS, duration));
     let idempotency_window = settings.get(&IDEMPOTENCY_WINDOW, within(TIMEOUTS, duration));
+    let idempotency_minimum = settings.get(&IDEMPOTENCY_MINIMUM, within(SPANS, duration));
     Some(ServiceOptions {
         value_bytes_max: usize::try_from(value_bytes_max?).ok()?,
         idempotency_window: idempotency_window?,
+        idempotency_minimum: idempotency_minimum?,
         visible_wait: visible_wait?,
     })
 }

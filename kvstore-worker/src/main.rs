@@ -44,7 +44,7 @@ const ACCEPT_GAP: Setting = Setting {
 };
 
 /// Settings of `kvstore-http`, which may be set for both programs of an image or a pod.
-const SERVER_FLAGS: [&str; 29] = [
+const SERVER_FLAGS: [&str; 30] = [
     "listen",
     "socket-mode",
     "tls-cert",
@@ -66,6 +66,7 @@ const SERVER_FLAGS: [&str; 29] = [
     "wait-max",
     "visible-wait",
     "idempotency-window",
+    "idempotency-minimum",
     "head-timeout",
     "body-timeout",
     "request-timeout",

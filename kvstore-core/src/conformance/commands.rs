@@ -372,6 +372,7 @@ pub async fn a_retried_add_counts_once_and_is_answered_alike(harness: &dyn Queue
         idempotency: Some(Idempotency {
             key: "request".into(),
             window: SOON,
+            minimum: SOON,
         }),
         keep_outcome: true,
         ..NewJob::new(Operation::add(key.clone(), 1).into())

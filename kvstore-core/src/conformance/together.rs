@@ -442,6 +442,7 @@ pub async fn a_request_sent_again_has_one_effect(harness: &dyn QueueHarness) {
         idempotency: Some(Idempotency {
             key: "request".into(),
             window: SOON,
+            minimum: SOON,
         }),
         ..traced(&key, "1")
     };

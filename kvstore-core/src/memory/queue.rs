@@ -488,6 +488,7 @@ mod tests {
             idempotency: Some(Idempotency {
                 key: "once".to_owned(),
                 window: Duration::from_secs(60),
+                minimum: Duration::from_secs(60),
             }),
             ..set("k", 1)
         };

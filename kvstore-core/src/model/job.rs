@@ -16,6 +16,9 @@ pub struct Idempotency {
     pub key: String,
     /// How long it is remembered.
     pub window: std::time::Duration,
+    /// How long of that is guaranteed: behind it the key makes room for others, where keys are
+    /// bounded.
+    pub minimum: std::time::Duration,
 }
 
 /// A write on its way into the queue.

@@ -11,7 +11,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result, Subject, Unit};
-use crate::limits::{IDEMPOTENCY_WINDOW_DEFAULT, PAGE_VALUE_BYTES_MAX, VALUE_BYTES_DEFAULT};
+use crate::limits::{
+    IDEMPOTENCY_MINIMUM_DEFAULT, IDEMPOTENCY_WINDOW_DEFAULT, PAGE_VALUE_BYTES_MAX,
+    VALUE_BYTES_DEFAULT,
+};
 use crate::model::command::{Action, Command};
 use crate::model::entry::Entry;
 use crate::model::id::JobId;
@@ -30,6 +33,8 @@ pub struct ServiceOptions {
     pub value_bytes_max: usize,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
+    /// How long it is remembered at least, where the bound on their number is reached.
+    pub idempotency_minimum: Duration,
     /// How long a read waits for the write that its sync token names.
     pub visible_wait: Duration,
 }
@@ -39,6 +44,7 @@ impl Default for ServiceOptions {
         Self {
             value_bytes_max: VALUE_BYTES_DEFAULT,
             idempotency_window: IDEMPOTENCY_WINDOW_DEFAULT,
+            idempotency_minimum: IDEMPOTENCY_MINIMUM_DEFAULT,
             visible_wait: Duration::from_secs(5),
         }
     }
@@ -235,7 +241,7 @@ impl Service {
             .map_or(longest, |window| window.min(longest));
         let idempotency = request
             .idempotency_key
-            .map(|key| Idempotency { key, window });
+            .map(|key| self.idempotency(key, window));
         let job = NewJob {
             command: request.command,
             keep_outcome: request.keep_outcome || !request.wait.is_zero() || idempotency.is_some(),
@@ -253,6 +259,14 @@ impl Service {
             replayed: accepted.replayed,
             state,
         })
+    }
+
+    fn idempotency(&self, key: String, window: Duration) -> Idempotency {
+        Idempotency {
+            key,
+            window,
+            minimum: self.options.idempotency_minimum,
+        }
     }
 
     fn check_sizes(&self, command: &Command) -> Result<()> {
@@ -429,12 +443,11 @@ impl Service {
         let job = NewJob {
             command: dead.command,
             keep_outcome: true,
-            idempotency: Some(Idempotency {
-                // No request has such a key: its second line is a key of an entry, and those are
-                // never empty.
-                key: format!("retry\n\n{id}"),
-                window: self.options.idempotency_window,
-            }),
+            // No request has such a key: its second line is a key of an entry, and those are never
+            // empty.
+            idempotency: Some(
+                self.idempotency(format!("retry\n\n{id}"), self.options.idempotency_window),
+            ),
             traceparent: None,
         };
         let answer = (*self.queue).enqueue(vec![job]).await.pop();

@@ -50,6 +50,7 @@ mod json_file_applying {
         a_key_is_remembered_through_completion_and_restart
         a_key_is_forgotten_after_its_window
         keys_are_bounded_in_number
+        a_key_makes_room_for_others_after_its_minimum
     }
     kvstore_core::__conformance_cases! { Applying::new(), together:
         many_workers_and_producers_keep_every_order

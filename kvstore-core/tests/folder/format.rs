@@ -91,6 +91,7 @@ fn repeatable_job() -> NewJob {
         idempotency: Some(Idempotency {
             key: "once".into(),
             window: Duration::from_secs(86_400),
+            minimum: Duration::from_secs(86_400),
         }),
         keep_outcome: true,
         ..job("waiting:2", "2")

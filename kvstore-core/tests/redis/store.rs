@@ -221,7 +221,10 @@ async fn only_what_cannot_be_reached_yet_is_waited_for() {
     }
     answering.abort();
 
-    let waiting = tokio::spawn(async move { kvstore_core::open::stand_by(&absent_url, None, |_| true).await });
+    let waiting =
+        tokio::spawn(
+            async move { kvstore_core::open::stand_by(&absent_url, None, |_| true).await },
+        );
     server.kill_and_start();
     let opened = waiting.await.unwrap().unwrap();
     opened.store.set("a", &1).await.unwrap();

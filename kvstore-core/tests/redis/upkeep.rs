@@ -41,6 +41,7 @@ fn keyed(number: usize) -> NewJob {
         idempotency: Some(Idempotency {
             key: format!("request {number}"),
             window: Duration::from_secs(60),
+            minimum: Duration::from_secs(60),
         }),
         ..NewJob::new(Command::One(Operation::set(key, value)))
     }

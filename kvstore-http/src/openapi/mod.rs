@@ -87,6 +87,7 @@ pub(crate) fn limits(options: &Options, service: &ServiceOptions) -> Value {
         "wait_seconds": options.wait_max.as_secs(),
         "visible_wait_seconds": service.visible_wait.as_secs_f64(),
         "idempotency_window_seconds": service.idempotency_window.as_secs(),
+        "idempotency_minimum_seconds": service.idempotency_minimum.as_secs(),
         "changes_kept": CHANGES_MAX,
         "watchers": options.watchers_max,
         "connections": options.connections_max,

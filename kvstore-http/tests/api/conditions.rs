@@ -1,5 +1,7 @@
 //! §6: conditions and idempotency.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::server::{Server, Setup};
@@ -352,17 +354,38 @@ async fn idempotency_key_is_forgotten_after_a_shorter_window_that_it_asks_for() 
     assert_eq!(ask("\"usual\"").await, 2);
     // No one asks for more than the setting grants.
     assert_eq!(ask("\"long\";window=999999999").await, 3);
-    server.clock.advance(std::time::Duration::from_secs(59));
+    server.clock.advance(Duration::from_secs(59));
     assert_eq!(ask("\"short\";window=60").await, 1, "it is the same job");
-    server.clock.advance(std::time::Duration::from_secs(1));
+    server.clock.advance(Duration::from_secs(1));
     assert_eq!(ask("\"short\";window=60").await, 4, "it is another");
     assert_eq!(ask("\"usual\"").await, 2);
-    server
-        .clock
-        .advance(std::time::Duration::from_secs(24 * 60 * 60 - 61));
+    server.clock.advance(Duration::from_secs(24 * 60 * 60 - 61));
     assert_eq!(ask("\"long\"").await, 3);
-    server.clock.advance(std::time::Duration::from_secs(1));
+    server.clock.advance(Duration::from_secs(1));
     assert_eq!(ask("\"long\"").await, 5);
     let wrong = server.ask(&add("\"a\";window=0")).await;
     assert_eq!(wrong.status, 400);
+}
+
+#[tokio::test]
+async fn idempotency_keys_make_room_for_others_after_their_minimum_and_not_before() {
+    let mut setup = Setup::default();
+    setup.queue.idempotency_keys_max = 1;
+    setup.service.idempotency_minimum = Duration::from_secs(60);
+    let server = Server::start_with(setup).await;
+    let add = |key: &str| request("POST", "/v1/kv/n?add=1").header("idempotency-key", key);
+    assert_eq!(server.ask(&add("first")).await.status, 201);
+    let refused = server.ask(&add("second")).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(refused.header("retry-after"), Some("60"));
+    let replayed = server.ask(&add("first")).await;
+    assert_eq!(replayed.header("idempotency-replayed"), Some("true"));
+    server.clock.advance(Duration::from_secs(60));
+    let accepted = server.ask(&add("second")).await;
+    assert_eq!(
+        (accepted.status, &accepted.json()["value"]),
+        (200, &2.into())
+    );
+    let refused = server.ask(&add("first")).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
 }

@@ -18,6 +18,7 @@ fn keyed(name: &str, command: Command) -> NewJob {
         idempotency: Some(Idempotency {
             key: name.into(),
             window: WINDOW,
+            minimum: WINDOW,
         }),
         keep_outcome: true,
         ..NewJob::new(command)
@@ -153,6 +154,7 @@ pub async fn a_key_is_forgotten_after_its_window(harness: &dyn QueueHarness) {
         idempotency: Some(Idempotency {
             key: "request".into(),
             window: 2 * SHORT,
+            minimum: 2 * SHORT,
         }),
         ..NewJob::new(set_command(&key("a"), text))
     };
@@ -222,4 +224,50 @@ pub async fn keys_are_bounded_in_number(harness: &dyn QueueHarness) {
     }
     move_clock(harness, WINDOW + SHORT).await;
     accept(&harness.queue(bounds).await, numbered(3)).await;
+}
+
+pub async fn a_key_makes_room_for_others_after_its_minimum(harness: &dyn QueueHarness) {
+    let bounds = QueueBounds {
+        idempotency_keys: 2,
+        ..QueueBounds::default()
+    };
+    let queue = harness.queue(bounds).await;
+    let numbered = |number: u64, minimum| {
+        let mut job = keyed(
+            &number.to_string(),
+            set_command(&key("a"), &number.to_string()),
+        );
+        if let Some(idempotency) = &mut job.idempotency {
+            idempotency.minimum = minimum;
+        }
+        job
+    };
+    let guaranteed = accept(&queue, numbered(0, WINDOW)).await;
+    let brief = accept(&queue, numbered(1, 2 * SHORT)).await;
+    let refused = enqueue(&queue, numbered(2, WINDOW)).await.unwrap_err();
+    let Error::Full {
+        room_in: Some(room_in),
+        ..
+    } = refused
+    else {
+        panic!("{refused}");
+    };
+    assert!(
+        room_in <= 2 * SHORT,
+        "when the first minimum ends: {room_in:?}"
+    );
+    replayed(&queue, numbered(1, WINDOW), brief).await;
+    harness.restart().await;
+    move_clock(harness, 2 * SHORT).await;
+    let queue = harness.queue(bounds).await;
+    // Nothing else needs its room yet.
+    replayed(&queue, numbered(1, WINDOW), brief).await;
+    accept(&queue, numbered(2, WINDOW)).await;
+    replayed(&queue, numbered(0, WINDOW), guaranteed).await;
+    assert_eq!(queue.depth().await.unwrap().idempotency_keys, 2);
+    let refused = enqueue(&queue, numbered(1, WINDOW)).await.unwrap_err();
+    assert!(
+        matches!(refused, Error::Full { .. }),
+        "it is new: {refused}"
+    );
 }

@@ -60,6 +60,7 @@ macro_rules! queue_conformance {
             a_key_is_forgotten_after_its_window
             a_full_queue_still_answers_repeated_requests
             keys_are_bounded_in_number
+            a_key_makes_room_for_others_after_its_minimum
             a_lone_worker_has_every_partition
             workers_share_fairly_and_never_overlap
             a_released_partition_is_free_at_once

@@ -1,5 +1,6 @@
 //! The requests that a partition remembers by their idempotency keys, each until its window ends:
-//! beyond the life of the job in the queue, and with a bound on their number.
+//! beyond the life of the job in the queue, and with a bound on their number. At the bound, keys
+//! whose guaranteed time is over make room for new ones.
 //!
 //! A key is kept as its hash, so a remembered request costs the same whatever text its caller
 //! chose, and the bound on the number also bounds the bytes.
@@ -14,7 +15,7 @@ use crate::model::entry::Timestamp;
 use crate::model::id::{Fingerprint, Position};
 use crate::model::job::Idempotency;
 
-/// The maximum number of expired keys dropped by one look-up: more than one look-up can add, so
+/// The maximum number of keys of a kind dropped by one look-up: more than one look-up can add, so
 /// they never pile up, and few enough that no caller pays for a whole table that expired at once.
 const SWEEP_MAX: usize = 16;
 
@@ -28,6 +29,9 @@ pub(crate) struct Remembered {
     pub(crate) job: Position,
     /// The [`Command::fingerprint`](crate::model::command::Command::fingerprint) of the request.
     pub(crate) request: Fingerprint,
+    /// Until when it makes room for no other. No later than `expires_at`.
+    #[serde(default)]
+    pub(crate) guaranteed_until: Timestamp,
     /// When it is forgotten.
     pub(crate) expires_at: Timestamp,
 }
@@ -46,6 +50,8 @@ pub(super) struct IdempotencyTable {
     /// The same requests by deadline. Windows differ from request to request, so this is not the
     /// order of arrival.
     by_deadline: BTreeSet<(Timestamp, Fingerprint)>,
+    /// The same requests by the end of their guaranteed time.
+    by_guarantee: BTreeSet<(Timestamp, Fingerprint)>,
     keys_max: usize,
 }
 
@@ -54,6 +60,7 @@ impl IdempotencyTable {
         Self {
             by_key: HashMap::new(),
             by_deadline: BTreeSet::new(),
+            by_guarantee: BTreeSet::new(),
             keys_max,
         }
     }
@@ -71,17 +78,29 @@ impl IdempotencyTable {
             Some(known) if known.expires_at <= now => Ok(None),
             Some(known) if known.request == request => Ok(Some(known.job)),
             Some(_) => Err(Error::KeyReused),
-            // If any had expired, the sweep has just made space, so these are all live.
-            None if self.by_key.len() >= self.keys_max => Err(Error::Full {
-                what: "the queue (idempotency keys)",
-                limit: self.keys_max as u64,
-                room_in: self
-                    .by_deadline
-                    .first()
-                    .map(|(expires_at, _)| expires_at.since(now)),
-            }),
-            None => Ok(None),
+            None => self.make_room(now).map(|()| None),
         }
+    }
+
+    /// Makes room for one more, if there are keys whose guaranteed time is over.
+    fn make_room(&mut self, now: Timestamp) -> Result<()> {
+        // More than one, since a restart brings back what had made room.
+        for _ in 0..SWEEP_MAX {
+            if self.by_key.len() < self.keys_max {
+                return Ok(());
+            }
+            match self.by_guarantee.first() {
+                Some(&(guaranteed_until, key)) if guaranteed_until <= now => self.remove(key),
+                first => {
+                    return Err(Error::Full {
+                        what: "the queue (idempotency keys)",
+                        limit: self.keys_max as u64,
+                        room_in: first.map(|(guaranteed_until, _)| guaranteed_until.since(now)),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns the job that a request under `key` became.
@@ -94,6 +113,8 @@ impl IdempotencyTable {
         self.remove(remembered.key);
         self.by_deadline
             .insert((remembered.expires_at, remembered.key));
+        self.by_guarantee
+            .insert((remembered.guaranteed_until, remembered.key));
         self.by_key.insert(remembered.key, remembered);
     }
 
@@ -105,6 +126,7 @@ impl IdempotencyTable {
     pub(super) fn remove(&mut self, key: Fingerprint) {
         if let Some(known) = self.by_key.remove(&key) {
             self.by_deadline.remove(&(known.expires_at, key));
+            self.by_guarantee.remove(&(known.guaranteed_until, key));
         }
     }
 
@@ -149,6 +171,7 @@ mod tests {
             key: hash(number),
             job: Position::counted(number as u64),
             request: hash(1000 + number),
+            guaranteed_until: Timestamp(expires_at),
             expires_at: Timestamp(expires_at),
         }
     }
@@ -165,6 +188,33 @@ mod tests {
         assert_eq!((limit, room_in), (2, Some(Duration::from_millis(1))));
         assert_eq!(new_key_at(50).unwrap(), None);
         assert_eq!(table.by_key.len(), 1);
+    }
+
+    #[test]
+    fn a_full_table_forgets_only_what_is_no_longer_guaranteed() {
+        let mut table = IdempotencyTable::new(2);
+        for (number, guaranteed_until) in [(1, 60), (2, 40)] {
+            table.insert(Remembered {
+                guaranteed_until: Timestamp(guaranteed_until),
+                ..remembered(number, 100)
+            });
+        }
+        let Err(Error::Full { room_in, .. }) = table.look_up(hash(3), hash(3), Timestamp(39))
+        else {
+            panic!("both are guaranteed");
+        };
+        assert_eq!(room_in, Some(Duration::from_millis(1)));
+        assert_eq!(
+            table.look_up(hash(3), hash(3), Timestamp(40)).unwrap(),
+            None
+        );
+        assert_eq!(table.job_of(hash(2)), None);
+        let known = table.look_up(hash(1), hash(1001), Timestamp(40)).unwrap();
+        assert_eq!(known, Some(Position::counted(1)));
+        // There is room for it now, so nothing else is forgotten although it might be.
+        table.insert(remembered(3, 100));
+        table.look_up(hash(1), hash(1001), Timestamp(70)).unwrap();
+        assert_eq!(table.len(), 2);
     }
 
     #[test]
@@ -198,6 +248,7 @@ mod tests {
         }
         let mut sweep = || {
             table.look_up(hash(500), hash(0), Timestamp(10)).unwrap();
+            assert_eq!(table.by_key.len(), table.by_guarantee.len());
             (table.by_key.len(), table.by_deadline.len())
         };
         assert_eq!(sweep(), (100 - SWEEP_MAX, 100 - SWEEP_MAX));

@@ -33,10 +33,10 @@ fn options() -> QueueOptions {
 #[derive(Clone, Debug)]
 enum LogStep {
     /// A request for the value number `value`, which is also its length, possibly under an
-    /// idempotency key with a window.
+    /// idempotency key with a window and a minimum.
     Admit {
         value: u8,
-        idempotency: Option<(u8, u64)>,
+        idempotency: Option<(u8, u64, u64)>,
     },
     Publish,
     Withdraw,
@@ -57,7 +57,7 @@ enum LogStep {
 fn step() -> impl Strategy<Value = LogStep> {
     let position = || 0..30_u64;
     prop_oneof![
-        6 => (0..70_u8, proptest::option::of((0..7_u8, 0..40_u64)))
+        6 => (0..70_u8, proptest::option::of((0..7_u8, 0..40_u64, 0..60_u64)))
             .prop_map(|(value, idempotency)| LogStep::Admit { value, idempotency }),
         4 => Just(LogStep::Publish),
         1 => Just(LogStep::Withdraw),
@@ -71,16 +71,21 @@ fn step() -> impl Strategy<Value = LogStep> {
     ]
 }
 
-fn request(value: u8, idempotency: Option<(u8, u64)>) -> NewJob {
+fn identity(key: u8, window: u64, minimum: u64) -> Idempotency {
+    Idempotency {
+        key: format!("key {key}"),
+        window: Duration::from_millis(window),
+        minimum: Duration::from_millis(minimum),
+    }
+}
+
+fn request(value: u8, idempotency: Option<(u8, u64, u64)>) -> NewJob {
     // A text of `value` bytes including quotes, from 2 up, so equal numbers are equal requests and
     // no others are.
     let text = format!("\"{}\"", "x".repeat(usize::from(value)));
     let set = Operation::set(Key::new("k").unwrap(), Value::parse(text).unwrap());
     NewJob {
-        idempotency: idempotency.map(|(key, window)| Idempotency {
-            key: format!("key {key}"),
-            window: Duration::from_millis(window),
-        }),
+        idempotency: idempotency.map(|(key, window, minimum)| identity(key, window, minimum)),
         ..NewJob::new(Command::One(set))
     }
 }
@@ -93,8 +98,16 @@ struct LogModel {
     trimmed: u64,
     now: u64,
     attempts: Option<(u64, u32)>,
-    /// Key, value of the request, job, deadline.
-    keys: Vec<(u8, u8, u64, u64)>,
+    keys: Vec<ModelKey>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ModelKey {
+    key: u8,
+    value: u8,
+    number: u64,
+    guaranteed_until: u64,
+    expires_at: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,18 +136,26 @@ impl LogModel {
         self.jobs.iter().map(|job| Self::size(job.value)).sum()
     }
 
-    fn admit(&mut self, value: u8, idempotency: Option<(u8, u64)>) -> ModelAnswer {
+    fn admit(&mut self, value: u8, idempotency: Option<(u8, u64, u64)>) -> ModelAnswer {
         let now = self.now;
-        self.keys.retain(|(_, _, _, deadline)| *deadline > now);
-        if let Some((key, _)) = idempotency {
-            if let Some((_, request, number, _)) = self.keys.iter().find(|known| known.0 == key) {
-                return match *request == value {
-                    true => ModelAnswer::Replayed(*number),
+        self.keys.retain(|known| known.expires_at > now);
+        if let Some((key, ..)) = idempotency {
+            if let Some(known) = self.keys.iter().find(|known| known.key == key) {
+                return match known.value == value {
+                    true => ModelAnswer::Replayed(known.number),
                     false => ModelAnswer::KeyReused,
                 };
             }
             if self.keys.len() == KEYS_MAX {
-                return ModelAnswer::Full("the queue (idempotency keys)");
+                let order = |known: &ModelKey| {
+                    let hash = Remembered::hash(&identity(known.key, 0, 0));
+                    (known.guaranteed_until, hash)
+                };
+                self.keys.sort_by_key(order);
+                if self.keys[0].guaranteed_until > now {
+                    return ModelAnswer::Full("the queue (idempotency keys)");
+                }
+                self.keys.remove(0);
             }
         }
         if Self::size(value) > BYTES_MAX {
@@ -153,8 +174,14 @@ impl LogModel {
             accepted_at: now,
             published: false,
         });
-        if let Some((key, window)) = idempotency {
-            self.keys.push((key, value, self.last, now + window));
+        if let Some((key, window, minimum)) = idempotency {
+            self.keys.push(ModelKey {
+                key,
+                value,
+                number: self.last,
+                guaranteed_until: now + window.min(minimum),
+                expires_at: now + window,
+            });
         }
         ModelAnswer::New(self.last)
     }
@@ -165,7 +192,7 @@ impl LogModel {
                 .any(|job| job.number == number && !job.published)
         };
         self.keys
-            .retain(|(_, _, number, _)| !taken_back(*number, &self.jobs));
+            .retain(|known| !taken_back(known.number, &self.jobs));
         self.jobs.retain(|job| job.published);
     }
 
@@ -224,7 +251,7 @@ fn check(log: &PartitionLog, model: &LogModel, queue: QueueId, clock: Timestamp)
     assert_eq!(depth.oldest_age, oldest.map(Duration::from_millis));
     assert_eq!(log.last(), Position::counted(model.last));
     assert_eq!(log.trimmed(), Position::counted(model.trimmed));
-    let live = model.keys.iter().filter(|known| known.3 > now);
+    let live = model.keys.iter().filter(|known| known.expires_at > now);
     assert_eq!(log.remembered(clock, None).count(), live.count());
 
     for number in 0..=model.last + 1 {
@@ -342,7 +369,7 @@ fn admit_new(log: &mut PartitionLog, new: NewJob) -> (Arc<Job>, Option<Remembere
 #[test]
 fn a_replay_of_an_unpublished_job_goes_with_it() {
     let mut log = new_log(QueueId::random());
-    let again = || request(5, Some((1, 1000)));
+    let again = || request(5, Some((1, 1000, 1000)));
     let (first, _) = admit_new(&mut log, again());
     let replay = log.admit(again(), Timestamp(0)).unwrap();
     let id = first.id;
@@ -363,7 +390,7 @@ fn a_replay_of_an_unpublished_job_goes_with_it() {
 #[test]
 fn a_replay_is_answered_after_the_job_is_gone_and_until_the_window_ends() {
     let mut log = new_log(QueueId::random());
-    let again = || request(5, Some((1, 1000)));
+    let again = || request(5, Some((1, 1000, 1000)));
     let (job, _) = admit_new(&mut log, again());
     log.publish();
     log.complete(job.id.position);
@@ -372,10 +399,10 @@ fn a_replay_is_answered_after_the_job_is_gone_and_until_the_window_ends() {
     let replay = Admission::Replayed(id);
     assert_eq!(log.admit(again(), Timestamp(999)).unwrap(), replay);
     assert!(matches!(
-        log.admit(request(6, Some((1, 1000))), Timestamp(999)),
+        log.admit(request(6, Some((1, 1000, 1000))), Timestamp(999)),
         Err(Error::KeyReused)
     ));
-    let after = log.admit(request(6, Some((1, 1000))), Timestamp(1000));
+    let after = log.admit(request(6, Some((1, 1000, 1000))), Timestamp(1000));
     assert!(matches!(after, Ok(Admission::New { .. })));
 }
 
@@ -437,7 +464,7 @@ fn exhausted_numbers_are_an_error_and_not_an_overflow() {
 fn restored_jobs_must_be_in_order_and_of_this_queue() {
     let queue = QueueId::random();
     let mut source = new_log(queue);
-    let (first, remembered) = admit_new(&mut source, request(1, Some((1, 1000))));
+    let (first, remembered) = admit_new(&mut source, request(1, Some((1, 1000, 1000))));
     let (second, _) = admit_new(&mut source, request(2, None));
 
     let mut log = new_log(queue);
@@ -450,7 +477,7 @@ fn restored_jobs_must_be_in_order_and_of_this_queue() {
     );
     assert_eq!(log.read(Position::START, 10).unwrap().len(), 2);
     let id = first.id;
-    let replay = log.admit(request(1, Some((1, 1000))), Timestamp(1));
+    let replay = log.admit(request(1, Some((1, 1000, 1000))), Timestamp(1));
     assert_eq!(replay.unwrap(), Admission::Replayed(id));
 
     let mut of_another_queue = new_log(QueueId::random());

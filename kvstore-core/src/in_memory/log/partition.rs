@@ -85,11 +85,12 @@ impl PartitionLog {
             (
                 Remembered::hash(idempotency),
                 new.command.fingerprint(),
+                now.after(idempotency.window.min(idempotency.minimum)),
                 now.after(idempotency.window),
             )
         });
         // First: a retry is answered even at a bound.
-        if let Some((key, request, _)) = identity
+        if let Some((key, request, ..)) = identity
             && let Some(position) = self.idempotency.look_up(key, request, now)?
         {
             return Ok(Admission::Replayed(self.job_id(position)));
@@ -100,10 +101,11 @@ impl PartitionLog {
         self.last = position;
         self.bytes += size;
         self.admitted += 1;
-        let remembered = identity.map(|(key, request, expires_at)| Remembered {
+        let remembered = identity.map(|(key, request, guaranteed_until, expires_at)| Remembered {
             key,
             job: position,
             request,
+            guaranteed_until,
             expires_at,
         });
         if let Some(remembered) = remembered {

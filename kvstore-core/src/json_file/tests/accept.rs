@@ -54,6 +54,7 @@ fn create(key: &str, value: u64) -> NewJob {
         idempotency: Some(Idempotency {
             key: key.to_owned(),
             window: Duration::from_secs(3600),
+            minimum: Duration::from_secs(3600),
         }),
         ..NewJob::new(Command::One(operation))
     }
@@ -450,6 +451,7 @@ fn snapshot_beside_jobs_keeps_every_outcome_and_request() {
                 idempotency: Some(Idempotency {
                     key: format!("request {number}"),
                     window: Duration::from_secs(3600),
+                    minimum: Duration::from_secs(3600),
                 }),
                 ..job
             });
@@ -479,6 +481,7 @@ fn snapshot_beside_jobs_keeps_every_outcome_and_request() {
                 idempotency: Some(Idempotency {
                     key: format!("request {number}"),
                     window: Duration::from_secs(3600),
+                    minimum: Duration::from_secs(3600),
                 }),
                 ..create(&format!("k{}", number - number % 3 / 2), number as u64)
             };

@@ -101,6 +101,7 @@ fn a_job_comes_back_as_it_was_also_from_what_the_pair_keeps() {
         key: Fingerprint::of(&[b"a"]),
         job: position,
         request: Fingerprint::of(&[b"b"]),
+        guaranteed_until: Timestamp(1_000),
         expires_at: Timestamp(8),
     };
     let mut line = encode_job(&job, Some(remembered));

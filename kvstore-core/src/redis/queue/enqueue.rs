@@ -168,7 +168,8 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
             number,
             Remembered::hash(idempotency).to_string(),
             job.command.fingerprint().to_string(),
-            u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX),
+            milliseconds(idempotency.window),
+            milliseconds(idempotency.minimum),
         ));
     }
     let mut tries = SendTries::default();
@@ -199,6 +200,10 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
             .into_iter()
             .for_each(|waiting| waiting.answer(Err(error.clone()))),
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Decodes the script's answer to each of the jobs that were sent.

@@ -4,7 +4,7 @@
 -- that try counts. The holder of a partition also drops expired idempotency keys: requests drop
 -- them only while more requests come.
 --
--- KEYS  1 claim, 2 requests, 3 request deadlines, 4 queue, 5 jobs
+-- KEYS  1 claim, 2 requests, 3 request deadlines, 4 request guarantees, 5 queue, 6 jobs
 -- ARGV  1 skew (ms), 2 worker, 3 how long the claim lasts (ms), 0 to release it, 4 channel, 5 a job
 --       of which the worker has counted tries, '' if there is none, 6 how many
 -- Says  {whether the worker holds the partition now (1, 0), and if it did not before: the first
@@ -13,7 +13,7 @@ local now = server_time(ARGV[1])
 local holder, ends, period = unpack(redis.call('HMGET', KEYS[1], 'worker', 'until', 'period'))
 local is_own = holder == ARGV[2]
 if is_own and ARGV[5] ~= '' then
-  redis.call('HSET', KEYS[4], 'head', ARGV[5], 'attempts', ARGV[6])
+  redis.call('HSET', KEYS[5], 'head', ARGV[5], 'attempts', ARGV[6])
 end
 if ARGV[3] == '0' then
   if is_own then
@@ -30,13 +30,14 @@ local ended = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(now), 'LIMIT', 0,
 if #ended > 0 then
   redis.call('HDEL', KEYS[2], unpack(ended))
   redis.call('ZREM', KEYS[3], unpack(ended))
+  redis.call('ZREM', KEYS[4], unpack(ended))
 end
 redis.call('HSET', KEYS[1], 'worker', ARGV[2], 'until', int(now + tonumber(ARGV[3])), 'period', ARGV[3])
 if is_own then
   return { 1, false, false }
 end
-local head, attempts, trimmed = unpack(redis.call('HMGET', KEYS[4], 'head', 'attempts', 'trimmed'))
-local first = redis.call('XRANGE', KEYS[5], '-', '+', 'COUNT', 1)[1]
+local head, attempts, trimmed = unpack(redis.call('HMGET', KEYS[5], 'head', 'attempts', 'trimmed'))
+local first = redis.call('XRANGE', KEYS[6], '-', '+', 'COUNT', 1)[1]
 if not first then
   return { 1, false, false }
 end
@@ -49,6 +50,6 @@ end
 first = int(major) .. '-' .. int(minor)
 attempts = (head == first and tonumber(attempts) or 0) + (holder and 1 or 0)
 if holder then
-  redis.call('HSET', KEYS[4], 'head', first, 'attempts', int(attempts))
+  redis.call('HSET', KEYS[5], 'head', first, 'attempts', int(attempts))
 end
 return { 1, first, attempts }

@@ -1,17 +1,18 @@
 -- Appends jobs to a partition's log, in order. All accepted jobs form one entry, whose id is the
 -- position of the last of them.
 --
--- KEYS  1 queue, 2 jobs, 3 requests, 4 request deadlines, 5 record of the sender
+-- KEYS  1 queue, 2 jobs, 3 requests, 4 request deadlines, 5 request guarantees, 6 record of the
+--       sender
 -- ARGV  1 skew (ms), 2 channel, 3 partition, 4 most jobs, 5 most bytes, 6 most idempotency keys,
 --       7 the sender's number, 8 how long the answer is remembered (ms), 9 number of jobs, 10 their
 --       total size, 11 how many have an idempotency key;
 --       then for each job: size (bytes), text;
 --       then for each idempotency key, in the order of the jobs: number of the job, key,
---       fingerprint, its window (ms)
+--       fingerprint, its window (ms), how long of that it makes room for no other key (ms)
 -- Says  {'ok', major, minor of the first new job}, and unless all are new, for each job: 'new'
 --       (these have consecutive numbers), the position of an earlier job, 'reused', or what is
---       full: 'jobs', 'bytes', or 'keys' and the time until one expires (ms)
-local queue, jobs, requests, deadlines, record = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+--       full: 'jobs', 'bytes', or 'keys' and the time until one makes room (ms)
+local queue, jobs, requests, deadlines, guarantees, record = unpack(KEYS)
 local jobs_max, bytes_max, keys_max = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local asked, size_all, with_key = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local answered = answer_before(record, ARGV[7], ARGV[8])
@@ -45,20 +46,28 @@ end
 
 local keys = redis.call('HLEN', requests)
 redis.call('ZCARD', deadlines)
+redis.call('ZCARD', guarantees)
 local next_key, taken, fields = 12 + 2 * asked, 0, {}
+
+-- Forgets up to ten keys that one of the two has with a time up to now.
+local function forget(by_time)
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', by_time, '-inf', int(now), 'LIMIT', 0, 10)) do
+    redis.call('ZREM', deadlines, key)
+    redis.call('ZREM', guarantees, key)
+    keys = keys - redis.call('HDEL', requests, key)
+  end
+end
+
 for job = 1, asked do
-  local size, text, key, request, window = ARGV[10 + 2 * job], ARGV[11 + 2 * job], false, nil, nil
+  local size, text, key, request, window, minimum = ARGV[10 + 2 * job], ARGV[11 + 2 * job], false, nil, nil, nil
   if ARGV[next_key] == tostring(job) then
-    key, request, window = ARGV[next_key + 1], ARGV[next_key + 2], ARGV[next_key + 3]
-    next_key = next_key + 4
+    key, request, window, minimum = unpack(ARGV, next_key + 1, next_key + 4)
+    next_key = next_key + 5
   end
   local word = nil
   if key then
     -- Each new key removes up to ten expired ones, so the table shrinks faster than it grows.
-    for _, ended in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now), 'LIMIT', 0, 10)) do
-      redis.call('ZREM', deadlines, ended)
-      keys = keys - redis.call('HDEL', requests, ended)
-    end
+    forget(deadlines)
     local before = redis.call('HGET', requests, key)
     if before then
       local position, same, ends = string.match(before, '^(%S+) (%S+) (%d+)$')
@@ -67,6 +76,9 @@ for job = 1, asked do
       end
     end
   end
+  if key and not word and keys >= keys_max then
+    forget(guarantees)
+  end
   if word then
     -- A retry is answered even when the queue is full.
   elseif count - count_done >= jobs_max then
@@ -74,7 +86,7 @@ for job = 1, asked do
   elseif bytes - bytes_done + tonumber(size) > bytes_max then
     word = 'bytes'
   elseif key and keys >= keys_max then
-    local first = redis.call('ZRANGEBYSCORE', deadlines, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    local first = redis.call('ZRANGEBYSCORE', guarantees, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     word = 'keys ' .. int(math.max(tonumber(first[2]) - now, 0))
   else
     taken, count, bytes = taken + 1, count + 1, bytes + tonumber(size)
@@ -84,6 +96,7 @@ for job = 1, asked do
       local position = major .. '-' .. int(minor + taken)
       keys = keys + redis.call('HSET', requests, key, position .. ' ' .. request .. ' ' .. ends)
       redis.call('ZADD', deadlines, ends, key)
+      redis.call('ZADD', guarantees, int(now + math.min(tonumber(window), tonumber(minimum))), key)
     end
     word = 'new'
   end

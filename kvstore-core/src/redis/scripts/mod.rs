@@ -30,7 +30,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    Enqueue "" "enqueue.lua" "queue" "jobs" "requests" "request-deadlines";
+    Enqueue "" "enqueue.lua" "queue" "jobs" "requests" "request-deadlines" "request-guarantees";
     Enter "allow-oom" "enter.lua" "state" "queue";
     Expire "allow-oom" "expire.lua" "state" "keys" "deadlines" "changes";
     Step "allow-oom" "step.lua" "state" "keys" "deadlines" "changes" "letters" "letter-index" "queue" "jobs";
@@ -38,7 +38,7 @@ scripts! {
     Adopt "allow-oom" "adopt.lua";
     Bind "allow-oom" "bind.lua";
     Changes "no-writes" "changes.lua" "state" "changes";
-    Claim "allow-oom" "claim.lua" "claim" "requests" "request-deadlines" "queue" "jobs";
+    Claim "allow-oom" "claim.lua" "claim" "requests" "request-deadlines" "request-guarantees" "queue" "jobs";
     Complete "allow-oom" "read.lua" "queue" "jobs" "state";
     Depth "no-writes" "depth.lua" "queue" "jobs" "requests";
     Due "no-writes" "due.lua" "state" "deadlines";

@@ -104,6 +104,7 @@ impl<H: QueueHarness> Run<H> {
             idempotency: request.keyed.then(|| Idempotency {
                 key: self.model.values.to_string() + command.first_key().as_str(),
                 window: Duration::from_secs(24 * 60 * 60),
+                minimum: Duration::from_secs(24 * 60 * 60),
             }),
             ..NewJob::new(command)
         };
