@@ -154,7 +154,7 @@ impl Runs {
         tracing::error!(
             %partition, after = %end, up_to = %acknowledged,
             "the Redis server has lost the jobs between these positions, which it had acknowledged: it came back from an older copy, or \
-             another one that lagged took its place"
+             a server that lagged took its place"
         );
     }
 
