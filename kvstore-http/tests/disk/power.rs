@@ -62,6 +62,11 @@ async fn nothing_acknowledged_is_lost_by_real_power_cuts() {
             load.tally.acknowledged() >= ACKNOWLEDGED_MIN
         })
         .await;
+        // On a busy machine the time below may pass without one.
+        load.until("as many snapshots as rounds are taken", || {
+            snapshots + run.last_number("journal") - first_journal >= round
+        })
+        .await;
         tokio::time::sleep(LOAD_MAX.mul_f64(run.random.random())).await;
         snapshots += run.last_number("journal") - first_journal;
         let cut = choose(&mut run);
@@ -75,10 +80,6 @@ async fn nothing_acknowledged_is_lost_by_real_power_cuts() {
         restart(&disk, witness);
         println!("round {round}: {acknowledged} acknowledged, {cut:?}");
     }
-    assert!(
-        snapshots >= rounds,
-        "{snapshots} snapshots under load are too few to have been hit"
-    );
     run.end_well().await;
 }
 
