@@ -58,7 +58,7 @@ impl JsonQueue {
         self.requests.change(true, judge).await
     }
 
-    /// Waits until there is a job after `after`, and returns up to `max` of them.
+    /// Waits until there are jobs after `after`, and returns up to `max` of them.
     async fn next(&self, after: Position, max: usize) -> Result<Vec<Job>> {
         loop {
             // Listen first, then look: a job that arrives in between is not missed.

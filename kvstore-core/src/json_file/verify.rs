@@ -1,5 +1,5 @@
-//! Reads a folder without changing it: reports if everything in it is as it was written, and what
-//! it contains.
+//! Reads a folder without changing it: reports whether everything in it is as it was written, and
+//! what it contains.
 
 use std::ops::Bound;
 use std::path::Path;

@@ -65,7 +65,7 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     fn sync_folder(&self) -> io::Result<()>;
 }
 
-/// Identifies a file, whatever its names.
+/// The identity of a file, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     device: u64,
@@ -127,7 +127,8 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// One of the backend's names belongs to something that a snapshot could not replace.
+/// A name of the backend that belongs to something other than a regular file, which a snapshot
+/// could not replace.
 #[derive(Debug, thiserror::Error)]
 enum Irregular {
     /// Writing would replace the link, and leave its target as it was.

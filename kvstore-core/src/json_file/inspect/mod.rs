@@ -77,7 +77,7 @@ pub(crate) struct Findings {
     roll: Roll,
 }
 
-/// Says if another process writes to the folder while it is read.
+/// Another process that writes to the folder while it is read, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beside {
     /// No process writes.
@@ -98,8 +98,8 @@ impl Salvage {
             beside,
             found: Findings::default(),
         };
-        // Read before the files are listed: a writer may create later journals meanwhile, but never
-        // fewer.
+        // The manifest is read before the files are listed: beside a writer there may be later
+        // journals by then, but never fewer than it names.
         let has_journals = reading.roll()? || !chain::numbers(disk)?.is_empty();
         let mut pair = reading.pair(has_journals)?;
         let files = Files::read(disk, pair.first_journal, reading.found.roll.journal)?;

@@ -133,7 +133,7 @@ impl Journal {
 
     /// Appends `lines` (each an object without its closing brace) and makes them durable, with one
     /// write and one sync for all. When it returns, a process that reads the file finds them
-    /// covered by a mark, and `reserve` more bytes have space.
+    /// covered by a mark, and there is space for `reserve` more bytes.
     pub(crate) fn append(&mut self, lines: &[Vec<u8>], reserve: u64) -> Result<(), AppendError> {
         let before = (self.end, self.durable);
         self.write(lines, MARK_BYTES + reserve)?;

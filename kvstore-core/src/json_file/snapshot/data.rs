@@ -14,7 +14,7 @@ use crate::model::value::Value;
 /// Files are written, synced and read in pieces of about this size.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 
-/// Identifies a file's contents, to detect whether it is still the file that was written.
+/// The fingerprint of a file's contents, to detect whether it is still the file that was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileFingerprint {
     length: u64,

@@ -255,7 +255,7 @@ fn what_repair_calls_lost_is_unknown_and_positions_are_not_used_again() {
             panic!("{:?}", problems(&disk));
         };
         let loses = problem.loses.clone().unwrap();
-        // It was the last one, so it is unknown if others followed.
+        // It was the last one, so it is unknown whether others followed.
         let announced = format!("any job after {before}");
         assert!(loses.contains(&announced), "{problem}");
         repair_disk(&disk, Timestamp(1)).unwrap();

@@ -31,10 +31,10 @@ use crate::model::entry::Timestamp;
 use crate::model::id::Position;
 use crate::queue::AppliedJob;
 
-/// Most requests that may wait for the thread; later callers wait to enqueue theirs.
+/// The maximum number of requests that wait for the thread; later callers wait to enqueue theirs.
 const WAITING_MAX: usize = 4096;
 
-/// Most requests in one group.
+/// The maximum number of requests in one group.
 const GROUP_MAX: usize = 1024;
 
 /// A group takes no further change once it has this many bytes.
@@ -270,8 +270,8 @@ impl Writer {
         drop(log);
         let mut applied = (group.records.iter()).filter_map(|it| applied_of(it, self.meta.queue));
         let applied = applied.next_back();
-        // The state is published before the log drops jobs: in between, an applied job that is
-        // neither waiting nor applied would look as if it had never been accepted.
+        // The state is published before the log drops jobs. In the other order, a job would for a
+        // moment be neither waiting nor applied, and look as if it had never been accepted.
         self.shared.publish(group.records);
         let mut log = self.queue.log();
         log.publish();

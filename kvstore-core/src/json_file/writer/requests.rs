@@ -16,7 +16,7 @@ pub(crate) enum WriterRequest {
     Change { has_room: bool, judge: Judge },
     /// Number further jobs after this position, up to which another store has applied them.
     StartAfter(Position, ReplySender<()>),
-    /// Check that the folder is still there and writable.
+    /// Check that the folder is still there, and that no write has failed.
     Check(ReplySender<()>),
     /// Bring `data.json` up to date.
     Snapshot(ReplySender<()>),
