@@ -185,7 +185,7 @@ impl Opening<'_> {
             }
             tracing::error!(
                 commits,
-                "the edited data.json is kept and later commits are discarded, as keep_edit demands"
+                "the edited data.json is kept and later commits are discarded, as keep_edit requests"
             );
             // Everything except their values is kept, and no version is used again.
             meta = meta.without_entries();

@@ -415,8 +415,8 @@ fn each_opening_numbers_after_all_earlier_ones_and_knows_no_job_of_a_lost_one() 
     assert_eq!((position.major, position.minor), (first.major, 1));
     log.publish();
 
-    // Whether the clock is behind or ahead: waiting jobs stay, and numbering continues from a range
-    // of its own.
+    // With a clock that is behind or ahead alike, waiting jobs stay, and numbering continues from a
+    // range of its own.
     for clock in [Timestamp(0), Timestamp(1 << 40)] {
         let before = log.last();
         let opened = log.open(clock);

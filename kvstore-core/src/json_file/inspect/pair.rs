@@ -90,7 +90,7 @@ impl Reading<'_> {
     fn recognise(&mut self, meta: &Meta, known: &Known) -> Result<EntryMap> {
         let Some(text) = read(self.disk, DATA)? else {
             let count = meta.entry_count();
-            let loses = format!("all {count} entries, except for those that journals have");
+            let loses = format!("all {count} entries, except for those that journals hold");
             self.loss(DATA, None, "it is missing beside its data.meta.json", loses);
             return Ok(EntryMap::new());
         };
@@ -107,7 +107,7 @@ impl Reading<'_> {
             "it is not the file that data.meta.json belongs to"
         };
         let what = format!(
-            "{when}: {gone} of its {} entries are not in it as they were ({}). If it was edited, opening takes the edit, or says \
+            "{when}: {gone} of its {} entries are not in it as they were ({}). If it was edited, opening accepts the edit, or says \
              why it cannot; if this is a copy that was made while a server ran, a snapshot came between: copy again",
             meta.entry_count(),
             read.places(&changed),
@@ -136,8 +136,10 @@ impl Reading<'_> {
             Some(text) if is_ours => {
                 let read = self.members(&text, None, Version(0));
                 if let Some(first) = read.lines.first() {
-                    let what =
-                        format!("it is not JSON ({} lines are no entries)", read.lines.len());
+                    let what = format!(
+                        "it is not JSON ({} lines are not entries)",
+                        read.lines.len()
+                    );
                     self.loss(DATA, Some(*first), what, "the contents of those lines");
                 }
                 entries = read.entries;
@@ -157,7 +159,7 @@ impl Reading<'_> {
                 Err(error) => return Err(error),
             },
             None if is_ours => {
-                let loses = "all its entries, except for those that journals have";
+                let loses = "all its entries, except for those that journals hold";
                 self.loss(DATA, None, "it is missing", loses);
             }
             None => {}
@@ -245,7 +247,7 @@ impl DataMembers {
         let keys = (!changed.is_empty()).then(keys);
         let count = self.lines.len();
         let first = self.lines.first();
-        let lines = first.map(|first| format!("{count} lines are no entries, first line {first}"));
+        let lines = first.map(|first| format!("{count} lines are not entries, first line {first}"));
         let places: Vec<String> = keys.into_iter().chain(lines).collect();
         match places.is_empty() {
             true => "the others are as they were".to_owned(),
