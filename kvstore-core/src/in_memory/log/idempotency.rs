@@ -29,7 +29,8 @@ pub(crate) struct Remembered {
     pub(crate) job: Position,
     /// The [`Command::fingerprint`](crate::model::command::Command::fingerprint) of the request.
     pub(crate) request: Fingerprint,
-    /// Until when it makes room for no other. No later than `expires_at`.
+    /// Before this time the request is not dropped to make room for another. No later than
+    /// `expires_at`.
     #[serde(default)]
     pub(crate) guaranteed_until: Timestamp,
     /// When it is forgotten.
@@ -82,9 +83,9 @@ impl IdempotencyTable {
         }
     }
 
-    /// Makes room for one more, if there are keys whose guaranteed time is over.
+    /// Makes room for one more key by dropping keys whose guaranteed time is over.
     fn make_room(&mut self, now: Timestamp) -> Result<()> {
-        // More than one, since a restart brings back what had made room.
+        // It may take more than one, since a restart brings back keys that had been dropped.
         for _ in 0..SWEEP_MAX {
             if self.by_key.len() < self.keys_max {
                 return Ok(());
@@ -118,7 +119,7 @@ impl IdempotencyTable {
         self.by_key.insert(remembered.key, remembered);
     }
 
-    /// Returns how many keys take room.
+    /// Returns the number of keys in the table, including expired ones that are not swept yet.
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }
@@ -211,7 +212,7 @@ mod tests {
         assert_eq!(table.job_of(hash(2)), None);
         let known = table.look_up(hash(1), hash(1001), Timestamp(40)).unwrap();
         assert_eq!(known, Some(Position::counted(1)));
-        // There is room for it now, so nothing else is forgotten although it might be.
+        // There is room for it now, so no other key is dropped, although it could be.
         table.insert(remembered(3, 100));
         table.look_up(hash(1), hash(1001), Timestamp(70)).unwrap();
         assert_eq!(table.len(), 2);
