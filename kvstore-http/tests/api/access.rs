@@ -9,7 +9,7 @@ use crate::support::server::{Server, Setup};
 use kvstore_testing::client::{Reply, Request, request};
 use kvstore_testing::events::Events;
 
-/// Tokens, named like what they allow.
+/// Tokens, named after their rights.
 const TOKENS: [(&str, &str, &str); 4] = [
     ("writer", "rw", ""),
     ("reader", "r", ""),
@@ -74,7 +74,7 @@ async fn job_of_a_batch_is_known_to_who_reaches_all_of_its_keys() {
     }
 }
 
-/// Everything that touches keys: with the key in it, and whether it writes.
+/// Returns all requests that touch `key`, with true for each that writes.
 fn touching(key: &str) -> Vec<(Request, bool)> {
     let entry = format!("/v1/kv/{key}");
     vec![
@@ -172,7 +172,7 @@ async fn what_holds_no_data_needs_no_token() {
             "{target}"
         );
     }
-    // Figures are for those who have one, whatever it allows.
+    // Metrics need any token, whatever it allows.
     for (name, ..) in TOKENS {
         let reply = server.ask(&request("GET", "/metrics").by(name)).await;
         assert_eq!(reply.status, 200, "{name}");
@@ -186,7 +186,7 @@ async fn each_token_does_on_every_route_what_it_allows_and_no_more() {
         for key in ["team/a", "team", "teams/a", "other", "Team/a"] {
             for (asks, writes) in touching(key) {
                 let allowed = key.starts_with(prefix) && (rights == "rw" || !writes);
-                // Put there each time: what was allowed may have taken it away.
+                // Restored each time, since an allowed request may have deleted it.
                 server.put(key, "\"kept\"").await;
                 let asks = asks.header("prefer", "wait=5").by(name);
                 let reply = server.ask(&asks).await;
@@ -235,7 +235,7 @@ async fn list_and_several_keys_are_within_reach_as_a_whole_or_refused() {
         ),
         (&2.into(), 2)
     );
-    // A page's cursor leads no further than its prefix, also when everything is listed with it.
+    // The cursor of a page leads no further than its prefix, even in a listing of all keys.
     let first = server
         .ask(&request("GET", "/v1/kv?limit=1").by("reader"))
         .await;
@@ -313,7 +313,7 @@ async fn job_of_a_key_out_of_reach_is_as_one_that_nobody_knows() {
             let missing = server.ask(&ask(&unknown)).await;
             assert_eq!((hidden.status, missing.status), (404, 404), "{name}");
             assert_eq!(hidden.body, missing.body, "{name}");
-            // It is not waited for either: the time would tell.
+            // It is not waited for either: the time would reveal it.
             let hidden = server.ask(&ask(&format!("{other}?wait=60"))).await;
             assert_eq!((hidden.status, hidden.body), (404, missing.body), "{name}");
         }
@@ -328,7 +328,7 @@ async fn job_of_a_key_out_of_reach_is_as_one_that_nobody_knows() {
 #[tokio::test]
 async fn token_of_some_keys_can_follow_each_of_its_own_writes() {
     let server = Server::start_with(setup()).await;
-    // Of a write that nobody waits for, nothing else would be kept.
+    // Without this, nothing else of an unwaited write would be kept.
     let set = request("POST", "/set")
         .body(r#"{"key":"team/a","value":1}"#)
         .by("team");
@@ -365,7 +365,7 @@ async fn list_of_jobs_has_only_what_a_token_reaches() {
         let queue = server.ask(&request("GET", "/v1/queue").by(name)).await;
         assert_eq!(queue.status, status, "{name}");
     }
-    // The letter is of a key that neither the one may write nor the other may know of.
+    // The letter's key is one that this token may not write and that the other may not see.
     let job = server
         .ask(&request("GET", "/v1/jobs").by("reader"))
         .await
@@ -475,7 +475,7 @@ async fn watch_takes_its_token_in_the_address_too_and_nothing_else_does() {
     assert_eq!(ask("/v1/watch?prefix=other&", "guest").await, 403);
     assert_eq!(ask("/v1/watch?", "nobody").await, 401);
     assert_eq!(ask("/v1/kv?", "reader").await, 401);
-    // The header counts where there is one.
+    // The header takes precedence.
     let both = request(
         "HEAD",
         &format!("/v1/watch?access_token={}", secret("reader")),
@@ -531,7 +531,7 @@ async fn no_token_takes_all_places() {
     let mut other = server.connect().await;
     other.send(watch_by("writer").as_bytes()).await;
     assert_eq!(other.reply("GET").await.status, 200);
-    // A browser's EventSource gives up for good on a 503.
+    // A browser's `EventSource` gives up permanently on a 503.
     let mut browser = server.connect().await;
     let accepts = watch_by("reader").replace("\r\n\r\n", "\r\naccept: text/event-stream\r\n\r\n");
     browser.send(accepts.as_bytes()).await;
@@ -540,7 +540,7 @@ async fn no_token_takes_all_places() {
     assert!(browser.is_closed().await);
     drop((watches, other));
 
-    // Requests that wait, on as many connections as there are.
+    // Waiting requests, on as many connections as there are.
     let mut waiting = Vec::new();
     let wait = format!(
         "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\nprefer: wait=60\r\ncontent-length: 1\r\n\r\n1",

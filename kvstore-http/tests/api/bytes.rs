@@ -1,4 +1,4 @@
-//! §2, *Value*: bytes in are bytes out, on both faces.
+//! §2, *Value*: values keep their bytes on both faces.
 
 use crate::support::server::Server;
 use kvstore_testing::client::request;

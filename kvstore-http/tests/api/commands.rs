@@ -73,7 +73,7 @@ async fn what_is_no_integer_is_not_added_to() {
     }
     let with_body = add("n", "1").body("1");
     assert_problem(&server.ask(&with_body).await, 422, "invalid");
-    // A page of another site could send this without being asked.
+    // A page of another site could send this without a preflight request.
     let from_page = add("n", "1").header("origin", "http://other.test");
     assert_eq!(server.ask(&from_page).await.status, 415);
 }
@@ -85,7 +85,7 @@ async fn a_rate_limiter_is_one_request() {
     assert_eq!(server.ask(&hit()).await.json()["value"], 1);
     server.clock.advance(Duration::from_secs(40));
     assert_eq!(server.ask(&hit()).await.json()["value"], 2);
-    // The deadline is that of the first one.
+    // The deadline is that of the first write.
     server.clock.advance(Duration::from_secs(20));
     assert_eq!(server.ask(&hit()).await.json()["value"], 1);
 }

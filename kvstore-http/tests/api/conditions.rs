@@ -164,7 +164,7 @@ async fn lists_of_tags_and_both_headers_are_judged_together() {
     let old = server.ask(&put("a", None, None)).await;
     let old = old.header("etag").unwrap().to_owned();
     let mut now = old.clone();
-    // `{now}` is the present tag, `{old}` one that it had.
+    // `{now}` is the current tag, `{old}` a previous one.
     for (key, matches, others, status) in [
         ("a", None, Some("{now}"), 412),
         ("a", None, Some("\"7\", W/{now}"), 412),
@@ -231,7 +231,7 @@ async fn read_conditions_are_those_of_http() {
             }
         }
     }
-    // What is not there fails as that, whatever else is asked (RFC 9110 §13.2.1).
+    // A missing entry fails as missing, whatever the conditions (RFC 9110 §13.2.1).
     for (name, value) in [("if-match", "*"), ("if-none-match", "*")] {
         assert_eq!(
             connection
@@ -279,7 +279,7 @@ async fn repeated_request_under_one_key_is_the_same_job() {
             (422, Some("/problems/idempotency-key-reused"))
         );
     }
-    // The same key for another entry is another one.
+    // The same key for another entry means another request.
     let elsewhere = request("PUT", "/v1/kv/b")
         .body("1")
         .header("idempotency-key", "k 1");
@@ -352,7 +352,7 @@ async fn idempotency_key_is_forgotten_after_a_shorter_window_that_it_asks_for() 
     let ask = async |key: &str| server.ask(&add(key)).await.json()["value"].clone();
     assert_eq!(ask("\"short\";window=60").await, 1);
     assert_eq!(ask("\"usual\"").await, 2);
-    // No one asks for more than the setting grants.
+    // The setting limits the window.
     assert_eq!(ask("\"long\";window=999999999").await, 3);
     server.clock.advance(Duration::from_secs(59));
     assert_eq!(ask("\"short\";window=60").await, 1, "it is the same job");

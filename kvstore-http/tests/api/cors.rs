@@ -71,7 +71,7 @@ async fn page_of_an_origin_that_is_named_may_ask_and_see() {
     ] {
         assert!(allowed.split(", ").any(|each| each == name), "{name}");
     }
-    // What a page can do with it: write, be refused, read.
+    // The page's requests: a write, a refusal, a read.
     for (asks, status) in [
         (
             request("PUT", "/v1/kv/a")
@@ -149,7 +149,7 @@ async fn any_origin_can_be_allowed() {
         let reply = server.ask(&asks).await;
         assert_eq!(reply.header("access-control-allow-origin"), Some("*"));
     }
-    // What is not asked as browsers ask is a method that is not there.
+    // An `OPTIONS` request that is no preflight is an unsupported method.
     let plain = server
         .ask(&request("OPTIONS", "/set").header("origin", OURS))
         .await;

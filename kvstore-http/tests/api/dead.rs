@@ -5,7 +5,8 @@ use serde_json::json;
 use crate::support::server::{Server, Setup};
 use kvstore_testing::client::request;
 
-/// A server with one dead letter, which would delete the key `buried`, and the id of its job.
+/// Starts a server with one dead letter, which would delete the key `buried`; returns the letter's
+/// job id as well.
 async fn buried() -> (Server, String) {
     let mut server = Server::start_idle(Setup::default()).await;
     server.put("buried", "1").await;
@@ -209,7 +210,7 @@ async fn dead_letter_is_tried_again_once() {
         (again.status, &again.json()["type"]),
         (404, &json!("/problems/not-found"))
     );
-    // One that is no dead letter, and what is no id.
+    // A job that is no dead letter, and text that is no id.
     for id in [new.as_str(), "x"] {
         let reply = server
             .ask(&request("POST", &format!("/v1/jobs/{id}/retry")))

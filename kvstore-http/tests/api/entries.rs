@@ -173,7 +173,7 @@ async fn waiting_is_the_default_and_a_wait_that_runs_out_answers_202() {
     assert_eq!(reply.header("retry-after"), Some("1"));
     assert_eq!(reply.header("sync-token"), Some(&*job));
     assert_eq!(reply.header("preference-applied"), Some("wait"));
-    // Nothing is lost: the job runs.
+    // Nothing is lost: the job remains queued and is applied.
     let mut server = server;
     server.work();
     let done = server

@@ -1,5 +1,4 @@
-//! §1 and §8: what is answered when store or queue cannot do their part, and that nothing of it
-//! leaks.
+//! §1 and §8: the answers while the store or the queue fails, none of which leaks internal details.
 
 use std::time::{Duration, Instant};
 

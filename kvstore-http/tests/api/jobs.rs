@@ -118,7 +118,7 @@ async fn job_that_was_given_up_says_why_and_its_waiter_gets_500() {
         .header("prefer", "respond-async");
     let id = loop {
         if server.service.queue().depth().await.unwrap().jobs == 1 {
-            // The job in front of this one.
+            // The previous job in the queue.
             let next = server.ask(&same).await.json()["job_id"]
                 .as_str()
                 .unwrap()
@@ -176,7 +176,7 @@ async fn unknown_job_is_not_found() {
             "{bad}"
         );
     }
-    // Longer than anybody waits is no mistake: the job is done, and the answer comes at once.
+    // A wait above the maximum is no error: the job is done, so the answer is immediate.
     let reply = server
         .ask(&request(
             "GET",

@@ -1,4 +1,4 @@
-//! §2 and §10: every limit, and what is answered at it.
+//! §2 and §10: every limit, and the answer at it.
 
 use std::time::{Duration, Instant};
 
@@ -103,7 +103,7 @@ async fn announced_body_over_the_limit_is_refused_before_it_is_read() {
         assert_eq!(reply.header("connection"), Some("close"));
         assert!(connection.is_closed().await);
     }
-    // One that is allowed is asked for.
+    // A body within the limit is requested.
     let mut connection = server.connect().await;
     connection.send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n").await;
     assert_eq!(connection.reply("PUT").await.status, 100);
@@ -118,8 +118,8 @@ async fn client_that_sends_a_large_body_all_the_same_gets_its_answer() {
     connection
         .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20000000\r\n\r\n")
         .await;
-    // More than any buffer on the way holds: without somebody who reads it, this would block or be
-    // reset.
+    // More than all buffers on the way hold: unless the server keeps reading, this would block or
+    // be reset.
     let piece = vec![b'x'; 1 << 20];
     for _ in 0..19 {
         connection
@@ -200,7 +200,7 @@ async fn head_that_does_not_end_is_given_up() {
         ..Options::default()
     };
     let server = Server::start_with(with(options)).await;
-    // Also on a connection that has served before.
+    // The second connection has already served a request.
     for requests_before in [0, 1] {
         let mut connection = server.connect().await;
         for _ in 0..requests_before {
@@ -281,7 +281,7 @@ async fn answer_that_nobody_takes_is_given_up() {
     {
         requests += 1;
     }
-    // Its place is free again once it is given up.
+    // Its place is free once the server gives it up.
     let begun = Instant::now();
     while server.ask(&request("GET", "/livez")).await.status != 200 {
         assert!(begun.elapsed() < NOT_LONG);
@@ -299,7 +299,7 @@ async fn connection_too_many_is_told_so() {
     let mut served = Vec::<Connection>::new();
     for _ in 0..2 {
         let mut connection = server.connect().await;
-        // Idle ones would make room.
+        // Idle connections would make room.
         connection
             .send(b"GET /v1/watch HTTP/1.1\r\nhost: localhost\r\n\r\n")
             .await;
@@ -428,7 +428,7 @@ async fn silent_connections_make_room_and_get_no_longer_than_a_head() {
     let mut first = server.connect().await;
     let mut second = server.connect().await;
     assert_eq!(second.ask(&request("GET", "/livez")).await.status, 200);
-    // The first one has been idle longer.
+    // The first connection has been idle longest.
     let mut third = server.connect().await;
     assert_eq!(third.ask(&request("GET", "/livez")).await.status, 200);
     assert!(first.is_closed().await);
@@ -449,7 +449,8 @@ async fn silent_connections_make_room_and_get_no_longer_than_a_head() {
     assert_eq!(used.ask(&request("GET", "/livez")).await.status, 200);
 }
 
-/// Larger than the buffers of sockets, so that it stays with the server when nobody reads it.
+/// A page larger than the buffers of sockets, so that it stays with the server while the client
+/// does not read.
 const PAGE: &str = "/v1/kv?include=value&limit=1000";
 
 async fn with_large_values(in_flight: usize) -> Server {
@@ -499,13 +500,13 @@ async fn bodies_that_do_not_come_leave_room_for_small_ones_and_refuse_large_ones
         (refused.status, refused.header("connection")),
         (503, Some("close"))
     );
-    // One that does not say how long it is, likewise.
+    // The same for a body without an announced length.
     let mut chunked = server.connect().await;
     chunked
         .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
         .await;
     let chunk = format!("{:x}\r\n{}\r\n", 1_000_000, " ".repeat(1_000_000));
-    // It may be answered before all of it is sent.
+    // The answer may precede the end of the body.
     let _ = chunked.try_send(chunk.as_bytes()).await;
     assert_eq!(chunked.reply("PUT").await.status, 503);
     assert_eq!(server.ask(&put(1000)).await.status, 201);

@@ -15,7 +15,7 @@ async fn put(server: &Server, key: &str, value: &str) -> String {
     reply.header("etag").expect("it was applied").to_owned()
 }
 
-/// A page, but for the place in the changes that it shows.
+/// Returns a page without its position in the changes.
 async fn page(server: &Server, query: &str) -> Value {
     page_and_place(server, query).await.0
 }
@@ -36,7 +36,7 @@ fn names(page: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// All pages one after the other, each asked for with the cursor of the one before.
+/// Returns all pages, each requested with the cursor of the previous one.
 async fn pages(server: &Server, query: &str) -> Vec<Value> {
     let mut pages = vec![page(server, &format!("?{query}")).await];
     while let Some(cursor) = pages.last().and_then(|page| page.get("cursor")) {

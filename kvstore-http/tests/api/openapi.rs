@@ -1,11 +1,12 @@
-//! §9: `/openapi.json` says what is answered, and `/docs` shows it.
+//! §9: `/openapi.json` describes the answers, and `/docs` shows it.
 
 use serde_json::{Value, json};
 
 use crate::support::server::{Server, Setup};
 use kvstore_testing::client::{Reply, Request, request};
 
-/// Headers of every answer, or of none in particular: what HTTP itself says, and no more of it.
+/// Headers that HTTP itself defines for every answer, or for none in particular; no others are
+/// exempt.
 const OF_HTTP: [&str; 5] = [
     "connection",
     "content-length",
@@ -21,7 +22,7 @@ async fn document(server: &Server) -> Value {
     reply.json()
 }
 
-/// What `at` is or refers to.
+/// Returns `at`, or the part of the document that it refers to.
 fn resolved<'a>(document: &'a Value, at: &'a Value) -> &'a Value {
     match at["$ref"].as_str() {
         Some(place) => document.pointer(place.strip_prefix('#').unwrap()).unwrap(),
@@ -29,7 +30,7 @@ fn resolved<'a>(document: &'a Value, at: &'a Value) -> &'a Value {
     }
 }
 
-/// Everything in the answer to `path` that the document does not say.
+/// Returns everything in the answer to `path` that the document does not describe.
 fn undocumented(document: &Value, path: &str, method: &str, reply: &Reply) -> Vec<String> {
     let place = format!("{method} {path} {}", reply.status);
     let operation = &document["paths"][path][method.to_lowercase()];
@@ -272,7 +273,7 @@ async fn what_is_answered_stands_in_the_document() {
         let reply = server.ask(&request).await;
         assert_eq!(reply.status, status, "{request:?}: {reply:?}");
         wrong.extend(undocumented(&document, path, method, &reply));
-        // Where a job came, it can be looked at.
+        // An answer with a job id allows a look at the job.
         if let (202, Some(job)) = (status, reply.header("sync-token")) {
             let path = "/v1/jobs/{id}";
             let job = server.ask(&get(&format!("/v1/jobs/{job}?wait=5"))).await;

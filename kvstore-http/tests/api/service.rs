@@ -1,4 +1,4 @@
-//! §9: what the server says about itself.
+//! §9: the server's description of itself.
 
 use kvstore_http::Options;
 use kvstore_worker::admin::PATHS;
@@ -22,7 +22,7 @@ async fn root_names_the_service_and_where_to_go() {
     ] {
         assert!(links.contains_key(face), "{face}");
     }
-    // Every link leads somewhere: with something put in, none is an unknown route.
+    // Every link leads somewhere: once its parameters are filled in, none is an unknown route.
     for (name, link) in links {
         let target = link
             .as_str()

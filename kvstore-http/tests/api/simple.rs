@@ -303,7 +303,7 @@ async fn page_of_another_site_cannot_make_a_browser_write() {
         .body(r#"{"key":"a","value":1}"#)
         .header("prefer", "wait=5");
     let from_page = set.clone().header("origin", "https://elsewhere.example");
-    // What a browser sends without asking first; of these the last has no type at all.
+    // Types that a browser sends without a preflight request; the last request has no type at all.
     for content_type in [
         "text/plain",
         "application/x-www-form-urlencoded",
@@ -318,7 +318,7 @@ async fn page_of_another_site_cannot_make_a_browser_write() {
         );
     }
     assert_eq!(server.ask(&from_page).await.status, 415);
-    // For all else it asks, and is not told that it may.
+    // For all other requests the browser sends a preflight request, which is refused.
     let asked = request("OPTIONS", "/set").header("origin", "https://elsewhere.example");
     let answer = server.ask(&asked).await;
     assert_eq!(

@@ -1,5 +1,5 @@
-//! §2: what a write says and the server does not know is refused, so that no misspelt word is a
-//! write without it.
+//! §2: unknown parts of a write are refused, so that a misspelt word does not become a write
+//! without it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::server::{Server, Setup};
 use kvstore_testing::client::{Request, request};
 
-/// Asks, expects a refusal that says `words`, and looks whether the key is still what it was.
+/// Sends a request, expects a refusal that contains `words`, and checks that the key is unchanged.
 async fn is_refused(server: &Server, asked: &Request, status: u16, words: &str) {
     let reply = server.ask(asked).await;
     let line = asked.line();
@@ -63,7 +63,7 @@ async fn unknown_parameter_of_a_write_is_named_with_the_nearest_known_one() {
     ] {
         is_refused(&server, &asked, 422, words).await;
     }
-    // Where it can do no harm it is ignored.
+    // An unknown parameter of a read is harmless and ignored.
     let read = server.ask(&request("GET", "/v1/kv/k?tll=5")).await;
     assert_eq!(read.status, 200);
 }
@@ -217,7 +217,7 @@ async fn read_waits_for_every_sync_token() {
         let reply = server.ask(get).await;
         assert_eq!(reply.status, 200, "{}: {}", get.line(), reply.text());
     }
-    // Each counts, wherever it stands.
+    // Each token counts, wherever it appears.
     let foreign = format!("{}, 00000000000000aa.0.1-1", tokens[0]);
     for get in [
         request("GET", "/v1/kv/k0").header("sync-token", &tokens.join(",")),

@@ -1,4 +1,4 @@
-//! §5: reading one's own write.
+//! §5: reading one's own writes.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ fn impatient() -> Setup {
     }
 }
 
-/// A read after `token`, in each way and on each face.
+/// Returns reads after `token`, in each way and on each face.
 fn reads(token: &str) -> Vec<Request> {
     vec![
         request("GET", "/v1/kv/a").header("sync-token", token),
@@ -53,7 +53,7 @@ async fn waited_write_is_seen_by_the_next_read() {
 async fn read_with_a_sync_token_waits_for_its_write() {
     let mut server = Server::start_idle(Setup::default()).await;
     let token = write(&server).await;
-    // All of them are on their way before anybody works.
+    // All reads are sent before the worker starts.
     let mut waiting = Vec::new();
     for read in reads(&token) {
         let mut connection = server.connect().await;
@@ -132,7 +132,7 @@ async fn a_read_waits_for_all_of_its_sync_tokens() {
         assert_eq!(reply.status, 503, "{asks:?}");
         assert_eq!(reply.json()["type"], "/problems/not-yet-visible");
     }
-    // They are waited for together, so as many take no longer than one.
+    // The waits run concurrently, so several tokens take no longer than one.
     let tokens = |count| vec![pending.as_str(); count].join(",");
     let asks = plain().header("sync-token", &tokens(16));
     assert_eq!(server.ask(&asks).await.status, 503);

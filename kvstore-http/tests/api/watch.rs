@@ -154,7 +154,7 @@ async fn watch_goes_on_behind_the_last_event_and_misses_nothing() {
         assert_eq!(events.told().await.1["key"], "b");
         assert_eq!(events.told().await.0, "delete");
     }
-    // From the very beginning of a watch, too, although there was no event.
+    // Also from the very beginning of a watch, before any event.
     let mut idle = watch(&server, "").await;
     idle.block().await.unwrap();
     let id = idle.last_id.clone();
@@ -180,7 +180,7 @@ async fn history_that_is_gone_is_410() {
     assert_eq!(reply.status, 410);
     assert_eq!(reply.json()["type"], "/problems/history-compacted");
 
-    // What a browser's EventSource sends, which gives up for good on a 410.
+    // A browser's `EventSource` sends this header and gives up permanently on a 410.
     let accepts = |query: &str| {
         let watch = request("GET", &format!("/v1/watch?{query}")).header("last-event-id", &id);
         watch.header("accept", "text/html;q=0.5, Text/Event-Stream;q=1")
@@ -196,7 +196,7 @@ async fn history_that_is_gone_is_410() {
 
     let mut whole = Events::open(server.address, &accepts("snapshot=1")).await;
     assert_eq!(whole.told().await.0, "reset");
-    // Cut off here it would be told again.
+    // A client that is cut off here would receive the reset again.
     assert_eq!(whole.last_id, "");
     for expected in ["set", "set", "synced"] {
         assert_eq!(whole.told().await.0, expected);
@@ -204,7 +204,7 @@ async fn history_that_is_gone_is_410() {
     server.put("c", "1").await;
     assert_eq!(whole.told().await.1["key"], "c");
 
-    // A history of which nothing is known.
+    // An id from an unknown history.
     let foreign = request("GET", "/v1/watch?since=nonsense").header("accept", "text/event-stream");
     let mut foreign = Events::open(server.address, &foreign).await;
     assert_eq!(foreign.told().await.0, "reset");
@@ -231,12 +231,13 @@ async fn bad_parameters_are_refused_by_name() {
     assert!(matches!(reply.status, 400 | 410), "{reply:?}");
 }
 
-/// What a client knows that follows a watch.
+/// Updates the knowledge of a client that follows a watch.
 fn follow(known: &mut BTreeMap<String, Value>, name: &str, data: &Value) {
     let key = data["key"].as_str().expect("a key").to_owned();
     match name {
         "set" => {
-            // A value that was replaced already is not told; what replaced it will be.
+            // An event omits a value that has already been replaced; the event of its replacement
+            // follows.
             if let Some(value) = data.get("value") {
                 known.insert(key, value.clone());
             }
@@ -272,7 +273,7 @@ async fn whoever_follows_a_snapshot_and_changes_knows_what_is_there() {
             })
         })
         .collect();
-    // They begin while others write, and are cut off and go on now and then.
+    // The watchers start during writes, and sometimes disconnect and resume.
     let watchers: Vec<_> = (0..6_u64)
         .map(|watcher| {
             tokio::spawn(async move {
@@ -367,7 +368,7 @@ async fn so_many_watch_and_no_more_until_one_leaves() {
         assert_eq!((reply.status, reply.retry_after()), (503, Some("1")));
         assert_eq!(reply.json()["type"], "/problems/overloaded");
     }
-    // Others are served, and so is who need not wait.
+    // Other requests are served, and so are reads that do not wait.
     assert_eq!(server.ask(&request("GET", "/v1/kv/a")).await.status, 200);
     drop(first);
     let begun = Instant::now();
@@ -393,7 +394,7 @@ async fn reader_that_takes_nothing_is_disconnected() {
     assert_eq!(slow.reply("GET").await.status, 200);
     let value = format!("\"{}\"", "x".repeat(500_000));
     let mut quick = watch(&server, "").await;
-    // More than the sockets in between hold.
+    // More than the sockets' buffers hold.
     for _ in 0..40 {
         server.put("large", &value).await;
         assert_eq!(quick.told().await.1["key"], "large");
@@ -464,7 +465,7 @@ async fn one_key_can_be_waited_for() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     delete(&server, "a").await;
     assert_eq!(waiting.await.unwrap().status, 404);
-    // What is known to be old is answered at once, and so is what is absent.
+    // An outdated tag is answered at once, and so is an absent key.
     let begun = Instant::now();
     put(&server, "a", "3").await;
     assert_eq!(server.ask(&poll("a", &tag, 10)).await.status, 200);
@@ -516,7 +517,7 @@ async fn client_that_left_frees_its_place_at_once() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        // Much sooner than the heartbeat that would find them gone.
+        // Much sooner than a heartbeat would notice that they are gone.
         let freed = tokio::time::timeout(Duration::from_secs(8), freed).await;
         assert!(freed.is_ok(), "{waits}");
     }
@@ -543,7 +544,7 @@ async fn key_that_is_missing_can_be_waited_for() {
     let never = ask("/v1/kv/never", "wait=1").await.unwrap();
     assert_eq!(never.status, 404);
     assert_eq!(never.header("preference-applied"), Some("wait"));
-    // Whoever names a tag knows an entry that is gone.
+    // A client that sends a tag knows an entry that is now gone.
     let asked = Instant::now();
     let gone = request("GET", "/v1/kv/never").header("prefer", "wait=30");
     let gone = server.ask(&gone.header("if-none-match", &tag)).await;

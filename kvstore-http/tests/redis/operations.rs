@@ -1,6 +1,6 @@
-//! Does what `k8s/README.md` tells an operator to do work: a backup of Redis taken under load, and
-//! the move from a folder to Redis while reads are served? And is it seen what a Redis that came
-//! back from an old copy has lost?
+//! Do the instructions in `k8s/README.md` for operators work: a backup of Redis under load, and the
+//! move from a folder to Redis while reads are served? And are losses noticed after Redis returns
+//! from an old copy?
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,11 +17,11 @@ use kvstore_testing::redis::RedisServer;
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a server says of jobs that it had accepted.
+/// The server's message about accepted jobs that are lost.
 const LOST: &str = "the Redis server has lost the jobs between these positions, which it had acknowledged: it came back from an older \
                     copy, or another one that lagged took its place";
 
-/// A server and a worker on `redis`.
+/// Starts a server and a worker on `redis`.
 fn fleet(redis: &RedisServer) -> [Process; 2] {
     let url = redis.url();
     let worker = Process::launch_command(worker_command(&["--store", &url]));
@@ -32,7 +32,7 @@ fn fleet(redis: &RedisServer) -> [Process; 2] {
     ]
 }
 
-/// Counts up in `key` until it is told to stop; only what was answered as applied is in `written`.
+/// Counts up in `key` until stopped; `written` advances only with writes answered as applied.
 async fn count_up(
     address: SocketAddr,
     key: String,
@@ -74,7 +74,7 @@ async fn copy_of_the_log_of_redis_made_under_load_holds_what_was_acknowledged() 
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 
-    // As the guide has it: no rewrite of the log while it is copied.
+    // The guide disables rewrites of the log while it is copied.
     redis.ask(&["CONFIG", "SET", "auto-aof-rewrite-percentage", "0"]);
     assert_eq!(redis.info("persistence", "aof_rewrite_in_progress"), 0);
     let before = counts();
@@ -107,7 +107,7 @@ async fn copy_of_the_log_of_redis_made_under_load_holds_what_was_acknowledged() 
             (*before..=last[number]).contains(&found),
             "{key}: {found}, and {before} was acknowledged before the copy"
         );
-        // And it goes on.
+        // The server continues to work.
         let put = request("PUT", &key).header("prefer", "wait=30").body("0");
         assert_eq!(connection.ask(&put).await.status, 200);
     }
@@ -138,7 +138,7 @@ async fn jobs_that_an_old_copy_of_redis_lacks_are_unknown_and_counted() {
         assert_eq!(first.status, 201, "{first:?}");
 
         let copy = redis.copy();
-        // Nobody applies it, so it is nowhere but in the queue.
+        // The worker is paused, so the write exists only in the queue.
         worker.signal("STOP");
         let lost = connection.ask(&put("2")).await;
         assert_eq!(lost.status, 202, "{lost:?}");
@@ -148,7 +148,7 @@ async fn jobs_that_an_old_copy_of_redis_lacks_are_unknown_and_counted() {
 
         let next = connection.ask(&waiting("3")).await;
         assert_eq!(next.status, 200, "{next:?}");
-        // Their numbers are in the order of their acceptance, though the one was lost.
+        // Job numbers follow the order of acceptance even though one job was lost.
         let get = request("GET", "/v1/kv/a");
         let read = connection.ask(&get).await;
         assert_eq!((read.status, read.text()), (200, "3"));
@@ -168,7 +168,7 @@ async fn jobs_that_an_old_copy_of_redis_lacks_are_unknown_and_counted() {
             metrics.contains("kvstore_queue_jobs_lost_total 1\n"),
             "{metrics}"
         );
-        // What was applied before is what it was.
+        // Earlier applied writes are unchanged.
         let token = first.header("sync-token").unwrap();
         let read = request("GET", "/v1/kv/a").header("sync-token", token);
         assert_eq!(connection.ask(&read).await.status, 200);
@@ -201,8 +201,7 @@ async fn access_log_is_one_setting_that_the_configuration_names() {
     assert!(others.is_empty(), "that is more than requests: {others:#?}");
 }
 
-/// The words of a line of the guide, run as it stands there: what one program prints is what the
-/// other one reads.
+/// Runs the two commands of a pipe in the guide, so that the second reads the output of the first.
 fn pipe(export: &[&str], import: &[&str]) -> String {
     let mut export = kvstore_command(export)
         .stdout(Stdio::piped())
@@ -215,9 +214,9 @@ fn pipe(export: &[&str], import: &[&str]) -> String {
     String::from_utf8(imported.stdout).unwrap()
 }
 
-/// Who may do what, in a file: one token with these rights. Its secret.
+/// Creates a token file with one token of these rights; returns the token.
 fn tokens(file: &Path, rights: &str) -> String {
-    // It may be there already, with other rights.
+    // The file may exist with other rights.
     let _ = std::fs::remove_file(file);
     add_token(file, "ops", rights, "")
 }
@@ -241,7 +240,7 @@ async fn folder_moves_to_redis_while_reads_are_served() {
         assert_eq!(reply.status, 201);
     }
 
-    // From here on it may only be read.
+    // From here on the folder is read-only.
     let bearer = format!("Bearer {}", tokens(&file, "r"));
     server.signal("HUP");
     server.logged("the tokens were read again");

@@ -1,4 +1,4 @@
-//! How many round trips to Redis does a job take alone, and how many do a thousand?
+//! How many round trips to Redis does a single job take, and how many do a thousand?
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// Stands between a client and its server, and counts how often it was asked after it had answered.
+/// A proxy between a client and its server that counts the requests sent after an answer.
 struct Counting {
     folder: tempfile::TempDir,
     count: Arc<AtomicUsize>,
@@ -50,7 +50,7 @@ impl Counting {
 }
 
 impl Counting {
-    /// Once nothing has been asked for a while.
+    /// Returns the count after a pause without requests.
     async fn count_when_quiet(&self) -> usize {
         let mut last = self.count();
         loop {
@@ -100,7 +100,7 @@ async fn one_job_alone_is_accepted_in_one_round_trip() {
     let redis = RedisServer::start();
     let counting = Counting::before(&redis);
     let opened = counting.open().await;
-    // The listeners for messages make connections of their own meanwhile.
+    // Listeners for messages open their own connections in the meantime.
     counting.count_when_quiet().await;
     let mut took = Vec::new();
     for number in 0..3 {
@@ -113,8 +113,8 @@ async fn one_job_alone_is_accepted_in_one_round_trip() {
             .unwrap();
         took.push(counting.count() - before);
     }
-    // The first finds that the partition was not opened to this run of the server, opens it, sees
-    // that the store is there, and asks again.
+    // The first job finds that the partition is not yet open to this run of the server, opens it,
+    // checks that the store exists, and enqueues again.
     assert_eq!(took, [4, 1, 1]);
 }
 
@@ -130,7 +130,7 @@ async fn a_thousand_jobs_are_applied_in_five_round_trips() {
         let state = direct.store.outcome(id, Duration::from_secs(30)).await;
         assert!(matches!(state, Ok(JobState::Finished(_))), "{state:?}");
     };
-    // By now the server knows all scripts.
+    // By now the server has all scripts.
     let worker = Worker::start(&counted);
     let first = direct.queue.enqueue(vec![set(0)]).await.remove(0).unwrap();
     finished(&first.id).await;
@@ -148,7 +148,7 @@ async fn a_thousand_jobs_are_applied_in_five_round_trips() {
     assert!(took <= 5, "{took} round trips");
 }
 
-/// One that applies what it is given, until it is told to stop.
+/// A worker that applies jobs until stopped.
 struct Worker {
     stop: oneshot::Sender<()>,
     running: JoinHandle<kvstore_core::Result<()>>,

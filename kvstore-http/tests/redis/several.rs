@@ -14,21 +14,23 @@ use kvstore_testing::redis::RedisServer;
 const CLIENTS: usize = 12;
 const WRITES: usize = 40;
 
-/// The longest wait for a write: a killed worker's partitions are taken over when its claims end.
+/// The longest wait for a write: the partitions of a killed worker are taken over when its claims
+/// end.
 const WAIT: &str = "wait=18";
 
-/// How often a write that is still queued after that is asked for again, under its idempotency key.
+/// How often a write that is still queued after that is sent again, under its idempotency key.
 const AGAIN_MAX: usize = 2;
 
-/// Longer than all of it takes.
+/// Longer than the whole test takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A worker as a process of its own.
+/// Starts a worker process.
 fn worker(store: &str) -> Process {
     Process::launch_command(worker_command(&["--store", store]))
 }
 
-/// Asks one server after the other until one answers, from `first` on, and says which one it was.
+/// Sends a request to the servers in turn, starting at `first`, until one answers; returns which
+/// one did.
 async fn ask(servers: &[SocketAddr], first: usize, request: &Request) -> (usize, Reply) {
     for at in (0..servers.len()).map(|next| (first + next) % servers.len()) {
         if let Some(mut connection) = Connection::try_open(servers[at]).await
@@ -40,15 +42,15 @@ async fn ask(servers: &[SocketAddr], first: usize, request: &Request) -> (usize,
     panic!("no server answers");
 }
 
-/// Counts a key of its own up, each write at another server and on condition that the one before it
-/// was the last.
+/// Counts up a key of its own, sending each write to another server under the condition that the
+/// previous write is the current version.
 async fn count(number: usize, servers: Vec<SocketAddr>, acknowledged: Arc<AtomicUsize>) {
     let target = format!("/v1/kv/client:{number}");
     let mut tag: Option<String> = None;
     for write in 1..=WRITES {
         let put = request("PUT", &target)
             .header("prefer", WAIT)
-            // Sent again to another server when one is killed, it must not be done again.
+            // A write that is sent again after a kill must not take effect twice.
             .header("idempotency-key", &format!("{number}:{write}"))
             .body(write.to_string());
         let put = match &tag {
@@ -56,8 +58,8 @@ async fn count(number: usize, servers: Vec<SocketAddr>, acknowledged: Arc<Atomic
             None => put.header("if-none-match", "*"),
         };
         let (mut at, mut reply) = ask(&servers, number + write, &put).await;
-        // A partition of a killed worker may fall to one that is killed before it takes it, and so
-        // wait for the end of both claims.
+        // A partition of a killed worker may be assigned to one that is killed before it takes
+        // over, so the write may have to wait for the end of both claims.
         for _ in 0..AGAIN_MAX {
             if reply.status != 202 {
                 break;
@@ -71,7 +73,7 @@ async fn count(number: usize, servers: Vec<SocketAddr>, acknowledged: Arc<Atomic
         tag = reply.header("etag").map(str::to_owned);
         acknowledged.fetch_add(1, Ordering::Relaxed);
 
-        // Seen at another server at once.
+        // Another server shows it at once.
         let (_, seen) = ask(&servers, at + 1, &request("GET", &target)).await;
         assert_eq!(
             (seen.status, seen.text(), seen.header("etag")),
@@ -121,7 +123,7 @@ async fn keys_of_all_partitions_are_deleted_by_their_prefix() {
             "{prefix}"
         );
     }
-    // There is nothing left to do, and that is no error.
+    // A repetition finds nothing to delete, which is no error.
     let reply = connection.ask(&delete).await;
     assert_eq!(
         (reply.status, &reply.json()["deleted"]),
@@ -163,7 +165,7 @@ async fn servers_and_workers_on_one_redis_lose_nothing_when_some_are_killed() {
     servers[0].kill();
     until(all / 4).await;
     workers[0].kill();
-    // One that is asked to stop hands its partitions over at once.
+    // A worker that stops in order hands its partitions over at once.
     workers[1].signal("TERM");
     assert_eq!(workers[1].ended().code(), Some(0));
     until(all / 2).await;

@@ -1,6 +1,6 @@
 //! A queue on Redis in front of one folder: do servers that follow the folder and workers that take
 //! turns on it lose, double or reorder anything when each of them, and Redis, is killed? And is
-//! everything refused that would?
+//! everything refused that would cause a loss?
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,13 +16,13 @@ use kvstore_testing::redis::RedisServer;
 const CLIENTS: usize = 8;
 const ROUNDS: usize = 60;
 
-/// Writes of a client in each round, in all: one that waits and one that does not.
+/// Number of writes of a client in each round: one waited and one not.
 const WRITES: usize = 2;
 
-/// Each so many rounds a key is deleted.
+/// A key is deleted once in this many rounds.
 const DELETE_EVERY: usize = 4;
 
-/// Longer than all of it takes.
+/// Longer than the whole test takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const TAKES_OVER: &str = "took over the folder";
@@ -42,7 +42,7 @@ impl Pair {
         }
     }
 
-    /// A small journal, so that readers also follow through snapshots.
+    /// Returns a URL with a small journal limit, so that readers also follow through snapshots.
     fn store(&self) -> String {
         format!("file:{}?snapshot_bytes=32KiB", self.folder.path().display())
     }
@@ -51,7 +51,7 @@ impl Pair {
         format!("file:{}", self.folder.path().display())
     }
 
-    /// A server that reads the folder, before it serves.
+    /// Launches a server that reads the folder, without waiting until it serves.
     fn launch_server(&self) -> Process {
         let (store, queue) = (self.plain_store(), self.redis.url());
         Process::launch(&["--worker", "none", "--store", &store, "--queue", &queue])
@@ -69,7 +69,7 @@ impl Pair {
         worker(&self.store(), &self.redis.url(), args)
     }
 
-    /// The process that holds the folder.
+    /// Returns the id of the process that holds the folder.
     fn holder(&self) -> u32 {
         let text = std::fs::read_to_string(self.folder.path().join("LOCK")).unwrap();
         text.trim().parse().expect("a process id")
@@ -90,7 +90,7 @@ async fn get(address: SocketAddr, target: &str) -> Reply {
     connection.ask(&request("GET", target)).await
 }
 
-/// What `/readyz` says, once that is `word`.
+/// Waits until the status in `/readyz` is `word`.
 async fn until_ready(address: SocketAddr, word: &str) {
     let begun = Instant::now();
     loop {
@@ -103,7 +103,7 @@ async fn until_ready(address: SocketAddr, word: &str) {
     }
 }
 
-/// What all clients know.
+/// State that all clients share.
 struct Fleet {
     addresses: Mutex<Vec<SocketAddr>>,
     acknowledged: AtomicUsize,
@@ -115,8 +115,8 @@ impl Fleet {
         addresses[at % addresses.len()]
     }
 
-    /// Asks one server after the other until one has an answer that says what became of the
-    /// request. Under its idempotency key a write can be sent as often as it takes.
+    /// Sends a request to the servers in turn until one answers with its outcome. A write has an
+    /// idempotency key, so it can be sent any number of times.
     async fn ask(&self, first: usize, request: &Request, done: &[u16]) -> (usize, Reply) {
         let begun = Instant::now();
         let mut last = None;
@@ -137,8 +137,8 @@ impl Fleet {
     }
 }
 
-/// Writes to two keys of its own: one write on condition that the one before it was the last, and
-/// one that is only accepted.
+/// Writes to two keys of its own: each write to the first is conditional on the previous one, and
+/// writes to the second are not waited for.
 async fn write(number: usize, fleet: Arc<Fleet>) {
     let counted = format!("/v1/kv/counted:{number}");
     let mut tag: Option<String> = None;
@@ -156,14 +156,14 @@ async fn write(number: usize, fleet: Arc<Fleet>) {
             true => change,
             false => change.body(round.to_string()),
         };
-        // A write that was lost or done twice makes the condition of the next one fail: a 412 is
-        // none of these.
+        // A lost or doubled write makes the next condition fail, and 412 is not among the accepted
+        // statuses.
         let (at, reply) = fleet.ask(number + round, &change, &[200, 201]).await;
         fleet.acknowledged.fetch_add(1, Ordering::Relaxed);
         tag = reply.header("etag").map(str::to_owned);
         assert_eq!(tag.is_some(), !is_delete, "{reply:?}");
 
-        // Seen at another server at once, with the token or without.
+        // Another server shows it at once, with or without the token.
         let token = reply.header("sync-token").expect("a token").to_owned();
         let read = request("GET", &counted);
         let read = match round % 2 {
@@ -240,7 +240,7 @@ async fn whoever_is_killed_nothing_is_lost_doubled_or_reordered() {
     }
     assert_eq!(fleet.acknowledged.load(Ordering::Relaxed), all);
 
-    // The last of the writes that nobody waited for has to show at all servers.
+    // The last unwaited write must become visible at all servers.
     let begun = Instant::now();
     for server in &servers {
         for number in 0..CLIENTS {
@@ -251,7 +251,7 @@ async fn whoever_is_killed_nothing_is_lost_doubled_or_reordered() {
             }
         }
     }
-    // So many changes took effect, each once.
+    // Each change took effect exactly once.
     let last = request("PUT", "/v1/kv/last").body("1");
     fleet.ask(0, &last, &[201]).await;
     let folder = Inspection::of(pair.folder.path()).unwrap();
@@ -262,7 +262,7 @@ async fn whoever_is_killed_nothing_is_lost_doubled_or_reordered() {
         assert_eq!(get(server.address, page).await.text(), shown.text());
     }
 
-    // Whoever leaves in good order leaves a file that shows the same.
+    // A process that stops in order leaves a file with the same content.
     workers.remove(1).kill();
     workers[0].signal("TERM");
     assert_eq!(workers[0].ended().code(), Some(0));
@@ -289,7 +289,7 @@ async fn a_standby_is_ready_says_so_once_and_takes_over_from_one_that_ends() {
     let metrics = get(probes, "/metrics").await;
     assert!(metrics.text().contains("kvstore_up 1"), "{metrics:?}");
 
-    // One that is asked to stop while it waits has nothing to finish.
+    // A standby that is asked to stop has nothing to finish.
     let mut third = pair.worker();
     third.logged(STANDS_BY);
     third.signal("TERM");
@@ -317,7 +317,7 @@ async fn a_server_accepts_nothing_until_it_can_read_the_folder() {
     let mut connection = Connection::open(server.address).await;
     assert_eq!(connection.ask(&put).await.status, 503);
 
-    // A server with a worker inside does as well as a worker.
+    // A server with an embedded worker does as well as a worker.
     let writer = Process::start(&["--store", &pair.store(), "--queue", &pair.redis.url()]);
     until_ready(server.address, "ready").await;
     assert_eq!(connection.ask(&put).await.status, 201);
@@ -327,7 +327,7 @@ async fn a_server_accepts_nothing_until_it_can_read_the_folder() {
     let seen = connection.ask(&request("GET", "/v1/kv/b")).await;
     assert_eq!((seen.status, seen.text()), (200, "2"));
 
-    // Without anybody who applies, a write is accepted and waits.
+    // Without a worker, a write is accepted and waits.
     drop(writer);
     let put = request("PUT", "/v1/kv/c")
         .header("prefer", "respond-async")
@@ -348,7 +348,7 @@ async fn a_server_accepts_nothing_until_it_can_read_the_folder() {
     assert_eq!(connection.ask(&read).await.text(), "3");
 }
 
-/// Runs it to its end, which is a failure, and says what it said.
+/// Waits for the failure of a process and returns its error messages.
 fn refused(mut process: Process) -> String {
     assert_eq!(process.ended().code(), Some(1));
     let said: Vec<_> = process
@@ -382,7 +382,7 @@ async fn a_folder_goes_over_to_another_queue_only_when_told() {
     let seen = connection.ask(&request("GET", "/v1/kv/a")).await;
     assert_eq!((seen.status, seen.text()), (200, "1"));
 
-    // A second folder would take what is meant for the first, and a store on Redis likewise.
+    // A second folder would take jobs meant for the first, and so would a store on Redis.
     let elsewhere = tempfile::tempdir().unwrap();
     let other = format!("file:{}", elsewhere.path().display());
     let said = refused(worker(&other, &pair.redis.url(), &[]));
@@ -394,7 +394,7 @@ async fn a_folder_goes_over_to_another_queue_only_when_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_folder_had_accepted_itself_is_not_forgotten() {
     let pair = Pair::new();
-    // It was accepted, and nothing was ever applied.
+    // The write was accepted, but nothing was ever applied.
     let opened = kvstore_core::open(&pair.plain_store().parse().unwrap(), None)
         .await
         .unwrap();

@@ -1,5 +1,4 @@
-//! Does whoever watches hear of every change, whichever process made it and whatever keeps the
-//! data?
+//! Does a watch report every change, whichever process made it and on any store?
 
 use kvstore_testing::client::{Connection, request};
 use kvstore_testing::events::Events;
@@ -7,8 +6,8 @@ use kvstore_testing::process::{Process, worker_command};
 use kvstore_testing::redis::RedisServer;
 use serde_json::json;
 
-/// Writes at one server in every way there is, and looks whether a watch at the other one tells it,
-/// in order.
+/// Writes at one server in every possible way, and checks that a watch at the other one reports the
+/// changes in order.
 async fn is_told(writer: &Process, other: &Process) {
     let mut connection = Connection::open(writer.address).await;
     let put = |value: u64| {
@@ -18,7 +17,7 @@ async fn is_told(writer: &Process, other: &Process) {
     assert_eq!(connection.ask(&put(0)).await.status, 201);
     let target = "/v1/watch?prefix=user:&snapshot=1&include=value";
     let mut events = Events::open(other.address, &request("GET", target)).await;
-    // The write may be told again: it is the first, whichever way.
+    // The first write may be reported twice, in the snapshot or as a change.
     loop {
         let (name, data) = events.told().await;
         if name == "synced" {
@@ -57,7 +56,7 @@ async fn is_told(writer: &Process, other: &Process) {
             told.push((name, data["key"].as_str().unwrap().to_owned()));
         }
         let sets = told.iter().filter(|(name, _)| name == "set").count();
-        // One more if the first write was told again.
+        // One more if the first write was reported again.
         assert!((50..=51).contains(&sets), "{told:?}");
         assert!(told.contains(&("delete".to_owned(), "user:1".to_owned())));
         assert_eq!(told.last().unwrap().1, "user:2");

@@ -1,4 +1,4 @@
-//! A server in this process, with a worker beside it; and files of tokens.
+//! A server and its worker in this process; and token files.
 #![allow(dead_code, reason = "not every binary needs both")]
 
 pub(crate) mod server;

@@ -1,4 +1,4 @@
-//! A server over a store in memory, with a worker that starts when the test says so.
+//! A server over a store in memory, with a worker that each test starts when it needs it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,29 +22,29 @@ use tokio::task::JoinHandle;
 use kvstore_testing::client::{Connection, Reply, Request};
 use kvstore_testing::faulty::{Faulty, Switch};
 
-/// What a server is started with.
+/// The configuration of a server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Setup {
     /// The server's own options.
     pub(crate) options: Options,
-    /// Those of the service.
+    /// The service's options.
     pub(crate) service: ServiceOptions,
-    /// Those of the queue.
+    /// The queue's options.
     pub(crate) queue: QueueOptions,
 }
 
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// Where it listens.
+    /// The address that it listens on.
     pub(crate) address: SocketAddr,
-    /// What it serves.
+    /// The service behind it.
     pub(crate) service: Service,
-    /// What a worker of it takes its jobs from.
+    /// The queue that its worker takes jobs from.
     queue: Arc<dyn WorkQueue>,
-    /// The time of store and queue.
+    /// The clock of store and queue.
     pub(crate) clock: ManualClock,
-    /// What breaks.
+    /// Injects failures.
     pub(crate) faults: Switch,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<std::io::Result<()>>,
@@ -52,19 +52,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server with a worker, as it comes.
+    /// Starts a server and a worker with default options.
     pub(crate) async fn start() -> Self {
         Self::start_with(Setup::default()).await
     }
 
-    /// A server with a worker.
+    /// Starts a server and a worker.
     pub(crate) async fn start_with(setup: Setup) -> Self {
         let mut server = Self::start_idle(setup).await;
         server.work();
         server
     }
 
-    /// A server that nobody works for: what it accepts waits in the queue.
+    /// Starts a server without a worker: accepted writes wait in the queue.
     pub(crate) async fn start_idle(setup: Setup) -> Self {
         let clock = ManualClock::new(SystemClock.now());
         let faults = Switch::default();
@@ -78,8 +78,7 @@ impl Server {
         Self::serve(service, queue, clock, faults, setup.options).await
     }
 
-    /// A server that nobody works for over a store that is open already, whose time is the real
-    /// one.
+    /// Starts a server without a worker over a store that is already open and uses the real time.
     pub(crate) async fn start_on(opened: Opened, options: Options) -> Self {
         let service = ServiceOptions::default();
         let service = Service::open(opened.store, opened.queue.clone(), service).await;
@@ -99,7 +98,7 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
-            // A test that drops its server wants it to end, too.
+            // A dropped sender also stops the server.
             let _ = stopped.await;
         };
         let serving = tokio::spawn(serve(listener, service.clone(), options, shutdown));
@@ -115,7 +114,7 @@ impl Server {
         }
     }
 
-    /// From here on accepted writes are applied.
+    /// Starts the worker: accepted writes are applied from now on.
     pub(crate) fn work(&mut self) {
         let (store, queue) = (Arc::clone(self.service.store()), Arc::clone(&self.queue));
         let options = kvstore_core::worker::Options::default();
@@ -126,22 +125,22 @@ impl Server {
         }));
     }
 
-    /// From here on accepted writes wait again.
+    /// Stops the worker: accepted writes wait again.
     pub(crate) fn rest(&mut self) {
         self.worker.take().expect("a worker").abort();
     }
 
-    /// Asks on a connection of its own.
+    /// Sends a request on a new connection.
     pub(crate) async fn ask(&self, request: &Request) -> Reply {
         self.connect().await.ask(request).await
     }
 
-    /// Connects.
+    /// Opens a connection.
     pub(crate) async fn connect(&self) -> Connection {
         Connection::open(self.address).await
     }
 
-    /// Puts a value there, without the queue.
+    /// Stores a value directly, bypassing the queue.
     pub(crate) async fn put(&self, key: &str, value: &str) {
         let write = Write {
             key: Key::new(key).expect("a key"),
@@ -157,12 +156,13 @@ impl Server {
         self.service.store().commit(commit).await.expect("a commit");
     }
 
-    /// Does what a worker does that gives a job up. Only for a job that is the first of its queue.
+    /// Turns a job into a dead letter, as a worker does that gives it up. The job must be the first
+    /// of its queue.
     pub(crate) async fn bury(&self, job: &str) {
         self.bury_as(job, "buried").await;
     }
 
-    /// The same with a dead letter about `key`.
+    /// Does the same with a dead letter about `key`.
     pub(crate) async fn bury_as(&self, job: &str, key: &str) {
         let id: JobId = job.parse().expect("a job id");
         let key = Key::new(key).expect("a key");
@@ -188,19 +188,19 @@ impl Server {
         store.commit(commit).await.expect("a commit");
     }
 
-    /// Tells it to stop.
+    /// Tells the server to stop.
     pub(crate) fn stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
     }
 
-    /// Whether it has stopped.
+    /// Returns true if the server has stopped.
     pub(crate) fn is_stopped(&self) -> bool {
         self.serving.is_finished()
     }
 
-    /// Waits until it has failed.
+    /// Waits until the server has failed.
     pub(crate) async fn failed(&mut self) -> std::io::Error {
         let ended = (&mut self.serving)
             .await
@@ -208,7 +208,7 @@ impl Server {
         ended.expect_err("a server that does not start")
     }
 
-    /// Waits until it has stopped.
+    /// Waits until the server has stopped.
     pub(crate) async fn stopped(&mut self) {
         tokio::time::timeout(Duration::from_secs(20), &mut self.serving)
             .await

@@ -1,4 +1,4 @@
-//! Files of tokens, as `kvstore token` makes them.
+//! Token files in the format of `kvstore token`.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use kvstore_http::token_line;
 
-/// Adds the line of a token to `file`, with rights and a prefix of keys that may be empty, and
-/// returns the token.
+/// Adds a token with these rights and this key prefix (possibly empty) to `file`, and returns the
+/// token.
 pub(crate) fn add_token(file: &Path, name: &str, rights: &str, keys: &str) -> String {
     let secret = format!("{:032x}", rand::random::<u128>());
     let line = token_line(name, &secret, rights, keys).unwrap();

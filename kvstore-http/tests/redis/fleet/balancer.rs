@@ -1,9 +1,9 @@
-//! What stands before the servers: each connection goes to one of those that are ready, as a
-//! service of Kubernetes has it.
+//! A load balancer in front of the servers: each connection goes to one of the ready servers, as in
+//! a Kubernetes service.
 //!
-//! As in the manifests, a server is ready once `/readyz` has said so, and then as long as it
-//! answers `/livez`: an outage of what all servers share must not leave clients without a server.
-//! One that is told to end is taken out for that reason.
+//! As in the manifests, a server becomes ready when `/readyz` says so, and stays ready as long as
+//! `/livez` answers: an outage of a resource that all servers share must not leave clients without
+//! a server. A server that is told to end is taken out of rotation.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -15,17 +15,17 @@ use tokio::net::{TcpListener, TcpStream};
 
 use kvstore_testing::client::{Connection, request};
 
-/// How often each server is asked whether it is ready. One that is not gets no more connections;
-/// those that it has stay.
+/// Interval of the readiness probes. A server that is not ready gets no new connections; existing
+/// ones remain.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 
-/// How long it takes until a server that is told to end is taken out.
+/// Time until a server that is told to end is taken out.
 const TAKEN_OUT_AFTER: Duration = Duration::from_millis(200);
 
-/// How long it may take to answer that.
+/// Time limit for a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// It ends with the runtime.
+/// A balancer, which ends with the runtime.
 #[derive(Debug)]
 pub(crate) struct Balancer {
     pub(crate) address: SocketAddr,
@@ -36,7 +36,7 @@ pub(crate) struct Balancer {
 struct Backend {
     address: SocketAddr,
     is_ready: bool,
-    /// Whether it was ready before.
+    /// True once the server has been ready.
     has_started: bool,
     is_ending: bool,
 }
@@ -51,7 +51,7 @@ impl Balancer {
         Self { address, servers }
     }
 
-    /// A server that has been started.
+    /// Adds a server that has been started.
     pub(crate) fn add(&self, address: SocketAddr) {
         self.servers.lock().unwrap().push(Backend {
             address,
@@ -61,7 +61,7 @@ impl Balancer {
         });
     }
 
-    /// A server that is told to end: soon it gets no more connections.
+    /// Takes out a server that is told to end: after a delay, it gets no new connections.
     pub(crate) fn take_out(&self, address: SocketAddr) {
         let servers = Arc::clone(&self.servers);
         tokio::spawn(async move {
@@ -72,7 +72,7 @@ impl Balancer {
         });
     }
 
-    /// A server that is gone.
+    /// Removes a server that is gone.
     pub(crate) fn remove(&self, address: SocketAddr) {
         self.servers
             .lock()

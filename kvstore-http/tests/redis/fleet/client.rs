@@ -1,4 +1,4 @@
-//! A client that reads and writes in every way there is, at any server, and notes what it was told.
+//! A client that reads and writes in every possible way, at any server, and records the answers.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -17,33 +17,33 @@ use kvstore_testing::history::{
     Condition, Moment, NEVER, Operation, Read, ValueId, Verdict, What, Write,
 };
 
-/// Longer than a server takes for any answer here, unless what it waits for is gone.
+/// Longer than any answer here takes, unless a resource that it needs is gone.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// How often a write under an idempotency key is sent before its outcome stays unknown.
 const ATTEMPTS_MAX: usize = 40;
 
-/// Jobs that a client has not asked about yet, before it asks.
+/// Maximum number of jobs with an unknown outcome before the client asks about one.
 const OPEN_MAX: usize = 4;
 
-/// How long the jobs that were accepted may take once the faults are over.
+/// Time limit for the accepted jobs once the faults are over.
 const DRAIN_MAX: Duration = Duration::from_secs(90);
 
-/// Most bytes that fill up a value.
+/// Maximum padding of a value, in bytes.
 const PADDING_MAX: u64 = 700;
 
-/// What the clients of a fleet share with those who start and kill its servers.
+/// State that the clients share with the code that starts and kills the servers.
 #[derive(Debug)]
 pub(crate) struct World {
     begun: Instant,
-    /// Where each server is now.
+    /// The current address of each server.
     pub(crate) servers: Mutex<Vec<SocketAddr>>,
     pub(crate) keys: usize,
     pub(crate) counters: Counters,
     is_over: AtomicBool,
-    /// Writes that were accepted.
+    /// Number of accepted writes.
     accepted: AtomicUsize,
-    /// Requests that wait for their answer, of each server.
+    /// Number of unanswered requests at each server.
     pub(crate) under_way: Vec<AtomicUsize>,
 }
 
@@ -68,7 +68,7 @@ impl World {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// No client begins anything new.
+    /// Keeps the clients from starting anything new.
     pub(crate) fn end(&self) {
         self.is_over.store(true, Ordering::SeqCst);
     }
@@ -78,11 +78,11 @@ impl World {
     }
 }
 
-/// What a request came to.
+/// The result of a request.
 enum Said {
-    /// It never left.
+    /// The request was never sent.
     NotSent,
-    /// The connection broke, or there is no answer.
+    /// The connection broke, or there was no answer.
     Nothing,
     Answer(Reply),
 }
@@ -93,28 +93,27 @@ pub(crate) struct Client {
     random: StdRng,
     connections: Vec<Option<(SocketAddr, Connection)>>,
     made: ValueId,
-    /// The version that it has seen of a key.
+    /// The last version seen of each key.
     versions: HashMap<usize, u64>,
-    /// The last job of a key that it knows of.
+    /// The last known job of each key.
     tokens: HashMap<usize, JobId>,
-    /// Those of its operations that are queued, as far as it knows.
+    /// Operations that are queued as far as the client knows, by index in `history`.
     open: VecDeque<usize>,
     pub(crate) history: Vec<Operation>,
-    /// Answers that no request of this kind may get.
+    /// Answers that a request of this kind must not get.
     pub(crate) wrong: Vec<String>,
-    /// Requests under an idempotency key that were answered as repeated ones.
+    /// Requests under an idempotency key that were answered as repetitions.
     pub(crate) replays: usize,
-    /// Requests that were not answered, or refused though nothing was wrong with them, and when
-    /// that was.
+    /// Requests without an answer, or refused without a fault of their own, and their times.
     pub(crate) failures: Vec<(Moment, String)>,
 }
 
-/// A write as its client means it, whatever becomes of it.
+/// A write as its client intends it, whatever its outcome.
 struct Wish {
     key: usize,
     value: Option<ValueId>,
     condition: Condition,
-    /// Under an idempotency key, so it can be sent again.
+    /// True if the write has an idempotency key and so can be sent again.
     is_repeatable: bool,
     request: Request,
 }
@@ -138,7 +137,7 @@ impl Client {
         }
     }
 
-    /// Goes on until the run is over, and then until it knows what became of its jobs.
+    /// Runs until the end of the run, and then until the outcomes of all its jobs are known.
     pub(crate) async fn run(mut self) -> Self {
         while !self.world.is_over.load(Ordering::SeqCst) {
             match self.random.random_range(0..10) {
@@ -174,7 +173,7 @@ impl Client {
         self.random.random_range(0..count)
     }
 
-    /// Sends a request to `server`, and notes it if that fails.
+    /// Sends a request to `server`, and records a failure.
     async fn ask(&mut self, server: usize, request: &Request) -> Said {
         let said = self.try_ask(server, request).await;
         let failure = match &said {
@@ -306,7 +305,7 @@ impl Client {
         let mut jobs = Vec::new();
         let mut verdict = Verdict::Refused;
         let (mut accepted, mut done) = (NEVER, NEVER);
-        // Some answers are asked for once more, which must change nothing.
+        // Some requests are repeated after an answer, which must change nothing.
         let mut is_again = wish.is_repeatable && self.random.random_ratio(1, 10);
         for _ in 0..ATTEMPTS_MAX {
             let server = self.choose_server();
@@ -315,7 +314,7 @@ impl Client {
             let reply = match said {
                 Said::Answer(reply) if !matches!(reply.status, 503 | 504 | 507) => reply,
                 Said::NotSent => {
-                    // Nobody has it, so it may go to another server.
+                    // No server has received it, so it may go to another one.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -397,8 +396,8 @@ impl Client {
         });
     }
 
-    /// Adds to a counter, until it is known to count. Some increments are sent once more for no
-    /// reason.
+    /// Adds to a counter until the increment is known to count. Some increments are repeated
+    /// unnecessarily.
     async fn count(&mut self) {
         let increment = self.world.counters.begin();
         let (key, by) = (counter_name(increment.counter), increment.by);
@@ -422,7 +421,7 @@ impl Client {
                     }
                     continue;
                 }
-                // It will count, and the same request says when it does.
+                // It will count; a repetition of the request tells when it does.
                 Said::Answer(reply) if reply.status == 202 => counted = Counted::Certainly,
                 Said::Answer(reply) if matches!(reply.status, 503 | 507) => {}
                 Said::NotSent => {}
@@ -440,8 +439,7 @@ impl Client {
         self.world.counters.end(increment, counted);
     }
 
-    /// Reads every counter until it shows what was acknowledged, and looks whether it is what it
-    /// should be.
+    /// Reads every counter until it shows all acknowledged increments, and checks the sum.
     pub(crate) async fn check_counters(&mut self) {
         let all = self.world.counters.sums();
         assert!(!all.is_empty(), "nothing was counted");
@@ -469,7 +467,7 @@ impl Client {
         }
     }
 
-    /// Asks what became of a write that was accepted, and waits so many seconds for it.
+    /// Asks about an accepted write, and waits up to `wait` seconds for its outcome.
     async fn ask_for_a_job(&mut self, wait: u64) {
         let Some(at) = self.open.pop_front() else {
             return;
@@ -526,13 +524,13 @@ fn target(key: usize) -> String {
     format!("/v1/kv/{}", name(key))
 }
 
-/// The one text of a value: its number, and so much around it as that says.
+/// Returns the text of a value: its number, and padding of a length that follows from it.
 fn text(value: ValueId) -> String {
     let length = usize::try_from(value / 7 % PADDING_MAX).expect("a short text");
     format!(r#"{{"id":{value},"padding":"{}"}}"#, "x".repeat(length))
 }
 
-/// What stands in the answer to a read; `None` if that is not what was written, to the byte.
+/// Parses the entry in the answer to a read; returns `None` if its bytes differ from those written.
 fn entry(reply: &Reply) -> Option<(ValueId, u64)> {
     let value = serde_json::from_slice::<Value>(&reply.body).ok()?["id"].as_u64()?;
     let version = tag(reply.header("etag")?)?;
@@ -547,7 +545,7 @@ fn job_of(reply: &Reply) -> Option<JobId> {
     reply.header("sync-token")?.parse().ok()
 }
 
-/// What an answer to a write says; `None` if it may not say that.
+/// Parses the outcome of a write; returns `None` if the answer is not permitted.
 fn verdict_of(wish: &Wish, reply: &Reply) -> Option<Verdict> {
     let member = |name: &str| reply.json()[name].clone();
     match reply.status {
@@ -566,7 +564,7 @@ fn verdict_of(wish: &Wish, reply: &Reply) -> Option<Verdict> {
     }
 }
 
-/// What is said of a job; `None` while it waits.
+/// Parses the outcome in a job; returns `None` while it waits.
 fn verdict_of_job(job: &Value) -> Option<Verdict> {
     match job["status"].as_str() {
         Some("queued") => None,
@@ -586,7 +584,7 @@ fn verdict_of_job(job: &Value) -> Option<Verdict> {
     }
 }
 
-/// The version that a failed condition met; `None` if that is no version.
+/// Parses the version that a failed condition met; returns `None` if it is malformed.
 fn current(member: &Value) -> Option<Option<u64>> {
     match member {
         Value::Null => Some(None),

@@ -1,22 +1,22 @@
-//! Counters that all clients count up together. Each increment adds a power of two of its own, so
-//! the sum says which of them count, and that none counts twice.
+//! Counters that all clients increment. Each increment adds its own power of two, so the sum shows
+//! which increments count, and that none counts twice.
 
 use std::sync::{Mutex, MutexGuard};
 
-/// Powers of two that a counter has room for.
+/// Number of powers of two in a counter.
 const BITS: usize = 62;
 
 /// All counters of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(Mutex<Vec<Sums>>);
 
-/// What is known of a counter.
+/// The knowledge of a counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sums {
     begun: usize,
-    /// Increments that count for certain.
+    /// Sum of the increments that certainly count.
     acknowledged: i64,
-    /// Those that may count.
+    /// Sum of those that may count.
     open: i64,
 }
 
@@ -25,11 +25,11 @@ pub(crate) struct Sums {
 pub(crate) struct Increment {
     pub(crate) counter: usize,
     pub(crate) by: i64,
-    /// What counted for certain before it was sent.
+    /// The acknowledged sum before it was sent.
     before: i64,
 }
 
-/// What became of an increment.
+/// The outcome of an increment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Counted {
     Never,
@@ -65,7 +65,7 @@ impl Counters {
         }
     }
 
-    /// What is known of each.
+    /// Returns the knowledge of each counter.
     pub(crate) fn sums(&self) -> Vec<Sums> {
         self.all().clone()
     }
@@ -76,7 +76,8 @@ impl Counters {
 }
 
 impl Increment {
-    /// Whether `sum` can be what it came to: it counts, and so does what was acknowledged before.
+    /// Returns true if `sum` is a possible result: it includes this increment and all acknowledged
+    /// before it.
     pub(crate) fn explains(&self, sum: i64) -> bool {
         let at_least = self.before | self.by;
         sum >= 0 && sum & at_least == at_least
@@ -84,13 +85,13 @@ impl Increment {
 }
 
 impl Sums {
-    /// Whether `sum` shows all that was acknowledged.
+    /// Returns true if `sum` includes all acknowledged increments.
     pub(crate) fn is_reached(&self, sum: i64) -> bool {
         sum & self.acknowledged == self.acknowledged
     }
 
-    /// Whether `sum` can be the last one: everything acknowledged counts once, and of the rest only
-    /// what may.
+    /// Returns true if `sum` is a possible final value: it includes each acknowledged increment
+    /// once, and of the others only those that may count.
     pub(crate) fn explains(&self, sum: i64) -> bool {
         let rest = sum - self.acknowledged;
         rest >= 0 && rest & !self.open == 0
@@ -127,7 +128,7 @@ fn a_lost_a_doubled_and_a_refused_increment_are_found() {
         !later.explains(lost.by + later.by),
         "it was counted before one that was acknowledged"
     );
-    // The first counter is full at some time.
+    // The first counter fills up at some point.
     let last = (0..BITS).map(|_| counters.begin()).last().unwrap();
     assert_eq!((last.counter, counters.sums().len()), (1, 2));
 }

@@ -1,17 +1,17 @@
-//! Does a fleet on Redis keep its promises, whatever fails, as those see it who use it?
+//! Does a fleet on Redis keep its promises to its clients, whatever fails?
 //!
 //! Three servers and four workers run as processes on a Redis server. Clients read and write a few
-//! dozen keys in every way there is and note each request and each answer, with the times.
-//! Meanwhile processes are killed and stopped, connections cut, and Redis made to refuse.
-//! Afterwards the notes must make sense: see `kvstore_testing::history`. Fifteen kills by default;
-//! more with
+//! dozen keys in every possible way and record each request and each answer, with the times.
+//! Meanwhile, processes are killed and stopped, connections are cut, and Redis refuses writes.
+//! Afterwards the records must be consistent: see `kvstore_testing::history`. Fifteen kills by
+//! default; more with
 //!
 //! ```text
 //! KVSTORE_FLEET_KILLS=200 cargo test -p kvstore-http --test redis -- --nocapture fleet_on
 //! ```
 //!
-//! `KVSTORE_FLEET_SEED` repeats the choices of an earlier run, though not its timing. Each fault is
-//! looked at for whether it really happened; one that did not is tried again, and one that never
+//! `KVSTORE_FLEET_SEED` repeats the choices of an earlier run, though not its timing. The test
+//! checks that each fault really happened. A fault that did not is tried again, and one that never
 //! does fails the test.
 
 mod balancer;
@@ -72,7 +72,7 @@ async fn run(config: Config) {
     for client in clients {
         report.add(client.await.expect("a client that ends"));
     }
-    // What is left is what all servers show.
+    // The final values are those that all servers show.
     let mut reader = Client::new(config.clients, config.seed, world);
     for key in 0..config.keys {
         for server in 0..config.servers {

@@ -1,5 +1,5 @@
-//! Whoever breaks things: one fault after the other, drawn from a deck that holds each kind, and
-//! each one looked at for whether it really happened.
+//! Injects one fault after the other, drawn from a deck that holds each kind, and checks that each
+//! one really happened.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -13,19 +13,19 @@ use rand::{Rng, SeedableRng};
 use super::processes::{Config, Fleet, Member};
 use super::proxy::Place;
 
-/// How long a fault may take to happen once it is asked for.
+/// Time limit for a requested fault to happen.
 const HAPPENING_MAX: Duration = Duration::from_secs(5);
 
-/// Writes that are accepted between two faults, so that each of them meets a fleet at work.
+/// Number of writes accepted between two faults, so that each fault meets a fleet at work.
 const ACCEPTED_MIN: usize = 15;
 
-/// How long those may take: longer than claims and connections take to be made anew.
+/// Time limit for those: longer than claims and connections take to recover.
 const PROGRESS_MAX: Duration = Duration::from_secs(40);
 
 /// How long Redis refuses to write.
 const REFUSING: Duration = Duration::from_millis(700);
 
-/// What is done to a fleet.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     KillServer,
@@ -48,7 +48,7 @@ pub(crate) enum Fault {
 impl Fault {
     const KILLS: [Self; 3] = [Self::KillServer, Self::KillWorker, Self::KillRedis];
 
-    /// They last longer than claims, beside the others, one of each kind at a time.
+    /// Faults that last longer than claims and overlap with others, one of each kind at a time.
     const LONG: [Self; 2] = [Self::PauseWorker, Self::HoldRequests];
 
     const OTHERS: [Self; 10] = [
@@ -64,7 +64,7 @@ impl Fault {
         Self::RewriteLog,
     ];
 
-    /// In words, for a table.
+    /// Returns the description for the table.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::KillServer => "kill -9 of a server with requests under way",
@@ -94,14 +94,14 @@ pub(crate) type Counts = BTreeMap<Fault, usize>;
 pub(crate) struct Nemesis {
     fleet: Fleet,
     random: StdRng,
-    /// What is still to happen, the next one last.
+    /// The faults still to come; the next one is last.
     deck: Vec<Fault>,
     counts: Counts,
-    /// Processes that ended without being killed.
+    /// Number of processes that ended without being killed.
     pub(crate) ended: usize,
-    /// The worker that is stopped, and since when.
+    /// The stopped worker, and when it was stopped.
     paused: Option<(usize, Instant)>,
-    /// The worker whose requests are kept back, since when, and how often that had happened before.
+    /// The worker whose requests are held back, since when, and how often that had happened before.
     held: Option<(usize, Instant, usize)>,
 }
 
@@ -118,7 +118,7 @@ impl Nemesis {
         }
     }
 
-    /// Every fault as often as `config` wants it, then a whole fleet again.
+    /// Injects every fault as often as `config` requires, and then restores the whole fleet.
     pub(crate) fn run(mut self, config: &Config) -> (Fleet, Counts, usize) {
         let mut deck: Vec<_> = Fault::KILLS
             .into_iter()
@@ -134,7 +134,7 @@ impl Nemesis {
             deck.extend(vec![fault; config.kills / 20]);
         }
         deck.shuffle(&mut self.random);
-        // They take their time beside the others, so one of each comes first.
+        // Long faults overlap with others, so one of each comes first.
         deck.extend(Fault::LONG);
         let wanted = deck.iter().fold(Counts::new(), |mut wanted, fault| {
             *wanted.entry(*fault).or_default() += 1;
@@ -150,7 +150,7 @@ impl Nemesis {
             if self.happens(fault) {
                 *self.counts.entry(fault).or_default() += 1;
             } else {
-                // Again, at another time.
+                // Tries again at another time.
                 misses += 1;
                 assert!(misses < 300 + 5 * config.kills, "{fault:?} does not happen");
                 let place = self.random.random_range(0..=self.deck.len());
@@ -197,7 +197,7 @@ impl Nemesis {
             let proxy = &self.fleet.workers[worker].proxy;
             proxy.hold(false);
             if !until(|| proxy.late() > before) {
-                // Its connections broke, or it had nothing to send: once more.
+                // Its connections broke, or it had nothing to send: try again.
                 *self.counts.entry(Fault::HoldRequests).or_default() -= 1;
                 self.deck.push(Fault::HoldRequests);
             }
@@ -205,12 +205,12 @@ impl Nemesis {
         }
     }
 
-    /// Whether something is under way that takes its time.
+    /// Returns true while a long fault lasts.
     fn lasts(&self) -> bool {
         self.paused.is_some() || self.held.is_some()
     }
 
-    /// Whole again: everything runs, and Redis takes writes.
+    /// Restores the fleet: every process runs, and Redis accepts writes.
     fn heal(&mut self) {
         let begun = Instant::now();
         while !self.fleet.all_run() {
@@ -220,12 +220,12 @@ impl Nemesis {
         }
     }
 
-    /// Does it; whether it happened.
+    /// Injects a fault; returns true if it happened.
     fn happens(&mut self, fault: Fault) -> bool {
         let server = self.random.random_range(0..self.fleet.servers.len());
         let worker = self.random.random_range(0..self.fleet.workers.len());
         match fault {
-            // What is kept back would be lost with its connection.
+            // Requests held back would be lost with their connection.
             Fault::KillRedis | Fault::KillConnections if self.held.is_some() => false,
             Fault::KillServer => self.kill_server(server),
             Fault::KillWorker => !self.is_away(worker) && self.kill_worker(worker),
@@ -251,7 +251,7 @@ impl Nemesis {
             ),
             Fault::BecomeReplica => self.refuses(
                 "errorstat_READONLY",
-                // Nobody listens there, so nothing is taken from anybody.
+                // No server listens there, so the replica receives no data.
                 &["REPLICAOF", "127.0.0.1", "1"],
                 &["REPLICAOF", "NO", "ONE"],
             ),
@@ -275,7 +275,7 @@ impl Nemesis {
 
     fn kill_worker(&mut self, worker: usize) -> bool {
         let was_killed = self.fleet.workers[worker].kill();
-        // Its claims last on; sometimes it comes back before they end, sometimes after.
+        // Its claims persist; sometimes it returns before they end, sometimes after.
         self.pause(1500);
         was_killed
     }
@@ -307,8 +307,8 @@ impl Nemesis {
         true
     }
 
-    /// Whatever it has under way comes too late: with work in hand that is a commit, else a read or
-    /// a renewal.
+    /// Delays the requests in progress until they are too late: a commit while the worker has jobs,
+    /// otherwise a read or a renewal.
     fn hold_requests(&mut self, worker: usize) -> bool {
         let is_free = self.held.is_none() && !self.is_away(worker);
         if !is_free || !self.fleet.workers[worker].runs() {
@@ -320,13 +320,13 @@ impl Nemesis {
         true
     }
 
-    /// Whether it is stopped, or cannot be heard.
+    /// Returns true if the worker is stopped or its requests are held back.
     fn is_away(&self, worker: usize) -> bool {
         self.paused.is_some_and(|(paused, _)| paused == worker)
             || self.held.is_some_and(|(held, ..)| held == worker)
     }
 
-    /// At one of the processes, whichever is busy.
+    /// Cuts the connection of a busy process.
     fn cut(&mut self, place: Place) -> bool {
         let Some(member) = self.choose_member() else {
             return false;
@@ -338,7 +338,7 @@ impl Nemesis {
         is_cut
     }
 
-    /// Any process that can be heard.
+    /// Chooses a process that is not held back.
     fn choose_member(&mut self) -> Option<&Member> {
         let servers = self.fleet.servers.len();
         let at = self
@@ -363,7 +363,7 @@ impl Nemesis {
         member.proxy.turned_away() > before
     }
 
-    /// Has Redis refuse to write for a while; whether it had to refuse somebody.
+    /// Makes Redis refuse writes for a while; returns true if it refused any.
     fn refuses(&mut self, error: &str, begin: &[&str], end: &[&str]) -> bool {
         let redis = &self.fleet.redis;
         let before = redis.info("errorstats", error);
@@ -389,7 +389,7 @@ impl Nemesis {
     }
 }
 
-/// Waits for it; whether it came.
+/// Waits for a condition; returns false after a time limit.
 fn until(is_there: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
     while !is_there() {

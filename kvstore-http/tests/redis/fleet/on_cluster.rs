@@ -1,6 +1,5 @@
-//! Servers and workers on a Redis Cluster: does anything get lost when they are killed, when a
-//! primary is killed, and when slots move from one primary to another under load? Twice around by
-//! default; more with
+//! Servers and workers on a Redis Cluster: is anything lost when they are killed, when a primary is
+//! killed, and when slots move between primaries under load? Two rounds by default; more with
 //!
 //! ```text
 //! KVSTORE_CLUSTER_ROUNDS=10 cargo test -p kvstore-http --test redis -- --nocapture fleet_on_a_cluster
@@ -20,13 +19,13 @@ const KEYS: usize = 24;
 const SERVERS: usize = 2;
 const WORKERS: usize = 3;
 
-/// Slots that move at a time: some hundreds of them have partitions in them or not, as they come.
+/// Number of slots moved at a time; by chance, some of them hold partitions.
 const SLOTS_MOVED: usize = 1500;
 
-/// Writes that are accepted between two faults, so that each of them meets a fleet at work.
+/// Number of writes accepted between two faults, so that each fault meets a fleet at work.
 const ACCEPTED_MIN: usize = 60;
 
-/// How long those may take: longer than a primary takes to come back, and claims to end.
+/// Time limit for those: longer than the recovery of a primary, and than claims last.
 const PROGRESS_MAX: Duration = Duration::from_secs(60);
 
 struct Fleet {
@@ -64,7 +63,7 @@ impl Fleet {
         self.workers[number] = self.start_worker();
     }
 
-    /// Until the fleet has gone on.
+    /// Waits until the fleet has made progress.
     fn goes_on(&self, after: &str) {
         let (begun, before) = (Instant::now(), self.world.accepted());
         while self.world.accepted() < before + ACCEPTED_MIN {
@@ -76,7 +75,7 @@ impl Fleet {
         }
     }
 
-    /// One round of everything. Slots go around in a circle.
+    /// Injects each fault once. Slots move around in a circle.
     fn break_things(&mut self, round: usize) {
         let (from, to) = (round % 3, (round + 1) % 3);
         self.goes_on("the round before");

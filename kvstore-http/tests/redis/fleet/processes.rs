@@ -1,4 +1,4 @@
-//! Redis, servers and workers as processes, each behind a proxy of its own.
+//! Redis, servers and workers as processes, each of the latter behind a proxy of its own.
 
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
@@ -10,10 +10,12 @@ use super::proxy::Proxy;
 use kvstore_testing::process::{Process, server_command, worker_command};
 use kvstore_testing::redis::RedisServer;
 
-/// What a fleet consists of. Another arrangement of stores and queues is another one of these.
+/// The composition of a fleet. Another arrangement of stores and queues needs only another
+/// `Config`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
-    /// What each process is told of store and queue, of which this address is its own way to Redis.
+    /// Returns the arguments for store and queue; the address is that of the process' proxy to
+    /// Redis.
     pub(crate) arguments: fn(&Self, SocketAddr) -> Vec<String>,
     pub(crate) servers: usize,
     pub(crate) workers: usize,
@@ -21,19 +23,19 @@ pub(crate) struct Config {
     pub(crate) keys: usize,
     /// Fewer than keys, so that writes to different keys share a log.
     pub(crate) partitions: u16,
-    /// How many processes are killed.
+    /// Number of processes to kill.
     pub(crate) kills: usize,
     pub(crate) seed: u64,
 }
 
-/// Which program.
+/// The program to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Server,
     Worker,
 }
 
-/// One process and its way to Redis.
+/// A process and its proxy to Redis.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) proxy: Proxy,
@@ -60,7 +62,7 @@ impl Member {
         }
     }
 
-    /// Starts it; where it serves, if it is a server and has come so far.
+    /// Starts the process; returns its address if it is a server and has begun to serve.
     pub(crate) fn start(&mut self) -> Option<SocketAddr> {
         let mut process = Process::launch_command(self.command());
         let serves = self.role == Role::Server && process.serves_or_ends();
@@ -75,7 +77,7 @@ impl Member {
             .is_some_and(|process| !process.has_ended())
     }
 
-    /// Kills it; whether there was something to kill.
+    /// Kills the process; returns true if it was running.
     pub(crate) fn kill(&mut self) -> bool {
         if !self.runs() {
             return false;
@@ -88,7 +90,7 @@ impl Member {
         was_killed
     }
 
-    /// What it has said, once it has ended: no fault may make it panic.
+    /// Checks the log of an ended process: no fault may cause a panic.
     pub(crate) fn look_at_log(&mut self) {
         if let Some(process) = self.process.take() {
             let errors = process.errors();
@@ -97,13 +99,13 @@ impl Member {
         }
     }
 
-    /// Stops it where it is, or lets it go on.
+    /// Pauses the process, or resumes it.
     pub(crate) fn stop(&self, is_stopped: bool) {
         let process = self.process.as_ref().expect("it runs");
         process.signal(if is_stopped { "STOP" } else { "CONT" });
     }
 
-    /// Whether the kernel says that it is stopped.
+    /// Returns true if the kernel reports the process as stopped.
     pub(crate) fn is_really_stopped(&self) -> bool {
         let id = self.process.as_ref().expect("it runs").id();
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
@@ -147,8 +149,8 @@ impl Fleet {
         }
     }
 
-    /// Starts whatever does not run, as an orchestrator does; how many of them had ended by
-    /// themselves.
+    /// Starts each process that does not run, as an orchestrator does; returns how many had ended
+    /// without being killed.
     pub(crate) fn start_missing(&mut self) -> usize {
         let mut ended = 0;
         for (at, server) in self.servers.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! What stands between one process and Redis: it passes everything on, until it is told to cut.
+//! A proxy between one process and Redis, which forwards everything until it is told to cut.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// How long answers are kept back after a request has passed, so that it is done when the
+/// How long answers are withheld after a request has passed, so that Redis has executed it when the
 /// connection is cut.
 const SWALLOWING: Duration = Duration::from_millis(30);
 
-/// The same while there is no answer to keep back.
+/// The same while there is no answer to withhold.
 const SWALLOWING_MAX: Duration = Duration::from_secs(2);
 
-/// One process' way to Redis. It ends with the runtime.
+/// The proxy of one process, which ends with the runtime.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
@@ -36,7 +36,7 @@ struct Shared {
     late: AtomicUsize,
 }
 
-/// A cut that is asked for, and how often it was made.
+/// A requested cut, and the number of cuts made.
 #[derive(Debug, Default)]
 struct Cut {
     is_wanted: AtomicBool,
@@ -53,12 +53,12 @@ impl Cut {
     }
 }
 
-/// Where a connection is cut.
+/// The point at which a connection is cut.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place {
     /// The request has not reached Redis.
     BeforeTheRequest,
-    /// Redis has done it, and its answer is lost.
+    /// Redis has executed the request, and the answer is lost.
     BeforeTheAnswer,
 }
 
@@ -86,37 +86,37 @@ impl Proxy {
         }
     }
 
-    /// Cuts the connection of the next request.
+    /// Requests a cut at the next request.
     pub(crate) fn want_cut(&self, place: Place) {
         self.cut(place).is_wanted.store(true, Ordering::SeqCst);
     }
 
-    /// Takes that back, unless it has happened.
+    /// Withdraws the request, unless the cut has happened.
     pub(crate) fn want_no_cut(&self, place: Place) {
         self.cut(place).take();
     }
 
-    /// Connections that were cut with a request under way.
+    /// Returns the number of connections cut during a request.
     pub(crate) fn cuts(&self, place: Place) -> usize {
         self.cut(place).made.load(Ordering::SeqCst)
     }
 
-    /// Ends all connections and lets none through, or lets them through again.
+    /// Ends all connections and blocks new ones, or permits them again.
     pub(crate) fn close(&self, is_closed: bool) {
         self.shared.closed.send_replace(is_closed);
     }
 
-    /// Connections that were ended by that, or not let through.
+    /// Returns the number of connections that `close` ended or blocked.
     pub(crate) fn turned_away(&self) -> usize {
         self.shared.turned_away.load(Ordering::SeqCst)
     }
 
-    /// Keeps requests back, or lets those and all others pass.
+    /// Holds requests back, or releases them and all later ones.
     pub(crate) fn hold(&self, is_held: bool) {
         self.shared.held.send_replace(is_held);
     }
 
-    /// Connections on which requests were kept back and have passed.
+    /// Returns the number of connections whose requests were held back and then released.
     pub(crate) fn late(&self) -> usize {
         self.shared.late.load(Ordering::SeqCst)
     }
@@ -126,7 +126,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            // An end of either side is the end of both, and no news.
+            // If either side ends, both do; that is no failure.
             let _ = pass(client, &shared).await;
         });
     }
@@ -182,7 +182,7 @@ async fn pass(mut client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     }
 }
 
-/// Reads answers until there are no more for a while; whether there was one.
+/// Reads answers until a pause; returns true if there was one.
 async fn swallow(redis: &mut UnixStream, answer: &mut [u8]) -> std::io::Result<bool> {
     let mut swallowed = 0;
     let mut until = Instant::now() + SWALLOWING_MAX;

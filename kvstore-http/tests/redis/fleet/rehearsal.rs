@@ -1,9 +1,10 @@
-//! Does anybody notice when a fleet is updated and scaled as Kubernetes does it?
+//! Do clients notice when a fleet is updated and scaled as by Kubernetes?
 //!
-//! Three servers behind a balancer and three workers on a Redis server. Under load each is replaced
-//! by a new one, told to end with SIGTERM; then there are six of each, and then two. Nobody may
-//! notice: each request is answered, none is refused, none is sent twice. Then each is replaced by
-//! SIGKILL, and connections may break, but nothing that was acknowledged may be lost.
+//! Three servers behind a balancer and three workers run on a Redis server. Under load, each
+//! process is replaced by a new one and ended with SIGTERM; then the fleet is scaled to six of
+//! each, and then to two. No client may notice: every request is answered, none is refused, none is
+//! sent twice. Then each process is replaced after a SIGKILL. Connections may break, but no
+//! acknowledged write may be lost.
 
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
@@ -21,8 +22,7 @@ use kvstore_testing::redis::RedisServer;
 const CLIENTS: usize = 12;
 const KEYS: usize = 24;
 
-/// Longer than the balancer takes to learn that a server is not ready any more, as in the
-/// manifests.
+/// Longer than the balancer takes to notice that a server is no longer ready, as in the manifests.
 const DRAIN_DELAY: &str = "1s";
 
 /// Longer than a server takes to start and to be found ready on a busy machine.
@@ -31,14 +31,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the fleet is left alone between two steps.
 const REST: Duration = Duration::from_millis(500);
 
-/// How to tell a process to end.
+/// How a process is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     InOrder,
     Killed,
 }
 
-/// What an orchestrator has running.
+/// The processes of an orchestrator.
 struct Deployment {
     redis: RedisServer,
     balancer: Balancer,
@@ -51,7 +51,7 @@ impl Deployment {
         format!("{}?partitions=12", self.redis.url())
     }
 
-    /// Starts a server, and waits until it gets connections.
+    /// Starts a server, and waits until it receives connections.
     async fn start_server(&mut self) {
         let store = self.store();
         let args = [
@@ -95,7 +95,7 @@ impl Deployment {
         end_process(worker, end).await;
     }
 
-    /// Comes to so many of each, one after the other.
+    /// Scales to `count` servers and workers, one after the other.
     async fn scale(&mut self, count: usize) {
         while self.servers.len() < count {
             self.start_server().await;
@@ -108,8 +108,8 @@ impl Deployment {
         tokio::time::sleep(REST).await;
     }
 
-    /// Replaces each, one after the other. What is told to end has its successor first; what is
-    /// killed, afterwards.
+    /// Replaces each process, one after the other. A process that ends in order has its successor
+    /// first; a killed one afterwards.
     async fn replace_all(&mut self, end: End) {
         for _ in 0..self.servers.len() {
             if end == End::InOrder {
@@ -129,7 +129,7 @@ impl Deployment {
 }
 
 async fn end_process(mut process: Process, end: End) {
-    // Waiting for it must not keep the clients waiting.
+    // Waiting for it must not block the clients.
     let ended = tokio::task::spawn_blocking(move || {
         match end {
             End::InOrder => process.signal("TERM"),
@@ -212,7 +212,7 @@ async fn rolling_update_and_scaling_lose_no_request_and_kills_no_write() {
     );
 }
 
-/// Prints what became of the requests that were begun in a part of the run.
+/// Prints the outcomes of the requests that began in a part of the run.
 fn report(
     phase: &str,
     history: &[Operation],
@@ -223,7 +223,7 @@ fn report(
     let part = from..to;
     let failed = failures.iter().filter(|it| part.contains(&it.0)).count();
     let begun = history.iter().filter(|it| part.contains(&it.invoked));
-    // Of a write that waits: until it was accepted, whichever answer said so.
+    // A waited write ends when it is accepted, by whichever answer.
     let ended = begun.map(|it| (it.invoked, it.accepted.min(it.done)));
     let mut times: Vec<_> = ended
         .filter(|(_, end)| *end != NEVER)
@@ -240,7 +240,7 @@ fn report(
     );
 }
 
-/// For how long every request has an answer while Redis is away: many times the interval of probes.
+/// How long every request is answered while Redis is away: many times the interval of probes.
 const OUTAGE: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! What a run came to, as a table.
+//! The results of a run, as a table.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::nemesis::Counts;
 use kvstore_testing::history::{Kind, check};
 use kvstore_testing::history::{Operation, Verdict, What};
 
-/// Violations that are shown whole.
+/// Number of violations that are shown in full.
 const SHOWN: usize = 5;
 
 pub(crate) struct Report {
@@ -38,7 +38,7 @@ impl Report {
     /// Prints the table.
     ///
     /// # Panics
-    /// If a promise was broken, or the run has tested less than it was meant to.
+    /// If a promise was broken, or the run tested less than intended.
     pub(crate) fn finish(self, elapsed: Duration) {
         let verdicts = |is: fn(&Verdict) -> bool| {
             let writes = self.history.iter().filter_map(Operation::write);
