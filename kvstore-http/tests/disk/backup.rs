@@ -1,9 +1,9 @@
-//! Is a copy of the folder that `cp` makes while the real server is written to ever silently
+//! Is a copy of the folder that `cp` makes during writes to the real server ever silently
 //! incomplete?
 //!
-//! The core asks the same of every order in which files can be copied
-//! (`json_file/tests/backup.rs`); here `cp`, `verify`, the file system and the server are the real
-//! ones, and the timing is whatever it is.
+//! The core asks the same for every order in which files can be copied
+//! (`json_file/tests/backup.rs`). Here `cp`, `verify`, the file system and the server are the real
+//! ones, and so is the timing.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,33 +15,32 @@ use kvstore_core::json_file::Inspection;
 use kvstore_testing::client::{Connection, Request, request};
 use kvstore_testing::process::Process;
 
-/// Each writes to a key of its own, one after the other.
+/// Each client writes to a key of its own, one write after the other.
 const CLIENTS: usize = 12;
 
-/// Small, so that snapshots are taken all the time.
+/// Small, so that snapshots are frequent.
 const SNAPSHOT_BYTES: &str = "4KiB";
 
-/// Other files in the folder, so that `cp` takes longer: so many to begin with.
+/// Initial number of other files in the folder, which make `cp` take longer.
 const OTHER_FILES: usize = 100;
 const OTHER_FILE_BYTES: usize = 20_000;
 
-/// How long clients rest between two writes, at most. There have to be good copies and others, on
-/// fast and slow machines: so they rest four times as long after a copy that failed and half as
-/// long after a good one, and when they cannot rest less, there are more files to copy.
+/// Maximum pause of a client between two writes. There must be both good and bad copies, on fast
+/// and slow machines: clients pause four times as long after a failed copy and half as long after a
+/// good one, and once the pause cannot be shorter, there are more files to copy.
 const REST_MS_MAX: u64 = 512;
 
-/// So many copies have to be good, and so many others told from them, for the test to say
-/// something.
+/// Minimum numbers of good copies and of detected bad ones for a meaningful test.
 const GOOD_MIN: usize = 5;
 const BAD_MIN: usize = 3;
 
-/// Longer than it takes to come to these.
+/// Longer than it takes to reach these numbers.
 const PATIENCE: Duration = Duration::from_secs(25);
 
 /// A client that counts in its key.
 struct Client {
     key: String,
-    /// What it has sent and what was acknowledged; numbers only grow.
+    /// The last numbers sent and acknowledged; they only grow.
     sent: AtomicU64,
     acknowledged: AtomicU64,
 }
@@ -55,7 +54,7 @@ impl Client {
         }
     }
 
-    /// Every other write is only accepted into the queue (202) when it is answered.
+    /// Creates a write. Every other one is answered as soon as it is queued (202).
     fn write(&self, number: u64) -> Request {
         let value = format!("[{number},\"{}\"]", "x".repeat(number as usize % 500));
         if number.is_multiple_of(2) {
@@ -88,12 +87,12 @@ fn acknowledged(clients: &[Client]) -> Vec<u64> {
         .collect()
 }
 
-/// Starts a server on a copy and looks whether it has what was acknowledged `before` it was made,
-/// and nothing that nobody sent.
+/// Starts a server on a copy, and checks that it has all writes acknowledged `before` the copy, and
+/// none that was never sent.
 async fn check(copy: &Path, clients: &[Client], before: &[u64]) {
     let process = Process::start(&["--store", &format!("file:{}", copy.display())]);
     let mut connection = Connection::open(process.address).await;
-    // Whatever waited in the queue is applied before this is answered.
+    // All jobs in the queue are applied before this is answered.
     let last = request("PUT", "/v1/kv/last")
         .header("prefer", "wait=20")
         .body("1");

@@ -1,31 +1,31 @@
-//! A counter that one client counts up. An increment that was not answered is sent again, after a
-//! restart as well, and still counts once.
+//! A counter that one client increments. An unanswered increment is sent again, even after a
+//! restart, and still counts once.
 
 use kvstore_testing::client::{Reply, Request, request};
 
-/// One counter and what is known of it.
+/// A counter and the client's knowledge of it.
 #[derive(Debug)]
 pub(crate) struct Counter {
     pub(crate) key: String,
-    /// How many increments were begun; the last one's number is its idempotency key.
+    /// Number of increments begun; the number of the last one is its idempotency key.
     begun: u64,
-    /// How many of them count.
+    /// Number of increments that count.
     sum: u64,
     open: Option<Open>,
 }
 
-/// The last increment, as long as it is not answered for good.
+/// The last increment, until its outcome is known.
 #[derive(Debug, Default)]
 struct Open {
-    /// Whether it was sent before, so that a refusal says nothing of it.
+    /// True if it was sent before, so that a refusal leaves the outcome open.
     is_repeated: bool,
-    /// Whether a read has shown that it counts.
+    /// True if a read has shown that it counts.
     counts: bool,
-    /// Whether an answer may still come.
+    /// True if an answer may still come.
     is_under_way: bool,
 }
 
-/// What an answer says.
+/// The meaning of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Acknowledged,
@@ -47,7 +47,7 @@ impl Counter {
         self.sum
     }
 
-    /// Whether an increment is to be sent again.
+    /// Returns true if an increment must be sent again.
     pub(crate) fn is_open(&self) -> bool {
         self.open.is_some()
     }
@@ -56,7 +56,7 @@ impl Counter {
         self.open.as_ref().is_some_and(|open| open.is_under_way)
     }
 
-    /// The request for the increment that is open, or for the next one.
+    /// Returns the request for the open increment, or for the next one.
     pub(crate) fn request(&mut self) -> Request {
         let is_repeated = self.open.is_some();
         self.begun += u64::from(!is_repeated);
@@ -67,7 +67,7 @@ impl Counter {
             .header("idempotency-key", &format!("\"{key}:{number}\""))
     }
 
-    /// Takes an answer as a client does.
+    /// Processes an answer as a client does.
     pub(crate) fn take(&mut self, reply: &Reply) -> Answer {
         let mut open = self.open.take().expect("an increment under way");
         open.is_under_way = false;
@@ -93,7 +93,7 @@ impl Counter {
         }
     }
 
-    /// Looks at what a read has shown, once everything accepted is applied.
+    /// Checks the result of a read, once everything accepted is applied.
     pub(crate) fn check(&mut self, reply: &Reply) {
         let found: u64 = match reply.status {
             200 => reply.text().parse().expect("a number"),

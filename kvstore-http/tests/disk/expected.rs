@@ -1,32 +1,33 @@
-//! What one key must hold, by what was sent to it and what was answered. Only one client writes to
-//! a key, one request after the other, so after a kill at most its last write is unanswered.
+//! The expected content of a key, from the requests sent to it and their answers. Only one client
+//! writes to a key, one request after the other, so after a kill at most its last write is
+//! unanswered.
 
 use std::collections::BTreeMap;
 
 use kvstore_testing::client::Reply;
 
-/// What a key holds; a value is never sent twice, so it tells the write that it comes from.
+/// The content of a key. Each value is sent only once, so it identifies its write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Content {
     /// `None` if the key is absent.
     value: Option<String>,
-    /// The number in its entity tag, where an answer has said it.
+    /// The number in its entity tag, if an answer has contained it.
     version: Option<u64>,
 }
 
-/// One key and its past.
+/// A key and its history.
 #[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) key: String,
-    /// How many values were made for it.
+    /// Number of values created for it.
     made: u64,
-    /// What the acknowledged writes have left.
+    /// The result of the acknowledged writes.
     content: Content,
-    /// What the write that was not answered would leave.
+    /// The result if the unanswered write took effect.
     unanswered: Option<Content>,
-    /// How many writes took effect.
+    /// Number of writes that took effect.
     applied: u64,
-    /// Every version that was ever seen, with its value.
+    /// Every version seen so far, with its value.
     seen: BTreeMap<u64, String>,
     /// The last job that was accepted and not waited for.
     pub(crate) job: Option<String>,
@@ -48,7 +49,7 @@ impl Expected {
         }
     }
 
-    /// A value that was never sent before.
+    /// Creates a value that was never sent before.
     pub(crate) fn make_value(&mut self, padding: usize) -> String {
         self.made += 1;
         let (key, number, padding) = (&self.key, self.made, "x".repeat(padding));
@@ -63,12 +64,12 @@ impl Expected {
         self.content.value.as_deref()
     }
 
-    /// The version that it has, if an answer has said it.
+    /// Returns the current version, if an answer has contained it.
     pub(crate) fn version(&self) -> Option<u64> {
         self.content.version
     }
 
-    /// A version that it had once.
+    /// Returns a previous version.
     pub(crate) fn past_version(&self) -> Option<u64> {
         let current = self.content.version?;
         self.seen
@@ -85,7 +86,7 @@ impl Expected {
         self.unanswered.is_some()
     }
 
-    /// A write is about to be sent that leaves `value`.
+    /// Records that a write of `value` is about to be sent.
     pub(crate) fn sending(&mut self, value: Option<String>) {
         self.unanswered = Some(Content {
             value,
@@ -93,7 +94,7 @@ impl Expected {
         });
     }
 
-    /// That write was acknowledged, and has this version if it was waited for.
+    /// Records that the write was acknowledged, with its version if it was waited for.
     pub(crate) fn acknowledged(&mut self, version: Option<u64>) {
         self.content = self.unanswered.take().expect("a write under way");
         self.applied += 1;
@@ -102,12 +103,12 @@ impl Expected {
         }
     }
 
-    /// That write was refused.
+    /// Records that the write was refused.
     pub(crate) fn refused(&mut self) {
         self.unanswered = None;
     }
 
-    /// Looks at what a read has shown, once everything accepted is applied.
+    /// Checks the result of a read, once everything accepted is applied.
     pub(crate) fn check(&mut self, reply: &Reply) {
         let found = match reply.status {
             200 => Some(reply.text().to_owned()),
@@ -131,7 +132,7 @@ impl Expected {
         }
     }
 
-    /// The content has this version.
+    /// Records the version of the current content.
     fn see(&mut self, version: u64) {
         let Content {
             value,
@@ -157,7 +158,7 @@ impl Expected {
     }
 }
 
-/// The number in an entity tag.
+/// Parses the number in an entity tag.
 pub(crate) fn tag_number(tag: &str) -> u64 {
     tag.trim_matches('"').parse().expect("a tag of this store")
 }

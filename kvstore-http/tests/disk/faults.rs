@@ -1,14 +1,12 @@
-//! What survives faults of the disk under the real program, at every write, sync and rename that it
-//! makes?
+//! What survives disk faults under the real program, at every write, sync and rename that it makes?
 //!
-//! strace fails a call (EIO once, ENOSPC for a while, a write of nothing, an interrupted one) or
-//! kills the process in its place: while the server opens a folder, while it serves many clients
-//! and takes snapshots, and while it closes. Then it is started without faults: everything
-//! acknowledged is there, once and in order, and nothing else. A disk that lies, which says that it
-//! has written what it has not, cannot be survived, but it is found out. A fault that did not come
-//! fails the test.
+//! strace fails a call (EIO once, ENOSPC for a while, a write of zero bytes, an interrupted one) or
+//! kills the process instead: while the server opens a folder, while it serves many clients and
+//! takes snapshots, and while it closes. Then the server starts without faults, and must have
+//! everything acknowledged, once and in order, and nothing else. A disk that falsely reports a
+//! write as done cannot be survived, but it is detected. A fault that did not occur fails the test.
 //!
-//! While it serves, a sample of the cases is run; all of them, in about four minutes, with
+//! While the server serves, a sample of the cases runs; all of them, in about four minutes, with
 //!
 //! ```text
 //! KVSTORE_FAULTS=all cargo test -p kvstore-http --test disk -- --nocapture faults::
@@ -29,8 +27,7 @@ use kvstore_testing::client::{Connection, request};
 use kvstore_testing::process::Process;
 use kvstore_testing::variable;
 
-/// The calls that reach the disk. `openat` is left out: what fails there fails before anything is
-/// done.
+/// The calls that reach the disk. `openat` is left out: it fails before anything is done.
 const CALLS: [&str; 7] = [
     "pwrite64",
     "fdatasync",
@@ -41,13 +38,13 @@ const CALLS: [&str; 7] = [
     "ftruncate",
 ];
 
-/// Of the cases while it serves, one in so many is run unless all are asked for.
+/// Of the cases during service, one in this many runs unless all are requested.
 const SAMPLE: usize = 6;
 
-/// Longer than a fault takes to come.
+/// Longer than a fault takes to occur.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What can happen to `call`.
+/// Returns the possible faults of `call`.
 fn faults(call: &str) -> Vec<Fault> {
     let mut faults = vec![Fault::Broken, Fault::Full, Fault::Kill];
     match call {
@@ -58,7 +55,7 @@ fn faults(call: &str) -> Vec<Fault> {
     faults
 }
 
-/// A folder under a failing disk, and strace's log beside it.
+/// A folder on a failing disk, with strace's log next to it.
 struct Failing {
     run: Run,
     log: PathBuf,
@@ -70,7 +67,7 @@ impl Failing {
         let seed: u64 = variable("KVSTORE_FAULTS_SEED").unwrap_or_else(rand::random);
         println!("{name}: KVSTORE_FAULTS_SEED={seed}");
         let folder = tempfile::tempdir().unwrap();
-        // strace compares with the names that the kernel has.
+        // strace compares with the names that the kernel uses.
         let path = folder.path().canonicalize().unwrap();
         Self {
             run: Run::new(&path.join("database"), seed),
@@ -79,7 +76,7 @@ impl Failing {
         }
     }
 
-    /// After the end of a process that a fault has met, everything must be as it was promised.
+    /// Checks all promises after a process that met a fault has ended.
     async fn check(&mut self) {
         self.run.check_twice().await;
         let names = self.run.names();
@@ -89,7 +86,7 @@ impl Failing {
         );
     }
 
-    /// Leaves the folder as a kill under load does.
+    /// Leaves the folder in the state of a kill under load.
     async fn kill_under_load(&mut self) {
         let leave = self.run.random.random();
         self.run.leave_jobs_to_worker(leave);
@@ -121,7 +118,7 @@ async fn server_that_meets_a_fault_while_it_opens_loses_nothing() {
         }
     }
     println!("{met} faults");
-    // Two files are begun, each with a write, a sync, a rename and a sync of the folder.
+    // Two files are created, each with a write, a sync, a rename and a sync of the folder.
     let least = 2 * ["pwrite64", "fdatasync", "renameat", "fsync"]
         .map(|call| faults(call).len())
         .iter()
@@ -130,7 +127,7 @@ async fn server_that_meets_a_fault_while_it_opens_loses_nothing() {
     failing.run.end_well().await;
 }
 
-/// Opens the folder with a fault; whether it came.
+/// Opens the folder with a fault; returns true if it occurred.
 async fn open(failing: &mut Failing, call: &'static str, number: usize, fault: Fault) -> bool {
     let injection = Injection {
         call,
@@ -146,14 +143,14 @@ async fn open(failing: &mut Failing, call: &'static str, number: usize, fault: F
         process.kill();
     }
     let status = process.ended();
-    // strace has ended when all is said.
+    // strace has ended once all messages are there.
     let errors = process.errors();
     let has_come = match fault {
         Fault::Kill => !serves,
         _ => count_injected(&failing.log) > 0,
     };
     match fault {
-        // What it does in the background once it serves may meet the fault as well.
+        // Background work after the start may meet the fault as well.
         _ if serves => assert!(
             errors.is_empty() || has_come && fault != Fault::Interrupted,
             "{errors:#?}"
@@ -190,7 +187,7 @@ async fn server_that_meets_a_fault_while_it_closes_loses_nothing() {
     failing.run.end_well().await;
 }
 
-/// Closes the folder with a fault; whether it came.
+/// Closes the folder with a fault; returns true if it occurred.
 async fn close(failing: &mut Failing, call: &'static str, number: usize, fault: Fault) -> bool {
     let injection = Injection {
         call,
@@ -212,7 +209,7 @@ async fn close(failing: &mut Failing, call: &'static str, number: usize, fault: 
     };
     match status.code() {
         None => assert!(has_come, "{status}"),
-        // A snapshot in the background may fail; the one at the end makes up for it.
+        // A background snapshot may fail; the final one makes up for it.
         Some(0) => assert!(has_come || errors.is_empty(), "{errors:#?}"),
         code => assert!(
             code == Some(1) && has_come && fault != Fault::Interrupted && !errors.is_empty(),
@@ -230,7 +227,7 @@ enum Files {
     Waiting,
     /// The journal, where jobs are applied on acceptance.
     Journal,
-    /// `data.json` and what belongs to it; each snapshot has a thread of its own.
+    /// `data.json` and its companion files; each snapshot has a thread of its own.
     Pair,
     /// The folder itself.
     Folder,
@@ -242,7 +239,7 @@ impl Files {
     }
 
     fn paths(self, run: &Run) -> Vec<PathBuf> {
-        // More than a case gets to.
+        // More than one case uses.
         let first = run.last_number("journal");
         let journals = (first..first + 40).map(|number| format!("journal-{number}.jsonl"));
         let names: Vec<String> = match self {
@@ -257,8 +254,8 @@ impl Files {
             }
             Self::Folder => return vec![run.folder.clone()],
         };
-        // strace compares with the path of an open file, and with the name as it is given, relative
-        // to the folder's handle.
+        // strace compares both the path of an open file and the name as given, relative to the
+        // folder's handle.
         let paths = names
             .iter()
             .flat_map(|name| [run.folder.join(name), PathBuf::from(name)]);
@@ -266,7 +263,7 @@ impl Files {
     }
 }
 
-/// Each call of a thread that works in rounds, through more than one round.
+/// Each call of a thread that works in rounds, over more than one round.
 const SERVING: [(Files, &str, usize); 12] = [
     (Files::Waiting, "pwrite64", 8),
     (Files::Waiting, "fdatasync", 4),
@@ -279,7 +276,7 @@ const SERVING: [(Files, &str, usize); 12] = [
     (Files::Pair, "renameat", 2),
     (Files::Pair, "linkat", 1),
     (Files::Pair, "unlinkat", 2),
-    // By the journal, for a new one, and twice by each snapshot.
+    // Once by the journal for a new file, and twice by each snapshot.
     (Files::Folder, "fsync", 3),
 ];
 
@@ -309,7 +306,7 @@ async fn server_that_meets_a_fault_while_it_serves_loses_nothing() {
     failing.run.end_well().await;
 }
 
-/// Serves under load until the fault comes, and as long as it can after that.
+/// Serves under load until the fault occurs, and as long as possible after that.
 async fn serve(
     failing: &mut Failing,
     files: Files,
@@ -349,7 +346,7 @@ async fn serve(
             })
             .await;
         }
-        // Each snapshot has a new thread, so for those it does not pass before this.
+        // Each snapshot has a new thread, so its fault recurs until strace detaches.
         strace.detach();
         if is_sound {
             let journal = failing.run.last_number("journal");
@@ -390,12 +387,12 @@ async fn write_that_the_disk_lied_about_is_found_out() {
     }
 }
 
-/// Serves while one write is lost in silence; whether the next start refuses the folder. If not,
-/// the write was of no account.
+/// Serves while one write is silently lost; returns true if the next start refuses the folder.
+/// Otherwise, the write had no effect.
 async fn lie(files: Files, number: usize) -> bool {
     let mut failing = Failing::new("a lie");
     if !matches!(files, Files::Pair) {
-        // With one nothing more depends on what was in the journal.
+        // After a snapshot, the content of the journal no longer matters.
         failing.run.take_few_snapshots();
     }
     failing
@@ -446,7 +443,7 @@ async fn wait_for_fault(log: &Path) {
     }
 }
 
-/// Whether the server says that it can do its work.
+/// Returns true if the server reports itself ready.
 async fn is_ready(process: &Process) -> bool {
     let mut connection = Connection::open(process.address).await;
     let reply = connection.ask(&request("GET", "/readyz")).await;
@@ -454,8 +451,8 @@ async fn is_ready(process: &Process) -> bool {
     reply.status == 200
 }
 
-/// A failed sync is final; a full disk is an answer; what goes wrong with a snapshot no client
-/// notices.
+/// Checks the answers: a failed sync is final, a full disk is reported, and a failed snapshot goes
+/// unnoticed by clients.
 fn assert_answers(files: Files, injection: &Injection, load: &Load, is_sound: bool) {
     let tally = &load.tally;
     match (files, injection.call, injection.fault) {
@@ -463,11 +460,12 @@ fn assert_answers(files: Files, injection: &Injection, load: &Load, is_sound: bo
             assert!(is_sound && tally.failed() == 0, "{tally:?}");
         }
         (Files::Waiting | Files::Journal, "pwrite64", Fault::Full) => {
-            // A worker that finds no room tries again, and no client notices.
+            // A worker retries while the disk is full, so no client notices.
             assert!(is_sound, "{tally:?}");
             assert_eq!(tally.failed(), tally.full(), "{tally:?}");
         }
-        // In the other case it may be that of a new journal, without which the old one goes on.
+        // In the other case, the sync may be that of a new journal, without which the old one
+        // remains in use.
         (Files::Waiting, "fdatasync", Fault::Broken) => assert!(!is_sound, "{tally:?}"),
         _ => {}
     }

@@ -1,9 +1,9 @@
 //! What does a full disk cost the real program? An answer to each write that finds no room, and
-//! nothing else: it goes on reading, it goes on writing when there is room, and what it has
-//! acknowledged stays.
+//! nothing else: it continues to read, it writes again once there is room, and all acknowledged
+//! writes remain.
 //!
-//! The disk is a small one in memory, which a file beside the server's fills up. Real file systems
-//! write a part of what does not fit, so short writes are met here as well.
+//! The disk is a small one in memory, filled by a file next to the server's. Real file systems
+//! write a part of what does not fit, so short writes occur here as well.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -17,19 +17,19 @@ use kvstore_testing::process::Process;
 
 const DISK_BYTES: u64 = 48 << 20;
 
-/// What a page of that disk takes.
+/// Page size of that disk.
 const PAGE_BYTES: usize = 4096;
 
 /// Longer than it takes to fill it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What queue and journal fill ahead of their ends.
+/// Bytes that queue and journal preallocate.
 const FILLED_BYTES: u64 = 2 * (256 << 10);
 
-/// What the log says of a snapshot that found no room.
+/// The log message about a snapshot that found no room.
 const NO_SNAPSHOT: &str = "data.json could not be brought up to date: the journal keeps growing";
 
-/// A file that takes room.
+/// A file that occupies space.
 struct Ballast {
     path: PathBuf,
     file: File,
@@ -43,7 +43,7 @@ impl Ballast {
         Self { path, file }
     }
 
-    /// Takes all the room that is left.
+    /// Occupies all remaining space.
     fn fill(&mut self) {
         loop {
             match self.file.write(&[b'x'; PAGE_BYTES]) {
@@ -54,20 +54,20 @@ impl Ballast {
         }
     }
 
-    /// Takes all the room but so much.
+    /// Occupies all remaining space except for `bytes`.
     fn fill_but(&mut self, bytes: u64) {
         self.fill();
         self.give_back(bytes);
     }
 
-    /// Gives back so much of it.
+    /// Frees `bytes` of it.
     fn give_back(&self, bytes: u64) {
         let length = self.file.metadata().unwrap().len();
         let length = length.checked_sub(bytes).expect("a disk large enough");
         self.file.set_len(length).unwrap();
     }
 
-    /// Gives back all of it.
+    /// Frees all of it.
     fn remove(self) {
         std::fs::remove_file(self.path).unwrap();
     }
@@ -80,7 +80,7 @@ fn new_run(disk: &Mounted, name: &str) -> Run {
     Run::new_in(&outside, &inside, disk.wrapper(), seed)
 }
 
-/// Keeps the disk full until many writes were refused for it.
+/// Keeps the disk full until it has caused many refusals.
 async fn fill_until_refused(ballast: &mut Ballast, load: &Load) {
     let full = load.tally.full();
     while load.tally.full() < full + 100 {
@@ -110,7 +110,7 @@ async fn full_disk_is_answered_read_from_and_recovered_from() {
         let load = run.load(&process);
         fill_until_refused(&mut ballast, &load).await;
         assert_reads(&process).await;
-        // It may end while there is no room, and find none when it starts.
+        // The server may end while the disk is full, and start while it still is.
         let status = match round {
             3 => Some(process.kill()),
             5 => {
@@ -159,7 +159,7 @@ async fn full_disk_is_answered_read_from_and_recovered_from() {
 async fn snapshot_that_finds_no_room_costs_nothing_and_is_made_up_for() {
     let disk = Mounted::tmpfs(DISK_BYTES);
     let mut run = new_run(&disk, "snapshot");
-    // Much data beside the little that is accepted and not yet applied.
+    // Much data compared with the few jobs that are accepted and not yet applied.
     run.set_size(8, 64 << 10);
     let mut process = run.launch().serves();
     run.load_until(&process, 800).await;
@@ -169,8 +169,7 @@ async fn snapshot_that_finds_no_room_costs_nothing_and_is_made_up_for() {
     let data = run.folder.join("data.json").metadata().unwrap().len();
     assert!(data > 4 * FILLED_BYTES, "{data} bytes");
 
-    // Queue and journal get as large as the data, which is when a snapshot is due, and then it does
-    // not fit.
+    // Queue and journal grow to the size of the data, at which a snapshot is due that does not fit.
     let process = run.launch().serves();
     run.check(&process).await;
     let mut ballast = Ballast::new(&disk);
@@ -181,13 +180,13 @@ async fn snapshot_that_finds_no_room_costs_nothing_and_is_made_up_for() {
     let mut journal = run.first_number("journal");
     while process.count_logged(NO_SNAPSHOT) == 0 {
         assert!(begun.elapsed() < PATIENCE, "every snapshot finds room");
-        // One did, in the room that was given back for jobs.
+        // One snapshot succeeded, in the space that was freed for jobs.
         if run.first_number("journal") > journal {
             journal = run.first_number("journal");
             ballast.fill_but(room);
             full = load.tally.full();
         }
-        // What was accepted and not applied can have taken the last room before a snapshot was due.
+        // Unapplied jobs may have taken the last space before a snapshot was due.
         if load.tally.full() > full {
             full = load.tally.full();
             ballast.give_back(FILLED_BYTES);

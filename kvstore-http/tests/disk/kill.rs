@@ -1,16 +1,16 @@
-//! What survives killing the real program, again and again, while many clients write?
+//! What survives killing the real program, again and again, during many writes?
 //!
-//! Each round starts the server on the same folder, looks whether everything acknowledged is there,
-//! once and in order, puts it under load and kills it. Most rounds kill it during its start as
-//! well, which is while it recovers. Ten rounds by default; more with
+//! Each round starts the server on the same folder, checks that everything acknowledged is there,
+//! once and in order, puts it under load and kills it. Most rounds also kill it during its start,
+//! that is, during recovery. Ten rounds by default; more with
 //!
 //! ```text
 //! KVSTORE_KILL_ROUNDS=50 cargo test -p kvstore-http --test disk -- --nocapture kill::
 //! ```
 //!
-//! `KVSTORE_KILL_SEED` repeats the choices of an earlier run, though not its timing. SIGKILL takes
-//! the process and not the machine, so what was written but not synced survives it here; what a
-//! loss of power takes is the question of `power.rs`.
+//! `KVSTORE_KILL_SEED` repeats the choices of an earlier run, though not its timing. SIGKILL ends
+//! the process and not the machine, so unsynced writes survive it here; `power.rs` covers a loss of
+//! power.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
@@ -21,13 +21,13 @@ use crate::run::{Run, assert_no_error};
 use kvstore_testing::process::Process;
 use kvstore_testing::variable;
 
-/// A round is worth something once this many writes were acknowledged.
+/// Minimum number of acknowledged writes for a meaningful round.
 const ACKNOWLEDGED_MIN: usize = 100;
 
-/// Then it goes on for a random time up to this.
+/// Maximum random time for which the load then continues.
 const LOAD_MAX: Duration = Duration::from_millis(500);
 
-/// A start is killed after a random time up to this; it takes about half of it.
+/// Maximum random time before a start is killed; a start takes about half of it.
 const START_MAX: Duration = Duration::from_millis(200);
 
 #[tokio::test]
@@ -67,8 +67,7 @@ fn kill_some_starts(run: &mut Run) {
     }
 }
 
-/// Lets all clients write until the process is killed under them; how many writes were
-/// acknowledged.
+/// Runs all clients until the process is killed; returns the number of acknowledged writes.
 async fn load_and_kill(run: &mut Run, mut process: Process) -> usize {
     let load = run.load(&process);
     load.until("a hundred writes are acknowledged", || {

@@ -1,5 +1,5 @@
-//! A client that writes to keys of its own, in every way there is, until the server is gone or it
-//! is told to stop.
+//! A client that writes to keys of its own, in every possible way, until the server is gone or the
+//! client is told to stop.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use kvstore_testing::client::{Connection, Reply, request};
 
 const KEYS: usize = 2;
 
-/// Most bytes that fill up a value, unless told otherwise.
+/// Default for the maximum padding of a value, in bytes.
 const PADDING_MAX: usize = 1200;
 
-/// Who is refused asks again after this.
+/// A refused client tries again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
 
-/// What the clients of a load were answered so far.
+/// The answers to the clients of a load so far.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     acknowledged: AtomicUsize,
@@ -29,7 +29,7 @@ pub(crate) struct Tally {
     refused: AtomicUsize,
     /// 507: there is no room.
     full: AtomicUsize,
-    /// 504: nobody knows.
+    /// 504: the outcome is unknown.
     unknown: AtomicUsize,
     stopped: AtomicBool,
 }
@@ -43,7 +43,7 @@ impl Tally {
         self.full.load(Ordering::SeqCst)
     }
 
-    /// Answers that a disk without faults does not lead to.
+    /// Returns the number of answers that a disk without faults never causes.
     pub(crate) fn failed(&self) -> usize {
         let count = |count: &AtomicUsize| count.load(Ordering::SeqCst);
         count(&self.refused) + count(&self.full) + count(&self.unknown)
@@ -53,7 +53,7 @@ impl Tally {
         self.acknowledged() + self.failed()
     }
 
-    /// Lets each client end when it has its next answer.
+    /// Ends each client after its next answer.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
     }
@@ -70,7 +70,7 @@ impl Tally {
     }
 }
 
-/// What a write was answered.
+/// The answer to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Said {
     Acknowledged,
@@ -85,19 +85,19 @@ pub(crate) struct Client {
     random: StdRng,
     keys: Vec<Expected>,
     counter: Counter,
-    /// Most bytes that fill up a value.
+    /// Maximum padding of a value, in bytes.
     padding_max: usize,
 }
 
-/// One way to write.
+/// A way to write.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     /// `POST /set`, which does not wait.
     Set,
     Put,
-    /// `PUT` that expects the version that the key has.
+    /// `PUT` that expects the current version of the key.
     PutIf(u64),
-    /// `PUT` that expects a version which the key no longer has.
+    /// `PUT` that expects a previous version of the key.
     PutStale(u64),
     Delete,
     /// `DELETE /delete/…`, which does not wait.
@@ -116,7 +116,7 @@ impl Client {
         client
     }
 
-    /// Gives it keys up to so many, and values of up to so many bytes.
+    /// Extends the client to `keys` keys, with values of up to `bytes_max` bytes.
     pub(crate) fn set_size(&mut self, number: usize, keys: usize, bytes_max: usize) {
         let more =
             (self.keys.len()..keys).map(|key| Expected::new(format!("client:{number}:{key}")));
@@ -124,8 +124,8 @@ impl Client {
         self.padding_max = bytes_max;
     }
 
-    /// Writes until the connection breaks, an answer leaves open what became of a write, or `tally`
-    /// says that it is enough.
+    /// Writes until the connection breaks, an answer leaves an outcome open, or `tally` tells it to
+    /// stop.
     pub(crate) async fn write(mut self, address: SocketAddr, tally: Arc<Tally>) -> Self {
         let Some(mut connection) = Connection::try_open(address).await else {
             return self;
@@ -150,7 +150,7 @@ impl Client {
     }
 
     async fn write_once(&mut self, connection: &mut Connection) -> Said {
-        // What was not answered is asked again first.
+        // Unanswered increments are sent again first.
         if self.counter.is_open() || self.random.random_ratio(1, 8) {
             return self.count_once(connection).await;
         }
@@ -196,7 +196,7 @@ impl Client {
         }
     }
 
-    /// Reads each key and looks whether it holds what it must.
+    /// Reads each key and checks its content.
     pub(crate) async fn check(&mut self, connection: &mut Connection) {
         let counter = request("GET", &format!("/v1/kv/{}", self.counter.key));
         self.counter.check(&connection.ask(&counter).await);
@@ -219,18 +219,18 @@ impl Client {
         }
     }
 
-    /// How many of its writes took effect.
+    /// Returns the number of its writes that took effect.
     pub(crate) fn applied(&self) -> u64 {
         let writes: u64 = self.keys.iter().map(Expected::applied).sum();
         writes + self.counter.sum()
     }
 
-    /// Whether it waits for an answer that will not come.
+    /// Returns true if it waits for an answer that will not come.
     pub(crate) fn was_cut_off(&self) -> bool {
         self.counter.is_unanswered() || self.keys.iter().any(Expected::is_unanswered)
     }
 
-    /// Keys and values that must be there.
+    /// Returns the keys and values that must exist.
     pub(crate) fn contents(&self) -> impl Iterator<Item = (String, String)> {
         let sum = self.counter.sum();
         let counter = (sum > 0).then(|| (self.counter.key.clone(), sum.to_string()));
@@ -251,7 +251,7 @@ fn choose(random: &mut StdRng, expected: &Expected) -> Way {
     }
 }
 
-/// Takes an answer as a client does: what it promises is relied on from here on.
+/// Processes an answer as a client does, which relies on its promise from now on.
 fn take(expected: &mut Expected, way: Way, was_present: bool, reply: &Reply) -> Said {
     match reply.status {
         503 | 507 => {
@@ -262,16 +262,16 @@ fn take(expected: &mut Expected, way: Way, was_present: bool, reply: &Reply) -> 
                 Said::Full
             };
         }
-        // What is known of the key stays open until it is read after a restart.
+        // The content of the key stays open until it is read after a restart.
         504 => return Said::Unknown,
         _ => {}
     }
     let body = reply.json();
     match (way, reply.status) {
-        // Its verdict may come after the wait has run out, on a busy machine or a broken one.
+        // On a busy or failing machine, the outcome may come after the wait has run out.
         (Way::PutStale(_), 202 | 412) => expected.refused(),
         (Way::PutStale(_), _) => panic!("{way:?}: {reply:?}"),
-        // Likewise.
+        // The same here.
         (_, 202) => {
             expected.job = body["job_id"].as_str().map(str::to_owned);
             expected.acknowledged(None);

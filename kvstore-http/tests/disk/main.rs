@@ -1,4 +1,4 @@
-//! What survives when the real program is killed, its disk fails or fills up, or the power is lost?
+//! What survives when the real program is killed, its disk fails or fills up, or power is lost?
 
 mod backup;
 mod counter;

@@ -1,5 +1,5 @@
-//! A file system of its own under the real program. It is mounted in a namespace that a child
-//! process holds: nobody else sees it, and it is gone with the test, however that ends.
+//! A separate file system for the real program. It is mounted in a namespace held by a child
+//! process: no other process sees it, and it disappears with the test, however that ends.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,28 +10,28 @@ use kvstore_testing::{missing, tool};
 const REMEDY: &str =
     "a file system cannot be mounted here: run ./check as root, in a container with --privileged";
 
-/// Of the image; it takes room only for what is written.
+/// Size of the image, which occupies space only for written blocks.
 const EXT4_BYTES: u64 = 64 << 20;
 
 /// How a file system loses its power.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cut {
-    /// It keeps what its journal had on the disk, and no more.
+    /// It keeps exactly what its journal had on the disk.
     AtOnce,
-    /// Its journal is written before that, so that names are there and contents are not: what a
-    /// rename without a sync leaves.
+    /// Its journal is written first, so that names exist without contents: the result of a rename
+    /// without a sync.
     AfterItsJournal,
 }
 
 pub(crate) struct Mounted {
-    /// Lives as long as its input is open.
+    /// Runs as long as its input is open.
     holder: Child,
-    /// Holds the mount point, and what is mounted.
+    /// Holds the mount point and the image.
     folder: tempfile::TempDir,
 }
 
 impl Mounted {
-    /// An ext4 on a disk of its own.
+    /// Mounts an ext4 on an image of its own.
     pub(crate) fn ext4() -> Self {
         let mounted = Self::empty();
         let image = std::fs::File::create(mounted.image()).unwrap();
@@ -42,7 +42,7 @@ impl Mounted {
         mounted
     }
 
-    /// A file system in memory with that much room.
+    /// Mounts a file system in memory with `bytes` bytes.
     pub(crate) fn tmpfs(bytes: u64) -> Self {
         let mounted = Self::empty();
         let (size, point) = (format!("size={bytes}"), mounted.point());
@@ -73,7 +73,7 @@ impl Mounted {
         self.folder.path().join("image")
     }
 
-    /// Where it is mounted, for programs inside.
+    /// Returns the mount point, for programs inside the namespace.
     fn point(&self) -> String {
         self.inside().display().to_string()
     }
@@ -82,14 +82,15 @@ impl Mounted {
         self.folder.path().join("mounted")
     }
 
-    /// The same place for this process.
+    /// Returns the same place as seen by this process.
     pub(crate) fn outside(&self) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
         let inside = self.inside();
         root.join(inside.strip_prefix("/").expect("an absolute path"))
     }
 
-    /// Words that start a program inside; it has the id of whoever starts them.
+    /// Returns the words that start a program inside the namespace; it takes over the process id of
+    /// its caller.
     pub(crate) fn wrapper(&self) -> Vec<String> {
         let namespace = format!("--mount=/proc/{}/ns/mnt", self.holder.id());
         ["nsenter", &namespace, "--"].map(str::to_owned).to_vec()
@@ -114,7 +115,7 @@ impl Mounted {
         self.run(&["mount", "-o", "loop", &image, &self.point()]);
     }
 
-    /// Cuts the power of the file system: from here on it is read and written no more.
+    /// Cuts the power of the file system: from here on it can be neither read nor written.
     pub(crate) fn cut_power(&self, cut: Cut) {
         // FS_IOC_SHUTDOWN, with EXT4_GOING_FLAGS_NOLOGFLUSH or EXT4_GOING_FLAGS_LOGFLUSH.
         let flags = match cut {
@@ -128,7 +129,7 @@ impl Mounted {
         self.run(&["python3", "-c", &shut_down, &self.point()]);
     }
 
-    /// Starts the file system again, from what is on its disk. Nobody may have a file of it open.
+    /// Remounts the file system from its disk. No process may have a file of it open.
     pub(crate) fn restart(&self) {
         self.run(&["umount", &self.point()]);
         self.mount_image();
@@ -142,7 +143,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Whether `path` can be written to.
+/// Returns true if `path` is writable.
 pub(crate) fn is_writable(path: &Path) -> bool {
     std::fs::write(path, "").is_ok()
 }

@@ -1,10 +1,10 @@
 //! What survives a loss of power under the real program, on a real file system?
 //!
-//! Each round starts the server on an ext4 of its own, looks whether everything acknowledged is
-//! there, and cuts the power: once right after that, so that what recovery has shown is durable
-//! too, and once under load. The file system itself drops what was not synced, as the kernel does
-//! in a real loss of power. What it cannot show is a disk that loses what it has acknowledged; and
-//! where it drops more or less than another one might, the core's crash tests draw at random.
+//! Each round starts the server on an ext4 of its own, checks that everything acknowledged is
+//! there, and cuts the power: once right after that, so that the recovered content is durable as
+//! well, and once under load. The file system itself drops unsynced data, as the kernel does in a
+//! real loss of power. It cannot simulate a disk that loses what it has acknowledged. Other file
+//! systems may drop more or less; the core's crash tests cover that with random choices.
 //!
 //! Twenty rounds by default; more with
 //!
@@ -27,13 +27,13 @@ use crate::run::Run;
 use kvstore_testing::process::Process;
 use kvstore_testing::variable;
 
-/// A round is worth something once this many writes were acknowledged.
+/// Minimum number of acknowledged writes for a meaningful round.
 const ACKNOWLEDGED_MIN: usize = 100;
 
-/// Then it goes on for a random time up to this.
+/// Maximum random time for which the load then continues.
 const LOAD_MAX: Duration = Duration::from_millis(300);
 
-/// What a cut must lose, or it was none.
+/// Text that a real power cut must lose.
 const NOT_SYNCED: &str = "not synced";
 
 #[tokio::test]
@@ -72,7 +72,7 @@ async fn nothing_acknowledged_is_lost_by_real_power_cuts() {
         let cut = choose(&mut run);
         let acknowledged = load.tally.acknowledged();
         let witness = cut_power(&disk, cut);
-        // A server that does not notice would acknowledge what is lost.
+        // A server that does not notice would acknowledge lost writes.
         load.until("the server notices", || load.tally.failed() > 0)
             .await;
         end(&mut process);
@@ -90,7 +90,7 @@ fn choose(run: &mut Run) -> Cut {
     }
 }
 
-/// Cuts the power, and looks whether it was; a file that was not synced before.
+/// Cuts the power; returns the path of an unsynced file that proves it.
 fn cut_power(disk: &Mounted, cut: Cut) -> PathBuf {
     let witness = disk.outside().join("witness");
     std::fs::write(&witness, NOT_SYNCED).unwrap();
@@ -99,17 +99,17 @@ fn cut_power(disk: &Mounted, cut: Cut) -> PathBuf {
     witness
 }
 
-/// With the power the process goes.
+/// Kills the process, as a loss of power would.
 fn end(process: &mut Process) {
     let status = process.kill();
     assert_eq!(status.signal(), Some(9));
 }
 
-/// Starts the file system again, and looks whether it has lost anything.
+/// Remounts the file system, and checks that the cut lost the unsynced file.
 fn restart(disk: &Mounted, witness: PathBuf) {
     disk.restart();
     let left = std::fs::read_to_string(&witness).unwrap_or_default();
     assert_ne!(left, NOT_SYNCED, "the cut has lost nothing");
-    // It need not be there.
+    // The file may be missing.
     let _ = std::fs::remove_file(&witness);
 }

@@ -1,8 +1,7 @@
-//! Do servers that only read show every acknowledged write at once, whatever happens to the one
-//! that writes?
+//! Do servers that only read show every acknowledged write at once, whatever happens to the writer?
 //!
-//! One server writes to a folder and is killed under load, again and again; two others read it all
-//! the while. Six rounds by default; more with
+//! One server writes to a folder and is killed under load, again and again; two others read the
+//! folder throughout. Six rounds by default; more with
 //!
 //! ```text
 //! KVSTORE_READER_ROUNDS=50 cargo test -p kvstore-http --test disk -- --nocapture reader::
@@ -23,7 +22,7 @@ use kvstore_testing::variable;
 
 const CLIENTS: usize = 8;
 
-/// Small, so that journals are rotated and snapshots taken all the time.
+/// Small, so that journal rotations and snapshots are frequent.
 const SNAPSHOT_BYTES: &str = "4KiB";
 
 /// A round ends once this many writes were seen at both readers.
@@ -50,7 +49,7 @@ fn reader(folder: &Path) -> Process {
     Process::start(&args)
 }
 
-/// The number of the journal that is written to. Each snapshot begins a new one.
+/// Returns the number of the current journal. Each snapshot begins a new one.
 fn last_journal(folder: &Path) -> usize {
     let names = std::fs::read_dir(folder).unwrap();
     let numbers = names.filter_map(|entry| {
@@ -61,7 +60,7 @@ fn last_journal(folder: &Path) -> usize {
     numbers.max().expect("a journal")
 }
 
-/// Asks until the answer has `status`.
+/// Repeats a request until the answer has `status`.
 async fn until(address: SocketAddr, target: &str, status: u16) {
     let begun = Instant::now();
     loop {
@@ -77,17 +76,17 @@ async fn until(address: SocketAddr, target: &str, status: u16) {
     }
 }
 
-/// Writes to a key of its own, and looks at both readers for each write that is acknowledged.
+/// Writes to a key of its own, and checks both readers after each acknowledged write.
 struct Client {
     key: String,
-    /// What was sent last.
+    /// The last number sent.
     number: u64,
-    /// The latest version and the number with it that any server has shown.
+    /// The latest version that any server has shown, with its number.
     shown: (u64, u64),
 }
 
 impl Client {
-    /// Goes on until the writer is gone.
+    /// Writes until the writer is gone.
     async fn write(
         mut self,
         writer: SocketAddr,
@@ -101,7 +100,7 @@ impl Client {
         ];
         loop {
             self.number += 1;
-            // In turn: one that is applied when it is answered, and one that is only queued then.
+            // Alternates between a write that is applied when answered and one that is only queued.
             let is_queued = self.number.is_multiple_of(2);
             let preference = if is_queued {
                 "respond-async"
@@ -121,8 +120,8 @@ impl Client {
             for connection in &mut readers {
                 let mut get = request("GET", &format!("/v1/kv/{}", self.key));
                 if is_queued {
-                    // It waits for the write. The writer may be killed before that is applied, and
-                    // then it waits in vain.
+                    // The read waits for the write. If the writer is killed before it is applied,
+                    // the wait is in vain.
                     get = get.header("sync-token", reply.header("sync-token").expect("a token"));
                 }
                 let found = connection.ask(&get).await;
@@ -154,7 +153,7 @@ impl Client {
         self.shown = (version, number);
     }
 
-    /// What a server shows is never older than what any has shown.
+    /// Checks that a server never shows an older version than any server has shown before.
     async fn look(&mut self, address: SocketAddr) {
         let reply = Connection::open(address)
             .await
@@ -180,7 +179,7 @@ async fn acknowledged_writes_are_read_at_once_from_every_reader_however_often_th
     let rounds: usize = variable("KVSTORE_READER_ROUNDS").unwrap_or(6);
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("database");
-    // Readers can be there before anything else is.
+    // Readers may start before the folder exists.
     let mut readers = [reader(&folder), reader(&folder)];
     let addresses = readers.each_ref().map(|reader| reader.address);
     for address in addresses {
@@ -195,7 +194,7 @@ async fn acknowledged_writes_are_read_at_once_from_every_reader_however_often_th
         .collect();
     let mut rotations = 0;
     for round in 1..=rounds {
-        // What a reader shows while nobody writes, the next writer must have too.
+        // The next writer must have everything that a reader shows in the meantime.
         for client in &mut clients {
             for address in addresses {
                 if round > 1 {
@@ -285,7 +284,7 @@ async fn reader_refuses_writes_answers_for_jobs_and_tells_its_lag() {
     let metrics = to_writer.ask(&request("GET", "/metrics")).await;
     assert!(!metrics.text().contains("follower"), "{metrics:?}");
 
-    // A folder that is gone is told, and nothing is answered in its place.
+    // A deleted folder is reported, and reads fail.
     drop(writer);
     std::fs::remove_dir_all(folder.path()).unwrap();
     until(reader.address, "/readyz", 503).await;

@@ -1,5 +1,4 @@
-//! The real program under load on one folder, start after start, and what must be true of it after
-//! each.
+//! The real program under load on one folder, start after start, and the checks after each.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,28 +17,29 @@ use kvstore_testing::process::{Process, server_command_by};
 
 const CLIENTS: usize = 24;
 
-/// Small, so that snapshots are taken all the time: each round writes several times as much.
+/// Small, so that snapshots are frequent: each round writes several times as much.
 const SNAPSHOT_BYTES: &str = "16KiB";
 
-/// Added to the URL of the store.
+/// A parameter in the URL of the store.
 const LEFT_TO_WORKER: &str = "&apply_on_acceptance=false";
 
-/// How long a write waits to be applied; a server that cannot apply any more answers 202 then.
+/// How long a write waits to be applied; a server that can no longer apply anything then answers
+/// 202.
 const RESOURCE_WAIT: &str = "300ms";
 
-/// Longer than a load takes to come to what is waited for.
+/// Longer than a load takes to meet any of the conditions here.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The key whose writes mark that everything before them in the queue is applied.
 const BARRIER: &str = "/v1/kv/barrier";
 
-/// A folder, those who write to it, and what is known of it.
+/// A folder, its clients, and the knowledge of its content.
 pub(crate) struct Run {
-    /// Where this process sees it.
+    /// The folder's path for this process.
     pub(crate) folder: PathBuf,
-    /// Where the server has it.
+    /// The folder's URL for the server.
     store: String,
-    /// Words before the program's name, of a program that becomes it.
+    /// A command placed before the program's name, which executes the program in its own process.
     pub(crate) wrapper: Vec<String>,
     pub(crate) random: StdRng,
     clients: Vec<Client>,
@@ -60,7 +60,7 @@ impl Run {
         }
     }
 
-    /// The same for a server that has the folder under another name.
+    /// Creates a run for a server that sees the folder under another path.
     pub(crate) fn new_in(folder: &Path, inside: &Path, wrapper: Vec<String>, seed: u64) -> Self {
         let run = Self::new(inside, seed);
         Self {
@@ -70,13 +70,13 @@ impl Run {
         }
     }
 
-    /// From the next start on no snapshot is taken until the journal is large.
+    /// From the next start on, snapshots wait until the journal is large.
     pub(crate) fn take_few_snapshots(&mut self) {
         self.store = self.store.replace(SNAPSHOT_BYTES, "1GiB");
     }
 
-    /// From the next start on every job waits for the worker, or is applied on acceptance where
-    /// that is possible.
+    /// From the next start on, every job waits for the worker (`leave`), or is applied on
+    /// acceptance where possible.
     pub(crate) fn leave_jobs_to_worker(&mut self, leave: bool) {
         self.store = self.store.replace(LEFT_TO_WORKER, "");
         if leave {
@@ -84,7 +84,7 @@ impl Run {
         }
     }
 
-    /// From now on each client has so many keys, with values of up to so many bytes.
+    /// Extends each client to `keys` keys, with values of up to `bytes_max` bytes.
     pub(crate) fn set_size(&mut self, keys: usize, bytes_max: usize) {
         for (number, client) in self.clients.iter_mut().enumerate() {
             client.set_size(number, keys, bytes_max);
@@ -95,15 +95,14 @@ impl Run {
         self.launch_by(&self.wrapper)
     }
 
-    /// Starts it through `wrapper`, words before the program's name.
+    /// Starts the server through `wrapper`, a command placed before the program's name.
     pub(crate) fn launch_by(&self, wrapper: &[String]) -> Process {
         let args = ["--store", &self.store, "--resource-wait", RESOURCE_WAIT];
         Process::launch_command(server_command_by(wrapper, &args))
     }
 
-    /// Starts it, looks whether everything is as it must be, and kills it; twice: what was shown
-    /// after the first start must be there after the next one too, which takes it from what the
-    /// first recovery wrote.
+    /// Starts the server, checks its content, and kills it, twice: everything shown after the first
+    /// start must also be there after the second, which depends on what the first recovery wrote.
     pub(crate) async fn check_twice(&mut self) {
         for _ in 0..2 {
             let mut process = self.launch().serves();
@@ -113,10 +112,11 @@ impl Run {
         }
     }
 
-    /// Whether everything acknowledged is there, and nothing else.
+    /// Checks that everything acknowledged is there, and nothing else.
     pub(crate) async fn check(&mut self, process: &Process) {
         let mut connection = Connection::open(process.address).await;
-        // There is one queue, so when this is applied, all that an earlier process had accepted is.
+        // There is one queue: once this is applied, so is everything that an earlier process
+        // accepted.
         let barrier = request("PUT", BARRIER)
             .header("prefer", "wait=60")
             .body(self.barriers.to_string());
@@ -126,14 +126,14 @@ impl Run {
         for client in &mut self.clients {
             client.check(&mut connection).await;
         }
-        // This is how many changes there ever were, and it must be as many as the clients know of:
-        // a write applied twice would leave its key as it should be, but not this number.
+        // The total number of changes must match the clients' count: a write applied twice would
+        // leave its key correct, but not this number.
         let applied: u64 = self.clients.iter().map(Client::applied).sum();
         let changes = Inspection::of(&self.folder).unwrap().summary().changes;
         assert_eq!(changes, applied + self.barriers, "changes in all");
     }
 
-    /// Lets all clients write.
+    /// Starts a load of all clients.
     pub(crate) fn load(&mut self, process: &Process) -> Load {
         let tally = Arc::new(Tally::default());
         let write = |client: Client| client.write(process.address, Arc::clone(&tally));
@@ -147,7 +147,7 @@ impl Run {
         }
     }
 
-    /// Waits for the end of a load; how many of its clients were not answered in the end.
+    /// Waits for the end of a load; returns the number of clients without a final answer.
     pub(crate) async fn gather(&mut self, load: Load) -> usize {
         for task in load.tasks {
             self.clients.push(task.await.expect("no wrong answer"));
@@ -156,7 +156,7 @@ impl Run {
         cut_off.count()
     }
 
-    /// Lets all clients write until `count` writes were acknowledged, and all are answered.
+    /// Runs a load until `count` writes were acknowledged, and all of its writes are answered.
     pub(crate) async fn load_until(&mut self, process: &Process, count: usize) {
         let load = self.load(process);
         load.until("writes are acknowledged", || {
@@ -167,7 +167,7 @@ impl Run {
         self.gather(load).await;
     }
 
-    /// After an orderly end the file holds what was shown, and nothing else is needed to read it.
+    /// Checks that, after an orderly end, the file alone holds everything that was shown.
     pub(crate) async fn end_well(&mut self) {
         let mut process = self.launch().serves();
         self.check(&process).await;
@@ -192,7 +192,7 @@ impl Run {
         assert_eq!(file, shown);
     }
 
-    /// The names of its files.
+    /// Returns the names of the folder's files.
     pub(crate) fn names(&self) -> Vec<String> {
         let names = std::fs::read_dir(&self.folder).unwrap();
         names
@@ -200,13 +200,14 @@ impl Run {
             .collect()
     }
 
-    /// The number of the newest file of a kind, `journal` or `queue`. Each snapshot begins a new
-    /// journal.
+    /// Returns the number of the newest file of a kind, `journal` or `queue`. Each snapshot begins
+    /// a new journal.
     pub(crate) fn last_number(&self, kind: &str) -> usize {
         self.numbers(kind).max().unwrap_or(0)
     }
 
-    /// The number of the oldest. When a snapshot is done, those before its journal are gone.
+    /// Returns the number of the oldest file of a kind. A completed snapshot deletes the journals
+    /// before its own.
     pub(crate) fn first_number(&self, kind: &str) -> usize {
         self.numbers(kind).min().unwrap_or(0)
     }
@@ -227,7 +228,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Waits until `is_there`.
+    /// Waits until `is_there` returns true.
     pub(crate) async fn until(&self, what: &str, is_there: impl Fn() -> bool) {
         let begun = Instant::now();
         while !is_there() {
@@ -240,14 +241,14 @@ impl Load {
         }
     }
 
-    /// Whether no client can go on.
+    /// Returns true if every client has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.tasks.iter().all(JoinHandle::is_finished)
     }
 }
 
-/// No end of a process and no error of a disk leaves damage, so nothing may ever be reported as
-/// such.
+/// Checks that no error was logged: no end of a process and no disk error leaves damage, so none
+/// may ever be reported.
 pub(crate) fn assert_no_error(process: &Process) {
     let errors = process.errors();
     assert!(errors.is_empty(), "{errors:#?}");

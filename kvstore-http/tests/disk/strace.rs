@@ -1,6 +1,6 @@
-//! Faults of the disk under the real program: strace stands between it and the kernel, and answers
-//! one system call in its place. It counts calls by thread. Every test looks into its log whether
-//! the fault came, since one that did not proves nothing.
+//! Disk faults under the real program: strace answers one system call instead of the kernel. It
+//! counts calls by thread. Every test checks strace's log for the fault, since a fault that did not
+//! occur proves nothing.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,34 +11,33 @@ use kvstore_testing::{missing, tool};
 const REMEDY: &str =
     "strace may not trace here: run ./check as root, in a container with --privileged";
 
-/// How many calls of a thread find no room.
+/// Number of calls of a thread that find no room.
 const FULL_CALLS: usize = 30;
 
-/// What happens to a call.
+/// The fault of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It fails, once; the next one would succeed, which is what makes a failed sync so easy to
-    /// miss.
+    /// It fails once; the next call would succeed, which is why a failed sync is so easy to miss.
     Broken,
-    /// There is no room, for a while.
+    /// There is no room for a while.
     Full,
-    /// A write says that it has written nothing.
+    /// A write reports that it wrote zero bytes.
     Nothing,
-    /// A signal came; it is to be tried again.
+    /// A signal interrupted it; it must be retried.
     Interrupted,
-    /// A write says that it has written some bytes, and has not.
+    /// A write falsely reports that it wrote some bytes.
     Lie,
     /// The process is killed instead.
     Kill,
 }
 
 impl Fault {
-    /// As strace says it, for a thread's call `number`, from 1.
+    /// Returns strace's syntax for the fault at a thread's call `number`, counted from 1.
     fn text(self, number: usize) -> String {
         match self {
             Self::Broken => format!("error=EIO:when={number}"),
-            // It passes by itself: a call that is under way when strace goes would be answered in
-            // no sensible way.
+            // It ends by itself: a call in progress when strace detaches would get a meaningless
+            // result.
             Self::Full => format!("error=ENOSPC:when={number}..{}", number + FULL_CALLS),
             Self::Nothing => format!("retval=0:when={number}"),
             Self::Interrupted => format!("error=EINTR:when={number}"),
@@ -48,29 +47,29 @@ impl Fault {
     }
 }
 
-/// A fault, and where it comes.
+/// A fault and its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Injection {
     /// The name of a system call.
     pub(crate) call: &'static str,
-    /// Which of a thread's calls, from 1.
+    /// The number of the call within its thread, from 1.
     pub(crate) number: usize,
     pub(crate) fault: Fault,
-    /// The only files whose calls count; all if there are none.
+    /// The only files whose calls count; all files if empty.
     pub(crate) paths: Vec<PathBuf>,
 }
 
 impl Injection {
-    /// The words that make a program strace's child in all but parentage, so that its id and its
-    /// end are its own.
+    /// Returns a command that runs a program under strace, but with a process id and exit status of
+    /// its own.
     pub(crate) fn wrapper(&self, log: &Path) -> Vec<String> {
         let words = ["strace", "-D"].map(str::to_owned);
         words.into_iter().chain(self.words(log)).collect()
     }
 
-    /// Begins with the process that runs as `id`, from its next call on.
+    /// Attaches to the process `id`, from its next call on.
     pub(crate) fn attach(&self, id: u32, log: &Path) -> Strace {
-        // What an earlier one has left must not count.
+        // The log of an earlier injection must not count.
         let _ = std::fs::remove_file(log);
         let mut child = tool("strace")
             .args(["-p", &id.to_string()])
@@ -83,7 +82,7 @@ impl Injection {
         if !said.contains(" attached") {
             missing(&format!("{REMEDY} ({said})"));
         }
-        // Read on, so that the pipe does not break.
+        // Reads on, so that the pipe does not break.
         std::thread::spawn(move || lines.for_each(drop));
         Strace { child }
     }
@@ -105,22 +104,22 @@ impl Injection {
     }
 }
 
-/// How many faults came, by the log of a strace.
+/// Counts the injected faults in strace's log.
 pub(crate) fn count_injected(log: &Path) -> usize {
     let log = std::fs::read_to_string(log).unwrap_or_default();
     log.matches("(INJECTED)").count()
 }
 
-/// An strace that is attached to a process.
+/// An strace attached to a process.
 #[derive(Debug)]
 pub(crate) struct Strace {
     child: Child,
 }
 
 impl Strace {
-    /// Lets the process go on without it, if it is still there.
+    /// Detaches, and lets the process continue if it still exists.
     pub(crate) fn detach(mut self) {
-        // It may be ending by itself.
+        // It may be ending already.
         let _ = tool("kill")
             .args(["-s", "INT", &self.child.id().to_string()])
             .stderr(Stdio::null())
@@ -131,7 +130,7 @@ impl Strace {
 
 impl Drop for Strace {
     fn drop(&mut self) {
-        // It may be gone already.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

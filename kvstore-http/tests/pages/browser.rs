@@ -1,4 +1,4 @@
-//! Chromium without a window, driven as WebDriver has it (<https://www.w3.org/TR/webdriver2/>).
+//! A headless Chromium, controlled by WebDriver (<https://www.w3.org/TR/webdriver2/>).
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -20,13 +20,13 @@ pub(crate) struct Browser {
     driver: Child,
     address: SocketAddr,
     session: String,
-    /// There as long as the browser runs, which is a process of the driver's.
+    /// Exists while the browser runs, which is a child process of the driver.
     pub(crate) running: PathBuf,
     _profile: tempfile::TempDir,
 }
 
 impl Browser {
-    /// Starts one.
+    /// Starts a browser.
     pub(crate) async fn start() -> Self {
         tool("chromium");
         let mut driver = tool("chromedriver")
@@ -73,10 +73,10 @@ impl Browser {
         browser
     }
 
-    /// Sends a command of WebDriver and returns its value.
+    /// Sends a WebDriver command and returns its value.
     pub(crate) async fn ask(&self, method: &str, command: &str, body: &Value) -> Value {
         let target = format!("/session{}{command}", self.session);
-        // It listens to nobody who calls it by another name.
+        // The driver refuses requests for any other host name.
         let mut ask = request(method, &target).header("host", &self.address.to_string());
         if method == "POST" {
             ask = ask.body(body.to_string());
@@ -92,13 +92,13 @@ impl Browser {
         self.ask("POST", "/url", &json!({ "url": url })).await;
     }
 
-    /// What a script returns.
+    /// Runs a script and returns its result.
     pub(crate) async fn run(&self, script: &str) -> Value {
         let body = json!({ "script": script, "args": [] });
         self.ask("POST", "/execute/sync", &body).await
     }
 
-    /// Runs a script until it returns something that holds.
+    /// Runs a script repeatedly until its result is truthy.
     pub(crate) async fn until(&self, what: &str, script: &str) -> Value {
         let begun = Instant::now();
         loop {
@@ -116,13 +116,13 @@ impl Browser {
         }
     }
 
-    /// What the page had to complain about.
+    /// Returns the page's log.
     pub(crate) async fn log(&self) -> Value {
         self.ask("POST", "/se/log", &json!({ "type": "browser" }))
             .await
     }
 
-    /// Has the window this size, in the light or in the dark.
+    /// Sets the size of the window, and a light or dark color scheme.
     pub(crate) async fn look(&self, width: u32, height: u32, scheme: &str) {
         let command = |name: &str, parameters: Value| json!({ "cmd": name, "params": parameters });
         let size =
@@ -136,7 +136,7 @@ impl Browser {
         }
     }
 
-    /// Presses keys together, and lets go of them.
+    /// Presses keys together, and releases them.
     pub(crate) async fn press(&self, keys: &[char]) {
         let action = |kind: &str, key: &char| json!({ "type": kind, "value": key });
         let down = keys.iter().map(|key| action("keyDown", key));
@@ -146,7 +146,7 @@ impl Browser {
         self.ask("POST", "/actions", &body).await;
     }
 
-    /// Returns the roles of what can be operated and has no name for a screen reader.
+    /// Returns the roles of interactive elements without an accessible name.
     pub(crate) async fn nameless(&self) -> Vec<Value> {
         let command = json!({ "cmd": "Accessibility.getFullAXTree", "params": {} });
         let tree = self.ask("POST", "/goog/cdp/execute", &command).await;
@@ -174,7 +174,7 @@ impl Browser {
             .collect()
     }
 
-    /// Returns a picture of the window, as PNG.
+    /// Returns a screenshot of the window, as PNG.
     pub(crate) async fn picture(&self) -> Vec<u8> {
         let text = self.ask("GET", "/screenshot", &Value::Null).await;
         let text = text.as_str().expect("base64");
@@ -183,7 +183,7 @@ impl Browser {
             .expect("base64")
     }
 
-    /// Panics if a page has complained about anything.
+    /// Panics if the page has logged a severe message.
     pub(crate) async fn has_no_complaints(&self) {
         let log = self.log().await;
         let entries = log.as_array().expect("a list");
@@ -197,7 +197,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Only the end of its session ends the browser: one whose driver is killed runs on.
+        // Only the end of its session ends the browser: if just the driver is killed, it remains.
         if let Ok(mut driver) = TcpStream::connect(self.address) {
             let _ = driver.set_read_timeout(Some(PATIENCE));
             let _ = write!(
@@ -212,7 +212,7 @@ impl Drop for Browser {
     }
 }
 
-/// Clicks what `selector` finds.
+/// Returns a script that clicks the element of `selector`.
 pub(crate) fn click(selector: &str) -> String {
     format!(
         "const found = document.querySelector({}); if (found) found.click(); return !!found;",
@@ -220,7 +220,8 @@ pub(crate) fn click(selector: &str) -> String {
     )
 }
 
-/// What a person does who types: frameworks hear of it.
+/// Returns a script that fills a field as a typing person does, with the events that frameworks
+/// need.
 pub(crate) fn fill(selector: &str, text: &str) -> String {
     format!(
         "const field = document.querySelector({}); if (!field) return false;

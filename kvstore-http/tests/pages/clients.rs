@@ -1,8 +1,7 @@
-//! Do the generators and linters of OpenAPI accept the document, and do the clients that they make
-//! work?
+//! Do the generators and linters of OpenAPI accept the document, and do the generated clients work?
 //!
-//! Each is run on what the real server says, without a warning; the clients then write, read, wait
-//! and fail against that server (`clients/`).
+//! Each tool runs on the document of the real server, without a warning; the clients then write,
+//! read, wait and fail against that server (`clients/`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,12 +17,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// A program that `./check` installs.
+/// Returns the command of a program that `./check` installs.
 fn installed(folder: &str, name: &str) -> Command {
     judge(&root().join(folder).join(name))
 }
 
-/// Runs `command`, which must succeed, and returns what it printed.
+/// Runs `command`, which must succeed, and returns its output.
 fn succeed(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -32,7 +31,7 @@ fn succeed(command: &mut Command) -> String {
     text
 }
 
-/// A server, and a folder with its document and with what the tests bring.
+/// A server, and a folder with its document and the files of the tests.
 struct Bench {
     process: Process,
     folder: tempfile::TempDir,

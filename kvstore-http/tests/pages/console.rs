@@ -1,5 +1,5 @@
-//! Does a person with a browser get along at `/`: look, edit, hear of changes, see to dead letters,
-//! and never overwrite somebody else?
+//! Does the console at `/` serve a person with a browser: viewing, editing, watching changes,
+//! handling dead letters, and never overwriting another person's edit?
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -17,11 +17,11 @@ use kvstore_testing::client::request;
 use kvstore_testing::redis::RedisServer;
 use serde_json::{Value, json};
 
-/// A value that comes back changed from a program that reads its numbers.
+/// A value that a program changes if it parses its numbers.
 const EXACT: &str =
     r#"{"n":1.0,"big":12345678901234567890123456789.50,"e":1e400,"text":"\u00e9<b>","n":[]}"#;
 
-/// The same as the page formats it.
+/// The same value as formatted by the page.
 const FORMATTED: &str = r#"{
   "n": 1.0,
   "big": 12345678901234567890123456789.50,
@@ -45,7 +45,7 @@ fn in_memory() -> Opened {
     }
 }
 
-/// Returns true once an element shows `text`.
+/// Returns a script that checks whether an element shows `text`.
 fn shows(selector: &str, text: &str) -> String {
     format!(
         "const found = document.querySelector({}); return !!found && found.checkVisibility() && found.innerText.includes({});",
@@ -54,7 +54,7 @@ fn shows(selector: &str, text: &str) -> String {
     )
 }
 
-/// Clicks on the row of the tree that is named so.
+/// Returns a script that clicks the row `name` of the tree.
 fn click_row(name: &str) -> String {
     format!(
         "const row = [...document.querySelectorAll('#tree [role=treeitem]:not([hidden])')].find(row => row.title === {}); \
@@ -63,7 +63,7 @@ fn click_row(name: &str) -> String {
     )
 }
 
-/// Returns what the row of the tree that is named so says beside its name.
+/// Returns a script that reads the text of the row `name` of the tree.
 fn row(name: &str) -> String {
     format!(
         "const row = [...document.querySelectorAll('#tree [role=treeitem]:not([hidden])')].find(row => row.title === {}); \
@@ -84,7 +84,7 @@ async fn stored(server: &Server, key: &str) -> Option<String> {
     (reply.status == 200).then(|| reply.text().to_owned())
 }
 
-/// Everything that a person does, on whatever keeps the data.
+/// Performs all actions of a visitor on a store.
 async fn visit(opened: Opened) {
     let mut server = Server::start_on(opened, Options::default()).await;
     server.put("buried", "1").await;
@@ -97,7 +97,7 @@ async fn visit(opened: Opened) {
         .to_owned();
     let browser = open_page(&server, "#jobs").await;
 
-    // A job that waits, then one that was given up.
+    // First a waiting job, then a dead one.
     browser
         .until("what waits is counted", &shows("#tile-jobs", "1"))
         .await;
@@ -132,7 +132,7 @@ async fn visit(opened: Opened) {
     let done = tokio::time::timeout(Duration::from_secs(30), done).await;
     done.expect("what the dead letter said is done");
 
-    // The tree, with counts, and changes as they come.
+    // The tree, with counts and live changes.
     browser.run("location.hash = '#data'; return 1").await;
     browser
         .until("changes are heard of", &shows("#live", "Live"))
@@ -166,7 +166,7 @@ async fn visit(opened: Opened) {
         "none"
     );
 
-    // A live change of what is shown, with a deadline that counts down.
+    // A live change of the entry shown, with a deadline that counts down.
     let put = request("PUT", "/v1/kv/user/1/name?ttl=600").body(EXACT);
     let etag = server.ask(&put).await.json()["etag"].clone();
     let newer = format!("return document.querySelector('#etag').textContent === {etag}");
@@ -198,7 +198,7 @@ async fn visit(opened: Opened) {
     assert_eq!(reply.text(), EXACT.replace("1.0", "1.00"));
     assert!(reply.header("x-ttl").is_some(), "{reply:?}");
 
-    // What is no JSON is refused here.
+    // The page refuses invalid JSON.
     browser
         .until("it can be edited again", &click("#edit"))
         .await;
@@ -210,7 +210,7 @@ async fn visit(opened: Opened) {
         .until("the page says why not", &shows("#fault", "JSON"))
         .await;
 
-    // Two people at once: the later one sees both sides, and nothing is overwritten unseen.
+    // Concurrent edits: the later person sees both versions, and nothing unseen is overwritten.
     browser
         .until("something is typed", &fill("#text", r#"{"by":"me"}"#))
         .await;
@@ -243,7 +243,7 @@ async fn visit(opened: Opened) {
         stored(&server, "user/1/name").await.unwrap(),
         r#"{"by":"somebody else"}"#
     );
-    // A third one comes in between the look and the decision.
+    // A third edit happens between viewing and deciding.
     write(&server, "user/1/name", r#"{"by":"a third"}"#).await;
     browser
         .until("the own one can be kept", &click("#overwrite"))
@@ -265,7 +265,7 @@ async fn visit(opened: Opened) {
         r#"{"by":"me"}"#
     );
 
-    // A key that is created, unless somebody else was faster.
+    // A new key, unless another client created it first.
     browser.until("a key can be made", &click("#create")).await;
     write(&server, "made", "1").await;
     browser.until("it has a name", &fill("#key", "made")).await;
@@ -304,7 +304,7 @@ async fn visit(opened: Opened) {
         .await;
     assert_eq!(stored(&server, "made%20too").await.unwrap(), "[1]");
 
-    // A delete, of the version that was seen.
+    // A deletion of the version that was seen.
     browser.until("it can be deleted", &click("#delete")).await;
     browser
         .until("the page asks", &shows("#confirm", "Delete this key?"))
@@ -341,7 +341,7 @@ async fn visit(opened: Opened) {
         .until("deletes are told", &shows("#changes tr.delete", "made too"))
         .await;
 
-    // 412 is what the conflicts are about; nothing else may be complained of.
+    // The conflicts cause 412; no other message is permitted.
     let log = browser.log().await;
     let severe: Vec<_> = log
         .as_array()
@@ -377,7 +377,7 @@ async fn save_that_waits_in_the_queue_is_seen_through_to_its_conflict() {
     server.put("key", "1").await;
     let browser = open_page(&server, "#key=key").await;
     browser.until("it can be edited", &click("#edit")).await;
-    // Nobody works for the queue, and somebody else is ahead in it.
+    // No worker runs, and another client is ahead in the queue.
     let put = request("PUT", "/v1/kv/key").body("2");
     server.ask(&put.header("prefer", "respond-async")).await;
     browser.until("it is typed", &fill("#text", "3")).await;
@@ -466,7 +466,7 @@ async fn console_is_operated_by_keyboard_and_everything_has_a_name() {
     browser.press(&['3']).await;
     browser.press(&[CONTROL, ENTER]).await;
     browser.until("it is saved", &shows("#value", "3")).await;
-    // The focus is still in the entry, and one step behind it are its buttons.
+    // The focus is still in the entry; the next step reaches its buttons.
     assert_eq!(
         browser.run("return document.activeElement.id").await,
         "entry"
@@ -525,7 +525,7 @@ async fn all_dead_letters_are_retried_or_forgotten_at_once() {
         .until("none is left", &shows("#jobs-dead", "No dead letters"))
         .await;
 
-    // They die again.
+    // The jobs become dead letters again.
     let waiting = server.ask(&request("GET", "/v1/jobs")).await;
     for job in waiting.json()["jobs"].as_array().unwrap() {
         server.bury(job["id"].as_str().unwrap()).await;
@@ -548,7 +548,8 @@ async fn all_dead_letters_are_retried_or_forgotten_at_once() {
     browser.has_no_complaints().await;
 }
 
-/// A server with a token that may write, one that may read, and one that reads one team's keys.
+/// Starts a server with a token that may write, one that may read, and one that may read one team's
+/// keys.
 async fn with_tokens() -> Server {
     let lines = [
         token_line("writer", "w-secret", "rw", ""),
@@ -607,7 +608,8 @@ async fn console_asks_for_a_token_and_offers_what_it_may_do() {
         json!([1, 0, ""])
     );
 
-    // Loaded again, the page still has it; forgotten, it is asked for, and another may do more.
+    // After a reload the page still has the token. Once forgotten, it is requested again, and
+    // another token may allow more.
     browser
         .open(&format!("http://{}/#jobs", server.address))
         .await;
@@ -690,7 +692,7 @@ async fn many_keys_are_few_elements_and_pages() {
     let elements = "return document.querySelectorAll('#tree [role=treeitem]').length";
     let few = browser.run(elements).await.as_u64().unwrap();
     assert!((10..100).contains(&few), "{few}");
-    // To the end of the page by the keyboard alone, and on to the next pages.
+    // To the end of the page by keyboard alone, and on to the next pages.
     let press = |key: &str| {
         format!(
             "document.querySelector('#tree').dispatchEvent(new KeyboardEvent('keydown', {{ key: {}, bubbles: true }})); return 1;",
@@ -737,8 +739,7 @@ async fn page_is_for_browsers_small_and_loads_nothing_from_elsewhere() {
         "{text}"
     );
 
-    // Each file that the page or one of its modules names, as small as something on the way makes
-    // it.
+    // All files named by the page or one of its modules, compressed as a proxy would.
     let mut size = gzipped(&page.body);
     let mut names: Vec<String> = quoted(&text, "console/");
     let mut at = 0;
@@ -757,7 +758,7 @@ async fn page_is_for_browsers_small_and_loads_nothing_from_elsewhere() {
     }
     assert!(names.len() >= 10, "{names:?}");
     assert!(size < 60_000, "{size} bytes");
-    // A program that does not care gets JSON.
+    // A program without a preference gets JSON.
     for accept in ["*/*", "application/json"] {
         let reply = server
             .ask(&request("GET", "/").header("accept", accept))
@@ -770,7 +771,7 @@ async fn page_is_for_browsers_small_and_loads_nothing_from_elsewhere() {
     }
 }
 
-/// Writes the pictures in `docs/`, which a person looks at after a change of the page.
+/// Writes the pictures in `docs/`, for review after a change of the page.
 #[tokio::test]
 #[ignore = "writes files of the repository"]
 async fn pictures_for_the_documentation() {
@@ -850,7 +851,7 @@ async fn pictures_for_the_documentation() {
     picture("console-narrow.png").await;
 }
 
-/// Returns the names behind `start` in texts between quotes.
+/// Returns the names after `start` in quoted texts.
 fn quoted(text: &str, start: &str) -> Vec<String> {
     let mut names: Vec<String> = text
         .split(['"', '\''])

@@ -1,5 +1,5 @@
-//! Does a person with a browser and no network get along: open `/docs`, send a write from it, and
-//! hear of changes?
+//! Does `/docs` serve a person with a browser and no network: opening it, sending a write from it,
+//! and watching changes?
 
 use crate::browser::{Browser, click, fill};
 use crate::support::tokens::add_token;
@@ -10,7 +10,7 @@ use serde_json::json;
 /// The write that is sent from the page.
 const WRITE: &str = "#operations-simple-set";
 
-/// Opens the form of [`WRITE`] and types what is to be written.
+/// Opens the form of [`WRITE`] and types the body.
 async fn fill_in_write(browser: &Browser, body: &str) {
     let control = click(&format!("{WRITE} .opblock-summary-control"));
     browser.until("the write is shown", &control).await;
@@ -18,7 +18,7 @@ async fn fill_in_write(browser: &Browser, body: &str) {
     browser.until("its body can be typed", &body).await;
 }
 
-/// Sends it, and waits for an answer of this status.
+/// Sends the write, and waits for an answer with this status.
 async fn send_write(browser: &Browser, status: u16) {
     let execute = click(&format!("{WRITE} button.execute"));
     browser.until("it can be sent", &execute).await;
@@ -38,14 +38,14 @@ async fn write_is_sent_from_the_docs_and_heard_of_by_an_event_source() {
     browser.open(&format!("{url}/docs")).await;
     let title = "return document.body.innerText.includes('applied exactly once')";
     browser.until("the promise is shown", title).await;
-    // A HEAD is its GET without the body, and nothing is locked where there are no tokens.
+    // HEAD operations are not listed, and without tokens nothing is locked.
     let listed = "return document.querySelectorAll('.opblock').length > 15
         && !document.querySelector('.opblock-head') && !document.querySelector('.authorization__btn')";
     browser
         .until("every operation is listed once", listed)
         .await;
 
-    // In the same page, as a page of one's own would.
+    // A script in the same page, as in a page of one's own.
     browser
         .run(
             "window.heard = [];
@@ -66,7 +66,7 @@ async fn write_is_sent_from_the_docs_and_heard_of_by_an_event_source() {
         r#"{"key": "from:docs", "value": {"name": "Ada"}}"#,
     )
     .await;
-    // The page proposes to wait for the outcome.
+    // The page's default is to wait for the outcome.
     send_write(&browser, 200).await;
 
     let heard = "return heard.find(([, data]) => data.key === 'from:docs')";

@@ -1,5 +1,5 @@
-//! Does what people and programs read hold: the README and the pages of `docs/`, the OpenAPI
-//! document and its page, and the console?
+//! Does everything written for people and programs hold: the README and the pages of `docs/`, the
+//! OpenAPI document and its page, and the console?
 
 #[path = "../support/mod.rs"]
 mod support;

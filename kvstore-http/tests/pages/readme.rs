@@ -1,10 +1,10 @@
-//! Does everything that the README and the pages of `docs/` say to type, and say about settings and
-//! tests, hold as it stands there, and do their links lead somewhere?
+//! Do the README and the pages of `docs/` hold as written: all commands, and all statements about
+//! settings and tests? And do their links lead somewhere?
 //!
 //! The `sh` blocks of a page run in order in a folder of its own, each in a shell of its own, and
-//! what they print is compared with the `text` block right behind. Two things stand in for others:
-//! `cargo` runs the programs that are built, and curl and `kvstore` go to the port that is free.
-//! The `rust` block is a doctest of `kvstore-core`.
+//! their output is compared with the `text` block right after them. There are two substitutions:
+//! `cargo` runs the programs that are already built, and curl and `kvstore` use the free port. The
+//! `rust` block is a doctest of `kvstore-core`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ use std::process::Command;
 use kvstore_testing::process::{Process, clean, program, programs};
 use kvstore_testing::tool;
 
-/// A page for people, with its path from the root of the workspace.
+/// A page for people: its path from the root of the workspace, and its text.
 type Page = (&'static str, &'static str);
 
 const README: Page = ("README.md", include_str!("../../../README.md"));
@@ -41,7 +41,7 @@ const GUARANTEES: Page = (
 const DESIGN: Page = ("docs/design.md", include_str!("../../../docs/design.md"));
 const CONTRIBUTING: Page = ("CONTRIBUTING.md", include_str!("../../../CONTRIBUTING.md"));
 
-/// The pages whose lines are typed.
+/// The pages whose commands are run.
 const PAGES: [Page; 7] = [
     README,
     HTTP_API,
@@ -52,11 +52,11 @@ const PAGES: [Page; 7] = [
     CONTRIBUTING,
 ];
 
-/// A newcomer reads the whole of it.
+/// A newcomer reads all of it.
 const README_BYTES_MAX: usize = 9 * 1024;
 
-/// What would take too long here, or never end: the file that runs it instead, and words that show
-/// that it does.
+/// Commands that would take too long here or never end: the file that runs them instead, and text
+/// in it that proves so.
 const ELSEWHERE: [(&str, &str, &str); 18] = [
     (
         "cargo install --path kvstore-cli",
@@ -134,7 +134,7 @@ const ELSEWHERE: [(&str, &str, &str); 18] = [
     ),
 ];
 
-/// What `cargo run` is replaced by: the program that is built already.
+/// The substitute for `cargo run`: runs the program that is already built.
 const CARGO: &str = r#"#!/bin/sh
 [ "$1 $2 $3" = "run --release -p" ] || { echo "not a line that this stands for: cargo $*" >&2; exit 64; }
 program=$4
@@ -154,7 +154,7 @@ struct Block {
     page: &'static str,
     language: &'static str,
     text: &'static str,
-    /// The line of its first fence, and of its last.
+    /// The lines of its first and last fence.
     lines: (usize, usize),
 }
 
@@ -195,7 +195,7 @@ fn blocks((page, text): Page) -> Vec<Block> {
 struct Reader {
     folder: tempfile::TempDir,
     running: Option<Process>,
-    /// Where the server is that runs, or that ran last.
+    /// The address of the current server, or of the last one.
     server: Option<SocketAddr>,
 }
 
@@ -250,7 +250,7 @@ impl Reader {
         shell
     }
 
-    /// Runs a block and returns what it prints. A program that it starts runs on.
+    /// Runs a block and returns its output. A program that it starts continues to run.
     fn run(&mut self, block: &Block) -> String {
         let mut script = block.text;
         let mut program = None;
@@ -273,7 +273,7 @@ impl Reader {
 
     fn start(&mut self, line: &str) {
         assert!(self.running.is_none(), "{line}: another one runs");
-        // So that it is the program itself that is waited for, and ended with the test.
+        // `exec`, so that the program itself is awaited, and ends with the test.
         let process = Process::launch_command(self.shell(&format!("exec {line}")));
         process.logged("working");
         if line.contains("kvstore-worker") {
@@ -301,7 +301,7 @@ fn every_line_to_type_works_as_written() {
     assert!(compared > 10, "{compared} answers were compared");
 }
 
-/// Runs the blocks of a page in order, and returns how many answers were compared.
+/// Runs the blocks of a page in order, and returns the number of compared answers.
 fn follow(page: Page) -> usize {
     let mut reader = Reader::new();
     let blocks = blocks(page);
@@ -330,7 +330,7 @@ fn follow(page: Page) -> usize {
     compared
 }
 
-/// Whether `printed` has the lines of `expected`, in their order. It may have others between them.
+/// Checks that `printed` contains the lines of `expected` in their order, possibly among others.
 fn compare(block: &Block, expected: &str, printed: &str) {
     let mut lines = printed.lines();
     for wanted in expected.lines() {
@@ -341,7 +341,7 @@ fn compare(block: &Block, expected: &str, printed: &str) {
     }
 }
 
-/// Whether `line` is `wanted`, where `…` stands for anything.
+/// Returns true if `line` matches `wanted`, in which `…` matches anything.
 fn is_like(wanted: &str, line: &str) -> bool {
     let Some((start, rest)) = wanted.split_once('…') else {
         return wanted == line;
@@ -396,7 +396,7 @@ fn settings_are_those_of_the_programs() {
     assert_eq!(found, expected);
 }
 
-/// A row for each setting that `program` has, from what it says of itself.
+/// Returns a row for each setting in the help of `program`.
 fn rows(program: &str) -> Vec<String> {
     let print = |flag: &str| {
         let output = Command::new(programs().join(program))
@@ -420,7 +420,7 @@ fn rows(program: &str) -> Vec<String> {
                 rest.split_once(end).unwrap().0.to_owned()
             };
             let default = between("[default: ", "]");
-            // In brackets stands what is in force where there is no value.
+            // Brackets hold the effective default of a setting without a value.
             let has_value = !line[flag.len()..].trim_start().starts_with('(');
             let default = if has_value {
                 format!("`{default}`")
@@ -464,7 +464,7 @@ fn readme_is_read_in_a_few_minutes() {
     assert!(README.1.len() <= README_BYTES_MAX, "{}", README.1.len());
 }
 
-/// The figures of the README are copied out of the tables of the benches.
+/// The figures of the README are copied from the tables of the benches.
 #[test]
 fn figures_are_those_of_the_benches() {
     let benches = include_str!("../../../benches/README.md");
@@ -483,7 +483,7 @@ fn figures_are_those_of_the_benches() {
     assert!(found >= 3, "{found}");
 }
 
-/// The committed copy of the OpenAPI document, which the server's tests hold against what it
+/// Returns the committed copy of the OpenAPI document, which the server's tests compare with its
 /// answers.
 fn document() -> serde_json::Value {
     serde_json::from_str(include_str!("../../openapi.json")).unwrap()
@@ -526,7 +526,7 @@ fn limits_are_those_of_the_document() {
     assert_eq!(found, expected);
 }
 
-/// All Markdown files of the project.
+/// Collects all Markdown files of the project.
 fn markdown(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -541,7 +541,7 @@ fn markdown(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The lines of a page outside its fenced blocks.
+/// Returns the lines of a page outside its fenced blocks.
 fn prose(text: &str) -> String {
     let mut is_fenced = false;
     let lines = text.lines().filter(|line| {
@@ -552,7 +552,7 @@ fn prose(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The anchors of a page's headings, as GitHub makes them.
+/// Returns the anchors of a page's headings, in GitHub's format.
 fn anchors(text: &str) -> Vec<String> {
     let mut anchors: Vec<String> = Vec::new();
     for line in prose(text).lines().filter(|line| line.starts_with('#')) {
@@ -575,7 +575,7 @@ fn anchors(text: &str) -> Vec<String> {
     anchors
 }
 
-/// The targets of the links in a page, without those to the web.
+/// Returns the link targets in a page, except for web addresses.
 fn targets(text: &str) -> Vec<String> {
     let prose = prose(text);
     let targets = prose.split("](").skip(1);

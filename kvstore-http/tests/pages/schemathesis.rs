@@ -1,10 +1,10 @@
-//! Does the real server do what its OpenAPI document says, and no more, when Schemathesis asks?
+//! Does Schemathesis find a difference between the real server and its OpenAPI document?
 //!
-//! Every check that it has, in all of its phases, links from writes to jobs included; once as
-//! writes come, which wait for their outcome or not, and once with `Prefer: wait` and with tokens.
-//! What it cannot know stands in `schemathesis/`.
+//! All of its checks run in all of its phases, including links from writes to jobs: once with
+//! default writes, and once with `Prefer: wait` and tokens. Facts that it cannot derive are in
+//! `schemathesis/`.
 //!
-//! `KVSTORE_SCHEMATHESIS_SEED` asks otherwise than usual.
+//! `KVSTORE_SCHEMATHESIS_SEED` varies the requests.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,8 +15,8 @@ use kvstore_testing::judge;
 use kvstore_testing::process::Process;
 use kvstore_testing::variable;
 
-/// Requests for each operation that are made up, besides those that every rule of the document
-/// leads to.
+/// Random requests for each operation, in addition to those that follow from the rules of the
+/// document.
 const EXAMPLES: &str = "15";
 
 fn schemathesis() -> Command {
@@ -24,14 +24,14 @@ fn schemathesis() -> Command {
     judge(&root.join("target/venv/bin/schemathesis"))
 }
 
-/// Starts a server, with more arguments. A request that waits for a change that never comes, as many
-/// of those that are made up do, is answered soon.
+/// Starts a server with `more` arguments. Many generated requests wait for a change that never
+/// comes; the short limit answers them soon.
 fn start(more: &[&str]) -> Process {
     let args = ["--store", "memory:", "--wait-max", "100ms"];
     Process::start(&[&args, more].concat())
 }
 
-/// Asks the server everything, and returns what is said of it.
+/// Runs Schemathesis on the server.
 async fn ask(process: &Process, headers: &[String]) {
     let mut connection = Connection::open(process.address).await;
     let mut put = request("PUT", "/v1/kv/first").header("prefer", "wait=5");
@@ -42,7 +42,8 @@ async fn ask(process: &Process, headers: &[String]) {
     let reply = connection.ask(&put.body("1")).await;
     let job = reply.header("sync-token").expect("it was applied");
     let url = format!("http://{}", process.address);
-    // It keeps what it finds where it runs, and would begin with that the next time.
+    // Schemathesis stores its findings in its working directory, and would start with them next
+    // time.
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pages/schemathesis");
     let scratch = tempfile::tempdir().unwrap();
     for name in ["schemathesis.toml", "hooks.py"] {
@@ -67,7 +68,7 @@ async fn ask(process: &Process, headers: &[String]) {
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "it has found something");
-    // All of them, but for the one that never ends.
+    // All operations except the endless one.
     assert!(text.contains("Selected: 44/46") && text.contains("Tested: 44"));
     for phase in ["Examples", "Coverage", "Fuzzing", "Stateful"] {
         assert!(
