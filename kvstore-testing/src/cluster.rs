@@ -18,7 +18,7 @@ const SLOTS: u16 = 16384;
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
-    /// Their data.
+    /// The data of the nodes.
     _folder: tempfile::TempDir,
 }
 
@@ -105,7 +105,7 @@ impl Cluster {
         }
     }
 
-    /// Kills one of its servers, and restarts it on what it has left.
+    /// Kills one of its servers, and restarts it on the data that remains.
     pub fn kill_and_start(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         node.process.kill().unwrap();

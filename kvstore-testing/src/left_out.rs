@@ -1,4 +1,4 @@
-//! Are tests that the machine cannot run told from tests that fail?
+//! Are tests that the machine cannot run distinguished from tests that fail?
 
 use std::io::Write as _;
 use std::path::Path;
@@ -18,8 +18,8 @@ fn shell_is_on_every_machine() {
     assert!(ended.unwrap().success());
 }
 
-/// Runs tests of this file without any program in the path, and returns what `./check --available`
-/// makes of their output, and whether it accepts that.
+/// Runs tests of this file with an empty search path; returns the summary by `./check --available`,
+/// and true if it accepts the result.
 fn without_tools(names: &[&str]) -> (String, bool) {
     let program = std::env::current_exe().unwrap();
     let mut tests = Command::new(program);

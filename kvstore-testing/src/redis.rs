@@ -37,7 +37,7 @@ impl RedisServer {
         Self::launch(tempfile::tempdir().unwrap(), settings)
     }
 
-    /// Starts a server with durable settings on what another one has left in a folder.
+    /// Starts a server with durable settings on the data of another one.
     pub fn start_in(folder: TempDir) -> Self {
         Self::launch(folder, &DURABLE)
     }
@@ -49,7 +49,7 @@ impl RedisServer {
         server
     }
 
-    /// Starts one on a port, and a replica of it.
+    /// Starts a server on a port, and a replica of it.
     pub fn pair() -> (Self, Self, u16) {
         let number = free_port();
         let port = number.to_string();
@@ -68,13 +68,13 @@ impl RedisServer {
         (primary, replica, number)
     }
 
-    /// Kills it. What it has written remains.
+    /// Kills the server. Its files remain.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    /// Restarts a killed server on what it has left, with durable settings.
+    /// Restarts a killed server on its files, with durable settings.
     pub fn restart(&mut self) {
         self.restart_with(&DURABLE);
     }
@@ -84,12 +84,12 @@ impl RedisServer {
         self.wait();
     }
 
-    /// Kills it, and restarts it on what it has left.
+    /// Kills the server, and restarts it on its files.
     pub fn kill_and_start(&mut self) {
         self.kill_and_start_with(&DURABLE);
     }
 
-    /// Kills it, and restarts it on what it has left, with `settings`.
+    /// Kills the server, and restarts it on its files, with `settings`.
     pub fn kill_and_start_with(&mut self, settings: &[&str]) {
         self.kill();
         self.restart_with(settings);
@@ -102,7 +102,7 @@ impl RedisServer {
         copy
     }
 
-    /// Kills it, and restarts it on an earlier copy of its data.
+    /// Kills the server, and restarts it on an earlier copy of its data.
     pub fn kill_and_start_from(&mut self, copy: &TempDir) {
         self.kill();
         std::fs::remove_dir_all(self.log_folder()).unwrap();
@@ -110,7 +110,7 @@ impl RedisServer {
         self.restart();
     }
 
-    /// Stops it where it is, or lets it continue.
+    /// Pauses the server, or resumes it.
     pub fn pause(&self, is_paused: bool) {
         let signal = if is_paused { "-STOP" } else { "-CONT" };
         let id = self.process.id().to_string();
@@ -128,12 +128,12 @@ impl RedisServer {
         self.folder.path().join(LOG)
     }
 
-    /// Returns the URL of a store there.
+    /// Returns the URL of a store on the server.
     pub fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
 
-    /// Runs a command there and returns the answer, without white space around it.
+    /// Runs a command on the server, and returns the trimmed answer.
     ///
     /// # Panics
     /// If the answer is an error.
@@ -149,7 +149,7 @@ impl RedisServer {
         text.trim().to_owned()
     }
 
-    /// Returns the number at `name` in a section of `INFO`, 0 if it is not there.
+    /// Returns the number at `name` in a section of `INFO`, or 0 if it is absent.
     pub fn info(&self, section: &str, name: &str) -> u64 {
         let text = self.ask(&["INFO", section]);
         let value = text
@@ -161,7 +161,7 @@ impl RedisServer {
         })
     }
 
-    /// Waits until it answers.
+    /// Waits until the server answers.
     fn wait(&self) {
         let begun = Instant::now();
         loop {

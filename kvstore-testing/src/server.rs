@@ -16,7 +16,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it with `--store URL` and more arguments, and waits until it serves.
+    /// Starts the server with `--store URL` and more arguments, and waits until it serves.
     pub fn start(store: &str, more: &[&str]) -> Self {
         let args = [&["--store", store], more].concat();
         let process = Process::start(&args);
@@ -29,7 +29,7 @@ impl Server {
         }
     }
 
-    /// Starts it on a folder.
+    /// Starts the server on a folder.
     pub fn in_folder(folder: &Path, more: &[&str]) -> Self {
         Self::start(&format!("file:{}", folder.display()), more)
     }
@@ -39,7 +39,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Kills it, as abruptly as a power loss.
+    /// Kills the server, as abruptly as a power loss.
     pub fn kill(&mut self) {
         self.process.kill();
     }
@@ -52,13 +52,13 @@ impl Server {
         self.process = Process::launch_command(server_command(&args));
     }
 
-    /// Kills it, and restarts it.
+    /// Kills the server, and restarts it.
     pub fn kill_and_restart(&mut self) {
         self.kill();
         self.restart();
     }
 
-    /// Asks it to stop, and returns its exit code.
+    /// Asks the server to stop, and returns its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.process.signal("TERM");
         self.process.ended().code()

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Each program, and the Debian package that has it: the list of `check`.
+/// Each program, and the Debian package that contains it: the list of `check`.
 const PACKAGES: &str = include_str!("../../check");
 
-/// Ends each message about something that is missing. `.ci/left_out.awk` recognizes such tests by
-/// it.
+/// The end of each message about a missing prerequisite, by which `.ci/left_out.awk` recognizes
+/// such tests.
 const WITHOUT: &str = "to leave out what needs it: ./check --available";
 
 /// Returns a command for a program of the machine.

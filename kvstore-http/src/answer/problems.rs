@@ -373,7 +373,7 @@ mod tests {
         let mut names = HashSet::new();
         for (at, row) in TABLE.iter().enumerate() {
             assert_eq!(row.kind as usize, at, "{}", row.name);
-            assert!(names.insert(row.name), "{} stands there twice", row.name);
+            assert!(names.insert(row.name), "{} occurs twice", row.name);
             assert!(
                 row.status.is_client_error() || row.status.is_server_error(),
                 "{}",

@@ -43,7 +43,7 @@ async fn pages(server: &Server, query: &str) -> Vec<Value> {
         let cursor = cursor.as_str().expect("a text");
         let next = page(server, &format!("?{query}&cursor={cursor}")).await;
         pages.push(next);
-        assert!(pages.len() < 1000, "it goes on for ever");
+        assert!(pages.len() < 1000, "the cursors never end");
     }
     pages
 }

@@ -405,7 +405,7 @@ async fn reader_that_takes_nothing_is_disconnected() {
     while slow.chunk().await.is_some() {
         chunks += 1;
     }
-    assert!(chunks < 40, "it was told everything, and so was not slow");
+    assert!(chunks < 40, "it received everything, and so was not slow");
     server.put("after", "1").await;
     assert_eq!(quick.told().await.1["key"], "after");
 }

@@ -82,7 +82,7 @@ impl Failing {
         let names = self.run.names();
         assert!(
             !names.iter().any(|name| name.contains("edited")),
-            "nobody has edited anything: {names:?}"
+            "an edit was reported, but there was none: {names:?}"
         );
     }
 

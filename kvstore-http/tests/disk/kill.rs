@@ -83,7 +83,7 @@ async fn load_and_kill(run: &mut Run, mut process: Process) -> usize {
     assert_eq!(tally.failed(), 0, "{tally:?}");
     assert!(
         cut_off > 0,
-        "it was killed while nobody waited for an answer"
+        "it was killed while no client waited for an answer"
     );
     tally.acknowledged()
 }

@@ -1,5 +1,5 @@
 //! A client that writes to keys of its own, in every possible way, until the server is gone or the
-//! client is told to stop.
+//! test stops it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

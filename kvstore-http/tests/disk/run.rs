@@ -70,13 +70,13 @@ impl Run {
         }
     }
 
-    /// From the next start on, snapshots wait until the journal is large.
+    /// Defers snapshots, from the next start on, until the journal is large.
     pub(crate) fn take_few_snapshots(&mut self) {
         self.store = self.store.replace(SNAPSHOT_BYTES, "1GiB");
     }
 
-    /// From the next start on, every job waits for the worker (`leave`), or is applied on
-    /// acceptance where possible.
+    /// Makes every job wait for the worker (`leave`), or be applied on acceptance where possible,
+    /// from the next start on.
     pub(crate) fn leave_jobs_to_worker(&mut self, leave: bool) {
         self.store = self.store.replace(LEFT_TO_WORKER, "");
         if leave {

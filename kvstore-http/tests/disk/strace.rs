@@ -117,7 +117,7 @@ pub(crate) struct Strace {
 }
 
 impl Strace {
-    /// Detaches, and lets the process continue if it still exists.
+    /// Detaches strace, and lets the process continue if it still exists.
     pub(crate) fn detach(mut self) {
         // It may be ending already.
         let _ = tool("kill")

@@ -338,7 +338,10 @@ async fn visit(opened: Opened) {
         .await;
     browser.run("location.hash = '#changes'; return 1").await;
     browser
-        .until("deletes are told", &shows("#changes tr.delete", "made too"))
+        .until(
+            "deletes are shown",
+            &shows("#changes tr.delete", "made too"),
+        )
         .await;
 
     // The conflicts cause 412; no other message is permitted.
@@ -418,7 +421,9 @@ async fn tab_out_of_sight_leaves_its_place_and_misses_nothing() {
     write(&server, "meanwhile", "1").await;
     assert_eq!(browser.run(&row("meanwhile")).await, Value::Null);
     browser.run(&seen(false)).await;
-    browser.until("the change is told", &row("meanwhile")).await;
+    browser
+        .until("the change is shown", &row("meanwhile"))
+        .await;
     browser.has_no_complaints().await;
 }
 

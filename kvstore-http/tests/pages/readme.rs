@@ -136,7 +136,7 @@ const ELSEWHERE: [(&str, &str, &str); 18] = [
 
 /// The substitute for `cargo run`: runs the program that is already built.
 const CARGO: &str = r#"#!/bin/sh
-[ "$1 $2 $3" = "run --release -p" ] || { echo "not a line that this stands for: cargo $*" >&2; exit 64; }
+[ "$1 $2 $3" = "run --release -p" ] || { echo "not a line that this replaces: cargo $*" >&2; exit 64; }
 program=$4
 shift 4
 [ "${1-}" != -- ] || shift
@@ -464,7 +464,7 @@ fn readme_is_read_in_a_few_minutes() {
     assert!(README.1.len() <= README_BYTES_MAX, "{}", README.1.len());
 }
 
-/// The figures of the README are copied from the tables of the benches.
+/// Checks that the figures of the README occur in the tables of the benches.
 #[test]
 fn figures_are_those_of_the_benches() {
     let benches = include_str!("../../../benches/README.md");
@@ -639,7 +639,8 @@ fn every_guarantee_names_a_test_that_is_there() {
     assert!(tests > 80, "{tests} tests are named");
 }
 
-/// The README of the core is a part of its package, and its block is the doctest.
+/// Checks that the README of the core, which is a part of its package, has the same block: the core
+/// runs it as a doctest.
 #[test]
 fn rust_block_is_that_of_the_core() {
     let core = include_str!("../../../kvstore-core/README.md");

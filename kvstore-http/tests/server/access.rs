@@ -1,4 +1,4 @@
-//! Does the real program let in those, and only those, whom its file of tokens names?
+//! Does the real program admit exactly the tokens in its file?
 
 use std::fs;
 use std::time::Duration;
@@ -62,7 +62,7 @@ async fn tokens_are_made_let_in_exchanged_and_never_logged() {
         401
     );
 
-    // One more token, and one less.
+    // One token is added, another one removed.
     let kept = fs::read_to_string(&file).unwrap();
     fs::write(&file, kept.lines().next().unwrap().to_owned() + "\n").unwrap();
     let newer = add_token(&file, "newer", "rw", "");
@@ -81,7 +81,7 @@ async fn tokens_are_made_let_in_exchanged_and_never_logged() {
         401
     );
 
-    // Without a signal, too: a file that a Secret mounts is exchanged as it is here.
+    // The file is also reloaded without a signal, as when a mounted Secret is replaced.
     let later = add_token(&file, "later", "rw", "");
     let exchanged = async {
         while ask(&process, "GET", "/v1/kv/team/a", &later).await.status != 200 {
@@ -179,8 +179,7 @@ async fn other_machines_are_served_without_more_words_where_there_are_tokens() {
     );
 }
 
-/// Probes and figures with an address of their own are for whoever reaches it: supervisors carry no
-/// tokens.
+/// Probes and metrics on a separate address need no token, since supervisors send none.
 #[tokio::test]
 async fn admin_address_asks_for_no_token_and_has_no_data() {
     let folder = tempfile::tempdir().unwrap();
@@ -203,7 +202,7 @@ async fn admin_address_asks_for_no_token_and_has_no_data() {
     for path in ["/v1/kv/a", "/get/a", "/v1/jobs/a"] {
         assert_eq!(admin.ask(&request("GET", path)).await.status, 404, "{path}");
     }
-    // The server's own figures are there, too.
+    // The server's own metrics are there, too.
     assert_eq!(ask(&process, "GET", "/v1/kv/a", "").await.status, 401);
     let metrics = admin.ask(&request("GET", "/metrics")).await;
     let counted = r#"kvstore_http_request_duration_seconds_count{route="/v1/kv/{key}",method="GET",status="4xx"} 1"#;

@@ -1,6 +1,6 @@
-//! What do public collections of texts that have broken other programs do to the real server? The
-//! JSONTestSuite (what a JSON parser has to take and to refuse) as values, the Big List of Naughty
-//! Strings as values and as keys: each gets the right status, and comes back byte for byte, also
+//! How does the real server handle public collections of texts that have broken other programs? The
+//! JSONTestSuite (texts that a JSON parser must accept or refuse) as values, the Big List of
+//! Naughty Strings as values and as keys: each gets the right status and keeps its bytes, even
 //! after a kill and after a clean end.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,8 @@ use kvstore_testing::process::Process;
 use naughty_strings::BLNS;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// The cases by name: those that begin with `y_` are JSON, those that begin with `n_` are not.
+/// Returns the cases by name: those that begin with `y_` are JSON, those that begin with `n_` are
+/// not.
 fn json_cases() -> BTreeMap<String, Vec<u8>> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked"])
@@ -35,7 +36,7 @@ fn json_cases() -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// JSON text without the white space between its tokens.
+/// Removes the white space between the tokens of a JSON text.
 fn compact(text: &[u8]) -> Vec<u8> {
     let (mut in_string, mut is_escaped) = (false, false);
     let keep = |byte: &u8| {
@@ -50,7 +51,7 @@ fn compact(text: &[u8]) -> Vec<u8> {
     text.iter().copied().filter(keep).collect()
 }
 
-/// The rules for keys, said another way than the server says them.
+/// Checks the rules for keys, implemented independently of the server.
 fn may_be_key(text: &str) -> bool {
     (1..=512).contains(&text.chars().count())
         && !text.contains(char::is_control)
@@ -61,7 +62,7 @@ fn path(key: &str) -> String {
     format!("/v1/kv/{}", utf8_percent_encode(key, NON_ALPHANUMERIC))
 }
 
-/// What is stored, by key.
+/// The stored values by key.
 type Stored = BTreeMap<String, Vec<u8>>;
 
 async fn check(process: &Process, stored: &Stored) {
@@ -77,7 +78,7 @@ async fn check(process: &Process, stored: &Stored) {
     }
 }
 
-/// It holds after whatever may end a server.
+/// Checks the values after a kill and after a clean end.
 async fn check_through_restarts(mut process: Process, store: &str, stored: &Stored) {
     check(&process, stored).await;
     process.kill();
@@ -86,7 +87,7 @@ async fn check_through_restarts(mut process: Process, store: &str, stored: &Stor
     process.signal("TERM");
     assert_eq!(process.ended().code(), Some(0));
     assert!(process.errors().is_empty());
-    // The file that is left is one that any other parser reads, too.
+    // Any other parser can read the remaining file, too.
     let file = std::fs::read(PathBuf::from(&store["file:".len()..]).join("data.json")).unwrap();
     let file: BTreeMap<String, Box<serde_json::value::RawValue>> =
         serde_json::from_slice(&file).unwrap();
@@ -160,7 +161,7 @@ async fn naughty_strings_are_values_and_keys_like_any_other() {
     let mut connection = Connection::open(process.address).await;
     let (mut stored, mut refused) = (Stored::new(), 0);
     for (text, number) in BLNS.iter().zip(0..) {
-        // As a value in both spellings: as it is, and all of it escaped.
+        // As a value in two spellings: unchanged, and with every character escaped.
         let plain = serde_json::to_string(text).unwrap();
         let escaped: String = text
             .encode_utf16()
@@ -177,7 +178,7 @@ async fn naughty_strings_are_values_and_keys_like_any_other() {
             assert_eq!(put.status, 201, "{text:?}");
             stored.insert(key, value.into_bytes());
         }
-        // As a key, over both faces.
+        // As a key, on both faces.
         let put = connection
             .ask(&request("PUT", &path(text)).body(&*plain))
             .await;

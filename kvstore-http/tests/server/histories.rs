@@ -1,5 +1,5 @@
-//! Does a client learn that what it holds is of a history that is lost? (The real program,
-//! restarted on nothing or on an older copy of its folder.)
+//! Does a client learn that its state belongs to a lost history? (The real program is restarted
+//! without data or on an older copy of its folder.)
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ async fn put(process: &Process, target: &str) -> Reply {
     reply
 }
 
-/// Watches while `a` is written, and returns the id of that change.
+/// Watches a write to `a`, and returns the id of that change.
 async fn change_id(process: &Process) -> String {
     let mut events = Events::open(process.address, &request("GET", "/v1/watch")).await;
     put(process, "/v1/kv/a").await;

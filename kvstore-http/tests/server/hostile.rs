@@ -1,5 +1,5 @@
-//! What does the real server answer to those who want to trick it, tie it up or fill its memory?
-//! Nothing here may make it panic, grow without bound, or do what nobody asked for.
+//! How does the real server answer clients that try to trick it, tie it up or fill its memory?
+//! Nothing here may make it panic, grow without bound, or do anything that was not requested.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The server under attack.
 struct Victim {
     process: Process,
-    /// What it takes at rest, in KiB.
+    /// Its memory at rest, in KiB.
     resting_kib: u64,
 }
 
@@ -27,7 +27,7 @@ impl Victim {
             process,
             resting_kib: 0,
         };
-        // Everything that it makes once is made then.
+        // Triggers all one-time allocations.
         for _ in 0..10 {
             assert_eq!(victim.ask("PUT", "/v1/kv/warm").await.status / 100, 2);
         }
@@ -57,8 +57,8 @@ impl Victim {
         words.and_then(|text| text.parse().ok()).expect("a number")
     }
 
-    /// Ends it, after it has shown that it is as before; it never took more than so much above what
-    /// it takes at rest.
+    /// Checks that the server still works and ends well, and that its memory never exceeded the
+    /// resting state by more than `growth_mib`.
     async fn must_be_unharmed(mut self, growth_mib: u64) {
         let most_mib = self.memory_kib("VmHWM").saturating_sub(self.resting_kib) >> 10;
         println!(
@@ -77,15 +77,15 @@ impl Victim {
     }
 }
 
-/// Sends bytes as they are and reads until nothing more comes: the statuses of all answers, and
-/// whether the server has closed.
+/// Sends bytes unchanged and reads until nothing more arrives; returns the statuses of all answers,
+/// and true if the server has closed.
 async fn tell(address: SocketAddr, bytes: &[u8], then_close: bool) -> (Vec<u16>, bool) {
-    /// Nothing takes so long here but what does not come.
+    /// Longer than any answer here takes.
     const QUIET: Duration = Duration::from_millis(700);
     let mut stream = TcpStream::connect(address)
         .await
         .expect("a server that listens");
-    // It may stop reading half-way.
+    // The server may stop reading halfway.
     let _ = stream.write_all(bytes).await;
     if then_close {
         stream.shutdown().await.expect("a socket of ours");
@@ -104,7 +104,7 @@ async fn tell(address: SocketAddr, bytes: &[u8], then_close: bool) -> (Vec<u16>,
     (statuses.collect(), is_closed)
 }
 
-/// What an attacker hopes to have taken for a request of somebody else.
+/// A request that an attacker tries to smuggle into another client's connection.
 const SMUGGLED: &str =
     "PUT /v1/kv/smuggled HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n1";
 
@@ -124,7 +124,7 @@ async fn body_whose_end_is_not_clear_is_refused_and_nothing_behind_it_is_read() 
         // Two lengths.
         (put("content-length: 1\r\ncontent-length: 2", "1"), 400),
         (put("content-length: 1, 1", "1"), 400),
-        // Lengths that are none.
+        // Malformed lengths.
         (put("content-length: -1", "1"), 400),
         (put("content-length: +1", "1"), 400),
         (put("content-length: 0x1", "1"), 400),
@@ -133,12 +133,12 @@ async fn body_whose_end_is_not_clear_is_refused_and_nothing_behind_it_is_read() 
         (put("content-length: 18446744073709551616", "1"), 400),
         (put("content-length: 18446744073709551615", "1"), 431),
         (put("content-length: 9223372036854775807", "1"), 413),
-        // Names that only look like it.
+        // Names that only resemble the right one.
         (put("content-length : 1", "1"), 400),
         (put("transfer-encoding : chunked", whole), 400),
         (put(" transfer-encoding: chunked", whole), 400),
         (put("content-length\0: 1", "1"), 400),
-        // Encodings that are not just `chunked`.
+        // Encodings other than a single `chunked`.
         (
             put(
                 "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
@@ -156,7 +156,7 @@ async fn body_whose_end_is_not_clear_is_refused_and_nothing_behind_it_is_read() 
             chunked(whole).replace("HTTP/1.1\r\nhost", "HTTP/1.0\r\nhost"),
             400,
         ),
-        // Chunks that are none.
+        // Malformed chunks.
         (chunked("1\n7\n0\n\n"), 400),
         (chunked("0x1\r\n7\r\n0\r\n\r\n"), 400),
         (chunked("-1\r\n7\r\n0\r\n\r\n"), 400),
@@ -175,9 +175,9 @@ async fn body_whose_end_is_not_clear_is_refused_and_nothing_behind_it_is_read() 
             "{bytes:?}"
         );
     }
-    // Not even the first part of these was done.
+    // None of these took effect, not even its first part.
     assert_eq!(victim.ask("GET", "/v1/kv/a").await.status, 404);
-    // Of both at once the encoding counts, and nothing behind it (RFC 9112 §6.1).
+    // If both are given, the encoding applies, and nothing after the body is read (RFC 9112 §6.1).
     for bytes in [
         put("content-length: 3\r\ntransfer-encoding: chunked", whole),
         put("transfer-encoding: chunked\r\ncontent-length: 3", whole),
@@ -216,7 +216,7 @@ async fn head_that_can_be_read_in_two_ways_is_refused() {
         "GET /livez http/1.1\r\nhost: localhost\r\n\r\n".to_owned() + SMUGGLED,
     ] {
         let (statuses, is_closed) = tell(victim.address(), bytes.as_bytes(), false).await;
-        // A second host is found out behind the head, where the connection is still in step.
+        // A second host is detected after the head, so the connection stays in step.
         let expected = if bytes.contains("host: localhost\r\nhost: localhost") {
             (vec![400, 201], false)
         } else {
@@ -288,7 +288,7 @@ async fn odd_requests_that_mean_one_thing_are_answered_and_the_connection_stays_
 #[tokio::test]
 async fn fragment_in_a_target_is_refused_and_never_cut_off() {
     let victim = Victim::start(&[]).await;
-    // The value looks like a head, in one read with it or behind it.
+    // The value looks like a head, in the same read or a later one.
     let value = format!("\"{}\"", "PUT /a#b HTTP/1.1".repeat(10_000));
     for _ in 0..3 {
         for target in ["/v1/kv/user#1", "/v1/kv/user?ttl=5#1", "/v1/kv/user#"] {
@@ -307,7 +307,7 @@ async fn fragment_in_a_target_is_refused_and_never_cut_off() {
             connection.ask(&request("GET", "/v1/kv/user")).await.status,
             404
         );
-        // What is sent behind a body with a # has none for that.
+        // Requests after a body with a `#` have no fragment because of that.
         for (key, value) in [
             ("user%231", "1"),
             ("hash", "\"#\""),
@@ -357,7 +357,7 @@ async fn fragment_in_a_request_that_comes_with_another_one_is_not_cut_off_either
                 .await
                 .unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
-            // It may be refused already.
+            // The server may have refused it already.
             let _ = stream.write_all(rest.as_bytes()).await;
             let mut text = String::new();
             let _ = stream.read_to_string(&mut text).await;
@@ -487,7 +487,7 @@ async fn floods_of_heads_urls_and_chunks_end_at_their_limit() {
             true,
         ),
         (endless_head, vec![431], true),
-        // What stands around the data of chunks is bounded, too.
+        // Chunk extensions are limited, too.
         (
             chunked(&format!("1;{}\r\n7\r\n0\r\n\r\n", long(40 << 10))),
             vec![400],
@@ -514,7 +514,7 @@ async fn floods_of_heads_urls_and_chunks_end_at_their_limit() {
             bytes.len()
         );
     }
-    // All at once, and over and over.
+    // All at once, repeatedly.
     let rounds = (0..200).map(|at| {
         let bytes = floods[at % floods.len()].0.clone();
         let address = victim.address();
@@ -579,7 +579,7 @@ async fn values_that_are_made_to_hurt_are_refused_or_stored_as_they_are() {
     victim.must_be_unharmed(96).await;
 }
 
-/// Connections that are to stay open, each after it has sent `bytes`.
+/// Opens connections that remain open, after sending `bytes` on each.
 async fn open(address: SocketAddr, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
     let mut streams = Vec::new();
     for _ in 0..count {
@@ -602,7 +602,7 @@ async fn metric(victim: &Victim, name: &str) -> u64 {
         .expect("a figure")
 }
 
-/// Waits until the server has taken them all up.
+/// Waits until the server has accepted `count` connections.
 async fn until_open(victim: &Victim, count: usize) {
     let all = async {
         while metric(victim, "kvstore_http_connections ").await < count as u64 {
@@ -630,7 +630,7 @@ async fn five_thousand_idle_connections_leave_room_for_those_that_work() {
         ..limit
     };
     setrlimit(Resource::Nofile, raised).expect("a limit below the hard one");
-    // A connection without a request ends with the head timeout, and these are to stay.
+    // A connection without a request ends at the head timeout, and these must remain.
     let victim = Victim::start(&["--connections-max", "5100", "--head-timeout", "60s"]).await;
     let idle = open(victim.address(), COUNT, b"").await;
     until_open(&victim, COUNT).await;
@@ -656,8 +656,8 @@ async fn five_thousand_idle_connections_leave_room_for_those_that_work() {
 #[tokio::test]
 async fn those_who_send_and_read_slowly_take_little_and_are_given_up() {
     const EACH: usize = 150;
-    /// The sockets of each hold several MiB of answers, and a debug build checks every byte of
-    /// them.
+    /// The sockets of each reader hold several MiB of answers, and a debug build checks every byte
+    /// of them.
     const READERS: usize = 40;
     let victim = Victim::start(&[
         "--head-timeout",
@@ -678,10 +678,10 @@ async fn those_who_send_and_read_slowly_take_little_and_are_given_up() {
         b"GET /livez HTTP/1.1\r\nhost: localhost\r\na: ",
     )
     .await;
-    // Each announces all that it may, and sends next to nothing.
+    // Each announces the largest permitted body, and sends almost nothing.
     let body = b"PUT /v1/kv/slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1048576\r\n\r\n[";
     let bodies = open(victim.address(), EACH, body).await;
-    // Each asks for 64 MiB, and reads nothing.
+    // Each requests 64 MiB, and reads nothing.
     let reads = b"GET /v1/kv/large HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(64);
     let readers = open(victim.address(), READERS, &reads).await;
     until_open(&victim, 2 * EACH + READERS).await;
@@ -690,7 +690,7 @@ async fn those_who_send_and_read_slowly_take_little_and_are_given_up() {
         assert_eq!(victim.ask("GET", "/v1/kv/others").await.status, 200);
     }
     let none = async {
-        // This one is asked on a connection, too.
+        // The request for this metric needs a connection, too.
         while metric(&victim, "kvstore_http_connections ").await > 1 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -1,4 +1,4 @@
-//! Is `data.json` really anybody's JSON file: written by other programs, edited by hand, read by
+//! Is `data.json` really an ordinary JSON file: written by other programs, edited by hand, read by
 //! others, and never misread?
 
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use kvstore_testing::client::{Connection, Reply, request};
 use kvstore_testing::process::{Process, run_command, server_command};
 
-/// A folder with a store in it.
+/// A folder with a store.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -36,12 +36,12 @@ impl Folder {
         Process::start(&["--store", &self.url()])
     }
 
-    /// The one line with which the program refuses the folder.
+    /// Returns the single line with which the program refuses the folder.
     fn refused(&self) -> String {
         refused(&mut server_command(&["--store", &self.url()]))
     }
 
-    /// Runs the server on it until these entries are acknowledged, then kills it.
+    /// Stores these entries, and kills the server once they are acknowledged.
     async fn put_and_kill(&self, entries: &[(&str, &str)]) -> Vec<Reply> {
         let mut process = self.start();
         let mut replies = Vec::new();
@@ -53,7 +53,7 @@ impl Folder {
     }
 }
 
-/// The one line with which a program that cannot start says why.
+/// Returns the single line in which a program that cannot start gives the reason.
 fn refused(command: &mut Command) -> String {
     let ended = run_command(command.env("KVSTORE_LISTEN", "127.0.0.1:0"));
     let mut errors = ended
@@ -87,7 +87,7 @@ fn end(mut process: Process) {
     assert_eq!(process.ended().code(), Some(0));
 }
 
-/// What another program makes of `input`.
+/// Returns the output of another program for `input`.
 fn filtered(program: &str, args: &[&str], input: &str) -> String {
     let mut child = Command::new(program)
         .args(args)
@@ -107,7 +107,7 @@ fn python(script: &str, input: &str) -> String {
     filtered("python3", &["-X", "utf8", "-c", script], input)
 }
 
-/// What stands in a file of Python's, and what a reader gets of it.
+/// A Python script that writes a file and prints how a reader sees it.
 const OF_PYTHON: &str = r#"
 import json, sys
 data = {
@@ -227,7 +227,7 @@ async fn edit_at_rest_is_taken_and_what_it_left_alone_keeps_its_tag() {
     assert_eq!(added.text(), "3");
     assert!(tag(&changed) > tags[2] && tag(&added) > tags[2]);
     assert_eq!(get(&process, "removed").await.status, 404);
-    // A key that comes back does not get a tag that it had.
+    // A key that returns gets a new tag.
     assert!(tag(&put(&process, "removed", "1").await) > tags[1]);
 }
 
@@ -252,12 +252,12 @@ async fn edit_at_rest_keeps_the_deadline_of_what_it_left_alone() {
     assert_eq!((changed.text(), changed.header("x-ttl")), ("2", None));
 }
 
-/// How editors save.
+/// How an editor saves.
 #[derive(Clone, Copy, Debug)]
 enum Saving {
-    /// Into the file that is there.
+    /// Overwrites the existing file.
     InPlace,
-    /// Into another one, which takes its name.
+    /// Writes another file and renames it.
     ByRename,
 }
 
@@ -282,7 +282,7 @@ async fn edit_while_it_runs_is_kept_beside_and_said_and_has_no_effect() {
     let edited = "data.json was edited while the store was running: the edit is kept in this file and has no effect";
     let mut kept = Vec::new();
     for saving in [Saving::InPlace, Saving::ByRename] {
-        // Found by a snapshot in the background, and by the one at the end.
+        // Detected by a snapshot in the background, and by the final one.
         for at_the_end in [false, true] {
             let mut process = Process::start(&["--store", &store]);
             put(&process, "key", "1").await;
@@ -311,7 +311,7 @@ async fn edit_while_it_runs_is_kept_beside_and_said_and_has_no_effect() {
     for (number, text) in (1..).zip(&kept) {
         assert_eq!(&folder.read(&format!("data.json.edited-{number}")), text);
     }
-    // The server's own file is no edit to the next start.
+    // The next start must not take the server's own file for an edit.
     let process = folder.start();
     assert_eq!(get(&process, "key").await.text(), "1");
     end(process);
@@ -349,7 +349,7 @@ async fn edit_beside_later_commits_is_refused_with_both_ways_out() {
     assert!(tag(&kept) > tag(&given_up[1]), "a tag was used twice");
     assert_eq!(get(&process, "b").await.status, 404);
     end(process);
-    // For one start only: nothing is left to give up.
+    // The decision holds for one start only; then there is nothing left to discard.
     let process = folder.start();
     assert_eq!(get(&process, "a").await.text(), "\"edited\"");
 }
@@ -394,7 +394,7 @@ fn file_that_is_no_object_is_refused_and_left_as_it_is() {
     }
 }
 
-/// Changes one byte in the middle of the line (from 1) of a file.
+/// Changes one byte in the middle of a line (counted from 1) of a file.
 fn damage(path: &Path, line: usize) {
     let text = std::fs::read_to_string(path).unwrap();
     let mut lines: Vec<_> = text.split('\n').map(str::to_owned).collect();
@@ -438,7 +438,7 @@ fn readme_and_gitignore_in_the_folder_do_not_disturb() {
 
 #[test]
 fn folder_that_can_only_be_read_is_refused_in_one_line() {
-    // The superuser may write everywhere, unless this right is taken from him.
+    // The superuser may write everywhere, unless this capability is dropped.
     const WITHOUT_OVERRIDE: &str = r#"
         if [ "$(id -u)" = 0 ]; then exec setpriv --bounding-set=-dac_override,-dac_read_search "$0" "$@"; fi
         exec "$0" "$@""#;

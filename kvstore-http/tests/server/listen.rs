@@ -1,4 +1,4 @@
-//! Does one server listen in several places at once, Unix sockets among them, and leave none of
+//! Does one server listen on several endpoints at once, including Unix sockets, and leave none of
 //! them behind?
 
 use std::fs;
@@ -11,10 +11,10 @@ use std::time::Duration;
 use kvstore_testing::process::{Process, run};
 use kvstore_testing::tool;
 
-/// A server on a Unix socket, and in other places.
+/// A server on a Unix socket and other endpoints.
 struct Listening {
     process: Process,
-    /// Where it serves, in the order of its settings.
+    /// Its endpoints, in the order of its settings.
     places: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ fn start(args: &[&str]) -> Listening {
     Listening { process, places }
 }
 
-/// What curl hears: the status behind the body.
+/// Returns curl's output: the body, followed by the status.
 fn curl(args: &[&str]) -> String {
     let output = tool("curl")
         .args([
@@ -141,7 +141,7 @@ fn socket_of_a_killed_server_is_taken_over_and_no_other_file_is() {
     assert!(path.exists());
     let mut server = start(&["--listen", &flag]);
     assert!(curl_socket(&path, &["http://localhost/livez"]).ends_with(" 200"));
-    // Another program takes the place: its socket is not removed.
+    // Another program replaces the socket: its file is not removed.
     fs::remove_file(&path).unwrap();
     let other = UnixListener::bind(&path).unwrap();
     server.process.signal("TERM");

@@ -1,4 +1,4 @@
-//! Does the real program do what its operator and its clients expect of it?
+//! Does the real program meet the expectations of its operator and its clients?
 
 #[path = "../support/mod.rs"]
 mod support;

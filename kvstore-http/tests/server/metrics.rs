@@ -1,5 +1,5 @@
-//! Are the figures of the real programs what their names say, in a form that Prometheus reads, and
-//! does a request's trace come through to the worker?
+//! Do the metrics of the real programs mean what their names say, in a form that Prometheus reads?
+//! And does a request's trace context reach the worker?
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
 
-/// Reads the text with the parser of the Prometheus project, which refuses what breaks a rule.
+/// Parses the text with the Prometheus project's own parser, which refuses violations of the
+/// format.
 const PARSE: &str = "
 import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -39,7 +40,7 @@ struct Family {
 }
 
 impl Family {
-    /// What docs/configuration.md calls it.
+    /// Returns the name in docs/configuration.md.
     fn documented(&self) -> String {
         let end = match self.kind.as_str() {
             "counter" => "_total",
@@ -51,7 +52,7 @@ impl Family {
 }
 
 fn parse(text: &str) -> Vec<Family> {
-    // Debian's own, which is where its packages are.
+    // Debian's own Python, which sees Debian's packages.
     let mut python = Command::new("/usr/bin/python3")
         .args(["-c", PARSE])
         .stdin(Stdio::piped())
@@ -78,7 +79,7 @@ async fn read(connection: &mut Connection) -> Vec<Family> {
     parse(reply.text())
 }
 
-/// Reads until `is_there`.
+/// Reads the metrics until `is_there` returns true.
 async fn read_until(
     connection: &mut Connection,
     is_there: impl Fn(&[Family]) -> bool,
@@ -93,7 +94,7 @@ async fn read_until(
     }
 }
 
-/// The one sample `name` that has these labels, among others.
+/// Returns the only sample `name` with these labels, possibly among others.
 fn value(families: &[Family], name: &str, labels: &[(&str, &str)]) -> f64 {
     let samples = families.iter().flat_map(|family| &family.samples);
     let mut fitting = samples.filter(|(sample, present, _)| {
@@ -134,7 +135,7 @@ async fn figures_are_right_read_by_prometheus_and_documented() {
     ] {
         assert_eq!(other.ask(&asks).await.status, status, "{asks:?}");
     }
-    // A worker counts once its commit is done, which is what the client has waited for.
+    // A worker counts a commit after it, and the client has only waited for the commit.
     let families = read_until(&mut connection, |families| {
         value(
             families,
@@ -201,7 +202,7 @@ async fn figures_are_right_read_by_prometheus_and_documented() {
         assert_eq!(value(&families, name, &[]), expected, "{name}");
     }
 
-    // One that only reads has a figure of its own.
+    // A server that only reads has a metric of its own.
     let reader = Process::start(&["--store", &store, "--worker", "none"]);
     let mut connection = Connection::open(reader.address).await;
     let of_reader = read(&mut connection).await;
@@ -222,7 +223,7 @@ async fn figures_are_right_read_by_prometheus_and_documented() {
 async fn connection_for_which_there_is_no_room_is_counted() {
     let process = Process::start(&["--store", "memory:", "--connections-max", "1"]);
     let mut connection = Connection::open(process.address).await;
-    // Under way, so that the connection is not one of those that make room.
+    // A request in progress keeps the connection from making room for others.
     let head = "PUT /v1/kv/slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n";
     connection.send(head.as_bytes()).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -246,7 +247,7 @@ async fn request_that_cannot_be_read_is_counted() {
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(200_000));
     for head in ["nonsense\r\n\r\n", "PRI * HTTP/2.0\r\n\r\n", &long] {
         let mut connection = Connection::open(process.address).await;
-        // It may be refused half-way.
+        // The server may refuse it halfway.
         let _ = connection.try_send(head.as_bytes()).await;
         // hyper's own answer, if there is one.
         let _ = connection.try_reply("GET").await;
@@ -304,7 +305,7 @@ async fn trace_of_a_request_is_in_the_log_of_a_worker_elsewhere() {
         (&TRACE.into(), &job.into())
     );
 
-    // What a worker counts is on its own address.
+    // The worker's metrics are on its own address.
     let mut admin = Connection::open(worker.logged_address("answering probes")).await;
     let families = read_until(&mut admin, |families| {
         value(

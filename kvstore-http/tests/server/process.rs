@@ -76,7 +76,7 @@ fn port_that_is_taken_is_one_clear_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for flag in ["--listen", "--admin-listen"] {
-        // The other one is free.
+        // The other address is free.
         let args = ["--store", "memory:", flag, &address];
         let ended = run(&args, &[("KVSTORE_LISTEN", "127.0.0.1:0")]);
         let errors = error_lines(&ended.stderr);
@@ -135,7 +135,7 @@ async fn it_serves_and_ends_well_when_asked_to() {
 async fn second_signal_ends_it_at_once() {
     let mut process = Process::start(&["--store", "memory:"]);
     let mut connection = Connection::open(process.address).await;
-    // A request that the server waits for.
+    // A request with an incomplete body.
     connection
         .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n")
         .await;
@@ -261,7 +261,7 @@ async fn hangup_ends_neither_program() {
     assert_eq!(worker.ended().code(), Some(0));
 }
 
-/// The URL of a store in `folder`.
+/// Returns the URL of a store in `folder`.
 fn url(folder: &Path) -> String {
     format!("file:{}", folder.display())
 }
@@ -299,7 +299,7 @@ async fn what_was_accepted_is_there_after_a_restart_and_the_file_is_plain_json()
         (read.text(), read.header("etag")),
         ("1.0", put.header("etag"))
     );
-    // Also the job is known, and its token still good.
+    // The job is known as well, and its token still valid.
     let token = put.header("sync-token").unwrap();
     let read = connection
         .ask(&request("GET", "/v1/kv/n").header("sync-token", token))
@@ -310,7 +310,7 @@ async fn what_was_accepted_is_there_after_a_restart_and_the_file_is_plain_json()
 #[tokio::test]
 async fn any_json_object_is_served_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
-    // As Python's json.dump(…, indent=4) writes it.
+    // In the format of Python's `json.dump(…, indent=4)`.
     let data = "{\n    \"user:1\": {\n        \"name\": \"Ad\\u00e8le\",\n        \"price\": 1.0\n    },\n    \"b\": null\n}";
     std::fs::write(folder.path().join("data.json"), data).unwrap();
     let process = Process::start(&["--store", &url(folder.path())]);
@@ -333,7 +333,7 @@ fn folder_in_use_is_one_clear_line_that_names_the_process() {
     assert_eq!((ended.code, errors.len()), (Some(1), 1), "{ended:?}");
     assert!(
         errors[0].contains(&format!("process {}", process.id()))
-            // What the second one can do instead.
+            // The alternative for the second process.
             && errors[0].contains("--worker none"),
         "{errors:?}"
     );
@@ -434,7 +434,7 @@ fn every_line_of_a_log_in_json_is_json() {
 
 #[tokio::test]
 async fn server_that_cannot_open_its_store_yet_answers_probes_and_can_be_stopped() {
-    // It takes connections, and says nothing.
+    // Accepts connections, but never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let store = format!("redis://{}", silent.local_addr().unwrap());
     let mut process = Process::launch(&["--store", &store, "--admin-listen", "127.0.0.1:0"]);

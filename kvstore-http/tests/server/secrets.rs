@@ -1,5 +1,5 @@
-//! Does a password stay out of everything that the real programs say? Whatever characters it holds,
-//! and whatever else is wrong.
+//! Does a password stay out of all output of the real programs, whatever characters it contains,
+//! and whatever else is wrong?
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -9,7 +9,7 @@ use kvstore_testing::process::{
 };
 use kvstore_testing::redis::RedisServer;
 
-/// Two pieces that are in nothing else, with each character between them that means something in a
+/// Two pieces that occur nowhere else. Each password joins them by a character with a meaning in a
 /// URL or to a shell.
 const PIECES: [&str; 2] = ["Qx7Zj", "Jz9Gq"];
 
@@ -41,7 +41,7 @@ fn passwords() -> impl Iterator<Item = String> {
         .map(move |mark| format!("{first}{mark}{second}"))
 }
 
-/// The bytes of `text` that mean something in a URL, as a careful writer puts them.
+/// Escapes the bytes of `text` that have a meaning in a URL.
 fn encoded(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
@@ -62,7 +62,7 @@ fn all(ended: &Ended) -> String {
 
 #[test]
 fn url_of_any_form_is_kept_by_settings_and_their_errors() {
-    // In a word that is no URL, the mark is what makes it one: a path is a path.
+    // In other text, the mark is what makes it a URL: a path is a path.
     let urls = [
         "redis://:PW@127.0.0.1:1",
         "redis://user:PW@127.0.0.1:1/0?prefix=x",
@@ -83,13 +83,13 @@ fn url_of_any_form_is_kept_by_settings_and_their_errors() {
                     "--queue",
                     &url,
                 ],
-                // Forgotten flags, and a shell that took it apart.
+                // Missing flags, and URLs split by a shell.
                 &[&url],
                 &["--store", "memory:", &url],
                 &["--stor", &url],
             ];
             for args in server {
-                // Never as far as a folder or a server.
+                // None of these gets as far as a folder or a server.
                 let ended = run_command(&mut server_command(args));
                 assert_kept(&all(&ended), &format!("{args:?}"));
             }

@@ -1,5 +1,5 @@
-//! Does the server end in order: not ready first, requests under way finished, nothing waited for
-//! without end?
+//! Does the server shut down in order: first not ready, then requests in progress finished, and no
+//! endless waits?
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ fn with(options: Options) -> Setup {
     }
 }
 
-/// A write that waits for a worker, on its way.
+/// Sends a write that waits for a worker.
 async fn waiting_write(server: &Server) -> Connection {
     let mut connection = server.connect().await;
     connection
@@ -59,10 +59,10 @@ async fn readiness_fails_first_and_everything_else_goes_on() {
         (503, Some("1"))
     );
     assert_eq!(not_ready.json(), json!({"status": "draining"}));
-    // Who keeps its connection learns that it should get another one.
+    // A client that keeps its connection learns that it should open another one.
     assert_eq!(not_ready.header("connection"), Some("close"));
     assert!(connection.is_closed().await);
-    // On new connections, too.
+    // New connections are still served.
     assert_eq!(server.ask(&request("GET", "/livez")).await.status, 200);
     assert_eq!(
         server
@@ -106,7 +106,7 @@ async fn body_under_way_is_still_taken() {
     connection
         .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\n[")
         .await;
-    // The head is there before the end is asked for.
+    // The head arrives before the shutdown.
     tokio::time::sleep(Duration::from_millis(100)).await;
     server.stop();
     while !is_refused(&server).await {
@@ -123,7 +123,7 @@ async fn idle_connections_do_not_keep_it() {
     let mut used = server.connect().await;
     assert_eq!(used.ask(&request("GET", "/livez")).await.status, 200);
     let mut silent = server.connect().await;
-    // It is accepted.
+    // The connection has been accepted by then.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let begun = Instant::now();
     server.stop();
@@ -184,14 +184,15 @@ async fn deadline_holds_whatever_does_not_finish() {
     connection
         .send(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\n[")
         .await;
-    // The head is there before the end is asked for.
+    // The head arrives before the shutdown.
     tokio::time::sleep(Duration::from_millis(100)).await;
     server.stop();
     server.stopped().await;
     assert!(connection.is_closed().await);
 }
 
-/// What a client meets that connects for one request: its answer, or nobody who listens.
+/// Connects for one request; returns true if it was answered, and false if the connection was
+/// refused.
 fn ask_once(address: SocketAddr) -> Result<bool, std::io::Error> {
     let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, NOT_LONG) else {
         return Ok(false);

@@ -1,6 +1,6 @@
-//! Does systemd, or another supervisor that speaks its protocol, learn when a program serves and
-//! when it ends, and is the unit in `contrib/` one that systemd takes, that keeps the program in,
-//! and whose command line serves?
+//! Does systemd, or another supervisor with its protocol, learn when a program serves and when it
+//! ends? And is the unit in `contrib/` valid, does it confine the program, and does its command
+//! line serve?
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -22,7 +22,7 @@ const UNIT: &str = include_str!("../../../contrib/kvstore.service");
 /// Longer than a start or an end takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a supervisor listens on.
+/// The socket of a supervisor.
 struct Supervisor(UnixDatagram);
 
 impl Supervisor {
@@ -35,7 +35,7 @@ impl Supervisor {
         Self(socket)
     }
 
-    /// Waits for the next notice, and returns its lines.
+    /// Waits for the next notification, and returns its lines.
     fn notice(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
         let length = self.0.recv(&mut buffer).expect("a notice");
@@ -63,7 +63,7 @@ async fn supervisor_learns_when_the_server_serves_and_that_it_was_asked_to_end()
     let mut server = server_command(&["--store", &url(folder.path())]);
     server.env("NOTIFY_SOCKET", &socket);
     let mut server = Process::launch_command(server).serves();
-    // Ready means that a request is answered.
+    // Ready means that requests are answered.
     let put = request("PUT", "/v1/kv/a").body("1");
     let mut connection = Connection::open(server.address).await;
     assert_eq!(connection.ask(&put).await.status, 201);
@@ -113,7 +113,7 @@ fn supervisor_allows_for_a_wait_and_is_not_told_that_the_process_is_ready() {
 fn supervisor_learns_of_a_worker_that_works_or_stands_by() {
     let folder = tempfile::tempdir().unwrap();
     let (store, redis) = (url(folder.path()), RedisServer::start());
-    // A name in the abstract namespace, as containers get it.
+    // A name in the abstract namespace, as in containers.
     let name = format!("kvstore-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let supervisor = Supervisor::with(UnixDatagram::bind_addr(&address).unwrap());
@@ -157,7 +157,7 @@ async fn supervisor_that_is_gone_is_a_warning() {
     assert_eq!(reply.status, 200);
 }
 
-/// The values of a setting of the unit, in their order.
+/// Returns the values of a setting in the unit, in order.
 fn unit(setting: &str) -> Vec<&str> {
     let lines = UNIT.lines().filter_map(|line| line.split_once('='));
     lines
@@ -166,7 +166,8 @@ fn unit(setting: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The unit's program with the unit's environment. What it names of the machine is in `folder`.
+/// Returns a command for the unit's program with the unit's environment. Paths of the machine are
+/// placed in `folder`.
 fn started_as_by_the_unit(wrapper: &[String], folder: &Path) -> Command {
     let [line] = unit("ExecStart")[..] else {
         panic!("not one command line");
@@ -185,14 +186,14 @@ fn started_as_by_the_unit(wrapper: &[String], folder: &Path) -> Command {
     command
 }
 
-/// A folder with a token file, and the token.
+/// Creates a folder with a token file; returns the token's header as well.
 fn machine() -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let secret = add_token(&folder.path().join("tokens"), "ops", "rw", "");
     (folder, format!("Bearer {secret}"))
 }
 
-/// The system calls that the unit allows.
+/// Returns the system calls that the unit permits.
 fn allowed_calls() -> BTreeSet<String> {
     fn add(set: &str, calls: &mut BTreeSet<String>) {
         let listed = tool("systemd-analyze")
@@ -231,7 +232,7 @@ fn allowed_calls() -> BTreeSet<String> {
 async fn command_line_of_the_unit_serves_within_the_system_calls_that_it_allows() {
     let (folder, bearer) = machine();
     let trace = folder.path().join("trace");
-    // It follows the threads, and the traced process is its parent's child still.
+    // `-f` follows the threads; `-D` keeps the traced process a child of its original parent.
     let words = ["strace", "-D", "-f", "-qq", "--signal=none", "-o"];
     let mut wrapper: Vec<_> = words.map(str::to_owned).into();
     wrapper.push(trace.display().to_string());
@@ -277,7 +278,7 @@ async fn command_line_of_the_unit_serves_within_the_system_calls_that_it_allows(
     assert!(refused.is_empty(), "the unit refuses {refused:?}");
 }
 
-/// What `systemd-analyze` says of the unit, with the program where it is built.
+/// Returns the output of `systemd-analyze` for the unit, with the path of the built program.
 fn analyzed(args: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file: PathBuf = folder.path().join("kvstore.service");
@@ -300,7 +301,7 @@ fn analyzed(args: &[&str]) -> String {
 fn systemd_takes_the_unit_and_finds_it_confined() {
     let found = analyzed(&["verify", "--man=no"]);
     assert_eq!(found, "", "what it would ignore");
-    // From 0 to 100; a unit without any of it has more than 90, and what stays here is the network
+    // From 0 to 100: a unit without any confinement exceeds 90; the remainder here is the network
     // that a server needs.
     analyzed(&["security", "--offline=true", "--no-pager", "--threshold=15"]);
     // Longer than the program takes to end by itself.

@@ -1,4 +1,4 @@
-//! Does the server speak TLS as common clients do, and take a new certificate while it runs?
+//! Does the server speak TLS with common clients, and accept a new certificate while it runs?
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use kvstore_testing::tool;
 /// Longer than anything here takes, so that a test fails rather than hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Certificates that vouch for themselves, each with its key.
+/// Self-signed certificates, each with its key.
 struct Certificates(tempfile::TempDir);
 
 impl Certificates {
@@ -50,7 +50,7 @@ impl Certificates {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Puts the files of `name` in the place of those that the server reads.
+    /// Replaces the files that the server reads by those of `name`.
     #[expect(clippy::disallowed_methods, reason = "no files of the store")]
     fn install(&self, name: &str) {
         for kind in ["key", "pem"] {
@@ -79,8 +79,8 @@ impl Certificates {
     }
 }
 
-/// What curl hears from the server whose certificate it trusts: body, status and version; `None` if
-/// there was no answer.
+/// Requests a page with curl, trusting one certificate; returns body, status and version, or `None`
+/// if there was no answer.
 fn curl(process: &Process, trusted: &Path, args: &[&str]) -> Option<String> {
     let output = tool("curl")
         .args([
@@ -120,7 +120,7 @@ fn clients_speak_tls_from_1_2_on_and_http_1_1_within() {
         let got = curl(&server, &trusted, version);
         assert_eq!(got.as_deref(), Some("[1.0] 200 1.1"), "{version:?}");
     }
-    // A large answer, and a body that is as large.
+    // A large answer and an equally large body.
     let large = certificates.path("large.json");
     fs::write(&large, format!("\"{}\"", "x".repeat(1_000_000))).unwrap();
     let sent = format!("@{}", large.display());
@@ -128,8 +128,8 @@ fn clients_speak_tls_from_1_2_on_and_http_1_1_within() {
     assert!(put.is_some_and(|put| put.ends_with(" 200 1.1")));
     let got = curl(&server, &trusted, &[]).unwrap();
     assert!(got.split(' ').next() == Some(&fs::read_to_string(&large).unwrap()));
-    // Who trusts another one, speaks plain HTTP, or only an old TLS or HTTP/2, is not served, and
-    // the others are.
+    // Clients with another trust anchor, plain HTTP, an old TLS version or only HTTP/2 are refused;
+    // the others are served.
     assert!(curl(&server, &certificates.path("other.pem"), &[]).is_none());
     let old = ["--tls-max", "1.1", "--ciphers", "DEFAULT@SECLEVEL=0"];
     assert!(curl(&server, &trusted, &old).is_none());
@@ -181,7 +181,7 @@ fn handshake_that_does_not_end_is_cut_off() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(beginning).unwrap();
         let heard = stream.read(&mut [0]);
-        // A timeout of our own would be an error of this kind.
+        // The test's own timeout would be an error of this kind.
         assert!(!heard.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
     }
     assert!(curl(&server, &certificates.path("first.pem"), &[]).is_some());
@@ -209,7 +209,7 @@ fn new_certificate_is_taken_at_once_on_sighup_and_soon_without() {
     comes("second");
     certificates.install("third");
     comes("third");
-    // A key that does not belong to it changes nothing.
+    // A key that does not match changes nothing.
     fs::copy(
         certificates.path("first.key"),
         certificates.path("live.key"),

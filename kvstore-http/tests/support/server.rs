@@ -121,7 +121,7 @@ impl Server {
         self.worker = Some(tokio::spawn(async move {
             kvstore_core::worker::run(store, queue, options, std::future::pending())
                 .await
-                .expect("a worker that goes on");
+                .expect("the worker does not fail");
         }));
     }
 

@@ -3,7 +3,7 @@
 //!
 //! As in the manifests, a server becomes ready when `/readyz` says so, and stays ready as long as
 //! `/livez` answers: an outage of a resource that all servers share must not leave clients without
-//! a server. A server that is told to end is taken out of rotation.
+//! a server. A server that is asked to end is taken out of rotation.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use kvstore_testing::client::{Connection, request};
 /// ones remain.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 
-/// Time until a server that is told to end is taken out.
+/// Time until a server that is asked to end is taken out.
 const TAKEN_OUT_AFTER: Duration = Duration::from_millis(200);
 
 /// Time limit for a probe.
@@ -61,7 +61,7 @@ impl Balancer {
         });
     }
 
-    /// Takes out a server that is told to end: after a delay, it gets no new connections.
+    /// Takes out a server that is asked to end: after a delay, it gets no new connections.
     pub(crate) fn take_out(&self, address: SocketAddr) {
         let servers = Arc::clone(&self.servers);
         tokio::spawn(async move {

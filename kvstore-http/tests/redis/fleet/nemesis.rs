@@ -187,7 +187,7 @@ impl Nemesis {
             && is_due(since)
         {
             let worker = &mut self.fleet.workers[worker];
-            assert!(worker.is_really_stopped(), "it went on by itself");
+            assert!(worker.is_really_stopped(), "the worker resumed by itself");
             worker.stop(false);
             self.paused = None;
         }

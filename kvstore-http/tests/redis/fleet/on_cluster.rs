@@ -67,10 +67,7 @@ impl Fleet {
     fn goes_on(&self, after: &str) {
         let (begun, before) = (Instant::now(), self.world.accepted());
         while self.world.accepted() < before + ACCEPTED_MIN {
-            assert!(
-                begun.elapsed() < PROGRESS_MAX,
-                "it does not go on after {after}"
-            );
+            assert!(begun.elapsed() < PROGRESS_MAX, "no progress after {after}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

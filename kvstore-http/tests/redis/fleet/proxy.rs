@@ -1,4 +1,4 @@
-//! A proxy between one process and Redis, which forwards everything until it is told to cut.
+//! A proxy between one process and Redis, which forwards everything until a cut is requested.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
