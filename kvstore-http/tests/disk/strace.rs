@@ -124,7 +124,7 @@ impl Strace {
             .args(["-s", "INT", &self.child.id().to_string()])
             .stderr(Stdio::null())
             .status();
-        self.child.wait().expect("our own child");
+        self.child.wait().expect("strace is our child");
     }
 }
 

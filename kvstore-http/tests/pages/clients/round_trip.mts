@@ -1,4 +1,5 @@
-// A round trip with openapi-fetch and the types that openapi-typescript generates. That it compiles is half of the test.
+// A round trip with openapi-fetch and the types that openapi-typescript generates. Compiling it is
+// half of the test.
 import assert from "node:assert/strict";
 import createClient from "openapi-fetch";
 import type { paths } from "./api.js";

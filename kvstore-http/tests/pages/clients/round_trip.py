@@ -1,4 +1,5 @@
-"""A round trip with the client that openapi-python-client generates, judged by the models of datamodel-code-generator."""
+"""A round trip with the client that openapi-python-client generates, checked with the models of
+datamodel-code-generator."""
 
 import sys
 

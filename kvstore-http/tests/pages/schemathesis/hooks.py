@@ -1,4 +1,5 @@
-"""What no JSON Schema can say of a valid request, said here: which values are of our own making, and which go together."""
+"""Facts about valid requests that no JSON Schema can express: which values the server creates, and
+which values belong together."""
 
 import itertools
 import os
@@ -14,35 +15,35 @@ def before_call(context, case, kwargs):
     if generation is not None and generation.mode.is_negative:
         return
     headers = case.headers
-    # Under one key there is one request.
+    # An idempotency key belongs to one request.
     if headers and "Idempotency-Key" in headers:
         headers["Idempotency-Key"] = f"request-{next(numbers)}"
-    # Whatever their pattern says, Schemathesis takes an empty one for good at times.
+    # Schemathesis sometimes considers an empty value valid in spite of the pattern.
     for name in ("If-Match", "If-None-Match"):
         if headers and headers.get(name) == "":
             del headers[name]
-    # A write takes one of the two.
+    # A write accepts only one of the two.
     if headers and case.method in ("PUT", "PATCH", "POST", "DELETE") and "If-Match" in headers:
         headers.pop("If-None-Match", None)
-    # Only a number can be added to, and a new key counts as one.
+    # An addition needs a number or a new key.
     if case.method == "POST" and case.path == "/v1/kv/{key}":
         case.path_parameters["key"] = f"counter-{next(numbers)}"
-    # Without a body, a patch is a new deadline.
+    # A patch without a body sets a deadline.
     if case.method == "PATCH" and not isinstance(case.body, (dict, list, str, int, float, bool)):
         query = case.query or {}
         case.query = {**query, "ttl": query.get("ttl", 60)}
-    # Deleting by prefix needs one.
+    # A delete by prefix needs a prefix.
     if case.method == "DELETE" and case.path == "/v1/kv":
         query = case.query or {}
         case.query = {**query, "prefix": query.get("prefix") or "none:"}
-    # Tokens and cursors are those that were handed out.
+    # Tokens and cursors must come from the server.
     if headers and "Sync-Token" in headers:
         headers["Sync-Token"] = os.environ["KVSTORE_JOB"]
     if case.query and "after" in case.query:
         case.query["after"] = [os.environ["KVSTORE_JOB"]]
     if case.query:
         case.query.pop("cursor", None)
-    # No key twice, and no addition to what another request has written.
+    # Each key once, and no addition to the value of another request.
     if case.path == "/v1/batch" and isinstance(case.body, dict):
         for operation in case.body["ops"]:
             if operation["op"] == "add":
