@@ -22,7 +22,7 @@ def before_call(context, case, kwargs):
     for name in ("If-Match", "If-None-Match"):
         if headers and headers.get(name) == "":
             del headers[name]
-    # A write accepts only one of the two.
+    # A write with both conditions rarely succeeds.
     if headers and case.method in ("PUT", "PATCH", "POST", "DELETE") and "If-Match" in headers:
         headers.pop("If-None-Match", None)
     # An addition needs a number or a new key.
