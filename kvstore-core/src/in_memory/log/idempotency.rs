@@ -45,7 +45,7 @@ impl Remembered {
 }
 
 /// The remembered requests of one partition.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct IdempotencyTable {
     by_key: HashMap<Fingerprint, Remembered>,
     /// The same requests by deadline. Windows differ from request to request, so this is not the
@@ -59,10 +59,8 @@ pub(super) struct IdempotencyTable {
 impl IdempotencyTable {
     pub(super) fn new(keys_max: usize) -> Self {
         Self {
-            by_key: HashMap::new(),
-            by_deadline: BTreeSet::new(),
-            by_guarantee: BTreeSet::new(),
             keys_max,
+            ..Self::default()
         }
     }
 
@@ -137,10 +135,8 @@ impl IdempotencyTable {
         now: Timestamp,
         after: Option<&Remembered>,
     ) -> impl Iterator<Item = &Remembered> {
-        let start = match after {
-            Some(after) => Bound::Excluded((after.expires_at, after.key)),
-            None => Bound::Unbounded,
-        };
+        let excluded = |after: &Remembered| Bound::Excluded((after.expires_at, after.key));
+        let start = after.map_or(Bound::Unbounded, excluded);
         self.by_deadline
             .range((start, Bound::Unbounded))
             .filter(move |(expires_at, _)| *expires_at > now)
@@ -148,12 +144,10 @@ impl IdempotencyTable {
     }
 
     fn sweep(&mut self, now: Timestamp) {
-        for _ in 0..SWEEP_MAX {
-            match self.by_deadline.first() {
-                Some(&(expires_at, key)) if expires_at <= now => self.remove(key),
-                _ => break,
-            }
-        }
+        let past = self.by_deadline.iter().take(SWEEP_MAX);
+        let past = past.take_while(|(expires_at, _)| *expires_at <= now);
+        let keys: Vec<_> = past.map(|(_, key)| *key).collect();
+        keys.into_iter().for_each(|key| self.remove(key));
     }
 }
 

@@ -40,20 +40,14 @@ impl Row {
         version: Version,
         expires_at: Option<Timestamp>,
     ) -> Self {
-        let has_deadline = if expires_at.is_some() {
-            HAS_DEADLINE
-        } else {
-            0
-        };
+        let has_deadline = expires_at.map_or(0, |_| HAS_DEADLINE);
         scratch.clear();
         scratch.extend_from_slice(&version.0.to_le_bytes());
         scratch.extend_from_slice(&id.to_le_bytes());
         scratch.extend_from_slice(&(key.len() as u16 | has_deadline).to_le_bytes());
-        scratch.extend(
-            expires_at
-                .iter()
-                .flat_map(|deadline| deadline.0.to_le_bytes()),
-        );
+        if let Some(deadline) = expires_at {
+            scratch.extend_from_slice(&deadline.0.to_le_bytes());
+        }
         scratch.extend_from_slice(key.as_bytes());
         scratch.extend_from_slice(value);
         Self(ThinArc::from_header_and_slice((), scratch))
@@ -70,11 +64,7 @@ impl Row {
 
     fn key_place(&self) -> (usize, usize) {
         let length = self.length();
-        let start = if length & HAS_DEADLINE == 0 {
-            HEAD
-        } else {
-            HEAD + 8
-        };
+        let start = HEAD + usize::from(length & HAS_DEADLINE != 0) * 8;
         (start, start + usize::from(length & !HAS_DEADLINE))
     }
 

@@ -393,11 +393,11 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
             if !is_live {
                 continue;
             }
-            let key = row.key();
             if page.entries.len() + page.prefixes.len() == request.limit {
                 page.next = last.or_else(|| Some(page.entries.last()?.key.to_string()));
                 break 'folds;
             }
+            let key = row.key();
             if let Some(fold) = folded(key.as_str(), request) {
                 last = Some(fold.clone());
                 page.prefixes.push(fold.clone());
@@ -430,11 +430,8 @@ fn in_passes<'a, T>(
     look: impl Fn(&Row) -> T,
 ) -> impl Iterator<Item = (&'a Row, T)> {
     let next = move || {
-        let rows: Vec<_> = rows
-            .by_ref()
-            .take(pass)
-            .map(|row| (row, look(row)))
-            .collect();
+        let rows = rows.by_ref().take(pass);
+        let rows: Vec<_> = rows.map(|row| (row, look(row))).collect();
         (!rows.is_empty()).then_some(rows)
     };
     iter::from_fn(next).flatten()

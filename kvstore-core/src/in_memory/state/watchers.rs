@@ -83,15 +83,12 @@ impl WatcherProgress {
     pub(super) fn take(&mut self, now: Timestamp) -> Option<Changed> {
         let change = self.queue.pop_front()?;
         self.bytes -= change.bytes();
-        let Prepared {
-            mut changed,
-            expires_at,
-        } = Arc::unwrap_or_clone(change);
-        self.taken = changed.version;
-        changed.value = changed
-            .value
-            .filter(|_| expires_at.is_none_or(|deadline| deadline > now));
-        Some(changed)
+        let mut prepared = Arc::unwrap_or_clone(change);
+        self.taken = prepared.changed.version;
+        if prepared.expires_at.is_some_and(|deadline| deadline <= now) {
+            prepared.changed.value = None;
+        }
+        Some(prepared.changed)
     }
 }
 
