@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The server's message about accepted jobs that are lost.
 const LOST: &str = "the Redis server has lost the jobs between these positions, which it had acknowledged: it came back from an older \
-                    copy, or another one that lagged took its place";
+                    copy, or a server that lagged took its place";
 
 /// Starts a server and a worker on `redis`.
 fn fleet(redis: &RedisServer) -> [Process; 2] {

@@ -151,7 +151,7 @@ fn file_that_is_wrong_is_refused_with_its_line() {
         "{problem}"
     );
     fs::write(&file, format!("{good}{good}")).unwrap();
-    assert!(refused().contains("line 4: ada has the name or the token of ada"));
+    assert!(refused().contains("line 4: ada has the same name or token as ada above it"));
 }
 
 #[tokio::test]
