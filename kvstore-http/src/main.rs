@@ -78,8 +78,8 @@ async fn run(shared: SharedSettings, own: Own, shutdown: Shutdown) -> Result<(),
     }
 }
 
-/// Opens store and queue once they can be reached, and sets `held` to them. Returns a service on them
-/// and what a worker needs, if there is to be one.
+/// Opens store and queue once they can be reached, and stores them in `held`. Returns a service on
+/// them, and their handles for a worker if this process runs one.
 async fn open(
     shared: &SharedSettings,
     role: Role,

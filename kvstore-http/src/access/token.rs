@@ -245,7 +245,7 @@ pub fn token_line(name: &str, secret: &str, rights: &str, prefix: &str) -> Resul
 /// | keys under a prefix: a list, a watch | [`Access::may_list`] |
 /// | a write, each key of a batch | [`Access::may_write`] |
 /// | a job that the caller names, or one of a list | [`Access::may_see_job`] |
-/// | a dead letter to be retried | [`Access::may_see_job`], then [`Access::may_write`] of each key |
+/// | a dead letter to retry | [`Access::may_see_job`], then [`Access::may_write`] of each key |
 #[derive(Clone, Debug)]
 pub(crate) enum Access {
     /// Full access: the server requires no tokens.
