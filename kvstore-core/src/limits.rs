@@ -69,11 +69,11 @@ pub const CHANGES_BYTES_MAX: usize = 2 << 20;
 /// How long an idempotency key is remembered by default.
 pub const IDEMPOTENCY_WINDOW_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long an idempotency key is remembered at least by default, however many others come.
+/// The default minimum for which an idempotency key is remembered, however many others come.
 pub const IDEMPOTENCY_MINIMUM_DEFAULT: Duration = Duration::from_secs(60 * 60);
 
-/// Most idempotency keys remembered in each partition. Beyond that a new one takes the place of the
-/// one whose minimum ended first, and is refused as long as there is none.
+/// Most idempotency keys remembered in each partition. Beyond that a new key replaces the one whose
+/// minimum ended first; while no minimum has ended, it is refused.
 pub const IDEMPOTENCY_KEYS_MAX: usize = 100_000;
 
 /// How long a claim on a partition lasts unless it is renewed; workers renew every third of it.

@@ -143,7 +143,8 @@ pub trait WorkQueue: JobQueue {
     /// Drops the jobs up to `up_to`, which are applied; they no longer count against any bound.
     ///
     /// # Errors
-    /// [`Error::Stale`](crate::error::Error::Stale), as in [`WorkQueue::read`]: nothing was dropped.
+    /// [`Error::Stale`](crate::error::Error::Stale), as in [`WorkQueue::read`]: nothing was
+    /// dropped.
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()>;
 
     /// Lets the queue apply jobs as it accepts them, while nothing waits and a worker of this

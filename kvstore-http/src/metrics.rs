@@ -86,7 +86,7 @@ impl ServerMetrics {
         registry.register_collector(Box::new(in_flight.clone()));
         registry.register(
             "panics",
-            "Requests and connections that ended in a mistake of the program: always 0 if there is none",
+            "Requests and connections that ended in a panic: always 0 unless the program has a bug",
             new.panics.clone(),
         );
         new

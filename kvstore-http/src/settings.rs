@@ -204,7 +204,7 @@ const IDEMPOTENCY_WINDOW: Setting = span(
 const IDEMPOTENCY_MINIMUM: Setting = span(
     "idempotency-minimum",
     "1h",
-    "How long of that is guaranteed when there are too many keys; then it makes room for another",
+    "How long a key is guaranteed to be remembered; after that it may make room for others",
 );
 const HEAD_TIMEOUT: Setting = span(
     "head-timeout",

@@ -19,12 +19,11 @@ pub fn notify_ready(status: &str) {
     notify(&format!("READY=1\nSTATUS={status}\n"));
 }
 
-/// How long the supervisor allows for the start from each [`notify_waiting`] on: longer than an
-/// attempt takes.
+/// How much time for the start each [`notify_waiting`] requests: longer than an attempt takes.
 const EXTENSION: Duration = Duration::from_secs(60);
 
-/// Reports what the process waits for before it is ready, in one line. A supervisor that limits the
-/// time for a start allows for more.
+/// Reports the reason for a wait before the process is ready, in one line, and asks a supervisor
+/// that limits the time for a start to extend it.
 pub(super) fn notify_waiting(status: &str) {
     let extension = EXTENSION.as_micros();
     notify(&format!(

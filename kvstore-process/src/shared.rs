@@ -78,8 +78,7 @@ pub enum LogFormat {
 }
 
 impl SharedSettings {
-    /// Opens the store and the queue. `retry` decides whether to wait after an error that passes by
-    /// itself.
+    /// Opens the store and the queue. `retry` decides whether to wait after a transient error.
     ///
     /// # Errors
     /// Those of [`stand_by`](kvstore_core::open::stand_by).

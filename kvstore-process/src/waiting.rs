@@ -4,15 +4,15 @@ use kvstore_core::error::{Error, in_one_line};
 
 use crate::notify::notify_waiting;
 
-/// What the program waits for, as reported last.
+/// The reason for the wait that was reported last.
 #[derive(Debug, Default)]
 pub struct Waiting {
     reason: Option<String>,
 }
 
 impl Waiting {
-    /// Reports that the program waits because of `error`: to the supervisor each time, and in the log
-    /// once as long as it stays the same.
+    /// Reports that the program waits because of `error`: to the supervisor each time, and in the
+    /// log only when the reason changes.
     pub fn report(&mut self, error: &Error) {
         let reason = in_one_line(error);
         notify_waiting(&format!("waiting: {reason}"));

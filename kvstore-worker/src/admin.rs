@@ -52,10 +52,10 @@ pub const PATHS: [&str; 3] = ["/livez", "/readyz", METRICS];
 /// The path of the metrics, one of [`PATHS`].
 pub const METRICS: &str = "/metrics";
 
-/// How far a process is that has not opened its backends yet.
+/// The state of a process that has not opened its backends yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Start {
-    /// It opens them.
+    /// It is opening them.
     #[default]
     Reading,
     /// It cannot reach them.
@@ -71,7 +71,7 @@ pub struct Health {
     start: Arc<Mutex<Start>>,
     draining: Arc<AtomicBool>,
     metrics: Arc<ProcessMetrics>,
-    /// Of the worker that is all there is to the process.
+    /// The metrics of the worker, in a process that is only a worker.
     worker: Arc<OnceLock<Metrics>>,
 }
 
@@ -111,7 +111,7 @@ impl Health {
         *self.lock_start() = Start::StandingBy;
     }
 
-    /// Reports that the process waits until it can reach its backends, until [`Health::opened`].
+    /// Reports that the process waits for its backends to be reachable, until [`Health::opened`].
     pub fn wait(&self) {
         *self.lock_start() = Start::Waiting;
     }
@@ -120,7 +120,7 @@ impl Health {
         self.start.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns how far the process is with its start; `None` after [`Health::opened`].
+    /// Returns the state of the start; `None` after [`Health::opened`].
     fn start(&self) -> Option<Start> {
         self.backends.get().is_none().then(|| *self.lock_start())
     }

@@ -16,8 +16,8 @@ pub struct Idempotency {
     pub key: String,
     /// How long it is remembered.
     pub window: std::time::Duration,
-    /// How long of that is guaranteed: behind it the key makes room for others, where keys are
-    /// bounded.
+    /// The part of that time which is guaranteed. After it, the key may make room for others at the
+    /// bound.
     pub minimum: std::time::Duration,
 }
 

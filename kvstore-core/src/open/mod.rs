@@ -27,10 +27,10 @@ pub use crate::open::url::{StoreUrl, bytes};
 /// How often a standby worker tries to lock the folder.
 const STAND_BY_PERIOD: Duration = Duration::from_millis(50);
 
-/// How often a Redis server that cannot be reached is tried again.
+/// The pause between attempts to reach a Redis server.
 const REACH_PERIOD: Duration = Duration::from_millis(500);
 
-/// Decides whether to wait and try again after an error that passes by itself.
+/// Decides whether to wait and retry after a transient error.
 type Retry<'a> = &'a mut (dyn FnMut(&Error) -> bool + Send);
 
 /// A store and the queue in front of it, open.
@@ -106,14 +106,14 @@ pub async fn open(store: &StoreUrl, queue: Option<&StoreUrl>) -> Result<Opened> 
     open_with(store, queue, &mut |_| false).await
 }
 
-/// Opens like [`open`], and waits for what passes by itself: [`Error::Unavailable`] if a Redis
-/// server cannot be reached yet, and [`Error::Locked`] if another process holds a folder whose
-/// queue is on Redis. `retry` is called with each of these errors, and returns true to try again.
-/// Dropping the future ends the wait.
+/// Opens like [`open`], and waits out transient errors: [`Error::Unavailable`] if a Redis server
+/// cannot be reached yet, and [`Error::Locked`] if another process holds a folder whose queue is on
+/// Redis. `retry` is called with each such error, and returns true to retry. Dropping the future
+/// ends the wait.
 ///
 /// # Errors
-/// Those of [`open`] that do not pass by themselves, and those for which `retry` returned false. A
-/// folder with a queue of its own, to which no other process can add jobs, is not waited for.
+/// Those of [`open`] that are not transient, and those for which `retry` returned false. A folder
+/// with a queue of its own, to which no other process can add jobs, is not waited for.
 pub async fn stand_by(
     store: &StoreUrl,
     queue: Option<&StoreUrl>,
@@ -122,12 +122,12 @@ pub async fn stand_by(
     open_with(store, queue, &mut retry).await
 }
 
-/// Waits before Redis is opened again after `error`.
+/// Waits before another attempt to open Redis after `error`.
 ///
 /// # Errors
-/// `error` itself, if it does not pass or `retry` returns false.
+/// `error` itself, if it is not transient or `retry` returns false.
 async fn wait_after(error: Error, retry: Retry<'_>) -> Result<()> {
-    // To open it again does no harm where it is not known how much of it was done.
+    // Opening again is harmless even if part of the first attempt took effect.
     if !matches!(error, Error::Unavailable { .. } | Error::Unknown { .. }) || !retry(&error) {
         return Err(error);
     }
@@ -251,7 +251,7 @@ pub async fn follow(store: &StoreUrl, queue: Option<&StoreUrl>) -> Result<Follow
     follow_with(store, queue, &mut |_| false).await
 }
 
-/// Opens like [`follow`], and waits for a queue that cannot be reached yet as [`stand_by`] does.
+/// Opens like [`follow`], and waits for a queue that cannot be reached yet, as [`stand_by`] does.
 ///
 /// # Errors
 /// Those of [`follow`], except for those after which `retry` returned true.

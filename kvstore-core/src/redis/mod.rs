@@ -28,7 +28,7 @@
 //!                                 numberings ended
 //! kv:{t}:requests         hash    idempotency keys
 //! kv:{t}:request-deadlines zset   when they end
-//! kv:{t}:request-guarantees zset  until when they make room for no others
+//! kv:{t}:request-guarantees zset  until when they make no room for others
 //! kv:{t}:sender:NAME      string  the last change that a server or program sent, by number, and
 //!                                 the answer to it; for ten minutes
 //! kv:{t}:claim            hash    the worker on it, and until when

@@ -219,7 +219,7 @@ impl Session {
         self.pass(None, Unanswered::Fails, asking).await
     }
 
-    /// Lets `call` wait for its answer unless the partition's server is known not to answer.
+    /// Waits for the answer of `call`, unless the partition's server is known to be silent.
     async fn pass<T>(
         &self,
         partition: Option<Partition>,
@@ -510,7 +510,8 @@ fn nodes(address: &Address, options: &Options) -> Result<Vec<ConnectionInfo>> {
     let mut nodes = address.nodes().to_vec();
     for info in &mut nodes {
         let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-        // A server that has vanished with its machine closes no connection. The next one may lead elsewhere.
+        // A server whose machine has failed closes no connection. The next connection may lead to
+        // another server.
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(ANSWER_MAX);
         let mut login = info.redis_settings().clone();
@@ -622,7 +623,7 @@ fn not_opened(address: &Address, error: RedisError) -> Error {
                 .unwrap_or("it is a replica, give the address of its primary")
         ));
     }
-    // The client's error names its cause itself, and again as its source. That of a cluster is only a text.
+    // The client's error repeats its cause as its source. That of a cluster is only text.
     let (redis, text) = (address.endpoints(), error.to_string());
     let refuses = |word| text.to_ascii_lowercase().contains(word);
     if REFUSALS.into_iter().any(refuses) || !error.is_io_error() && !is_passing(&error) {
@@ -634,8 +635,8 @@ fn not_opened(address: &Address, error: RedisError) -> Error {
     }
 }
 
-/// What an error says that no wait puts right: the login, the certificates or the permissions of a
-/// socket are wrong.
+/// Parts of error messages that no wait puts right: the login, the certificates or the permissions
+/// of a socket are wrong.
 const REFUSALS: [&str; 3] = ["authentication failed", "certificate", "permission denied"];
 
 /// Returns true if the connection was broken, perhaps for a long time: a new one may work.

@@ -33,7 +33,7 @@ pub struct ServiceOptions {
     pub value_bytes_max: usize,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
-    /// How long it is remembered at least, where the bound on their number is reached.
+    /// How long it is remembered at least, even at the bound on the number of keys.
     pub idempotency_minimum: Duration,
     /// How long a read waits for the write that its sync token names.
     pub visible_wait: Duration,

@@ -194,10 +194,9 @@ impl Default for Options {
 /// the future is like killing the process: safe, but its claims last until they expire. Neither
 /// store nor queue is closed.
 ///
-/// # Errors
-/// Those of [`join`], at once. Later only [`Error::WrongQueue`], if the store has switched to another
-/// queue, and [`Error::Config`], if the settings of a server have changed. While a store or queue is
-/// down, the worker waits for it, before it starts as well.
+/// Those of [`join`], at once. Later only [`Error::WrongQueue`], if the store has switched to
+/// another queue, and [`Error::Config`], if the settings of a server have changed. While a store or
+/// queue is down, even before the start, the worker waits for it.
 pub async fn run(
     store: Arc<dyn Store>,
     queue: Arc<dyn WorkQueue>,
@@ -210,7 +209,7 @@ pub async fn run(
     }
     let mut backoff = Backoff::default();
     while let Err(error) = start(&*store, &*queue, options.adopt_queue).await {
-        // Each step may be repeated.
+        // Each step is safe to repeat.
         if !matches!(error, Error::Unavailable { .. } | Error::Unknown { .. }) {
             return Err(error);
         }
@@ -257,7 +256,7 @@ pub async fn run(
     ended.and(worker.finish().await)
 }
 
-/// Checks that `store` applies `queue`, and has it do so if it applies none or `adopt` is true.
+/// Checks that `store` applies `queue`, and makes it do so if it applies none or `adopt` is true.
 async fn start(store: &dyn Store, queue: &dyn WorkQueue, adopt: bool) -> Result<()> {
     if adopt {
         store.adopt_queue(queue.id()).await?;

@@ -18,7 +18,7 @@ use kvstore_core::{Error, JobQueue, Key, StoreExt, Value};
 use kvstore_testing::redis::{RedisServer, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Longer than all that is waited for here.
+/// Longer than any wait in these tests.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn url(text: String) -> StoreUrl {
@@ -183,7 +183,7 @@ async fn only_what_cannot_be_reached_yet_is_waited_for() {
     assert!(matches!(&wrong, Err(Error::Config(_))), "{wrong:?}");
     server.kill();
 
-    // None there, then one that still reads its data, and then one to work with.
+    // At first there is no server, then one that still reads its data, and then a usable one.
     let loading = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let loading_url = url(format!("redis://{}", loading.local_addr().unwrap()));
     let answering = tokio::spawn(async move {
@@ -245,7 +245,7 @@ async fn calls_to_a_server_that_is_known_to_be_silent_fail_at_once() {
         for _ in 0..CALLS {
             let read = store.get_as::<i32>("a").await;
             assert!(matches!(read, Err(Error::Unavailable { .. })), "{read:?}");
-            // Not sent, so it is known that it has not happened.
+            // It was not sent, so it certainly did not happen.
             let written = queue.enqueue(vec![set("b")]).await.pop().unwrap();
             assert!(
                 matches!(written, Err(Error::Unavailable { .. })),
@@ -544,7 +544,7 @@ async fn the_script_for_plain_commits_does_what_the_general_one_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_of_one_entry_are_dropped_one_by_one_by_whoever_has_read_them_or_not() {
+async fn jobs_of_one_entry_are_dropped_one_by_one_whether_read_or_not() {
     let server = RedisServer::start();
     let options = || Options {
         partitions: Some(PartitionCount::new(1).unwrap()),

@@ -1,7 +1,6 @@
-//! [`Breakers`]: while a server does not answer, calls fail at once instead of waiting for it one by
-//! one.
+//! [`Breakers`]: while a server does not answer, calls fail at once instead of each waiting for it.
 //!
-//! What is not here: a server that refuses connections. Calls fail at once there without help.
+//! What is not here: servers that refuse connections. Calls to those fail at once anyway.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,23 +13,23 @@ use crate::error::{Error, Result};
 use crate::model::id::{Partition, PartitionCount};
 use crate::redis::link::Servers;
 
-/// How long a server may take to answer before it counts as silent. A read is given up then.
+/// How long a server may take to answer before it counts as silent. A read then fails.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// The pause between two probes of a silent server.
 const PROBE_PERIOD: Duration = Duration::from_millis(200);
 
-/// What becomes of a call that is not answered within [`SILENCE_MAX`].
+/// The result of a call that is not answered within [`SILENCE_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unanswered {
-    /// It fails: it reads, so nothing has happened.
+    /// It fails: it only reads, so nothing has happened.
     Fails,
-    /// It waits on: it may have changed something, and its answer says so.
+    /// It keeps waiting: it may have changed something, which only its answer can tell.
     Waits,
 }
 
-/// A flag for each server that can fall silent, true while it is. In a cluster a partition stands
-/// for the server that has it.
+/// A flag for each server that may fall silent, true while it is silent. In a cluster each
+/// partition has one, for the server that has the partition.
 #[derive(Debug)]
 pub(crate) struct Breakers(Vec<Arc<AtomicBool>>);
 
@@ -43,11 +42,11 @@ impl Breakers {
         Self((0..count).map(|_| Arc::default()).collect())
     }
 
-    /// Waits for the answer of `call`, which is about `partition`, over `link`; `slot` is the
-    /// partition's.
+    /// Waits for the answer of `call`, which concerns `partition`, over `link`; `slot` is the slot
+    /// of the partition.
     ///
     /// # Errors
-    /// Those of `call`; [`Error::Unavailable`] without having sent anything if the server is silent.
+    /// Those of `call`; [`Error::Unavailable`], without sending anything, if the server is silent.
     pub(crate) async fn pass<T>(
         &self,
         partition: Option<Partition>,
@@ -88,8 +87,8 @@ fn silent() -> Error {
     }
 }
 
-/// Asks the server that has `slot` until it answers. An error is an answer, too: the next call finds
-/// out what it means.
+/// Asks the server that has `slot` until it answers. An error is an answer, too: the next call
+/// interprets it.
 async fn probe(flag: std::sync::Weak<AtomicBool>, mut link: Servers, slot: u16) {
     let mut ping = Pipeline::new();
     ping.cmd("PING");

@@ -49,7 +49,7 @@ redis.call('ZCARD', deadlines)
 redis.call('ZCARD', guarantees)
 local next_key, taken, fields = 12 + 2 * asked, 0, {}
 
--- Forgets up to ten keys that one of the two has with a time up to now.
+-- Forgets up to ten keys whose time in `by_time` has passed.
 local function forget(by_time)
   for _, key in ipairs(redis.call('ZRANGEBYSCORE', by_time, '-inf', int(now), 'LIMIT', 0, 10)) do
     redis.call('ZREM', deadlines, key)

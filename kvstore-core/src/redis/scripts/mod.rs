@@ -58,7 +58,7 @@ scripts! {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) script: Script,
-    /// The partition that it is about, if that is one.
+    /// The partition that it concerns, if it concerns one.
     pub(crate) partition: Option<Partition>,
     pub(crate) keys: Vec<Vec<u8>>,
     pub(crate) arguments: Vec<Vec<u8>>,
