@@ -197,16 +197,24 @@ fn all_headers() -> [(&'static str, &'static str, Value); 17] {
     let text = || json!({ "type": "string" });
     let seconds = || json!({ "type": "integer", "minimum": 1 });
     [
-        ("accept-encoding", "How a body may be encoded", text()),
-        ("accept-patch", "What a patch may be", text()),
-        ("allow", "The methods that the route has", text()),
-        ("cache-control", "Whether a copy may be kept", text()),
+        (
+            "accept-encoding",
+            "The accepted encodings of a body",
+            text(),
+        ),
+        ("accept-patch", "The accepted types of a patch", text()),
+        ("allow", "The methods of the route", text()),
+        ("cache-control", "How the answer may be cached", text()),
         (
             "content-encoding",
-            "How it is compressed",
+            "The encoding of the body",
             json!({ "const": "gzip" }),
         ),
-        ("content-security-policy", "What the page may load", text()),
+        (
+            "content-security-policy",
+            "The sources from which the page may load",
+            text(),
+        ),
         (
             "etag",
             "The version of the entry",
@@ -214,7 +222,7 @@ fn all_headers() -> [(&'static str, &'static str, Value); 17] {
         ),
         (
             "idempotency-replayed",
-            "The Idempotency-Key was used before: this is the job of then",
+            "The Idempotency-Key was used before: the answer is about the job of the first request",
             json!({ "const": "true" }),
         ),
         (
@@ -222,32 +230,40 @@ fn all_headers() -> [(&'static str, &'static str, Value); 17] {
             "The job",
             json!({ "type": "string", "format": "uri-reference" }),
         ),
-        ("preference-applied", "What of Prefer was heeded", text()),
+        (
+            "preference-applied",
+            "The preferences that were applied",
+            text(),
+        ),
         (
             "retry-after",
-            "Seconds to wait before asking again",
+            "Seconds to wait before the next attempt",
             seconds(),
         ),
         (
             "sync-token",
-            "The job: a read with it shows what the write did",
+            "The job id: a read with it shows the write",
             text(),
         ),
-        ("vary", "What the answer depends on", text()),
-        ("www-authenticate", "What is asked for", text()),
+        (
+            "vary",
+            "The request headers on which the answer depends",
+            text(),
+        ),
+        ("www-authenticate", "The required authentication", text()),
         (
             "x-accel-buffering",
-            "Keeps proxies from keeping events back",
+            "Keeps proxies from buffering events",
             json!({ "const": "no" }),
         ),
         (
             "x-request-id",
-            "The request's own id, or one made for it",
+            "The request's own id, or a generated one",
             text(),
         ),
         (
             "x-ttl",
-            "Seconds until the entry is absent, if it expires",
+            "Seconds until the entry expires, if it does",
             seconds(),
         ),
     ]

@@ -55,8 +55,8 @@ pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
         "tags": [
             { "name": "simple", "description": "Three plain routes, with errors in the shape of FastAPI's" },
             { "name": "entries", "description": "One entry is one resource, with its version as entity tag" },
-            { "name": "jobs", "description": "What became of a write that was accepted" },
-            { "name": "service", "description": "What the service says about itself" },
+            { "name": "jobs", "description": "The state of accepted writes" },
+            { "name": "service", "description": "Information about the service" },
         ],
         "paths": paths::all(options),
         "components": {

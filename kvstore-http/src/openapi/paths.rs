@@ -160,7 +160,7 @@ fn key() -> Value {
 }
 
 fn after() -> [Value; 2] {
-    let description = "Jobs: the answer shows what they did, or is 503 not-yet-visible";
+    let description = "Job ids: the answer shows their writes, or is 503 not-yet-visible";
     let jobs = json!({ "type": "array", "items": schema("JobId"), "maxItems": SYNC_TOKENS_MAX });
     let header = format!("{description}; several with commas between them");
     [
@@ -178,7 +178,7 @@ fn prefer(description: &str) -> Value {
 fn limit() -> Value {
     in_query(
         "limit",
-        "Most items of a page",
+        "The maximum number of items on a page",
         json!({ "type": "integer", "minimum": 1, "maximum": PAGE_ENTRIES_MAX, "default": 100 }),
     )
 }
@@ -186,7 +186,7 @@ fn limit() -> Value {
 fn include() -> Value {
     in_query(
         "include",
-        "Whether to send values",
+        "value to include values",
         json!({ "type": "string", "enum": ["value"] }),
     )
 }
@@ -212,7 +212,7 @@ fn condition_headers() -> [Value; 2] {
     [
         in_header(
             "If-Match",
-            "The version that the entry must have, several of which it must have one, or * for any",
+            "The version that the entry must have, several of which it must have one, or * for any version",
             schema("Tags"),
         ),
         in_header(
@@ -231,7 +231,7 @@ fn write_headers() -> [Value; 2] {
         ),
         in_header(
             "Idempotency-Key",
-            "With the same one, the same request is the same job: safe to send again. In quotes it can have ;window=SECONDS behind it, to be remembered for a shorter time than usual",
+            "The same request with the same key is the same job, so it is safe to repeat. After the quoted key, ;window=SECONDS shortens the time for which it is remembered",
             json!({ "type": "string", "pattern": IDEMPOTENCY_KEY_PATTERN }),
         ),
     ]
@@ -241,7 +241,7 @@ fn write_headers() -> [Value; 2] {
 fn accepted(schema: &str) -> Answer {
     Answer::new(
         202,
-        "Accepted: it is durably queued, and its job says what becomes of it",
+        "Accepted: the write is durably queued, and its job reports its outcome",
     )
     .json(schema)
     .written()
@@ -282,7 +282,7 @@ fn simple(paths: &mut Value) {
             Answer::new(200, "Key and value")
                 .json("Got")
                 .headers(&ENTRY_HEADERS),
-            Answer::new(304, "The client has it already").headers(&ENTRY_HEADERS),
+            Answer::new(304, "The client has the current version").headers(&ENTRY_HEADERS),
         ])
         .fails(&[&ALWAYS, &KEYS, &READ]);
     paths["/get/{key}"] = get.into_get_and_head();
@@ -306,7 +306,7 @@ const LONG_POLL: &str = "wait=N: wait so many seconds for a change instead of an
 
 fn entries(paths: &mut Value) {
     let tag = "entries";
-    let get = PathOperation::new(tag, "getEntry", "Read an entry: its value as it is")
+    let get = PathOperation::new(tag, "getEntry", "Read an entry; the body is the value")
         .takes([
             key(),
             switch(
@@ -323,25 +323,25 @@ fn entries(paths: &mut Value) {
                 .headers(&ENTRY_HEADERS),
             Answer::new(
                 304,
-                "The client has it already, or nothing has changed in the time",
+                "The client has the current version, or nothing has changed within the wait",
             )
             .headers(&ENTRY_HEADERS),
         ])
         .fails(&[&ALWAYS, &KEYS, &READ]);
-    let put = PathOperation::new(tag, "putEntry", "Write an entry: the body is the value")
+    let put = PathOperation::new(tag, "putEntry", "Write an entry; the body is the value")
         .takes([
             key(),
-            in_query("ttl", "When it will be absent", schema("Ttl")),
+            in_query("ttl", "When the entry expires", schema("Ttl")),
         ])
         .takes(condition_headers())
         .takes(write_headers())
         .body(schema("Value"))
         .answers([
-            Answer::new(200, "Replaced, and durable")
+            Answer::new(200, "Replaced and durable")
                 .json("Put")
                 .written()
                 .headers(&["etag?"]),
-            Answer::new(201, "Created, and durable")
+            Answer::new(201, "Created and durable")
                 .json("Put")
                 .written()
                 .headers(&["etag?"]),
@@ -353,7 +353,7 @@ fn entries(paths: &mut Value) {
         .takes(condition_headers())
         .takes(write_headers())
         .answers([
-            Answer::new(200, "It is absent, and that is durable")
+            Answer::new(200, "The key is absent, durably")
                 .json("Deleted")
                 .written(),
             accepted("Queued"),
@@ -374,7 +374,7 @@ fn entries(paths: &mut Value) {
         key(),
         in_query(
             "ttl",
-            "When it will be absent. With a body, keep if not given; without one, it must be a number",
+            "When the entry expires. The default is keep with a body; without a body, it must be a number",
             schema("Ttl"),
         ),
     ])
@@ -388,36 +388,36 @@ fn entries(paths: &mut Value) {
         }),
     )
     .answers([
-        written(200, "Changed, and durable"),
-        written(201, "Created, and durable"),
+        written(200, "Changed and durable"),
+        written(201, "Created and durable"),
         accepted("Queued"),
     ])
     .fails(&[&ALWAYS, &KEYS, &[404], &WRITE, &BODY]);
     let mut by = in_query(
         "add",
-        "What to add, negative to subtract",
+        "The number to add; negative to subtract",
         schema("Integer"),
     );
     by["required"] = true.into();
     let add = PathOperation::new(
         tag,
         "addToEntry",
-        "Add to the 64-bit integer that the value is; an absent one counts as 0",
+        "Add to the 64-bit integer under a key; an absent key counts as 0",
     )
     .takes([
         key(),
         by,
         in_query(
             "ttl",
-            "When it will be absent, if this creates it; an existing deadline stays",
+            "When the entry expires, if this creates it; an existing deadline stays",
             schema("Ttl"),
         ),
     ])
     .takes(condition_headers())
     .takes(write_headers())
     .answers([
-        written(200, "Changed, and durable"),
-        written(201, "Created, and durable"),
+        written(200, "Changed and durable"),
+        written(201, "Created and durable"),
         accepted("Queued"),
     ])
     .fails(&[&ALWAYS, &KEYS, &WRITE, &[415]]);
@@ -431,45 +431,44 @@ fn entries(paths: &mut Value) {
 
 fn several(paths: &mut Value) {
     let tag = "entries";
-    let prefix = || in_query("prefix", "Only keys that begin with this", text());
-    let list = PathOperation::new(
-        tag,
-        "listEntries",
-        "List keys in byte order, a page at a time",
-    )
-    .takes([
-        prefix(),
-        limit(),
-        in_query(
-            "cursor",
-            "From the page before, with the same prefix and delimiter",
-            text(),
-        ),
-        include(),
-        in_query(
-            "delimiter",
-            "Fold what lies behind its next occurrence into prefixes",
-            text(),
-        ),
-        switch("count", "Count all keys with the prefix"),
-    ])
-    .takes(after())
-    .answers([Answer::new(200, "A page")
-        .json("Page")
-        .headers(&["cache-control"])])
-    .fails(&[&ALWAYS, &KEYS]);
+    let prefix = || in_query("prefix", "Only keys with this prefix", text());
+    let list = PathOperation::new(tag, "listEntries", "List keys in byte order, page by page")
+        .takes([
+            prefix(),
+            limit(),
+            in_query(
+                "cursor",
+                "The cursor of the previous page, with the same prefix and delimiter",
+                text(),
+            ),
+            include(),
+            in_query(
+                "delimiter",
+                "Fold keys that contain it after the prefix into common prefixes",
+                text(),
+            ),
+            switch("count", "1 to count all keys with the prefix"),
+        ])
+        .takes(after())
+        .answers([Answer::new(200, "A page")
+            .json("Page")
+            .headers(&["cache-control"])])
+        .fails(&[&ALWAYS, &KEYS]);
     let clear = PathOperation::new(
         tag,
         "deleteEntries",
-        "Delete the keys with a prefix, in jobs of at most 1,000: not one moment, and safe to repeat",
+        "Delete the keys with a prefix, in jobs of at most 1,000; not atomic, and safe to repeat",
     )
     .takes([
         prefix(),
-        switch("all", "Delete every key: needed where the prefix is empty"),
+        switch(
+            "all",
+            "1 to delete every key; required if the prefix is empty",
+        ),
         prefer("wait=N to wait for the outcome, respond-async not to"),
     ])
     .answers([
-        Answer::new(200, "What was found is absent, and that is durable")
+        Answer::new(200, "All keys found are absent, durably")
             .json("Cleared")
             .headers(&["preference-applied?"]),
         Answer::new(202, "Accepted: the jobs are durably queued")
@@ -480,22 +479,18 @@ fn several(paths: &mut Value) {
     let mut collection = list.into_get_and_head();
     collection["delete"] = clear.into_json();
     paths["/v1/kv"] = collection;
-    let mget = PathOperation::new(
-        tag,
-        "getEntries",
-        "Read several entries, as they were at one moment",
-    )
-    .takes(after())
-    .body(schema("Mget"))
-    .answers([Answer::new(200, "What is there, and what is not")
-        .json("Entries")
-        .headers(&["cache-control"])])
-    .fails(&[&ALWAYS, &KEYS, &BODY]);
+    let mget = PathOperation::new(tag, "getEntries", "Read several entries as of one moment")
+        .takes(after())
+        .body(schema("Mget"))
+        .answers([Answer::new(200, "The entries found, and the missing keys")
+            .json("Entries")
+            .headers(&["cache-control"])])
+        .fails(&[&ALWAYS, &KEYS, &BODY]);
     paths["/v1/mget"] = json!({ "post": mget.into_json() });
     let batch = PathOperation::new(
         tag,
         "batch",
-        "Several writes that take effect together or not at all",
+        "Apply several writes, which take effect together or not at all",
     )
     .takes(write_headers())
     .body(schema("Batch"))
@@ -510,32 +505,32 @@ fn several(paths: &mut Value) {
     let watch = PathOperation::new(
         tag,
         "watch",
-        "Hear of changes as they become visible, as server-sent events",
+        "Watch changes as they become visible, as server-sent events",
     )
     .takes([
         prefix(),
         in_query(
             "events",
-            "Which kinds of change, with commas between them",
+            "The kinds of changes, separated by commas",
             json!({ "type": "string", "pattern": "^(set|delete|expire)(,(set|delete|expire))*$" }),
         ),
         include(),
         switch(
             "snapshot",
-            "Send what is there first, and then the event synced",
+            "1 to send the existing entries first, and then the event synced",
         ),
-        in_query("since", "The id of the last event that was seen", text()),
+        in_query("since", "The id of the last event received", text()),
         in_header("Last-Event-ID", "The same, as browsers send it", text()),
         in_query(
             "access_token",
-            "The token, where no header can be sent",
+            "The token, for clients that cannot send a header",
             text(),
         ),
     ])
     .takes(after())
     .answers([Answer::new(
         200,
-        "Events set, delete, expire and synced, each with key, etag and perhaps value as JSON; with Accept: text/event-stream also reset, with a reason, in place of 410, and in place of 503 an end with retry",
+        "Events set, delete, expire and synced, each with key, etag and, if requested, value as JSON. With Accept: text/event-stream, an event reset with a reason replaces 410, and a stream that ends with retry replaces 503",
     )
     .content("text/event-stream", text())
     .headers(&["cache-control", "x-accel-buffering"])])
@@ -546,22 +541,22 @@ fn several(paths: &mut Value) {
 fn jobs(paths: &mut Value) {
     let tag = "jobs";
     let id = || in_path("id", schema("JobId"));
-    let job = PathOperation::new(tag, "getJob", "What became of a write")
+    let job = PathOperation::new(tag, "getJob", "Read the state of a write")
         .takes([
             id(),
             in_query(
                 "wait",
-                "Seconds to wait for its end; x-limits has the most that are waited",
+                "Seconds to wait until the job is finished; x-limits has the maximum",
                 json!({ "type": "integer", "minimum": 0 }),
             ),
         ])
-        .answers([Answer::new(200, "The job, also one that has failed")
+        .answers([Answer::new(200, "The job, even if it failed")
             .json("Job")
             .headers(&["cache-control", "retry-after?"])])
         .fails(&[&ALWAYS, &[404]]);
-    let forget = PathOperation::new(tag, "forgetJob", "Drop a job that was given up")
+    let forget = PathOperation::new(tag, "forgetJob", "Drop a dead letter")
         .takes([id()])
-        .answers([Answer::new(200, "It is dropped").json("Forgotten")])
+        .answers([Answer::new(200, "Dropped").json("Forgotten")])
         .fails(&[&ALWAYS, &KEYS, &[404, 504, 507]]);
     let mut one = job.into_get_and_head();
     one["delete"] = forget.into_json();
@@ -569,16 +564,16 @@ fn jobs(paths: &mut Value) {
     let list = PathOperation::new(
         tag,
         "listJobs",
-        "List the jobs that wait, by partition and place, or that were given up",
+        "List the waiting jobs, by partition and position, or the dead letters",
     )
     .takes([
         in_query(
             "status",
-            "Those that wait if it is absent",
+            "The default is the waiting jobs",
             json!({ "type": "string", "enum": ["queued", "dead"] }),
         ),
         limit(),
-        in_query("cursor", "From the page before", text()),
+        in_query("cursor", "The cursor of the previous page", text()),
     ])
     .answers([Answer::new(200, "A page")
         .json("Jobs")
@@ -587,15 +582,15 @@ fn jobs(paths: &mut Value) {
     let all_dead = || {
         let mut status = in_query(
             "status",
-            "All that were given up",
+            "All dead letters",
             json!({ "type": "string", "enum": ["dead"] }),
         );
         status["required"] = true.into();
         status
     };
-    let forget_all = PathOperation::new(tag, "forgetJobs", "Drop all jobs that were given up")
+    let forget_all = PathOperation::new(tag, "forgetJobs", "Drop all dead letters")
         .takes([all_dead()])
-        .answers([Answer::new(200, "They are dropped").json("AllForgotten")])
+        .answers([Answer::new(200, "Dropped").json("AllForgotten")])
         .fails(&[&ALWAYS, &[504, 507]]);
     let mut jobs = list.into_get_and_head();
     jobs["delete"] = forget_all.into_json();
@@ -603,13 +598,13 @@ fn jobs(paths: &mut Value) {
     let retry_all = PathOperation::new(
         tag,
         "retryJobs",
-        "Try all jobs again that were given up: each takes its place at the end",
+        "Retry all dead letters, at the end of the order",
     )
     .takes([all_dead()])
-    .answers([Answer::new(200, "They are queued again, as new jobs").json("AllRetried")])
+    .answers([Answer::new(200, "Queued again, as new jobs").json("AllRetried")])
     .fails(&[&ALWAYS, &[415, 504, 507]]);
     paths["/v1/jobs/retry"] = json!({ "post": retry_all.into_json() });
-    let queue = PathOperation::new(tag, "getQueue", "How much waits, and for how long")
+    let queue = PathOperation::new(tag, "getQueue", "Read how much waits, and for how long")
         .answers([Answer::new(200, "The queue")
             .json("Queue")
             .headers(&["cache-control"])])
@@ -618,10 +613,10 @@ fn jobs(paths: &mut Value) {
     let retry = PathOperation::new(
         tag,
         "retryJob",
-        "Try a job again that was given up: it takes its place at the end",
+        "Retry a dead letter, at the end of the order",
     )
     .takes([id()])
-    .answers([Answer::new(200, "It is queued again, as a new job")
+    .answers([Answer::new(200, "Queued again, as a new job")
         .json("Retried")
         .headers(&["sync-token", "location"])
         .linked()])
@@ -639,7 +634,7 @@ fn service(paths: &mut Value, options: &Options) {
     };
     let root = page(
         "root",
-        "Name, version, what the caller may do, and where to go; for a browser, the console",
+        "Read the name, the version, the caller's rights and links; a browser gets the console",
     )
     .answers([Answer::new(200, "The service").json("Service").headers(&[
         "cache-control",
@@ -650,7 +645,7 @@ fn service(paths: &mut Value, options: &Options) {
     root["get"]["responses"]["200"]["content"]["text/html; charset=utf-8"] =
         json!({ "schema": html() });
     paths["/"] = root;
-    let console_file = page("consoleFile", "What the console is made of")
+    let console_file = page("consoleFile", "Read a file of the console")
         .takes([in_path(
             "file",
             json!({ "type": "string", "enum": console::FILES.map(|(name, ..)| name) }),
@@ -665,17 +660,17 @@ fn service(paths: &mut Value, options: &Options) {
             json!({ "schema": html() });
     }
     paths["/console/{file}"] = console_file;
-    let document = page("openapi", "This document").answers([Answer::new(200, "OpenAPI 3.1")
+    let document = page("openapi", "Read this document").answers([Answer::new(200, "OpenAPI 3.1")
         .content("application/json", json!({ "type": "object" }))
         .headers(&["cache-control"])]);
     paths["/openapi.json"] = document.into_get_and_head();
-    let docs = page("docs", "This document as a page, to try it out").answers([Answer::new(
+    let docs = page("docs", "Read this document as an interactive page").answers([Answer::new(
         200, "The page",
     )
     .content("text/html; charset=utf-8", html())
     .headers(&["cache-control", "content-security-policy"])]);
     paths["/docs"] = docs.into_get_and_head();
-    let asset = page("docsFile", "What that page is made of")
+    let asset = page("docsFile", "Read a file of that page")
         .takes([in_path(
             "file",
             json!({ "type": "string", "enum": ["swagger-ui.js", "swagger-ui.css", "start.js"] }),
@@ -689,11 +684,13 @@ fn service(paths: &mut Value, options: &Options) {
         json!({ "schema": html() });
     paths["/docs/{file}"] = asset;
     let problems =
-        page("problems", "Why a request may fail").answers([Answer::new(200, "The page")
-            .content("text/html; charset=utf-8", html())
-            .headers(&["cache-control", "content-security-policy"])]);
+        page("problems", "List the problems that an answer can name").answers([Answer::new(
+            200, "The page",
+        )
+        .content("text/html; charset=utf-8", html())
+        .headers(&["cache-control", "content-security-policy"])]);
     paths["/problems"] = problems.into_get_and_head();
-    let problem = page("problem", "What a problem means, and what to do")
+    let problem = page("problem", "Read what a problem means, and what to do")
         .takes([in_path("name", text())])
         .answers([Answer::new(200, "The page")
             .content("text/html; charset=utf-8", html())
@@ -703,33 +700,43 @@ fn service(paths: &mut Value, options: &Options) {
     if !options.admin_routes {
         return;
     }
-    let live = page("livez", "Whether the process answers").answers([Answer::new(200, "It does")
-        .json("Status")
-        .headers(&["cache-control?"])]);
+    let live = page("livez", "Check that the process answers").answers([Answer::new(
+        200,
+        "The process answers",
+    )
+    .json("Status")
+    .headers(&["cache-control?"])]);
     paths["/livez"] = live.into_get_and_head();
     let ready = PathOperation::new(
         tag,
         "readyz",
-        "Whether store and queue answer, and the server goes on",
+        "Check that the server is ready: store and queue answer, and no shutdown has begun",
     )
     .public()
     .answers([
-        Answer::new(200, "They do")
+        Answer::new(200, "The server is ready")
             .json("Status")
             .headers(&["cache-control?"]),
-        Answer::new(503, "They do not, or it is about to stop")
-            .json("Status")
-            .headers(&["retry-after?", "cache-control?"]),
+        Answer::new(
+            503,
+            "Store or queue does not answer, or the server is shutting down",
+        )
+        .json("Status")
+        .headers(&["retry-after?", "cache-control?"]),
     ])
     .fails(&[&[400, 500]]);
     paths["/readyz"] = ready.into_get_and_head();
-    let metrics = PathOperation::new(tag, "metrics", "Figures, as Prometheus reads them")
-        .answers([Answer::new(200, "The figures")
-            .content(
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                text(),
-            )
-            .headers(&["cache-control"])])
-        .fails(&[&[400, 401, 500, 503]]);
+    let metrics = PathOperation::new(
+        tag,
+        "metrics",
+        "Read the metrics, in the text format of Prometheus",
+    )
+    .answers([Answer::new(200, "The metrics")
+        .content(
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            text(),
+        )
+        .headers(&["cache-control"])])
+    .fails(&[&[400, 401, 500, 503]]);
     paths["/metrics"] = metrics.into_get_and_head();
 }

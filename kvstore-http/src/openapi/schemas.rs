@@ -75,7 +75,7 @@ pub(super) fn all() -> Value {
             "examples": ["user:1"],
         },
         "Value": {
-            "description": "Any JSON text. It comes back byte for byte, but for white space between tokens",
+            "description": "Any JSON text. It comes back byte for byte, except for white space between tokens",
         },
         "ETag": {
             "type": "string",
@@ -92,10 +92,10 @@ pub(super) fn all() -> Value {
         "JobId": {
             "type": "string",
             "minLength": 1,
-            "description": "A write that was accepted: opaque. It is also the sync token for reads that must show it",
+            "description": "The id of an accepted write: opaque. It is also the sync token for reads that must show the write",
         },
         "Ttl": {
-            "description": "Seconds from now until the entry is absent, or keep for the deadline that it has",
+            "description": "Seconds from now until the entry expires, or keep for its current deadline",
             "oneOf": [
                 seconds(),
                 { "const": "keep" },
@@ -131,10 +131,10 @@ pub(super) fn all() -> Value {
         "Changed": object([
             ("key", key()),
             ("job_id", job()),
-            ("value?", json!({ "allOf": [schema("Integer")], "description": "What an addition came to" })),
+            ("value?", json!({ "allOf": [schema("Integer")], "description": "The sum of an addition" })),
             ("etag?", version()),
             ("created?", flag()),
-            ("expires_at?", json!({ "allOf": [moment()], "description": "The deadline, if only that was changed" })),
+            ("expires_at?", json!({ "allOf": [moment()], "description": "The deadline, if only the deadline was changed" })),
         ]),
         "Cleared": object([
             ("prefix", text()),
@@ -155,9 +155,9 @@ pub(super) fn all() -> Value {
                 ])),
             ),
             ("prefixes", list(text())),
-            ("cursor?", json!({ "type": "string", "description": "Where the next page begins; the last has none" })),
-            ("count?", json!({ "type": "integer", "minimum": 0, "description": "Keys with the prefix, if asked for" })),
-            ("as_of", json!({ "type": "string", "description": "A watch with this as since misses nothing of what comes after the page; for a whole listing, take the first page's" })),
+            ("cursor?", json!({ "type": "string", "description": "The start of the next page; absent on the last page" })),
+            ("count?", json!({ "type": "integer", "minimum": 0, "description": "The number of keys with the prefix, if requested" })),
+            ("as_of", json!({ "type": "string", "description": "A watch with this as since misses nothing after this page; for a whole listing, use the value of the first page" })),
         ]),
         "Mget": object([(
             "keys",
@@ -250,10 +250,10 @@ pub(super) fn all() -> Value {
         "Job": object([
             ("id", job()),
             ("op", json!({ "type": ["string", "null"], "description": "set, delete, add, merge, touch, check or batch" })),
-            ("key", json!({ "type": ["string", "null"], "description": "Of a batch, its first" })),
+            ("key", json!({ "type": ["string", "null"], "description": "The first key of a batch" })),
             ("status", json!({ "enum": ["queued", "succeeded", "failed", "dead"] })),
             ("attempts", json!({ "type": ["integer", "null"] })),
-            ("result", json!({ "type": ["object", "null"], "description": "What a waiting client would have been told" })),
+            ("result", json!({ "type": ["object", "null"], "description": "The answer that a waiting client would have received" })),
             ("error", json!({ "type": ["object", "null"], "description": "type and detail of the problem" })),
             ("accepted_at?", moment()),
             ("dead_at?", moment()),
