@@ -104,7 +104,7 @@ async fn open(
         }
         Role::Reader => (shared.follow(&mut retry).await?, None),
     };
-    // Nothing else sets it.
+    // No other code sets it.
     let _ = held.set(opened.clone());
     let Followed { store, queue } = opened.clone();
     let service = loop {
@@ -112,7 +112,7 @@ async fn open(
             break Service::reading(opened, limits.clone());
         }
         match Service::open(Arc::clone(&store), Arc::clone(&queue), limits.clone()).await {
-            // What was reached may be away again.
+            // The store or the queue may have become unreachable again.
             Err(error @ Error::Unavailable { .. }) if retry(&error) => sleep(JOIN_PERIOD).await,
             service => break service?,
         }
@@ -121,7 +121,7 @@ async fn open(
     Ok((service, working))
 }
 
-/// How often store and queue are joined again after they could not be reached.
+/// Interval of the attempts to open the service while the store or the queue cannot be reached.
 const JOIN_PERIOD: Duration = Duration::from_millis(500);
 
 /// Serves until `shutdown`, and only then stops the worker, so that requests in progress see their
@@ -179,7 +179,7 @@ async fn serve_and_work(
                 let until = async { drop(stopped.await) };
                 worker::run(store, queue, options, until).await
             });
-            // Nothing else sets it.
+            // No other code sets it.
             let _ = worker.set(working);
         }
         Ok::<_, Failure>(service)

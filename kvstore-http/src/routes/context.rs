@@ -47,7 +47,7 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Creates what requests share on a service with `limits` that is not open yet.
+    /// Creates the shared state for a service with the options `limits`, before it is open.
     pub(crate) fn new(limits: &ServiceOptions, mut options: Options, health: Health) -> Self {
         let in_flight_bytes = InFlight::bytes_max(options.in_flight_bytes_max);
         options.in_flight_bytes_max = Some(in_flight_bytes);

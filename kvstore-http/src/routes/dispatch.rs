@@ -116,7 +116,7 @@ async fn dispatch(
     }
 }
 
-/// Answers a request that comes before the store is open.
+/// Answers a request that arrives before the store is open.
 async fn starting(app: &App, route: Route<'_>, parts: &Parts) -> Result<Reply> {
     let problem = || {
         let detail = "the service is starting: its store cannot be used yet";

@@ -168,7 +168,7 @@ impl Listeners {
         Self { listeners, next: 0 }
     }
 
-    /// Returns the places where they listen.
+    /// Returns the endpoints of all listeners.
     ///
     /// # Errors
     /// Those of [`Listener::endpoint`].
@@ -176,7 +176,7 @@ impl Listeners {
         self.listeners.iter().map(Listener::endpoint).collect()
     }
 
-    /// Returns the same as text, with commas in between.
+    /// Returns the endpoints as text, separated by commas.
     ///
     /// # Errors
     /// Those of [`Listener::endpoint`].

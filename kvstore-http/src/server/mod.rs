@@ -62,9 +62,9 @@ pub async fn serve(
     serve_when_open(listeners, opening, &limits, options, health, shutdown).await
 }
 
-/// Serves like [`serve`] what `opening` returns. Requests that come before are answered 503, except
-/// for probes, which `health` answers: a process may have another listener for them. `limits` are
-/// the options of the service.
+/// Serves the result of `opening` like [`serve`]. Until it is ready, `health` answers probes, and all
+/// other requests are answered 503. The process may also answer probes with `health` on another
+/// listener. `limits` are the options of the service.
 ///
 /// # Errors
 /// Those of [`serve`] and of `opening`.
@@ -84,7 +84,7 @@ pub async fn serve_when_open<E: From<io::Error>>(
     let drain_delay = server.app.options.drain_delay;
     let service = Arc::clone(&server.app.service);
     let opening = async {
-        // Nothing else sets it.
+        // No other code sets it.
         let _ = service.set(opening.await?);
         Ok::<_, E>(())
     };
@@ -299,8 +299,8 @@ impl Server {
     }
 }
 
-/// How long connections wait in the backlog while the store is opened. Where it takes longer, a
-/// prompt 503 serves them better.
+/// How long connections wait in the backlog while the store opens. After that, an immediate 503 is
+/// the better answer.
 const BACKLOG_WAIT: Duration = Duration::from_secs(1);
 
 /// Maximum number of bytes read ahead of a handler on each connection.
