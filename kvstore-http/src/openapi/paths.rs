@@ -497,7 +497,13 @@ fn several(paths: &mut Value) {
     .answers([
         Answer::new(200, "All applied, and durable")
             .json("BatchApplied")
-            .written(),
+            // None of them comes with a batch without operations.
+            .headers(&[
+                "sync-token?",
+                "idempotency-replayed?",
+                "preference-applied?",
+            ])
+            .linked(),
         accepted("BatchQueued"),
     ])
     .fails(&[&ALWAYS, &KEYS, &[404], &WRITE, &BODY]);

@@ -171,7 +171,6 @@ pub(super) fn all() -> Value {
             "ops",
             json!({
                 "type": "array",
-                "minItems": 1,
                 "maxItems": BATCH_OPERATIONS_MAX,
                 "description": "Each key at most once; all of them in one partition",
                 "items": { "oneOf": [
@@ -233,7 +232,8 @@ pub(super) fn all() -> Value {
             ("if_none_match?", no_absent()),
         ])),
         "BatchApplied": object([
-            ("job_id", job()),
+            // Of a batch without operations there is no job.
+            ("job_id", or_null("JobId")),
             (
                 "results",
                 list(object([

@@ -19,8 +19,9 @@ use super::write::{WriteProgress, describe, send};
 use crate::answer::error::{Problem, Result};
 use crate::answer::field::{Field, Place};
 use crate::answer::json::Object;
-use crate::answer::reply::Reply;
+use crate::answer::reply::{self, Reply};
 use crate::request::conditions::write_condition_of;
+use crate::request::headers::idempotency_key;
 use crate::request::target::{Query, unknown};
 use crate::request::{body, ttl};
 
@@ -50,10 +51,11 @@ struct Sent<'a> {
     patch: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "some")]
     ttl: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    if_match: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    if_none_match: Option<Cow<'a, str>>,
+    /// `null` is no condition.
+    #[serde(default, deserialize_with = "given")]
+    if_match: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    if_none_match: Option<Option<String>>,
 }
 
 impl Sent<'_> {
@@ -82,6 +84,13 @@ fn some<'de, D: Deserializer<'de>>(
     <&RawValue>::deserialize(json).map(Some)
 }
 
+/// Reads a member that is there, perhaps as `null`.
+fn given<'de, D: Deserializer<'de>>(
+    json: D,
+) -> std::result::Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(json).map(Some)
+}
+
 /// Answers `POST /v1/batch`.
 pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
     body::check_content_type(&parts.headers)?;
@@ -95,6 +104,13 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
         ));
     }
     let operations = operations(&context.bodies(body).await?)?;
+    if operations.is_empty() {
+        // Nothing to do takes no job, and is refused like any other batch.
+        idempotency_key(context.rare)?;
+        let answer = Object::new().member("job_id", None::<&str>);
+        let answer = answer.array("results", [(); 0], |object, ()| object);
+        return Ok(reply::object(StatusCode::OK, answer));
+    }
     let asked: Vec<_> = operations
         .iter()
         .map(|operation| (operation.key.clone(), operation.action.name()))
@@ -157,7 +173,13 @@ fn operation(json: &RawValue) -> Result<Operation, String> {
         unknown_member(json.get().as_bytes(), &Sent::MEMBERS).unwrap_or_else(|| error.to_string())
     })?;
     let key = Key::new(&sent.key).map_err(|error| error.to_string())?;
-    let condition = write_condition_of(sent.if_match.as_deref(), sent.if_none_match.as_deref())?;
+    let conditions = [&sent.if_match, &sent.if_none_match];
+    // It is all that a check is about.
+    if sent.op == "check" && conditions.contains(&&Some(None)) {
+        return Err("the condition of a check must not be null".to_owned());
+    }
+    let [if_match, if_none_match] = conditions.map(|tags| tags.as_ref()?.as_deref());
+    let condition = write_condition_of(if_match, if_none_match)?;
     let parse = |json: &RawValue| Value::parse(json.get()).map_err(|error| error.to_string());
     let ttl = match sent.ttl {
         None => None,

@@ -13,7 +13,6 @@ use kvstore_core::service::Request;
 use super::context::Context;
 use super::kv::rfc3339;
 use crate::answer::error::{Problem, RETRY_SOON, Result};
-use crate::answer::field::{Field, Place};
 use crate::answer::json::Object;
 use crate::answer::reply::{
     self, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Reply, SYNC_TOKEN, header_value,
@@ -67,14 +66,7 @@ pub(super) async fn send(
     for key in &keys {
         context.access.may_write(key)?;
     }
-    let Some(key) = keys.first().cloned() else {
-        let rule = "it must have at least one operation";
-        return Err(Problem::field(Field::value_error(
-            Place::In("body", "ops"),
-            rule,
-            None,
-        )));
-    };
+    let key = keys.first().expect("a command has an operation").clone();
     let is_batch = matches!(command, Command::Batch(_));
     let headers = context.rare;
     let prefer = Prefer::of(headers);

@@ -91,6 +91,19 @@ async fn unknown_member_of_a_batch_is_named() {
 }
 
 #[tokio::test]
+async fn condition_of_a_check_that_is_null_is_refused() {
+    let server = server_with_a_key().await;
+    for condition in ["if_match", "if_none_match"] {
+        let mut operation = json!({"op": "check", "key": "k", "if_match": "*"});
+        operation[condition] = json!(null);
+        let set = json!({"op": "set", "key": "k", "value": 2});
+        let body = json!({"ops": [set, operation]}).to_string();
+        let batch = request("POST", "/v1/batch").body(body);
+        is_refused(&server, &batch, 422, "must not be null").await;
+    }
+}
+
+#[tokio::test]
 async fn parameter_that_is_given_twice_is_refused() {
     let server = server_with_a_key().await;
     for asked in [
