@@ -166,7 +166,7 @@ async fn serve_and_work(
     let worker = OnceCell::new();
     let opening = async {
         let (service, working) = open(shared, own.role, &own.service, health, held).await?;
-        tracing::info!(address, url, store = %shared.store, worker = own.role.worker(), "serving");
+        tracing::info!(%address, url, store = %shared.store, worker = own.role.worker(), "serving");
         kvstore_process::notify_ready(&format!("serving on {address}"));
         if let Some(Opened { store, queue }) = working {
             let metrics = health.register(kvstore_worker::Metrics::new);

@@ -62,8 +62,8 @@ pub async fn serve(
     serve_when_open(listeners, opening, &limits, options, health, shutdown).await
 }
 
-/// Serves the result of `opening` like [`serve`]. Until it is ready, `health` answers probes, and all
-/// other requests are answered 503. The process may also answer probes with `health` on another
+/// Serves the result of `opening` like [`serve`]. Until it is ready, `health` answers probes, and
+/// all other requests are answered 503. The process may also answer probes with `health` on another
 /// listener. `limits` are the options of the service.
 ///
 /// # Errors

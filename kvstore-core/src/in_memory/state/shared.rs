@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     /// that all cores write to.
     state: ShardedLock<State>,
     time: Arc<StoreTime>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiters>,
     /// Set once nothing can be changed any more, with the reason.
     poisoned: OnceLock<String>,
     pub(super) watchers: Watchers,
@@ -42,7 +42,7 @@ pub(crate) struct Shared {
 
 /// The waiters of each job.
 #[derive(Debug, Default)]
-struct Waiting {
+struct Waiters {
     tickets: u64,
     jobs: BTreeMap<(JobId, u64), oneshot::Sender<()>>,
 }
@@ -142,7 +142,7 @@ impl Shared {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiters> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -313,7 +313,7 @@ impl Shared {
     }
 }
 
-impl Waiting {
+impl Waiters {
     fn wake(&mut self, up_to: JobId) {
         let first = JobId {
             position: Position::START,
