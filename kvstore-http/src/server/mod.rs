@@ -94,7 +94,7 @@ pub async fn serve_when_open<E: From<io::Error>>(
             Ok(opened) => opened?,
             Err(_) => {
                 let address = listeners.address()?;
-                tracing::info!(address, "starting: requests are answered 503 for now");
+                tracing::info!(%address, "starting: requests are answered 503 for now");
                 tokio::select! {
                     opened = opening => opened?,
                     () = server.accept(&mut listeners) => {}
