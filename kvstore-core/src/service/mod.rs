@@ -61,7 +61,7 @@ impl Default for ServiceOptions {
 /// # let worker = kvstore_core::worker::run(
 /// #     opened.store.clone(), opened.queue.clone(), Default::default(), std::future::pending());
 /// # tokio::spawn(worker);
-/// A worker runs alongside, here or in another process.
+/// // A worker runs alongside, here or in another process.
 /// let service = Service::open(opened.store, opened.queue, ServiceOptions::default()).await?;
 /// let job = service.set("user:1", "Ada").await?.id;
 /// service.wait_visible(&job).await?;
