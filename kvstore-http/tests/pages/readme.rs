@@ -57,7 +57,7 @@ const README_BYTES_MAX: usize = 9 * 1024;
 
 /// Commands that would take too long here or never end: the file that runs them instead, and text
 /// in it that proves so.
-const ELSEWHERE: [(&str, &str, &str); 18] = [
+const ELSEWHERE: [(&str, &str, &str); 20] = [
     (
         "cargo install --path kvstore-cli",
         "check",
@@ -91,6 +91,16 @@ const ELSEWHERE: [(&str, &str, &str); 18] = [
         "PROPTEST_CASES=10000 cargo test -p kvstore-core",
         "kvstore-core/src/fuzz.rs",
         "PROPTEST_CASES=10000 cargo test -p kvstore-core",
+    ),
+    (
+        "cargo mutants -p kvstore-core -- --lib --test conformance --test folder",
+        ".cargo/mutants.toml",
+        "cargo mutants -p kvstore-core -- --lib --test conformance --test folder",
+    ),
+    (
+        "cargo mutants -p kvstore-http -- --lib --test api --test server",
+        ".cargo/mutants.toml",
+        "cargo mutants -p kvstore-http -- --lib --test api --test server",
     ),
     (
         "cargo +nightly fuzz run journal -- -max_total_time=600",
