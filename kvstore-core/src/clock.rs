@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::model::entry::Timestamp;
+use crate::model::entry::{Timestamp, milliseconds};
 
 /// A source of wall-clock time and of elapsed time.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
@@ -34,7 +34,7 @@ impl Clock for SystemClock {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+        Timestamp(milliseconds(since_epoch))
     }
 
     fn elapsed(&self) -> Duration {
@@ -63,8 +63,9 @@ impl ManualClock {
 
     /// Advances both clocks by `span`.
     pub fn advance(&self, span: Duration) {
-        let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        self.0.elapsed.fetch_add(span_ms, Ordering::SeqCst);
+        self.0
+            .elapsed
+            .fetch_add(milliseconds(span), Ordering::SeqCst);
         self.set(self.now().after(span));
     }
 

@@ -22,6 +22,11 @@ impl fmt::Display for Version {
     }
 }
 
+/// Returns `span` in whole milliseconds, at most `u64::MAX`.
+pub(crate) fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A moment, in whole milliseconds since 1970-01-01T00:00:00Z, as written to files and to Redis.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -30,18 +35,12 @@ pub struct Timestamp(pub u64);
 impl Timestamp {
     /// Returns the moment `span` later, or the end of time if there is none.
     pub fn after(self, span: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(milliseconds(span)))
     }
 
     /// Returns the moment `span` earlier, or the start of 1970 if there is none.
     pub fn before(self, span: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_sub(milliseconds(span)))
     }
 
     /// Returns the time from `earlier` to this moment; zero if `earlier` is later.

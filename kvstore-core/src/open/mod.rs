@@ -122,17 +122,20 @@ pub async fn stand_by(
     open_with(store, queue, &mut retry).await
 }
 
-/// Waits before another attempt to open Redis after `error`.
-///
-/// # Errors
-/// `error` itself, if it is not transient or `retry` returns false.
-async fn wait_after(error: Error, retry: Retry<'_>) -> Result<()> {
-    // Opening again is harmless even if part of the first attempt took effect.
-    if !matches!(error, Error::Unavailable { .. } | Error::Unknown { .. }) || !retry(&error) {
-        return Err(error);
+/// Opens what is on Redis. After a transient error for which `retry` returns true, waits and tries
+/// again.
+async fn open_when_reached<T, F: Future<Output = Result<T>>>(
+    retry: Retry<'_>,
+    open: impl Fn() -> F,
+) -> Result<T> {
+    loop {
+        match open().await {
+            // Opening again is harmless even if part of the first attempt took effect.
+            Err(error @ (Error::Unavailable { .. } | Error::Unknown { .. })) if retry(&error) => {}
+            opened => return opened,
+        }
+        tokio::time::sleep(REACH_PERIOD).await;
     }
-    tokio::time::sleep(REACH_PERIOD).await;
-    Ok(())
 }
 
 async fn open_with(store: &StoreUrl, queue: Option<&StoreUrl>, retry: Retry<'_>) -> Result<Opened> {
@@ -166,12 +169,8 @@ async fn open_with(store: &StoreUrl, queue: Option<&StoreUrl>, retry: Retry<'_>)
             }
         }
         Target::Redis(target) => {
-            let redis = loop {
-                match Redis::open_at(&target.address, target.options()?).await {
-                    Ok(redis) => break redis,
-                    Err(error) => wait_after(error, retry).await?,
-                }
-            };
+            let open = || async { Redis::open_at(&target.address, target.options()?).await };
+            let redis = open_when_reached(retry, open).await?;
             Ok(Opened {
                 store: redis.store(),
                 queue: redis.queue(),
@@ -183,12 +182,10 @@ async fn open_with(store: &StoreUrl, queue: Option<&StoreUrl>, retry: Retry<'_>)
 /// Opens the queue at `url`, if it is a Redis URL.
 async fn open_queue(url: Option<&StoreUrl>, retry: Retry<'_>) -> Result<Option<QueueAlone>> {
     match url.map(|url| &url.target) {
-        Some(Target::Redis(target)) => loop {
-            match QueueAlone::open(&target.address, &target.options()?).await {
-                Ok(queue) => return Ok(Some(queue)),
-                Err(error) => wait_after(error, retry).await?,
-            }
-        },
+        Some(Target::Redis(target)) => {
+            let open = || async { QueueAlone::open(&target.address, &target.options()?).await };
+            open_when_reached(retry, open).await.map(Some)
+        }
         _ => Ok(None),
     }
 }

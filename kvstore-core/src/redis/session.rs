@@ -209,14 +209,25 @@ impl Session {
     /// Runs a command that only reads, or that is harmless to repeat.
     pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
         self.check_open()?;
-        let asking = async {
-            let mut answer = command.query_async(&mut self.link()).await;
+        let asking = |mut link| async move { command.query_async(&mut link).await };
+        self.ask_again(None, asking).await
+    }
+
+    /// Runs what only reads, or is harmless to repeat; twice if the connection turns out to be
+    /// broken.
+    async fn ask_again<T, F: Future<Output = RedisResult<T>>>(
+        &self,
+        partition: Option<Partition>,
+        asking: impl Fn(Servers) -> F,
+    ) -> Result<T> {
+        let asked = async {
+            let mut answer = asking(self.link()).await;
             if is_broken(&answer) {
-                answer = command.query_async(&mut self.link()).await;
+                answer = asking(self.link()).await;
             }
             answer.map_err(not_reached)
         };
-        self.pass(None, Unanswered::Fails, asking).await
+        self.pass(partition, Unanswered::Fails, asked).await
     }
 
     /// Waits for the answer of `call`, unless the partition's server is known to be silent.
@@ -240,15 +251,9 @@ impl Session {
     /// Runs a script that only reads.
     pub(crate) async fn read<T: FromRedisValue>(&self, call: &Call) -> Result<T> {
         self.check_open()?;
-        let script = self.scripts.of(call);
-        let asking = async {
-            let mut answer = script.invoke_async(&mut self.link()).await;
-            if is_broken(&answer) {
-                answer = script.invoke_async(&mut self.link()).await;
-            }
-            answer.map_err(not_reached)
-        };
-        self.pass(call.partition, Unanswered::Fails, asking).await
+        let script = &self.scripts.of(call);
+        let asking = |mut link| async move { script.invoke_async(&mut link).await };
+        self.ask_again(call.partition, asking).await
     }
 
     /// Runs a script that changes something. `what` names the change, for an error that leaves its

@@ -276,6 +276,11 @@ async fn left_behind(folder: &Path) -> BTreeMap<String, String> {
     all(&*file.store()).await
 }
 
+/// Returns the offset at which the last line of `text` begins, which has no newline at its end.
+fn last_line(text: &[u8]) -> usize {
+    text.iter().rposition(|&byte| byte == b'\n').unwrap() + 1
+}
+
 #[tokio::test]
 async fn damage_is_reported_with_its_location_and_no_wrong_value_is_shown() {
     let folder = tempfile::tempdir().unwrap();
@@ -283,16 +288,8 @@ async fn damage_is_reported_with_its_location_and_no_wrong_value_is_shown() {
     let journal = folder.path().join("journal-1.jsonl");
     let sound = std::fs::read(&journal).unwrap();
     let used = sound.iter().rposition(|&byte| byte != b'\n').unwrap() + 1;
-    let last_mark = sound[..used]
-        .iter()
-        .rposition(|&byte| byte == b'\n')
-        .unwrap()
-        + 1;
-    let before_last = sound[..last_mark - 1]
-        .iter()
-        .rposition(|&byte| byte == b'\n')
-        .unwrap()
-        + 1;
+    let last_mark = last_line(&sound[..used]);
+    let before_last = last_line(&sound[..last_mark - 1]);
     let mut told = 0;
     for place in (0..used).step_by(7) {
         let mut damaged = sound.clone();
@@ -334,11 +331,7 @@ async fn lines_without_a_mark_are_not_shown() {
     let journal = folder.path().join("journal-1.jsonl");
     let sound = std::fs::read(&journal).unwrap();
     let used = sound.iter().rposition(|&byte| byte != b'\n').unwrap() + 1;
-    let last_mark = sound[..used]
-        .iter()
-        .rposition(|&byte| byte == b'\n')
-        .unwrap()
-        + 1;
+    let last_mark = last_line(&sound[..used]);
     // As if the writer had been stopped just before it wrote the mark.
     std::fs::write(&journal, &sound[..last_mark]).unwrap();
     let reader = read_from(folder.path()).await;

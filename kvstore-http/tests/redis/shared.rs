@@ -182,7 +182,7 @@ async fn write(number: usize, fleet: Arc<Fleet>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_killed_nothing_is_lost_doubled_or_reordered() {
+async fn whatever_is_killed_nothing_is_lost_doubled_or_reordered() {
     let mut pair = Pair::new();
     let mut workers = vec![pair.worker()];
     workers[0].logged("working");

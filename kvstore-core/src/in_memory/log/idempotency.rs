@@ -144,10 +144,12 @@ impl IdempotencyTable {
     }
 
     fn sweep(&mut self, now: Timestamp) {
-        let past = self.by_deadline.iter().take(SWEEP_MAX);
-        let past = past.take_while(|(expires_at, _)| *expires_at <= now);
-        let keys: Vec<_> = past.map(|(_, key)| *key).collect();
-        keys.into_iter().for_each(|key| self.remove(key));
+        for _ in 0..SWEEP_MAX {
+            match self.by_deadline.first() {
+                Some(&(expires_at, key)) if expires_at <= now => self.remove(key),
+                _ => break,
+            }
+        }
     }
 }
 

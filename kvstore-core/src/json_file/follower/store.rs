@@ -22,7 +22,7 @@ use crate::json_file::follower::queue::JsonReaderQueue;
 use crate::json_file::follower::tail::{Follower, Step, nothing_there};
 use crate::json_file::journal::record::Line;
 use crate::model::commit::{Commit, Committed};
-use crate::model::entry::{Entry, Timestamp};
+use crate::model::entry::{Entry, Timestamp, milliseconds};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::JobState;
 use crate::model::key::Key;
@@ -285,8 +285,7 @@ impl ReaderInner {
                 if following.trouble.take().is_some() {
                     tracing::info!(folder = %self.folder.display(), "the folder can be followed");
                 }
-                let began = u64::try_from(began.as_millis()).unwrap_or(u64::MAX);
-                self.current_at.store(began, Ordering::SeqCst);
+                self.current_at.store(milliseconds(began), Ordering::SeqCst);
                 Ok(())
             }
             Err(error) => {

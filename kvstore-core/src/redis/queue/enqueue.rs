@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Result, Subject, Unit};
 use crate::in_memory::log::Remembered;
 use crate::limits::WORK_BATCH_JOBS;
+use crate::model::entry::milliseconds;
 use crate::model::id::{Partition, Position};
 use crate::model::job::NewJob;
 use crate::queue::Accepted;
@@ -200,10 +201,6 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
             .into_iter()
             .for_each(|waiting| waiting.answer(Err(error.clone()))),
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Decodes the script's answer to each of the jobs that were sent.

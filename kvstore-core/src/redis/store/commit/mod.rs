@@ -14,7 +14,7 @@ use crate::limits::{
 use crate::model::commit::{
     Advance, Commit, Committed, Verdict, dead_letters_full, dead_letters_full_by_bytes,
 };
-use crate::model::entry::Version;
+use crate::model::entry::{Version, milliseconds};
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition};
@@ -356,8 +356,7 @@ fn invocation(
                 script.add(("s", deadline, value.as_bytes()))
             }
             Change::SetFor { value, ttl } => {
-                let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-                script.add(("t", ttl, value.as_bytes()))
+                script.add(("t", milliseconds(*ttl), value.as_bytes()))
             }
             Change::Delete => script.add(("d", 0, "")),
         };
