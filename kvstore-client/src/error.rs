@@ -21,6 +21,7 @@ struct ProblemBody {
     key: Option<Key>,
     current_etag: Option<String>,
     failed_op: Option<usize>,
+    limit: Option<u64>,
     limit_bytes: Option<u64>,
     job_id: Option<JobId>,
 }
@@ -108,6 +109,14 @@ impl ProblemReply {
                 subject: call.subject,
                 limit: self.body.limit_bytes.unwrap_or(0),
                 unit: Unit::Bytes,
+            },
+            ("invalid", _) if self.body.limit.is_some() => Error::TooLarge {
+                subject: call.subject,
+                limit: self.body.limit.unwrap_or(0),
+                unit: match call.subject {
+                    Subject::Batch => Unit::Operations,
+                    _ => Unit::Keys,
+                },
             },
             ("idempotency-key-reused", _) => Error::KeyReused,
             ("history-compacted", _) => Error::Compacted,

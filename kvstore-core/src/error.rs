@@ -316,6 +316,7 @@ impl fmt::Display for Subject {
 #[expect(missing_docs, reason = "each variant is the noun that it displays")]
 pub enum Unit {
     Bytes,
+    Keys,
     Operations,
 }
 
@@ -323,6 +324,7 @@ impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Bytes => "bytes",
+            Self::Keys => "keys",
             Self::Operations => "operations",
         })
     }

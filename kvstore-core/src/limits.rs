@@ -45,22 +45,23 @@ pub const QUEUE_BYTES_DEFAULT: usize = 64 << 20;
 /// How long the outcome of a job is kept once it is known, unless it is displaced earlier.
 pub const OUTCOME_RETENTION: Duration = Duration::from_secs(60 * 60);
 
-/// Most outcomes kept in each partition; beyond that the oldest are dropped, and the jobs up to
-/// them become unknown.
+/// Default number of outcomes kept in each partition; beyond that the oldest are dropped, and the
+/// jobs up to them become unknown.
 pub const OUTCOMES_MAX: usize = 100_000;
 
 /// Most bytes of kept outcomes of a partition; beyond that the oldest are dropped.
 pub const OUTCOMES_BYTES_MAX: usize = 32 << 20;
 
-/// Most dead letters kept in each partition; beyond that the partition waits until an operator
-/// handles some.
+/// Default number of dead letters kept in each partition; beyond that the partition waits until an
+/// operator handles some.
 pub const DEAD_LETTERS_MAX: usize = 10_000;
 
 /// Most bytes of dead letters of a partition, not counting the last one. Beyond that the partition
 /// waits until some are retried or dropped.
 pub const DEAD_LETTERS_BYTES_MAX: usize = 64 << 20;
 
-/// Most changes kept for `watch`; a watcher that falls further behind starts again from a listing.
+/// Default number of changes kept for `watch`; a watcher that falls further behind starts again
+/// from a listing.
 pub const CHANGES_MAX: usize = 10_000;
 
 /// Most bytes of the keys of those changes in a store that is held in memory.

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 
 use crate::error::Result;
+use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOMES_MAX};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
@@ -259,6 +260,37 @@ pub struct DeadRequest {
     pub after: Option<JobId>,
     /// The maximum number of letters on the page.
     pub limit: usize,
+}
+
+/// How much a store that is held in memory keeps besides its entries, at most. Each is bounded in
+/// bytes, too, by [`crate::limits`].
+///
+/// ```
+/// use kvstore_core::store::Retention;
+///
+/// let retention = Retention { outcomes: 1000, ..Retention::default() };
+/// assert_eq!(retention.changes, kvstore_core::limits::CHANGES_MAX);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The changes that a watch can start from.
+    pub changes: usize,
+    /// The outcomes of each partition; beyond that the oldest are dropped, and their jobs become
+    /// unknown.
+    pub outcomes: usize,
+    /// The dead letters of each partition; beyond that the partition waits.
+    pub dead_letters: usize,
+}
+
+impl Default for Retention {
+    /// Returns the defaults of [`crate::limits`].
+    fn default() -> Self {
+        Self {
+            changes: CHANGES_MAX,
+            outcomes: OUTCOMES_MAX,
+            dead_letters: DEAD_LETTERS_MAX,
+        }
+    }
 }
 
 /// A page of dead letters.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvstore_core::limits::PAGE_ENTRIES_MAX;
+
 use crate::access::cors::Cors;
 use crate::access::host::Hosts;
 use crate::access::token::Tokens;
@@ -21,6 +23,11 @@ pub struct Options {
     /// Maximum size of a request body, in bytes; `None` for the largest value plus
     /// [`ENVELOPE_BYTES`].
     pub body_bytes_max: Option<usize>,
+    /// Maximum number of keys of one `mget`, up to [`PAGE_ENTRIES_MAX`].
+    pub mget_keys_max: usize,
+    /// Maximum number of items on a page, up to [`PAGE_ENTRIES_MAX`]. A request for more
+    /// gets this many.
+    pub page_items_max: usize,
     /// Maximum size of a request head, including the request line, in bytes. A larger one is
     /// answered 431.
     pub head_bytes_max: usize,
@@ -78,6 +85,8 @@ impl Default for Options {
             simple_wait: Duration::ZERO,
             wait_max: Duration::from_secs(60),
             body_bytes_max: None,
+            mget_keys_max: PAGE_ENTRIES_MAX,
+            page_items_max: PAGE_ENTRIES_MAX,
             // The longest key takes about 6 KiB percent-encoded.
             head_bytes_max: 32 << 10,
             // hyper holds this many on the stack; any other limit costs an allocation per request.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvstore_core::limits::{self, BATCH_OPERATIONS_MAX, PAGE_ENTRIES_MAX};
 use kvstore_core::service::ServiceOptions;
 use kvstore_http::{Cors, Endpoint, Hosts, Options, Tls, Tokens};
 use kvstore_process::{
@@ -26,7 +27,11 @@ pub(crate) const PROGRAM: Program = Program {
         ALLOW_UNAUTHENTICATED,
         CORS_ORIGIN,
         ALLOW_HOST,
+        KEY_CHARS_MAX,
         VALUE_BYTES_MAX,
+        BATCH_MAX,
+        MGET_MAX,
+        PAGE_MAX,
         BODY_BYTES_MAX,
         HEAD_BYTES_MAX,
         HEADERS_MAX,
@@ -51,7 +56,7 @@ pub(crate) const PROGRAM: Program = Program {
     others: &["attempts-max", "adopt-queue", "accept-gap"],
     headings: &[
         ("Access", TOKENS_FILE.flag),
-        ("Limits", VALUE_BYTES_MAX.flag),
+        ("Limits", KEY_CHARS_MAX.flag),
         ("Waiting", RESOURCE_WAIT.flag),
         ("Timeouts", HEAD_TIMEOUT.flag),
     ],
@@ -132,6 +137,30 @@ const ALLOW_UNAUTHENTICATED: Setting = Setting {
     help: "Listen on addresses that other machines reach without a tokens file: any client that reaches them may read and write everything",
 };
 
+const KEY_CHARS_MAX: Setting = Setting {
+    allowed: "a number from 1 to 512",
+    ..count(
+        "key-chars-max",
+        "512",
+        "Longest key that a write may name, in characters",
+    )
+};
+const BATCH_MAX: Setting = Setting {
+    allowed: "a number from 1 to 1000",
+    ..count("batch-max", "1000", "Most operations of a batch")
+};
+const MGET_MAX: Setting = Setting {
+    allowed: "a number from 1 to 1000",
+    ..count("mget-max", "1000", "Most keys of an mget")
+};
+const PAGE_MAX: Setting = Setting {
+    allowed: "a number from 1 to 1000",
+    ..count(
+        "page-max",
+        "1000",
+        "Most items on a page; a request for more gets this many",
+    )
+};
 const VALUE_BYTES_MAX: Setting = size(
     "value-bytes-max",
     Fallback::Value("1MiB"),
@@ -461,12 +490,19 @@ fn read_role(settings: &mut Settings, shared: Option<&SharedSettings>) -> Option
 }
 
 fn read_service(settings: &mut Settings) -> Option<ServiceOptions> {
+    let key_chars_max = settings.get(
+        &KEY_CHARS_MAX,
+        within(1..=limits::KEY_CHARS_MAX, str::parse),
+    );
     let value_bytes_max = settings.get(&VALUE_BYTES_MAX, within(SIZES, bytes));
+    let batch_max = settings.get(&BATCH_MAX, within(1..=BATCH_OPERATIONS_MAX, str::parse));
     let visible_wait = settings.get(&VISIBLE_WAIT, within(SPANS, duration));
     let idempotency_window = settings.get(&IDEMPOTENCY_WINDOW, within(TIMEOUTS, duration));
     let idempotency_minimum = settings.get(&IDEMPOTENCY_MINIMUM, within(SPANS, duration));
     Some(ServiceOptions {
+        key_chars_max: key_chars_max?,
         value_bytes_max: usize::try_from(value_bytes_max?).ok()?,
+        batch_operations_max: batch_max?,
         idempotency_window: idempotency_window?,
         idempotency_minimum: idempotency_minimum?,
         visible_wait: visible_wait?,
@@ -475,6 +511,8 @@ fn read_service(settings: &mut Settings) -> Option<ServiceOptions> {
 
 fn read_options(settings: &mut Settings) -> Option<Options> {
     let body_bytes_max = settings.get_optional(&BODY_BYTES_MAX, within(SIZES, bytes));
+    let mget_max = settings.get(&MGET_MAX, within(1..=PAGE_ENTRIES_MAX, str::parse));
+    let page_max = settings.get(&PAGE_MAX, within(1..=PAGE_ENTRIES_MAX, str::parse));
     let head_bytes_max = settings.get(&HEAD_BYTES_MAX, within(HEAD_SIZES, bytes));
     let headers_max = settings.get(&HEADERS_MAX, within(COUNTS, str::parse));
     let connections_max = settings.get(&CONNECTIONS_MAX, within(COUNTS, str::parse));
@@ -496,6 +534,8 @@ fn read_options(settings: &mut Settings) -> Option<Options> {
         simple_wait: simple_wait?,
         wait_max: wait_max?,
         body_bytes_max: body_bytes_max?.map(usize::try_from).transpose().ok()?,
+        mget_keys_max: mget_max?,
+        page_items_max: page_max?,
         head_bytes_max: usize::try_from(head_bytes_max?).ok()?,
         headers_max: headers_max?,
         head_timeout: head_timeout?,

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode};
-use kvstore_core::error::Subject;
+use kvstore_core::error::{Subject, Unit};
+use kvstore_core::limits::PAGE_ENTRIES_MAX;
 use kvstore_core::model::command::{Action, Command};
 use kvstore_core::model::id::JobId;
 use kvstore_core::model::job::{Applied, Computed, JobState, Outcome, Succeeded, Summary};
@@ -195,16 +196,29 @@ impl RemoteService {
         }
     }
 
-    /// Returns the entries under `keys`, in their order, as they were at one moment of each
-    /// partition for each thousand keys.
+    /// Returns the entries under `keys`, in their order. They are as they were at one moment of each
+    /// partition for each thousand keys, or fewer where the server's `--mget-max` is less.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if a thousand of them exceed the size of an answer;
     /// [`Error::Unavailable`], [`Error::Denied`].
     pub async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
         let mut entries = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(kvstore_core::limits::PAGE_ENTRIES_MAX) {
-            let (reply, call) = self.mget(keys, None).await?;
+        let mut most = PAGE_ENTRIES_MAX;
+        while entries.len() < keys.len() {
+            let keys = &keys[entries.len()..];
+            let keys = &keys[..most.min(keys.len())];
+            let (reply, call) = match self.mget(keys, None).await {
+                Err(Error::TooLarge {
+                    limit,
+                    unit: Unit::Keys,
+                    ..
+                }) if (1..most as u64).contains(&limit) => {
+                    most = limit as usize;
+                    continue;
+                }
+                answer => answer?,
+            };
             let found: WireEntries<'_> = parse(&reply, &call)?;
             let mut found = found.entries.into_iter().peekable();
             for key in keys {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use kvstore_client::{Client, Event, JobOutcome, Options};
+use kvstore_core::error::Unit;
 use kvstore_core::store::{ChangeId, ChangeKind, WatchFrom};
 use kvstore_core::{Error, Key, Value};
 #[cfg(feature = "tls")]
@@ -58,6 +59,32 @@ async fn values_are_byte_exact_and_many() {
     let gets = keys.iter().map(|key| client.store().get(key));
     let gets = futures_util::stream::iter(gets).buffer_unordered(100);
     assert_eq!(gets.try_collect::<Vec<_>>().await.unwrap().len(), 1800);
+}
+
+#[tokio::test]
+async fn client_keeps_to_the_limits_of_its_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = ["--mget-max", "7", "--page-max", "9", "--batch-max", "5"];
+    let server = Server::in_folder(folder.path(), &limits);
+    let store = server.client().store().clone();
+    let names: Vec<String> = (10..30).map(|number| format!("{number}")).collect();
+    for name in &names {
+        store.set(name, name).await.unwrap();
+    }
+    let keys: Vec<Key> = store.keys("").try_collect().await.unwrap();
+    assert_eq!(keys.len(), 20);
+    let entries = store.get_many(&keys).await.unwrap();
+    assert!(entries.iter().all(Option::is_some));
+    let mut batch = store.batch();
+    for name in &names[..6] {
+        batch = batch.set(name, &0);
+    }
+    let error = batch.commit().await.unwrap_err();
+    let unit = Unit::Operations;
+    assert!(
+        matches!(error, Error::TooLarge { limit: 5, unit: seen, .. } if seen == unit),
+        "{error}"
+    );
 }
 
 #[tokio::test]

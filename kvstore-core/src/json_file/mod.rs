@@ -84,7 +84,7 @@ use crate::in_memory::state::Shared;
 use crate::model::id::{Partition, PartitionCount};
 use crate::queue::JobQueue;
 use crate::queue::QueueOptions;
-use crate::store::Store;
+use crate::store::{Retention, Store};
 
 /// The only partition of the queue.
 const PARTITION: Partition = Partition(0);
@@ -97,6 +97,8 @@ pub struct Options {
     /// The maximum memory for entries in bytes, including those of waiting jobs: keys, values, and
     /// [`ENTRY_BYTES`](crate::limits::ENTRY_BYTES) each; unlimited by default.
     pub data_bytes_max: Option<u64>,
+    /// How much is kept besides the entries.
+    pub retention: Retention,
     /// A snapshot is taken once the journal is larger than this and than `data.json`.
     pub snapshot_bytes_min: u64,
     /// Accept a `data.json` that was edited although the journals hold later commits, and discard
@@ -115,6 +117,7 @@ impl Default for Options {
         Self {
             queue: QueueOptions::default(),
             data_bytes_max: None,
+            retention: Retention::default(),
             snapshot_bytes_min: SNAPSHOT_BYTES_MIN,
             keep_edit: false,
             apply_on_acceptance: true,
@@ -173,17 +176,12 @@ impl JsonFile {
     }
 
     fn start(disk: Arc<dyn Disk>, options: &Options, lock: Option<Arc<Lock>>) -> Result<Self> {
-        let queue_options = QueueOptions {
-            partitions: PartitionCount::ONE,
-            ..options.queue.clone()
-        };
-        let now = options.clock.now();
-        let recovered = recovery::recover(&*disk, &queue_options, now, options.keep_edit)?;
+        let recovered = recovery::recover(&*disk, options)?;
         let id = recovered.meta.queue;
         let time = StoreTime::new(Arc::clone(&options.clock), recovered.state.time);
         // Logs a warning if the clock is behind the store's time.
         time.now();
-        let claims = Claims::new(PartitionCount::ONE, queue_options.claim_period);
+        let claims = Claims::new(PartitionCount::ONE, options.queue.claim_period);
         let room = Room {
             limit: options.data_bytes_max,
             data: recovered.state.table.memory_bytes(),

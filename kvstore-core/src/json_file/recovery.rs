@@ -5,6 +5,7 @@ use crate::clock::first_number;
 use crate::error::{Error, Result};
 use crate::in_memory::log::PartitionLog;
 use crate::in_memory::state::{Record, Row, State, Table};
+use crate::json_file::Options;
 use crate::json_file::disk::Disk;
 use crate::json_file::error::{corrupt, disk_error};
 use crate::json_file::journal::chain::{self, Files, Header, Latest, nonsense};
@@ -19,7 +20,6 @@ use crate::json_file::snapshot::{self, DATA, Written};
 use crate::json_file::writer::quota;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::QueueId;
-use crate::queue::QueueOptions;
 
 /// A recovered folder, ready for use.
 #[derive(Debug)]
@@ -36,27 +36,22 @@ pub(super) struct Recovered {
 /// The inputs of an opening.
 struct Opening<'a> {
     disk: &'a dyn Disk,
-    queue: &'a QueueOptions,
+    options: &'a Options,
     /// The time of the wall clock.
     now: Timestamp,
     roll: Roll,
 }
 
-/// Opens the folder when the wall clock shows `now`. With `keep_edit`, an edited `data.json` is
-/// accepted, and later commits in the journals are discarded.
-pub(super) fn recover(
-    disk: &dyn Disk,
-    queue: &QueueOptions,
-    now: Timestamp,
-    keep_edit: bool,
-) -> Result<Recovered> {
+/// Opens the folder. With `keep_edit`, an edited `data.json` is accepted, and later commits in the
+/// journals are discarded.
+pub(super) fn recover(disk: &dyn Disk, options: &Options) -> Result<Recovered> {
     let roll = Roll::read(disk)?;
     let has_journals = !chain::numbers(disk)?.is_empty() || roll.is_some();
     let roll = roll.unwrap_or_default();
     let opening = Opening {
         disk,
-        queue,
-        now,
+        options,
+        now: options.clock.now(),
         roll,
     };
     let recovered = match load(disk, has_journals)? {
@@ -80,10 +75,10 @@ pub(super) fn recover(
             newer,
         } => {
             let is_missing = match roll.check(disk, meta.journal) {
-                Err(error @ Error::Corrupt { .. }) if !keep_edit => return Err(error),
+                Err(error @ Error::Corrupt { .. }) if !options.keep_edit => return Err(error),
                 checked => checked.is_err(),
             };
-            opening.edited(*meta, known, &text, newer || is_missing, keep_edit)
+            opening.edited(*meta, known, &text, newer || is_missing)
         }
         Pair::Whole(meta, table) => {
             roll.check(disk, meta.journal)?;
@@ -117,7 +112,7 @@ impl Opening<'_> {
         text: &[u8],
     ) -> Result<Recovered> {
         let disk = self.disk;
-        let mut log = meta.log(disk, self.queue)?;
+        let mut log = meta.log(disk, &self.options.queue)?;
         let mut version = Version(first_number(meta.version.0, self.now));
         meta.skipped += version.0 - meta.version.0;
         let entries = import(disk, text, known, &mut version)?;
@@ -129,7 +124,8 @@ impl Opening<'_> {
         let mut table = Table::of(entries);
         let written = snapshot::write_table(disk, &meta, replaces, &mut table)
             .map_err(|error| disk_error(disk, "cannot write", DATA, error))?;
-        let state = State::new(table, meta.progress(), version, meta.time);
+        let state =
+            State::new(table, meta.progress(), version, meta.time).keeping(self.options.retention);
         let header = Header {
             journal: meta.journal,
             format: Format,
@@ -149,15 +145,15 @@ impl Opening<'_> {
         mut known: Known,
         text: &[u8],
         newer: bool,
-        keep_edit: bool,
     ) -> Result<Recovered> {
-        let disk = self.disk;
+        let (disk, keep_edit) = (self.disk, self.options.keep_edit);
         let journals = Files::read(disk, Some(meta.journal), self.roll.journal)?;
         if !keep_edit {
             journals.check(disk, meta.queue)?;
         }
-        let mut log = meta.log(disk, self.queue)?;
-        let mut state = State::new(Table::default(), meta.progress(), meta.version, meta.time);
+        let mut log = meta.log(disk, &self.options.queue)?;
+        let mut state = State::new(Table::default(), meta.progress(), meta.version, meta.time)
+            .keeping(self.options.retention);
         let mut commits = 0;
         let mut unreadable = journals.are_damaged();
         for (_, line) in journals.lines() {
@@ -203,8 +199,9 @@ impl Opening<'_> {
 
     fn whole(self, meta: Meta, table: Table) -> Result<Recovered> {
         let disk = self.disk;
-        let mut log = meta.log(disk, self.queue)?;
-        let mut state = State::new(table, meta.progress(), meta.version, meta.time);
+        let mut log = meta.log(disk, &self.options.queue)?;
+        let mut state = State::new(table, meta.progress(), meta.version, meta.time)
+            .keeping(self.options.retention);
         let journals = Files::read(disk, Some(meta.journal), self.roll.journal)?;
         journals.check(disk, meta.queue)?;
         let mut carried = Vec::new();
@@ -224,7 +221,8 @@ impl Opening<'_> {
         }
         let (version, last) = before.unwrap_or((state.version, log.last()));
         // As after every opening, changes can be watched from this point on.
-        let mut state = State::new(state.table, state.progress, state.version, state.time);
+        let mut state = State::new(state.table, state.progress, state.version, state.time)
+            .keeping(state.retention);
         let mut record = Record::opening(state.version, state.time.max(self.now), self.now);
         record.jobs = Some(log.open(self.now));
         carried.push(record::encode(&record));

@@ -15,7 +15,9 @@ use crate::model::entry::{Entry, Timestamp};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::JobState;
 use crate::model::key::Key;
-use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchRequest};
+use crate::store::{
+    DeadPage, DeadRequest, ListRequest, Page, Retention, Store, Watch, WatchRequest,
+};
 
 /// A store in memory, for tests and caches. It keeps every promise but durability: its data ends
 /// with the process.
@@ -34,8 +36,14 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// Creates an empty store that reads the time from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self::keeping(clock, Retention::default())
+    }
+
+    /// Creates an empty store like [`MemoryStore::new`] with other bounds on what it keeps besides
+    /// its entries.
+    pub fn keeping(clock: Arc<dyn Clock>, retention: Retention) -> Self {
         let time = Arc::new(StoreTime::new(clock, Timestamp(0)));
-        let mut state = State::default();
+        let mut state = State::default().keeping(retention);
         state.apply(Record::opening(state.version, time.now(), time.wall()));
         Self {
             shared: Arc::new(Shared::new(state, time)),

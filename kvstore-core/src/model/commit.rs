@@ -3,7 +3,7 @@
 //! A store knows nothing of commands; [`evaluate`](crate::model::evaluate) turns them into commits.
 
 use crate::error::{Error, Result, Subject};
-use crate::limits::{DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX};
+use crate::limits::DEAD_LETTERS_BYTES_MAX;
 use crate::model::entry::Version;
 use crate::model::id::{Partition, Position, QueueId};
 use crate::model::job::{Computed, Dead, Failure, Summary};
@@ -76,11 +76,11 @@ impl Advance {
     }
 }
 
-/// Returns the error for one dead letter too many, in the same words for every backend.
-pub(crate) fn dead_letters_full() -> Error {
+/// Returns the error for one dead letter above `limit`, in the same words for every backend.
+pub(crate) fn dead_letters_full(limit: usize) -> Error {
     Error::Full {
         what: "the table of dead letters",
-        limit: DEAD_LETTERS_MAX as u64,
+        limit: limit as u64,
         room_in: None,
     }
 }

@@ -143,8 +143,12 @@ async fn open_with(store: &StoreUrl, queue: Option<&StoreUrl>, retry: Retry<'_>)
         store.check_queue(queue)?;
     }
     match &store.target {
-        Target::Memory { partitions, queue } => Ok(Opened {
-            store: Arc::new(MemoryStore::default()),
+        Target::Memory {
+            partitions,
+            queue,
+            retention,
+        } => Ok(Opened {
+            store: Arc::new(MemoryStore::keeping(Arc::new(SystemClock), *retention)),
             queue: Arc::new(MemoryQueue::new(
                 queue.options(*partitions),
                 Arc::new(SystemClock),

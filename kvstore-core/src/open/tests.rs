@@ -8,11 +8,12 @@ use proptest::prelude::*;
 use super::url::Target;
 use super::{StoreUrl, open};
 use crate::error::{Error, Result};
-use crate::limits::QUEUE_JOBS_DEFAULT;
+use crate::limits::{CHANGES_MAX, QUEUE_JOBS_DEFAULT};
 use crate::model::command::{Command, Operation};
 use crate::model::job::NewJob;
 use crate::model::key::Key;
 use crate::model::value::Value;
+use crate::store::Retention;
 
 fn parsed(url: &str) -> StoreUrl {
     url.parse().unwrap_or_else(|error| panic!("{url}: {error}"))
@@ -58,7 +59,7 @@ fn stores_that_cannot_be_followed_are_rejected() {
 #[test]
 fn parameters_are_taken() {
     let url = parsed(
-        "file:x?data_bytes=2GiB&queue_jobs=7&queue_bytes=64KiB&snapshot_bytes=1MiB&keep_edit=true&apply_on_acceptance=false",
+        "file:x?data_bytes=2GiB&queue_jobs=7&queue_bytes=64KiB&snapshot_bytes=1MiB&keep_edit=true&apply_on_acceptance=false&changes=3&outcomes=4&dead_letters=5",
     );
     let Target::File(file) = &url.target else {
         panic!("{url} is a folder");
@@ -68,6 +69,12 @@ fn parameters_are_taken() {
     assert_eq!(options.snapshot_bytes_min, 1 << 20);
     assert!(options.keep_edit);
     assert!(!options.apply_on_acceptance);
+    let retention = Retention {
+        changes: 3,
+        outcomes: 4,
+        dead_letters: 5,
+    };
+    assert_eq!(options.retention, retention);
     assert_eq!(
         (options.queue.jobs_max, options.queue.bytes_max),
         (7, 65536)
@@ -79,13 +86,19 @@ fn parameters_are_taken() {
     assert_eq!(file.options(Some(1000)).data_bytes_max, Some(500));
     assert_eq!(file.options(None).data_bytes_max, None);
 
-    let url = parsed("memory:?partitions=8");
-    let Target::Memory { partitions, queue } = url.target else {
+    let url = parsed("memory:?partitions=8&outcomes=4");
+    let Target::Memory {
+        partitions,
+        queue,
+        retention,
+    } = url.target
+    else {
         panic!("{url} is in memory");
     };
     let options = queue.options(partitions);
     assert_eq!(options.partitions.get(), 8);
     assert_eq!(options.jobs_max, QUEUE_JOBS_DEFAULT);
+    assert_eq!((retention.outcomes, retention.changes), (4, CHANGES_MAX));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::limits::{IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAUL
 use crate::model::id::PartitionCount;
 use crate::queue::QueueOptions;
 use crate::redis;
+use crate::store::Retention;
 
 /// The URL of a store or of a queue, for [`open`](fn@super::open).
 ///
@@ -36,8 +37,10 @@ use crate::redis;
 ///   `partitions`, fixed when the store is created (64); `password_file`, in place of a password in
 ///   the URL; `durability=relaxed`: accept a server whose settings may lose acknowledged writes;
 ///   `wait_replicas`: how many of its replicas must have a write before it is acknowledged.
-/// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition, and
-///   `idempotency_keys`, the bound on the keys that it remembers.
+/// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition,
+///   `idempotency_keys`, the bound on the keys that it remembers, and `outcomes` and
+///   `dead_letters`, the bounds on those that the store keeps of it; `file:` and `memory:` also
+///   `changes`, the number of changes that a watch can start from.
 ///
 /// Parameters follow a question mark, as in `file:database?data_bytes=2GiB&queue_jobs=10000`. In a
 /// password, `/`, `?`, `#` and `%` are written `%2F`, `%3F`, `%23` and `%25`; nothing else is
@@ -64,6 +67,7 @@ pub(super) enum Target {
     Memory {
         partitions: PartitionCount,
         queue: UrlQueueBounds,
+        retention: Retention,
     },
     File(FileTarget),
     Redis(RedisTarget),
@@ -78,6 +82,7 @@ pub(super) struct FileTarget {
     keep_edit: bool,
     apply_on_acceptance: Option<bool>,
     queue: UrlQueueBounds,
+    retention: Retention,
 }
 
 /// A server and how it is used.
@@ -93,6 +98,7 @@ pub(super) struct RedisTarget {
     /// A certificate and its key.
     client_files: Option<(PathBuf, PathBuf)>,
     queue: UrlQueueBounds,
+    retention: Retention,
 }
 
 /// The bounds on what waits in each partition.
@@ -221,6 +227,7 @@ impl FromStr for StoreUrl {
                         .take("partitions", partition_count)?
                         .unwrap_or(PartitionCount::ONE),
                     queue: UrlQueueBounds::take(&mut parameters)?,
+                    retention: in_memory(&mut parameters)?,
                 };
                 (target, place.to_owned())
             }
@@ -268,6 +275,7 @@ impl FileTarget {
             keep_edit: parameters.take("keep_edit", switch)?.unwrap_or(false),
             apply_on_acceptance: parameters.take("apply_on_acceptance", switch)?,
             queue: UrlQueueBounds::take(parameters)?,
+            retention: in_memory(parameters)?,
         })
     }
 
@@ -277,6 +285,7 @@ impl FileTarget {
         json_file::Options {
             queue: self.queue.options(PartitionCount::ONE),
             data_bytes_max: self.data_bytes.or(memory.map(|bytes| bytes / 2)),
+            retention: self.retention,
             snapshot_bytes_min: self.snapshot_bytes.unwrap_or(defaults.snapshot_bytes_min),
             keep_edit: self.keep_edit,
             apply_on_acceptance: self
@@ -331,6 +340,7 @@ impl RedisTarget {
                 .take("wait_replicas", at_least_one(str::parse))?
                 .map(saturated),
             queue: UrlQueueBounds::take(parameters)?,
+            retention: of_jobs(parameters)?,
         })
     }
 
@@ -369,6 +379,8 @@ impl RedisTarget {
             jobs_max: self.queue.jobs,
             bytes_max: self.queue.bytes,
             idempotency_keys_max: self.queue.idempotency_keys,
+            outcomes_max: self.retention.outcomes,
+            dead_letters_max: self.retention.dead_letters,
             relaxed_durability: self.relaxed,
             wait_replicas: self.wait_replicas.unwrap_or(0),
             ..defaults
@@ -408,6 +420,30 @@ impl UrlQueueBounds {
             idempotency_keys: keys.map_or(defaults.idempotency_keys, saturated),
         })
     }
+}
+
+/// Takes the bounds on what a store of any kind keeps of jobs.
+fn of_jobs(parameters: &mut Parameters) -> Result<Retention> {
+    let defaults = Retention::default();
+    let mut most = |name, default| {
+        let most = parameters.take(name, at_least_one(str::parse))?;
+        Ok(most.map_or(default, saturated))
+    };
+    Ok(Retention {
+        outcomes: most("outcomes", defaults.outcomes)?,
+        dead_letters: most("dead_letters", defaults.dead_letters)?,
+        ..defaults
+    })
+}
+
+/// Takes the bounds on what a store that is held in memory keeps.
+fn in_memory(parameters: &mut Parameters) -> Result<Retention> {
+    let changes = parameters.take("changes", at_least_one(str::parse))?;
+    let of_jobs = of_jobs(parameters)?;
+    Ok(Retention {
+        changes: changes.map_or(of_jobs.changes, saturated),
+        ..of_jobs
+    })
 }
 
 fn saturated(number: u64) -> usize {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use crate::limits::{CLAIM_PERIOD, IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
+use crate::limits::{
+    CLAIM_PERIOD, DEAD_LETTERS_MAX, IDEMPOTENCY_KEYS_MAX, OUTCOMES_MAX, QUEUE_BYTES_DEFAULT,
+    QUEUE_JOBS_DEFAULT,
+};
 use crate::model::id::PartitionCount;
 
 /// Partitions of a store that is created without a number: enough for some dozens of workers.
@@ -30,6 +33,10 @@ pub struct Options {
     pub bytes_max: usize,
     /// Most idempotency keys remembered in one partition.
     pub idempotency_keys_max: usize,
+    /// Most outcomes kept in one partition. Each worker prunes to its own setting.
+    pub outcomes_max: usize,
+    /// Most dead letters kept in one partition; beyond that the partition waits.
+    pub dead_letters_max: usize,
     /// How long a worker keeps its claims unless it renews them.
     pub claim_period: Duration,
     /// Accepts a server whose settings may lose what it has acknowledged.
@@ -58,6 +65,8 @@ impl Default for Options {
             jobs_max: QUEUE_JOBS_DEFAULT,
             bytes_max: QUEUE_BYTES_DEFAULT,
             idempotency_keys_max: IDEMPOTENCY_KEYS_MAX,
+            outcomes_max: OUTCOMES_MAX,
+            dead_letters_max: DEAD_LETTERS_MAX,
             claim_period: CLAIM_PERIOD,
             relaxed_durability: false,
             wait_replicas: 0,

@@ -52,6 +52,10 @@ pub(crate) struct Session {
     /// How many replicas must have a change before it is acknowledged.
     replicas: usize,
     relaxed: bool,
+    /// Most outcomes kept in a partition.
+    pub(crate) outcomes_max: usize,
+    /// Most dead letters kept in a partition.
+    pub(crate) dead_letters_max: usize,
     pub(crate) runs: Runs,
     pub(crate) logs: Logs,
     /// The queue that was created with the store.
@@ -133,6 +137,8 @@ impl Session {
             numbering,
             replicas: options.wait_replicas,
             relaxed: options.relaxed_durability,
+            outcomes_max: options.outcomes_max,
+            dead_letters_max: options.dead_letters_max,
             runs,
             logs: Logs::new(partitions),
             wake: Wake::new(clients.clone(), keys.channel(), partitions),

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result, Subject, Unit};
 use crate::limits::{
-    IDEMPOTENCY_MINIMUM_DEFAULT, IDEMPOTENCY_WINDOW_DEFAULT, PAGE_VALUE_BYTES_MAX,
-    VALUE_BYTES_DEFAULT,
+    BATCH_OPERATIONS_MAX, IDEMPOTENCY_MINIMUM_DEFAULT, IDEMPOTENCY_WINDOW_DEFAULT, KEY_CHARS_MAX,
+    PAGE_VALUE_BYTES_MAX, VALUE_BYTES_DEFAULT,
 };
 use crate::model::command::{Action, Command};
 use crate::model::entry::Entry;
@@ -29,8 +29,12 @@ pub use submission::{Submission, Submit};
 /// Limits that an operator may want to change.
 #[derive(Clone, Debug)]
 pub struct ServiceOptions {
+    /// Longest key that a write may name, in characters; at most [`KEY_CHARS_MAX`].
+    pub key_chars_max: usize,
     /// Largest value accepted, in bytes without white space.
     pub value_bytes_max: usize,
+    /// Most operations in one batch; at most [`BATCH_OPERATIONS_MAX`].
+    pub batch_operations_max: usize,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
     /// How long it is remembered at least, even at the bound on the number of keys.
@@ -42,7 +46,9 @@ pub struct ServiceOptions {
 impl Default for ServiceOptions {
     fn default() -> Self {
         Self {
+            key_chars_max: KEY_CHARS_MAX,
             value_bytes_max: VALUE_BYTES_DEFAULT,
+            batch_operations_max: BATCH_OPERATIONS_MAX,
             idempotency_window: IDEMPOTENCY_WINDOW_DEFAULT,
             idempotency_minimum: IDEMPOTENCY_MINIMUM_DEFAULT,
             visible_wait: Duration::from_secs(5),
@@ -229,8 +235,8 @@ impl Service {
     /// error: the state is then [`JobState::Queued`].
     ///
     /// # Errors
-    /// [`Error::TooLarge`] for a value or a patch over the limit, and those of
-    /// [`JobQueue::enqueue`]. The same limit holds for the result of a merge, which is known only
+    /// [`Error::TooLarge`] for a value, a patch or a batch over the limit, [`Error::Invalid`] for a
+    /// key over it, and those of [`JobQueue::enqueue`]. The same limit holds for the result of a merge, which is known only
     /// when it is applied: it fails then.
     pub async fn submit(&self, mut request: Request) -> Result<Submitted> {
         self.check_sizes(&request.command)?;
@@ -270,20 +276,33 @@ impl Service {
     }
 
     fn check_sizes(&self, command: &Command) -> Result<()> {
-        let limit = self.options.value_bytes_max;
-        let over = command
-            .operations()
-            .iter()
-            .any(|operation| matches!(&operation.action, Action::Set { value } | Action::Merge { patch: value, .. } if value.len() > limit));
-        if over {
+        let (operations, options) = (command.operations(), &self.options);
+        let too_large = |subject, limit, unit| {
+            let limit = limit as u64;
             Err(Error::TooLarge {
-                subject: Subject::Value,
-                limit: limit as u64,
-                unit: Unit::Bytes,
+                subject,
+                limit,
+                unit,
             })
-        } else {
-            Ok(())
+        };
+        if operations.len() > options.batch_operations_max {
+            let limit = options.batch_operations_max;
+            return too_large(Subject::Batch, limit, Unit::Operations);
         }
+        for operation in operations {
+            let (key, limit) = (operation.key.as_str(), options.key_chars_max);
+            if key.len() > limit && key.chars().count() > limit {
+                let reason = format!("it must have at most {limit} characters");
+                return Err(Error::invalid(Subject::Key, reason));
+            }
+            let limit = options.value_bytes_max;
+            if let Action::Set { value } | Action::Merge { patch: value, .. } = &operation.action
+                && value.len() > limit
+            {
+                return too_large(Subject::Value, limit, Unit::Bytes);
+            }
+        }
+        Ok(())
     }
 
     /// Returns the state of a job that is accepted. If the store does not answer, the job is still

@@ -7,6 +7,7 @@ mod applying;
 mod behind;
 mod followed;
 mod forwarding;
+mod kept;
 mod layout;
 mod model;
 mod object_store;

@@ -403,7 +403,7 @@ impl From<Error> for Box<Problem> {
             Error::Invalid { subject: Subject::SyncToken | Subject::JobId | Subject::ChangeId, .. } => Problem::malformed(text),
             Error::Invalid { subject, reason } => Problem::field(Field::value_error(Place::In("body", subject.as_str()), &reason, None)),
             Error::TooLarge { subject, limit, unit: Unit::Bytes } => Problem::too_large(subject, limit),
-            Error::TooLarge { subject, .. } => Problem::field(Field::value_error(Place::In("body", subject.as_str()), &text, None)),
+            Error::TooLarge { subject, limit, .. } => Problem::field(Field::value_error(Place::In("body", subject.as_str()), &text, None)).with("limit", limit),
             Error::CrossPartition { .. } => Problem::new(Kind::CrossPartition, text),
             Error::KeyReused => Problem::new(Kind::IdempotencyKeyReused, text),
             Error::Compacted => Problem::new(Kind::HistoryCompacted, text),

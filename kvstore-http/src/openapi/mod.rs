@@ -8,15 +8,12 @@ mod answers;
 mod paths;
 mod schemas;
 
-use kvstore_core::limits::{
-    BATCH_OPERATIONS_MAX, CHANGES_MAX, KEY_CHARS_MAX, PAGE_ENTRIES_MAX, PAGE_VALUE_BYTES_MAX,
-    TTL_MAX, VALUE_DEPTH_MAX,
-};
+use kvstore_core::limits::{PAGE_VALUE_BYTES_MAX, TTL_MAX, VALUE_DEPTH_MAX};
 use kvstore_core::service::ServiceOptions;
 use serde_json::{Value, json};
 
 use crate::config::{ENVELOPE_BYTES, Options};
-use crate::routes::{BODIES_BYTES_MAX, MGET_KEYS_MAX};
+use crate::routes::BODIES_BYTES_MAX;
 
 /// The introduction of the document, and of the page that shows it.
 const PROMISES: &str = "\
@@ -60,7 +57,7 @@ pub(crate) fn document(options: &Options, service: &ServiceOptions) -> Value {
         ],
         "paths": paths::all(options),
         "components": {
-            "schemas": schemas::all(),
+            "schemas": schemas::all(options, service),
             "headers": answers::headers(),
             "responses": answers::problems(),
             "securitySchemes": schemes,
@@ -74,21 +71,20 @@ pub(crate) fn limits(options: &Options, service: &ServiceOptions) -> Value {
     let body = options.body_bytes_max;
     let with_value = body.unwrap_or(service.value_bytes_max + ENVELOPE_BYTES);
     let mut limits = json!({
-        "key_characters": KEY_CHARS_MAX,
+        "key_characters": service.key_chars_max,
         "value_bytes": service.value_bytes_max,
         "value_nesting": VALUE_DEPTH_MAX,
         "body_bytes": with_value,
         "batch_body_bytes": body.unwrap_or(with_value.max(BODIES_BYTES_MAX)),
-        "batch_operations": BATCH_OPERATIONS_MAX,
-        "mget_keys": MGET_KEYS_MAX,
-        "page_entries": PAGE_ENTRIES_MAX,
+        "batch_operations": service.batch_operations_max,
+        "mget_keys": options.mget_keys_max,
+        "page_entries": options.page_items_max,
         "page_value_bytes": PAGE_VALUE_BYTES_MAX,
         "ttl_seconds": TTL_MAX.as_secs(),
         "wait_seconds": options.wait_max.as_secs(),
         "visible_wait_seconds": service.visible_wait.as_secs_f64(),
         "idempotency_window_seconds": service.idempotency_window.as_secs(),
         "idempotency_minimum_seconds": service.idempotency_minimum.as_secs(),
-        "changes_kept": CHANGES_MAX,
         "watchers": options.watchers_max,
         "connections": options.connections_max,
         "in_flight_bytes": options.in_flight_bytes_max,

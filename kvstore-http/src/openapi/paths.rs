@@ -178,7 +178,7 @@ fn prefer(description: &str) -> Value {
 fn limit() -> Value {
     in_query(
         "limit",
-        "The maximum number of items on a page",
+        "The maximum number of items on a page, up to page_entries of x-limits",
         json!({ "type": "integer", "minimum": 1, "maximum": PAGE_ENTRIES_MAX, "default": 100 }),
     )
 }

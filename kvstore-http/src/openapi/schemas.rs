@@ -1,9 +1,10 @@
 //! Schemas of bodies and of their members.
 
-use kvstore_core::limits::{BATCH_OPERATIONS_MAX, KEY_CHARS_MAX, TTL_MAX, TTL_MIN};
+use kvstore_core::limits::{TTL_MAX, TTL_MIN};
+use kvstore_core::service::ServiceOptions;
 use serde_json::{Map, Value, json};
 
-use crate::routes::MGET_KEYS_MAX;
+use crate::config::Options;
 
 /// All rules for a key except its length: no control characters; as a path, no segment that is
 /// empty, `.` or `..`.
@@ -45,7 +46,7 @@ fn closed(mut object: Value) -> Value {
     object
 }
 
-pub(super) fn all() -> Value {
+pub(super) fn all(options: &Options, limits: &ServiceOptions) -> Value {
     let text = || json!({ "type": "string" });
     let flag = || json!({ "type": "boolean" });
     let count = || json!({ "type": "integer", "minimum": 0 });
@@ -69,7 +70,7 @@ pub(super) fn all() -> Value {
         "Key": {
             "type": "string",
             "minLength": 1,
-            "maxLength": KEY_CHARS_MAX,
+            "maxLength": limits.key_chars_max,
             "pattern": KEY_PATTERN,
             "description": "Compared byte for byte. In a path / may be sent as / or %2F",
             "examples": ["user:1"],
@@ -161,7 +162,7 @@ pub(super) fn all() -> Value {
         ]),
         "Mget": object([(
             "keys",
-            json!({ "type": "array", "items": key(), "maxItems": MGET_KEYS_MAX }),
+            json!({ "type": "array", "items": key(), "maxItems": options.mget_keys_max }),
         )]),
         "Entries": object([
             ("entries", list(object([("key", key()), ("value", value()), ("etag", version()), ("expires_at", moment())]))),
@@ -171,7 +172,7 @@ pub(super) fn all() -> Value {
             "ops",
             json!({
                 "type": "array",
-                "maxItems": BATCH_OPERATIONS_MAX,
+                "maxItems": limits.batch_operations_max,
                 "description": "Each key at most once; all of them in one partition",
                 "items": { "oneOf": [
                     schema("BatchSet"),

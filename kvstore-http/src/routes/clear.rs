@@ -113,6 +113,7 @@ async fn submit_all(
         limit: PAGE_ENTRIES_MAX,
         ..ListRequest::default()
     };
+    let most = context.service.options().batch_operations_max;
     loop {
         let page = context.service.list(&request).await?;
         for listed in page.entries {
@@ -121,7 +122,7 @@ async fn submit_all(
                 .or_default();
             keys.push(listed.key);
             held += 1;
-            if keys.len() == BATCH_OPERATIONS_MAX {
+            if keys.len() == most {
                 held -= keys.len();
                 jobs.push(submit(context, parts, std::mem::take(keys)).await?);
             }

@@ -19,7 +19,7 @@ use crate::request::target::Query;
 /// Answers `GET` and `HEAD /v1/kv`.
 pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
-    let request = request(query)?;
+    let request = request(context, query)?;
     context.access.may_list(&request.prefix)?;
     context.wait_visible(query).await?;
     let room = match request.include_values {
@@ -42,7 +42,7 @@ pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     })
 }
 
-fn request(query: Query<'_>) -> Result<ListRequest> {
+fn request(context: &Context<'_>, query: Query<'_>) -> Result<ListRequest> {
     let text = |name| query.get(name).map(|text| text.map(String::from));
     let mut request = ListRequest {
         prefix: text("prefix")?.unwrap_or_default(),
@@ -50,7 +50,7 @@ fn request(query: Query<'_>) -> Result<ListRequest> {
         delimiter: text("delimiter")?.filter(|delimiter| !delimiter.is_empty()),
         include_values: include_values(query)?,
         count: query.switch("count")?,
-        limit: limit(query)?,
+        limit: limit(context, query)?,
         ..ListRequest::default()
     };
     if let Some(cursor) = query.get("cursor")? {
@@ -77,17 +77,22 @@ pub(super) fn include_values(query: Query<'_>) -> Result<bool> {
     }
 }
 
-pub(super) fn limit(query: Query<'_>) -> Result<usize> {
+/// Returns how many items a page may hold.
+pub(super) fn limit(context: &Context<'_>, query: Query<'_>) -> Result<usize> {
     const PLACE: Place = Place::In("query", "limit");
     let Some(text) = query.get("limit")? else {
-        return Ok(ListRequest::default().limit);
+        return Ok(ListRequest::default()
+            .limit
+            .min(context.options.page_items_max));
     };
     let digits = text.strip_prefix('+').unwrap_or(&text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Problem::field(Field::int_parsing(PLACE, &text)));
     }
     match digits.parse() {
-        Ok(limit) if (1..=PAGE_ENTRIES_MAX).contains(&limit) => Ok(limit),
+        Ok(limit) if (1..=PAGE_ENTRIES_MAX).contains(&limit) => {
+            Ok(limit.min(context.options.page_items_max))
+        }
         _ => Err(Problem::field(Field::value_error(
             PLACE,
             &format!("it must be from 1 to {PAGE_ENTRIES_MAX}"),

@@ -16,9 +16,6 @@ use crate::answer::reply::{self, NO_STORE, Reply};
 use crate::request::body;
 use crate::request::target::Query;
 
-/// Maximum number of keys of a request.
-pub(crate) const KEYS_MAX: usize = 1000;
-
 /// Maximum size of all values in one answer, in bytes, unless a single value may be larger.
 const VALUES_BYTES_MAX: usize = 8 << 20;
 
@@ -32,7 +29,7 @@ struct MgetRequest {
 pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -> Result<Reply> {
     body::check_content_type(&parts.headers)?;
     let query = Query::new(parts.uri.query());
-    let keys = keys(&context.bodies(body).await?)?;
+    let keys = keys(&context.bodies(body).await?, context.options.mget_keys_max)?;
     for key in &keys {
         context.access.may_read(key)?;
     }
@@ -51,20 +48,17 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
     Ok(room.carried_by(reply))
 }
 
-fn keys(text: &[u8]) -> Result<Vec<Key>> {
+fn keys(text: &[u8], most: usize) -> Result<Vec<Key>> {
     let wanted: MgetRequest = serde_json::from_slice(text).map_err(|error| {
         Problem::field(Field::value_error(Place::BODY, &error.to_string(), None))
     })?;
-    if wanted.keys.len() > KEYS_MAX {
+    if wanted.keys.len() > most {
         let rule = format!(
-            "it must have at most {KEYS_MAX} keys, and has {}",
+            "it must have at most {most} keys, and has {}",
             wanted.keys.len()
         );
-        return Err(Problem::field(Field::value_error(
-            Place::In("body", "keys"),
-            &rule,
-            None,
-        )));
+        let field = Field::value_error(Place::In("body", "keys"), &rule, None);
+        return Err(Problem::field(field).with("limit", most));
     }
     let mut keys = Vec::with_capacity(wanted.keys.len());
     let mut wrong = Vec::new();

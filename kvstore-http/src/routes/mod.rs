@@ -22,7 +22,6 @@ mod write;
 use kvstore_worker::admin;
 
 pub(crate) use self::context::BODIES_BYTES_MAX;
-pub(crate) use self::mget::KEYS_MAX as MGET_KEYS_MAX;
 
 /// All routes, with the part of the path that is a key or an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -58,7 +58,7 @@ pub(super) async fn list(context: &Context<'_>, parts: &Parts) -> Result<Reply> 
     let after = after.transpose().map_err(|_| {
         Problem::malformed("the cursor is not one that a page of jobs has handed out")
     })?;
-    let limit = limit(query)?;
+    let limit = limit(context, query)?;
     let (jobs, cursor) = match status {
         Status::Queued => waiting(context, after, limit).await?,
         Status::Dead => dead::page(context, after, limit).await?,

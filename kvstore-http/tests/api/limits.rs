@@ -23,6 +23,79 @@ const SHORT: Duration = Duration::from_millis(300);
 const NOT_LONG: Duration = Duration::from_secs(6);
 
 #[tokio::test]
+async fn longest_key_and_largest_batch_are_settings() {
+    let service = ServiceOptions {
+        key_chars_max: 3,
+        batch_operations_max: 2,
+        ..ServiceOptions::default()
+    };
+    let server = Server::start_with(Setup {
+        service,
+        ..Setup::default()
+    })
+    .await;
+    let put = |key: &str| request("PUT", &format!("/v1/kv/{key}")).body("1");
+    for key in ["abc", "%C3%A4%C3%B6%C3%BC"] {
+        assert_eq!(server.ask(&put(key)).await.status, 201, "{key}");
+    }
+    let refused = server.ask(&put("abcd")).await;
+    assert_eq!(refused.status, 422);
+    assert!(
+        refused.text().contains("at most 3 characters"),
+        "{refused:?}"
+    );
+    let absent = server.ask(&request("GET", "/v1/kv/abcd")).await;
+    assert_eq!(absent.status, 404);
+    let batch = |count: u32| {
+        let ops = (0..count).map(|key| json!({"op": "set", "key": key.to_string(), "value": 1}));
+        let body = json!({ "ops": ops.collect::<Vec<_>>() });
+        request("POST", "/v1/batch").body(body.to_string())
+    };
+    assert_eq!(server.ask(&batch(2)).await.status, 200);
+    let refused = server.ask(&batch(3)).await;
+    assert_eq!((refused.status, &refused.json()["limit"]), (422, &json!(2)));
+    // The server keeps to it, too.
+    let cleared = server.ask(&request("DELETE", "/v1/kv?all=1")).await.json();
+    assert_eq!(cleared["deleted"], 4);
+    assert_eq!(cleared["job_ids"].as_array().unwrap().len(), 2);
+    let limits = &server.ask(&request("GET", "/openapi.json")).await.json()["x-limits"];
+    let limits = (&limits["key_characters"], &limits["batch_operations"]);
+    assert_eq!(limits, (&json!(3), &json!(2)));
+}
+
+#[tokio::test]
+async fn most_keys_of_an_mget_and_items_of_a_page_are_settings() {
+    let server = Server::start_with(with(Options {
+        mget_keys_max: 2,
+        page_items_max: 3,
+        ..Options::default()
+    }))
+    .await;
+    for key in 0..5 {
+        let put = request("PUT", &format!("/v1/kv/{key}")).body("1");
+        assert_eq!(server.ask(&put).await.status, 201);
+    }
+    let mget = |keys: &[&str]| {
+        let body = json!({ "keys": keys }).to_string();
+        request("POST", "/v1/mget").body(body)
+    };
+    assert_eq!(server.ask(&mget(&["1", "2"])).await.status, 200);
+    let refused = server.ask(&mget(&["1", "2", "3"])).await;
+    assert_eq!((refused.status, &refused.json()["limit"]), (422, &json!(2)));
+    for query in ["", "?limit=1000"] {
+        let page = server
+            .ask(&request("GET", &format!("/v1/kv{query}")))
+            .await
+            .json();
+        assert_eq!(page["keys"].as_array().unwrap().len(), 3, "{query}");
+        let cursor = page["cursor"].as_str().unwrap();
+        let next = format!("/v1/kv?limit=1000&cursor={cursor}");
+        let rest = server.ask(&request("GET", &next)).await.json();
+        assert_eq!(rest["keys"].as_array().unwrap().len(), 2, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn largest_value_is_taken_and_a_larger_one_refused() {
     let service = ServiceOptions {
         value_bytes_max: 100,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
-use crate::limits::{CHANGES_BYTES_MAX, CHANGES_MAX};
+use crate::limits::CHANGES_BYTES_MAX;
 use crate::model::entry::Version;
 use crate::model::key::Key;
 use crate::store::ChangeKind;
@@ -32,10 +32,11 @@ impl Changes {
         }
     }
 
-    pub(super) fn push(&mut self, version: Version, key: Key, kind: ChangeKind) {
+    /// Adds a change, and drops the oldest so that no more than `kept` remain.
+    pub(super) fn push(&mut self, version: Version, key: Key, kind: ChangeKind, kept: usize) {
         self.bytes += key.as_str().len();
         self.recent.push_back((version, key, kind));
-        while (self.recent.len() > CHANGES_MAX || self.bytes > CHANGES_BYTES_MAX)
+        while (self.recent.len() > kept || self.bytes > CHANGES_BYTES_MAX)
             && let Some((oldest, ..)) = self.recent.front()
         {
             self.drop_up_to(*oldest);
@@ -81,6 +82,7 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::CHANGES_MAX;
 
     #[test]
     fn history_is_bounded_in_number_and_in_bytes() {
@@ -88,7 +90,7 @@ mod tests {
             let mut changes = Changes::default();
             let key = Key::new(&"k".repeat(length)).unwrap();
             for version in 1..=2 * CHANGES_MAX as u64 {
-                changes.push(Version(version), key.clone(), ChangeKind::Set);
+                changes.push(Version(version), key.clone(), ChangeKind::Set, CHANGES_MAX);
                 let kept = changes.after(changes.dropped).unwrap().count();
                 assert!(kept <= CHANGES_MAX && kept * length <= CHANGES_BYTES_MAX);
                 assert_eq!(kept * length, changes.bytes);

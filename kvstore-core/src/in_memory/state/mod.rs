@@ -31,7 +31,7 @@ pub(crate) use table::Table;
 
 use self::changes::Changes;
 use crate::model::entry::{Timestamp, Version};
-use crate::store::ChangeKind;
+use crate::store::{ChangeKind, Retention};
 
 /// Everything that a store knows.
 #[derive(Debug, Default)]
@@ -44,6 +44,7 @@ pub(crate) struct State {
     pub(crate) version: Version,
     /// The time of the latest record.
     pub(crate) time: Timestamp,
+    pub(crate) retention: Retention,
     changes: Changes,
 }
 
@@ -55,12 +56,21 @@ impl State {
             progress,
             version,
             time,
+            retention: Retention::default(),
             changes: Changes::starting_after(version),
         }
     }
 
+    /// Sets how much is kept besides the entries.
+    pub(crate) fn keeping(self, retention: Retention) -> Self {
+        Self { retention, ..self }
+    }
+
     /// Applies `record`. Infallible.
     pub(crate) fn apply(&mut self, record: Record) {
+        let Retention {
+            changes, outcomes, ..
+        } = self.retention;
         let mut version = record.before;
         for write in record.writes {
             version = Version(version.0 + 1);
@@ -84,19 +94,19 @@ impl State {
                 }),
             };
             if let Some(kind) = change {
-                self.changes.push(version, write.key, kind);
+                self.changes.push(version, write.key, kind, changes);
             }
         }
         for key in record.expired {
             version = Version(version.0 + 1);
             self.table.remove(&key);
-            self.changes.push(version, key, ChangeKind::Expire);
+            self.changes.push(version, key, ChangeKind::Expire, changes);
         }
         if let Some(queue) = record.adopt {
             self.progress.active = Some(queue);
         }
         if let Some(advanced) = record.advance {
-            self.progress.advance(advanced, record.at);
+            self.progress.advance(advanced, record.at, outcomes);
         }
         if let Some(job) = record.forget {
             self.progress.forget(&job, record.at);

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::record::Advanced;
-use crate::limits::{OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, OUTCOMES_MAX};
+use crate::limits::{OUTCOME_RETENTION, OUTCOMES_BYTES_MAX};
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::{Dead, DeadLetter, JobState, Outcome, Summary};
@@ -77,13 +77,13 @@ impl Outcomes {
         self.map.range((Bound::Excluded(after), Bound::Unbounded))
     }
 
-    /// Drops outcomes older than `oldest` or over the bounds, and returns the last position
-    /// dropped.
-    fn prune(&mut self, oldest: Timestamp) -> Option<Position> {
+    /// Drops outcomes older than `oldest`, and those over the bounds `kept` and
+    /// [`OUTCOMES_BYTES_MAX`]. Returns the last position dropped.
+    fn prune(&mut self, oldest: Timestamp, kept: usize) -> Option<Position> {
         let mut pruned = None;
         while let Some((position, (at, _))) = self.map.first_key_value()
             && (*at < oldest
-                || self.map.len() > OUTCOMES_MAX
+                || self.map.len() > kept
                 || self.bytes > OUTCOMES_BYTES_MAX && self.map.len() > 1)
         {
             pruned = Some(*position);
@@ -148,7 +148,8 @@ impl Progress {
         })
     }
 
-    pub(super) fn advance(&mut self, advanced: Advanced, at: Timestamp) {
+    /// Records an advance, and keeps no more than `kept` outcomes of its partition.
+    pub(super) fn advance(&mut self, advanced: Advanced, at: Timestamp, kept: usize) {
         self.active = Some(advanced.queue);
         let queue = self
             .queues
@@ -172,7 +173,7 @@ impl Progress {
                 other => queue.outcomes.insert(position, at, Some(other)),
             }
         }
-        queue.prune(at);
+        queue.prune(at, kept);
     }
 
     /// Records that the jobs after `after`, up to and including `up_to`, are lost: they will never
@@ -274,8 +275,8 @@ impl QueueProgress {
 
     /// Drops outcomes that are too old or too many. Uses the time of the records, so a replay drops
     /// the same.
-    fn prune(&mut self, now: Timestamp) {
-        if let Some(pruned) = self.outcomes.prune(now.before(OUTCOME_RETENTION)) {
+    fn prune(&mut self, now: Timestamp, kept: usize) {
+        if let Some(pruned) = self.outcomes.prune(now.before(OUTCOME_RETENTION), kept) {
             self.pruned = pruned;
         }
     }

@@ -7,7 +7,7 @@ use super::State;
 use super::record::{Advanced, Record};
 use super::row::Row;
 use crate::error::{Error, Result};
-use crate::limits::{DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX, ENTRY_BYTES, EXPIRE_BATCH};
+use crate::limits::{DEAD_LETTERS_BYTES_MAX, ENTRY_BYTES, EXPIRE_BATCH};
 use crate::model::commit::{
     Advance, Commit, Committed, Verdict, dead_letters_full, dead_letters_full_by_bytes,
 };
@@ -122,8 +122,9 @@ impl<'a> Staging<'a> {
                 continue;
             };
             let (count, bytes) = dead.unwrap_or_else(|| self.dead_size(id));
-            if count >= DEAD_LETTERS_MAX {
-                return Err(dead_letters_full());
+            let most = self.state.retention.dead_letters;
+            if count >= most {
+                return Err(dead_letters_full(most));
             }
             // The last one may exceed the bound, so that no letter is too large for an empty table.
             if bytes >= DEAD_LETTERS_BYTES_MAX {

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 
 use crate::error::Result;
-use crate::limits::{
-    CHANGES_MAX, EXPIRE_BATCH, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, OUTCOMES_MAX,
-};
+use crate::limits::{CHANGES_MAX, EXPIRE_BATCH, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::Entry;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
@@ -330,7 +328,7 @@ impl Store for RedisStore {
             partition.0,
             session.queue.to_string(),
             retention,
-            OUTCOMES_MAX,
+            session.outcomes_max,
             OUTCOMES_BYTES_MAX,
         ));
         for name in &names {

@@ -8,8 +8,7 @@ use std::time::Instant;
 
 use crate::error::{Error, Result, Subject};
 use crate::limits::{
-    CHANGES_MAX, DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX,
-    OUTCOMES_MAX, WORK_BATCH_BYTES,
+    CHANGES_MAX, DEAD_LETTERS_BYTES_MAX, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, WORK_BATCH_BYTES,
 };
 use crate::model::commit::{
     Advance, Commit, Committed, Verdict, dead_letters_full, dead_letters_full_by_bytes,
@@ -121,7 +120,7 @@ pub(crate) async fn commit(
             ("full", [what], _) => {
                 return Err(match what.as_str() {
                     "bytes" => dead_letters_full_by_bytes(),
-                    _ => dead_letters_full(),
+                    _ => dead_letters_full(session.dead_letters_max),
                 });
             }
             ("queue" | "unset", _, Some(advance)) => {
@@ -308,9 +307,9 @@ fn invocation(
         commit.writes.len(),
         advance.outcomes.len(),
         advance.outcomes.iter().filter(is_dead).count(),
-        DEAD_LETTERS_MAX,
+        session.dead_letters_max,
         DEAD_LETTERS_BYTES_MAX,
-        OUTCOMES_MAX,
+        session.outcomes_max,
         OUTCOMES_BYTES_MAX,
         OUTCOME_RETENTION.as_millis() as u64,
         wanted,
