@@ -212,7 +212,7 @@ fn server_address_is_checked_before_opening() {
         );
         assert!(!message.contains("hunter2"), "{url}: {message}");
     }
-    let url = parsed("redis://localhost?password_file=/not/there");
+    let url = parsed("rediss://localhost?ca_file=/not/there");
     let Target::Redis(target) = &url.target else {
         panic!("{url} is a server");
     };

@@ -35,7 +35,7 @@ use crate::store::Retention;
 ///   authorities trusted for the server, in place of the system's), `cert_file` and `key_file` (for
 ///   a server that authenticates its clients), all in PEM. Parameters: `prefix` of its keys (`kv`);
 ///   `partitions`, fixed when the store is created (64); `password_file`, in place of a password in
-///   the URL; `durability=relaxed`: accept a server whose settings may lose acknowledged writes;
+///   the URL, read again for each connection; `durability=relaxed`: accept a server whose settings may lose acknowledged writes;
 ///   `wait_replicas`: how many of its replicas must have a write before it is acknowledged.
 /// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition,
 ///   `idempotency_keys`, the bound on the keys that it remembers, and `outcomes` and
@@ -351,13 +351,6 @@ impl RedisTarget {
                 wrong(format!("{name} {} cannot be read: {error}", file.display()))
             })
         };
-        let password = match &self.password_file {
-            None => None,
-            Some(file) => match String::from_utf8(read("password_file", file)?) {
-                Ok(password) => Some(password.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(_) => return wrong(format!("password_file {} is not UTF-8", file.display())),
-            },
-        };
         let ca = match &self.ca_file {
             None => None,
             Some(file) => Some(read("ca_file", file)?),
@@ -373,7 +366,7 @@ impl RedisTarget {
         Ok(redis::Options {
             prefix: self.prefix.clone().unwrap_or(defaults.prefix.clone()),
             partitions: self.partitions,
-            password,
+            password_file: self.password_file.clone(),
             ca,
             client_certificate,
             jobs_max: self.queue.jobs,

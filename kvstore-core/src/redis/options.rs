@@ -1,6 +1,7 @@
 //! Options of a store on Redis. Compiled without the feature `redis`, too: see `absent.rs`.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
@@ -27,6 +28,9 @@ pub struct Options {
     pub partitions: Option<PartitionCount>,
     /// The password, in place of one in the URL, which process lists and logs may show.
     pub password: Option<String>,
+    /// A file with the password, in place of [`Options::password`]. It is read again for each
+    /// connection and every 30 s, so that another program may replace the password.
+    pub password_file: Option<PathBuf>,
     /// Most jobs that wait in one partition of the queue.
     pub jobs_max: usize,
     /// Most bytes (keys and values) of those jobs.
@@ -62,6 +66,7 @@ impl Default for Options {
             prefix: "kv".to_owned(),
             partitions: None,
             password: None,
+            password_file: None,
             jobs_max: QUEUE_JOBS_DEFAULT,
             bytes_max: QUEUE_BYTES_DEFAULT,
             idempotency_keys_max: IDEMPOTENCY_KEYS_MAX,

@@ -17,6 +17,7 @@ use crate::model::id::{Partition, PartitionCount, Position, QueueId};
 use crate::redis::address::Address;
 use crate::redis::keys::Keys;
 use crate::redis::link::breaker::{Breakers, Unanswered};
+use crate::redis::link::password::PasswordFile;
 use crate::redis::link::tls;
 use crate::redis::link::wake::Wake;
 use crate::redis::link::{ANSWER_MAX, Resend, Servers};
@@ -44,6 +45,7 @@ const MEETING_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Session {
     /// The servers that announce what has moved; each announces everything.
     clients: Vec<Client>,
+    password: Option<PasswordFile>,
     link: Servers,
     /// For changes that give out numbers, each link for some of the partitions. There are several
     /// where changes wait for replicas. A change is sent over its link once.
@@ -84,12 +86,15 @@ impl Session {
     pub(crate) async fn open(address: &Address, options: &Options) -> Result<Arc<Self>> {
         let nodes = nodes(address, options)?;
         let certificates = tls::certificates(address, options);
+        let password = PasswordFile::of(options, &nodes[0])?;
         let clients = nodes.iter().cloned();
         let clients = clients.map(|node| tls::client(node, certificates.as_ref()));
         let clients: Vec<Client> = clients.collect::<RedisResult<_>>().map_err(tls::refused)?;
         let open = async |resend| match address.is_cluster() {
-            true => Servers::cluster(&nodes, certificates.as_ref(), resend).await,
-            false => Servers::one(&clients[0], options.relaxed_durability).await,
+            true => {
+                Servers::cluster(&nodes, certificates.as_ref(), password.as_ref(), resend).await
+            }
+            false => Servers::one(&clients[0], password.as_ref(), options.relaxed_durability).await,
         };
         let failed = |error| not_opened(address, error);
         let mut link = open(Resend::Some).await.map_err(failed)?;
@@ -141,8 +146,14 @@ impl Session {
             dead_letters_max: options.dead_letters_max,
             runs,
             logs: Logs::new(partitions),
-            wake: Wake::new(clients.clone(), keys.channel(), partitions),
+            wake: Wake::new(
+                clients.clone(),
+                password.clone(),
+                keys.channel(),
+                partitions,
+            ),
             clients,
+            password,
             queue: queue.parse()?,
             link,
             keys,
@@ -186,7 +197,8 @@ impl Session {
 
     /// Creates a second wake, on another channel.
     pub(crate) fn another_wake(&self, channel: String) -> Wake {
-        Wake::new(self.clients.clone(), channel, self.partitions)
+        let (clients, password) = (self.clients.clone(), self.password.clone());
+        Wake::new(clients, password, channel, self.partitions)
     }
 
     /// Returns the milliseconds that a script adds to the server's time.

@@ -4,6 +4,7 @@
 mod address;
 mod comes_back;
 mod failover;
+mod password;
 mod replicas;
 mod resend;
 mod rights;

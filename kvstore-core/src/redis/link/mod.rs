@@ -2,6 +2,7 @@
 //! knows nothing of partitions, scripts or the meaning of an answer; see `session.rs` for those.
 
 pub(crate) mod breaker;
+pub(crate) mod password;
 mod server;
 pub(crate) mod tls;
 pub(crate) mod wake;
@@ -17,6 +18,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, RedisFuture, RedisResult, Value,
 };
 
+use crate::redis::link::password::PasswordFile;
 use crate::redis::link::server::ReconnectingServer;
 use crate::redis::link::tls::Certificates;
 
@@ -53,22 +55,33 @@ impl Servers {
     pub(crate) async fn cluster(
         nodes: &[ConnectionInfo],
         certificates: Option<&Certificates>,
+        password: Option<&PasswordFile>,
         resend: Resend,
     ) -> RedisResult<Self> {
-        let client = ClusterClient::builder(nodes.to_vec())
+        let mut client = ClusterClient::builder(nodes.to_vec())
             .connection_timeout(CONNECT_MAX)
             .response_timeout(ANSWER_MAX)
             .retries(resend as u32);
+        if let Some(file) = password {
+            client = client.set_credentials_provider(file.clone());
+        }
         let client = tls::cluster(client, certificates).build()?;
         client.get_async_connection().await.map(Self::Cluster)
     }
 
     /// Connects to a server.
-    pub(crate) async fn one(client: &Client, replica_taken: bool) -> RedisResult<Self> {
-        let settings = AsyncConnectionConfig::new()
+    pub(crate) async fn one(
+        client: &Client,
+        password: Option<&PasswordFile>,
+        replica_taken: bool,
+    ) -> RedisResult<Self> {
+        let mut settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_MAX))
             .set_response_timeout(Some(ANSWER_MAX))
             .set_pipeline_buffer_size(REQUESTS_WAITING);
+        if let Some(file) = password {
+            settings = settings.set_credentials_provider(file.clone());
+        }
         let server = ReconnectingServer::new(client.clone(), settings, replica_taken);
         server.connect().await?;
         Ok(Self::One(server))

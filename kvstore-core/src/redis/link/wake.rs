@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::model::id::{Partition, PartitionCount, Position};
+use crate::redis::link::password::PasswordFile;
 use crate::redis::text::position;
 
 /// How long to wait before asking without having been woken.
@@ -46,7 +47,12 @@ const ANYWHERE: Position = Position {
 const CLAIMS: &str = "claims";
 
 impl Wake {
-    pub(crate) fn new(clients: Vec<Client>, channel: String, partitions: PartitionCount) -> Self {
+    pub(crate) fn new(
+        clients: Vec<Client>,
+        password: Option<PasswordFile>,
+        channel: String,
+        partitions: PartitionCount,
+    ) -> Self {
         let any = watch::Sender::new(0);
         let each: Vec<_> = partitions
             .iter()
@@ -59,7 +65,7 @@ impl Wake {
             .collect();
         let claims = watch::Sender::new(0);
         let senders = (any.clone(), each.clone(), claims.clone());
-        let listener = tokio::spawn(listen(clients, channel, senders));
+        let listener = tokio::spawn(listen(clients, password, channel, senders));
         Self {
             any,
             each,
@@ -126,6 +132,7 @@ pub(crate) async fn reached(
 
 async fn listen(
     clients: Vec<Client>,
+    password: Option<PasswordFile>,
     channel: String,
     (any, each, claims): (
         watch::Sender<u64>,
@@ -135,7 +142,12 @@ async fn listen(
 ) {
     // Every server of a cluster receives all messages, so the next one takes over when one is gone.
     for client in clients.iter().cycle() {
-        if let Ok(mut messages) = client.get_async_pubsub().await
+        let logged_in = match &password {
+            None => Ok(client.clone()),
+            Some(file) => file.log_in(client),
+        };
+        if let Ok(client) = logged_in
+            && let Ok(mut messages) = client.get_async_pubsub().await
             && messages.subscribe(&channel).await.is_ok()
         {
             // Earlier messages may have been missed.
