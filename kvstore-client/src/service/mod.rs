@@ -196,7 +196,7 @@ impl RemoteService {
         }
     }
 
-    /// Returns the entries under `keys`, in their order. They are as they were at one moment of each
+    /// Returns the entries under `keys`, in their order, as they were at one moment of each
     /// partition for each thousand keys, or fewer where the server's `--mget-max` is less.
     ///
     /// # Errors

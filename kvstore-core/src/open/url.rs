@@ -35,8 +35,9 @@ use crate::store::Retention;
 ///   authorities trusted for the server, in place of the system's), `cert_file` and `key_file` (for
 ///   a server that authenticates its clients), all in PEM. Parameters: `prefix` of its keys (`kv`);
 ///   `partitions`, fixed when the store is created (64); `password_file`, in place of a password in
-///   the URL, read again for each connection; `durability=relaxed`: accept a server whose settings may lose acknowledged writes;
-///   `wait_replicas`: how many of its replicas must have a write before it is acknowledged.
+///   the URL, read again for each connection; `durability=relaxed`: accept a server whose settings
+///   may lose acknowledged writes; `wait_replicas`: how many of its replicas must have a write
+///   before it is acknowledged.
 /// * All: `queue_jobs` and `queue_bytes`, the bounds on what waits in one partition,
 ///   `idempotency_keys`, the bound on the keys that it remembers, and `outcomes` and
 ///   `dead_letters`, the bounds on those that the store keeps of it; `file:` and `memory:` also

@@ -236,8 +236,8 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a value, a patch or a batch over the limit, [`Error::Invalid`] for a
-    /// key over it, and those of [`JobQueue::enqueue`]. The same limit holds for the result of a merge, which is known only
-    /// when it is applied: it fails then.
+    /// key over it, and those of [`JobQueue::enqueue`]. The same limit holds for the result of a
+    /// merge, which is known only when it is applied: it fails then.
     pub async fn submit(&self, mut request: Request) -> Result<Submitted> {
         self.check_sizes(&request.command)?;
         request.command.bound_merges(self.options.value_bytes_max);
