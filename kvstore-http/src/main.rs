@@ -106,10 +106,10 @@ async fn open(
     };
     // No other code sets it.
     let _ = held.set(opened.clone());
-    let Followed { store, queue } = opened.clone();
+    let Followed { store, queue } = opened;
     let service = loop {
         if role == Role::Reader {
-            break Service::reading(opened, limits.clone());
+            break Service::reading(Followed { store, queue }, limits.clone());
         }
         match Service::open(Arc::clone(&store), Arc::clone(&queue), limits.clone()).await {
             // The store or the queue may have become unreachable again.
@@ -117,7 +117,6 @@ async fn open(
             service => break service?,
         }
     };
-    health.opened(store, queue);
     Ok((service, working))
 }
 
@@ -166,8 +165,6 @@ async fn serve_and_work(
     let worker = OnceCell::new();
     let opening = async {
         let (service, working) = open(shared, own.role, &own.service, health, held).await?;
-        tracing::info!(%address, url, store = %shared.store, worker = own.role.worker(), "serving");
-        kvstore_process::notify_ready(&format!("serving on {address}"));
         if let Some(Opened { store, queue }) = working {
             let metrics = health.register(kvstore_worker::Metrics::new);
             let options = worker::Options {
@@ -182,7 +179,14 @@ async fn serve_and_work(
             // No other code sets it.
             let _ = worker.set(working);
         }
-        Ok::<_, Failure>(service)
+        let on_serving = || {
+            if let Some(Followed { store, queue }) = held.get().cloned() {
+                health.opened(store, queue);
+            }
+            tracing::info!(%address, url, store = %shared.store, worker = own.role.worker(), "serving");
+            kvstore_process::notify_ready(&format!("serving on {address}"));
+        };
+        Ok::<_, Failure>((service, on_serving))
     };
     let until = async {
         tokio::select! {

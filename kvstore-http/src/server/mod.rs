@@ -58,19 +58,21 @@ pub async fn serve(
 ) -> io::Result<()> {
     let health = Health::new(Arc::clone(service.store()), Arc::clone(service.queue()));
     let limits = service.options().clone();
-    let opening = std::future::ready(io::Result::Ok(service));
+    let opening = std::future::ready(io::Result::Ok((service, || ())));
     serve_when_open(listeners, opening, &limits, options, health, shutdown).await
 }
 
-/// Serves the result of `opening` like [`serve`]. Until it is ready, `health` answers probes, and
-/// all other requests are answered 503. The process may also answer probes with `health` on another
-/// listener. `limits` are the options of the service.
+/// Serves the service that `opening` returns, like [`serve`]. Until then, `health` answers probes,
+/// and all other requests are answered 503. Calls the function that comes with the service as soon
+/// as requests reach the service: a program that reported it earlier would still answer 503. The
+/// process may also answer probes with `health` on another listener. `limits` are the options of the
+/// service.
 ///
 /// # Errors
 /// Those of [`serve`] and of `opening`.
-pub async fn serve_when_open<E: From<io::Error>>(
+pub async fn serve_when_open<E: From<io::Error>, F: FnOnce()>(
     listeners: impl Into<Listeners>,
-    opening: impl Future<Output = Result<Service, E>>,
+    opening: impl Future<Output = Result<(Service, F), E>>,
     limits: &ServiceOptions,
     options: Options,
     health: Health,
@@ -84,8 +86,10 @@ pub async fn serve_when_open<E: From<io::Error>>(
     let drain_delay = server.app.options.drain_delay;
     let service = Arc::clone(&server.app.service);
     let opening = async {
+        let (opened, on_serving) = opening.await?;
         // No other code sets it.
-        let _ = service.set(opening.await?);
+        let _ = service.set(opened);
+        on_serving();
         Ok::<_, E>(())
     };
     let serving = async {

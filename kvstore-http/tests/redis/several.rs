@@ -223,7 +223,8 @@ async fn server_and_worker_wait_for_a_redis_that_is_not_there_yet() {
     let server = server.serves();
     assert_eq!(server.address, address);
     // The connection of before serves on.
-    assert_eq!(connection.ask(&put).await.status, 201);
+    let reply = connection.ask(&put).await;
+    assert_eq!(reply.status, 201, "{reply:?}");
     for address in [address, admin] {
         let reply = Connection::open(address)
             .await
