@@ -3,6 +3,10 @@
 
 use kvstore_testing::client::{Reply, Request, request};
 
+/// How long an increment's idempotency key is kept, in seconds: longer than an increment stays open.
+/// With all keys of a long run, each snapshot and each start would take seconds.
+const WINDOW: u64 = 120;
+
 /// A counter and the client's knowledge of it.
 #[derive(Debug)]
 pub(crate) struct Counter {
@@ -63,8 +67,10 @@ impl Counter {
         let open = self.open.get_or_insert_default();
         (open.is_repeated, open.is_under_way) = (is_repeated, true);
         let (key, number) = (&self.key, self.begun);
-        request("POST", &format!("/v1/kv/{key}?add=1"))
-            .header("idempotency-key", &format!("\"{key}:{number}\""))
+        request("POST", &format!("/v1/kv/{key}?add=1")).header(
+            "idempotency-key",
+            &format!("\"{key}:{number}\";window={WINDOW}"),
+        )
     }
 
     /// Processes an answer as a client does.

@@ -52,10 +52,11 @@ impl Run {
         let clients = (0..CLIENTS).map(|number| Client::new(number, random.random()));
         Self {
             folder: folder.to_owned(),
-            // Each addition leaves a key, and at the bound on keys a server refuses the next one: a
-            // long run must not take that for a server that has given up.
+            // Each addition leaves an outcome and an idempotency key. With 100,000 outcomes, each
+            // snapshot and each start of a long run would take seconds. At the bound on keys, a
+            // server refuses the next one, and must not be taken for one that has given up.
             store: format!(
-                "file:{}?snapshot_bytes={SNAPSHOT_BYTES}&idempotency_keys=1000000000",
+                "file:{}?snapshot_bytes={SNAPSHOT_BYTES}&outcomes=10000&idempotency_keys=1000000000",
                 folder.display()
             ),
             wrapper: Vec::new(),
