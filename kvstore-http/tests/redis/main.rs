@@ -9,3 +9,4 @@ mod round_trips;
 mod several;
 mod shared;
 mod watch;
+mod wrong_types;
