@@ -219,6 +219,12 @@ async fn reads() {
             }
             add("get through `dyn Store`", READS, start);
             let start = Instant::now();
+            for keys in keys.chunks(100) {
+                let found = shared.get_many(keys).await.expect("it reads");
+                assert!(found.iter().all(Option::is_some));
+            }
+            add("get_many of 100 through `dyn Store`, per key", READS, start);
+            let start = Instant::now();
             for _ in 0..PAGES {
                 // Far enough from the end that the page is full.
                 let request = ListRequest {

@@ -113,18 +113,20 @@ pub struct Connection {
 impl Connection {
     /// Connects to a server that listens.
     pub async fn open(address: SocketAddr) -> Self {
-        Self::try_open(address)
-            .await
-            .expect("a server that listens")
+        let connected = TcpStream::connect(address).await;
+        Self::on(connected.expect("a server that listens"))
     }
 
-    /// Connects if there is still a server.
+    /// Connects to a server; `None` if it does not listen.
     pub async fn try_open(address: SocketAddr) -> Option<Self> {
-        let stream = TcpStream::connect(address).await.ok()?;
-        Some(Self {
+        TcpStream::connect(address).await.ok().map(Self::on)
+    }
+
+    fn on(stream: TcpStream) -> Self {
+        Self {
             stream,
             unread: Vec::new(),
-        })
+        }
     }
 
     /// Sends bytes as they are.

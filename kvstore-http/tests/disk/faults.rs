@@ -6,7 +6,7 @@
 //! everything acknowledged, once and in order, and nothing else. A disk that falsely reports a
 //! write as done cannot be survived, but it is detected. A fault that did not occur fails the test.
 //!
-//! While the server serves, a sample of the cases runs; all of them, in about four minutes, with
+//! While the server serves, a sample of the cases runs; all of them, in about ten minutes, with
 //!
 //! ```text
 //! KVSTORE_FAULTS=all cargo test -p kvstore-http --test disk -- --nocapture faults::
