@@ -19,8 +19,8 @@ use kvstore_core::open::Opened;
 use kvstore_core::queue::WorkQueue;
 use kvstore_core::service::ServiceOptions;
 use kvstore_core::{JobQueue, Service, StoreExt};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use crate::child::Child;
 use crate::exchange::{read_answer, with_body};
@@ -194,6 +194,12 @@ async fn requests() {
         })
         .await;
         add_rates(&mut table, "`get` of the store, 64 tasks", &rates);
+        let rates = append(&redis).await;
+        add_rates(
+            &mut table,
+            "one `EVALSHA` with an `XADD`, 1 connection",
+            &rates,
+        );
         for (name, method, connections) in [
             ("`GET /v1/kv/{key}`, 64 connections", "GET", CONNECTIONS),
             ("`PUT /v1/kv/{key}`, waited for, 1 connection", "PUT", 1),
@@ -208,6 +214,30 @@ async fn requests() {
         }
     }
     table.print("Reads, and waited writes across processes (redis, `requests`)");
+}
+
+/// Measures the least that a durable change costs: one script that appends a value to a stream.
+async fn append(redis: &Server) -> Rates {
+    let script = "return redis.call('XADD', KEYS[1], '*', 'value', ARGV[1])";
+    let hash = redis.cli(&["SCRIPT", "LOAD", script]);
+    let request = format!("EVALSHA {} 1 stream {}\r\n", hash.trim(), "x".repeat(100));
+    let socket = redis.socket();
+    drive(1, SPAN, |_, mut laps| {
+        let (request, socket) = (request.clone(), socket.clone());
+        async move {
+            let mut stream = UnixStream::connect(socket).await.expect("it listens");
+            let mut answer = [0; 256];
+            while laps.go_on() {
+                let sent = stream.write_all(request.as_bytes()).await;
+                sent.expect("the server reads");
+                // The id of the entry, which one segment holds.
+                let length = stream.read(&mut answer).await.expect("it answers");
+                assert!(answer.starts_with(b"$") && answer[..length].ends_with(b"\r\n"));
+            }
+            laps
+        }
+    })
+    .await
 }
 
 fn add_rates(table: &mut Table, name: &str, rates: &Rates) {
