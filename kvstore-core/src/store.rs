@@ -7,14 +7,15 @@
 //! `conformance`) checks each sentence below.
 
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 
-use crate::error::Result;
-use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOMES_MAX};
+use crate::error::{Error, Result, Subject};
+use crate::limits::{CHANGES_MAX, DEAD_LETTERS_MAX, OUTCOMES_MAX, PAGE_ENTRIES_MAX};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
@@ -206,6 +207,59 @@ impl Default for ListRequest {
             count: false,
         }
     }
+}
+
+impl ListRequest {
+    pub(crate) fn check(&self) -> Result<()> {
+        if !(1..=PAGE_ENTRIES_MAX).contains(&self.limit) {
+            return Err(Error::invalid(
+                Subject::Limit,
+                format!("it must be from 1 to {PAGE_ENTRIES_MAX}"),
+            ));
+        }
+        if self.delimiter.as_deref() == Some("") {
+            return Err(Error::invalid(Subject::Delimiter, "it must not be empty"));
+        }
+        Ok(())
+    }
+
+    /// Returns where the page begins; `None` if nothing can be on it.
+    pub(crate) fn start(&self) -> Option<Bound<String>> {
+        match &self.after {
+            Some(after) if *after >= self.prefix => match self.folded(after) {
+                Some(fold) => behind_prefix(&fold).map(Bound::Included),
+                None => Some(Bound::Excluded(after.clone())),
+            },
+            _ => Some(Bound::Included(self.prefix.clone())),
+        }
+    }
+
+    /// Returns the common prefix that `name` (a key, or such a prefix) is folded into.
+    pub(crate) fn folded(&self, name: &str) -> Option<String> {
+        let delimiter = self.delimiter.as_deref()?;
+        let rest = name.strip_prefix(self.prefix.as_str())?;
+        let end = self.prefix.len() + rest.find(delimiter)? + delimiter.len();
+        Some(name[..end].to_owned())
+    }
+}
+
+/// Returns the first text after all that start with `prefix`, in byte order; `None` if there is
+/// none.
+pub(crate) fn behind_prefix(prefix: &str) -> Option<String> {
+    let mut text = prefix.to_owned();
+    while let Some(last) = text.pop() {
+        // The next character also has the next bytes, since UTF-8 preserves the order; surrogates
+        // are not characters.
+        let next = match last {
+            '\u{d7ff}' => Some('\u{e000}'),
+            _ => char::from_u32(u32::from(last) + 1),
+        };
+        if let Some(next) = next {
+            text.push(next);
+            return Some(text);
+        }
+    }
+    None
 }
 
 /// A page of a listing.

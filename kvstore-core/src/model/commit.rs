@@ -6,7 +6,7 @@ use crate::error::{Error, Result, Subject};
 use crate::limits::DEAD_LETTERS_BYTES_MAX;
 use crate::model::entry::Version;
 use crate::model::id::{Partition, Position, QueueId};
-use crate::model::job::{Computed, Dead, Failure, Summary};
+use crate::model::job::{Applied, Computed, Dead, Failed, Failure, Outcome, Succeeded, Summary};
 use crate::model::key::Key;
 use crate::model::write::{Condition, Write};
 
@@ -120,6 +120,39 @@ pub enum Verdict {
     },
     /// The job is given up.
     Dead(Dead),
+}
+
+impl Verdict {
+    /// Returns the outcome; `applied` returns the result of a write, given its index in the commit
+    /// and what was computed for it.
+    pub(crate) fn into_outcome(self, applied: impl Fn(usize, Computed) -> Applied) -> Outcome {
+        match self {
+            Self::Succeeded {
+                summary,
+                first,
+                computed,
+            } => {
+                let writes = (first..).zip(computed);
+                let writes = writes.map(|(index, computed)| applied(index, computed));
+                Outcome::Succeeded(Some(Succeeded {
+                    summary,
+                    writes: writes.collect(),
+                }))
+            }
+            Self::Failed {
+                summary,
+                operation,
+                reason,
+                current,
+            } => Outcome::Failed(Failed {
+                summary,
+                operation,
+                reason,
+                current,
+            }),
+            Self::Dead(dead) => Outcome::Dead(dead),
+        }
+    }
 }
 
 /// The result of a commit.

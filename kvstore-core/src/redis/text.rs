@@ -1,12 +1,10 @@
 //! Domain types as text in Redis, encoded and decoded: the only module that knows these formats.
 
-use bytes::Bytes;
-
 use crate::error::{Error, Result, Subject};
 use crate::model::commit::Verdict;
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position};
-use crate::model::job::{Applied, Computed, Dead, Failed, JobState, Outcome, Succeeded};
+use crate::model::job::{Applied, Computed, Dead, JobState, Outcome};
 use crate::model::value::Value;
 
 pub(crate) fn number(text: &str) -> Result<u64> {
@@ -34,43 +32,31 @@ pub(crate) fn unexpected() -> Error {
 /// Returns the verdict's kind as the scripts name it, the text that they keep, the index of its
 /// first write, and the number of its writes.
 pub(crate) fn verdict_text(verdict: &Verdict) -> Result<(&'static str, String, usize, usize)> {
-    Ok(match verdict {
-        // The script stores versions and existence separately, and `finished` fills them in.
+    let (first, count) = match verdict {
         Verdict::Succeeded {
-            summary,
-            first,
-            computed,
-        } => {
-            let placeholder = |computed: &Computed| Applied {
-                version: Version(0),
-                existed: false,
-                computed: *computed,
-            };
-            let outcome = Outcome::Succeeded(Some(Succeeded {
-                summary: summary.clone(),
-                writes: match computed.iter().all(|it| *it == Computed::default()) {
-                    true => Vec::new(),
-                    false => computed.iter().map(placeholder).collect(),
-                },
-            }));
-            ("s", text(&outcome)?, *first, computed.len())
+            first, computed, ..
+        } => (*first, computed.len()),
+        Verdict::Failed { .. } | Verdict::Dead(_) => (0, 0),
+    };
+    // The script stores versions and existence separately, and `finished` fills them in.
+    let placeholder = |_, computed| Applied {
+        version: Version(0),
+        existed: false,
+        computed,
+    };
+    let mut outcome = verdict.clone().into_outcome(placeholder);
+    if let Outcome::Succeeded(Some(succeeded)) = &mut outcome {
+        let mut computed = succeeded.writes.iter().map(|write| write.computed);
+        if computed.all(|computed| computed == Computed::default()) {
+            succeeded.writes.clear();
         }
-        Verdict::Failed {
-            summary,
-            operation,
-            reason,
-            current,
-        } => {
-            let outcome = Outcome::Failed(Failed {
-                summary: summary.clone(),
-                operation: *operation,
-                reason: *reason,
-                current: *current,
-            });
-            ("f", text(&outcome)?, 0, 0)
-        }
-        Verdict::Dead(dead) => ("d", text(dead)?, 0, 0),
-    })
+    }
+    let (kind, text) = match &outcome {
+        Outcome::Succeeded(_) => ("s", text(&outcome)?),
+        Outcome::Failed(_) => ("f", text(&outcome)?),
+        Outcome::Dead(dead) => ("d", text(dead)?),
+    };
+    Ok((kind, text, first, count))
 }
 
 fn text<T: serde::Serialize>(value: &T) -> Result<String> {
@@ -79,26 +65,23 @@ fn text<T: serde::Serialize>(value: &T) -> Result<String> {
 
 /// Decodes a kept outcome from the fields of its stream entry.
 pub(crate) fn finished(fields: &[String]) -> Result<JobState> {
-    let field = |name: &str| {
-        let place = fields.iter().step_by(2).position(|field| field == name);
-        place
-            .and_then(|place| fields.get(2 * place + 1))
-            .ok_or_else(unexpected)
+    let [_, _, _, kind, _, text, _, first, _, existed] = fields else {
+        return Err(unexpected());
     };
-    if field("kind")? == "d" {
+    if kind == "d" {
         // Its letter was dropped.
         return Ok(JobState::Forgotten);
     }
-    let mut outcome: Outcome = serde_json::from_str(field("text")?).map_err(|_| unexpected())?;
+    let mut outcome: Outcome = serde_json::from_str(text).map_err(|_| unexpected())?;
     if let Outcome::Succeeded(Some(succeeded)) = &mut outcome {
-        let first = number(field("first")?)?;
-        // Nothing is written for writes that computed nothing.
+        let first = number(first)?;
+        // `verdict_text` leaves out writes that computed nothing.
         let computed = std::mem::take(&mut succeeded.writes)
             .into_iter()
             .map(|applied| applied.computed)
             .chain(std::iter::repeat(Computed::default()));
         succeeded.writes = (first..)
-            .zip(field("existed")?.bytes())
+            .zip(existed.bytes())
             .zip(computed)
             .map(|((version, digit), computed)| Applied {
                 version: Version(version),
@@ -140,29 +123,21 @@ pub(crate) fn letter_id(name: &str, partition: Partition) -> Result<JobId> {
 
 /// Decodes an entry from `VERSION DEADLINE JSON`.
 pub(crate) fn entry(text: Vec<u8>) -> Result<Entry> {
-    let text = Bytes::from(text);
-    let mut spaces = spaces_in(&text);
-    let (Some(first), Some(second)) = (spaces.next(), spaces.next()) else {
-        return Err(unexpected());
-    };
-    let digits = |range: std::ops::Range<usize>| {
-        let text = std::str::from_utf8(&text[range]).map_err(|_| unexpected())?;
-        number(text)
-    };
-    let version = Version(digits(0..first)?);
-    let deadline = digits(first + 1..second)?;
-    // Checked again: anyone with the server's password can write there.
-    let value = Value::parse(&text[second + 1..]).map_err(|_| unexpected())?;
+    let (version, expires_at, value) = entry_parts(&text)?;
     Ok(Entry {
-        value,
+        // Checked again: anyone with the server's password can write there.
+        value: Value::parse(value).map_err(|_| unexpected())?,
         version,
-        expires_at: (deadline != 0).then_some(Timestamp(deadline)),
+        expires_at,
     })
 }
 
-fn spaces_in(text: &[u8]) -> impl Iterator<Item = usize> {
-    text.iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == b' ')
-        .map(|(place, _)| place)
+/// Splits the text of an entry into its version, its deadline and its value.
+pub(crate) fn entry_parts(text: &[u8]) -> Result<(Version, Option<Timestamp>, &[u8])> {
+    let mut parts = text.splitn(3, |byte| *byte == b' ');
+    let mut next = || parts.next().ok_or_else(unexpected);
+    let digits = |text| number(std::str::from_utf8(text).map_err(|_| unexpected())?);
+    let (version, deadline, value) = (digits(next()?)?, digits(next()?)?, next()?);
+    let expires_at = (deadline != 0).then_some(Timestamp(deadline));
+    Ok((Version(version), expires_at, value))
 }

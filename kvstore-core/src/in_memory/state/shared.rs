@@ -16,15 +16,14 @@ use super::table::PASS;
 use super::watchers::{Ended, Watchers, change_id};
 use super::{Record, Staging, State};
 use crate::clock::StoreTime;
-use crate::error::{Error, Result, Subject};
-use crate::limits::PAGE_ENTRIES_MAX;
+use crate::error::Result;
 use crate::model::commit::Commit;
 use crate::model::entry::{Entry, EntryRef, Timestamp};
 use crate::model::id::{JobId, Position};
 use crate::model::job::JobState;
 use crate::model::key::Key;
 use crate::model::write::Change;
-use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page};
+use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page, behind_prefix};
 
 /// A state, its clock, and the callers that wait for it to change.
 #[derive(Debug)]
@@ -262,15 +261,7 @@ impl Shared {
     }
 
     pub(crate) fn list(&self, request: &ListRequest) -> Result<Page> {
-        if !(1..=PAGE_ENTRIES_MAX).contains(&request.limit) {
-            return Err(Error::invalid(
-                Subject::Limit,
-                format!("it must be from 1 to {PAGE_ENTRIES_MAX}"),
-            ));
-        }
-        if request.delimiter.as_deref() == Some("") {
-            return Err(Error::invalid(Subject::Delimiter, "it must not be empty"));
-        }
+        request.check()?;
         let now = self.now();
         let state = self.read();
         let mut page = list(&state, now, request);
@@ -365,24 +356,13 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
         entries: Vec::with_capacity(request.limit),
         ..Page::empty(change_id(state.version))
     };
-    let mut start: (Bound<String>, Option<String>) = match &request.after {
-        Some(after) if after.as_str() >= prefix => {
-            (Bound::Excluded(after.clone()), folded(after, request))
-        }
-        _ => (Bound::Included(prefix.to_owned()), None),
-    };
+    let mut start = request.start();
     // The last folded prefix, if it came after the last key.
     let mut last = None;
 
     // Each round moves from one folded prefix to the next, so its cost does not grow with the keys
     // folded.
-    'folds: loop {
-        let (bound, fold) = &start;
-        let bound = match fold.as_deref().and_then(behind_prefix) {
-            Some(behind) => Bound::Included(behind),
-            None if fold.is_some() => break,
-            None => bound.clone(),
-        };
+    'folds: while let Some(bound) = start.take() {
         let rows = state.table.range_from(bound.as_ref().map(String::as_str));
         // After a row that begins a folded prefix, none of its followers is needed.
         let pass = if request.delimiter.is_some() { 1 } else { PASS };
@@ -398,10 +378,10 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
                 break 'folds;
             }
             let key = row.key();
-            if let Some(fold) = folded(key.as_str(), request) {
+            if let Some(fold) = request.folded(key.as_str()) {
+                start = behind_prefix(&fold).map(Bound::Included);
                 last = Some(fold.clone());
-                page.prefixes.push(fold.clone());
-                start = (Bound::Unbounded, Some(fold));
+                page.prefixes.push(fold);
                 continue 'folds;
             }
             last = None;
@@ -413,7 +393,6 @@ fn list(state: &State, now: Timestamp, request: &ListRequest) -> Page {
                 value: request.include_values.then(|| row.value()),
             });
         }
-        break;
     }
     page.count = request.count.then(|| {
         let behind = behind_prefix(prefix);
@@ -435,33 +414,6 @@ fn in_passes<'a, T>(
         (!rows.is_empty()).then_some(rows)
     };
     iter::from_fn(next).flatten()
-}
-
-/// Returns the common prefix that `name` (a key, or such a prefix) is folded into.
-fn folded(name: &str, request: &ListRequest) -> Option<String> {
-    let delimiter = request.delimiter.as_deref()?;
-    let rest = name.strip_prefix(request.prefix.as_str())?;
-    let end = request.prefix.len() + rest.find(delimiter)? + delimiter.len();
-    Some(name[..end].to_owned())
-}
-
-/// Returns the first text after all that start with `prefix`, in byte order; `None` if there is
-/// none.
-fn behind_prefix(prefix: &str) -> Option<String> {
-    let mut text = prefix.to_owned();
-    while let Some(last) = text.pop() {
-        // The next character also has the next bytes, since UTF-8 preserves the order; surrogates
-        // are not characters.
-        let next = match last {
-            '\u{d7ff}' => Some('\u{e000}'),
-            _ => char::from_u32(u32::from(last) + 1),
-        };
-        if let Some(next) = next {
-            text.push(next);
-            return Some(text);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

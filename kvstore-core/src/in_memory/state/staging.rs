@@ -13,7 +13,7 @@ use crate::model::commit::{
 };
 use crate::model::entry::{Entry, Timestamp, Version};
 use crate::model::id::{JobId, Partition, Position, QueueId};
-use crate::model::job::{Applied, Failed, Outcome, Succeeded};
+use crate::model::job::Applied;
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition, Write};
 
@@ -183,34 +183,10 @@ impl<'a> Staging<'a> {
         existed: &[bool],
     ) -> Advanced {
         let id = (advance.queue, advance.partition);
-        let outcome = |verdict| match verdict {
-            Verdict::Succeeded {
-                summary,
-                first,
-                computed,
-            } => {
-                let applied = |(index, computed)| Applied {
-                    version: Version(first_version.0 + index as u64),
-                    existed: existed[index],
-                    computed,
-                };
-                Outcome::Succeeded(Some(Succeeded {
-                    summary,
-                    writes: (first..).zip(computed).map(applied).collect(),
-                }))
-            }
-            Verdict::Failed {
-                summary,
-                operation,
-                reason,
-                current,
-            } => Outcome::Failed(Failed {
-                summary,
-                operation,
-                reason,
-                current,
-            }),
-            Verdict::Dead(dead) => Outcome::Dead(dead),
+        let applied = |index, computed| Applied {
+            version: Version(first_version.0 + index as u64),
+            existed: existed[index],
+            computed,
         };
         self.dead.extend(dead.map(|dead| (id, dead)));
         self.positions.insert(id, advance.to);
@@ -222,7 +198,7 @@ impl<'a> Staging<'a> {
             from: advance.from,
             to: advance.to,
             outcomes: outcomes
-                .map(|(at, verdict)| (at, outcome(verdict)))
+                .map(|(at, verdict)| (at, verdict.into_outcome(applied)))
                 .collect(),
             lost: advance.lost,
         }

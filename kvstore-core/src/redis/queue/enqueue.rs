@@ -18,7 +18,7 @@ use crate::model::job::NewJob;
 use crate::queue::Accepted;
 use crate::redis::queue::Inner;
 use crate::redis::queue::pack;
-use crate::redis::run::resend::{REMEMBERED, SendTries, Senders};
+use crate::redis::run::resend::{REMEMBERED, Senders, settled};
 use crate::redis::scripts::Script;
 use crate::redis::text::{number, position, unexpected};
 
@@ -173,15 +173,8 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
             milliseconds(idempotency.minimum),
         ));
     }
-    let mut tries = SendTries::default();
-    let answered = loop {
-        let answer = session
-            .number("the job was accepted", partition, &script, true)
-            .await;
-        if let Some(answer) = tries.settled(answer).await {
-            break answer;
-        }
-    };
+    let sending = || session.number("the job was accepted", partition, &script, true);
+    let answered = settled(sending).await;
     match answered.and_then(|words: Vec<String>| answers(queue, partition, sent.len(), &words)) {
         Ok(answers) if answers.len() == sent.len() => {
             let accepted = answers.iter().flatten();

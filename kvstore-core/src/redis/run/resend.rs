@@ -5,12 +5,12 @@
 //!
 //! A sender has one change in flight at a time, so concurrent changes need a sender each.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, source};
 use crate::model::id::QueueId;
 
 /// How long a server remembers the last answer to a sender: far longer than any sender resends.
@@ -22,59 +22,27 @@ const RESEND_MAX: Duration = Duration::from_secs(5);
 /// The pause before the first resend, which doubles with each, and its maximum.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
-/// The senders of this process to one partition.
-#[derive(Debug)]
-pub(crate) struct Senders {
-    /// A name that is unique worldwide.
-    name: String,
-    state: Mutex<SenderState>,
-}
-
+/// The senders of this process to one partition that have no change in flight: for each the name of
+/// the partition's key that holds the last answer to it, and the number of its last change.
 #[derive(Debug, Default)]
-struct SenderState {
-    made: u64,
-    free: Vec<Sender>,
-}
-
-#[derive(Debug)]
-struct Sender {
-    place: u64,
-    /// The number of its last change.
-    number: u64,
-}
-
-impl Default for Senders {
-    fn default() -> Self {
-        Self {
-            name: QueueId::random().to_string(),
-            state: Mutex::default(),
-        }
-    }
-}
+pub(crate) struct Senders(Mutex<Vec<(String, u64)>>);
 
 impl Senders {
     /// Takes a sender for one more change, with its next number.
     pub(crate) fn next(&self) -> Numbered<'_> {
-        let mut state = self.state();
-        let mut sender = state.free.pop().unwrap_or_else(|| {
-            state.made += 1;
-            Sender {
-                place: state.made,
-                number: 0,
-            }
-        });
-        sender.number += 1;
-        let (place, number) = (sender.place, sender.number);
+        let free = self.free().pop();
+        // A name that is unique worldwide.
+        let new = || (format!("sender:{}", QueueId::random()), 0);
+        let (record, last) = free.unwrap_or_else(new);
         Numbered {
             senders: self,
-            record: format!("sender:{}.{place}", self.name),
-            number,
-            sender: Some(sender),
+            record,
+            number: last + 1,
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, SenderState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn free(&self) -> MutexGuard<'_, Vec<(String, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,63 +54,47 @@ pub(crate) struct Numbered<'s> {
     /// The name of the partition's key that holds the last answer to the sender.
     pub(crate) record: String,
     pub(crate) number: u64,
-    sender: Option<Sender>,
 }
 
 impl Drop for Numbered<'_> {
     fn drop(&mut self) {
-        let sender = self.sender.take();
-        self.senders.state().free.extend(sender);
+        let record = std::mem::take(&mut self.record);
+        self.senders.free().push((record, self.number));
     }
 }
 
-/// The tries to send one numbered change.
-#[derive(Debug)]
-pub(crate) struct SendTries {
-    begun: Instant,
-    pause: Duration,
-    unknown: Option<Error>,
-}
-
-impl Default for SendTries {
-    fn default() -> Self {
-        Self {
-            begun: Instant::now(),
-            pause: PAUSES[0],
-            unknown: None,
-        }
-    }
-}
-
-impl SendTries {
-    /// Returns the result of the change, given the latest `answer`; `None`, after a pause, if it
-    /// must be resent.
-    ///
-    /// Once a change was sent and its result is unknown, only its own answer settles it: a refusal
-    /// may overtake a copy that is still on its way. The result stays [`Error::Unknown`] if no
-    /// answer comes within [`RESEND_MAX`].
-    pub(crate) async fn settled<T>(&mut self, answer: Result<T>) -> Option<Result<T>> {
-        match answer {
-            Err(error @ Error::Unknown { .. }) => self.unknown = Some(error),
-            Err(refusal @ Error::Unavailable { .. }) if self.unknown.is_some() => {
-                // The cause of the unknown result.
-                if let Some(Error::Unknown { source, .. }) = &mut self.unknown {
-                    *source = Some(Arc::new(refusal));
-                }
+/// Sends a numbered change until its result is known, and returns that.
+///
+/// Once a change was sent and its result is unknown, only its own answer settles it: a refusal may
+/// overtake a copy that is still on its way. The result stays [`Error::Unknown`] if no answer comes
+/// within [`RESEND_MAX`].
+pub(crate) async fn settled<T, F: Future<Output = Result<T>>>(
+    mut send: impl FnMut() -> F,
+) -> Result<T> {
+    let (begun, mut pause) = (Instant::now(), PAUSES[0]);
+    let mut before = None;
+    loop {
+        let unknown = match (send().await, before) {
+            (Err(error @ Error::Unknown { .. }), _) => error,
+            (Err(refusal @ Error::Unavailable { .. }), Some(Error::Unknown { what, .. })) => {
+                let source = source(refusal);
+                Error::Unknown { what, source }
             }
-            answer => return Some(answer),
+            (answer, _) => return answer,
+        };
+        if begun.elapsed() + pause > RESEND_MAX {
+            return Err(unknown);
         }
-        if self.begun.elapsed() + self.pause > RESEND_MAX {
-            return self.unknown.take().map(Err);
-        }
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSES[1]);
-        None
+        before = Some(unknown);
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSES[1]);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use super::*;
 
     fn unknown() -> Result<u8> {
@@ -165,29 +117,20 @@ mod tests {
         assert_ne!(Senders::default().next().record, record);
     }
 
-    async fn until_settled(mut send: impl FnMut() -> Result<u8>) -> Result<u8> {
-        let mut tries = SendTries::default();
-        loop {
-            if let Some(answer) = tries.settled(send()).await {
-                return answer;
-            }
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn only_its_own_answer_ends_a_change_that_was_sent() {
         let mut answers = vec![Ok(7), Err(Error::unavailable("the server")), unknown()];
-        let answer = until_settled(|| answers.pop().unwrap()).await;
+        let answer = settled(|| ready(answers.pop().unwrap())).await;
         assert_eq!(answer.unwrap(), 7);
 
         let mut first = Some(unknown());
         let down = || Err(Error::unavailable("the server"));
-        let answer = until_settled(|| first.take().unwrap_or_else(down)).await;
+        let answer = settled(|| ready(first.take().unwrap_or_else(down))).await;
         assert!(matches!(answer, Err(Error::Unknown { .. })), "{answer:?}");
 
         // One that was never sent needs no second try.
         let mut answers = vec![Err::<u8, _>(Error::unavailable("the server"))];
-        let answer = until_settled(|| answers.pop().unwrap()).await;
+        let answer = settled(|| ready(answers.pop().unwrap())).await;
         assert!(
             matches!(answer, Err(Error::Unavailable { .. })),
             "{answer:?}"

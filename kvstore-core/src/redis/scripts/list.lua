@@ -2,10 +2,9 @@
 --
 -- KEYS  1 state, 2 index, 3 deadlines
 -- ARGV  1 skew (ms), 2 start of the entries' names, 3 prefix, 4 first (as ZRANGEBYLEX takes it),
---       5 end (likewise), 6 most, 7 delimiter or '', 8 values (1, 0), 9 count (1, 0), 10 start of
---       the prefix's range (as ZRANGEBYLEX takes it)
--- Says  {latest version, count or -1, items}: for a key {name, version, deadline, size, value or
---       ''}, for a common prefix {name}
+--       5 end (likewise), 6 most, 7 delimiter or '', 8 values (1, 0), 9 count (1, 0)
+-- Says  {latest version, count or -1, items}: for a key {name, its text (without values: up to the
+--       value), size of the value}, for a common prefix {name, false, 0}
 --
 -- KEYS does not name the entries, which only the index knows: they are in the same slot as the keys
 -- that it names, and are only read.
@@ -16,18 +15,12 @@ local now = store_time(ARGV[1], redis.call('HGET', state, 'time'))
 
 local total = -1
 if count then
-  total = redis.call('ZLEXCOUNT', index, ARGV[10], last)
+  total = redis.call('ZLEXCOUNT', index, '[' .. prefix, last)
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now))) do
     if string.sub(name, 1, #prefix) == prefix then
       total = total - 1
     end
   end
-end
-
--- Returns the first text that sorts after everything that starts with `text`. Names are UTF-8,
--- which has no byte 255.
-local function behind(text)
-  return '[' .. string.sub(text, 1, -2) .. string.char(string.byte(text, -1) + 1)
 end
 
 -- After a fold the next look-up is for one name, and each look-up without a fold doubles that: all
@@ -53,12 +46,14 @@ while #items < most do
     end
     if stop and (version or not has_expired) then
       local folded = string.sub(name, 1, stop)
-      items[#items + 1] = { folded }
-      first, step = behind(folded), 1
+      push(items, { folded, false, 0 })
+      -- The first text that sorts after everything that starts with `folded`: names are UTF-8, which
+      -- has no byte 255.
+      first, step = '[' .. string.sub(folded, 1, -2) .. string.char(string.byte(folded, -1) + 1), 1
       break
     elseif version then
-      local deadline, start = string.match(text, '^%d+ (%d+) ()')
-      items[#items + 1] = { name, version, deadline, int(#text - start + 1), values and string.sub(text, start) or '' }
+      local start = string.match(text, '^%d+ %d+ ()')
+      push(items, { name, values and text or string.sub(text, 1, start - 1), #text - start + 1 })
     end
   end
 end

@@ -18,7 +18,7 @@ use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition};
 use crate::redis::log::LogEntry;
-use crate::redis::run::resend::{Numbered, REMEMBERED, SendTries, Senders};
+use crate::redis::run::resend::{Numbered, REMEMBERED, Senders, settled};
 use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
 use crate::redis::store::commit::plain::Sets;
@@ -74,7 +74,11 @@ pub(crate) async fn commit(
         let latest = memory.latest.load(Ordering::Relaxed);
         let plain = sets.as_ref().map(|sets| (sets, latest));
         let script = invocation(session, &commit, partition, sent_as.as_ref(), plain, wanted)?;
-        let (word, words, following) = send(session, partition, &script, sent_as.is_some()).await?;
+        let sending = || session.number("the commit took effect", partition, &script, true);
+        let (word, words, following): StepAnswer = match &sent_as {
+            Some(_) => settled(sending).await?,
+            None => sending().await?,
+        };
         match (word.as_str(), &words[..], &commit.advance) {
             ("ok", [first, existed], _) => {
                 let first = number(first)?;
@@ -145,27 +149,6 @@ pub(crate) async fn commit(
 
 /// A script's answer: a word, its details, and entries of the log.
 type StepAnswer = (String, Vec<String>, Vec<LogEntry>);
-
-/// Returns the script's answer. A call that `is_numbered` is resent until it has one.
-async fn send(
-    session: &Session,
-    partition: Partition,
-    script: &Call,
-    is_numbered: bool,
-) -> Result<StepAnswer> {
-    let mut tries = SendTries::default();
-    loop {
-        let answer = session
-            .number("the commit took effect", partition, script, true)
-            .await;
-        if !is_numbered {
-            return answer;
-        }
-        if let Some(answer) = tries.settled(answer).await {
-            return answer;
-        }
-    }
-}
 
 /// Makes `queue` the active one; with `only_first`, only if there is none. Returns the active queue
 /// and the number of that decision.
