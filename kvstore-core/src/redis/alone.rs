@@ -25,9 +25,9 @@ pub(crate) struct QueueAlone {
 impl QueueAlone {
     /// Opens the queue as [`Redis::open`](super::Redis::open) does, without a store.
     pub(crate) async fn open(address: &Address, options: &Options) -> Result<Self> {
-        let session = Session::open(address, options).await?;
+        let session = Session::open(address, options.clone()).await?;
         Ok(Self {
-            queue: RedisQueue::new(Arc::clone(&session), options, false),
+            queue: RedisQueue::new(Arc::clone(&session), false),
             session,
         })
     }
@@ -41,7 +41,8 @@ impl QueueAlone {
     /// # Errors
     /// [`Error::Config`] if it belongs to another store; the message says what to do.
     pub(crate) async fn bind(&self, folder: QueueId) -> Result<()> {
-        let (owner, meta) = (self.whose(&folder.to_string()).await?, self.meta());
+        let owner = whose(&self.session, &folder.to_string()).await?;
+        let meta = &self.session.meta;
         if owner == folder.to_string() {
             return Ok(());
         }
@@ -56,14 +57,6 @@ impl QueueAlone {
                  run redis-cli HDEL {meta} store"
             )
         }))
-    }
-
-    fn meta(&self) -> &str {
-        self.session.meta()
-    }
-
-    async fn whose(&self, owner: &str) -> Result<String> {
-        whose(&self.session, owner).await
     }
 
     pub(crate) fn close(&self) {
@@ -81,7 +74,7 @@ pub(crate) async fn bind_here(session: &Session) -> Result<()> {
     if owner == HERE {
         return Ok(());
     }
-    let meta = session.meta();
+    let meta = &session.meta;
     Err(Error::Config(format!(
         "under {meta} there is no store, only a queue in front of the folder with id {owner}: name that folder as the store and this \
          as the queue, or use another prefix"
@@ -89,7 +82,7 @@ pub(crate) async fn bind_here(session: &Session) -> Result<()> {
 }
 
 async fn whose(session: &Session, owner: &str) -> Result<String> {
-    let call = Call::new(Script::Bind).key(session.meta()).arg(owner);
+    let call = Call::new(Script::Bind).key(&session.meta).arg(owner);
     let what = "the queue was taken for its store";
     session.change(what, &call).await
 }

@@ -31,10 +31,6 @@ impl Keys {
         format!("{prefix}:meta")
     }
 
-    pub(crate) fn prefix(&self) -> &str {
-        &self.prefix
-    }
-
     /// Returns the name of the channel that announces which partition moved.
     pub(crate) fn channel(&self) -> String {
         format!("{}:moved", self.prefix)

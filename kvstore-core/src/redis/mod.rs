@@ -39,7 +39,7 @@
 //! Time is the server's, and a partition's time never moves backwards. Each operation is a script
 //! in `scripts/` that checks everything before its first write, since Redis does not roll back.
 //!
-//! What is not here: durability, which is the server's; `run/durability.rs` refuses a server that
+//! What is not here: durability, which is the server's; `run/look.rs` refuses a server that
 //! is not set up for it.
 
 mod address;
@@ -91,10 +91,10 @@ impl Redis {
     }
 
     pub(crate) async fn open_at(address: &Address, options: Options) -> Result<Self> {
-        let session = Session::open(address, &options).await?;
+        let session = Session::open(address, options).await?;
         alone::bind_here(&session).await?;
         Ok(Self {
-            queue: Arc::new(RedisQueue::new(Arc::clone(&session), &options, true)),
+            queue: Arc::new(RedisQueue::new(Arc::clone(&session), true)),
             store: Arc::new(RedisStore::new(session)),
         })
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::{
@@ -11,7 +11,7 @@ use redis::{
     ServerErrorKind, Value,
 };
 
-use crate::error::{Error, Result, Subject, source};
+use crate::error::{Error, Result, source};
 use crate::limits::RENUMBER_GAP;
 use crate::model::id::{Partition, PartitionCount, Position, QueueId};
 use crate::redis::address::Address;
@@ -23,8 +23,8 @@ use crate::redis::link::wake::Wake;
 use crate::redis::link::{ANSWER_MAX, Resend, Servers};
 use crate::redis::log::Logs;
 use crate::redis::options::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
-use crate::redis::run::durability::Look;
-use crate::redis::run::{Run, Runs, rights};
+use crate::redis::run::look::Look;
+use crate::redis::run::{Run, Runs};
 use crate::redis::scripts::{Call, FORMAT, Script, Scripts};
 
 /// Connections for changes that wait for replicas: a wait holds up the requests behind it.
@@ -43,21 +43,12 @@ const MEETING_PAUSE: Duration = Duration::from_millis(10);
 
 /// A store's server, and what all parts of the store share.
 pub(crate) struct Session {
-    /// The servers that announce what has moved; each announces everything.
-    clients: Vec<Client>,
-    password: Option<PasswordFile>,
     link: Servers,
     /// For changes that give out numbers, each link for some of the partitions. There are several
     /// where changes wait for replicas. A change is sent over its link once.
     numbering: Vec<Servers>,
     breakers: Breakers,
-    /// How many replicas must have a change before it is acknowledged.
-    replicas: usize,
-    relaxed: bool,
-    /// Most outcomes kept in a partition.
-    pub(crate) outcomes_max: usize,
-    /// Most dead letters kept in a partition.
-    pub(crate) dead_letters_max: usize,
+    pub(crate) options: Options,
     pub(crate) runs: Runs,
     pub(crate) logs: Logs,
     /// The queue that was created with the store.
@@ -68,8 +59,8 @@ pub(crate) struct Session {
     pub(crate) wake: Wake,
     /// Set once the store on the same server is known to apply this queue's jobs.
     applies_own_queue: AtomicBool,
-    meta: String,
-    skew_ms: Arc<AtomicI64>,
+    /// The name of the key that all partitions share.
+    pub(crate) meta: String,
     closed: AtomicBool,
 }
 
@@ -83,10 +74,10 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(crate) async fn open(address: &Address, options: &Options) -> Result<Arc<Self>> {
-        let nodes = nodes(address, options)?;
-        let certificates = tls::certificates(address, options);
-        let password = PasswordFile::of(options, &nodes[0])?;
+    pub(crate) async fn open(address: &Address, options: Options) -> Result<Arc<Self>> {
+        let nodes = nodes(address, &options)?;
+        let certificates = tls::certificates(address, &options);
+        let password = PasswordFile::of(&options, &nodes[0])?;
         let clients = nodes.iter().cloned();
         let clients = clients.map(|node| tls::client(node, certificates.as_ref()));
         let clients: Vec<Client> = clients.collect::<RedisResult<_>>().map_err(tls::refused)?;
@@ -98,7 +89,7 @@ impl Session {
         };
         let failed = |error| not_opened(address, error);
         let mut link = open(Resend::Some).await.map_err(failed)?;
-        let met = look_at_all(address, &mut link, options).await?;
+        let met = look_at_all(address, &mut link, &options).await?;
         let mut numbering = Vec::new();
         let links = match (&link, options.wait_replicas) {
             (Servers::One(_), 0) => {
@@ -140,20 +131,11 @@ impl Session {
         Ok(Arc::new(Self {
             breakers: Breakers::new(&link, partitions),
             numbering,
-            replicas: options.wait_replicas,
-            relaxed: options.relaxed_durability,
-            outcomes_max: options.outcomes_max,
-            dead_letters_max: options.dead_letters_max,
             runs,
             logs: Logs::new(partitions),
-            wake: Wake::new(
-                clients.clone(),
-                password.clone(),
-                keys.channel(),
-                partitions,
-            ),
-            clients,
-            password,
+            // Each server announces everything.
+            wake: Wake::new(clients, password, &keys, partitions),
+            options,
             queue: queue.parse()?,
             link,
             keys,
@@ -161,7 +143,6 @@ impl Session {
             scripts,
             applies_own_queue: AtomicBool::new(false),
             meta,
-            skew_ms: Arc::clone(&options.skew_ms),
             closed: AtomicBool::new(false),
         }))
     }
@@ -177,33 +158,32 @@ impl Session {
     /// behind takes over and has lost that the queue is active, this process still remembers it.
     pub(crate) async fn applied_field(&self) -> Result<String> {
         if !self.applies_own_queue.load(Ordering::Relaxed) {
-            let mut command = redis::cmd("HGET");
-            command.arg(&self.meta).arg("active");
-            match self.ask::<Option<String>>(&command).await? {
-                Some(active) if active == self.queue.to_string() => self.applies(self.queue),
+            match self.active_queue().await? {
+                Some(active) if active == self.queue => self.applies(active),
                 _ => return Ok(String::new()),
             }
         }
         Ok(format!("applied:{}", self.queue))
     }
 
-    pub(crate) fn meta(&self) -> &str {
-        &self.meta
+    /// Returns the queue whose jobs the store on the same server applies.
+    pub(crate) async fn active_queue(&self) -> Result<Option<QueueId>> {
+        let active = self.field(&self.meta, "active").await?;
+        active.map(|active| active.parse()).transpose()
+    }
+
+    /// Returns a field of the hash under `key`.
+    pub(crate) async fn field(&self, key: &str, field: &str) -> Result<Option<String>> {
+        self.ask(redis::cmd("HGET").arg(key).arg(field)).await
     }
 
     pub(crate) fn link(&self) -> Servers {
         self.link.clone()
     }
 
-    /// Creates a second wake, on another channel.
-    pub(crate) fn another_wake(&self, channel: String) -> Wake {
-        let (clients, password) = (self.clients.clone(), self.password.clone());
-        Wake::new(clients, password, channel, self.partitions)
-    }
-
     /// Returns the milliseconds that a script adds to the server's time.
     pub(crate) fn skew(&self) -> i64 {
-        self.skew_ms.load(Ordering::Relaxed)
+        self.options.skew_ms.load(Ordering::Relaxed)
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -212,10 +192,6 @@ impl Session {
         } else {
             Ok(())
         }
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
     }
 
     /// Closes the session and wakes all waiters.
@@ -319,7 +295,7 @@ impl Session {
                 Some(run) => run,
                 None => self.meet(partition, &link, None).await?,
             };
-            let replicas = if waits { self.replicas } else { 0 };
+            let replicas = if waits { self.options.wait_replicas } else { 0 };
             let sent = send(&mut link, self.keys.slot(partition), &run, call, replicas).await;
             match sent {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -351,7 +327,7 @@ impl Session {
 
     /// Returns true if replicas must have what is acknowledged.
     pub(crate) fn waits_for_replicas(&self) -> bool {
-        self.replicas > 0
+        self.options.wait_replicas > 0
     }
 
     /// Runs a script that only reads and that its server knows, and returns its answer once the
@@ -363,17 +339,13 @@ impl Session {
     ) -> Result<Option<T>> {
         self.check_open()?;
         let wait = REPLICAS_WAIT.as_millis() as u64;
+        let replicas = self.options.wait_replicas;
         let mut pipeline = Pipeline::new();
-        pipeline
-            .cmd("EVALSHA")
-            .arg(self.scripts.hash(call.script))
-            .arg(call.keys.len())
-            .arg(&call.keys)
-            .arg(&call.arguments);
+        pipeline.add_command(call.command(self.scripts.hash(call.script)));
         // WAIT covers the connection's own last write, so one must follow what the script saw.
         let barrier = self.keys.of(partition, "barrier");
         pipeline.cmd("SET").arg(barrier).arg("").arg("PX").arg(wait);
-        pipeline.cmd("WAIT").arg(self.replicas).arg(wait);
+        pipeline.cmd("WAIT").arg(replicas).arg(wait);
         let mut link = self.link_of(partition);
         let asking = link.ask(self.keys.slot(partition), &pipeline);
         let asking = async { asking.await.map_err(not_reached) };
@@ -388,7 +360,7 @@ impl Session {
             _ => 0,
         };
         match answer.extract_error() {
-            Ok(answer) if count >= self.replicas => redis::from_redis_value(answer)
+            Ok(answer) if count >= replicas => redis::from_redis_value(answer)
                 .map(Some)
                 .map_err(|error| not_reached(error.into())),
             _ => Ok(None),
@@ -420,39 +392,24 @@ impl Session {
     ) -> Result<Arc<Run>> {
         let (slot, breaks) = (self.keys.slot(partition), link.breaks());
         let link = &mut self.to_look_over(link);
-        let look = Look::at(link, slot).await.map_err(not_reached)?;
-        if !self.relaxed && !look.problems.is_empty() {
-            return Err(Error::Unavailable {
-                what: look.refusal(),
-                source: None,
-            });
+        let look = Look::at(link, slot, &self.options).await;
+        let look = look.map_err(not_reached)?;
+        if let Some(what) = look.refusal {
+            return Err(Error::Unavailable { what, source: None });
         }
         let run = self.runs.named(look.run.as_deref());
         let is_other = self.runs.is_other(partition, &run);
         if is_other || unknown.is_some_and(|unknown| unknown.name == run.name) {
-            load(link, slot, &run).await.map_err(not_reached)?;
+            let loaded = load(link, slot, &run, &self.options).await;
+            loaded.map_err(not_reached)?;
         }
         if is_other {
-            self.check_rights(link, slot).await?;
             // Another process may have opened it already, and then the server would not ask this
             // one to.
             self.enter(partition, link, &run).await?;
         }
         self.runs.meet(partition, Arc::clone(&run), breaks);
         Ok(run)
-    }
-
-    /// Checks the user's rights on the server that has `slot`.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] if one is missing.
-    async fn check_rights(&self, link: &mut Servers, slot: u16) -> Result<()> {
-        let prefix = self.keys.prefix();
-        match rights::missing(link, slot, prefix).await {
-            Ok(None) => Ok(()),
-            Ok(Some(what)) => Err(Error::Unavailable { what, source: None }),
-            Err(error) => Err(not_reached(error)),
-        }
     }
 
     /// Opens the partition to a run of its server, and detects whether an earlier run has lost what
@@ -499,21 +456,6 @@ impl Session {
             source: None,
         })
     }
-
-    /// Checks that the store has `partition`.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if it has no such partition.
-    pub(crate) fn check_partition(&self, partition: Partition) -> Result<()> {
-        if partition.0 < self.partitions.get() {
-            Ok(())
-        } else {
-            Err(Error::invalid(
-                Subject::Partition,
-                format!("the store has {}, from 0 on", self.partitions),
-            ))
-        }
-    }
 }
 
 /// Returns the servers at `address`, with the password of `options`.
@@ -556,13 +498,9 @@ async fn look_at_all(
     let failed = |error| not_opened(address, error);
     let mut runs = Vec::new();
     for slot in link.slots().await.map_err(failed)? {
-        let missing = rights::missing(link, slot, &options.prefix).await;
-        if let Some(missing) = missing.map_err(failed)? {
-            return Err(Error::Config(missing));
-        }
-        let look = Look::at(link, slot).await.map_err(failed)?;
-        if !options.relaxed_durability && !look.problems.is_empty() {
-            return Err(Error::Config(look.refusal()));
+        let look = Look::at(link, slot, options).await.map_err(failed)?;
+        if let Some(refusal) = look.refusal {
+            return Err(Error::Config(refusal));
         }
         if look.replicas < options.wait_replicas {
             tracing::warn!(
@@ -572,7 +510,7 @@ async fn look_at_all(
             );
         }
         let run = Arc::new(Run::new(look.run.as_deref()));
-        load(link, slot, &run).await.map_err(failed)?;
+        load(link, slot, &run, options).await.map_err(failed)?;
         runs.push(run);
     }
     Ok(runs)
@@ -581,12 +519,12 @@ async fn look_at_all(
 /// Gives the server that has `slot` the scripts that are bound to a run. The slot may have moved
 /// since its server was asked for its run. Then another server has received them, and is made to
 /// forget them.
-async fn load(link: &mut Servers, slot: u16, run: &Run) -> RedisResult<()> {
+async fn load(link: &mut Servers, slot: u16, run: &Run, options: &Options) -> RedisResult<()> {
     let answers = link.ask(slot, &run.load()).await?;
     for answer in answers {
         answer.extract_error()?;
     }
-    let look = Look::at(link, slot).await?;
+    let look = Look::at(link, slot, options).await?;
     if look.run.is_some_and(|there| there != run.name) {
         let mut flush = Pipeline::new();
         flush.cmd("SCRIPT").arg("FLUSH");

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::model::id::{Partition, PartitionCount, Position};
+use crate::redis::keys::Keys;
 use crate::redis::link::password::PasswordFile;
 use crate::redis::text::position;
 
@@ -19,12 +20,19 @@ pub(crate) const ASK_AFTER: Duration = Duration::from_millis(250);
 /// to do. A reconnection wakes all of them, so this covers only connections that break silently.
 pub(crate) const ASK_FOR_JOBS_AFTER: Duration = Duration::from_secs(1);
 
-/// What has moved: a count for all partitions together, and the last news of each.
+/// What has moved in the store and in the queue, and the messages about it.
 pub(crate) struct Wake {
-    any: watch::Sender<u64>,
-    each: Vec<watch::Sender<News>>,
+    pub(crate) store: Board,
+    pub(crate) queue: Board,
     claims: watch::Sender<u64>,
     listener: AbortHandle,
+}
+
+/// What has moved: a count for all partitions together, and the last news of each.
+#[derive(Clone)]
+pub(crate) struct Board {
+    any: watch::Sender<u64>,
+    each: Vec<watch::Sender<News>>,
 }
 
 /// The last news of a partition.
@@ -50,27 +58,46 @@ impl Wake {
     pub(crate) fn new(
         clients: Vec<Client>,
         password: Option<PasswordFile>,
-        channel: String,
+        keys: &Keys,
         partitions: PartitionCount,
     ) -> Self {
-        let any = watch::Sender::new(0);
-        let each: Vec<_> = partitions
-            .iter()
-            .map(|_| {
-                watch::Sender::new(News {
-                    at: Instant::now(),
-                    position: ANYWHERE,
-                })
-            })
-            .collect();
+        let (store, queue) = (Board::new(partitions), Board::new(partitions));
         let claims = watch::Sender::new(0);
-        let senders = (any.clone(), each.clone(), claims.clone());
-        let listener = tokio::spawn(listen(clients, password, channel, senders));
+        let channels = [
+            (keys.channel(), store.clone()),
+            (keys.jobs_channel(), queue.clone()),
+        ];
+        let listener = tokio::spawn(listen(clients, password, channels, claims.clone()));
         Self {
-            any,
-            each,
+            store,
+            queue,
             claims,
             listener: listener.abort_handle(),
+        }
+    }
+
+    /// Returns a receiver that changes whenever a worker starts, ends or releases a claim.
+    pub(crate) fn claims(&self) -> watch::Receiver<u64> {
+        self.claims.subscribe()
+    }
+
+    pub(crate) fn close(&self) {
+        self.listener.abort();
+        self.store.missed();
+        self.queue.missed();
+    }
+}
+
+impl Board {
+    fn new(partitions: PartitionCount) -> Self {
+        let unknown = News {
+            at: Instant::now(),
+            position: ANYWHERE,
+        };
+        let each = partitions.iter().map(|_| watch::Sender::new(unknown));
+        Self {
+            any: watch::Sender::new(0),
+            each: each.collect(),
         }
     }
 
@@ -89,19 +116,29 @@ impl Wake {
         *self.each[usize::from(partition.0)].borrow()
     }
 
-    /// Returns a receiver that changes whenever a worker starts, ends or releases a claim.
-    pub(crate) fn claims(&self) -> watch::Receiver<u64> {
-        self.claims.subscribe()
-    }
-
-    /// Announces that this process has moved `partition`, to `position` if its log has changed.
+    /// Announces that `partition` has moved, to `position` if its log has changed.
     pub(crate) fn moved(&self, partition: Partition, position: Option<Position>) {
-        wake(&self.any, &self.each, Some((partition.0, position)));
+        let sender = self.each.get(usize::from(partition.0));
+        self.announce(sender.into_iter(), position);
     }
 
-    pub(crate) fn close(&self) {
-        self.listener.abort();
-        wake(&self.any, &self.each, None);
+    /// Announces that news of any partition may have been missed.
+    pub(crate) fn missed(&self) {
+        self.announce(self.each.iter(), Some(ANYWHERE));
+    }
+
+    fn announce<'s>(
+        &self,
+        senders: impl Iterator<Item = &'s watch::Sender<News>>,
+        position: Option<Position>,
+    ) {
+        for sender in senders {
+            sender.send_modify(|news| {
+                news.at = Instant::now();
+                news.position = position.unwrap_or(news.position);
+            });
+        }
+        self.any.send_modify(|count| *count += 1);
     }
 }
 
@@ -130,16 +167,14 @@ pub(crate) async fn reached(
     let _ = tokio::time::timeout(most, reached).await;
 }
 
+/// Passes the messages of the store's channel and of the queue's on.
 async fn listen(
     clients: Vec<Client>,
     password: Option<PasswordFile>,
-    channel: String,
-    (any, each, claims): (
-        watch::Sender<u64>,
-        Vec<watch::Sender<News>>,
-        watch::Sender<u64>,
-    ),
+    channels: [(String, Board); 2],
+    claims: watch::Sender<u64>,
 ) {
+    let names = channels.each_ref().map(|(name, _)| name);
     // Every server of a cluster receives all messages, so the next one takes over when one is gone.
     for client in clients.iter().cycle() {
         let logged_in = match &password {
@@ -148,51 +183,26 @@ async fn listen(
         };
         if let Ok(client) = logged_in
             && let Ok(mut messages) = client.get_async_pubsub().await
-            && messages.subscribe(&channel).await.is_ok()
+            && messages.subscribe(&names).await.is_ok()
         {
             // Earlier messages may have been missed.
-            wake(&any, &each, None);
+            channels.iter().for_each(|(_, board)| board.missed());
             claims.send_modify(|count| *count += 1);
             let mut messages = messages.into_on_message();
             while let Some(message) = messages.next().await {
                 let text = message.get_payload::<String>().unwrap_or_default();
+                let name = message.get_channel_name();
                 if text == CLAIMS {
                     claims.send_modify(|count| *count += 1);
-                } else {
-                    wake(&any, &each, moved(&text));
+                } else if let Some((_, board)) = channels.iter().find(|(own, _)| own == name) {
+                    let (partition, to) = text.split_once(' ').unwrap_or((&text, ""));
+                    match partition.parse() {
+                        Ok(partition) => board.moved(Partition(partition), position(to).ok()),
+                        Err(_) => board.missed(),
+                    }
                 }
             }
         }
         tokio::time::sleep(ASK_AFTER).await;
     }
-}
-
-/// Parses a message that a partition has moved.
-fn moved(text: &str) -> Option<(u16, Option<Position>)> {
-    let (partition, to) = text.split_once(' ').unwrap_or((text, ""));
-    Some((partition.parse().ok()?, position(to).ok()))
-}
-
-/// Announces news of a partition, or (`None`) that news of any partition may have been missed.
-fn wake(
-    any: &watch::Sender<u64>,
-    each: &[watch::Sender<News>],
-    moved: Option<(u16, Option<Position>)>,
-) {
-    let pass_on = |sender: &watch::Sender<News>, position: Option<Position>| {
-        sender.send_modify(|news| {
-            news.at = Instant::now();
-            news.position = position.unwrap_or(news.position);
-        });
-    };
-    match moved {
-        Some((partition, position)) => {
-            let sender = each.get(usize::from(partition)).into_iter();
-            sender.for_each(|sender| pass_on(sender, position));
-        }
-        None => each
-            .iter()
-            .for_each(|sender| pass_on(sender, Some(ANYWHERE))),
-    }
-    any.send_modify(|count| *count += 1);
 }

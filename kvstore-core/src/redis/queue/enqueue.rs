@@ -13,13 +13,13 @@ use crate::error::{Error, Result, Subject, Unit};
 use crate::in_memory::log::Remembered;
 use crate::limits::WORK_BATCH_JOBS;
 use crate::model::entry::milliseconds;
-use crate::model::id::{Partition, Position};
+use crate::model::id::{JobId, Partition, Position};
 use crate::model::job::NewJob;
 use crate::queue::Accepted;
-use crate::redis::queue::Inner;
 use crate::redis::queue::pack;
 use crate::redis::run::resend::{REMEMBERED, Senders, settled};
 use crate::redis::scripts::Script;
+use crate::redis::session::Session;
 use crate::redis::text::{number, position, unexpected};
 
 /// Most jobs that wait for the batch before them, in each partition of each process. Further jobs
@@ -70,7 +70,7 @@ impl Lane {
     /// Accepts `jobs` and ensures that they are sent, even if no caller waits for the answers.
     pub(crate) fn send(
         self: &Arc<Self>,
-        queue: &Arc<Inner>,
+        session: &Arc<Session>,
         partition: Partition,
         jobs: Vec<WaitingJob>,
     ) {
@@ -91,10 +91,10 @@ impl Lane {
             }
         }
         if !state.waiting.is_empty() && !mem::replace(&mut state.under_way, true) {
-            let (lane, queue) = (Arc::clone(self), Arc::clone(queue));
+            let (lane, session) = (Arc::clone(self), Arc::clone(session));
             tokio::spawn(async move {
                 while let Some(batch) = lane.next() {
-                    send(&queue, &lane.senders, partition, batch).await;
+                    send(&session, &lane.senders, partition, batch).await;
                 }
             });
         }
@@ -118,28 +118,28 @@ impl Lane {
 }
 
 /// Sends one batch and answers each of its jobs.
-async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec<WaitingJob>) {
-    let session = &queue.session;
+async fn send(session: &Session, senders: &Senders, partition: Partition, batch: Vec<WaitingJob>) {
+    let options = &session.options;
     let sent_as = senders.next();
     let mut script = session.call(Script::Enqueue, partition);
-    script = script.key(queue.key(partition, &sent_as.record));
+    script = script.key(session.keys.of(partition, &sent_as.record));
     script.add((
         session.skew(),
-        queue.channel(),
+        session.keys.jobs_channel(),
         partition.0,
-        queue.jobs_max,
-        queue.bytes_max,
-        queue.idempotency_keys_max,
+        options.jobs_max,
+        options.bytes_max,
+        options.idempotency_keys_max,
         sent_as.number,
         REMEMBERED.as_millis() as u64,
     ));
     let mut sent = Vec::with_capacity(batch.len());
     let mut texts = Vec::with_capacity(batch.len());
     for waiting in batch {
-        if waiting.job.size_bytes() > queue.bytes_max {
+        if waiting.job.size_bytes() > options.bytes_max {
             waiting.answer(Err(Error::TooLarge {
                 subject: Subject::Job,
-                limit: queue.bytes_max as u64,
+                limit: options.bytes_max as u64,
                 unit: Unit::Bytes,
             }));
             continue;
@@ -175,14 +175,14 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
     }
     let sending = || session.number("the job was accepted", partition, &script, true);
     let answered = settled(sending).await;
-    match answered.and_then(|words: Vec<String>| answers(queue, partition, sent.len(), &words)) {
+    match answered.and_then(|words: Vec<String>| answers(session, partition, sent.len(), &words)) {
         Ok(answers) if answers.len() == sent.len() => {
             let accepted = answers.iter().flatten();
             let last = accepted.map(|accepted| accepted.id.position).max();
             session
                 .runs
                 .acknowledge(partition, last.unwrap_or_default());
-            queue.accepted(partition, last);
+            session.wake.queue.moved(partition, last);
             for (waiting, answer) in sent.into_iter().zip(answers) {
                 waiting.answer(answer);
             }
@@ -198,7 +198,7 @@ async fn send(queue: &Inner, senders: &Senders, partition: Partition, batch: Vec
 
 /// Decodes the script's answer to each of the jobs that were sent.
 fn answers(
-    queue: &Inner,
+    session: &Session,
     partition: Partition,
     sent: usize,
     words: &[String],
@@ -213,7 +213,11 @@ fn answers(
         major: number(major)?,
         minor: number(first)?,
     };
-    let id = |position| queue.job_id(partition, position);
+    let id = |position| JobId {
+        queue: session.queue,
+        partition,
+        position,
+    };
     let full = |what, limit, room_in| {
         Err(Error::Full {
             what,
@@ -235,12 +239,12 @@ fn answers(
                     answer
                 }
                 "reused" => Err(Error::KeyReused),
-                "jobs" => full("the queue (jobs)", queue.jobs_max, None),
-                "bytes" => full("the queue (bytes)", queue.bytes_max, None),
+                "jobs" => full("the queue (jobs)", session.options.jobs_max, None),
+                "bytes" => full("the queue (bytes)", session.options.bytes_max, None),
                 word => match word.strip_prefix("keys ") {
                     Some(room_in) => full(
                         "the queue (idempotency keys)",
-                        queue.idempotency_keys_max,
+                        session.options.idempotency_keys_max,
                         Some(Duration::from_millis(number(room_in)?)),
                     ),
                     None => Ok(Accepted::replayed(id(position(word)?))),

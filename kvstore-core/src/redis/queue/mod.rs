@@ -18,9 +18,8 @@ use crate::limits::WORK_BATCH_BYTES;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
-use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, Wake, reached};
+use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, reached};
 use crate::redis::log::LogEntry;
-use crate::redis::options::Options;
 use crate::redis::queue::enqueue::{Lane, WaitingJob};
 use crate::redis::queue::pack::{unpack, unpack_all};
 use crate::redis::queue::share::share;
@@ -34,10 +33,10 @@ const PART_MAX: u64 = 1 << 52;
 
 /// A queue on a Redis server.
 pub(crate) struct RedisQueue {
-    inner: Arc<Inner>,
+    session: Arc<Session>,
+    closed: AtomicBool,
     /// The jobs of each partition that wait to be sent.
     lanes: Vec<Arc<Lane>>,
-    claim_period: Duration,
     /// The partitions that each worker of this process may hold. Only these are released; any other
     /// claim expires by itself.
     claimed: Mutex<BTreeMap<WorkerId, BTreeSet<Partition>>>,
@@ -68,49 +67,35 @@ impl Tries {
     }
 }
 
-/// The part of the queue that a batch in flight shares.
-pub(crate) struct Inner {
-    pub(crate) session: Arc<Session>,
-    pub(crate) id: QueueId,
-    pub(crate) jobs_max: usize,
-    pub(crate) bytes_max: usize,
-    pub(crate) idempotency_keys_max: usize,
-    wake: Wake,
-    closed: AtomicBool,
-}
-
 impl fmt::Debug for RedisQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisQueue")
-            .field("id", &self.inner.id)
-            .field("session", &self.inner.session)
+            .field("id", &self.session.queue)
+            .field("session", &self.session)
             .finish_non_exhaustive()
     }
 }
 
-impl Inner {
-    pub(crate) fn key(&self, partition: Partition, name: &str) -> String {
-        self.session.keys.of(partition, name)
-    }
-
-    pub(crate) fn job_id(&self, partition: Partition, position: Position) -> JobId {
-        JobId {
-            queue: self.id,
-            partition,
-            position,
+impl RedisQueue {
+    pub(crate) fn new(session: Arc<Session>, store_is_beside: bool) -> Self {
+        let partitions = session.partitions;
+        Self {
+            tries: partitions.iter().map(|_| Mutex::default()).collect(),
+            store_is_beside,
+            lanes: partitions.iter().map(|_| Arc::default()).collect(),
+            claimed: Mutex::default(),
+            claims_seen: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            session,
         }
     }
 
-    pub(crate) fn channel(&self) -> String {
-        self.session.keys.jobs_channel()
+    pub(crate) fn stop(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.session.wake.queue.missed();
     }
 
-    /// Announces that this process has accepted jobs, up to `last`.
-    pub(crate) fn accepted(&self, partition: Partition, last: Option<Position>) {
-        self.wake.moved(partition, last);
-    }
-
-    pub(crate) fn check_open(&self) -> Result<()> {
+    fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             Err(Error::unavailable("the Redis queue"))
         } else {
@@ -118,53 +103,26 @@ impl Inner {
         }
     }
 
-    async fn read<T: FromRedisValue>(&self, call: &Call) -> Result<T> {
+    /// Checks that the queue is open and has `partition`.
+    fn check(&self, partition: Partition) -> Result<()> {
+        self.session.partitions.check(partition)?;
+        self.check_open()
+    }
+
+    async fn ask<T: FromRedisValue>(&self, call: &Call) -> Result<T> {
         self.check_open()?;
         self.session.read(call).await
     }
 
-    pub(crate) async fn change<T: FromRedisValue>(&self, what: &str, call: &Call) -> Result<T> {
+    async fn change<T: FromRedisValue>(&self, what: &str, call: &Call) -> Result<T> {
         self.check_open()?;
         self.session.change(what, call).await
-    }
-}
-
-impl RedisQueue {
-    pub(crate) fn new(session: Arc<Session>, options: &Options, store_is_beside: bool) -> Self {
-        let inner = Inner {
-            wake: session.another_wake(session.keys.jobs_channel()),
-            id: session.queue,
-            jobs_max: options.jobs_max,
-            bytes_max: options.bytes_max,
-            idempotency_keys_max: options.idempotency_keys_max,
-            closed: AtomicBool::new(false),
-            session,
-        };
-        let partitions = inner.session.partitions;
-        Self {
-            tries: partitions.iter().map(|_| Mutex::default()).collect(),
-            store_is_beside,
-            lanes: partitions.iter().map(|_| Arc::default()).collect(),
-            inner: Arc::new(inner),
-            claim_period: options.claim_period,
-            claimed: Mutex::default(),
-            claims_seen: AtomicU64::new(0),
-        }
-    }
-
-    fn session(&self) -> &Session {
-        &self.inner.session
-    }
-
-    pub(crate) fn stop(&self) {
-        self.inner.closed.store(true, Ordering::Release);
-        self.inner.wake.close();
     }
 
     /// Returns the field of a partition's state that holds the store's position, or an empty text.
     async fn applied_field(&self) -> Result<String> {
         if self.store_is_beside {
-            self.session().applied_field().await
+            self.session.applied_field().await
         } else {
             Ok(String::new())
         }
@@ -194,15 +152,15 @@ impl RedisQueue {
                 false => (String::new(), 0),
             }
         };
-        let call = self.session().call(Script::Claim, partition).arg((
-            self.session().skew(),
+        let call = self.session.call(Script::Claim, partition).arg((
+            self.session.skew(),
             worker.as_str(),
             period.as_millis() as u64,
-            self.inner.channel(),
+            self.session.keys.jobs_channel(),
             &head,
             counted,
         ));
-        let change = self.inner.change("the claim was changed", &call);
+        let change = self.change("the claim was changed", &call);
         let (is_held, first, attempts): (bool, Option<String>, Option<u32>) = change.await?;
         let mut tries = self.tries(partition);
         if let (Some(first), Some(attempts)) = (first, attempts) {
@@ -238,7 +196,7 @@ impl RedisQueue {
         } else {
             Script::Read
         };
-        let call = self.session().call(script, partition).arg((
+        let call = self.session.call(script, partition).arg((
             stream_id(after),
             max,
             WORK_BATCH_BYTES,
@@ -247,8 +205,8 @@ impl RedisQueue {
         ));
         let what = "the applied jobs were dropped";
         let (trimmed, applied, entries): (String, String, Vec<LogEntry>) = match drops {
-            true => self.inner.change(what, &call).await?,
-            false => self.inner.read(&call).await?,
+            true => self.change(what, &call).await?,
+            false => self.ask(&call).await?,
         };
         check_applied(partition, &applied, after)?;
         Ok((position(&trimmed)?, entries))
@@ -258,15 +216,15 @@ impl RedisQueue {
 #[async_trait]
 impl JobQueue for RedisQueue {
     fn id(&self) -> QueueId {
-        self.inner.id
+        self.session.queue
     }
 
     fn partitions(&self) -> PartitionCount {
-        self.session().partitions
+        self.session.partitions
     }
 
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
-        self.session().check_partition(partition)?;
+        self.session.partitions.check(partition)?;
         let applied_field = self.applied_field().await?;
         let (major, minor) = match position {
             Position { major, .. } if major >= PART_MAX => {
@@ -278,10 +236,10 @@ impl JobQueue for RedisQueue {
             Position { major, minor } if minor >= PART_MAX => (major + 1, 0),
             Position { major, minor } => (major, minor),
         };
-        let call = self.session().call(Script::StartAfter, partition);
+        let call = self.session.call(Script::StartAfter, partition);
         let call = call.arg((major, minor, applied_field));
         let what = "the numbering of the queue continues after the position of its store";
-        let _: u8 = self.inner.change(what, &call).await?;
+        let _: u8 = self.change(what, &call).await?;
         Ok(())
     }
 
@@ -291,7 +249,6 @@ impl JobQueue for RedisQueue {
         let mut waiting: BTreeMap<Partition, Vec<WaitingJob>> = BTreeMap::new();
         for job in jobs {
             let checked = self
-                .inner
                 .check_open()
                 .and_then(|()| job.command.check(partitions));
             if let Err(error) = checked {
@@ -305,7 +262,7 @@ impl JobQueue for RedisQueue {
         }
         for (partition, jobs) in waiting {
             let lane = &self.lanes[usize::from(partition.0)];
-            lane.send(&self.inner, partition, jobs);
+            lane.send(&self.session, partition, jobs);
         }
         let mut accepted = Vec::with_capacity(answers.len());
         for answer in answers {
@@ -323,24 +280,25 @@ impl JobQueue for RedisQueue {
     }
 
     async fn find(&self, id: &JobId) -> Result<Found> {
-        self.inner.check_open()?;
-        let known = id.queue == self.inner.id
+        self.check_open()?;
+        let known = id.queue == self.session.queue
             && id.position > Position::START
-            && self.session().check_partition(id.partition).is_ok();
+            && self.session.partitions.check(id.partition).is_ok();
         if !known {
             return Ok(Found::Unknown);
         }
-        let call = self.session().call(Script::Find, id.partition);
+        let call = self.session.call(Script::Find, id.partition);
         let call = call.arg((stream_id(id.position), id.position.major));
         let (last, attempts, ended, held): (String, String, Option<String>, Option<LogEntry>) =
-            self.inner.read(&call).await?;
+            self.ask(&call).await?;
         if let Some(ended) = ended
             && id.position.minor > number(&ended)?
         {
             // A server has lost it, or never assigned its position.
             return Ok(Found::Unknown);
         }
-        let held = held.map(|entry| unpack(&entry, self.inner.id, id.partition, Position::START));
+        let held =
+            held.map(|entry| unpack(&entry, self.session.queue, id.partition, Position::START));
         let tries = self.tries(id.partition);
         let own = match tries.head == id.position {
             true => tries.counted + u32::from(tries.is_under_way),
@@ -357,20 +315,26 @@ impl JobQueue for RedisQueue {
     }
 
     async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
-        self.session().check_partition(partition)?;
+        self.session.partitions.check(partition)?;
         let (trimmed, entries) = self.held(partition, after, max, "", false).await?;
-        unpack_all(&entries, self.inner.id, partition, after.max(trimmed), max)
+        unpack_all(
+            &entries,
+            self.session.queue,
+            partition,
+            after.max(trimmed),
+            max,
+        )
     }
 
     async fn depth(&self) -> Result<Depth> {
         let asked = self.partitions().iter().map(async |partition| {
-            let call = self.session().call(Script::Depth, partition);
-            let call = call.arg(self.session().skew());
-            let depth: (u64, u64, i64, u64) = self.inner.read(&call).await?;
+            let call = self.session.call(Script::Depth, partition);
+            let call = call.arg(self.session.skew());
+            let depth: (u64, u64, i64, u64) = self.ask(&call).await?;
             Ok::<_, Error>(depth)
         });
         let mut depth = Depth {
-            lost: self.session().runs.lost(),
+            lost: self.session.runs.lost(),
             ..Depth::default()
         };
         for (jobs, bytes, age, keys) in futures_util::future::try_join_all(asked).await? {
@@ -384,8 +348,8 @@ impl JobQueue for RedisQueue {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.inner.check_open()?;
-        self.session().ask(&redis::cmd("PING")).await
+        self.check_open()?;
+        self.session.ask(&redis::cmd("PING")).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -401,16 +365,16 @@ impl WorkQueue for RedisQueue {
     }
 
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
-        let changes = *self.inner.wake.claims().borrow();
+        let changes = *self.session.wake.claims().borrow();
         self.claims_seen.store(changes, Ordering::Relaxed);
-        let call = Call::new(Script::Workers).key(self.session().keys.workers());
+        let call = Call::new(Script::Workers).key(self.session.keys.workers());
         let call = call.arg((
-            self.session().skew(),
+            self.session.skew(),
             worker.as_str(),
-            self.claim_period.as_millis() as u64,
-            self.inner.channel(),
+            self.session.options.claim_period.as_millis() as u64,
+            self.session.keys.jobs_channel(),
         ));
-        let registered = self.inner.change("the worker was registered", &call);
+        let registered = self.change("the worker was registered", &call);
         let workers: Vec<String> = registered.await?;
         let mine = share(&workers, worker.as_str(), self.partitions());
         let before = self.claimed().remove(worker).unwrap_or_default();
@@ -419,7 +383,7 @@ impl WorkQueue for RedisQueue {
         self.claimed().insert(worker.clone(), touched.clone());
         let asked = touched.iter().map(async |&partition| {
             let period = match mine.contains(&partition) {
-                true => self.claim_period,
+                true => self.session.options.claim_period,
                 false => Duration::ZERO,
             };
             let is_held = self.hold(worker, partition, period).await?;
@@ -435,7 +399,7 @@ impl WorkQueue for RedisQueue {
 
     async fn claims_changed(&self) {
         let seen = self.claims_seen.load(Ordering::Relaxed);
-        let mut changes = self.inner.wake.claims();
+        let mut changes = self.session.wake.claims();
         if changes.wait_for(|count| *count != seen).await.is_err() {
             // The queue is closed, and every call reports that.
             std::future::pending().await
@@ -443,9 +407,8 @@ impl WorkQueue for RedisQueue {
     }
 
     async fn release(&self, claim: Claim) -> Result<()> {
-        let session = self.session();
-        session.check_partition(claim.partition)?;
-        self.inner.check_open()?;
+        let session = &self.session;
+        self.check(claim.partition)?;
         let held = self.claimed().get(&claim.worker).cloned();
         if held.is_some_and(|held| held.contains(&claim.partition)) {
             // A worker that releases a part of its share is leaving, so the others' shares may
@@ -478,10 +441,9 @@ impl WorkQueue for RedisQueue {
         wait: Duration,
     ) -> Result<Vec<Job>> {
         let start = Instant::now();
-        let (session, partition) = (self.session(), claim.partition);
-        session.check_partition(partition)?;
-        self.inner.check_open()?;
-        let mut accepted = self.inner.wake.of(partition);
+        let (session, partition) = (&self.session, claim.partition);
+        self.check(partition)?;
+        let mut accepted = self.session.wake.queue.of(partition);
         let applied_field = self.applied_field().await?;
         let mut following = session.logs.of(partition).following(after);
         loop {
@@ -504,7 +466,7 @@ impl WorkQueue for RedisQueue {
             };
             let left = wait.saturating_sub(start.elapsed());
             if !entries.is_empty() || left.is_zero() {
-                let jobs = unpack_all(&entries, self.inner.id, partition, after, max)?;
+                let jobs = unpack_all(&entries, self.session.queue, partition, after, max)?;
                 if let Some(last) = jobs.last() {
                     session.logs.of(partition).read = last.id.position;
                 }
@@ -516,8 +478,7 @@ impl WorkQueue for RedisQueue {
     }
 
     async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
-        self.session().check_partition(claim.partition)?;
-        self.inner.check_open()?;
+        self.check(claim.partition)?;
         let is_unrecorded = {
             let mut tries = self.tries(claim.partition);
             if tries.head != head {
@@ -529,8 +490,12 @@ impl WorkQueue for RedisQueue {
             tries.end()
         };
         if is_unrecorded {
-            self.hold(&claim.worker, claim.partition, self.claim_period)
-                .await?;
+            self.hold(
+                &claim.worker,
+                claim.partition,
+                self.session.options.claim_period,
+            )
+            .await?;
         }
         let mut tries = self.tries(claim.partition);
         tries.is_under_way = true;
@@ -538,7 +503,7 @@ impl WorkQueue for RedisQueue {
     }
 
     async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()> {
-        self.session().check_partition(claim.partition)?;
+        self.session.partitions.check(claim.partition)?;
         let mut tries = self.tries(claim.partition);
         if tries.head == head {
             tries.is_under_way = false;
@@ -547,9 +512,8 @@ impl WorkQueue for RedisQueue {
     }
 
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
-        let (session, partition) = (self.session(), claim.partition);
-        session.check_partition(partition)?;
-        self.inner.check_open()?;
+        let (session, partition) = (&self.session, claim.partition);
+        self.check(partition)?;
         {
             let mut tries = self.tries(partition);
             if tries.head <= up_to {

@@ -11,9 +11,8 @@
 //! it acknowledges. Each partition keeps the name of the run that changed it last; if that is
 //! another run, its numbers are raised first (`enter.lua`).
 
-pub(crate) mod durability;
+pub(crate) mod look;
 pub(crate) mod resend;
-pub(crate) mod rights;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,13 +60,7 @@ impl Run {
 
     pub(crate) fn command(&self, call: &Call) -> Cmd {
         let (_, hash) = &self.scripts[call.script as usize];
-        let mut command = redis::cmd("EVALSHA");
-        command
-            .arg(hash)
-            .arg(call.keys.len())
-            .arg(&call.keys)
-            .arg(&call.arguments);
-        command
+        call.command(hash)
     }
 }
 

@@ -2,8 +2,8 @@
 --
 -- KEYS  1 state, 2 changes
 -- ARGV  1 version, 2 entries and 3 bytes of them after which to stop
--- Says  {latest version, the version behind the previous raise's gap, the last version before the
---       last raise's gap, the version behind it (false if there was none), whether these are all
+-- Says  {{latest version, the version behind the previous raise's gap, the last version before the
+--       last raise's gap, the version behind it}, each false if there is none, whether these are all
 --       (1, 0), entries}
 local entries, bytes, after, is_all = {}, 0, ARGV[1] .. '-0', 0
 while is_all == 0 and #entries < tonumber(ARGV[2]) and bytes < tonumber(ARGV[3]) do
@@ -19,4 +19,4 @@ while is_all == 0 and #entries < tonumber(ARGV[2]) and bytes < tonumber(ARGV[3])
   end
 end
 local known = redis.call('HMGET', KEYS[1], 'version', 'raised before', 'raised from', 'raised to')
-return { known[1] or '0', known[2], known[3], known[4], is_all, entries }
+return { known, is_all, entries }

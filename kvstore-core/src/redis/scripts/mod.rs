@@ -2,7 +2,7 @@
 //! bound to a run of their server (`run/mod.rs`); the others are loaded when a server does not know
 //! them yet.
 
-use redis::{RedisResult, ScriptInvocation, ToRedisArgs};
+use redis::{Cmd, RedisResult, ScriptInvocation, ToRedisArgs};
 
 use crate::model::id::{Partition, PartitionCount, QueueId};
 use crate::redis::keys::Keys;
@@ -98,6 +98,14 @@ impl Call {
 
     pub(crate) fn add(&mut self, arguments: impl ToRedisArgs) {
         arguments.write_redis_args(&mut self.arguments);
+    }
+
+    /// Returns the command that runs the script, given its hash, on a server that knows it.
+    pub(crate) fn command(&self, hash: &str) -> Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(hash).arg(self.keys.len());
+        command.arg(&self.keys).arg(&self.arguments);
+        command
     }
 }
 

@@ -20,8 +20,15 @@ local function another_run()
   return redis.error_reply('ENTER the partition was changed by another run of the server')
 end
 
--- Trims the changes to the latest `kept` versions. A raise (enter.lua) has left a gap in them.
-local function trim(stream, latest, kept, from, to)
+-- Records changes for watchers: a list of kind and version, key, kind and version, key … . An
+-- entry's id is its last version. The latest `kept` versions stay; a raise (enter.lua) has left a gap
+-- in them.
+local function announce(stream, changes, latest, kept, from, to)
+  for first = 1, #changes, 2000 do
+    local last = math.min(first + 1999, #changes)
+    local version = string.sub(changes[last - 1], 2)
+    redis.call('XADD', stream, version .. '-0', unpack(changes, first, last))
+  end
   local first = latest - tonumber(kept) + 1
   if to and first <= tonumber(to) then
     first = first - tonumber(to) + tonumber(from)
@@ -29,17 +36,6 @@ local function trim(stream, latest, kept, from, to)
   if first > 1 then
     redis.call('XTRIM', stream, 'MINID', int(first))
   end
-end
-
--- Records changes for watchers: a list of kind and version, key, kind and version, key … . An
--- entry's id is its last version.
-local function announce(stream, changes, latest, kept, from, to)
-  for first = 1, #changes, 2000 do
-    local last = math.min(first + 1999, #changes)
-    local version = string.sub(changes[last - 1], 2)
-    redis.call('XADD', stream, version .. '-0', unpack(changes, first, last))
-  end
-  trim(stream, latest, kept, from, to)
 end
 
 -- Returns the answer to a change that was made before, false for a new one. `record` holds the last

@@ -70,15 +70,11 @@ impl RedisStore {
         }
     }
 
-    fn state(&self, partition: Partition) -> String {
-        self.session.keys.of(partition, "state")
-    }
-
     /// Returns the state of a job now. A job that is applied counts as queued until the required
     /// replicas have its changes.
     async fn state_of(&self, job: &JobId) -> Result<JobState> {
         let session = &self.session;
-        if session.check_partition(job.partition).is_err() {
+        if session.partitions.check(job.partition).is_err() {
             return Ok(JobState::Unknown);
         }
         let outcomes = session.keys.outcomes(job.partition, job.queue);
@@ -126,7 +122,7 @@ impl RedisStore {
         if active.is_some_and(|active: QueueId| active != job.queue) {
             return Ok(JobState::Unknown);
         }
-        if applied.is_none_or_before(job.position)? {
+        if is_behind(applied.as_deref(), job.position)? {
             return Ok(JobState::Queued);
         }
         for interval in lost.iter().flat_map(|lost| lost.split_terminator(';')) {
@@ -138,7 +134,7 @@ impl RedisStore {
         if let Some(fields) = outcome {
             return finished(&fields);
         }
-        Ok(if pruned.is_none_or_before(job.position)? {
+        Ok(if is_behind(pruned.as_deref(), job.position)? {
             JobState::Finished(Outcome::Succeeded(None))
         } else {
             JobState::Forgotten
@@ -156,18 +152,10 @@ type OutcomeRow = (
     Option<Vec<String>>,
 );
 
-trait Mark {
-    /// Returns true if there is no such mark, or it lies before `place`.
-    fn is_none_or_before(&self, place: Position) -> Result<bool>;
-}
-
-impl Mark for Option<String> {
-    fn is_none_or_before(&self, place: Position) -> Result<bool> {
-        Ok(match self {
-            None => true,
-            Some(text) => position(text)? < place,
-        })
-    }
+/// Returns true if `mark` is absent or lies before `place`.
+fn is_behind(mark: Option<&str>, place: Position) -> Result<bool> {
+    let mark = mark.map(position).transpose()?;
+    Ok(mark.is_none_or(|mark| mark < place))
 }
 
 /// Returns the entries under `keys`, all of `partition`, at one moment: those of the first keys
@@ -198,7 +186,6 @@ impl Store for RedisStore {
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
         let session = &self.session;
-        session.check_open()?;
         let partition = session.partitions.partition_of(key);
         let text: Option<Vec<u8>> = session
             .ask(redis::cmd("GET").arg(session.keys.entry(partition, key)))
@@ -253,24 +240,17 @@ impl Store for RedisStore {
     }
 
     async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
-        let session = &self.session;
-        session.check_open()?;
-        session.check_partition(partition)?;
-        let mut command = redis::cmd("HGET");
-        command
-            .arg(self.state(partition))
-            .arg(format!("applied:{queue}"));
-        let applied: Option<String> = session.ask(&command).await?;
+        self.session.partitions.check(partition)?;
+        let state = self.session.keys.of(partition, "state");
+        let applied = self
+            .session
+            .field(&state, &format!("applied:{queue}"))
+            .await?;
         applied.map_or(Ok(Position::START), |applied| position(&applied))
     }
 
     async fn active_queue(&self) -> Result<Option<QueueId>> {
-        let session = &self.session;
-        session.check_open()?;
-        let mut command = redis::cmd("HGET");
-        command.arg(session.meta()).arg("active");
-        let active: Option<String> = session.ask(&command).await?;
-        active.map(|active| active.parse()).transpose()
+        self.session.active_queue().await
     }
 
     async fn adopt_queue(&self, queue: QueueId) -> Result<()> {
@@ -284,10 +264,10 @@ impl Store for RedisStore {
 
     async fn outcome(&self, job: &JobId, wait: Duration) -> Result<JobState> {
         let (start, session) = (Instant::now(), &self.session);
-        if session.check_partition(job.partition).is_err() {
+        if session.partitions.check(job.partition).is_err() {
             return Ok(JobState::Unknown);
         }
-        let mut moved = session.wake.of(job.partition);
+        let mut moved = session.wake.store.of(job.partition);
         // A job that this process has just enqueued waits until there is news of it.
         let mut is_new = job.queue == session.queue
             && job.position <= session.runs.acknowledged(job.partition)
@@ -309,7 +289,7 @@ impl Store for RedisStore {
 
     async fn expire(&self, partition: Partition) -> Result<usize> {
         let session = &self.session;
-        session.check_partition(partition)?;
+        session.partitions.check(partition)?;
         let outcomes = session.keys.outcomes(partition, session.queue);
         let retention = OUTCOME_RETENTION.as_millis() as u64;
         let call = session.call(Script::Due, partition).key(&outcomes);
@@ -328,7 +308,7 @@ impl Store for RedisStore {
             partition.0,
             session.queue.to_string(),
             retention,
-            session.outcomes_max,
+            session.options.outcomes_max,
             OUTCOMES_BYTES_MAX,
         ));
         for name in &names {
@@ -373,7 +353,7 @@ impl Store for RedisStore {
 
     async fn forget(&self, job: &JobId) -> Result<bool> {
         let session = &self.session;
-        if session.check_partition(job.partition).is_err() {
+        if session.partitions.check(job.partition).is_err() {
             return Ok(false);
         }
         let call = session.call(Script::Forget, job.partition);

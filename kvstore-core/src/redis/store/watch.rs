@@ -69,7 +69,7 @@ impl Feed {
     /// Returns the part of a history behind version `after`. An empty one is as of the last message
     /// that the partition has moved, or of [`ASK_AFTER`] ago where that is later.
     async fn read(&self, session: &Session, partition: Partition, after: u64) -> Result<Part> {
-        let moved = session.wake.news(partition).at;
+        let moved = session.wake.store.news(partition).at;
         let mut parts = self.0[usize::from(partition.0)].lock().await;
         let mut kept = parts.iter().rev();
         if let Some(part) = kept.find(|part| part.after == after && part.end() > after) {
@@ -111,7 +111,6 @@ pub(crate) async fn watch(
     feed: &Arc<Feed>,
     request: &WatchRequest,
 ) -> Result<Watch> {
-    session.check_open()?;
     let latest = latest(session).await?;
     let heard = match &request.from {
         WatchFrom::Now => latest.iter().map(|history| history.latest).collect(),
@@ -124,7 +123,7 @@ pub(crate) async fn watch(
         }
     };
     let start = id(&heard);
-    let mut moved = session.wake.any();
+    let mut moved = session.wake.store.any();
     moved.mark_changed();
     let place = Arc::new(Mutex::new(start.clone()));
     let watcher = RedisWatcher {
@@ -135,12 +134,12 @@ pub(crate) async fn watch(
         heard,
         moved,
         waiting: VecDeque::new(),
-        ended: false,
     };
-    let changes = futures_util::stream::unfold(watcher, |mut watcher| async move {
-        let next = watcher.next().await?;
-        watcher.ended = next.is_err();
-        Some((next, watcher))
+    let changes = futures_util::stream::try_unfold(watcher, |mut watcher| async move {
+        match watcher.next().await {
+            Err(_) if watcher.session.check_open().is_err() => Ok(None),
+            next => Ok(Some((next?, watcher))),
+        }
     });
     Ok(Watch {
         start,
@@ -160,8 +159,11 @@ struct History {
     gap: Option<(u64, u64)>,
 }
 
+/// A partition's latest version, the end of the gap before the last, and both ends of the last gap.
+type HistoryRow = (Option<u64>, Option<u64>, Option<u64>, Option<u64>);
+
 impl History {
-    fn new(latest: Option<u64>, begun: Option<u64>, from: Option<u64>, to: Option<u64>) -> Self {
+    fn new((latest, begun, from, to): HistoryRow) -> Self {
         Self {
             latest: latest.unwrap_or(0),
             begun: begun.unwrap_or(0),
@@ -200,8 +202,7 @@ async fn latest(session: &Session) -> Result<Vec<History>> {
             "raised from",
             "raised to",
         ]);
-        let (latest, before, from, to) = session.ask(&command).await?;
-        Ok::<_, Error>(History::new(latest, before, from, to))
+        Ok::<_, Error>(History::new(session.ask(&command).await?))
     });
     futures_util::future::try_join_all(reads).await
 }
@@ -240,30 +241,23 @@ struct RedisWatcher {
     moved: Receiver<u64>,
     /// Changes that were read, each with its partition while its value has yet to be requested.
     waiting: VecDeque<(Changed, Option<Partition>)>,
-    ended: bool,
 }
 
 impl RedisWatcher {
-    /// Returns the next change; `None` once the watch has failed or the store is closed.
-    async fn next(&mut self) -> Option<Result<Changed>> {
+    /// Returns the next change.
+    async fn next(&mut self) -> Result<Changed> {
         loop {
-            if self.ended || self.session.is_closed() {
-                return None;
-            }
-            if let Some((_, Some(partition))) = self.waiting.front()
-                && let Err(error) = self.fetch(*partition).await
-            {
-                return (!self.session.is_closed()).then_some(Err(error));
+            self.session.check_open()?;
+            if let Some((_, Some(partition))) = self.waiting.front() {
+                self.fetch(*partition).await?;
             }
             if let Some((changed, _)) = self.waiting.pop_front() {
                 self.set_place(changed.id.clone());
-                return Some(Ok(changed));
+                return Ok(changed);
             }
             self.moved.mark_unchanged();
             let before = self.heard.clone();
-            if let Err(error) = self.read().await {
-                return (!self.session.is_closed()).then_some(Err(error));
-            }
+            self.read().await?;
             if self.waiting.is_empty() {
                 self.set_place(id(&self.heard));
             }
@@ -320,16 +314,8 @@ impl RedisWatcher {
 
 type KeyChange = (Key, u64, ChangeKind);
 
-/// The latest version, the end of the previous gap, both ends of the last gap, whether the changes
-/// are complete, and entries of the history.
-type ChangesRow = (
-    u64,
-    Option<u64>,
-    Option<u64>,
-    Option<u64>,
-    bool,
-    Vec<(String, Vec<String>)>,
-);
+/// How far the versions reach, whether the changes are complete, and entries of the history.
+type ChangesRow = (HistoryRow, bool, Vec<(String, Vec<String>)>);
 
 /// Reads the changes behind version `after`, and the version up to which they are complete.
 async fn read_partition(
@@ -339,8 +325,9 @@ async fn read_partition(
 ) -> Result<(u64, Vec<KeyChange>)> {
     let call = session.call(Script::Changes, partition);
     let call = call.arg((after, ENTRIES_READ, ENTRIES_BYTES));
-    let (latest, begun, from, to, is_all, entries): ChangesRow = session.read(&call).await?;
-    History::new(Some(latest), begun, from, to).check(after)?;
+    let (history, is_all, entries): ChangesRow = session.read(&call).await?;
+    let history = History::new(history);
+    history.check(after)?;
     let mut found = Vec::new();
     for (_, fields) in entries {
         for pair in fields.chunks_exact(2) {
@@ -356,5 +343,5 @@ async fn read_partition(
             }
         }
     }
-    Ok((if is_all { latest } else { after }, found))
+    Ok((if is_all { history.latest } else { after }, found))
 }

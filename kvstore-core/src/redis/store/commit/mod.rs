@@ -90,7 +90,7 @@ pub(crate) async fn commit(
                     log.keep(advance.to, wanted, following);
                 }
                 let to = commit.advance.as_ref().map(|advance| advance.to);
-                session.wake.moved(partition, to);
+                session.wake.store.moved(partition, to);
                 let existed = match &sets {
                     Some(sets) => sets.existed(existed),
                     None => existed.clone(),
@@ -124,7 +124,7 @@ pub(crate) async fn commit(
             ("full", [what], _) => {
                 return Err(match what.as_str() {
                     "bytes" => dead_letters_full_by_bytes(),
-                    _ => dead_letters_full(session.dead_letters_max),
+                    _ => dead_letters_full(session.options.dead_letters_max),
                 });
             }
             ("queue" | "unset", _, Some(advance)) => {
@@ -157,7 +157,7 @@ pub(crate) async fn adopt(
     queue: QueueId,
     only_first: bool,
 ) -> Result<(QueueId, u64)> {
-    let call = Call::new(Script::Adopt).key(session.meta());
+    let call = Call::new(Script::Adopt).key(&session.meta);
     let call = call.arg((queue.to_string(), u8::from(only_first)));
     let adopted = session.change("the queue was adopted", &call);
     let (active, decision): (String, u64) = adopted.await?;
@@ -213,7 +213,7 @@ fn check_advance(
     partition: Partition,
     writes: usize,
 ) -> Result<()> {
-    session.check_partition(advance.partition)?;
+    session.partitions.check(advance.partition)?;
     if advance.partition != partition {
         return Err(Error::invalid(
             Subject::Commit,
@@ -290,9 +290,9 @@ fn invocation(
         commit.writes.len(),
         advance.outcomes.len(),
         advance.outcomes.iter().filter(is_dead).count(),
-        session.dead_letters_max,
+        session.options.dead_letters_max,
         DEAD_LETTERS_BYTES_MAX,
-        session.outcomes_max,
+        session.options.outcomes_max,
         OUTCOMES_BYTES_MAX,
         OUTCOME_RETENTION.as_millis() as u64,
         wanted,

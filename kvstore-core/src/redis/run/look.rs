@@ -1,8 +1,17 @@
-//! Checks, by its settings, that a server keeps what it acknowledges.
+//! Checks, by its settings, that a server keeps what it acknowledges, and that the user has the
+//! rights that the scripts need: a script that fails halfway for lack of a right would leave half of a
+//! change.
 
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Pipeline, RedisResult, Script, Value};
 
 use crate::redis::link::Servers;
+use crate::redis::options::Options;
+
+/// The script that returns the rights that the user lacks.
+const RIGHTS: &str = concat!(
+    "#!lua flags=no-writes\n",
+    include_str!("../scripts/rights.lua")
+);
 
 /// The required value of each setting, and the consequence of any other.
 const NEEDED: [(&str, &str, &str); 4] = [
@@ -34,23 +43,34 @@ pub(crate) struct Look {
     pub(crate) run: Option<String>,
     /// How many replicas are connected to it.
     pub(crate) replicas: usize,
-    /// Why it may lose what it acknowledges; empty if it keeps everything.
-    pub(crate) problems: Vec<String>,
+    /// Why it cannot be used, and what to do.
+    pub(crate) refusal: Option<String>,
 }
 
 impl Look {
     /// Asks the server that has `slot`.
-    pub(crate) async fn at(link: &mut Servers, slot: u16) -> RedisResult<Self> {
+    pub(crate) async fn at(link: &mut Servers, slot: u16, options: &Options) -> RedisResult<Self> {
         let mut pipeline = Pipeline::new();
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(RIGHTS);
+        let script = Script::new(RIGHTS);
+        let rights = pipeline.cmd("EVALSHA").arg(script.get_hash());
+        rights.arg(0).arg(&options.prefix);
         pipeline.cmd("INFO").arg("server");
         pipeline.cmd("INFO").arg("replication");
         for (name, ..) in NEEDED {
             pipeline.cmd("CONFIG").arg("GET").arg(name);
         }
         let answers = link.ask(slot, &pipeline).await?;
-        let [server, replication, settings @ ..] = &answers[..] else {
-            return Ok(Self::default());
+        let [loaded, rights, server, replication, settings @ ..] = &answers[..] else {
+            let problem = "it does not answer as Redis does".to_owned();
+            return Ok(Self {
+                run: None,
+                replicas: 0,
+                refusal: lossy(&[problem], options),
+            });
         };
+        loaded.clone().extract_error()?;
+        let rights: Vec<String> = redis::from_redis_value(rights.clone().extract_error()?)?;
         let run = info(server, "run_id").filter(|run| is_name(run));
         let replicas = info(replication, "connected_slaves");
         let mut problems = Vec::new();
@@ -71,27 +91,25 @@ impl Look {
         Ok(Self {
             run: run.map(str::to_owned),
             replicas: replicas.and_then(|count| count.parse().ok()).unwrap_or(0),
-            problems,
+            refusal: match &rights[..] {
+                [] => lossy(&problems, options),
+                rights => Some(format!(
+                    "the Redis user lacks rights: add them, on each server, with ACL SETUSER and its name before {}",
+                    rights.join(" ")
+                )),
+            },
         })
-    }
-
-    /// Formats all problems as one message.
-    pub(crate) fn refusal(&self) -> String {
-        format!(
-            "the Redis server may lose what it acknowledges: {}; or take it as it is, with durability=relaxed",
-            self.problems.join("; ")
-        )
     }
 }
 
-impl Default for Look {
-    fn default() -> Self {
-        Self {
-            run: None,
-            replicas: 0,
-            problems: vec!["it does not answer as Redis does".to_owned()],
-        }
-    }
+/// Refuses a server with `problems`, unless durability is relaxed.
+fn lossy(problems: &[String], options: &Options) -> Option<String> {
+    (!options.relaxed_durability && !problems.is_empty()).then(|| {
+        format!(
+            "the Redis server may lose what it acknowledges: {}; or take it as it is, with durability=relaxed",
+            problems.join("; ")
+        )
+    })
 }
 
 /// Extracts a field from the answer to INFO.
@@ -115,4 +133,39 @@ fn setting(answer: &Value) -> Option<String> {
 /// Returns true if `run` may become part of a script's text.
 fn is_name(run: &str) -> bool {
     !run.is_empty() && run.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// Returns the words that follow `start` in `text`, each up to the next quote.
+    fn words<'t>(text: &'t str, start: &'t str) -> impl Iterator<Item = &'t str> {
+        let behind = text.split(start).skip(1);
+        behind.filter_map(|rest| rest.split('\'').next())
+    }
+
+    #[test]
+    fn every_command_of_a_script_is_checked() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/redis/scripts");
+        let mut used = BTreeSet::new();
+        for file in folder.read_dir().unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            for start in ["redis.call('", "redis.pcall('", "call_in_parts('"] {
+                used.extend(words(&text, start).map(str::to_owned));
+            }
+        }
+        assert!(
+            used.contains("PUBLISH") && used.contains("MSET"),
+            "{used:?}"
+        );
+        let is_checked = |command: &str| {
+            super::RIGHTS
+                .split(|letter: char| !letter.is_ascii_uppercase())
+                .any(|word| word == command)
+        };
+        let missing: Vec<_> = used.iter().filter(|command| !is_checked(command)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 }
