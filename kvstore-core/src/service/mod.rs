@@ -305,9 +305,9 @@ impl Service {
         Ok(())
     }
 
-    /// Returns the state of a job that is accepted. If the store does not answer, the job is still
-    /// queued.
-    async fn wait(&self, id: &JobId, wait: Duration) -> JobState {
+    /// Returns the state of an accepted job once it is finished, after `wait`, or when waits are
+    /// ended. If the store does not answer, the job counts as still queued.
+    pub async fn wait(&self, id: &JobId, wait: Duration) -> JobState {
         if wait.is_zero() {
             return JobState::Queued;
         }

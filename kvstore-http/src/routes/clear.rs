@@ -70,7 +70,7 @@ pub(super) async fn delete(context: &Context<'_>, parts: &Parts) -> Result<Reply
     let mut is_finished = true;
     for job in &jobs {
         let left = until.saturating_duration_since(Instant::now());
-        match context.service.store().outcome(job, left).await? {
+        match context.service.wait(job, left).await {
             JobState::Finished(Outcome::Succeeded(details)) => {
                 let writes = details.map(|details| details.writes).unwrap_or_default();
                 deleted += writes.iter().filter(|applied| applied.existed).count();

@@ -151,11 +151,24 @@ async fn waits_that_the_end_cuts_short_are_answered_as_if_they_had_run_out() {
     let mut job = server.connect().await;
     let ask = format!("GET /v1/jobs/{id}?wait=60 HTTP/1.1\r\nhost: localhost\r\n\r\n");
     job.send(ask.as_bytes()).await;
+    server.put("old", "1").await;
+    let mut clear = server.connect().await;
+    clear
+        .send(b"DELETE /v1/kv?prefix=old HTTP/1.1\r\nhost: localhost\r\nprefer: wait=60\r\n\r\n")
+        .await;
+    while server.service.queue().depth().await.unwrap().jobs < 3 {
+        tokio::task::yield_now().await;
+    }
     let mut read = server.connect().await;
     let ask = format!("GET /v1/kv/b HTTP/1.1\r\nhost: localhost\r\nsync-token: {id}\r\n\r\n");
     read.send(ask.as_bytes()).await;
     server.stop();
     let reply = write.reply("PUT").await;
+    assert_eq!(
+        (reply.status, reply.json()["status"].as_str()),
+        (202, Some("queued"))
+    );
+    let reply = clear.reply("DELETE").await;
     assert_eq!(
         (reply.status, reply.json()["status"].as_str()),
         (202, Some("queued"))
