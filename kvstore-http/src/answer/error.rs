@@ -262,6 +262,12 @@ impl Problem {
         Self::new(Kind::OutcomeUnknown, detail)
     }
 
+    /// Reports that no connections are left.
+    pub(crate) fn no_connections() -> Box<Self> {
+        let detail = "the server has no room for another connection";
+        Self::unavailable(Kind::Overloaded, detail).closing()
+    }
+
     /// Reports that no connections are left and that the token holds more than its share of them.
     pub(crate) fn too_many_connections() -> Box<Self> {
         let detail =

@@ -33,6 +33,9 @@ async fn dispatch(
     rare: &HeaderMap,
     body: Incoming,
 ) -> Result<Reply> {
+    if phase.is_refused {
+        return Err(Problem::no_connections());
+    }
     let has_fragment = phase.has_fragment();
     app.options.hosts.check(parts, phase.asked_by)?;
     check_framing(rare)?;
@@ -59,12 +62,7 @@ async fn dispatch(
             _ => tokens.admit(&parts.headers)?,
         },
     };
-    if let Err(problem) = app.places.share(phase, &access) {
-        return match route {
-            Route::Watch => watch::put_off(parts, problem),
-            _ => Err(problem),
-        };
-    }
+    app.places.share(phase, &access)?;
     let Some(service) = app.service.get() else {
         return starting(app, route, parts).await;
     };
@@ -118,15 +116,13 @@ async fn dispatch(
 
 /// Answers a request that arrives before the store is open.
 async fn starting(app: &App, route: Route<'_>, parts: &Parts) -> Result<Reply> {
-    let problem = || {
-        let detail = "the service is starting: its store cannot be used yet";
-        Problem::unavailable(Kind::Unavailable, detail)
-    };
     match route {
         Route::Probe | Route::Metrics if !app.options.admin_routes => Err(Problem::no_route()),
         Route::Probe | Route::Metrics => service::admin(&app.health, parts).await,
-        Route::Watch => watch::put_off(parts, problem()),
-        _ => Err(problem()),
+        _ => {
+            let detail = "the service is starting: its store cannot be used yet";
+            Err(Problem::unavailable(Kind::Unavailable, detail))
+        }
     }
 }
 
@@ -178,7 +174,11 @@ pub(crate) async fn handle(
             app.metrics.panics.inc();
             Err(Problem::internal())
         }
-        None => Err(out_of_time(&parts.method)),
+        None => Err(out_of_time(&parts.method, route)),
+    };
+    let result = match result {
+        Err(problem) if route == Some(Route::Watch) => watch::put_off(&parts, problem),
+        result => result,
     };
     let result = match result {
         Ok(reply) if reply.body().uncounted_bytes() > 0 => app.in_flight.hold_reply(reply).await,
@@ -203,8 +203,8 @@ pub(crate) async fn handle(
     (reply, has_body && !is_read)
 }
 
-fn out_of_time(method: &Method) -> Box<Problem> {
-    if method.is_safe() {
+fn out_of_time(method: &Method, route: Option<Route<'_>>) -> Box<Problem> {
+    if method.is_safe() || route == Some(Route::Mget) {
         Problem::unavailable(Kind::Unavailable, "the service did not answer in time")
     } else {
         Problem::unknown(

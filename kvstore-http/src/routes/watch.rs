@@ -131,12 +131,6 @@ impl WatchSlot {
     }
 }
 
-/// Answers `GET` and `HEAD /v1/watch`.
-pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
-    let watching = watch(context, parts).await;
-    watching.or_else(|problem| put_off(parts, problem))
-}
-
 /// Answers a watch that cannot be served now. A browser's `EventSource` gives up permanently on any
 /// status but 200 (<https://html.spec.whatwg.org/multipage/server-sent-events.html>, §9.2.3). It
 /// therefore receives a stream that ends at once and says when to reconnect.
@@ -161,7 +155,8 @@ fn takes_events(parts: &Parts) -> bool {
     })
 }
 
-async fn watch(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
+/// Answers `GET` and `HEAD /v1/watch`.
+pub(super) async fn get(context: &Context<'_>, parts: &Parts) -> Result<Reply> {
     let query = Query::new(parts.uri.query());
     let mut wanted = WatchQuery::of(query)?;
     context.access.may_list(&wanted.request.prefix)?;

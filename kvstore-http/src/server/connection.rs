@@ -35,6 +35,8 @@ pub(crate) struct Phase {
     /// The address that requests must name, as an alternative to the server's names; `None` if they
     /// may name any host.
     pub(crate) asked_by: Option<IpAddr>,
+    /// True if there is no room for the connection: its request is refused.
+    pub(crate) is_refused: bool,
     /// The timer for the connection's timeouts.
     pub(crate) timer: ConnectionTimer,
     /// Number of complete request heads.
@@ -69,9 +71,10 @@ fn now() -> u64 {
 }
 
 impl Phase {
-    pub(crate) fn new(asked_by: Option<IpAddr>) -> Self {
+    pub(crate) fn new(asked_by: Option<IpAddr>, is_refused: bool) -> Self {
         Self {
             asked_by,
+            is_refused,
             timer: ConnectionTimer::default(),
             heads: AtomicU64::new(0),
             handling: AtomicBool::new(false),
@@ -423,7 +426,7 @@ mod tests {
                 head: second,
                 write: 2 * second,
             };
-            let mut server = Guarded::new(server, Arc::new(Phase::new(None)), patience);
+            let mut server = Guarded::new(server, Arc::new(Phase::new(None, false)), patience);
             let answer = [b'x'; 10_000];
             let answering = tokio::spawn(async move {
                 server.write_all(&answer).await?;

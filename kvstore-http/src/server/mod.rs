@@ -23,8 +23,7 @@ use hyper_util::rt::TokioIo;
 use kvstore_core::Service;
 use kvstore_core::service::ServiceOptions;
 use kvstore_worker::admin::Health;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -181,7 +180,7 @@ impl Server {
     /// Serves a connection to the listener on `ip`, if the limit permits.
     fn spawn(&mut self, stream: Stream, ip: Option<IpAddr>) {
         if let Ok(permit) = Arc::clone(&self.app.places.free).try_acquire_owned() {
-            let serving = self.serve(stream, ip);
+            let serving = self.serve(stream, ip, false);
             self.connections.spawn(async move {
                 let _permit = permit;
                 serving.await;
@@ -190,7 +189,7 @@ impl Server {
         }
         if self.app.places.close_idle() {
             let free = Arc::clone(&self.app.places.free);
-            let serving = self.serve(stream, ip);
+            let serving = self.serve(stream, ip, false);
             self.connections.spawn(async move {
                 // If the idle connection takes too long to close, the new one is closed instead.
                 if let Ok(Ok(_permit)) = timeout(ROOM_TIMEOUT, free.acquire_owned()).await {
@@ -201,31 +200,38 @@ impl Server {
         }
         self.app.metrics.refused.inc();
         if let Ok(permit) = Arc::clone(&self.free_for_refusal).try_acquire_owned() {
-            self.connections.spawn(refuse(stream, permit));
+            let refusing = self.serve(stream, ip, true);
+            self.connections.spawn(async move {
+                let _permit = permit;
+                // The client may take its answer or not.
+                let _ = timeout(REFUSAL_TIMEOUT, refusing).await;
+            });
         } else {
             // Above this number, connections are closed without an answer.
             drop(stream);
         }
     }
 
-    /// Serves one connection until it ends.
+    /// Serves one connection until it ends. One that `is_refused` has no place: its request is
+    /// answered 503.
     fn serve(
         &self,
         stream: Stream,
         ip: Option<IpAddr>,
+        is_refused: bool,
     ) -> impl Future<Output = ()> + Send + 'static {
         let options = &self.app.options;
         let patience = Patience {
             head: options.head_timeout,
             write: options.write_timeout,
         };
-        let phase = Arc::new(Phase::new(self.app.asked_by(ip)));
+        let phase = Arc::new(Phase::new(self.app.asked_by(ip), is_refused));
         let io = TokioIo::new(Guarded::new(stream, Arc::clone(&phase), patience));
         let app = Arc::clone(&self.app);
         let mut http = self.http.clone();
         // Without a timer, hyper has no timeouts and only logs that fact.
         http.timer(phase.timer.clone());
-        let opened = Places::add(&self.app.places, Arc::clone(&phase));
+        let opened = (!is_refused).then(|| Places::add(&self.app.places, Arc::clone(&phase)));
         let answering = Arc::clone(&phase);
         let answerer = Arc::clone(&app);
         let serving = http.serve_connection(
@@ -245,7 +251,7 @@ impl Server {
                 }
             }),
         );
-        let counted = self.app.metrics.connection();
+        let counted = (!is_refused).then(|| self.app.metrics.connection());
         let health = self.app.health.clone();
         async move {
             let (_opened, _counted) = (opened, counted);
@@ -319,30 +325,8 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of refusals in progress; further connections are closed without an answer.
 const REFUSALS_MAX: usize = 64;
 
-/// Time limit for a refused connection to take its answer.
+/// Time limit for a refused connection to send its request and take its answer.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The answer to a connection above the limit, whatever its request.
-const NO_ROOM: &str = r#"{"type":"/problems/overloaded","title":"Service Unavailable","status":503,"detail":"the server has no room for another connection"}"#;
-
-async fn refuse(mut stream: Stream, permit: OwnedSemaphorePermit) {
-    let _permit = permit;
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-         connection: close\r\ncontent-length: {}\r\n\r\n{NO_ROOM}",
-        NO_ROOM.len()
-    );
-    let telling = async {
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await?;
-        // Closing with unread bytes would reset the connection and discard the answer.
-        let mut scrap = [0; 1024];
-        while stream.read(&mut scrap).await? > 0 {}
-        io::Result::Ok(())
-    };
-    // A failure here changes nothing.
-    let _ = timeout(REFUSAL_TIMEOUT, telling).await;
-}
 
 /// How long nothing is accepted while the process lacks a resource. An immediate retry would only
 /// spin.

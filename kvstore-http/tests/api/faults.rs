@@ -97,6 +97,17 @@ async fn request_that_takes_too_long_is_given_up() {
     let reply = server.ask(&read()).await;
     assert_eq!((reply.status, reply.retry_after()), (503, Some("1")));
     assert_eq!(reply.json()["type"], "/problems/unavailable");
+    // The token of another queue, about which the queue is asked first.
+    const FOREIGN: &str = "00000000000000aa.0.1-1";
+    let mget = request("POST", "/v1/mget").header("sync-token", FOREIGN);
+    let reply = server.ask(&mget.body(r#"{"keys":["a"]}"#)).await;
+    assert_eq!((reply.status, reply.retry_after()), (503, Some("1")));
+    // A browser's `EventSource` gives up permanently on a 503.
+    let watch = request("GET", &format!("/v1/watch?after={FOREIGN}"));
+    let reply = server
+        .ask(&watch.header("accept", "text/event-stream"))
+        .await;
+    assert_eq!((reply.status, reply.text()), (200, "retry: 10000\n\n"));
     let reply = server.ask(&write()).await;
     assert_eq!(
         (reply.status, reply.json()["type"].as_str()),

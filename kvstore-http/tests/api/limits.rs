@@ -379,18 +379,36 @@ async fn connection_too_many_is_told_so() {
         assert_eq!(connection.reply("GET").await.status, 200);
         served.push(connection);
     }
-    let mut refused = server.connect().await;
-    let reply = refused.ask(&request("GET", "/livez")).await;
-    assert_eq!(
-        (
-            reply.status,
-            reply.retry_after(),
-            reply.header("connection")
-        ),
-        (503, Some("1"), Some("close"))
-    );
-    assert_eq!(reply.json()["type"], "/problems/overloaded");
-    assert!(refused.is_closed().await);
+    for asks in [
+        request("GET", "/v1/kv/a"),
+        request("GET", "/get/a"),
+        request("PUT", "/v1/kv/a").body("x".repeat(500_000)),
+    ] {
+        let mut refused = server.connect().await;
+        let reply = refused.ask(&asks).await;
+        assert_eq!(
+            (
+                reply.status,
+                reply.retry_after(),
+                reply.header("connection")
+            ),
+            (503, Some("1"), Some("close"))
+        );
+        // It has the headers and, on each face, the form of every other problem.
+        assert_eq!(reply.header("cache-control"), Some("no-store"));
+        assert!(reply.header("x-request-id").is_some());
+        assert!(reply.json()["detail"].is_string());
+        let kind = asks
+            .line()
+            .contains("/v1/")
+            .then(|| json!("/problems/overloaded"));
+        assert_eq!(reply.json().get("type"), kind.as_ref());
+        assert!(refused.is_closed().await);
+    }
+    // A browser's `EventSource` gives up permanently on a 503.
+    let browser = request("GET", "/v1/watch").header("accept", "text/event-stream");
+    let reply = server.ask(&browser).await;
+    assert_eq!((reply.status, reply.text()), (200, "retry: 10000\n\n"));
     served.pop();
     let begun = Instant::now();
     while server.ask(&request("GET", "/livez")).await.status != 200 {

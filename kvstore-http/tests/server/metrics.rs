@@ -229,7 +229,7 @@ async fn connection_for_which_there_is_no_room_is_counted() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     for _ in 0..3 {
         let mut refused = Connection::open(process.address).await;
-        assert_eq!(refused.reply("GET").await.status, 503);
+        assert_eq!(refused.ask(&request("GET", "/livez")).await.status, 503);
     }
     connection.send(b"1").await;
     assert_eq!(connection.reply("PUT").await.status, 201);
