@@ -24,7 +24,7 @@ pub enum Fault {
     Hang,
     /// It takes effect after this time.
     Late(Duration),
-    /// Another commit comes first. For commits alone.
+    /// Another commit comes first. For commits, and for reads of several entries, alone.
     Preceded(Commit),
 }
 
@@ -153,7 +153,7 @@ async fn make<R>(fault: Option<Fault>, call: impl Future<Output = Result<R>>) ->
             tokio::time::sleep(delay).await;
             call.await
         }
-        Some(Fault::Preceded(_)) => unreachable!("only a commit can be preceded by one"),
+        Some(Fault::Preceded(_)) => unreachable!("no other call can be preceded by a commit"),
     }
 }
 
@@ -168,6 +168,12 @@ impl<S: Store> Store for Faulty<S> {
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
         make(self.switch.fault(), self.inner.get(key)).await
     }
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        if let Some(Fault::Preceded(first)) = self.switch.fault() {
+            self.inner.commit(first).await?;
+        }
+        self.inner.get_many(keys).await
+    }
     async fn commit(&self, commit: Commit) -> Result<Committed> {
         match (self.judge)(&commit) {
             Some(Fault::Preceded(first)) => {
@@ -181,7 +187,7 @@ impl<S: Store> Store for Faulty<S> {
         make(self.switch.fault(), self.inner.ping()).await
     }
 
-    kvstore_core::forward_store!(|self| &self.inner; except get commit ping);
+    kvstore_core::forward_store!(|self| &self.inner; except get get_many commit ping);
 }
 
 #[async_trait]

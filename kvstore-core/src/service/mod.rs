@@ -22,7 +22,7 @@ use crate::model::job::{Dead, Idempotency, JobState, NewJob, Outcome, Summary};
 use crate::model::key::Key;
 use crate::open::Followed;
 use crate::queue::{Accepted, Found, JobQueue};
-use crate::store::{DeadPage, DeadRequest, ListRequest, Listed, Page, Store};
+use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store};
 
 pub use submission::{Submission, Submit};
 
@@ -354,7 +354,8 @@ impl Service {
     }
 
     /// Returns a page of keys. A page with values ends before the entry that would bring them above
-    /// [`PAGE_VALUE_BYTES_MAX`], but has at least one entry.
+    /// [`PAGE_VALUE_BYTES_MAX`], and before one that changes while they are read, but has at least
+    /// one entry.
     ///
     /// # Errors
     /// Those of [`Store::list`].
@@ -376,16 +377,32 @@ impl Service {
             ..request.clone()
         };
         let mut page = self.store.list(&keys_alone).await?;
-        cut(&mut page, bytes_max);
-        let keys: Vec<Key> = page.entries.drain(..).map(|listed| listed.key).collect();
+        let mut bytes = 0;
+        let fits = page.entries.iter().take_while(|listed| {
+            bytes += listed.size;
+            bytes <= bytes_max
+        });
+        let count = fits.count().max(1);
+        cut(&mut page, count);
+        let keys: Vec<Key> = page.entries.iter().map(|it| it.key.clone()).collect();
         let found = self.store.get_many(&keys).await?;
-        let there = keys.into_iter().zip(found);
-        page.entries = there
-            // An entry that has gone meanwhile did not exist during the whole iteration.
-            .filter_map(|(key, entry)| Some(listed(key, entry?)))
-            .collect();
-        // Some values may have grown meanwhile.
-        cut(&mut page, bytes_max);
+        // With values of a later moment, the page could show half of a batch.
+        let mut unchanged = 0;
+        for (listed, entry) in page.entries.iter_mut().zip(found) {
+            match entry.filter(|entry| entry.version == listed.version) {
+                Some(entry) => listed.value = Some(entry.value),
+                None => break,
+            }
+            unchanged += 1;
+        }
+        if unchanged == 0 && !page.entries.is_empty() {
+            let first = ListRequest {
+                limit: 1,
+                ..request.clone()
+            };
+            return self.store.list(&first).await;
+        }
+        cut(&mut page, unchanged);
         Ok(page)
     }
 
@@ -523,28 +540,12 @@ impl Service {
     }
 }
 
-/// Truncates a page whose values exceed `bytes_max`. At least one entry stays.
-fn cut(page: &mut Page, bytes_max: usize) {
-    let mut bytes = 0;
-    let fits = page.entries.iter().take_while(|listed| {
-        bytes += listed.size;
-        bytes <= bytes_max
-    });
-    let count = fits.count().max(1);
+/// Truncates a page to its first `count` entries, at least one unless there are none.
+fn cut(page: &mut Page, count: usize) {
     if count < page.entries.len() {
         page.entries.truncate(count);
         let last = page.entries[count - 1].key.as_str();
         page.prefixes.retain(|prefix| prefix.as_str() < last);
         page.next = Some(last.to_owned());
-    }
-}
-
-fn listed(key: Key, entry: Entry) -> Listed {
-    Listed {
-        key,
-        version: entry.version,
-        size: entry.value.len(),
-        expires_at: entry.expires_at,
-        value: Some(entry.value),
     }
 }

@@ -110,6 +110,55 @@ async fn values_come_on_demand_and_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn page_with_values_shows_no_half_of_a_batch_that_comes_while_they_are_read() {
+    use kvstore_core::Key;
+    use kvstore_core::model::commit::Commit;
+    use kvstore_core::model::write::{Change, Write};
+    use kvstore_testing::faulty::Fault;
+
+    for (first, second, pages_seen) in [
+        // The batch replaces the second listed entry, and creates one before it.
+        (
+            "b",
+            "ab",
+            [json!([["a", 1]]), json!([["ab", 2], ["b", 2], ["c", 1]])],
+        ),
+        // It replaces the first one.
+        (
+            "a",
+            "ab",
+            [json!([["a", 2]]), json!([["ab", 2], ["b", 1], ["c", 1]])],
+        ),
+    ] {
+        let server = Server::start_idle(Default::default()).await;
+        for key in ["a", "b", "c"] {
+            server.put(key, "1").await;
+        }
+        let set = |key| Write {
+            key: Key::new(key).unwrap(),
+            change: Change::Set {
+                value: kvstore_core::Value::parse("2").unwrap(),
+                expires_at: None,
+            },
+        };
+        let batch = Commit {
+            writes: vec![set(first), set(second)],
+            ..Commit::default()
+        };
+        server.faults.set(Some(Fault::Preceded(batch)));
+        let page_one = page(&server, "?include=value").await;
+        server.faults.set(None);
+        let cursor = page_one["cursor"].as_str().unwrap();
+        let page_two = page(&server, &format!("?include=value&cursor={cursor}")).await;
+        for (page, expected) in [page_one, page_two].iter().zip(pages_seen) {
+            let keys = page["keys"].as_array().unwrap().iter();
+            let pairs: Value = keys.map(|it| json!([it["key"], it["value"]])).collect();
+            assert_eq!(pairs, expected);
+        }
+    }
+}
+
+#[tokio::test]
 async fn pages_follow_each_other_until_there_is_no_cursor() {
     let server = Server::start().await;
     for number in 0..25 {
