@@ -79,9 +79,15 @@ impl Tokens {
     }
 
     /// Replaces all tokens by those of `newer`. Requests in progress finish. Watches end if their
-    /// token is no longer known or has other rights.
+    /// token is no longer known or has other rights; those of a token that stays still count
+    /// towards its share.
     pub fn replace_by(&self, newer: Self) {
-        let newer = newer.list();
+        let older = self.list();
+        let kept = |token: &Arc<Token>| {
+            let mut same = older.iter().filter(|known| known.is_same(token));
+            Arc::clone(same.find(|known| known.name == token.name).unwrap_or(token))
+        };
+        let newer = newer.list().iter().map(kept).collect();
         *self.list.write().unwrap_or_else(PoisonError::into_inner) = newer;
         self.replaced.send_replace(());
     }

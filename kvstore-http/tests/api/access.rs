@@ -574,6 +574,32 @@ async fn no_token_takes_all_places() {
         .expect("a place for others");
 }
 
+#[tokio::test]
+async fn tokens_that_are_read_again_keep_what_they_hold() {
+    let mut setup = setup();
+    setup.options.watchers_max = 4;
+    let tokens = setup.options.tokens.clone().unwrap();
+    let server = Server::start_idle(setup).await;
+    let mut watches = Vec::new();
+    for status in [200, 200, 503] {
+        let mut connection = server.connect().await;
+        connection.send(watch_by("reader").as_bytes()).await;
+        assert_eq!(connection.reply("GET").await.status, status);
+        watches.push(connection);
+        let lines = ["reader", "writer"]
+            .map(|name| token_line(name, &secret(name), "r", "").unwrap() + "\n");
+        tokens.replace_by(Tokens::parse(&lines.concat()).unwrap());
+    }
+    drop(watches);
+    let place = async {
+        let watch = request("HEAD", "/v1/watch").by("reader");
+        while server.ask(&watch).await.status != 200 {}
+    };
+    tokio::time::timeout(Duration::from_secs(10), place)
+        .await
+        .expect("a place that is free again");
+}
+
 fn watch_by(name: &str) -> String {
     format!(
         "GET /v1/watch HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n",
