@@ -107,9 +107,11 @@ impl Problem {
             .header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
     }
 
-    /// Reports a known caller who lacks the right.
+    /// Reports a known caller who lacks the right (RFC 6750 §3.1).
     pub(crate) fn forbidden(detail: impl Into<Cow<'static, str>>) -> Box<Self> {
-        Self::new(Kind::Forbidden, detail)
+        const CHALLENGE: HeaderValue =
+            HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
+        Self::new(Kind::Forbidden, detail).header(WWW_AUTHENTICATE, CHALLENGE)
     }
 
     /// Reports that the key is absent.

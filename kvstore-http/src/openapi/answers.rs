@@ -133,9 +133,9 @@ pub(super) fn problems() -> Value {
 fn described(status: u16) -> Value {
     let mut names = vec![("cache-control", true), ("x-request-id", true)];
     match status {
-        401 => names.push(("www-authenticate", true)),
+        401 | 403 => names.push(("www-authenticate", true)),
         405 => names.push(("allow", true)),
-        412 => names.push(("preference-applied", false)),
+        404 | 412 => names.push(("preference-applied", false)),
         415 => names.extend([("accept-patch", false), ("accept-encoding", false)]),
         503 | 507 => names.push(("retry-after", true)),
         _ => {}

@@ -93,6 +93,7 @@ pub(crate) fn limits(options: &Options, service: &ServiceOptions) -> Value {
         "head_seconds": options.head_timeout.as_secs_f64(),
         "body_seconds": options.body_timeout.as_secs_f64(),
         "request_seconds": options.request_timeout.as_secs_f64(),
+        "write_seconds": options.write_timeout.as_secs_f64(),
         "idle_seconds": options.idle_timeout.as_secs_f64(),
     });
     // Some limits depend on the machine: a server knows them, the committed copy omits them.

@@ -14,7 +14,7 @@ use crate::request::headers::SYNC_TOKENS_MAX;
 const ALWAYS: [u16; 5] = [400, 401, 422, 500, 503];
 /// On every route: decided before the route is known.
 const HOST: [u16; 2] = [400, 421];
-/// On routes that touch keys.
+/// On routes that touch keys, or count them.
 const KEYS: [u16; 1] = [403];
 const READ: [u16; 2] = [404, 412];
 const WRITE: [u16; 3] = [412, 504, 507];
@@ -597,7 +597,7 @@ fn jobs(paths: &mut Value) {
     let forget_all = PathOperation::new(tag, "forgetJobs", "Drop all dead letters")
         .takes([all_dead()])
         .answers([Answer::new(200, "Dropped").json("AllForgotten")])
-        .fails(&[&ALWAYS, &[504, 507]]);
+        .fails(&[&ALWAYS, &KEYS, &[504, 507]]);
     let mut jobs = list.into_get_and_head();
     jobs["delete"] = forget_all.into_json();
     paths["/v1/jobs"] = jobs;
@@ -608,13 +608,13 @@ fn jobs(paths: &mut Value) {
     )
     .takes([all_dead()])
     .answers([Answer::new(200, "Queued again, as new jobs").json("AllRetried")])
-    .fails(&[&ALWAYS, &[415, 504, 507]]);
+    .fails(&[&ALWAYS, &KEYS, &[415, 504, 507]]);
     paths["/v1/jobs/retry"] = json!({ "post": retry_all.into_json() });
     let queue = PathOperation::new(tag, "getQueue", "Read how much waits, and for how long")
         .answers([Answer::new(200, "The queue")
             .json("Queue")
             .headers(&["cache-control"])])
-        .fails(&[&ALWAYS]);
+        .fails(&[&ALWAYS, &KEYS]);
     paths["/v1/queue"] = queue.into_get_and_head();
     let retry = PathOperation::new(
         tag,

@@ -320,10 +320,33 @@ fn service() -> Map<String, Value> {
 fn problems() -> Map<String, Value> {
     let text = || json!({ "type": "string" });
     let list = |items: Value| json!({ "type": "array", "items": items });
+    // The members that some problems have, on either face.
+    let with_others = |mut problem: Value| {
+        let others = object([
+            ("key?", schema("Key")),
+            (
+                "current_etag?",
+                json!({ "type": ["string", "null"], "pattern": VERSION_PATTERN }),
+            ),
+            ("current_value?", schema("Value")),
+            ("failed_op?", json!({ "type": "integer", "minimum": 0 })),
+            ("host?", text()),
+            ("limit?", json!({ "type": "integer", "minimum": 0 })),
+            ("limit_bytes?", json!({ "type": "integer", "minimum": 0 })),
+            ("job_id?", schema("JobId")),
+            ("request_id?", text()),
+        ]);
+        let others = others["properties"].as_object().cloned();
+        let members = problem["properties"].as_object_mut();
+        members
+            .expect("an object has members")
+            .extend(others.expect("an object has members"));
+        problem
+    };
     let problems = [
         (
             "Problem",
-            object([
+            with_others(object([
                 (
                     "type",
                     json!({ "type": "string", "format": "uri-reference" }),
@@ -332,31 +355,14 @@ fn problems() -> Map<String, Value> {
                 ("status", json!({ "type": "integer" })),
                 ("detail", text()),
                 ("errors?", list(schema("FieldError"))),
-                ("key?", schema("Key")),
-                (
-                    "current_etag?",
-                    json!({ "type": ["string", "null"], "pattern": VERSION_PATTERN }),
-                ),
-                ("current_value?", schema("Value")),
-                ("failed_op?", json!({ "type": "integer", "minimum": 0 })),
-                ("limit_bytes?", json!({ "type": "integer", "minimum": 0 })),
-                ("job_id?", schema("JobId")),
-                ("request_id?", text()),
-            ]),
+            ])),
         ),
         (
             "SimpleProblem",
-            object([
-                (
-                    "detail",
-                    json!({ "oneOf": [{ "type": "string" }, { "type": "array", "items": schema("FieldError") }] }),
-                ),
-                (
-                    "current_etag?",
-                    json!({ "type": ["string", "null"], "pattern": VERSION_PATTERN }),
-                ),
-                ("current_value?", schema("Value")),
-            ]),
+            with_others(object([(
+                "detail",
+                json!({ "oneOf": [{ "type": "string" }, { "type": "array", "items": schema("FieldError") }] }),
+            )])),
         ),
         (
             "FieldError",

@@ -195,7 +195,8 @@ async fn each_token_does_on_every_route_what_it_allows_and_no_more() {
                     continue;
                 }
                 assert_eq!(reply.status, 403, "{asks:?}");
-                assert_eq!(reply.header("www-authenticate"), None);
+                let challenge = reply.header("www-authenticate");
+                assert_eq!(challenge, Some("Bearer error=\"insufficient_scope\""));
                 assert_eq!(reply.header("etag"), None, "{asks:?}");
                 assert!(!String::from_utf8_lossy(&reply.body).contains("kept"));
                 let read = request("GET", &format!("/v1/kv/{key}")).by("writer");

@@ -1,5 +1,7 @@
 //! §9: `/openapi.json` describes the answers, and `/docs` shows it.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::server::{Server, Setup};
@@ -69,6 +71,12 @@ fn undocumented(document: &Value, path: &str, method: &str, reply: &Reply) -> Ve
             wrong.push(format!("{place}: {name} is missing"));
         }
     }
+    if let Some(known) = schema.get("properties") {
+        let answer = reply.json();
+        let members = answer.as_object().unwrap().keys();
+        let unknown = members.filter(|name| known.get(name).is_none());
+        wrong.extend(unknown.map(|name| format!("{place}: no member {name}")));
+    }
     wrong
 }
 
@@ -122,6 +130,14 @@ async fn what_is_answered_stands_in_the_document() {
         (
             "/set",
             "POST",
+            post("/set", r#"{"key":"a","value":1}"#)
+                .header("if-none-match", "*")
+                .header("prefer", "wait=5"),
+            412,
+        ),
+        (
+            "/set",
+            "POST",
             post("/set", "").header("content-type", "text/xml"),
             415,
         ),
@@ -154,6 +170,12 @@ async fn what_is_answered_stands_in_the_document() {
             412,
         ),
         (entry, "GET", get("/v1/kv/none"), 404),
+        (
+            entry,
+            "GET",
+            get("/v1/kv/none").header("prefer", "wait=1"),
+            404,
+        ),
         (entry, "GET", get("/v1/kv//"), 422),
         ("/get/{key}", "GET", get("/get/a"), 200),
         ("/get/{key}", "GET", get("/get/none"), 404),
@@ -214,6 +236,18 @@ async fn what_is_answered_stands_in_the_document() {
             "POST",
             later(post("/v1/batch", r#"{"ops":[{"op":"delete","key":"c"}]}"#)),
             202,
+        ),
+        (
+            "/v1/mget",
+            "POST",
+            post("/v1/mget", &json!({"keys": vec!["a"; 1001]}).to_string()),
+            422,
+        ),
+        (
+            "/get/{key}",
+            "GET",
+            get("/get/a").header("host", "other.example"),
+            421,
         ),
         ("/v1/watch", "GET", get("/v1/watch"), 200),
         ("/v1/watch", "GET", get("/v1/watch?events=none"), 422),
@@ -307,6 +341,60 @@ async fn answers_of_a_service_that_is_down_stand_in_the_document() {
         wrong.extend(undocumented(&document, path, "POST", &reply));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test]
+async fn what_a_token_is_refused_stands_in_the_document() {
+    let mut setup = Setup::default();
+    let line = kvstore_http::token_line("guest", "secret", "r", "team/").unwrap();
+    setup.options.tokens = Some(std::sync::Arc::new(
+        kvstore_http::Tokens::parse(&line).unwrap(),
+    ));
+    let server = Server::start_idle(setup).await;
+    let document = document(&server).await;
+    // A dead letter that the token may see, but neither retry nor drop.
+    let write = server.service.set("team/a", &1).wait(Duration::ZERO);
+    let job = write.await.unwrap().id.to_string();
+    server.bury_as(&job, "team/a").await;
+    let (mut wrong, mut forbidden) = (Vec::new(), Vec::new());
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let target = path.replace("{key}", "other").replace("{id}", &job);
+        let target = match path.starts_with("/v1/jobs") {
+            true => target + "?status=dead",
+            false => target,
+        };
+        for (method, operation) in operations.as_object().unwrap() {
+            if operation["security"] == json!([]) {
+                continue;
+            }
+            let method = method.to_uppercase();
+            let target = match (&*method, &**path) {
+                ("DELETE", "/v1/jobs/{id}") | ("POST", "/v1/jobs/{id}/retry") => {
+                    target.trim_end_matches("?status=dead")
+                }
+                _ => &target,
+            };
+            let nobody = server.ask(&request(&method, target)).await;
+            assert_eq!(nobody.status, 401, "{method} {path}");
+            wrong.extend(undocumented(&document, path, &method, &nobody));
+            let guest = request(&method, target).header("authorization", "Bearer secret");
+            let guest = server.ask(&guest).await;
+            wrong.extend(undocumented(&document, path, &method, &guest));
+            if guest.status == 403 && method != "HEAD" {
+                forbidden.push(format!("{method} {path}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for refused in [
+        "GET /v1/queue",
+        "DELETE /v1/jobs",
+        "POST /v1/jobs/retry",
+        "POST /v1/jobs/{id}/retry",
+    ] {
+        let is_refused = forbidden.iter().any(|it| it == refused);
+        assert!(is_refused, "{refused} is not among {forbidden:?}");
+    }
 }
 
 #[tokio::test]
