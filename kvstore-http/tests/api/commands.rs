@@ -79,6 +79,18 @@ async fn what_is_no_integer_is_not_added_to() {
 }
 
 #[tokio::test]
+async fn the_bounds_of_64_bits_can_be_reached_and_not_passed() {
+    let server = Server::start().await;
+    for (key, bound, beyond) in [("least", i64::MIN, "-1"), ("most", i64::MAX, "1")] {
+        let reply = server.ask(&add(key, &bound.to_string())).await;
+        assert_eq!(reply.json()["value"], json!(bound));
+        let reply = server.ask(&add(key, beyond)).await;
+        assert_problem(&reply, 422, "not-an-integer");
+        assert_eq!(got(&server, key).await.text(), bound.to_string());
+    }
+}
+
+#[tokio::test]
 async fn a_rate_limiter_is_one_request() {
     let server = Server::start().await;
     let hit = || add("hits", "1&ttl=60");
@@ -300,6 +312,8 @@ async fn a_delete_by_prefix_that_is_not_waited_for_is_accepted() {
     let delete = request("DELETE", "/v1/kv?prefix=a").header("prefer", "respond-async");
     let reply = server.ask(&delete).await;
     assert_eq!(reply.status, 202, "{}", reply.text());
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    assert_eq!(reply.header("preference-applied"), Some("respond-async"));
     let jobs = reply.json()["job_ids"].clone();
     let job = format!("/v1/jobs/{}?wait=30", jobs[0].as_str().unwrap());
     assert_eq!(

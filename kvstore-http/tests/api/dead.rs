@@ -220,6 +220,21 @@ async fn dead_letter_is_tried_again_once() {
 }
 
 #[tokio::test]
+async fn dead_letter_that_is_tried_again_comes_after_what_already_waits() {
+    let (mut server, job) = buried().await;
+    server.rest();
+    let put = request("PUT", "/v1/kv/buried").body("2");
+    let waits = server.ask(&put.header("prefer", "respond-async")).await;
+    assert_eq!(waits.status, 202);
+    let retry = request("POST", &format!("/v1/jobs/{job}/retry"));
+    let retried = server.ask(&retry).await;
+    server.work();
+    let read = request("GET", "/v1/kv/buried");
+    let read = read.header("sync-token", retried.header("sync-token").unwrap());
+    assert_eq!(server.ask(&read).await.status, 404, "it deletes the key");
+}
+
+#[tokio::test]
 async fn two_retries_are_one_job() {
     let (server, job) = buried().await;
     let id = job.parse().unwrap();

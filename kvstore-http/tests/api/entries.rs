@@ -261,6 +261,23 @@ async fn expired_entry_is_absent_and_a_plain_write_makes_it_permanent() {
 }
 
 #[tokio::test]
+async fn time_to_live_counts_from_acceptance() {
+    let mut server = Server::start_idle(Setup::default()).await;
+    let put = request("PUT", "/v1/kv/a?ttl=60").body("1");
+    let late = request("PUT", "/v1/kv/late?ttl=30").body("1");
+    server.ask(&put.header("prefer", "respond-async")).await;
+    let last = server.ask(&late.header("prefer", "respond-async")).await;
+    server.clock.advance(std::time::Duration::from_secs(40));
+    server.work();
+    let token = last.header("sync-token").unwrap();
+    let read = |key: &str| request("GET", &format!("/v1/kv/{key}")).header("sync-token", token);
+    assert_eq!(server.ask(&read("late")).await.status, 404);
+    assert_eq!(server.ask(&read("a")).await.status, 200);
+    server.clock.advance(std::time::Duration::from_secs(21));
+    assert_eq!(server.ask(&read("a")).await.status, 404);
+}
+
+#[tokio::test]
 async fn ttl_outside_its_bounds_is_refused() {
     let server = Server::start().await;
     for (ttl, kind) in [

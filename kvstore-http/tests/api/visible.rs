@@ -125,6 +125,7 @@ async fn a_read_waits_for_all_of_its_sync_tokens() {
         get(&format!("/v1/kv/a?after={applied},{pending}")),
         get(&format!("/v1/kv/a?after={pending}")).header("sync-token", &applied),
         get(&format!("/v1/kv?after={applied}&after={pending}")),
+        get(&format!("/v1/watch?after={applied}&after={pending}")),
         request("POST", &format!("/v1/mget?after={applied}&after={pending}"))
             .body(r#"{"keys":["a"]}"#),
     ] {
