@@ -55,6 +55,9 @@ pub struct Options {
     /// are not counted. A request that finds no room within a second is answered 503. `None` for a
     /// quarter of the memory of the machine or container.
     pub in_flight_bytes_max: Option<usize>,
+    /// Bounds of the store and its queue, by the names of their parameters in the URL. The server
+    /// only reports them.
+    pub store_bounds: Vec<(&'static str, u64)>,
     /// How long a watch may be silent before it sends a comment, which shows the client that it is
     /// still connected.
     pub watch_heartbeat: Duration,
@@ -104,6 +107,7 @@ impl Default for Options {
             // Half of the connections, which leaves the others to ordinary requests.
             watchers_max: 400,
             in_flight_bytes_max: None,
+            store_bounds: Vec::new(),
             watch_heartbeat: Duration::from_secs(15),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),

@@ -376,6 +376,11 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> 
     let service = read_service(settings);
     let options = read_options(settings);
     let (tokens_file, tokens) = tokens?.unzip();
+    let store_bounds = match (role?, shared?) {
+        // The process that writes the folder has bounds that this one does not know.
+        (Role::Reader, _) => Vec::new(),
+        (_, shared) => shared.store.bounds(shared.queue.as_ref()),
+    };
     Some(Own {
         listen: listen?,
         socket_mode: socket_mode?,
@@ -389,6 +394,7 @@ pub(crate) fn read(settings: &mut Settings, shared: Option<&SharedSettings>) -> 
             tokens: tokens.map(Arc::new),
             cors: cors?.unwrap_or_default(),
             hosts: hosts?.unwrap_or_default(),
+            store_bounds,
             ..options?
         },
     })
@@ -546,6 +552,7 @@ fn read_options(settings: &mut Settings) -> Option<Options> {
         connections_max: connections_max?,
         watchers_max: watchers_max?,
         in_flight_bytes_max: in_flight?.map(usize::try_from).transpose().ok()?,
+        store_bounds: Vec::new(),
         watch_heartbeat: watch_heartbeat?,
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,

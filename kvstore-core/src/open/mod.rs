@@ -14,7 +14,6 @@ use std::time::Duration;
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::json_file::{self, JsonFile, JsonReader};
-use crate::machine;
 use crate::memory::{MemoryQueue, MemoryStore};
 use crate::open::folder_queue::{FolderQueue, Holder};
 use crate::open::url::Target;
@@ -155,9 +154,7 @@ async fn open_with(store: &StoreUrl, queue: Option<&StoreUrl>, retry: Retry<'_>)
             )),
         }),
         Target::File(target) => {
-            let is_alone = queue.is_none_or(|queue| queue == store);
-            let memory = machine::memory_bytes().filter(|_| is_alone);
-            let options = target.options(memory);
+            let options = target.options(store.memory(queue));
             // First, so that a wrong setting fails before the wait.
             let redis = open_queue(queue, retry).await?;
             let file = match &redis {

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::json_file;
 use crate::limits::{IDEMPOTENCY_KEYS_MAX, QUEUE_BYTES_DEFAULT, QUEUE_JOBS_DEFAULT};
+use crate::machine;
 use crate::model::id::PartitionCount;
 use crate::queue::QueueOptions;
 use crate::redis;
@@ -134,6 +135,34 @@ impl StoreUrl {
         }
     }
 
+    /// Returns the bounds in force on this store and its queue, by the names of their parameters:
+    /// on the memory of entries, on what waits in each partition, and on what is kept of it.
+    /// `queue` is the URL of a queue other than the store's own.
+    pub fn bounds(&self, queue: Option<&Self>) -> Vec<(&'static str, u64)> {
+        let waiting = queue.unwrap_or(self).target.queue();
+        let kept = self.target.retention();
+        let mut bounds = vec![
+            ("queue_jobs", waiting.jobs as u64),
+            ("queue_bytes", waiting.bytes as u64),
+            ("idempotency_keys", waiting.idempotency_keys as u64),
+            ("outcomes", kept.outcomes as u64),
+            ("dead_letters", kept.dead_letters as u64),
+            ("changes", kept.changes as u64),
+        ];
+        if let Target::File(file) = &self.target {
+            let data_bytes = file.options(self.memory(queue)).data_bytes_max;
+            bounds.extend(data_bytes.map(|bytes| ("data_bytes", bytes)));
+        }
+        bounds
+    }
+
+    /// Returns the memory of the process if it is to bound the data: only a folder with a queue of
+    /// its own knows how much space is left when it accepts a write.
+    pub(super) fn memory(&self, queue: Option<&Self>) -> Option<u64> {
+        let is_alone = queue.is_none_or(|queue| queue == self);
+        machine::memory_bytes().filter(|_| is_alone)
+    }
+
     /// Checks that `queue` can be the queue in front of this store.
     ///
     /// # Errors
@@ -189,6 +218,24 @@ impl StoreUrl {
                 "the parameters are for the process that writes to the folder: one that only reads takes none",
             ),
             Target::File(file) => Ok(&file.folder),
+        }
+    }
+}
+
+impl Target {
+    fn queue(&self) -> UrlQueueBounds {
+        match self {
+            Self::Memory { queue, .. } => *queue,
+            Self::File(file) => file.queue,
+            Self::Redis(redis) => redis.queue,
+        }
+    }
+
+    fn retention(&self) -> Retention {
+        match self {
+            Self::Memory { retention, .. } => *retention,
+            Self::File(file) => file.retention,
+            Self::Redis(redis) => redis.retention,
         }
     }
 }

@@ -99,6 +99,8 @@ pub(crate) fn limits(options: &Options, service: &ServiceOptions) -> Value {
     // Some limits depend on the machine: a server knows them, the committed copy omits them.
     let members = limits.as_object_mut().expect("limits are an object");
     members.retain(|_, limit| !limit.is_null());
+    let bounds = options.store_bounds.iter();
+    members.extend(bounds.map(|(name, bound)| (String::from(*name), json!(bound))));
     limits
 }
 

@@ -454,3 +454,32 @@ async fn server_that_cannot_open_its_store_yet_answers_probes_and_can_be_stopped
     process.signal("TERM");
     assert_eq!(process.ended().code(), Some(0));
 }
+
+#[tokio::test]
+async fn bounds_of_the_store_are_among_the_limits() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("file:{}?data_bytes=2GiB", folder.path().display());
+    let memory = "memory:?queue_jobs=7&changes=3";
+    for (store, jobs, changes, data) in [
+        (memory, 7, 3, None),
+        (&*file, 100_000, 10_000, Some(2_u64 << 30)),
+    ] {
+        let process = Process::start(&["--store", store]);
+        let mut connection = Connection::open(process.address).await;
+        let document = connection.ask(&request("GET", "/openapi.json")).await;
+        let limits = &document.json()["x-limits"];
+        for (name, bound) in [
+            ("queue_jobs", jobs),
+            ("queue_bytes", 64 << 20),
+            ("idempotency_keys", 100_000),
+            ("outcomes", 100_000),
+            ("dead_letters", 10_000),
+            ("changes", changes),
+        ] {
+            assert_eq!(limits[name], bound, "{store} {name}");
+        }
+        assert_eq!(limits["data_bytes"].as_u64(), data, "{store}");
+        let queue = connection.ask(&request("GET", "/v1/queue")).await;
+        assert_eq!(&queue.json()["limits"], limits, "{store}");
+    }
+}
