@@ -13,25 +13,17 @@ use crate::redis::link::tls;
 #[derive(Clone)]
 pub struct Address {
     text: String,
-    nodes: Vec<ConnectionInfo>,
-    is_cluster: bool,
+    pub(crate) nodes: Vec<ConnectionInfo>,
+    pub(crate) is_cluster: bool,
     is_tls: bool,
     shown: String,
 }
 
 impl Address {
-    pub(crate) fn nodes(&self) -> &[ConnectionInfo] {
-        &self.nodes
-    }
-
     /// Returns the servers' addresses, for messages.
     pub(crate) fn endpoints(&self) -> String {
         let nodes = self.nodes.iter().map(|node| node.addr().to_string());
         nodes.collect::<Vec<_>>().join(", ")
-    }
-
-    pub(crate) fn is_cluster(&self) -> bool {
-        self.is_cluster
     }
 
     /// Returns true if the connection is encrypted.

@@ -55,10 +55,6 @@ impl Keys {
         format!("{}{name}", self.starts[usize::from(partition.0)])
     }
 
-    pub(crate) fn entries(&self, partition: Partition) -> String {
-        self.of(partition, "v:")
-    }
-
     pub(crate) fn entry(&self, partition: Partition, key: &Key) -> String {
         self.of(partition, &format!("v:{}", key.as_str()))
     }

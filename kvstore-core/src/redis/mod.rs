@@ -113,6 +113,6 @@ impl Redis {
     /// [`Error::Unavailable`](crate::error::Error::Unavailable).
     pub fn close(&self) {
         self.queue.stop();
-        self.store.session().close();
+        self.store.session.close();
     }
 }

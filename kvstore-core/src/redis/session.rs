@@ -81,7 +81,7 @@ impl Session {
         let clients = nodes.iter().cloned();
         let clients = clients.map(|node| tls::client(node, certificates.as_ref()));
         let clients: Vec<Client> = clients.collect::<RedisResult<_>>().map_err(tls::refused)?;
-        let open = async |resend| match address.is_cluster() {
+        let open = async |resend| match address.is_cluster {
             true => {
                 Servers::cluster(&nodes, certificates.as_ref(), password.as_ref(), resend).await
             }
@@ -325,11 +325,6 @@ impl Session {
         ))
     }
 
-    /// Returns true if replicas must have what is acknowledged.
-    pub(crate) fn waits_for_replicas(&self) -> bool {
-        self.options.wait_replicas > 0
-    }
-
     /// Runs a script that only reads and that its server knows, and returns its answer once the
     /// required replicas have all that it saw; `None` if they do not within [`REPLICAS_WAIT`].
     pub(crate) async fn replicated<T: FromRedisValue>(
@@ -472,7 +467,7 @@ fn nodes(address: &Address, options: &Options) -> Result<Vec<ConnectionInfo>> {
             "the prefix of a store on Redis must not be empty or contain a brace, which marks the part of a key that a cluster places it by".to_owned(),
         ));
     }
-    let mut nodes = address.nodes().to_vec();
+    let mut nodes = address.nodes.clone();
     for info in &mut nodes {
         let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
         // A server whose machine has failed closes no connection. The next connection may lead to

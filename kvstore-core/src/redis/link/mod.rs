@@ -10,6 +10,7 @@ pub(crate) mod wake;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use redis::aio::ConnectionLike;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -112,7 +113,7 @@ impl Servers {
     pub(crate) async fn ask(&mut self, slot: u16, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         let count = pipeline.len();
         match self {
-            Self::One(server) => server.req_packed_commands(pipeline, 0, count).await,
+            Self::One(server) => server.commands(pipeline, 0, count).await,
             Self::Cluster(cluster) => {
                 let route = SingleNodeRoutingInfo::SpecificNode(Route::new(slot, SlotAddr::Master));
                 cluster
@@ -135,7 +136,7 @@ impl Servers {
 impl ConnectionLike for Servers {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
-            Self::One(server) => server.req_packed_command(command),
+            Self::One(server) => server.command(command).boxed(),
             Self::Cluster(cluster) => cluster.req_packed_command(command),
         }
     }
@@ -147,14 +148,14 @@ impl ConnectionLike for Servers {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Self::One(server) => server.req_packed_commands(pipeline, offset, count),
+            Self::One(server) => server.commands(pipeline, offset, count).boxed(),
             Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
-            Self::One(server) => server.get_db(),
+            Self::One(server) => server.db(),
             Self::Cluster(cluster) => cluster.get_db(),
         }
     }

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult,
     ServerErrorKind, Value,
 };
 
@@ -56,6 +56,41 @@ impl ReconnectingServer {
     /// Connects unless a connection exists.
     pub(crate) async fn connect(&self) -> RedisResult<()> {
         self.connection().await.map(drop)
+    }
+
+    pub(crate) fn db(&self) -> i64 {
+        self.0.client.get_connection_info().redis_settings().db()
+    }
+
+    pub(crate) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
+        let (mut connection, which) = self.connection().await?;
+        let answer = connection.req_packed_command(command).await;
+        self.judge(&which, answer.as_ref().map(std::slice::from_ref));
+        answer
+    }
+
+    pub(crate) async fn commands(
+        &self,
+        pipeline: &Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        let (mut connection, which) = self.connection().await?;
+        let answers = connection.req_packed_commands(pipeline, offset, count);
+        let answers = answers.await;
+        self.judge(&which, answers.as_deref());
+        answers
+    }
+
+    /// Drops a connection if its answers show that the next should come over a new one.
+    fn judge(&self, which: &Connecting, answers: Result<&[Value], &RedisError>) {
+        let is_over = match answers {
+            Ok(answers) => answers.iter().any(is_read_only),
+            Err(error) => is_over(error),
+        };
+        if is_over {
+            self.forget(which);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, ConnectionState> {
@@ -126,42 +161,4 @@ fn is_read_only(value: &Value) -> bool {
 
 fn is_over(error: &RedisError) -> bool {
     error.is_unrecoverable_error() || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
-}
-
-impl ConnectionLike for ReconnectingServer {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        async move {
-            let (mut connection, which) = self.connection().await?;
-            let answer = connection.req_packed_command(command).await;
-            if answer.as_ref().is_ok_and(is_read_only) || answer.as_ref().is_err_and(is_over) {
-                self.forget(&which);
-            }
-            answer
-        }
-        .boxed()
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        async move {
-            let (mut connection, which) = self.connection().await?;
-            let answers = connection
-                .req_packed_commands(pipeline, offset, count)
-                .await;
-            let read_only = |answers: &Vec<Value>| answers.iter().any(is_read_only);
-            if answers.as_ref().is_ok_and(read_only) || answers.as_ref().is_err_and(is_over) {
-                self.forget(&which);
-            }
-            answers
-        }
-        .boxed()
-    }
-
-    fn get_db(&self) -> i64 {
-        self.0.client.get_connection_info().redis_settings().db()
-    }
 }

@@ -148,13 +148,6 @@ impl Drop for Wake {
     }
 }
 
-/// Waits for a message, for at most `most`.
-pub(crate) async fn woken<T>(receiver: &mut watch::Receiver<T>, most: Duration) {
-    // Neither error needs handling: on an end the store is closed, and after a timeout the caller
-    // looks again.
-    let _ = tokio::time::timeout(most, receiver.changed()).await;
-}
-
 /// Waits for news that satisfies `is_far`, for at most `most`.
 pub(crate) async fn reached(
     receiver: &mut watch::Receiver<News>,
@@ -164,6 +157,8 @@ pub(crate) async fn reached(
     let reached = async {
         while receiver.changed().await.is_ok() && !is_far(receiver.borrow_and_update().position) {}
     };
+    // Neither error needs handling: on an end the store is closed, and after a timeout the caller
+    // looks again.
     let _ = tokio::time::timeout(most, reached).await;
 }
 

@@ -48,6 +48,9 @@ pub(crate) struct RedisQueue {
     store_is_beside: bool,
 }
 
+/// The last job dropped, the position of the store on the same server, entries of the log.
+type HeldRow = (String, Option<String>, Vec<LogEntry>);
+
 /// How often a worker of this process has tried the first job of a partition.
 #[derive(Debug, Default)]
 struct Tries {
@@ -204,11 +207,14 @@ impl RedisQueue {
             u8::from(drops),
         ));
         let what = "the applied jobs were dropped";
-        let (trimmed, applied, entries): (String, String, Vec<LogEntry>) = match drops {
+        let (trimmed, applied, entries): HeldRow = match drops {
             true => self.change(what, &call).await?,
             false => self.ask(&call).await?,
         };
-        check_applied(partition, &applied, after)?;
+        let applied = applied.as_deref().map(position).transpose()?;
+        if let Some(applied) = applied.filter(|applied| *applied < after) {
+            return Err(Error::Stale { partition, applied });
+        }
         Ok((position(&trimmed)?, entries))
     }
 }
@@ -539,20 +545,4 @@ impl WorkQueue for RedisQueue {
     fn apply_on_acceptance(&self, _: AppliedListener) {
         // This queue only keeps jobs.
     }
-}
-
-/// Checks the position of the store on the same server, as a script has answered it; it is empty if
-/// the store is elsewhere.
-///
-/// # Errors
-/// [`Error::Stale`] if it lies before `expected`.
-fn check_applied(partition: Partition, applied: &str, expected: Position) -> Result<()> {
-    if applied.is_empty() {
-        return Ok(());
-    }
-    let applied = position(applied)?;
-    if applied >= expected {
-        return Ok(());
-    }
-    Err(Error::Stale { partition, applied })
 }

@@ -2,7 +2,7 @@
 //! rights that the scripts need: a script that fails halfway for lack of a right would leave half of a
 //! change.
 
-use redis::{Pipeline, RedisResult, Script, Value};
+use redis::{ErrorKind, Pipeline, RedisResult, Script, Value};
 
 use crate::redis::link::Servers;
 use crate::redis::options::Options;
@@ -62,12 +62,8 @@ impl Look {
         }
         let answers = link.ask(slot, &pipeline).await?;
         let [loaded, rights, server, replication, settings @ ..] = &answers[..] else {
-            let problem = "it does not answer as Redis does".to_owned();
-            return Ok(Self {
-                run: None,
-                replicas: 0,
-                refusal: lossy(&[problem], options),
-            });
+            let kind = ErrorKind::UnexpectedReturnType;
+            return Err((kind, "it does not answer as Redis does").into());
         };
         loaded.clone().extract_error()?;
         let rights: Vec<String> = redis::from_redis_value(rights.clone().extract_error()?)?;
@@ -92,7 +88,11 @@ impl Look {
             run: run.map(str::to_owned),
             replicas: replicas.and_then(|count| count.parse().ok()).unwrap_or(0),
             refusal: match &rights[..] {
-                [] => lossy(&problems, options),
+                [] if options.relaxed_durability || problems.is_empty() => None,
+                [] => Some(format!(
+                    "the Redis server may lose what it acknowledges: {}; or take it as it is, with durability=relaxed",
+                    problems.join("; ")
+                )),
                 rights => Some(format!(
                     "the Redis user lacks rights: add them, on each server, with ACL SETUSER and its name before {}",
                     rights.join(" ")
@@ -100,16 +100,6 @@ impl Look {
             },
         })
     }
-}
-
-/// Refuses a server with `problems`, unless durability is relaxed.
-fn lossy(problems: &[String], options: &Options) -> Option<String> {
-    (!options.relaxed_durability && !problems.is_empty()).then(|| {
-        format!(
-            "the Redis server may lose what it acknowledges: {}; or take it as it is, with durability=relaxed",
-            problems.join("; ")
-        )
-    })
 }
 
 /// Extracts a field from the answer to INFO.

@@ -13,12 +13,6 @@ use crate::redis::store::watch;
 use crate::redis::text::{entry_parts, number, unexpected};
 use crate::store::{ListRequest, Listed, Page, behind_prefix};
 
-/// An item of a page: an entry, or a common prefix, which several partitions may have.
-enum Item {
-    Entry(Listed),
-    Prefix,
-}
-
 pub(crate) async fn page(session: &Session, request: &ListRequest) -> Result<Page> {
     request.check()?;
     // Each partition returns one more item than the page holds, so whatever a limit cuts off lies
@@ -27,6 +21,7 @@ pub(crate) async fn page(session: &Session, request: &ListRequest) -> Result<Pag
         .partitions
         .iter()
         .map(|partition| part(session, request, partition));
+    // Several partitions may have the same common prefix.
     let mut items = BTreeMap::new();
     let mut count = request.count.then_some(0);
     let mut shown = Vec::with_capacity(usize::from(session.partitions.get()));
@@ -47,8 +42,8 @@ pub(crate) async fn page(session: &Session, request: &ListRequest) -> Result<Pag
         }
         last = Some(name.clone());
         match item {
-            Item::Entry(listed) => page.entries.push(listed),
-            Item::Prefix => page.prefixes.push(name),
+            Some(listed) => page.entries.push(listed),
+            None => page.prefixes.push(name),
         }
     }
     Ok(page)
@@ -60,7 +55,7 @@ async fn part(
     session: &Session,
     request: &ListRequest,
     partition: Partition,
-) -> Result<(u64, u64, Vec<(String, Item)>)> {
+) -> Result<(u64, u64, Vec<(String, Option<Listed>)>)> {
     // The bounds of the page, as `ZRANGEBYLEX` takes them.
     let first = match request.start() {
         Some(Bound::Included(first)) => format!("[{first}"),
@@ -72,7 +67,7 @@ async fn part(
     let end = end.map_or_else(|| "+".to_owned(), |end| format!("({end}"));
     let call = session.call(Script::List, partition).arg((
         session.skew(),
-        session.keys.entries(partition),
+        session.keys.of(partition, "v:"),
         &request.prefix,
         first,
         end,
@@ -90,10 +85,11 @@ async fn part(
 /// A key or common prefix; for a key its text, perhaps without the value, and the value's size.
 type Row = (Vec<u8>, Option<Vec<u8>>, usize);
 
-fn item((name, text, size): Row, request: &ListRequest) -> Result<(String, Item)> {
+/// Decodes an item of a page: an entry by its key, or a common prefix.
+fn item((name, text, size): Row, request: &ListRequest) -> Result<(String, Option<Listed>)> {
     let name = String::from_utf8(name).map_err(|_| unexpected())?;
     let Some(text) = text else {
-        return Ok((name, Item::Prefix));
+        return Ok((name, None));
     };
     let (version, expires_at, value) = entry_parts(&text)?;
     let listed = Listed {
@@ -106,5 +102,5 @@ fn item((name, text, size): Row, request: &ListRequest) -> Result<(String, Item)
             false => None,
         },
     };
-    Ok((name, Item::Entry(listed)))
+    Ok((name, Some(listed)))
 }

@@ -33,7 +33,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 /// A store on a Redis server.
 #[derive(Debug)]
 pub(crate) struct RedisStore {
-    session: Arc<Session>,
+    pub(crate) session: Arc<Session>,
     /// What commits remember of each partition.
     memories: Vec<Memory>,
     feed: Arc<Feed>,
@@ -50,10 +50,6 @@ impl RedisStore {
             is_ahead: AtomicBool::new(false),
             session,
         }
-    }
-
-    pub(crate) fn session(&self) -> &Session {
-        &self.session
     }
 
     /// Warns once if a server's clock is behind the store's time.
@@ -83,7 +79,7 @@ impl RedisStore {
         let call = call.arg((job.queue.to_string(), place, letter_name(job)));
         let state = self.judge(job, session.read(&call).await?).await?;
         let replicated = &self.memories[usize::from(job.partition.0)].replicated;
-        if state == JobState::Queued || !session.waits_for_replicas() {
+        if state == JobState::Queued || session.options.wait_replicas == 0 {
             return Ok(state);
         }
         // One at a time, since each answer covers all earlier jobs.
@@ -195,11 +191,10 @@ impl Store for RedisStore {
             Some(Entry {
                 expires_at: Some(_),
                 ..
-            }) => Ok(entries(session, partition, [key], usize::MAX)
-                .await?
-                .into_iter()
-                .next()
-                .flatten()),
+            }) => {
+                let found = entries(session, partition, [key], usize::MAX);
+                Ok(found.await?.pop().flatten())
+            }
             found => Ok(found),
         }
     }

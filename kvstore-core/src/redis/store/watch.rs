@@ -4,18 +4,18 @@
 //! has a number for each partition.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use tokio::sync::watch::Receiver;
+use tokio::sync::watch::{Receiver, Sender, channel};
 
 use crate::error::{Error, Result, Subject};
 use crate::limits::CHANGES_MAX;
 use crate::model::entry::Version;
 use crate::model::id::{Partition, PartitionCount};
 use crate::model::key::Key;
-use crate::redis::link::wake::{ASK_AFTER, woken};
+use crate::redis::link::wake::ASK_AFTER;
 use crate::redis::scripts::Script;
 use crate::redis::session::Session;
 use crate::redis::store::entries;
@@ -125,12 +125,12 @@ pub(crate) async fn watch(
     let start = id(&heard);
     let mut moved = session.wake.store.any();
     moved.mark_changed();
-    let place = Arc::new(Mutex::new(start.clone()));
+    let (place, taken) = channel(start.clone());
     let watcher = RedisWatcher {
         session: Arc::clone(session),
         feed: Arc::clone(feed),
         request: request.clone(),
-        place: Arc::clone(&place),
+        place,
         heard,
         moved,
         waiting: VecDeque::new(),
@@ -144,7 +144,7 @@ pub(crate) async fn watch(
     Ok(Watch {
         start,
         changes: changes.boxed(),
-        place: Box::new(move || place.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        place: Box::new(move || taken.borrow().clone()),
     })
 }
 
@@ -236,7 +236,7 @@ struct RedisWatcher {
     feed: Arc<Feed>,
     request: WatchRequest,
     /// The place up to which every shown change was taken.
-    place: Arc<Mutex<ChangeId>>,
+    place: Sender<ChangeId>,
     heard: Vec<u64>,
     moved: Receiver<u64>,
     /// Changes that were read, each with its partition while its value has yet to be requested.
@@ -252,24 +252,22 @@ impl RedisWatcher {
                 self.fetch(*partition).await?;
             }
             if let Some((changed, _)) = self.waiting.pop_front() {
-                self.set_place(changed.id.clone());
+                self.place.send_replace(changed.id.clone());
                 return Ok(changed);
             }
             self.moved.mark_unchanged();
             let before = self.heard.clone();
             self.read().await?;
             if self.waiting.is_empty() {
-                self.set_place(id(&self.heard));
+                self.place.send_replace(id(&self.heard));
             }
             // Another part may follow one of which nothing is shown.
             if self.heard == before {
-                woken(&mut self.moved, ASK_AFTER).await;
+                let moved = self.moved.changed();
+                // After an end the store is closed, and after a timeout it is asked again.
+                let _ = tokio::time::timeout(ASK_AFTER, moved).await;
             }
         }
-    }
-
-    fn set_place(&self, id: ChangeId) {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = id;
     }
 
     /// Reads the new changes of all partitions.

@@ -55,7 +55,14 @@ pub(crate) async fn commit(
     let partition = partition_of(session, &commit)?;
     let memory = &memories[usize::from(partition.0)];
     if let Some(advance) = &commit.advance {
-        check_advance(session, advance, partition, commit.writes.len())?;
+        session.partitions.check(advance.partition)?;
+        if advance.partition != partition {
+            return Err(Error::invalid(
+                Subject::Commit,
+                "it advances another partition than that of its keys",
+            ));
+        }
+        advance.check(commit.writes.len())?;
     }
     // A commit that advances takes effect once, however often it is sent: the position ensures
     // that.
@@ -205,22 +212,6 @@ fn partition_of(session: &Session, commit: &Commit) -> Result<Partition> {
             other: other.clone(),
         }),
     }
-}
-
-fn check_advance(
-    session: &Session,
-    advance: &Advance,
-    partition: Partition,
-    writes: usize,
-) -> Result<()> {
-    session.partitions.check(advance.partition)?;
-    if advance.partition != partition {
-        return Err(Error::invalid(
-            Subject::Commit,
-            "it advances another partition than that of its keys",
-        ));
-    }
-    advance.check(writes)
 }
 
 /// Returns the script with its keys and arguments, in the order in which `step.lua` takes them. A
