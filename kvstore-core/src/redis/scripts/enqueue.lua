@@ -19,7 +19,7 @@ local answered = answer_before(record, ARGV[7], ARGV[8])
 if answered then
   return answered
 end
-local known = redis.call('HMGET', queue, 'major', 'minor', 'jobs', 'bytes', 'jobs done', 'bytes done', 'time', 'run')
+local known = look('HMGET', queue, 'major', 'minor', 'jobs', 'bytes', 'jobs done', 'bytes done', 'time', 'run')
 if known[8] ~= RUN then
   return another_run()
 end
@@ -27,7 +27,7 @@ local major, minor = known[1] or '0', tonumber(known[2] or '0')
 local count, bytes = tonumber(known[3] or '0'), tonumber(known[4] or '0')
 local count_done, bytes_done = tonumber(known[5] or '0'), tonumber(known[6] or '0')
 local now, time = store_time(ARGV[1], known[7])
-redis.call('XLEN', jobs)
+look('XLEN', jobs)
 local answer = { 'ok', major, int(minor + 1) }
 
 -- Appends `taken` jobs, sizes and texts, after those accepted before.
@@ -44,9 +44,9 @@ if with_key == 0 and count - count_done + asked <= jobs_max and bytes - bytes_do
   return remember(record, ARGV[7], answer, ARGV[8])
 end
 
-local keys = redis.call('HLEN', requests)
-redis.call('ZCARD', deadlines)
-redis.call('ZCARD', guarantees)
+local keys = look('HLEN', requests)
+look('ZCARD', deadlines)
+look('ZCARD', guarantees)
 local next_key, taken, fields = 12 + 2 * asked, 0, {}
 
 -- Forgets up to ten keys whose time in `by_time` has passed.

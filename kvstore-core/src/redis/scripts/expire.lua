@@ -6,18 +6,18 @@
 --       (ms), 7 most outcomes, 8 most bytes of them, then for each entry its name
 -- Says  how many entries were removed
 local state, index, deadlines, changes, outcomes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to', 'kept:' .. ARGV[5])
+local known = look('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to', 'kept:' .. ARGV[5])
 if known[3] ~= RUN then
   return another_run()
 end
 local version = tonumber(known[1] or '0')
 local now, time = store_time(ARGV[1], known[2])
-redis.call('ZCARD', index)
-redis.call('ZCARD', deadlines)
-redis.call('XLEN', changes)
+look('ZCARD', index)
+look('ZCARD', deadlines)
+look('XLEN', changes)
 local keys, names, announced = {}, {}, {}
 for entry = 6, #KEYS do
-  local version_now, there = live_version(redis.call('GET', KEYS[entry]), now)
+  local version_now, there = live_version(look('GET', KEYS[entry]), now)
   if there and not version_now then
     version = version + 1
     push(keys, KEYS[entry])

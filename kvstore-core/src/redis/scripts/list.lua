@@ -11,12 +11,12 @@
 local state, index, deadlines = KEYS[1], KEYS[2], KEYS[3]
 local entries, prefix, first, last, most, delimiter, values, count =
   ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1', ARGV[9] == '1'
-local now = store_time(ARGV[1], redis.call('HGET', state, 'time'))
+local now = store_time(ARGV[1], look('HGET', state, 'time'))
 
 local total = -1
 if count then
-  total = redis.call('ZLEXCOUNT', index, '[' .. prefix, last)
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now))) do
+  total = look('ZLEXCOUNT', index, '[' .. prefix, last)
+  for _, name in ipairs(look('ZRANGEBYSCORE', deadlines, '-inf', int(now))) do
     if string.sub(name, 1, #prefix) == prefix then
       total = total - 1
     end
@@ -26,9 +26,9 @@ end
 -- After a fold the next look-up is for one name, and each look-up without a fold doubles that: all
 -- but one of the names below a folded prefix are fetched in vain.
 local items, step = {}, delimiter == '' and most or 16
-local has_expired = #redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now), 'LIMIT', 0, 1) > 0
+local has_expired = #look('ZRANGEBYSCORE', deadlines, '-inf', int(now), 'LIMIT', 0, 1) > 0
 while #items < most do
-  local names = redis.call('ZRANGEBYLEX', index, first, last, 'LIMIT', 0, math.min(step, most - #items))
+  local names = look('ZRANGEBYLEX', index, first, last, 'LIMIT', 0, math.min(step, most - #items))
   if #names == 0 then
     break
   end
@@ -41,7 +41,7 @@ while #items < most do
     end
     -- The deadline of a folded name matters only while expired entries are still there.
     if not stop or has_expired then
-      text = redis.call('GETRANGE', entries .. name, 0, stop and 41 or -1)
+      text = look('GETRANGE', entries .. name, 0, stop and 41 or -1)
       version = live_version(text ~= '' and text, now)
     end
     if stop and (version or not has_expired) then

@@ -10,7 +10,7 @@
 --       the caller knows
 local after, most, applied, found = ARGV[1], tonumber(ARGV[2]), false, {}
 if ARGV[4] ~= '' then
-  applied = redis.call('HGET', KEYS[3], ARGV[4]) or '0-0'
+  applied = look('HGET', KEYS[3], ARGV[4]) or '0-0'
 end
 if not applied or not is_before(applied, after) then
   found = entries_behind(KEYS[2], after, most, tonumber(ARGV[3]))
@@ -18,4 +18,4 @@ if not applied or not is_before(applied, after) then
     drop(KEYS[1], KEYS[2], after, found[1])
   end
 end
-return { redis.call('HGET', KEYS[1], 'trimmed') or '0-0', applied, most > 0 and found or {} }
+return { look('HGET', KEYS[1], 'trimmed') or '0-0', applied, most > 0 and found or {} }

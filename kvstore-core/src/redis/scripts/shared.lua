@@ -4,6 +4,15 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
+-- Runs a command that reads. If it fails, the error names the key, which may have the wrong type.
+local function look(command, key, ...)
+  local found = redis.pcall(command, key, ...)
+  if type(found) == 'table' and found.err then
+    error({ err = found.err .. ' (key ' .. key .. ')' })
+  end
+  return found
+end
+
 -- Returns the server's time in milliseconds, moved by `skew`.
 local function server_time(skew)
   local parts = redis.call('TIME')

@@ -47,7 +47,7 @@ local function answer(word, words, found)
   return number == '' and all or remember(record, number, all, kept)
 end
 
-local known = redis.call('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to', 'queue',
+local known = look('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to', 'queue',
   'applied:' .. queue, 'kept:' .. queue, 'letters')
 if known[3] ~= RUN then
   return another_run()
@@ -94,24 +94,24 @@ if queue ~= '' then
     return answer('stale', { applied })
   elseif not active then
     return answer('unset', {})
-  elseif letters_new > 0 and redis.call('HLEN', letters) + letters_new > letters_max then
+  elseif letters_new > 0 and look('HLEN', letters) + letters_new > letters_max then
     return answer('full', { 'count' })
   elseif letters_new > 0 and letter_bytes >= letter_bytes_max then
     -- The last letter may pass the limit, so that none is too large for an empty table.
     return answer('full', { 'bytes' })
   end
-  redis.call('HLEN', letters)
-  redis.call('XLEN', outcomes)
-  redis.call('ZCARD', letter_index)
-  redis.call('HLEN', log)
-  redis.call('XLEN', jobs)
+  look('HLEN', letters)
+  look('XLEN', outcomes)
+  look('ZCARD', letter_index)
+  look('HLEN', log)
+  look('XLEN', jobs)
 end
 if latest ~= '' and latest ~= before then
   return answer('version', { before })
 end
-redis.call('ZCARD', index)
-redis.call('XLEN', changes)
-local has_deadlines = redis.call('ZCARD', deadlines) > 0
+look('ZCARD', index)
+look('XLEN', changes)
+local has_deadlines = look('ZCARD', deadlines) > 0
 local first_version = int(tonumber(before) + (writes > 0 and 1 or 0))
 local version = int(tonumber(before) + writes)
 
