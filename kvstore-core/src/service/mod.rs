@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::error::{Error, Result, Subject, Unit};
+use crate::error::{Error, Result, Subject, Unit, in_one_line};
 use crate::limits::{
     BATCH_OPERATIONS_MAX, IDEMPOTENCY_MINIMUM_DEFAULT, IDEMPOTENCY_WINDOW_DEFAULT, KEY_CHARS_MAX,
     PAGE_VALUE_BYTES_MAX, VALUE_BYTES_DEFAULT,
@@ -312,7 +312,7 @@ impl Service {
             return JobState::Queued;
         }
         self.outcome(id, wait).await.unwrap_or_else(|error| {
-            tracing::warn!(job = %id, %error, "cannot wait for the outcome of an accepted job");
+            tracing::warn!(job = %id, error = %in_one_line(&error), "cannot wait for the outcome of an accepted job");
             JobState::Queued
         })
     }
@@ -489,7 +489,7 @@ impl Service {
         let answer = (*self.queue).enqueue(vec![job]).await.pop();
         let accepted = answer.unwrap_or_else(|| Err(Error::unavailable("the queue")))?;
         if let Err(error) = self.store.forget(id).await {
-            tracing::warn!(job = %id, %error, "the dead letter stays, though its command was accepted again: another retry is the same job");
+            tracing::warn!(job = %id, error = %in_one_line(&error), "the dead letter stays, though its command was accepted again: another retry is the same job");
         }
         Ok(accepted)
     }
