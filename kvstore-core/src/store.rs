@@ -38,11 +38,9 @@ use crate::model::value::Value;
 /// * **Dropping a future** does not cancel a call: it may still take effect.
 ///
 /// # Errors
-/// Besides the errors that it names, any method may fail with
-/// [`Error::Unavailable`](crate::error::Error::Unavailable) (nothing happened),
-/// [`Error::Unknown`](crate::error::Error::Unknown) (for those that change something: it may have
-/// happened) and [`Error::Poisoned`](crate::error::Error::Poisoned) (an earlier write failed; reads
-/// continue).
+/// Besides the errors that it names, any method may fail with [`Error::Unavailable`] (nothing
+/// happened), [`Error::Unknown`] (for those that change something: it may have happened) and
+/// [`Error::Poisoned`] (an earlier write failed; reads continue).
 ///
 /// ```
 /// use kvstore_core::model::commit::Commit;
@@ -85,8 +83,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// key that exists throughout an iteration over the pages appears in it exactly once.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::error::Error::Invalid) for a limit outside 1 to
-    /// [`PAGE_ENTRIES_MAX`](crate::limits::PAGE_ENTRIES_MAX) or an empty delimiter.
+    /// [`Error::Invalid`] for a limit outside 1 to [`PAGE_ENTRIES_MAX`] or an empty delimiter.
     async fn list(&self, request: &ListRequest) -> Result<Page>;
 
     /// Applies all of `commit` atomically if every check in it holds, and returns the versions of
@@ -100,16 +97,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// it.
     ///
     /// # Errors
-    /// * [`Error::Conflict`](crate::error::Error::Conflict) names the first check that failed.
-    /// * [`Error::Stale`](crate::error::Error::Stale) if the partition is not at `advance.from`.
-    /// * [`Error::WrongQueue`](crate::error::Error::WrongQueue) if `advance` belongs to another
-    ///   queue than the store's active one.
-    /// * [`Error::Invalid`](crate::error::Error::Invalid) if `advance` does not move forward, or if
-    ///   its outcomes are out of order, concern jobs that it does not pass, or name writes that do
-    ///   not exist.
-    /// * [`Error::Full`](crate::error::Error::Full) if it holds a dead letter and there is no room
-    ///   for one more.
-    /// * [`Error::StorageFull`](crate::error::Error::StorageFull).
+    /// * [`Error::Conflict`] names the first check that failed.
+    /// * [`Error::Stale`] if the partition is not at `advance.from`.
+    /// * [`Error::WrongQueue`] if `advance` belongs to another queue than the store's active one.
+    /// * [`Error::Invalid`] if `advance` does not move forward, or if its outcomes are out of
+    ///   order, concern jobs that it does not pass, or name writes that do not exist.
+    /// * [`Error::Full`] if it holds a dead letter and there is no room for one more.
+    /// * [`Error::StorageFull`].
     ///
     /// # Cost
     /// JSON file: one appended line and a share of one `fdatasync`, independent of the size of the
@@ -152,13 +146,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Streams the changes from a point on, for each key in the order in which they became visible.
     ///
-    /// The stream ends with [`Error::Compacted`](crate::error::Error::Compacted) if the reader
-    /// falls behind the history that is kept.
+    /// The stream ends with [`Error::Compacted`] if the reader falls behind the history that is
+    /// kept.
     ///
     /// # Errors
-    /// [`Error::Compacted`](crate::error::Error::Compacted) if that point is no longer in the
-    /// history, or was never in it; [`Error::Invalid`](crate::error::Error::Invalid) for an id that
-    /// no store of this kind hands out.
+    /// [`Error::Compacted`] if that point is no longer in the history, or was never in it;
+    /// [`Error::Invalid`] for an id that no store of this kind hands out.
     async fn watch(&self, request: &WatchRequest) -> Result<Watch>;
 
     /// Returns how far a store that another process writes may lag: the time since it last had
@@ -170,8 +163,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn ping(&self) -> Result<()>;
 
     /// Finishes what is in flight, brings files up to date and releases what the process holds
-    /// (locks, connections). Later calls fail with
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable). Closing twice is not an error.
+    /// (locks, connections). Later calls fail with [`Error::Unavailable`]. Closing twice is not an
+    /// error.
     async fn close(&self) -> Result<()>;
 }
 
@@ -182,8 +175,7 @@ pub struct ListRequest {
     pub prefix: String,
     /// Only what follows this [`Page::next`] of the same request.
     pub after: Option<String>,
-    /// The maximum of entries and common prefixes together, 1 to
-    /// [`PAGE_ENTRIES_MAX`](crate::limits::PAGE_ENTRIES_MAX).
+    /// The maximum of entries and common prefixes together, 1 to [`PAGE_ENTRIES_MAX`].
     pub limit: usize,
     /// Folds keys that contain this after the prefix into one common prefix, which ends with its
     /// first occurrence there.

@@ -95,7 +95,7 @@ pub(crate) fn dead_letters_full_by_bytes() -> Error {
 }
 
 /// An outcome as the worker knows it before the commit. The store fills in the versions, which
-/// makes it an [`Outcome`](crate::model::job::Outcome).
+/// makes it an [`Outcome`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The job succeeds by writes of the commit, starting at index `first`.
