@@ -1,6 +1,6 @@
 //! Checks, by its settings, that a server keeps what it acknowledges, and that the user has the
-//! rights that the scripts need: a script that fails halfway for lack of a right would leave half of a
-//! change.
+//! rights that the scripts need: a script that fails halfway for lack of a right would leave half
+//! of a change.
 
 use redis::{ErrorKind, Pipeline, RedisResult, Script, Value};
 
