@@ -72,6 +72,19 @@ pub(crate) fn finished(fields: &[String]) -> Result<JobState> {
         // Its letter was dropped.
         return Ok(JobState::Forgotten);
     }
+    outcome(text, first, existed)
+}
+
+/// Decodes the outcome of a job from the lines that a commit's message carries; `None` if they do
+/// not have it.
+pub(crate) fn carried(lines: &[String], job: Position) -> Option<Result<JobState>> {
+    let name = stream_id(job);
+    let lines = lines.chunks_exact(4).find(|lines| lines[0] == name)?;
+    Some(outcome(&lines[3], &lines[1], &lines[2]))
+}
+
+/// Decodes an outcome from its text, the version of its first write, and a digit for each write.
+fn outcome(text: &str, first: &str, existed: &str) -> Result<JobState> {
     let mut outcome: Outcome = serde_json::from_str(text).map_err(|_| unexpected())?;
     if let Outcome::Succeeded(Some(succeeded)) = &mut outcome {
         let first = number(first)?;

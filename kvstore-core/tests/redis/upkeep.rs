@@ -239,7 +239,7 @@ async fn what_is_kept_of_jobs_is_bounded_in_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_is_waited_for_costs_four_scripts() {
+async fn a_write_that_is_waited_for_costs_two_scripts() {
     const WRITES: usize = 100;
     let server = RedisServer::start();
     let redis = open(&server, &Arc::default()).await;
@@ -247,7 +247,8 @@ async fn a_write_that_is_waited_for_costs_four_scripts() {
     let write = async || {
         let key = Key::new("a").unwrap();
         let value = Value::parse("1").unwrap();
-        let job = NewJob::new(Command::One(Operation::set(key, value)));
+        let mut job = NewJob::new(Command::One(Operation::set(key, value)));
+        job.keep_outcome = true;
         let job = enqueue(&redis, vec![job]).await[0];
         let state = redis.store().outcome(&job, PATIENCE).await.unwrap();
         assert!(matches!(state, JobState::Finished(_)), "{state:?}");
@@ -257,11 +258,15 @@ async fn a_write_that_is_waited_for_costs_four_scripts() {
     for _ in 0..WRITES {
         write().await;
     }
-    // In addition, waiting polls four times a second, and the worker renews its claim and expires
-    // entries.
+    // One accepts it and one commits it: messages carry the job and its outcome. In addition,
+    // waiting polls four times a second, and the worker renews its claim and expires entries; and
+    // now and then a message comes too late or too early to be waited for.
     let besides = 8 + begun.elapsed().as_millis() as usize / 125;
     let scripts = scripts_run(&server) - before;
-    assert!(scripts <= 4 * WRITES + besides, "{scripts} and {besides}");
+    assert!(
+        scripts <= 5 * WRITES / 2 + besides,
+        "{scripts} and {besides}"
+    );
     worker.stop().await;
 }
 

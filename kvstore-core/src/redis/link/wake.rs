@@ -36,12 +36,15 @@ pub(crate) struct Board {
 }
 
 /// The last news of a partition.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct News {
-    /// When it came.
+    /// When it came, or when this process last changed the partition.
     pub(crate) at: Instant,
     /// The position that the partition has reached; above every position while that is unknown.
     pub(crate) position: Position,
+    /// What the message carried: the entry of the log up to that position, without its id, or the
+    /// outcomes of a commit. Empty if that would have been too large.
+    pub(crate) carried: Vec<String>,
 }
 
 /// The position after a message may have been missed.
@@ -51,7 +54,7 @@ const ANYWHERE: Position = Position {
 };
 
 /// The message that another worker's partition may be free. Any other message is the number of a
-/// partition, and its position if that has changed.
+/// partition and, if that has changed, its position, followed by lines that it carries.
 const CLAIMS: &str = "claims";
 
 impl Wake {
@@ -90,11 +93,12 @@ impl Wake {
 
 impl Board {
     fn new(partitions: PartitionCount) -> Self {
-        let unknown = News {
+        let unknown = || News {
             at: Instant::now(),
             position: ANYWHERE,
+            carried: Vec::new(),
         };
-        let each = partitions.iter().map(|_| watch::Sender::new(unknown));
+        let each = partitions.iter().map(|_| watch::Sender::new(unknown()));
         Self {
             any: watch::Sender::new(0),
             each: each.collect(),
@@ -111,31 +115,52 @@ impl Board {
         self.each[usize::from(partition.0)].subscribe()
     }
 
-    /// Returns the last news of `partition`.
-    pub(crate) fn news(&self, partition: Partition) -> News {
-        *self.each[usize::from(partition.0)].borrow()
+    /// Records that this process has changed `partition`. The message about it wakes the waiters.
+    pub(crate) fn changed(&self, partition: Partition) {
+        self.each[usize::from(partition.0)].send_if_modified(|news| {
+            news.at = Instant::now();
+            false
+        });
     }
 
-    /// Announces that `partition` has moved, to `position` if its log has changed.
-    pub(crate) fn moved(&self, partition: Partition, position: Option<Position>) {
-        let sender = self.each.get(usize::from(partition.0));
-        self.announce(sender.into_iter(), position);
+    /// Returns when the last news of `partition` came.
+    pub(crate) fn moved_at(&self, partition: Partition) -> Instant {
+        self.each[usize::from(partition.0)].borrow().at
+    }
+
+    /// Announces what a message says of its partition.
+    fn announce(&self, message: &str) {
+        let mut lines = message.split('\n');
+        let head = lines.next().unwrap_or_default();
+        let (partition, to) = head.split_once(' ').unwrap_or((head, ""));
+        let sender = partition.parse().ok();
+        match sender.and_then(|partition: usize| self.each.get(partition)) {
+            Some(sender) => {
+                let carried = lines.map(str::to_owned).collect();
+                self.tell(std::slice::from_ref(sender), position(to).ok(), carried);
+            }
+            None => self.missed(),
+        }
     }
 
     /// Announces that news of any partition may have been missed.
     pub(crate) fn missed(&self) {
-        self.announce(self.each.iter(), Some(ANYWHERE));
+        self.tell(&self.each, Some(ANYWHERE), Vec::new());
     }
 
-    fn announce<'s>(
+    fn tell(
         &self,
-        senders: impl Iterator<Item = &'s watch::Sender<News>>,
+        senders: &[watch::Sender<News>],
         position: Option<Position>,
+        carried: Vec<String>,
     ) {
         for sender in senders {
             sender.send_modify(|news| {
-                news.at = Instant::now();
-                news.position = position.unwrap_or(news.position);
+                *news = News {
+                    at: Instant::now(),
+                    position: position.unwrap_or(news.position),
+                    carried: carried.clone(),
+                };
             });
         }
         self.any.send_modify(|count| *count += 1);
@@ -148,18 +173,22 @@ impl Drop for Wake {
     }
 }
 
-/// Waits for news that satisfies `is_far`, for at most `most`.
+/// Waits for news that satisfies `is_far`, for at most `most`. Returns true if it came.
 pub(crate) async fn reached(
     receiver: &mut watch::Receiver<News>,
     is_far: impl Fn(Position) -> bool,
     most: Duration,
-) {
+) -> bool {
     let reached = async {
-        while receiver.changed().await.is_ok() && !is_far(receiver.borrow_and_update().position) {}
+        while receiver.changed().await.is_ok() {
+            if is_far(receiver.borrow_and_update().position) {
+                return true;
+            }
+        }
+        // The store is closed.
+        false
     };
-    // Neither error needs handling: on an end the store is closed, and after a timeout the caller
-    // looks again.
-    let _ = tokio::time::timeout(most, reached).await;
+    tokio::time::timeout(most, reached).await.unwrap_or(false)
 }
 
 /// Passes the messages of the store's channel and of the queue's on.
@@ -190,11 +219,7 @@ async fn listen(
                 if text == CLAIMS {
                     claims.send_modify(|count| *count += 1);
                 } else if let Some((_, board)) = channels.iter().find(|(own, _)| own == name) {
-                    let (partition, to) = text.split_once(' ').unwrap_or((&text, ""));
-                    match partition.parse() {
-                        Ok(partition) => board.moved(Partition(partition), position(to).ok()),
-                        Err(_) => board.missed(),
-                    }
+                    board.announce(&text);
                 }
             }
         }

@@ -182,7 +182,6 @@ async fn send(session: &Session, senders: &Senders, partition: Partition, batch:
             session
                 .runs
                 .acknowledge(partition, last.unwrap_or_default());
-            session.wake.queue.moved(partition, last);
             for (waiting, answer) in sent.into_iter().zip(answers) {
                 waiting.answer(answer);
             }

@@ -21,7 +21,7 @@ use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, Wor
 use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, reached};
 use crate::redis::log::LogEntry;
 use crate::redis::queue::enqueue::{Lane, WaitingJob};
-use crate::redis::queue::pack::{unpack, unpack_all};
+use crate::redis::queue::pack::{carried, unpack, unpack_all};
 use crate::redis::queue::share::share;
 use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
@@ -453,9 +453,15 @@ impl WorkQueue for RedisQueue {
         let applied_field = self.applied_field().await?;
         let mut following = session.logs.of(partition).following(after);
         loop {
-            let news = *accepted.borrow_and_update();
-            let is_known = |entries: &Vec<_>| !entries.is_empty() || news.position <= after;
-            let entries = match following.take().filter(is_known) {
+            let known = {
+                let news = accepted.borrow_and_update();
+                // Without time to wait for a message, only the server knows.
+                let is_up_to_date = news.position <= after && !wait.is_zero();
+                let is_known = |entries: &Vec<_>| !entries.is_empty() || is_up_to_date;
+                let known = following.take().filter(is_known);
+                known.or_else(|| carried(&news, after))
+            };
+            let entries = match known {
                 Some(entries) => entries,
                 None => {
                     let held = self.held(partition, after, max, &applied_field, false);

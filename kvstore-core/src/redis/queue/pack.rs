@@ -10,13 +10,21 @@ use crate::model::command::Command;
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::{Job, NewJob};
+use crate::redis::link::wake::News;
 use crate::redis::log::LogEntry;
-use crate::redis::text::{number, position, unexpected};
+use crate::redis::text::{number, position, stream_id, unexpected};
 
 /// Encodes a job as text.
 pub(crate) fn text(job: &NewJob) -> serde_json::Result<String> {
     let keep_outcome = job.keep_outcome || job.idempotency.is_some();
     serde_json::to_string(&(keep_outcome, &job.traceparent, &job.command))
+}
+
+/// Returns the entry that `news` of a log carries, if its first job is the one after `after`.
+pub(crate) fn carried(news: &News, after: Position) -> Option<Vec<LogEntry>> {
+    let jobs = news.carried.len().checked_sub(4)? as u64 / 2;
+    let follows = news.position.major == after.major && news.position.minor == after.minor + jobs;
+    (jobs > 0 && follows).then(|| vec![(stream_id(news.position), news.carried.clone())])
 }
 
 /// Returns the jobs of several entries behind a position, in order and at most `max`.

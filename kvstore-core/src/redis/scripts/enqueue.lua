@@ -33,9 +33,14 @@ local answer = { 'ok', major, int(minor + 1) }
 -- Appends `taken` jobs, sizes and texts, after those accepted before.
 local function append(taken, ...)
   local last, size = major .. '-' .. int(minor + taken), bytes - tonumber(known[4] or '0')
-  redis.call('XADD', jobs, last, int(now), int(count - taken), int(bytes - size), int(size), ...)
+  local before, before_bytes = int(count - taken), int(bytes - size)
+  redis.call('XADD', jobs, last, int(now), before, before_bytes, int(size), ...)
   redis.call('HSET', queue, 'major', major, 'minor', int(minor + taken), 'jobs', int(count), 'bytes', int(bytes), 'time', time)
-  publish(ARGV[2], ARGV[3] .. ' ' .. last)
+  local message = ARGV[3] .. ' ' .. last
+  if size <= CARRIED then
+    message = table.concat({ message, int(now), before, before_bytes, int(size), ... }, '\n')
+  end
+  publish(ARGV[2], message)
 end
 
 if with_key == 0 and count - count_done + asked <= jobs_max and bytes - bytes_done + size_all <= bytes_max then

@@ -50,6 +50,10 @@ local function live_version(text, now)
   return version, true
 end
 
+-- Bytes of jobs, and of outcomes, up to which a message carries them. Without them a process that
+-- waits for them reads them.
+local CARRIED = 1024
+
 -- Sends a message. If the user may not send it, what is written stays written, and the waiters find
 -- it when they poll.
 local function publish(channel, message)

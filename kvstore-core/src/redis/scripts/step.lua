@@ -202,19 +202,22 @@ else
 end
 announce(changes, announced, tonumber(version), changes_kept, known[4], known[5])
 
-local fields, following = { 'version', version, 'time', time }, {}
+local fields, following, carried = { 'version', version, 'time', time }, {}, {}
 if queue ~= '' then
-  local bytes = tonumber(known[8] or '0')
+  local bytes, room_carried = tonumber(known[8] or '0'), CARRIED
   for place = first_verdict, body - 1, 6 do
     local position, kind, text, first, count, letter = unpack(ARGV, place, place + 5)
-    first = tonumber(first)
+    first, count = tonumber(first), tonumber(count)
+    local given, digits = int(tonumber(first_version) + first), string.sub(existed, first + 1, first + count)
+    room_carried = room_carried - #text - #digits
     if kind == 'd' then
       redis.call('HSET', letters, letter, int(now) .. ' ' .. text)
       redis.call('ZADD', letter_index, 0, letter)
       text, letter_bytes = '', letter_bytes + #text
+    elseif room_carried >= 0 then
+      push(carried, table.concat({ '', position, given, digits, text }, '\n'))
     end
-    redis.call('XADD', outcomes, position, 'at', int(now), 'kind', kind, 'text', text,
-      'first', int(tonumber(first_version) + first), 'existed', string.sub(existed, first + 1, first + tonumber(count)))
+    redis.call('XADD', outcomes, position, 'at', int(now), 'kind', kind, 'text', text, 'first', given, 'existed', digits)
     bytes = bytes + #text
   end
   prune(fields, queue, outcomes, now - retention, outcomes_max, bytes, outcome_bytes_max)
@@ -234,7 +237,7 @@ if queue ~= '' then
   if is_own == '1' then
     following = entries_behind(jobs, to, most, room)
     drop(log, jobs, to, following[1])
-    partition = partition .. ' ' .. to
+    partition = partition .. ' ' .. to .. table.concat(carried)
   end
 end
 redis.call('HSET', state, unpack(fields))

@@ -23,7 +23,7 @@ use crate::redis::session::Session;
 use crate::redis::store::commit::{Memory, activate, adopt};
 use crate::redis::store::watch::Feed;
 use crate::redis::text::{
-    dead, entry, finished, letter_id, letter_name, position, stream_id, unexpected,
+    carried, dead, entry, finished, letter_id, letter_name, position, stream_id, unexpected,
 };
 use crate::store::{DeadPage, DeadRequest, ListRequest, Page, Store, Watch, WatchRequest};
 
@@ -278,7 +278,14 @@ impl Store for RedisStore {
                 return Ok(state);
             }
             let is_far = |position| position >= job.position;
-            reached(&mut moved, is_far, left.min(ASK_AFTER)).await;
+            let is_told = reached(&mut moved, is_far, left.min(ASK_AFTER)).await;
+            // With replicas, what a message says has yet to reach them.
+            if is_told && job.queue == session.queue && session.options.wait_replicas == 0 {
+                let outcome = carried(&moved.borrow().carried, job.position);
+                if let Some(outcome) = outcome {
+                    return outcome;
+                }
+            }
         }
     }
 

@@ -69,7 +69,7 @@ impl Feed {
     /// Returns the part of a history behind version `after`. An empty one is as of the last message
     /// that the partition has moved, or of [`ASK_AFTER`] ago where that is later.
     async fn read(&self, session: &Session, partition: Partition, after: u64) -> Result<Part> {
-        let moved = session.wake.store.news(partition).at;
+        let moved = session.wake.store.moved_at(partition);
         let mut parts = self.0[usize::from(partition.0)].lock().await;
         let mut kept = parts.iter().rev();
         if let Some(part) = kept.find(|part| part.after == after && part.end() > after) {

@@ -96,8 +96,7 @@ pub(crate) async fn commit(
                     log.drop_up_to(advance.to);
                     log.keep(advance.to, wanted, following);
                 }
-                let to = commit.advance.as_ref().map(|advance| advance.to);
-                session.wake.store.moved(partition, to);
+                session.wake.store.changed(partition);
                 let existed = match &sets {
                     Some(sets) => sets.existed(existed),
                     None => existed.clone(),
