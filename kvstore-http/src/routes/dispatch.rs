@@ -2,13 +2,12 @@
 //! answer even if its handler panics.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, CONTENT_RANGE, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_RANGE, HeaderMap, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Method, Request};
 
@@ -155,23 +154,21 @@ fn check_range(method: &Method, headers: &HeaderMap) -> Result<()> {
     }
 }
 
-/// Answers `request`.
-pub(crate) async fn handle(app: Arc<App>, phase: Arc<Phase>, request: Request<Incoming>) -> Reply {
-    phase.begin();
+/// Returns the answer to `request`, and true if some of its body may still be unread.
+pub(crate) async fn handle(
+    app: &App,
+    phase: &Arc<Phase>,
+    request: Request<Incoming>,
+) -> (Reply, bool) {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let rare = rare(&parts.headers);
     let id = request_id(rare);
     let route = Route::of(parts.uri.path());
-    let handled = {
-        // Pinned here, since it is large and would be moved otherwise.
-        let dispatching = pin!(dispatch(&app, &phase, route, &parts, rare, body));
-        let handling = AssertUnwindSafe(dispatching).catch_unwind();
-        let limit = app.options.request_timeout;
-        phase.timer.within(limit, handling).await
-    };
-    let result = match handled {
+    let handling = AssertUnwindSafe(dispatch(app, phase, route, &parts, rare, body)).catch_unwind();
+    let handled = phase.timer.within(app.options.request_timeout, handling);
+    let result = match handled.await {
         Some(Ok(result)) => result,
         Some(Err(_panic)) => {
             app.metrics.panics.inc();
@@ -187,6 +184,7 @@ pub(crate) async fn handle(app: Arc<App>, phase: Arc<Phase>, request: Request<In
         Ok(reply) if reply.body().uncounted_bytes() > 0 => app.in_flight.hold_reply(reply).await,
         result => result,
     };
+    // Only a successful request with a body is certain to have read it to the end.
     let is_read =
         result.is_ok() && matches!(parts.method, Method::PUT | Method::POST | Method::PATCH);
     let mut reply =
@@ -202,14 +200,7 @@ pub(crate) async fn handle(app: Arc<App>, phase: Arc<Phase>, request: Request<In
     );
     reply.headers_mut().insert(X_REQUEST_ID, id);
     app.options.cors.mark(&parts.headers, reply.headers_mut());
-    if app.health.is_draining() {
-        // The client should reconnect, to another server.
-        let headers = reply.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    // Only a successful request with a body is certain to have read it to the end.
-    phase.end(has_body && !is_read);
-    reply
+    (reply, has_body && !is_read)
 }
 
 fn out_of_time(method: &Method, route: Option<Route<'_>>) -> Box<Problem> {

@@ -1,23 +1,24 @@
 //! The timer for all timeouts of a connection, which is reset only when it is due.
 //!
-//! A connection has a timer from each answer to the next request, and a write has one until it is
-//! accepted. Arming and disarming a timer in the runtime takes a lock each time. Here, both only
-//! read the clock.
+//! hyper sets a timer before each request and drops it a moment later, when the head is complete,
+//! and a write has one until it is accepted. Arming and disarming a timer in the runtime takes a
+//! lock each time. Here, both only read the clock.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::poll_immediate;
-use tokio::time::{Instant, Sleep, sleep_until};
+use hyper::rt;
+use tokio::time::sleep_until;
 
-/// The timers of one connection and of its current request.
+/// The timers of one connection: hyper's, and those of the current request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectionTimer {
     /// Armed for the deadline of an earlier timeout. If that one is over when the timer fires, the
     /// timer is reset.
-    armed: Arc<Mutex<Option<Pin<Box<Sleep>>>>>,
+    armed: Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>,
 }
 
 /// Longer than any process lives; the end of a longer span might overflow the clock.
@@ -32,33 +33,44 @@ impl ConnectionTimer {
             None => tokio::select! {
                 biased;
                 output = future => Some(output),
-                () = self.timeout(limit) => None,
+                () = rt::Timer::sleep(self, limit) => None,
             },
             output => output,
         }
     }
+}
 
-    /// Returns a future that completes after `limit`.
-    pub(crate) fn timeout(&self, limit: Duration) -> Timeout {
-        Timeout {
-            deadline: Instant::now() + limit.min(NEVER),
+impl rt::Timer for ConnectionTimer {
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
+        self.sleep_until(self.now() + duration.min(NEVER))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn rt::Sleep>> {
+        Box::pin(Timeout {
+            deadline,
             timer: self.clone(),
-        }
+        })
     }
 }
 
 /// Completes at its deadline.
 #[derive(Debug)]
-pub(crate) struct Timeout {
+struct Timeout {
     deadline: Instant,
     timer: ConnectionTimer,
 }
+
+impl rt::Sleep for Timeout {}
 
 impl Future for Timeout {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.deadline;
+        let deadline = self.deadline.into();
         let mut armed = self
             .timer
             .armed
@@ -83,6 +95,8 @@ impl Future for Timeout {
 mod tests {
     use std::future::{pending, ready};
 
+    use hyper::rt::Timer;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -90,7 +104,7 @@ mod tests {
         let timer = ConnectionTimer::default();
         let seconds = Duration::from_secs;
         for (outer, inner, expected) in [(9, 1, Some(None)), (1, 9, None), (1, 0, Some(None))] {
-            let begun = Instant::now();
+            let begun = tokio::time::Instant::now();
             let pending = timer.within(seconds(inner), pending::<()>());
             assert_eq!(timer.within(seconds(outer), pending).await, expected);
             let late = begun.elapsed() - seconds(outer.min(inner));
@@ -104,21 +118,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_timeout_ends_at_its_own_deadline_whatever_came_before_it() {
         let timer = ConnectionTimer::default();
-        let mut expected = Instant::now();
+        let mut expected = tokio::time::Instant::now();
         // Longer, shorter and equal ones, each after one that was dropped half-way.
         for (dropped, waited) in [(50, 10), (10, 50), (20, 20), (1, 5), (0, 0)] {
-            let begun = timer.timeout(Duration::from_secs(dropped));
+            let begun = timer.sleep_until((expected + Duration::from_secs(dropped)).into());
             let half = Duration::from_secs(dropped) / 2;
             let _ = tokio::time::timeout(half, begun).await;
             expected += half;
-            timer.timeout(Duration::from_secs(waited)).await;
+            timer
+                .sleep_until((expected + Duration::from_secs(waited)).into())
+                .await;
             expected += Duration::from_secs(waited);
-            let late = Instant::now() - expected;
+            let late = tokio::time::Instant::now() - expected;
             assert!(
                 late <= Duration::from_millis(5),
                 "{dropped} {waited} {late:?}"
             );
-            expected = Instant::now();
+            expected = tokio::time::Instant::now();
         }
     }
 }
