@@ -278,6 +278,22 @@ impl Process {
         assert!(status.success());
     }
 
+    /// Pauses it, and waits until each of its threads has stopped.
+    pub fn pause(&self) {
+        self.signal("STOP");
+        let begun = Instant::now();
+        let runs = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+            // The state follows the name, which is in parentheses.
+            !stat.unwrap().rsplit(')').next().unwrap().starts_with(" T")
+        };
+        let threads = format!("/proc/{}/task", self.id());
+        while std::fs::read_dir(&threads).unwrap().any(runs) {
+            assert!(begun.elapsed() < PATIENCE, "it does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Kills it, and waits for its end.
     pub fn kill(&mut self) -> ExitStatus {
         self.child.kill().expect("our own child");

@@ -9,7 +9,7 @@ use kvstore_core::model::command::{Command, Operation};
 use kvstore_core::model::commit::Commit;
 use kvstore_core::model::evaluate::evaluate;
 use kvstore_core::model::id::{JobId, PartitionCount, Position};
-use kvstore_core::model::job::{JobState, NewJob};
+use kvstore_core::model::job::{Idempotency, JobState, NewJob};
 use kvstore_core::model::write::Condition;
 use kvstore_core::queue::{Found, WorkQueue, WorkerId};
 use kvstore_core::redis::{Options, Redis};
@@ -94,6 +94,42 @@ async fn come_back_with_less(forgets_scripts: bool) {
     // Everything that was not lost is unchanged.
     let entry = store.get(&Key::new("kept").unwrap()).await.unwrap();
     assert_eq!(entry.unwrap().version, kept);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_a_worker_holds_is_not_applied_once_its_log_has_lost_it() {
+    let mut server = RedisServer::start();
+    let redis = open(&server).await;
+    let (store, queue) = (redis.store(), redis.queue());
+    let worker = WorkerId::new("test");
+    enqueue(&*queue).await;
+    apply(&redis, &worker).await;
+    let old = server.copy();
+
+    let key = Key::new("count").unwrap();
+    let increment = Command::One(Operation::add(key, 1));
+    let mut job = NewJob::new(increment);
+    job.idempotency = Some(Idempotency {
+        key: "once".to_owned(),
+        window: Duration::from_secs(60),
+        minimum: Duration::from_secs(60),
+    });
+    let lost = queue.enqueue(vec![job.clone()]).await.remove(0).unwrap().id;
+    let claim = queue.claim(&worker).await.unwrap().remove(0);
+    let applied = store.applied(queue.id(), claim.partition).await.unwrap();
+    let held = queue.read(&claim, applied, 100, Duration::ZERO).await;
+    let held = held.unwrap();
+    assert_eq!(held.last().unwrap().id, lost);
+
+    // The log forgets the job with its idempotency key, so the client's retry is a new job.
+    server.kill_and_start_from(&old);
+    let again = queue.enqueue(vec![job]).await.remove(0).unwrap();
+    assert!(!again.replayed);
+    let commit = evaluate(applied, &held, &HashMap::new()).commit;
+    let answer = store.commit(commit).await;
+    assert!(matches!(answer, Err(Error::Stale { .. })), "{answer:?}");
+    work(&redis).await;
+    assert_eq!(store.get_as::<i32>("count").await.unwrap(), Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

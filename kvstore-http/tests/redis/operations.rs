@@ -139,7 +139,7 @@ async fn jobs_that_an_old_copy_of_redis_lacks_are_unknown_and_counted() {
 
         let copy = redis.copy();
         // The worker is paused, so the write exists only in the queue.
-        worker.signal("STOP");
+        worker.pause();
         let lost = connection.ask(&put("2")).await;
         assert_eq!(lost.status, 202, "{lost:?}");
         let token = lost.header("sync-token").unwrap();

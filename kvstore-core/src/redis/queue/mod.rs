@@ -459,7 +459,8 @@ impl WorkQueue for RedisQueue {
                 let is_up_to_date = news.position <= after && !wait.is_zero();
                 let is_known = |entries: &Vec<_>| !entries.is_empty() || is_up_to_date;
                 let known = following.take().filter(is_known);
-                known.or_else(|| carried(&news, after))
+                // Only the store beside the log rejects a job that the log has lost meanwhile.
+                known.or_else(|| self.store_is_beside.then(|| carried(&news, after))?)
             };
             let entries = match known {
                 Some(entries) => entries,

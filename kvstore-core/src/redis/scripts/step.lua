@@ -79,6 +79,21 @@ local function judge()
   return current, there
 end
 
+-- Returns true if the log, on this server, has accepted the job at `to`, or no job is applied. A
+-- worker may hold jobs from a server that had more than this one, and their idempotency keys are
+-- lost with them.
+local function is_accepted()
+  local major, minor = parts(to)
+  local last = look('HMGET', log, 'major', 'minor')
+  if is_lost == '1' then
+    return true
+  elseif tonumber(last[1]) == major then
+    return minor <= tonumber(last[2])
+  end
+  local held = look('XRANGE', jobs, to, '+', 'COUNT', 1)[1]
+  return held and parts(held[1]) == major
+end
+
 local current, there, conflict
 if latest == '' then
   current, there, conflict = judge()
@@ -94,6 +109,8 @@ if queue ~= '' then
     return answer('stale', { applied })
   elseif not active then
     return answer('unset', {})
+  elseif is_own == '1' and not is_accepted() then
+    return answer('stale', { applied })
   elseif letters_new > 0 and look('HLEN', letters) + letters_new > letters_max then
     return answer('full', { 'count' })
   elseif letters_new > 0 and letter_bytes >= letter_bytes_max then
@@ -103,7 +120,6 @@ if queue ~= '' then
   look('HLEN', letters)
   look('XLEN', outcomes)
   look('ZCARD', letter_index)
-  look('HLEN', log)
   look('XLEN', jobs)
 end
 if latest ~= '' and latest ~= before then
