@@ -2,12 +2,13 @@
 //! answer even if its handler panics.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_RANGE, HeaderMap, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, CONTENT_RANGE, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Method, Request};
 
@@ -154,21 +155,23 @@ fn check_range(method: &Method, headers: &HeaderMap) -> Result<()> {
     }
 }
 
-/// Returns the answer to `request`, and true if some of its body may still be unread.
-pub(crate) async fn handle(
-    app: &App,
-    phase: &Arc<Phase>,
-    request: Request<Incoming>,
-) -> (Reply, bool) {
+/// Answers `request`.
+pub(crate) async fn handle(app: Arc<App>, phase: Arc<Phase>, request: Request<Incoming>) -> Reply {
+    phase.begin();
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let rare = rare(&parts.headers);
     let id = request_id(rare);
     let route = Route::of(parts.uri.path());
-    let handling = AssertUnwindSafe(dispatch(app, phase, route, &parts, rare, body)).catch_unwind();
-    let handled = phase.timer.within(app.options.request_timeout, handling);
-    let result = match handled.await {
+    let handled = {
+        // Pinned here, since it is large and would be moved otherwise.
+        let dispatching = pin!(dispatch(&app, &phase, route, &parts, rare, body));
+        let handling = AssertUnwindSafe(dispatching).catch_unwind();
+        let limit = app.options.request_timeout;
+        phase.timer.within(limit, handling).await
+    };
+    let result = match handled {
         Some(Ok(result)) => result,
         Some(Err(_panic)) => {
             app.metrics.panics.inc();
@@ -184,7 +187,6 @@ pub(crate) async fn handle(
         Ok(reply) if reply.body().uncounted_bytes() > 0 => app.in_flight.hold_reply(reply).await,
         result => result,
     };
-    // Only a successful request with a body is certain to have read it to the end.
     let is_read =
         result.is_ok() && matches!(parts.method, Method::PUT | Method::POST | Method::PATCH);
     let mut reply =
@@ -200,7 +202,14 @@ pub(crate) async fn handle(
     );
     reply.headers_mut().insert(X_REQUEST_ID, id);
     app.options.cors.mark(&parts.headers, reply.headers_mut());
-    (reply, has_body && !is_read)
+    if app.health.is_draining() {
+        // The client should reconnect, to another server.
+        let headers = reply.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    // Only a successful request with a body is certain to have read it to the end.
+    phase.end(has_body && !is_read);
+    reply
 }
 
 fn out_of_time(method: &Method, route: Option<Route<'_>>) -> Box<Problem> {

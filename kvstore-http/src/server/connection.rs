@@ -2,8 +2,8 @@
 //!
 //! hyper has one timer for the whole time until a request's head is complete, and so cannot
 //! distinguish a client that is idle between two requests from one that sends a byte a second. This
-//! module can. It also closes the connection of a client that does not take its answer, for which
-//! hyper would wait forever.
+//! module can, and its timers cost less per request. It also closes the connection of a client that
+//! does not take its answer, for which hyper would wait forever.
 
 use std::io;
 use std::net::IpAddr;
@@ -13,12 +13,13 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use crate::access::token::{Access, Held};
-use crate::server::timer::ConnectionTimer;
+use crate::server::timer::{ConnectionTimer, Timeout};
 
 /// How long the rest of a refused body is read and discarded after the answer. Otherwise the kernel
 /// would reset the connection on close, and the client would lose the answer that explains the
@@ -169,6 +170,8 @@ impl Drop for WaitingAnswer {
 pub(crate) struct Patience {
     /// For a head, from its first byte; for the first head, from the accepted connection.
     pub(crate) head: Duration,
+    /// For a whole head, including the time before its first byte.
+    pub(crate) idle: Duration,
     /// For taking more of an answer.
     pub(crate) write: Duration,
 }
@@ -231,6 +234,8 @@ pub(crate) struct Guarded<S> {
     fragment: FragmentScan,
     /// Bytes that were read while only the end of the stream was expected.
     early: Vec<u8>,
+    /// Runs until the next head is complete.
+    idle: Option<Timeout>,
     /// Each timer exists only during a delay: most heads and answers pass in one piece and need
     /// none.
     head_timer: Option<Pin<Box<Sleep>>>,
@@ -250,6 +255,7 @@ impl<S> Guarded<S> {
             head_begun: true,
             fragment: FragmentScan::default(),
             early: Vec::new(),
+            idle: None,
             head_timer: None,
             write_timer: None,
             taken: 0,
@@ -340,18 +346,29 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             this.heads = heads;
             this.head_begun = false;
             this.head_timer = None;
+            this.idle = None;
         }
         if this.phase.handling.load(Ordering::Relaxed) {
             // These bytes belong to the request's body, which has a timer of its own.
-        } else if progress.is_ready() {
+            return progress;
+        }
+        if progress.is_ready() {
             this.head_begun = true;
-        } else if this.head_begun {
-            ready!(poll_timer(&mut this.head_timer, this.patience.head, cx));
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            return progress;
+        }
+        let idle = this
+            .idle
+            .get_or_insert_with(|| this.phase.timer.timeout(this.patience.idle));
+        let mut is_late = idle.poll_unpin(cx).is_ready();
+        if this.head_begun {
+            is_late |= poll_timer(&mut this.head_timer, this.patience.head, cx).is_ready();
         } else {
             this.phase.rest();
         }
-        progress
+        match is_late {
+            true => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            false => Poll::Pending,
+        }
     }
 }
 
@@ -424,6 +441,7 @@ mod tests {
             let (server, mut client) = duplex(16);
             let patience = Patience {
                 head: second,
+                idle: second,
                 write: 2 * second,
             };
             let mut server = Guarded::new(server, Arc::new(Phase::new(None, false)), patience);

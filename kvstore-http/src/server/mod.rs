@@ -16,7 +16,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{self, HeaderValue};
+use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -142,7 +142,8 @@ impl Server {
         http
             // A client may close its side after its request and is still answered.
             .half_close(true)
-            .header_read_timeout(options.idle_timeout)
+            // Each connection has timers of its own.
+            .header_read_timeout(None)
             .max_header_size(options.head_bytes_max)
             // Limits unread input and unsent output, bodies aside.
             .max_buf_size(BUFFER_BYTES.max(options.head_bytes_max));
@@ -223,32 +224,20 @@ impl Server {
         let options = &self.app.options;
         let patience = Patience {
             head: options.head_timeout,
+            idle: options.idle_timeout,
             write: options.write_timeout,
         };
         let phase = Arc::new(Phase::new(self.app.asked_by(ip), is_refused));
         let io = TokioIo::new(Guarded::new(stream, Arc::clone(&phase), patience));
         let app = Arc::clone(&self.app);
-        let mut http = self.http.clone();
-        // Without a timer, hyper has no timeouts and only logs that fact.
-        http.timer(phase.timer.clone());
         let opened = (!is_refused).then(|| Places::add(&self.app.places, Arc::clone(&phase)));
         let answering = Arc::clone(&phase);
         let answerer = Arc::clone(&app);
-        let serving = http.serve_connection(
+        let serving = self.http.serve_connection(
             io,
             service_fn(move |request| {
                 let (app, phase) = (Arc::clone(&answerer), Arc::clone(&answering));
-                async move {
-                    phase.begin();
-                    let (mut reply, unread) = handle(&app, &phase, request).await;
-                    if app.health.is_draining() {
-                        // The client should reconnect, to another server.
-                        let headers = reply.headers_mut();
-                        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-                    }
-                    phase.end(unread);
-                    Ok::<_, Infallible>(reply)
-                }
+                handle(app, phase, request).map(Ok::<_, Infallible>)
             }),
         );
         let counted = (!is_refused).then(|| self.app.metrics.connection());

@@ -1,24 +1,23 @@
 //! The timer for all timeouts of a connection, which is reset only when it is due.
 //!
-//! hyper sets a timer before each request and drops it a moment later, when the head is complete,
-//! and a write has one until it is accepted. Arming and disarming a timer in the runtime takes a
-//! lock each time. Here, both only read the clock.
+//! A connection has a timer from each answer to the next request, and a write has one until it is
+//! accepted. Arming and disarming a timer in the runtime takes a lock each time. Here, both only
+//! read the clock.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::poll_immediate;
-use hyper::rt;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The timers of one connection: hyper's, and those of the current request.
+/// The timers of one connection and of its current request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectionTimer {
     /// Armed for the deadline of an earlier timeout. If that one is over when the timer fires, the
     /// timer is reset.
-    armed: Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>,
+    armed: Arc<Mutex<Option<Pin<Box<Sleep>>>>>,
 }
 
 /// Longer than any process lives; the end of a longer span might overflow the clock.
@@ -33,44 +32,33 @@ impl ConnectionTimer {
             None => tokio::select! {
                 biased;
                 output = future => Some(output),
-                () = rt::Timer::sleep(self, limit) => None,
+                () = self.timeout(limit) => None,
             },
             output => output,
         }
     }
-}
 
-impl rt::Timer for ConnectionTimer {
-    fn now(&self) -> Instant {
-        tokio::time::Instant::now().into()
-    }
-
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
-        self.sleep_until(self.now() + duration.min(NEVER))
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn rt::Sleep>> {
-        Box::pin(Timeout {
-            deadline,
+    /// Returns a future that completes after `limit`.
+    pub(crate) fn timeout(&self, limit: Duration) -> Timeout {
+        Timeout {
+            deadline: Instant::now() + limit.min(NEVER),
             timer: self.clone(),
-        })
+        }
     }
 }
 
 /// Completes at its deadline.
 #[derive(Debug)]
-struct Timeout {
+pub(crate) struct Timeout {
     deadline: Instant,
     timer: ConnectionTimer,
 }
-
-impl rt::Sleep for Timeout {}
 
 impl Future for Timeout {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.deadline.into();
+        let deadline = self.deadline;
         let mut armed = self
             .timer
             .armed
@@ -95,8 +83,6 @@ impl Future for Timeout {
 mod tests {
     use std::future::{pending, ready};
 
-    use hyper::rt::Timer;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -104,7 +90,7 @@ mod tests {
         let timer = ConnectionTimer::default();
         let seconds = Duration::from_secs;
         for (outer, inner, expected) in [(9, 1, Some(None)), (1, 9, None), (1, 0, Some(None))] {
-            let begun = tokio::time::Instant::now();
+            let begun = Instant::now();
             let pending = timer.within(seconds(inner), pending::<()>());
             assert_eq!(timer.within(seconds(outer), pending).await, expected);
             let late = begun.elapsed() - seconds(outer.min(inner));
@@ -118,23 +104,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_timeout_ends_at_its_own_deadline_whatever_came_before_it() {
         let timer = ConnectionTimer::default();
-        let mut expected = tokio::time::Instant::now();
+        let mut expected = Instant::now();
         // Longer, shorter and equal ones, each after one that was dropped half-way.
         for (dropped, waited) in [(50, 10), (10, 50), (20, 20), (1, 5), (0, 0)] {
-            let begun = timer.sleep_until((expected + Duration::from_secs(dropped)).into());
+            let begun = timer.timeout(Duration::from_secs(dropped));
             let half = Duration::from_secs(dropped) / 2;
             let _ = tokio::time::timeout(half, begun).await;
             expected += half;
-            timer
-                .sleep_until((expected + Duration::from_secs(waited)).into())
-                .await;
+            timer.timeout(Duration::from_secs(waited)).await;
             expected += Duration::from_secs(waited);
-            let late = tokio::time::Instant::now() - expected;
+            let late = Instant::now() - expected;
             assert!(
                 late <= Duration::from_millis(5),
                 "{dropped} {waited} {late:?}"
             );
-            expected = tokio::time::Instant::now();
+            expected = Instant::now();
         }
     }
 }
