@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kvstore_core::model::command::{Command, Operation};
-use kvstore_core::model::id::{JobId, PartitionCount};
+use kvstore_core::model::id::{JobId, Partition, PartitionCount, Position};
 use kvstore_core::model::job::NewJob;
-use kvstore_core::queue::Found;
+use kvstore_core::queue::{Found, WorkerId};
 use kvstore_core::redis::{Options, Redis};
 use kvstore_core::{Error, Key, StoreExt, Value};
 use kvstore_testing::cluster::Cluster;
@@ -97,6 +97,37 @@ async fn nothing_is_acknowledged_while_the_replica_hangs() {
         "{enqueued:?}"
     );
     replica.pause(false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_applies_no_job_that_a_failover_could_lose() {
+    let (primary, replica, _) = RedisServer::pair();
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().display());
+    let queue = format!("{}?partitions=1&wait_replicas=1", primary.url());
+    let (store, queue) = (store.parse().unwrap(), queue.parse().unwrap());
+    let opened = kvstore_core::open(&store, Some(&queue)).await.unwrap();
+    let claims = opened.queue.claim(&WorkerId::new("test")).await.unwrap();
+    let read = async || {
+        let (after, wait) = (Position::START, Duration::ZERO);
+        opened.queue.read(&claims[0], after, 100, wait).await
+    };
+
+    replica.pause(true);
+    let accepted = opened.queue.enqueue(vec![job("a")]).await.remove(0);
+    assert!(
+        matches!(accepted, Err(Error::Unknown { .. })),
+        "{accepted:?}"
+    );
+    assert_eq!(jobs_on(&primary), 1);
+    let jobs = read().await;
+    assert!(matches!(jobs, Err(Error::Unavailable { .. })), "{jobs:?}");
+    // An operator sees it all the same.
+    let shown = opened.queue.peek(Partition(0), Position::START, 1).await;
+    assert_eq!(shown.unwrap().len(), 1);
+    replica.pause(false);
+    assert_eq!(read().await.unwrap().len(), 1);
+    opened.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

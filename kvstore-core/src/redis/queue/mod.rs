@@ -51,6 +51,15 @@ pub(crate) struct RedisQueue {
 /// The last job dropped, the position of the store on the same server, entries of the log.
 type HeldRow = (String, Option<String>, Vec<LogEntry>);
 
+/// What entries of the log are read for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Show,
+    Apply,
+    /// To drop the jobs before them.
+    Drop,
+}
+
 /// How often a worker of this process has tried the first job of a partition.
 #[derive(Debug, Default)]
 struct Tries {
@@ -131,6 +140,13 @@ impl RedisQueue {
         }
     }
 
+    /// Returns true if jobs are applied only once the required replicas have them. A store elsewhere
+    /// would outlive a failover that loses a job with its idempotency key, and apply the client's
+    /// retry as well.
+    fn applies_what_replicas_have(&self) -> bool {
+        !self.store_is_beside && self.session.options.wait_replicas > 0
+    }
+
     fn tries(&self, partition: Partition) -> MutexGuard<'_, Tries> {
         let tries = &self.tries[usize::from(partition.0)];
         tries.lock().unwrap_or_else(PoisonError::into_inner)
@@ -182,7 +198,7 @@ impl RedisQueue {
     }
 
     /// Returns the last job that was dropped from a partition, and the entries that hold jobs
-    /// behind `after`; with `drops`, the script drops the jobs up to `after`.
+    /// behind `after`; `to` [`Purpose::Drop`], the script drops the jobs up to `after`.
     ///
     /// # Errors
     /// [`Error::Stale`] if the state's field `applied_field` names a position before `after`.
@@ -192,25 +208,31 @@ impl RedisQueue {
         after: Position,
         max: usize,
         applied_field: &str,
-        drops: bool,
+        to: Purpose,
     ) -> Result<(Position, Vec<LogEntry>)> {
-        let script = if drops {
-            Script::Complete
-        } else {
-            Script::Read
+        let script = match to {
+            Purpose::Drop => Script::Complete,
+            Purpose::Apply | Purpose::Show => Script::Read,
         };
         let call = self.session.call(script, partition).arg((
             stream_id(after),
             max,
             WORK_BATCH_BYTES,
             applied_field,
-            u8::from(drops),
+            u8::from(to == Purpose::Drop),
         ));
         let what = "the applied jobs were dropped";
-        let (trimmed, applied, entries): HeldRow = match drops {
-            true => self.change(what, &call).await?,
-            false => self.ask(&call).await?,
+        let (trimmed, applied, entries): HeldRow = match to {
+            Purpose::Drop => self.change(what, &call).await?,
+            Purpose::Apply | Purpose::Show => self.ask(&call).await?,
         };
+        if to == Purpose::Apply && self.applies_what_replicas_have() && !entries.is_empty() {
+            let replicated: Option<HeldRow> = self.session.replicated(partition, &call).await?;
+            let (trimmed, _, entries) = replicated.ok_or_else(|| {
+                Error::unavailable("a replica that must have a job before it is applied")
+            })?;
+            return Ok((position(&trimmed)?, entries));
+        }
         let applied = applied.as_deref().map(position).transpose()?;
         if let Some(applied) = applied.filter(|applied| *applied < after) {
             return Err(Error::Stale { partition, applied });
@@ -322,7 +344,7 @@ impl JobQueue for RedisQueue {
 
     async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
         self.session.partitions.check(partition)?;
-        let (trimmed, entries) = self.held(partition, after, max, "", false).await?;
+        let (trimmed, entries) = self.held(partition, after, max, "", Purpose::Show).await?;
         unpack_all(
             &entries,
             self.session.queue,
@@ -465,7 +487,7 @@ impl WorkQueue for RedisQueue {
             let entries = match known {
                 Some(entries) => entries,
                 None => {
-                    let held = self.held(partition, after, max, &applied_field, false);
+                    let held = self.held(partition, after, max, &applied_field, Purpose::Apply);
                     let (trimmed, entries) = held.await?;
                     if trimmed > after {
                         return Err(Error::Gap {
@@ -538,10 +560,13 @@ impl WorkQueue for RedisQueue {
             if log.has_dropped(up_to) {
                 return Ok(());
             }
-            log.wanted(up_to)
+            match self.applies_what_replicas_have() {
+                true => 0,
+                false => log.wanted(up_to),
+            }
         };
         let applied_field = self.applied_field().await?;
-        let held = self.held(partition, up_to, wanted, &applied_field, true);
+        let held = self.held(partition, up_to, wanted, &applied_field, Purpose::Drop);
         let (trimmed, following) = held.await?;
         if trimmed == up_to {
             session.logs.of(partition).keep(up_to, wanted, following);
