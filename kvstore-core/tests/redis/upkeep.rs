@@ -271,6 +271,40 @@ async fn a_write_that_is_waited_for_costs_two_scripts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_stay_small_however_many_jobs_they_announce() {
+    let server = RedisServer::start();
+    let redis = open(&server, &Arc::default()).await;
+    let worker = Working::start(&redis);
+    let applied = async |numbers: std::ops::Range<usize>| {
+        let jobs = enqueue(&redis, numbers.map(keyed).collect()).await;
+        let last = jobs.last().unwrap();
+        let state = redis.store().outcome(last, PATIENCE).await.unwrap();
+        assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+    };
+    // The worker is there.
+    applied(0..1).await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut messages = client.get_async_pubsub().await.unwrap();
+    messages.psubscribe("*").await.unwrap();
+
+    applied(1..1001).await;
+    worker.stop().await;
+    // The end of the worker is the last message.
+    let mut messages = messages.on_message();
+    let mut sizes = Vec::new();
+    while let Some(message) = messages.next().await {
+        let text: String = message.get_payload().unwrap();
+        if text == "claims" {
+            break;
+        }
+        sizes.push(text.len());
+    }
+    let largest = sizes.iter().max().unwrap();
+    // A commit's carries outcomes, as many as there is room for.
+    assert!((1024..2200).contains(largest), "{sizes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_costs_the_same_after_hours_of_waited_writes() {
     // As many as make an hour, and again as many, with each of which one outcome gets too old.
     const HOUR: u64 = 300;

@@ -38,7 +38,8 @@ local function append(taken, ...)
   redis.call('HSET', queue, 'major', major, 'minor', int(minor + taken), 'jobs', int(count), 'bytes', int(bytes), 'time', time)
   local message = ARGV[3] .. ' ' .. last
   if size <= CARRIED then
-    message = table.concat({ message, int(now), before, before_bytes, int(size), ... }, '\n')
+    local carrying = table.concat({ message, int(now), before, before_bytes, int(size), ... }, '\n')
+    message = #carrying <= CARRIED and carrying or message
   end
   publish(ARGV[2], message)
 end

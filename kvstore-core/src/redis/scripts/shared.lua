@@ -50,9 +50,9 @@ local function live_version(text, now)
   return version, true
 end
 
--- Bytes of jobs, and of outcomes, up to which a message carries them. Without them a process that
--- waits for them reads them.
-local CARRIED = 1024
+-- Most bytes of jobs, and of outcomes, that a message carries to each process. A process that waits
+-- for others reads them.
+local CARRIED = 2048
 
 -- Sends a message. If the user may not send it, what is written stays written, and the waiters find
 -- it when they poll.

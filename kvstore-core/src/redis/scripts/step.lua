@@ -225,13 +225,13 @@ if queue ~= '' then
     local position, kind, text, first, count, letter = unpack(ARGV, place, place + 5)
     first, count = tonumber(first), tonumber(count)
     local given, digits = int(tonumber(first_version) + first), string.sub(existed, first + 1, first + count)
-    room_carried = room_carried - #text - #digits
     if kind == 'd' then
       redis.call('HSET', letters, letter, int(now) .. ' ' .. text)
       redis.call('ZADD', letter_index, 0, letter)
       text, letter_bytes = '', letter_bytes + #text
-    elseif room_carried >= 0 then
+    elseif #text + #digits <= room_carried then
       push(carried, table.concat({ '', position, given, digits, text }, '\n'))
+      room_carried = room_carried - #carried[#carried]
     end
     redis.call('XADD', outcomes, position, 'at', int(now), 'kind', kind, 'text', text, 'first', given, 'existed', digits)
     bytes = bytes + #text
