@@ -262,27 +262,21 @@ impl Session {
         self.pass(call.partition, Unanswered::Waits, asking).await
     }
 
-    /// Runs a script that gives out numbers, on a server that was checked since it started. With
-    /// `waits`, returns only once the required replicas have the change, too.
-    pub(crate) async fn number<T: FromRedisValue>(
-        &self,
-        what: &str,
-        partition: Partition,
-        call: &Call,
-        waits: bool,
-    ) -> Result<T> {
-        let numbering = self.number_on(what, partition, call, waits);
-        self.pass(Some(partition), Unanswered::Waits, numbering)
+    /// Runs a script that gives out numbers, on a server that was checked since it started. Returns
+    /// only once the required replicas have the change, too, unless it only removes what has
+    /// expired.
+    pub(crate) async fn number<T: FromRedisValue>(&self, what: &str, call: &Call) -> Result<T> {
+        let numbering = self.number_on(what, call);
+        self.pass(call.partition, Unanswered::Waits, numbering)
             .await
     }
 
-    async fn number_on<T: FromRedisValue>(
-        &self,
-        what: &str,
-        partition: Partition,
-        call: &Call,
-        waits: bool,
-    ) -> Result<T> {
+    async fn number_on<T: FromRedisValue>(&self, what: &str, call: &Call) -> Result<T> {
+        let partition = call.partition.unwrap_or_default();
+        let replicas = match call.script {
+            Script::Expire => 0,
+            _ => self.options.wait_replicas,
+        };
         let mut pause = MEETING_PAUSE;
         for meeting in 0..MEETINGS_MAX {
             self.check_open()?;
@@ -295,7 +289,6 @@ impl Session {
                 Some(run) => run,
                 None => self.meet(partition, &link, None).await?,
             };
-            let replicas = if waits { self.options.wait_replicas } else { 0 };
             let sent = send(&mut link, self.keys.slot(partition), &run, call, replicas).await;
             match sent {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -327,12 +320,9 @@ impl Session {
 
     /// Runs a script that only reads and that its server knows, and returns its answer once the
     /// required replicas have all that it saw; `None` if they do not within [`REPLICAS_WAIT`].
-    pub(crate) async fn replicated<T: FromRedisValue>(
-        &self,
-        partition: Partition,
-        call: &Call,
-    ) -> Result<Option<T>> {
+    pub(crate) async fn replicated<T: FromRedisValue>(&self, call: &Call) -> Result<Option<T>> {
         self.check_open()?;
+        let partition = call.partition.unwrap_or_default();
         let wait = REPLICAS_WAIT.as_millis() as u64;
         let replicas = self.options.wait_replicas;
         let mut pipeline = Pipeline::new();

@@ -173,7 +173,7 @@ async fn send(session: &Session, senders: &Senders, partition: Partition, batch:
             milliseconds(idempotency.minimum),
         ));
     }
-    let sending = || session.number("the job was accepted", partition, &script, true);
+    let sending = || session.number("the job was accepted", &script);
     let answered = settled(sending).await;
     match answered.and_then(|words: Vec<String>| answers(session, partition, sent.len(), &words)) {
         Ok(answers) if answers.len() == sent.len() => {

@@ -227,7 +227,7 @@ impl RedisQueue {
             Purpose::Apply | Purpose::Show => self.ask(&call).await?,
         };
         if to == Purpose::Apply && self.applies_what_replicas_have() && !entries.is_empty() {
-            let replicated: Option<HeldRow> = self.session.replicated(partition, &call).await?;
+            let replicated: Option<HeldRow> = self.session.replicated(&call).await?;
             let (trimmed, _, entries) = replicated.ok_or_else(|| {
                 Error::unavailable("a replica that must have a job before it is applied")
             })?;

@@ -91,7 +91,7 @@ impl RedisStore {
         if replicated.failed.is_some_and(|failed| failed > asked) {
             return Ok(JobState::Queued);
         }
-        let found: Option<OutcomeRow> = session.replicated(job.partition, &call).await?;
+        let found: Option<OutcomeRow> = session.replicated(&call).await?;
         let Some(found) = found else {
             replicated.failed = Some(Instant::now());
             return Ok(JobState::Queued);
@@ -317,9 +317,7 @@ impl Store for RedisStore {
             let key = session.keys.entry(partition, &Key::new(name)?);
             call = call.key(key).arg(name);
         }
-        session
-            .number("entries were removed", partition, &call, false)
-            .await
+        session.number("entries were removed", &call).await
     }
 
     async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {

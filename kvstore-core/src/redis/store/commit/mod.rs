@@ -81,7 +81,7 @@ pub(crate) async fn commit(
         let latest = memory.latest.load(Ordering::Relaxed);
         let plain = sets.as_ref().map(|sets| (sets, latest));
         let script = invocation(session, &commit, partition, sent_as.as_ref(), plain, wanted)?;
-        let sending = || session.number("the commit took effect", partition, &script, true);
+        let sending = || session.number("the commit took effect", &script);
         let (word, words, following): StepAnswer = match &sent_as {
             Some(_) => settled(sending).await?,
             None => sending().await?,
