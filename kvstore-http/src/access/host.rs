@@ -223,4 +223,16 @@ mod tests {
             assert!(Hosts::parse(name).is_err(), "{name}");
         }
     }
+
+    #[test]
+    fn only_a_request_of_http_1_0_may_leave_out_its_host() {
+        for (version, refused) in [
+            (Version::HTTP_10, None),
+            (Version::HTTP_11, Some(Kind::Malformed)),
+        ] {
+            let request = Request::get("/").version(version).body(()).unwrap();
+            let checked = Hosts::default().check(&request.into_parts().0, None);
+            assert_eq!(checked.err().map(|problem| problem.kind()), refused);
+        }
+    }
 }

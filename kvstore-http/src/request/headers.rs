@@ -248,4 +248,24 @@ mod tests {
             idempotency_key(&headers(&[(IDEMPOTENCY_KEY, "a"), (IDEMPOTENCY_KEY, "b")])).is_err()
         );
     }
+
+    #[test]
+    fn a_trace_context_is_passed_on_only_if_it_is_plausible() {
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        for (text, is_plausible) in [
+            (trace.to_owned(), true),
+            // A later version may append more, up to a limit.
+            (format!("{trace}{}", "-0".repeat(36)), true),
+            (format!("{trace}{}", "-0".repeat(37)), false),
+            (trace[1..].to_owned(), false),
+            ("00-01".to_owned(), false),
+            (trace.replace('7', " "), false),
+            (trace.replace('7', "g"), false),
+        ] {
+            let value = HeaderValue::from_str(&text).unwrap();
+            let headers = HeaderMap::from_iter([(TRACEPARENT, value)]);
+            let kept = is_plausible.then_some(text);
+            assert_eq!(traceparent(&headers), kept);
+        }
+    }
 }

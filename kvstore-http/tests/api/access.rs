@@ -180,6 +180,20 @@ async fn what_holds_no_data_needs_no_token() {
 }
 
 #[tokio::test]
+async fn root_says_what_a_token_allows() {
+    let server = Server::start_with(setup()).await;
+    for (name, rights, prefix) in TOKENS {
+        let root = server.ask(&request("GET", "/").by(name)).await;
+        let allowed = serde_json::json!({ "write": rights == "rw", "prefix": prefix });
+        assert_eq!(root.json()["access"], allowed, "{name}");
+    }
+    for unknown in [request("GET", "/"), request("GET", "/").by("nobody")] {
+        let access = &server.ask(&unknown).await.json()["access"];
+        assert!(access.is_null(), "{unknown:?}");
+    }
+}
+
+#[tokio::test]
 async fn each_token_does_on_every_route_what_it_allows_and_no_more() {
     let server = Server::start_with(setup()).await;
     for (name, rights, prefix) in TOKENS {
@@ -341,6 +355,30 @@ async fn token_of_some_keys_can_follow_each_of_its_own_writes() {
         (&told.json()["status"], &told.json()["key"]),
         (&"succeeded".into(), &"team/a".into())
     );
+}
+
+#[tokio::test]
+async fn job_of_which_only_the_end_is_kept_is_known_to_who_reaches_all_keys() {
+    let server = Server::start_with(setup()).await;
+    let set = request("POST", "/set")
+        .body(r#"{"key":"team/a","value":1}"#)
+        .by("writer");
+    let reply = server.ask(&set).await;
+    assert_eq!(reply.status, 202);
+    let job = reply.header("location").unwrap();
+    let get = |name: &str| request("GET", job).by(name);
+    let forgotten = async { while !server.ask(&get("writer")).await.json()["key"].is_null() {} };
+    tokio::time::timeout(Duration::from_secs(10), forgotten)
+        .await
+        .expect("the end of the job");
+    for (name, status) in [
+        ("writer", 200),
+        ("reader", 200),
+        ("team", 404),
+        ("guest", 404),
+    ] {
+        assert_eq!(server.ask(&get(name)).await.status, status, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -543,10 +581,7 @@ async fn no_token_takes_all_places() {
 
     // Waiting requests, on as many connections as there are.
     let mut waiting = Vec::new();
-    let wait = format!(
-        "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\nprefer: wait=60\r\ncontent-length: 1\r\n\r\n1",
-        secret("writer")
-    );
+    let wait = waiting_write_by("writer");
     while server.service.queue().depth().await.unwrap().jobs < 4 {
         let mut connection = server.connect().await;
         connection.send(wait.as_bytes()).await;
@@ -576,6 +611,26 @@ async fn no_token_takes_all_places() {
 }
 
 #[tokio::test]
+async fn connection_counts_for_the_token_of_its_last_request() {
+    let mut setup = setup();
+    setup.options.connections_max = 4;
+    let server = Server::start_idle(setup).await;
+    let read = request("GET", "/v1/kv").by("reader");
+    let mut waiting = Vec::new();
+    for count in 1..=3 {
+        let mut connection = server.connect().await;
+        assert_eq!(connection.ask(&read).await.status, 200);
+        connection.send(waiting_write_by("writer").as_bytes()).await;
+        while server.service.queue().depth().await.unwrap().jobs < count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        waiting.push(connection);
+    }
+    // No place is left and none of them is idle, but the reader has a single one.
+    assert_eq!(server.ask(&read).await.status, 200);
+}
+
+#[tokio::test]
 async fn tokens_that_are_read_again_keep_what_they_hold() {
     let mut setup = setup();
     setup.options.watchers_max = 4;
@@ -599,6 +654,14 @@ async fn tokens_that_are_read_again_keep_what_they_hold() {
     tokio::time::timeout(Duration::from_secs(10), place)
         .await
         .expect("a place that is free again");
+}
+
+/// Returns a write that waits to be applied.
+fn waiting_write_by(name: &str) -> String {
+    format!(
+        "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\nprefer: wait=60\r\ncontent-length: 1\r\n\r\n1",
+        secret(name)
+    )
 }
 
 fn watch_by(name: &str) -> String {

@@ -234,6 +234,31 @@ async fn chunked_body_is_refused_as_soon_as_it_is_too_large() {
     );
 }
 
+fn chunked(body: &str) -> String {
+    format!(
+        "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn largest_body_is_taken_whether_its_length_is_announced_or_not() {
+    let options = Options {
+        body_bytes_max: Some(1000),
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    for (length, first, second) in [(1000, 201, 200), (1001, 413, 413)] {
+        let body = format!("{}1", " ".repeat(length - 1));
+        let put = request("PUT", "/v1/kv/a").body(body.as_str());
+        assert_eq!(server.ask(&put).await.status, first, "{length}");
+        let mut connection = server.connect().await;
+        connection.send(chunked(&body).as_bytes()).await;
+        let reply = connection.reply("PUT").await;
+        assert_eq!(reply.status, second, "{length}");
+    }
+}
+
 #[tokio::test]
 async fn head_that_is_too_large_is_431() {
     let server = Server::start().await;
@@ -605,6 +630,28 @@ async fn bodies_that_do_not_come_leave_room_for_small_ones_and_refuse_large_ones
     slow.send(b"1").await;
     assert_eq!(slow.reply("PUT").await.status, 201);
     assert_eq!(server.ask(&put(1_000_000)).await.status, 200);
+}
+
+#[tokio::test]
+async fn body_of_sixteen_kibibytes_is_taken_even_if_there_is_no_room_for_more() {
+    let options = Options {
+        in_flight_bytes_max: Some(1),
+        ..Options::default()
+    };
+    let server = Server::start_with(with(options)).await;
+    let head = "PUT /v1/kv/b HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 1000000\r\n\r\n";
+    let mut slow = server.connect().await;
+    slow.send(head.as_bytes()).await;
+    assert_eq!(slow.reply("PUT").await.status, 100);
+    for (length, first, second) in [(16 << 10, 201, 200), ((16 << 10) + 1, 503, 503)] {
+        let body = format!("{}1", " ".repeat(length - 1));
+        let put = request("PUT", "/v1/kv/a").body(body.as_str());
+        assert_eq!(server.ask(&put).await.status, first, "{length}");
+        let mut connection = server.connect().await;
+        connection.send(chunked(&body).as_bytes()).await;
+        let reply = connection.reply("PUT").await;
+        assert_eq!(reply.status, second, "{length}");
+    }
 }
 
 #[tokio::test]
