@@ -477,13 +477,15 @@ pub async fn a_request_sent_again_has_one_effect(harness: &dyn QueueHarness) {
 
 pub async fn a_queue_behind_its_store_numbers_past_it(harness: &dyn QueueHarness) {
     let (store, queue) = open(harness).await;
-    // The store has applied more than this queue remembers accepting.
+    // The store is further than this queue remembers.
     for partition in queue.partitions().iter() {
         let named = Named {
             queue: queue.id(),
             partition,
         };
-        store.commit(named.step(0, 1000)).await.unwrap();
+        let mut further = named.step(0, 1000);
+        further.advance.as_mut().unwrap().lost = true;
+        store.commit(further).await.unwrap();
     }
     let (store, queue) = open(harness).await;
     for key in key_for_each_partition(queue.partitions()) {

@@ -33,6 +33,9 @@ const WAITING_LINKS: usize = 8;
 /// How long replicas have to acknowledge a change, each time it is sent.
 const REPLICAS_WAIT: Duration = Duration::from_secs(1);
 
+/// Writes, also on a full server: its queue drains only through jobs that replicas have.
+const BARRIER: &str = "#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], '', 'PX', ARGV[1])";
+
 /// How often a change is sent that was not made because the server does not know its script, the
 /// partition is not open to the server's run, or the cluster is not in order. Three times suffice,
 /// except for a slot that is moving to another server.
@@ -204,7 +207,7 @@ impl Session {
     pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
         self.check_open()?;
         let asking = |mut link| async move { command.query_async(&mut link).await };
-        self.ask_again(None, asking).await
+        self.ask_again(None, self.link(), asking).await
     }
 
     /// Runs what only reads, or is harmless to repeat; twice if the connection turns out to be
@@ -212,12 +215,13 @@ impl Session {
     async fn ask_again<T, F: Future<Output = RedisResult<T>>>(
         &self,
         partition: Option<Partition>,
+        link: Servers,
         asking: impl Fn(Servers) -> F,
     ) -> Result<T> {
         let asked = async {
-            let mut answer = asking(self.link()).await;
+            let mut answer = asking(link.clone()).await;
             if is_broken(&answer) {
-                answer = asking(self.link()).await;
+                answer = asking(link).await;
             }
             answer.map_err(not_reached)
         };
@@ -247,7 +251,7 @@ impl Session {
         self.check_open()?;
         let script = &self.scripts.of(call);
         let asking = |mut link| async move { script.invoke_async(&mut link).await };
-        self.ask_again(call.partition, asking).await
+        self.ask_again(call.partition, self.link(), asking).await
     }
 
     /// Runs a script that changes something. `what` names the change, for an error that leaves its
@@ -328,16 +332,20 @@ impl Session {
         let mut pipeline = Pipeline::new();
         pipeline.add_command(call.command(self.scripts.hash(call.script)));
         // WAIT covers the connection's own last write, so one must follow what the script saw.
-        let barrier = self.keys.of(partition, "barrier");
-        pipeline.cmd("SET").arg(barrier).arg("").arg("PX").arg(wait);
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(BARRIER);
+        let barrier = pipeline
+            .cmd("EVALSHA")
+            .arg(redis::Script::new(BARRIER).get_hash());
+        barrier
+            .arg(1)
+            .arg(self.keys.of(partition, "barrier"))
+            .arg(wait);
         pipeline.cmd("WAIT").arg(replicas).arg(wait);
-        let mut link = self.link_of(partition);
-        let asking = link.ask(self.keys.slot(partition), &pipeline);
-        let asking = async { asking.await.map_err(not_reached) };
-        let answers = self
-            .pass(Some(partition), Unanswered::Fails, asking)
-            .await?;
-        let Ok([answer, set, count]) = <[Value; 3]>::try_from(answers) else {
+        let (slot, pipeline) = (self.keys.slot(partition), &pipeline);
+        let asking = |mut link: Servers| async move { link.ask(slot, pipeline).await };
+        let link = self.link_of(partition);
+        let answers = self.ask_again(Some(partition), link, asking).await?;
+        let Ok([answer, _, set, count]) = <[Value; 4]>::try_from(answers) else {
             return Ok(None);
         };
         let count: usize = match (set.extract_error(), count.extract_error()) {

@@ -2,11 +2,13 @@
 //! is anything given out twice, taken for done, or acknowledged although it may be lost?
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use kvstore_core::model::command::{Command, Operation};
-use kvstore_core::model::commit::Commit;
+use kvstore_core::model::commit::{Advance, Commit};
 use kvstore_core::model::evaluate::evaluate;
 use kvstore_core::model::id::{JobId, PartitionCount, Position};
 use kvstore_core::model::job::{Idempotency, JobState, NewJob};
@@ -17,7 +19,7 @@ use kvstore_core::service::{Service, ServiceOptions};
 use kvstore_core::store::{ChangeId, WatchFrom};
 use kvstore_core::worker;
 use kvstore_core::{Error, JobQueue, Key, Store, StoreExt, Value, Version};
-use kvstore_testing::redis::RedisServer;
+use kvstore_testing::redis::{RedisServer, free_port};
 
 async fn open(server: &RedisServer) -> Redis {
     let options = Options {
@@ -130,6 +132,138 @@ async fn a_job_that_a_worker_holds_is_not_applied_once_its_log_has_lost_it() {
     assert!(matches!(answer, Err(Error::Stale { .. })), "{answer:?}");
     work(&redis).await;
     assert_eq!(store.get_as::<i32>("count").await.unwrap(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_skips_to_a_lost_numbering_skips_no_job_of_the_present_one() {
+    let mut server = RedisServer::start();
+    let skew = Arc::new(AtomicI64::new(0));
+    let options = Options {
+        partitions: Some(PartitionCount::new(1).unwrap()),
+        skew_ms: Arc::clone(&skew),
+        ..Options::default()
+    };
+    let redis = Redis::open(&server.url(), options).await.unwrap();
+    let (store, queue) = (redis.store(), redis.queue());
+    enqueue(&*queue).await;
+    work(&redis).await;
+    let old = server.copy();
+    // A numbering that the copy lacks, from a clock that is ahead.
+    skew.store(3_600_000, Ordering::SeqCst);
+    server.kill_and_start();
+    let lost = enqueue(&*queue).await;
+    let from = store.applied(queue.id(), lost.partition).await.unwrap();
+    assert!(lost.position.major > from.major);
+
+    server.kill_and_start_from(&old);
+    skew.store(0, Ordering::SeqCst);
+    let skip = Advance {
+        queue: queue.id(),
+        partition: lost.partition,
+        from,
+        to: Position {
+            minor: 0,
+            ..lost.position
+        },
+        outcomes: Vec::new(),
+        lost: true,
+    };
+    let skip = Commit {
+        advance: Some(skip),
+        ..Commit::default()
+    };
+    let add = Operation::add(Key::new("count").unwrap(), 1);
+    let add = NewJob::new(Command::One(add));
+    let present = queue.enqueue(vec![add]).await.remove(0).unwrap().id;
+    assert!(present.position < lost.position);
+    let answer = store.commit(skip).await;
+    assert!(matches!(answer, Err(Error::Stale { .. })), "{answer:?}");
+    work(&redis).await;
+    assert_eq!(store.get_as::<i32>("count").await.unwrap(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_watch_shows_no_change_that_was_lost() {
+    let mut server = RedisServer::start();
+    let redis = open(&server).await;
+    let store = redis.store();
+    store.set("a", &1).await.unwrap();
+    let old = server.copy();
+    let before = store.watch(&WatchFrom::Now.into()).await.unwrap().start;
+    let first = async || {
+        let from = WatchFrom::After(before.clone()).into();
+        let mut watch = store.watch(&from).await.unwrap();
+        watch.changes.next().await.unwrap().unwrap().version
+    };
+    let lost = store.set("a", &2).await.unwrap();
+    assert_eq!(first().await, lost);
+
+    server.kill_and_start_from(&old);
+    // The answer of the connection that broke is unknown.
+    let _ = store.set("a", &3).await;
+    let version = store.set("a", &4).await.unwrap();
+    let shown = first().await;
+    assert!(lost < shown && shown <= version, "{shown}, {lost} is lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_applied_again_is_done_once_replicas_have_that() {
+    let (mut primary, _replica, _) = RedisServer::pair();
+    let options = Options {
+        partitions: Some(PartitionCount::new(1).unwrap()),
+        wait_replicas: 1,
+        ..Options::default()
+    };
+    let redis = Redis::open(&primary.url(), options).await.unwrap();
+    let (store, queue) = (redis.store(), redis.queue());
+    let job = enqueue(&*queue).await;
+    let old = primary.copy();
+    work(&redis).await;
+    let state = store.outcome(&job, Duration::ZERO).await.unwrap();
+    assert!(matches!(state, JobState::Finished(_)), "{state:?}");
+    primary.kill_and_start_from(&old);
+    let state = store.outcome(&job, Duration::ZERO).await.unwrap();
+    assert_eq!(state, JobState::Queued);
+    let alone = open(&primary).await;
+    work(&alone).await;
+    let state = store.outcome(&job, Duration::ZERO).await.unwrap();
+    assert_eq!(state, JobState::Queued);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_was_a_replica_meanwhile_gives_nothing_out_again() {
+    let (primary, replica, _) = RedisServer::pair();
+    let redis = open(&primary).await;
+    let (store, queue) = (redis.store(), redis.queue());
+    store.set("a", &1).await.unwrap();
+    enqueue(&*queue).await;
+    let is_level = || {
+        replica.info("replication", "master_repl_offset")
+            == primary.info("replication", "master_repl_offset")
+    };
+    while !is_level() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    replica.ask(&["replicaof", "no", "one"]);
+    let version = store.set("a", &2).await.unwrap();
+    let job = enqueue(&*queue).await;
+    // The replica takes over without these, and the primary takes its data.
+    let port = free_port().to_string();
+    replica.ask(&["config", "set", "port", &port]);
+    primary.ask(&["replicaof", "127.0.0.1", &port]);
+    while !replica
+        .ask(&["info", "replication"])
+        .contains("state=online")
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    primary.ask(&["replicaof", "no", "one"]);
+    assert_eq!(store.get_as::<i32>("a").await.unwrap(), Some(1));
+    let next = enqueue(&*queue).await;
+    assert!(next.position > job.position, "{next} after {job}");
+    assert!(store.set("b", &3).await.unwrap() > version);
+    assert_eq!(queue.find(&job).await.unwrap(), Found::Unknown);
+    assert_eq!(queue.depth().await.unwrap().lost, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -421,10 +555,13 @@ async fn a_server_that_was_emptied_takes_writes_and_gives_nothing_out_again() {
     let lost = Lost::give_out(&redis).await;
     server.ask(&["flushall"]);
     assert_eq!(redis.store().get_as::<i32>("lost").await.unwrap(), None);
+    // A program that was only told so is the first to come.
+    let (store, queue) = (redis.store(), redis.queue());
+    store.adopt_queue(queue.id()).await.unwrap();
     lost.is_unknown_to(&redis).await;
-    assert_eq!(redis.queue().depth().await.unwrap().lost, 2);
+    assert_eq!(queue.depth().await.unwrap().lost, 2);
     // Another process finds the store that this one has made.
     let other = open(&server).await;
-    assert_eq!(other.queue().id(), redis.queue().id());
+    assert_eq!(other.queue().id(), queue.id());
     lost.is_unknown_to(&other).await;
 }

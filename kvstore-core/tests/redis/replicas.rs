@@ -126,6 +126,8 @@ async fn a_folder_applies_no_job_that_a_failover_could_lose() {
     let shown = opened.queue.peek(Partition(0), Position::START, 1).await;
     assert_eq!(shown.unwrap().len(), 1);
     replica.pause(false);
+    // Also from a full server, so that it drains.
+    primary.ask(&["config", "set", "maxmemory", "1"]);
     assert_eq!(read().await.unwrap().len(), 1);
     opened.close().await.unwrap();
 }

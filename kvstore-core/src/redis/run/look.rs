@@ -39,7 +39,8 @@ const NEEDED: [(&str, &str, &str); 4] = [
 
 /// What a server reports about itself.
 pub(crate) struct Look {
-    /// Its run, which changes at each start. `None` if the server does not show it.
+    /// Its run, which changes at each start, and its history, which also changes when it becomes a
+    /// primary. `None` if the server does not show its run.
     pub(crate) run: Option<String>,
     /// How many replicas are connected to it.
     pub(crate) replicas: usize,
@@ -68,6 +69,7 @@ impl Look {
         loaded.clone().extract_error()?;
         let rights: Vec<String> = redis::from_redis_value(rights.clone().extract_error()?)?;
         let run = info(server, "run_id").filter(|run| is_name(run));
+        let history = info(replication, "master_replid").filter(|history| is_name(history));
         let replicas = info(replication, "connected_slaves");
         let mut problems = Vec::new();
         if run.is_none() {
@@ -85,7 +87,11 @@ impl Look {
             }
         }
         Ok(Self {
-            run: run.map(str::to_owned),
+            run: run.map(|run| match history {
+                // Longer values would make Redis keep the partition's hashes in a slower form.
+                Some(history) => format!("{run:.20}-{history:.20}"),
+                None => run.to_owned(),
+            }),
             replicas: replicas.and_then(|count| count.parse().ok()).unwrap_or(0),
             refusal: match &rights[..] {
                 [] if options.relaxed_durability || problems.is_empty() => None,

@@ -1,4 +1,5 @@
-//! Runs of a server, each from a start to its end. Only a run that was checked gives out numbers.
+//! Runs of a server, each from a start, or from when it became a primary, to its end. Only a run
+//! that was checked gives out numbers.
 //!
 //! A server can come back with less than it had: restored from a copy, or replaced by a replica
 //! that lagged behind. It must not give out again the versions and job positions that it gave out
@@ -8,7 +9,8 @@
 //! server forgets all scripts when it ends. One that does not know these scripts was therefore
 //! never checked, however requests came to reach it: a restart, a failover, a slot that moves. Its
 //! settings are read at that point, and it receives scripts with its own name only if it keeps what
-//! it acknowledges. Each partition keeps the name of the run that changed it last; if that is
+//! it acknowledges. A server that was a replica meanwhile still knows them, so they compare its
+//! history, too (`numbering.lua`). Each partition keeps the name of the run that changed it last; if that is
 //! another run, its numbers are raised first (`enter.lua`).
 
 pub(crate) mod look;

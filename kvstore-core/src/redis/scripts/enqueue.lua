@@ -20,13 +20,14 @@ if answered then
   return answered
 end
 local known = look('HMGET', queue, 'major', 'minor', 'jobs', 'bytes', 'jobs done', 'bytes done', 'time', 'run')
-if known[8] ~= RUN then
-  return another_run()
+local now, time = store_time(ARGV[1], known[7])
+local refused = refusal(known[8], known[7], now)
+if refused then
+  return refused
 end
 local major, minor = known[1] or '0', tonumber(known[2] or '0')
 local count, bytes = tonumber(known[3] or '0'), tonumber(known[4] or '0')
 local count_done, bytes_done = tonumber(known[5] or '0'), tonumber(known[6] or '0')
-local now, time = store_time(ARGV[1], known[7])
 look('XLEN', jobs)
 local answer = { 'ok', major, int(minor + 1) }
 

@@ -7,11 +7,12 @@
 -- Says  how many entries were removed
 local state, index, deadlines, changes, outcomes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local known = look('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to', 'kept:' .. ARGV[5])
-if known[3] ~= RUN then
-  return another_run()
+local now, time = store_time(ARGV[1], known[2])
+local refused = refusal(known[3], known[2], now)
+if refused then
+  return refused
 end
 local version = tonumber(known[1] or '0')
-local now, time = store_time(ARGV[1], known[2])
 look('ZCARD', index)
 look('ZCARD', deadlines)
 look('XLEN', changes)

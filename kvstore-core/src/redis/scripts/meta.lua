@@ -3,7 +3,7 @@
 -- KEYS  1 meta
 -- ARGV  1 format, 2 partitions to create it with, 3 id of the queue to create it with
 -- Says  {format, partitions, queue id}
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('HSET', KEYS[1], 'format', ARGV[1], 'partitions', ARGV[2], 'queue', ARGV[3])
+if redis.call('HSETNX', KEYS[1], 'format', ARGV[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'partitions', ARGV[2], 'queue', ARGV[3])
 end
 return redis.call('HMGET', KEYS[1], 'format', 'partitions', 'queue')

@@ -14,10 +14,20 @@ local function call_in_parts(command, key, arguments)
   end
 end
 
--- Returns the error for a partition that knows another run of the server; enter.lua opens it to
--- this one.
-local function another_run()
-  return redis.error_reply('ENTER the partition was changed by another run of the server')
+-- Returns the error for a change that this run may not make, nil if it may. `run` made the last
+-- change to the partition, at `time`; if that is another one, enter.lua opens the partition to this
+-- one. A server that becomes a replica keeps its scripts and takes another server's data; as a
+-- primary again it has another history. That takes longer than 100 ms, so changes in quick
+-- succession need not ask for the history.
+local function refusal(run, time, now)
+  local since, history = now - tonumber(string.match(time or '0', '^%d+')), string.match(RUN, '%-(.+)')
+  if run == RUN and since > 0 and since < 100 then
+    return nil
+  elseif history and not string.find(redis.call('INFO', 'replication'), 'master_replid:' .. history, 1, true) then
+    return redis.error_reply('NOSCRIPT the server was a replica meanwhile')
+  elseif run ~= RUN then
+    return redis.error_reply('ENTER the partition was changed by another run of the server')
+  end
 end
 
 -- Records changes for watchers: a list of kind and version, key, kind and version, key … . An

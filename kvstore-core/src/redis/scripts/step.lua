@@ -49,11 +49,12 @@ end
 
 local known = look('HMGET', state, 'version', 'time', 'run', 'raised from', 'raised to', 'queue',
   'applied:' .. queue, 'kept:' .. queue, 'letters')
-if known[3] ~= RUN then
-  return another_run()
+local now, time = store_time(skew, known[2])
+local refused = refusal(known[3], known[2], now)
+if refused then
+  return refused
 end
 local before, letter_bytes = known[1] or '0', tonumber(known[9] or '0')
-local now, time = store_time(skew, known[2])
 
 -- Evaluates the checks. Returns the version of each entry, and whether there is one, expired or
 -- not; then the check that does not hold.
@@ -79,16 +80,15 @@ local function judge()
   return current, there
 end
 
--- Returns true if the log, on this server, has accepted the job at `to`, or no job is applied. A
--- worker may hold jobs from a server that had more than this one, and their idempotency keys are
--- lost with them.
+-- Returns true if the log, on this server, has accepted the job at `to`, or has come that far where
+-- no job is applied. A worker may hold jobs from a server that had more than this one: their
+-- idempotency keys are lost with them, and so are the numbers beyond the log's end, which later jobs
+-- may not have passed.
 local function is_accepted()
-  local major, minor = parts(to)
+  local major = parts(to)
   local last = look('HMGET', log, 'major', 'minor')
-  if is_lost == '1' then
-    return true
-  elseif tonumber(last[1]) == major then
-    return minor <= tonumber(last[2])
+  if is_lost == '1' or tonumber(last[1]) == major then
+    return not is_before((last[1] or '0') .. '-' .. (last[2] or '0'), to)
   end
   local held = look('XRANGE', jobs, to, '+', 'COUNT', 1)[1]
   return held and parts(held[1]) == major

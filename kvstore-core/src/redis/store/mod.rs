@@ -77,7 +77,9 @@ impl RedisStore {
         let call = session.call(Script::Outcome, job.partition).key(outcomes);
         let place = stream_id(job.position);
         let call = call.arg((job.queue.to_string(), place, letter_name(job)));
-        let state = self.judge(job, session.read(&call).await?).await?;
+        let found: OutcomeRow = session.read(&call).await?;
+        let run = found.6.clone();
+        let state = self.judge(job, found).await?;
         let replicated = &self.memories[usize::from(job.partition.0)].replicated;
         if state == JobState::Queued || session.options.wait_replicas == 0 {
             return Ok(state);
@@ -85,7 +87,8 @@ impl RedisStore {
         // One at a time, since each answer covers all earlier jobs.
         let asked = Instant::now();
         let mut replicated = replicated.lock().await;
-        if job.queue == session.queue && job.position <= replicated.position {
+        let is_known = run == replicated.run && job.position <= replicated.position;
+        if job.queue == session.queue && is_known {
             return Ok(state);
         }
         if replicated.failed.is_some_and(|failed| failed > asked) {
@@ -100,13 +103,14 @@ impl RedisStore {
             && let Some(applied) = &found.1
         {
             replicated.position = position(applied)?;
+            replicated.run.clone_from(&found.6);
         }
         self.judge(job, found).await
     }
 
     /// Derives a job's state from `found`.
     async fn judge(&self, job: &JobId, found: OutcomeRow) -> Result<JobState> {
-        let (active, applied, pruned, lost, letter, outcome) = found;
+        let (active, applied, pruned, lost, letter, outcome, _) = found;
         if let Some(letter) = letter {
             return Ok(JobState::Finished(Outcome::Dead(dead(&letter)?.1)));
         }
@@ -138,7 +142,7 @@ impl RedisStore {
     }
 }
 
-/// Active queue, applied, pruned, lost, letter, fields of the outcome.
+/// Active queue, applied, pruned, lost, letter, fields of the outcome, run.
 type OutcomeRow = (
     Option<String>,
     Option<String>,
@@ -146,6 +150,7 @@ type OutcomeRow = (
     Option<String>,
     Option<String>,
     Option<Vec<String>>,
+    Option<String>,
 );
 
 /// Returns true if `mark` is absent or lies before `place`.

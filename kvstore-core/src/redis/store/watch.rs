@@ -112,6 +112,11 @@ pub(crate) async fn watch(
     request: &WatchRequest,
 ) -> Result<Watch> {
     let latest = latest(session).await?;
+    for (parts, history) in feed.0.iter().zip(&latest) {
+        // The server may have lost what was read from it.
+        let mut parts = parts.lock().await;
+        parts.retain(|part| history.check(part.end()).is_ok());
+    }
     let heard = match &request.from {
         WatchFrom::Now => latest.iter().map(|history| history.latest).collect(),
         WatchFrom::After(id) => {

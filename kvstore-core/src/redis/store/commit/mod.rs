@@ -40,8 +40,10 @@ pub(crate) struct Memory {
 /// What is known of the replicas that must have what is acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Replicated {
-    /// The position of the store's own queue up to which they have all changes.
+    /// The position of the store's own queue up to which they have all changes, and the run that
+    /// made them.
     pub(crate) position: Position,
+    pub(crate) run: Option<String>,
     /// When they last failed to answer in time.
     pub(crate) failed: Option<Instant>,
 }
