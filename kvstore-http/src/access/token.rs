@@ -334,11 +334,20 @@ impl Access {
     }
 
     fn may_write_text(&self, text: &str) -> Result<()> {
+        self.check_rights()?;
+        self.reaches(text)
+    }
+
+    /// Checks that the token is not one that only reads, whatever the key.
+    ///
+    /// # Errors
+    /// 403.
+    pub(crate) fn check_rights(&self) -> Result<()> {
         match self {
             Self::Of(token) if !token.may_write => {
                 Err(Problem::forbidden("this token may read, and not write"))
             }
-            _ => self.reaches(text),
+            _ => Ok(()),
         }
     }
 

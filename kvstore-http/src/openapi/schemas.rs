@@ -254,7 +254,7 @@ pub(super) fn all(options: &Options, limits: &ServiceOptions) -> Value {
             ("key", json!({ "type": ["string", "null"], "description": "The first key of a batch" })),
             ("status", json!({ "enum": ["queued", "succeeded", "failed", "dead"] })),
             ("attempts", json!({ "type": ["integer", "null"] })),
-            ("result", json!({ "type": ["object", "null"], "description": "The answer that a waiting client would have received" })),
+            ("result", json!({ "type": ["object", "null"], "description": "The answer that a waiting client would have received; empty for a batch" })),
             ("error", json!({ "type": ["object", "null"], "description": "type and detail of the problem" })),
             ("accepted_at?", moment()),
             ("dead_at?", moment()),

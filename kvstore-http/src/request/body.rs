@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use serde::Deserialize;
+use serde::de::Error as _;
 
 use crate::answer::error::{MERGE_PATCH, Problem, Result};
 use crate::server::in_flight::{InFlight, UNCOUNTED_BYTES};
@@ -69,6 +71,17 @@ pub(crate) async fn read(
         .within(timeout, reading)
         .await
         .unwrap_or_else(|| Err(Problem::body_timeout()))
+}
+
+/// Parses a JSON object. A derived struct alone would also take an array of its members.
+///
+/// # Errors
+/// If it is not an object, or not this one.
+pub(crate) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
+    match json.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(json),
+        _ => Err(serde_json::Error::custom("it must be an object")),
+    }
 }
 
 /// Refuses a body of a type other than JSON. A missing type, or a default one of common programs

@@ -142,7 +142,7 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
 }
 
 fn operations(text: &[u8]) -> Result<Vec<Operation>> {
-    let wanted: BatchRequest<'_> = serde_json::from_slice(text).map_err(|error| {
+    let wanted: BatchRequest<'_> = body::object(text).map_err(|error| {
         let rule = unknown_member(text, &["ops"]).unwrap_or_else(|| error.to_string());
         Problem::field(Field::value_error(Place::BODY, &rule, None))
     })?;
@@ -169,7 +169,7 @@ fn operations(text: &[u8]) -> Result<Vec<Operation>> {
 /// # Errors
 /// Describes what is wrong with it.
 fn operation(json: &RawValue) -> Result<Operation, String> {
-    let sent: Sent<'_> = serde_json::from_str(json.get()).map_err(|error| {
+    let sent: Sent<'_> = body::object(json.get().as_bytes()).map_err(|error| {
         unknown_member(json.get().as_bytes(), &Sent::MEMBERS).unwrap_or_else(|| error.to_string())
     })?;
     let key = Key::new(&sent.key).map_err(|error| error.to_string())?;

@@ -141,6 +141,7 @@ fn check_all_meant(parts: &Parts) -> Result<()> {
 /// # Errors
 /// 403 if the caller may not write a key that one of them writes.
 async fn ids(context: &Context<'_>) -> Result<Vec<JobId>> {
+    context.access.check_rights()?;
     let mut ids = Vec::new();
     let mut request = DeadRequest {
         after: None,
@@ -174,6 +175,7 @@ fn cut_off(done: u64, error: Box<Problem>) -> Box<Problem> {
 /// 404 if there is none that the caller may see; 403 if the caller may not write a key that the
 /// letter writes.
 async fn letter(context: &Context<'_>, path: &str) -> Result<(JobId, Dead)> {
+    context.access.check_rights()?;
     let id: JobId = path.parse().map_err(|_| Problem::no_letter())?;
     let dead = context.service.dead_letter(&id).await?;
     let dead = dead

@@ -49,7 +49,7 @@ pub(super) async fn post(context: &Context<'_>, parts: &Parts, body: Incoming) -
 }
 
 fn keys(text: &[u8], most: usize) -> Result<Vec<Key>> {
-    let wanted: MgetRequest = serde_json::from_slice(text).map_err(|error| {
+    let wanted: MgetRequest = body::object(text).map_err(|error| {
         Problem::field(Field::value_error(Place::BODY, &error.to_string(), None))
     })?;
     if wanted.keys.len() > most {

@@ -433,6 +433,26 @@ async fn list_of_jobs_has_only_what_a_token_reaches() {
 }
 
 #[tokio::test]
+async fn token_that_only_reads_deals_with_no_dead_letter_even_if_there_is_none() {
+    let server = Server::start_with(setup()).await;
+    for (name, all, single) in [
+        ("reader", 403, 403),
+        ("team", 200, 404),
+        ("writer", 200, 404),
+    ] {
+        for (method, path, status) in [
+            ("POST", "/v1/jobs/retry?status=dead", all),
+            ("DELETE", "/v1/jobs?status=dead", all),
+            ("POST", "/v1/jobs/none/retry", single),
+            ("DELETE", "/v1/jobs/none", single),
+        ] {
+            let reply = server.ask(&request(method, path).by(name)).await;
+            assert_eq!(reply.status, status, "{name} {method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn pages_of_jobs_are_full_and_name_none_out_of_reach() {
     const KEYS: [&str; 8] = ["o", "team/a", "o", "o", "team/b", "team/c", "o", "o"];
     let server = Server::start_idle(setup()).await;

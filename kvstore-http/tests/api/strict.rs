@@ -91,6 +91,34 @@ async fn unknown_member_of_a_batch_is_named() {
 }
 
 #[tokio::test]
+async fn array_of_the_members_is_not_the_object() {
+    let server = server_with_a_key().await;
+    let delete = json!({"op": "delete", "key": "k"});
+    for (path, body) in [
+        ("/v1/batch", json!([[delete]])),
+        (
+            "/v1/batch",
+            json!({"ops": [["delete", "k", 1, 1, 1, 1, null, null]]}),
+        ),
+        ("/v1/batch", json!(5)),
+        ("/v1/batch", json!({"ops": [null]})),
+        ("/v1/mget", json!([["k"]])),
+        ("/v1/mget", json!("k")),
+    ] {
+        let asked = request("POST", path).body(body.to_string());
+        is_refused(&server, &asked, 422, "it must be an object").await;
+    }
+    // White space before it is allowed.
+    for (path, body) in [
+        ("/v1/mget", " \n{\"keys\": []}"),
+        ("/v1/batch", "\t{\"ops\": []}"),
+    ] {
+        let reply = server.ask(&request("POST", path).body(body)).await;
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
 async fn condition_of_a_check_that_is_null_is_refused() {
     let server = server_with_a_key().await;
     for condition in ["if_match", "if_none_match"] {
