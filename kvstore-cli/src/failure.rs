@@ -32,6 +32,7 @@ pub(crate) enum CommandFailure {
     Usage(String),
     /// Something requested is absent; the rest of the output is valid.
     Absent(String),
+    /// Standard output cannot be written. What the command does may be done by then.
     Io(io::Error),
 }
 
@@ -70,7 +71,7 @@ impl CommandFailure {
 
     fn code_and_text(self) -> (u8, String) {
         match self {
-            Self::Io(error) => (1, error.to_string()),
+            Self::Io(error) => (1, format!("standard output cannot be written: {error}")),
             Self::Failed(text) => (1, text),
             Self::Usage(text) => (2, text),
             Self::Absent(text) => (3, text),

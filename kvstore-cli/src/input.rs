@@ -41,7 +41,9 @@ impl ValueSource {
             Self::Argument(text) => Ok(text.into_bytes()),
             Self::Standard => {
                 let mut text = Vec::new();
-                std::io::stdin().read_to_end(&mut text)?;
+                std::io::stdin().read_to_end(&mut text).map_err(|error| {
+                    CommandFailure::Usage(format!("standard input cannot be read: {error}"))
+                })?;
                 Ok(text)
             }
             Self::File(path) => std::fs::read(&path).map_err(|error| {

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         .build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(commands::run(args)),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(failure::CommandFailure::Failed(error.to_string())),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

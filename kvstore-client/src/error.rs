@@ -26,6 +26,9 @@ struct ProblemBody {
     job_id: Option<JobId>,
 }
 
+/// The detail of a 404 for a path that the API does not have, as with a base URL that ends in `/v1`.
+const NO_ROUTE: &str = "Not Found";
+
 /// Why a request did not succeed.
 #[derive(Debug)]
 pub(crate) struct ProblemReply {
@@ -127,11 +130,15 @@ impl ProblemReply {
             },
             ("malformed" | "invalid" | "cross-partition" | "not-an-integer", _) => Error::Invalid {
                 subject: call.subject,
-                reason: detail,
+                // The server's own error may begin as this one will.
+                reason: match detail.strip_prefix(&format!("{} is invalid: ", call.subject)) {
+                    Some(reason) => reason.to_owned(),
+                    None => detail,
+                },
             },
-            ("not-found", _) => Error::NotFound { what: detail },
+            ("not-found", _) if detail != NO_ROUTE => Error::NotFound { what: detail },
             ("misdirected", _) => Error::Config(detail),
-            ("", 400..=499) => Error::Config(format!(
+            ("not-found", _) | ("", 400..=499) => Error::Config(format!(
                 "no kvstore server of this version answers there: {} {} gave {status}",
                 call.method, call.target
             )),

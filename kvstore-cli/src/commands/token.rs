@@ -41,7 +41,8 @@ pub(super) fn token(token: TokenArgs) -> Result<(), CommandFailure> {
     }
     let mut secret = [0; SECRET_BYTES];
     std::fs::File::open("/dev/urandom")
-        .and_then(|mut random| std::io::Read::read_exact(&mut random, &mut secret))?;
+        .and_then(|mut random| std::io::Read::read_exact(&mut random, &mut secret))
+        .map_err(|error| CommandFailure::Failed(format!("/dev/urandom cannot be read: {error}")))?;
     let secret = hex(&secret);
     let digest = hex(&Sha256::digest(&secret));
     let mut added = format!("{name}:{digest}:{}", rights.as_str());

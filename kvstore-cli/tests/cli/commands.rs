@@ -242,6 +242,62 @@ fn terminal_gets_tables_and_a_pipe_lines() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_not_taken_for_a_failed_write() {
+    let server = Server::start("memory:", &[]);
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    for args in [
+        &["set", "k", "1"][..],
+        &["get", "k"],
+        &["list"],
+        &["export", "-"],
+    ] {
+        let output = server.command(args).stdout(full()).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {errors}");
+        assert!(
+            errors.starts_with("error: standard output cannot be written: "),
+            "{args:?}: {errors}"
+        );
+    }
+    assert_eq!(server.run(&["get", "k"]).lines, ["1"]);
+    // A folder as standard input.
+    let mut set = server.command(&["set", "k", "-"]);
+    let folder = std::fs::File::open("/").unwrap();
+    let output = set.stdin(folder).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("standard input cannot be read"), "{errors}");
+}
+
+#[test]
+fn errors_say_once_what_is_wrong() {
+    let server = Server::start("memory:", &[]);
+    let base = format!("{}/v1", server.url());
+    let ended = server.run(&["--url", &base, "get", "k"]);
+    assert_eq!(ended.code, 2, "{}", ended.errors);
+    assert!(
+        ended
+            .errors
+            .contains("no kvstore server of this version answers there"),
+        "{}",
+        ended.errors
+    );
+    let ended = server.run(&["watch", "--since", "junk"]);
+    assert_eq!(ended.code, 2, "{}", ended.errors);
+    assert_eq!(
+        ended.errors.matches("is invalid").count(),
+        1,
+        "{}",
+        ended.errors
+    );
+}
+
+#[test]
 fn watch_continues_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::in_folder(folder.path(), &[]);
