@@ -115,7 +115,10 @@ pub fn evaluate(from: Position, jobs: &[Job], entries: &HashMap<Key, Entry>) -> 
             outcomes.push((to, verdict));
         }
         for Effect { key, change, .. } in effects {
-            batch.written.insert(key, change.clone());
+            // No job after the last one depends on its writes.
+            if taken < jobs.len() {
+                batch.written.insert(key, change.clone());
+            }
             let key = key.clone();
             commit.writes.push(Write { key, change });
         }

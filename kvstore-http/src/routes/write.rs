@@ -164,11 +164,12 @@ impl WriteReport {
     pub(super) fn reply(&self, status: StatusCode, body: Object) -> Reply {
         let mut reply = reply::object(status, body);
         let headers = reply.headers_mut();
-        headers.insert(SYNC_TOKEN, header_value(self.job.to_string()));
+        let job = self.job.to_string();
         if let WriteProgress::Queued = self.progress {
-            headers.insert(LOCATION, header_value(format!("/v1/jobs/{}", self.job)));
+            headers.insert(LOCATION, header_value(format!("/v1/jobs/{job}")));
             headers.insert(RETRY_AFTER, RETRY_SOON);
         }
+        headers.insert(SYNC_TOKEN, header_value(job));
         if self.replayed {
             headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kvstore_testing::client::{Connection, request};
-use kvstore_testing::process::{Process, run, run_command, worker_command};
+use kvstore_testing::process::{Process, run, run_command, server_command, worker_command};
 use kvstore_testing::redis::RedisServer;
 use kvstore_worker::admin::PATHS;
 
@@ -481,5 +481,17 @@ async fn bounds_of_the_store_are_among_the_limits() {
         assert_eq!(limits["data_bytes"].as_u64(), data, "{store}");
         let queue = connection.ask(&request("GET", "/v1/queue")).await;
         assert_eq!(&queue.json()["limits"], limits, "{store}");
+    }
+}
+
+#[test]
+fn programs_allocate_with_mimalloc() {
+    for mut program in [
+        server_command(&["--version"]),
+        worker_command(&["--version"]),
+    ] {
+        let shown = program.env("MIMALLOC_VERBOSE", "1").output().unwrap();
+        let shown = String::from_utf8_lossy(&shown.stderr).into_owned();
+        assert!(shown.starts_with("mimalloc: process init"), "{shown}");
     }
 }

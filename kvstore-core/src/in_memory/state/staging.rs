@@ -27,7 +27,8 @@ pub(crate) struct Staging<'a> {
     /// The entries that staged writes leave under their keys.
     entries: HashMap<Key, Option<Entry>>,
     active: Option<QueueId>,
-    positions: HashMap<(QueueId, Partition), Position>,
+    /// Few partitions are advanced together: the last entry of each counts.
+    positions: Vec<((QueueId, Partition), Position)>,
     dead: HashMap<(QueueId, Partition), DeadSize>,
 }
 
@@ -43,7 +44,7 @@ impl<'a> Staging<'a> {
             version: state.version,
             entries: HashMap::new(),
             active: state.progress.active,
-            positions: HashMap::new(),
+            positions: Vec::new(),
             dead: HashMap::new(),
         }
     }
@@ -150,8 +151,12 @@ impl<'a> Staging<'a> {
 
     /// Returns how far a partition is applied, including staged commits.
     pub(crate) fn applied(&self, id: (QueueId, Partition)) -> Position {
-        let staged = self.positions.get(&id).copied();
-        staged.unwrap_or_else(|| self.state.progress.applied(id.0, id.1))
+        let mut latest = self.positions.iter().rev();
+        let staged = latest.find(|(partition, _)| *partition == id);
+        staged.map_or_else(
+            || self.state.progress.applied(id.0, id.1),
+            |(_, position)| *position,
+        )
     }
 
     fn dead_size(&self, id: (QueueId, Partition)) -> DeadSize {
@@ -189,7 +194,7 @@ impl<'a> Staging<'a> {
             computed,
         };
         self.dead.extend(dead.map(|dead| (id, dead)));
-        self.positions.insert(id, advance.to);
+        self.positions.push((id, advance.to));
         self.active = Some(advance.queue);
         let outcomes = advance.outcomes.into_iter();
         Advanced {

@@ -12,6 +12,9 @@ use crate::model::id::hex;
 /// The length of `,"c":"xxxxxxxx"}`.
 const TRAILER_BYTES: usize = 16;
 
+/// Enough for a line with small values, so that it is not copied while it grows.
+pub(crate) const USUAL_BYTES: usize = 384;
+
 /// The state of a chain: the CRC of the latest line, 0 before the first.
 pub(crate) type Chain = u32;
 
@@ -23,7 +26,7 @@ pub(crate) fn push_json(text: &mut Vec<u8>, value: &impl Serialize) {
 
 /// Returns a JSON object without its closing brace.
 pub(crate) fn open_object(value: &impl Serialize) -> Vec<u8> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL_BYTES);
     push_json(&mut text, value);
     text.pop();
     text

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::in_memory::log::{PartitionLog, Remembered};
 use crate::in_memory::state::{Record, State, bytes_added};
 use crate::json_file::PARTITION;
-use crate::json_file::journal::line::{open_object, push_json};
+use crate::json_file::journal::line::{USUAL_BYTES, open_object, push_json};
 use crate::model::command::Command;
 use crate::model::entry::{Timestamp, Version};
 use crate::model::id::{JobId, Position, QueueId};
@@ -105,8 +105,7 @@ pub(crate) fn applied_of(record: &Record, queue: QueueId) -> Option<Position> {
 
 /// Encodes `record` as a line without its closing brace and CRC.
 pub(crate) fn encode(record: &Record) -> Vec<u8> {
-    // Enough for everything except outcomes and expired keys.
-    let mut line = Vec::with_capacity(bytes_added(&record.writes) as usize + 128);
+    let mut line = Vec::with_capacity(bytes_added(&record.writes) as usize + USUAL_BYTES);
     line.extend_from_slice(b"{\"v\":");
     push_json(&mut line, &record.before.0);
     line.extend_from_slice(b",\"t\":");
