@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use redis::io::tcp::TcpSettings;
 use redis::{
     Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
     ServerErrorKind, Value,
 };
+use socket2::TcpKeepalive;
 
 use crate::error::{Error, Result, source};
 use crate::limits::RENUMBER_GAP;
@@ -467,9 +469,11 @@ fn nodes(address: &Address, options: &Options) -> Result<Vec<ConnectionInfo>> {
     }
     let mut nodes = address.nodes.clone();
     for info in &mut nodes {
-        let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
         // A server whose machine has failed closes no connection. The next connection may lead to
-        // another server.
+        // another server. Probes find that out on a connection that only receives messages.
+        let probes = TcpKeepalive::new().with_time(ANSWER_MAX);
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let tcp = tcp.set_keepalive(probes.with_interval(ANSWER_MAX / 3));
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(ANSWER_MAX);
         let mut login = info.redis_settings().clone();

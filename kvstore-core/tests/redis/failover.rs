@@ -94,6 +94,27 @@ async fn dead_letters(redis: &Redis) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_connection_is_probed_so_that_none_waits_for_a_machine_that_has_failed() {
+    let (_primary, _replica, port) = RedisServer::pair();
+    let options = Options::default();
+    let _redis = Redis::open(&format!("redis://127.0.0.1:{port}"), options).await;
+    // Of each established connection to the port, which timer runs: 2 is that of the probes.
+    let timers = || {
+        let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let fields = connections.lines().map(|line| line.split_whitespace());
+        let fields = fields.map(|fields| fields.collect::<Vec<_>>());
+        let ours = fields.filter(|it| it[2].ends_with(&format!(":{port:04X}")) && it[3] == "01");
+        let timers = ours.map(|it| it[5].starts_with("02:"));
+        timers.collect::<Vec<_>>()
+    };
+    // The replica's own connection to its primary has probes, too, as Redis sets them.
+    until("requests and messages", || {
+        timers().len() >= 3 && timers().iter().all(|is_probed| *is_probed)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_the_new_primary_never_applied_are_not_dropped() {
     let (primary, replica, address) = pair().await;
     let waiting = open(&address, 1).await;
