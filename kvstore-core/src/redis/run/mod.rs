@@ -10,8 +10,8 @@
 //! never checked, however requests came to reach it: a restart, a failover, a slot that moves. Its
 //! settings are read at that point, and it receives scripts with its own name only if it keeps what
 //! it acknowledges. A server that was a replica meanwhile still knows them, so they compare its
-//! history, too (`numbering.lua`). Each partition keeps the name of the run that changed it last; if that is
-//! another run, its numbers are raised first (`enter.lua`).
+//! history, too (`numbering.lua`). Each partition keeps the name of the run that changed it last;
+//! if that is another run, its numbers are raised first (`enter.lua`).
 
 pub(crate) mod look;
 pub(crate) mod resend;
