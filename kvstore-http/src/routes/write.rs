@@ -165,11 +165,13 @@ impl WriteReport {
         let mut reply = reply::object(status, body);
         let headers = reply.headers_mut();
         let job = self.job.to_string();
-        if let WriteProgress::Queued = self.progress {
-            headers.insert(LOCATION, header_value(format!("/v1/jobs/{job}")));
+        let is_queued = matches!(self.progress, WriteProgress::Queued);
+        let place = is_queued.then(|| header_value(format!("/v1/jobs/{job}")));
+        headers.insert(SYNC_TOKEN, header_value(job));
+        if let Some(place) = place {
+            headers.insert(LOCATION, place);
             headers.insert(RETRY_AFTER, RETRY_SOON);
         }
-        headers.insert(SYNC_TOKEN, header_value(job));
         if self.replayed {
             headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
         }
