@@ -26,7 +26,8 @@ struct ProblemBody {
     job_id: Option<JobId>,
 }
 
-/// The detail of a 404 for a path that the API does not have, as with a base URL that ends in `/v1`.
+/// The detail of a 404 for a path that the API does not have, as with a base URL that ends in
+/// `/v1`.
 const NO_ROUTE: &str = "Not Found";
 
 /// Why a request did not succeed.

@@ -57,15 +57,17 @@ impl RedisServer {
         let primary = Self::start_with(&[&DURABLE[..], &alone].concat());
         let behind = ["--replicaof", "127.0.0.1", &port];
         let replica = Self::start_with(&[&DURABLE[..], &behind].concat());
+        primary.wait_for_replica();
+        (primary, replica, number)
+    }
+
+    /// Waits until a replica of it has its data.
+    pub fn wait_for_replica(&self) {
         let begun = Instant::now();
-        while !primary
-            .ask(&["info", "replication"])
-            .contains("state=online")
-        {
+        while !self.ask(&["info", "replication"]).contains("state=online") {
             assert!(begun.elapsed() < PATIENCE, "the replica does not connect");
             std::thread::sleep(Duration::from_millis(20));
         }
-        (primary, replica, number)
     }
 
     /// Kills the server. Its files remain.

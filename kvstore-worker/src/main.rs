@@ -15,9 +15,9 @@ use kvstore_worker::admin::{self, Health};
 use mimalloc::MiMalloc;
 use tokio::time::sleep;
 
-/// Links mimalloc, which replaces `malloc`: a job makes dozens of allocations, and it needs
-/// half as many instructions for them as the system's. As `#[global_allocator]` it would take a
-/// slower path, for memory that has to be aligned.
+/// Links mimalloc, which replaces `malloc`: a job makes dozens of allocations, and it needs half as
+/// many instructions for them as the system's. As `#[global_allocator]` it would take a slower
+/// path, for memory that has to be aligned.
 #[used]
 static ALLOCATOR: fn(&MiMalloc) -> u32 = MiMalloc::version;
 

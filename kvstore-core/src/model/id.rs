@@ -267,6 +267,7 @@ impl FromStr for Fingerprint {
         Ok(Self(number.to_be_bytes()))
     }
 }
+
 /// Implements `Display` through `push_to`, and serde through that and `FromStr`: ids are text
 /// wherever they leave the process. Each write has its id in some texts, and the arguments of
 /// `write!` cost ten times as much as `push_to`.

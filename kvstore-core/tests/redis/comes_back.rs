@@ -251,12 +251,7 @@ async fn a_primary_that_was_a_replica_meanwhile_gives_nothing_out_again() {
     let port = free_port().to_string();
     replica.ask(&["config", "set", "port", &port]);
     primary.ask(&["replicaof", "127.0.0.1", &port]);
-    while !replica
-        .ask(&["info", "replication"])
-        .contains("state=online")
-    {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    replica.wait_for_replica();
     primary.ask(&["replicaof", "no", "one"]);
     assert_eq!(store.get_as::<i32>("a").await.unwrap(), Some(1));
     let next = enqueue(&*queue).await;

@@ -234,11 +234,21 @@ async fn chunked_body_is_refused_as_soon_as_it_is_too_large() {
     );
 }
 
-fn chunked(body: &str) -> String {
-    format!(
-        "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
-        body.len()
-    )
+/// Checks that a body of `most` bytes is taken and a larger one gets `refusal`, whether its length
+/// is announced or not.
+async fn bodies_are_taken_up_to(server: &Server, most: usize, refusal: u16) {
+    for (length, first, second) in [(most, 201, 200), (most + 1, refusal, refusal)] {
+        let body = format!("{}1", " ".repeat(length - 1));
+        let put = request("PUT", "/v1/kv/a").body(body.as_str());
+        assert_eq!(server.ask(&put).await.status, first, "{length}");
+        let chunked = format!(
+            "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+        );
+        let mut connection = server.connect().await;
+        connection.send(chunked.as_bytes()).await;
+        let reply = connection.reply("PUT").await;
+        assert_eq!(reply.status, second, "{length}");
+    }
 }
 
 #[tokio::test]
@@ -248,15 +258,7 @@ async fn largest_body_is_taken_whether_its_length_is_announced_or_not() {
         ..Options::default()
     };
     let server = Server::start_with(with(options)).await;
-    for (length, first, second) in [(1000, 201, 200), (1001, 413, 413)] {
-        let body = format!("{}1", " ".repeat(length - 1));
-        let put = request("PUT", "/v1/kv/a").body(body.as_str());
-        assert_eq!(server.ask(&put).await.status, first, "{length}");
-        let mut connection = server.connect().await;
-        connection.send(chunked(&body).as_bytes()).await;
-        let reply = connection.reply("PUT").await;
-        assert_eq!(reply.status, second, "{length}");
-    }
+    bodies_are_taken_up_to(&server, 1000, 413).await;
 }
 
 #[tokio::test]
@@ -643,15 +645,7 @@ async fn body_of_sixteen_kibibytes_is_taken_even_if_there_is_no_room_for_more() 
     let mut slow = server.connect().await;
     slow.send(head.as_bytes()).await;
     assert_eq!(slow.reply("PUT").await.status, 100);
-    for (length, first, second) in [(16 << 10, 201, 200), ((16 << 10) + 1, 503, 503)] {
-        let body = format!("{}1", " ".repeat(length - 1));
-        let put = request("PUT", "/v1/kv/a").body(body.as_str());
-        assert_eq!(server.ask(&put).await.status, first, "{length}");
-        let mut connection = server.connect().await;
-        connection.send(chunked(&body).as_bytes()).await;
-        let reply = connection.reply("PUT").await;
-        assert_eq!(reply.status, second, "{length}");
-    }
+    bodies_are_taken_up_to(&server, 16 << 10, 503).await;
 }
 
 #[tokio::test]

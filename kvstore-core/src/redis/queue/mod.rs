@@ -141,8 +141,8 @@ impl RedisQueue {
     }
 
     /// Returns true if jobs are applied only once the required replicas have them. A store elsewhere
-    /// would outlive a failover that loses a job with its idempotency key, and apply the client's
-    /// retry as well.
+    /// keeps what it applied of a job that a failover loses with its idempotency key, and applies
+    /// the client's retry as well.
     fn applies_what_replicas_have(&self) -> bool {
         !self.store_is_beside && self.session.options.wait_replicas > 0
     }
