@@ -1,5 +1,7 @@
 //! Domain types as text in Redis, encoded and decoded: the only module that knows these formats.
 
+use std::fmt::Display;
+
 use crate::error::{Error, Result, Subject};
 use crate::model::commit::Verdict;
 use crate::model::entry::{Entry, Timestamp, Version};
@@ -118,11 +120,8 @@ pub(crate) fn stream_id(position: Position) -> String {
 }
 
 /// Returns the name of a dead letter in its partition. Names sort in the order of the ids.
-pub(crate) fn letter_name(job: &JobId) -> String {
-    format!(
-        "{}.{:020}-{:020}",
-        job.queue, job.position.major, job.position.minor
-    )
+pub(crate) fn letter_name(queue: impl Display, job: Position) -> String {
+    format!("{queue}.{:020}-{:020}", job.major, job.minor)
 }
 
 pub(crate) fn letter_id(name: &str, partition: Partition) -> Result<JobId> {

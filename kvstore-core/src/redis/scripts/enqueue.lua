@@ -28,14 +28,14 @@ end
 local major, minor = known[1] or '0', tonumber(known[2] or '0')
 local count, bytes = tonumber(known[3] or '0'), tonumber(known[4] or '0')
 local count_done, bytes_done = tonumber(known[5] or '0'), tonumber(known[6] or '0')
-look('XLEN', jobs)
 local answer = { 'ok', major, int(minor + 1) }
 
--- Appends `taken` jobs, sizes and texts, after those accepted before.
+-- Appends `taken` jobs, sizes and texts, after those accepted before. The first command fails if its
+-- key has the wrong type, and nothing is written then, unless something was before.
 local function append(taken, ...)
   local last, size = major .. '-' .. int(minor + taken), bytes - tonumber(known[4] or '0')
   local before, before_bytes = int(count - taken), int(bytes - size)
-  redis.call('XADD', jobs, last, int(now), before, before_bytes, int(size), ...)
+  look('XADD', jobs, last, int(now), before, before_bytes, int(size), ...)
   redis.call('HSET', queue, 'major', major, 'minor', int(minor + taken), 'jobs', int(count), 'bytes', int(bytes), 'time', time)
   local message = ARGV[3] .. ' ' .. last
   if size <= CARRIED then
@@ -51,6 +51,7 @@ if with_key == 0 and count - count_done + asked <= jobs_max and bytes - bytes_do
   return remember(record, ARGV[7], answer, ARGV[8])
 end
 
+look('XLEN', jobs)
 local keys = look('HLEN', requests)
 look('ZCARD', deadlines)
 look('ZCARD', guarantees)

@@ -27,7 +27,7 @@ for entry = 6, #KEYS do
   end
 end
 local fields = { 'version', int(version), 'time', time }
-prune(fields, ARGV[5], outcomes, now - tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(known[6] or '0'), tonumber(ARGV[8]))
+prune(fields, ARGV[5], outcomes, look('XLEN', outcomes), now - tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(known[6] or '0'), tonumber(ARGV[8]))
 redis.call('HSET', state, unpack(fields))
 if #keys == 0 then
   return 0

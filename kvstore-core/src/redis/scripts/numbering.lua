@@ -1,17 +1,24 @@
 -- Precedes every script that gives out numbers, after shared.lua. The line before both defines RUN:
 -- the run of the server that the script is bound to (run/mod.rs).
 
--- Calls `command key …` with `arguments`, in parts: unpack takes no more than 7,999 values. The
--- size of a part is even, so that pairs stay together.
-local function call_in_parts(command, key, arguments)
-  for first = 1, #arguments, 2000 do
-    local last = math.min(first + 1999, #arguments)
+-- Calls `command key …` with the values of `list` from `first` to `last`, or all, in parts: unpack
+-- takes no more than 7,999 values. The size of a part is even, so that pairs stay together. Returns
+-- what it answers for each value, if it does.
+local function call_in_parts(command, key, list, first, last)
+  first, last = first or 1, last or #list
+  local answers = {}
+  for from = first, last, 2000 do
+    local to, answer = math.min(from + 1999, last), nil
     if key then
-      redis.call(command, key, unpack(arguments, first, last))
+      answer = look(command, key, unpack(list, from, to))
     else
-      redis.call(command, unpack(arguments, first, last))
+      answer = redis.call(command, unpack(list, from, to))
+    end
+    for place, each in ipairs(type(answer) == 'table' and answer or {}) do
+      answers[from - first + place] = each
     end
   end
+  return answers
 end
 
 -- Returns the error for a change that this run may not make, nil if it may. `run` made the last
@@ -34,17 +41,15 @@ end
 -- entry's id is its last version. The latest `kept` versions stay; a raise (enter.lua) has left a gap
 -- in them.
 local function announce(stream, changes, latest, kept, from, to)
+  local oldest = latest - tonumber(kept) + 1
+  if to and oldest <= tonumber(to) then
+    oldest = oldest - tonumber(to) + tonumber(from)
+  end
+  oldest = int(math.max(oldest, 0))
   for first = 1, #changes, 2000 do
     local last = math.min(first + 1999, #changes)
     local version = string.sub(changes[last - 1], 2)
-    redis.call('XADD', stream, version .. '-0', unpack(changes, first, last))
-  end
-  local first = latest - tonumber(kept) + 1
-  if to and first <= tonumber(to) then
-    first = first - tonumber(to) + tonumber(from)
-  end
-  if first > 1 then
-    redis.call('XTRIM', stream, 'MINID', int(first))
+    redis.call('XADD', stream, 'MINID', '=', oldest, version .. '-0', unpack(changes, first, last))
   end
 end
 
@@ -69,10 +74,10 @@ local function remember(record, number, answer, kept)
 end
 
 -- Drops outcomes from before `since`, and the oldest ones while there are more than `most`, or more
--- bytes of them than `bytes_max`, a thousand at a time. Adds the resulting changes of the state to
--- `fields`.
-local function prune(fields, queue, outcomes, since, most, bytes, bytes_max)
-  local length, pruned, next = redis.call('XLEN', outcomes), nil, 1
+-- bytes of them than `bytes_max`, a thousand at a time. There are `length` of them, with `bytes`.
+-- Adds the resulting changes of the state to `fields`.
+local function prune(fields, queue, outcomes, length, since, most, bytes, bytes_max)
+  local pruned, next = nil, 1
   for _ = 1, 11 do
     local dropped = 0
     for _, entry in ipairs(redis.call('XRANGE', outcomes, pruned and '(' .. pruned or '-', '+', 'COUNT', next)) do

@@ -9,13 +9,15 @@
 --       dropped, if the store on this server is not as far: this server has replaced the one that
 --       the caller knows
 local after, most, applied, found = ARGV[1], tonumber(ARGV[2]), false, {}
+local held = look('HMGET', KEYS[1], 'trimmed', 'jobs', 'bytes')
+local trimmed = held[1] or '0-0'
 if ARGV[4] ~= '' then
   applied = look('HGET', KEYS[3], ARGV[4]) or '0-0'
 end
 if not applied or not is_before(applied, after) then
   found = entries_behind(KEYS[2], after, most, tonumber(ARGV[3]))
   if ARGV[5] == '1' then
-    drop(KEYS[1], KEYS[2], after, found[1])
+    trimmed = drop(KEYS[1], KEYS[2], after, found[1], held)
   end
 end
-return { look('HGET', KEYS[1], 'trimmed') or '0-0', applied, most > 0 and found or {} }
+return { trimmed, applied, most > 0 and found or {} }

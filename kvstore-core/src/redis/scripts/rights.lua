@@ -15,7 +15,7 @@ local keys = { prefix .. 'meta', prefix .. 'workers', prefix .. '{0}:state', pre
 if check('~' .. prefix .. '*', 'EVALSHA', '', #keys, unpack(keys)) then
   for command in string.gmatch('DEL GET GETRANGE HDEL HGET HINCRBY HLEN HMGET HSET HSETNX MGET MSET PEXPIRE SET '
       .. 'XADD XLEN XRANGE XREVRANGE XTRIM '
-      .. 'ZADD ZCARD ZLEXCOUNT ZRANGEBYLEX ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE', '%u+') do
+      .. 'ZADD ZCARD ZLEXCOUNT ZMSCORE ZRANGEBYLEX ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE', '%u+') do
     check('+' .. string.lower(command), command, keys[1])
   end
 end

@@ -1,7 +1,7 @@
 -- Precedes every other script. Numbers are written with int(): tostring would turn 10^15 into
--- 1e+15.
+-- 1e+15. A number past 2^53, which only a time can be, becomes 2^53.
 local function int(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number < 2 ^ 53 and number or 2 ^ 53)
 end
 
 -- Runs a command that reads. If it fails, the error names the key, which may have the wrong type.
@@ -84,7 +84,7 @@ end
 local function entries_behind(jobs, position, most, room)
   local found, held, bytes, next = {}, 0, 0, 1
   while next > 0 do
-    local part = redis.call('XRANGE', jobs, '(' .. position, '+', 'COUNT', next)
+    local part = look('XRANGE', jobs, '(' .. position, '+', 'COUNT', next)
     for _, entry in ipairs(part) do
       held, bytes, position = held + (#entry[2] - 4) / 2, bytes + tonumber(entry[2][4]), entry[1]
       push(found, entry)
@@ -101,14 +101,15 @@ local function entries_behind(jobs, position, most, room)
   return found
 end
 
--- Drops the jobs up to a position that are still held; `next` is the first entry that holds jobs
--- behind it. An entry is dropped with the last of its jobs.
-local function drop(queue, jobs, up_to, next)
-  local known = redis.call('HMGET', queue, 'trimmed', 'jobs', 'bytes')
-  if not is_before(known[1] or '0-0', up_to) then
-    return
+-- Drops the jobs up to a position that are still held. `next` is the first entry that holds jobs
+-- behind it, `held` the queue's fields trimmed, jobs and bytes. An entry is dropped with the last of
+-- its jobs. Returns the last job dropped.
+local function drop(queue, jobs, up_to, next, held)
+  local trimmed = held[1] or '0-0'
+  if not is_before(trimmed, up_to) then
+    return trimmed
   end
-  local count, bytes, major, minor = known[2] or '0', known[3] or '0', parts(up_to)
+  local count, bytes, major, minor = held[2] or '0', held[3] or '0', parts(up_to)
   if next then
     local fields, next_major, next_minor = next[2], parts(next[1])
     count, bytes = tonumber(fields[2]), tonumber(fields[3])
@@ -120,4 +121,5 @@ local function drop(queue, jobs, up_to, next)
   end
   redis.call('HSET', queue, 'jobs done', count, 'bytes done', bytes, 'trimmed', up_to)
   redis.call('XTRIM', jobs, 'MINID', int(major) .. '-' .. int(minor + 1))
+  return up_to
 end

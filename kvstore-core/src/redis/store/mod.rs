@@ -76,7 +76,11 @@ impl RedisStore {
         let outcomes = session.keys.outcomes(job.partition, job.queue);
         let call = session.call(Script::Outcome, job.partition).key(outcomes);
         let place = stream_id(job.position);
-        let call = call.arg((job.queue.to_string(), place, letter_name(job)));
+        let call = call.arg((
+            job.queue.to_string(),
+            place,
+            letter_name(job.queue, job.position),
+        ));
         let found: OutcomeRow = session.read(&call).await?;
         let run = found.6.clone();
         let state = self.judge(job, found).await?;
@@ -335,7 +339,7 @@ impl Store for RedisStore {
                 None => "-".to_owned(),
                 Some(after) if partition < after.partition => format!("({}.~", after.queue),
                 Some(after) if partition > after.partition => format!("[{}.", after.queue),
-                Some(after) => format!("({}", letter_name(after)),
+                Some(after) => format!("({}", letter_name(after.queue, after.position)),
             };
             let call = session.call(Script::Letters, partition).arg((first, most));
             let letters: Vec<(String, String)> = session.read(&call).await?;
@@ -362,7 +366,7 @@ impl Store for RedisStore {
             return Ok(false);
         }
         let call = session.call(Script::Forget, job.partition);
-        let call = call.arg(letter_name(job));
+        let call = call.arg(letter_name(job.queue, job.position));
         session.change("the dead letter was dropped", &call).await
     }
 

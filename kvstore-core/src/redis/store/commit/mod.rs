@@ -1,9 +1,6 @@
 //! Encodes a commit for its script, and decodes the answer.
 
-mod plain;
-
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::error::{Error, Result, Subject};
@@ -11,17 +8,16 @@ use crate::limits::{
     CHANGES_MAX, DEAD_LETTERS_BYTES_MAX, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, WORK_BATCH_BYTES,
 };
 use crate::model::commit::{
-    Advance, Commit, Committed, Verdict, dead_letters_full, dead_letters_full_by_bytes,
+    Commit, Committed, Verdict, dead_letters_full, dead_letters_full_by_bytes,
 };
 use crate::model::entry::{Version, milliseconds};
-use crate::model::id::{JobId, Partition, Position, QueueId};
+use crate::model::id::{Partition, Position, QueueId};
 use crate::model::key::Key;
 use crate::model::write::{Change, Condition};
 use crate::redis::log::LogEntry;
 use crate::redis::run::resend::{Numbered, REMEMBERED, Senders, settled};
 use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
-use crate::redis::store::commit::plain::Sets;
 use crate::redis::text::{letter_name, number, position, stream_id, unexpected, verdict_text};
 
 /// How often a commit is retried after its partition was informed which queue is active. One retry
@@ -32,8 +28,6 @@ const ADOPTIONS_MAX: usize = 5;
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     senders: Senders,
-    /// The last version of the partition, as far as this process knows.
-    latest: AtomicU64,
     pub(crate) replicated: tokio::sync::Mutex<Replicated>,
 }
 
@@ -72,17 +66,13 @@ pub(crate) async fn commit(
         Some(_) => None,
         None => Some(memory.senders.next()),
     };
-    let sets = Sets::of(&commit);
     let log = commit
         .advance
         .as_ref()
         .filter(|it| it.queue == session.queue);
     let wanted = log.map_or(0, |it| session.logs.of(partition).wanted(it.to));
-    let mut adoptions = 0;
-    while adoptions < ADOPTIONS_MAX {
-        let latest = memory.latest.load(Ordering::Relaxed);
-        let plain = sets.as_ref().map(|sets| (sets, latest));
-        let script = invocation(session, &commit, partition, sent_as.as_ref(), plain, wanted)?;
+    let script = invocation(session, &commit, partition, sent_as.as_ref(), wanted)?;
+    for _ in 0..ADOPTIONS_MAX {
         let sending = || session.number("the commit took effect", &script);
         let (word, words, following): StepAnswer = match &sent_as {
             Some(_) => settled(sending).await?,
@@ -90,29 +80,20 @@ pub(crate) async fn commit(
         };
         match (word.as_str(), &words[..], &commit.advance) {
             ("ok", [first, existed], _) => {
-                let first = number(first)?;
-                let last = first + commit.writes.len().saturating_sub(1) as u64;
-                memory.latest.store(last, Ordering::Relaxed);
                 if let Some(advance) = log {
                     let mut log = session.logs.of(partition);
                     log.drop_up_to(advance.to);
                     log.keep(advance.to, wanted, following);
                 }
                 session.wake.store.changed(partition);
-                let existed = match &sets {
-                    Some(sets) => sets.existed(existed),
-                    None => existed.clone(),
-                };
                 return Ok(Committed {
-                    first_version: Version(first),
+                    first_version: Version(number(first)?),
                     existed: existed.bytes().map(|digit| digit == b'1').collect(),
                 });
             }
-            // Another process has written, so the system makes progress.
-            ("version", [latest], _) => memory.latest.store(number(latest)?, Ordering::Relaxed),
             ("conflict", [check, current], _) => {
-                let check = number(check)? as usize;
-                let (key, _) = commit.checks.get(check).ok_or_else(unexpected)?;
+                let check = judged(&commit).nth(number(check)? as usize);
+                let (check, (key, _)) = check.ok_or_else(unexpected)?;
                 let current = match current.as_str() {
                     "" => None,
                     version => Some(Version(number(version)?)),
@@ -136,7 +117,6 @@ pub(crate) async fn commit(
                 });
             }
             ("queue" | "unset", _, Some(advance)) => {
-                adoptions += 1;
                 let (active, decision) = adopt(session, advance.queue, true).await?;
                 if active != advance.queue {
                     return Err(Error::WrongQueue {
@@ -215,43 +195,39 @@ fn partition_of(session: &Session, commit: &Commit) -> Result<Partition> {
     }
 }
 
-/// Returns the script with its keys and arguments, in the order in which `step.lua` takes them. A
-/// commit in the plain form gets the versions after the given latest one. The script returns up to
-/// `wanted` jobs.
+/// Returns the checks that may fail, each with its index.
+fn judged(commit: &Commit) -> impl Iterator<Item = (usize, &(Key, Condition))> {
+    let checks = commit.checks.iter().enumerate();
+    checks.filter(|(_, (_, condition))| *condition != Condition::Any)
+}
+
+/// Returns the script with its keys and arguments, in the order in which `step.lua` takes them. The
+/// script returns up to `wanted` jobs.
 fn invocation(
     session: &Session,
     commit: &Commit,
     partition: Partition,
     sent_as: Option<&Numbered<'_>>,
-    plain: Option<(&Sets<'_>, u64)>,
     wanted: usize,
 ) -> Result<Call> {
     let keys = &session.keys;
     let mut names: Vec<&Key> = Vec::new();
     let mut places: HashMap<&Key, usize> = HashMap::new();
-    match plain {
-        Some((sets, _)) => names.extend(sets.keys()),
-        None => {
-            let checked = commit.checks.iter().map(|(key, _)| key);
-            for key in checked.chain(commit.writes.iter().map(|write| &write.key)) {
-                places.entry(key).or_insert_with(|| {
-                    names.push(key);
-                    names.len()
-                });
-            }
-        }
-    }
-    let none = Advance {
-        queue: session.queue,
-        partition,
-        from: Position::START,
-        to: Position::START,
-        outcomes: Vec::new(),
-        lost: false,
+    let mut place = |key| {
+        *places.entry(key).or_insert_with(|| {
+            names.push(key);
+            names.len()
+        })
     };
-    let advance = commit.advance.as_ref().unwrap_or(&none);
-    let queue = commit.advance.as_ref().map(|it| it.queue.to_string());
-    let queue = queue.unwrap_or_default();
+    let checks = judged(commit).map(|(_, (key, condition))| (place(key), condition));
+    let checks: Vec<_> = checks.collect();
+    let checked = checks.iter().map(|(place, _)| *place).max().unwrap_or(0);
+    let writes = commit.writes.iter().map(|write| place(&write.key));
+    let writes: Vec<_> = writes.zip(&commit.writes).collect();
+    let advance = commit.advance.as_ref();
+    let (from, to) = advance.map(|it| (it.from, it.to)).unwrap_or_default();
+    let queue = advance.map_or_else(String::new, |it| it.queue.to_string());
+    let outcomes: &[(Position, Verdict)] = advance.map_or(&[], |it| &it.outcomes);
     let is_dead = |(_, verdict): &&(Position, Verdict)| matches!(verdict, Verdict::Dead(_));
 
     // A commit without a number has no record, either.
@@ -267,21 +243,21 @@ fn invocation(
         keys.channel(),
         partition.0,
         sent_as.map_or_else(String::new, |sent_as| sent_as.number.to_string()),
-        queue,
-        stream_id(advance.from),
-        stream_id(advance.to),
-        u8::from(advance.lost),
-        u8::from(advance.queue == session.queue),
-        plain.map_or_else(String::new, |(_, latest)| latest.to_string()),
+        &queue,
+        stream_id(from),
+        stream_id(to),
+        u8::from(advance.is_some_and(|it| it.lost)),
+        u8::from(advance.is_some_and(|it| it.queue == session.queue)),
         REMEMBERED.as_millis() as u64,
         CHANGES_MAX,
+        names.len(),
     ));
     script.add((
-        names.len(),
-        commit.checks.len(),
-        commit.writes.len(),
-        advance.outcomes.len(),
-        advance.outcomes.iter().filter(is_dead).count(),
+        checked,
+        checks.len(),
+        writes.len(),
+        outcomes.len(),
+        outcomes.iter().filter(is_dead).count(),
         session.options.dead_letters_max,
         DEAD_LETTERS_BYTES_MAX,
         session.options.outcomes_max,
@@ -290,40 +266,30 @@ fn invocation(
         wanted,
         WORK_BATCH_BYTES,
     ));
-    for (at, verdict) in &advance.outcomes {
-        let job = JobId {
-            queue: advance.queue,
-            partition,
-            position: *at,
-        };
+    for (at, verdict) in outcomes {
         let (kind, text, first, count) = verdict_text(verdict)?;
-        let letter = letter_name(&job);
+        let letter = letter_name(&queue, *at);
         script.add((stream_id(*at), kind, text, first, count, letter));
-    }
-    if let Some((sets, latest)) = plain {
-        sets.add(&mut script, latest, |key| keys.entry(partition, key));
-        return Ok(script);
     }
     for name in &names {
         script.add(name.as_str());
     }
-    for (key, condition) in &commit.checks {
-        script.add(places[key]);
-        match condition {
-            // Every key is absent or present, so this always holds.
-            Condition::Any => script.add(("*", "")),
-            Condition::Absent => script.add(("a", "")),
-            Condition::Present => script.add(("p", "")),
-            Condition::Version(version) => script.add(("v", version.0)),
-            Condition::OneOf(versions) => script.add(("o", list(versions))),
+    for (place, condition) in checks {
+        let (kind, versions): (_, &[Version]) = match condition {
+            Condition::Any => ("n", &[]),
+            Condition::Absent => ("a", &[]),
+            Condition::Present => ("m", &[]),
+            Condition::Version(version) => ("o", std::slice::from_ref(version)),
+            Condition::OneOf(versions) => ("o", versions),
             Condition::NoneOf {
                 versions,
                 or_absent,
-            } => script.add((if *or_absent { "n" } else { "m" }, list(versions))),
+            } => (if *or_absent { "n" } else { "m" }, versions),
         };
+        script.add((place, kind, list(versions)));
     }
-    for write in &commit.writes {
-        script.add(places[&write.key]);
+    for (place, write) in writes {
+        script.add(place);
         match &write.change {
             Change::Set { value, expires_at } => {
                 let deadline = expires_at.map_or(0, |deadline| deadline.0.max(1));
