@@ -79,7 +79,7 @@ local function is_accepted(last)
   return held and parts(held[1]) == major
 end
 
-local held, following, outcome_count = {}, {}, 0
+local held, following, outcome_count = {}, {}, false
 if queue ~= '' then
   local active, applied = known[6], known[7] or '0-0'
   if active and active ~= queue then
@@ -105,7 +105,7 @@ if queue ~= '' then
       return answer('full', { 'bytes' })
     end
   end
-  outcome_count = verdicts > 0 and look('XLEN', outcomes)
+  outcome_count = (verdicts > 0 or known[8]) and look('XLEN', outcomes)
 end
 local there, ends = {}, {}
 if writes > 0 then
@@ -172,7 +172,7 @@ announce(changes, announced, before + writes, changes_kept, known[4], known[5])
 
 local first_version, carried = int(before + math.min(writes, 1)), {}
 local fields = { 'version', int(before + writes), 'time', time }
-if verdicts > 0 then
+if outcome_count then
   local room_carried = CARRIED
   for place = 25, names, 6 do
     local position, kind, text, first, count, letter = unpack(ARGV, place, place + 5)
