@@ -6,49 +6,51 @@ use std::str::FromStr;
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use crate::error::{Error, Result};
-use crate::redis::link::tls;
 
 /// One server, or some servers of a cluster. `Display` leaves the login out, and errors repeat
 /// nothing of the text, any part of which may be a password.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Address {
-    text: String,
-    pub(crate) nodes: Vec<ConnectionInfo>,
-    pub(crate) is_cluster: bool,
-    is_tls: bool,
-    shown: String,
+    scheme: String,
+    /// With its `@`; empty without a login.
+    login: String,
+    place: String,
 }
 
 impl Address {
-    /// Returns the servers' addresses, for messages.
-    pub(crate) fn endpoints(&self) -> String {
-        let nodes = self.nodes.iter().map(|node| node.addr().to_string());
-        nodes.collect::<Vec<_>>().join(", ")
+    /// Returns true for some servers of a cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.scheme.ends_with("+cluster")
     }
 
     /// Returns true if the connection is encrypted.
     pub(crate) fn is_tls(&self) -> bool {
-        self.is_tls
+        self.scheme.starts_with("rediss")
+    }
+
+    /// Returns the server, or the servers of a cluster, at least one.
+    pub(crate) fn nodes(&self) -> Result<Vec<ConnectionInfo>> {
+        let (login, scheme) = (&self.login, self.scheme.trim_end_matches("+cluster"));
+        let nodes_max = if self.is_cluster() { usize::MAX } else { 1 };
+        let nodes = self.place.splitn(nodes_max, ',').map(|host| {
+            let node = format!("{scheme}://{login}{host}").into_connection_info();
+            // The client's reason may quote the text.
+            node.map_err(|_| wrong())
+        });
+        nodes.collect()
     }
 }
-
-impl PartialEq for Address {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for Address {}
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
+        let login = if self.login.is_empty() { "" } else { "***@" };
+        write!(f, "{}://{login}{}", self.scheme, self.place)
     }
 }
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.shown, f)
+        fmt::Debug::fmt(&self.to_string(), f)
     }
 }
 
@@ -59,43 +61,31 @@ impl FromStr for Address {
     /// `redis+cluster://[:password@]host[:port],host[:port]`; `rediss` in place of `redis` is TLS.
     fn from_str(text: &str) -> Result<Self> {
         let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-        let (one, is_cluster) = match scheme {
-            "redis" | "rediss" | "redis+unix" => (scheme, false),
-            "redis+cluster" => ("redis", true),
-            "rediss+cluster" => ("rediss", true),
+        let login_end = match scheme {
+            "redis" | "rediss" | "redis+cluster" | "rediss+cluster" => rest.rfind('@'),
+            // The path of a socket may contain any character.
+            "redis+unix" => None,
             _ => return Err(wrong()),
         };
-        let is_tls = one == "rediss";
-        if is_tls {
-            tls::check()?;
-        }
-        let (login, place) = match rest.rsplit_once('@') {
-            Some((login, place)) if one != "redis+unix" => (format!("{login}@"), place),
-            _ => (String::new(), rest),
+        let (login, place) = rest.split_at(login_end.map_or(0, |at| at + 1));
+        let address = Self {
+            scheme: scheme.to_owned(),
+            login: login.to_owned(),
+            place: place.to_owned(),
         };
+        if address.is_tls() && !cfg!(feature = "redis-tls") {
+            return Err(Error::Config(
+                "this program was built without TLS to Redis: build it with the feature redis-tls of kvstore-core".to_owned(),
+            ));
+        }
         // The client would end the server's name at any of these, and take a piece of the password
-        // for the server.
-        if login.contains(['/', '?', '#']) || place.contains(['?', '#']) {
+        // for the server. Only one server has databases.
+        let is_cut = login.contains(['/', '?', '#']) || place.contains(['?', '#']);
+        if is_cut || address.is_cluster() && place.contains('/') {
             return Err(wrong());
         }
-        let hosts: Vec<&str> = match is_cluster {
-            true if place.contains('/') => return Err(wrong()),
-            true => place.split(',').collect(),
-            false => vec![place],
-        };
-        let parse = |host: &&str| format!("{one}://{login}{host}").into_connection_info();
-        let nodes = hosts.iter().map(parse).collect::<Result<_, _>>();
-        Ok(Self {
-            // The client's reason may quote the text.
-            nodes: nodes.map_err(|_| wrong())?,
-            is_cluster,
-            is_tls,
-            shown: match login.as_str() {
-                "" => text.to_owned(),
-                _ => format!("{scheme}://***@{place}"),
-            },
-            text: text.to_owned(),
-        })
+        address.nodes()?;
+        Ok(address)
     }
 }
 

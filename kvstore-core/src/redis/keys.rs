@@ -1,6 +1,10 @@
 //! The names of the keys, and the hash tags that spread the partitions evenly over the slots of a
 //! cluster.
 
+use std::collections::HashMap;
+
+use redis::cluster_routing::{Route, Slot, SlotAddr};
+
 use crate::model::id::{Partition, PartitionCount, QueueId};
 use crate::model::key::Key;
 
@@ -17,13 +21,10 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new(prefix: &str, count: PartitionCount) -> Self {
-        let starts = tags(count)
-            .into_iter()
-            .map(|tag| format!("{prefix}:{{{tag}}}:"))
-            .collect();
+        let start = |tag| format!("{prefix}:{{{tag}}}:");
         Self {
             prefix: prefix.to_owned(),
-            starts,
+            starts: tags(count).into_iter().map(start).collect(),
         }
     }
 
@@ -45,10 +46,9 @@ impl Keys {
         format!("{}:workers", self.prefix)
     }
 
-    /// Returns the cluster slot that holds all keys of a partition.
-    pub(crate) fn slot(&self, partition: Partition) -> u16 {
-        let count = self.starts.len() as u32;
-        u16::try_from(first_slot(u32::from(partition.0), count)).unwrap_or(0)
+    /// Returns the route to the server of a cluster that has all keys of a partition.
+    pub(crate) fn route(&self, partition: Partition) -> Route {
+        Route::with_key(self.of(partition, ""), SlotAddr::Master)
     }
 
     pub(crate) fn of(&self, partition: Partition, name: &str) -> String {
@@ -64,43 +64,25 @@ impl Keys {
     }
 }
 
-/// Returns the first slot of a partition's even share.
-fn first_slot(partition: u32, count: u32) -> u32 {
-    partition * SLOTS / count
-}
-
 /// Returns the tag of each partition: the smallest number whose slot is the first of its even
 /// share.
 fn tags(count: PartitionCount) -> Vec<String> {
-    let count = u32::from(count.get());
-    let mut tags: Vec<Option<String>> = vec![None; count as usize];
-    let mut missing = count;
+    let shares = count.iter().map(|partition| {
+        let first = u32::from(partition.0) * SLOTS / u32::from(count.get());
+        (Slot::new(first as u16), partition)
+    });
+    let mut missing: HashMap<_, _> = shares.collect();
+    let mut tags = vec![String::new(); usize::from(count.get())];
     for number in 0_u32.. {
-        if missing == 0 {
+        if missing.is_empty() {
             break;
         }
         let tag = number.to_string();
-        let slot = u32::from(crc16(tag.as_bytes())) % SLOTS;
-        let index = (slot * count).div_ceil(SLOTS);
-        if index < count && first_slot(index, count) == slot && tags[index as usize].is_none() {
-            tags[index as usize] = Some(tag);
-            missing -= 1;
+        if let Some(partition) = missing.remove(&Some(Slot::for_key(&tag))) {
+            tags[usize::from(partition.0)] = tag;
         }
     }
-    tags.into_iter().flatten().collect()
-}
-
-/// Computes CRC-16/XMODEM, by which a cluster maps keys to slots.
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc: u16, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ 0x1021
-            }
-        })
-    })
+    tags
 }
 
 #[cfg(test)]
@@ -108,20 +90,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crc_is_that_of_the_cluster_specification() {
-        assert_eq!(crc16(b"123456789"), 0x31C3);
-    }
-
-    #[test]
     fn partitions_are_spread_evenly_over_the_slots() {
         for count in [1, 2, 3, 64, 100, 256, crate::redis::options::PARTITIONS_MAX] {
             let tags = tags(PartitionCount::new(count).unwrap());
-            let slots: Vec<u32> = tags
-                .iter()
-                .map(|tag| u32::from(crc16(tag.as_bytes())) % SLOTS)
-                .collect();
-            let even: Vec<u32> = (0..u32::from(count))
-                .map(|index| index * SLOTS / u32::from(count))
+            let slots: Vec<_> = tags.iter().map(Slot::for_key).collect();
+            let even: Vec<_> = (0..u32::from(count))
+                .map(|index| Slot::new((index * SLOTS / u32::from(count)) as u16).unwrap())
                 .collect();
             assert_eq!(slots, even, "{count} partitions");
         }

@@ -2,15 +2,17 @@
 //!
 //! What is not here: servers that refuse connections. Calls to those fail at once anyway.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use redis::Pipeline;
+use redis::cluster_routing::Route;
 use tokio::time::{sleep, timeout};
 
 use crate::error::{Error, Result};
 use crate::model::id::{Partition, PartitionCount};
+use crate::redis::keys::Keys;
 use crate::redis::link::Servers;
 
 /// How long a server may take to answer before it counts as silent. A read then fails.
@@ -28,50 +30,58 @@ pub(crate) enum Unanswered {
     Waits,
 }
 
-/// A flag for each server that may fall silent, true while it is silent. In a cluster each
-/// partition has one, for the server that has the partition.
-#[derive(Debug)]
-pub(crate) struct Breakers(Vec<Arc<AtomicBool>>);
+/// What is known of each server that may fall silent. In a cluster each partition has a breaker,
+/// for the server that has the partition.
+pub(crate) struct Breakers(Vec<Arc<Breaker>>);
+
+struct Breaker {
+    link: Servers,
+    route: Route,
+    is_silent: AtomicBool,
+}
 
 impl Breakers {
-    pub(crate) fn new(link: &Servers, partitions: PartitionCount) -> Self {
-        let count = match link {
-            Servers::One(_) => 1,
-            Servers::Cluster(_) => partitions.get(),
+    pub(crate) fn new(link: &Servers, keys: &Keys, partitions: PartitionCount) -> Self {
+        let partitions = match link {
+            Servers::One(_) => PartitionCount::ONE,
+            Servers::Cluster(_) => partitions,
         };
-        Self((0..count).map(|_| Arc::default()).collect())
+        let breaker = |partition| Breaker {
+            link: link.clone(),
+            route: keys.route(partition),
+            is_silent: AtomicBool::new(false),
+        };
+        Self(partitions.iter().map(breaker).map(Arc::new).collect())
     }
 
-    /// Waits for the answer of `call`, which concerns `partition`, over `link`; `slot` is the slot
-    /// of the partition.
+    /// Waits for the answer of `call`, which concerns `partition`.
     ///
     /// # Errors
     /// Those of `call`; [`Error::Unavailable`], without sending anything, if the server is silent.
     pub(crate) async fn pass<T>(
         &self,
         partition: Option<Partition>,
-        (link, slot): (&Servers, u16),
         unanswered: Unanswered,
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let flag = match (&self.0[..], partition) {
-            ([flag], _) => Some(flag),
-            (flags, Some(partition)) => flags.get(usize::from(partition.0)),
+        let breaker = match (&self.0[..], partition) {
+            ([breaker], _) => Some(breaker),
+            (breakers, Some(partition)) => breakers.get(usize::from(partition.0)),
             // Any server of a cluster may answer.
             (_, None) => None,
         };
-        if flag.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+        if breaker.is_some_and(|breaker| breaker.is_silent.load(Ordering::Relaxed)) {
             return Err(silent());
         }
         let mut call = std::pin::pin!(call);
         if let Ok(answer) = timeout(SILENCE_MAX, &mut call).await {
             return answer;
         }
-        if let Some(flag) = flag
-            && !flag.swap(true, Ordering::Relaxed)
+        if let Some(breaker) = breaker
+            && !breaker.is_silent.swap(true, Ordering::Relaxed)
         {
             tracing::warn!("the Redis server does not answer: calls fail until it does");
-            tokio::spawn(probe(Arc::downgrade(flag), link.clone(), slot));
+            tokio::spawn(probe(Arc::downgrade(breaker)));
         }
         match unanswered {
             Unanswered::Fails => Err(silent()),
@@ -87,22 +97,22 @@ fn silent() -> Error {
     }
 }
 
-/// Asks the server that has `slot` until it answers. An error is an answer, too: the next call
-/// interprets it.
-async fn probe(flag: std::sync::Weak<AtomicBool>, mut link: Servers, slot: u16) {
+/// Asks the breaker's server until it answers. An error is an answer, too: the next call interprets
+/// it.
+async fn probe(breaker: Weak<Breaker>) {
     let mut ping = Pipeline::new();
     ping.cmd("PING");
-    while let Some(is_silent) = flag.upgrade() {
-        match timeout(SILENCE_MAX, link.ask(slot, &ping)).await {
+    while let Some(breaker) = breaker.upgrade() {
+        match timeout(SILENCE_MAX, breaker.link.ask(breaker.route, &ping)).await {
             Err(_) => {}
             Ok(Err(error)) if error.is_timeout() => {}
             Ok(_) => {
-                is_silent.store(false, Ordering::Relaxed);
+                breaker.is_silent.store(false, Ordering::Relaxed);
                 tracing::info!("the Redis server answers again");
                 return;
             }
         }
-        drop(is_silent);
+        drop(breaker);
         sleep(PROBE_PERIOD).await;
     }
 }

@@ -2,120 +2,64 @@
 //! knows nothing of partitions, scripts or the meaning of an answer; see `session.rs` for those.
 
 pub(crate) mod breaker;
-pub(crate) mod password;
+pub(crate) mod connect;
+mod password;
 mod server;
-pub(crate) mod tls;
 pub(crate) mod wake;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
 
-use futures_util::FutureExt;
 use redis::aio::ConnectionLike;
-use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, RedisFuture, RedisResult, Value,
-};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Value};
 
-use crate::redis::link::password::PasswordFile;
 use crate::redis::link::server::ReconnectingServer;
-use crate::redis::link::tls::Certificates;
-
-/// How long a server may take to answer. A batch that waits for a slow disk needs time; past this
-/// limit its result is unknown.
-pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(30);
-
-/// How long connecting may take.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
-
-/// Most requests that wait for the socket.
-const REQUESTS_WAITING: usize = 1024;
-
-/// How often a cluster's client resends a command that was not answered, or that a server without
-/// its slot refused.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Resend {
-    /// For commands that are harmless to repeat.
-    Some = 3,
-    /// For changes. The answer must be that of the single time that a change was sent: if the last
-    /// of several copies was refused, an earlier one may still have been applied.
-    Never = 0,
-}
 
 /// One server or a cluster. Cheap to clone; all clones share their connections.
 #[derive(Clone)]
 pub(crate) enum Servers {
-    One(ReconnectingServer),
+    One(Arc<ReconnectingServer>),
     Cluster(ClusterConnection),
 }
 
 impl Servers {
-    /// Connects to the cluster that `nodes` are in.
-    pub(crate) async fn cluster(
-        nodes: &[ConnectionInfo],
-        certificates: Option<&Certificates>,
-        password: Option<&PasswordFile>,
-        resend: Resend,
-    ) -> RedisResult<Self> {
-        let mut client = ClusterClient::builder(nodes.to_vec())
-            .connection_timeout(CONNECT_MAX)
-            .response_timeout(ANSWER_MAX)
-            .retries(resend as u32);
-        if let Some(file) = password {
-            client = client.set_credentials_provider(file.clone());
+    /// Returns a route to each primary.
+    pub(crate) async fn routes(&self) -> RedisResult<Vec<Route>> {
+        if let Self::One(_) = self {
+            return Ok(vec![Route::new(0, SlotAddr::Master)]);
         }
-        let client = tls::cluster(client, certificates).build()?;
-        client.get_async_connection().await.map(Self::Cluster)
-    }
-
-    /// Connects to a server.
-    pub(crate) async fn one(
-        client: &Client,
-        password: Option<&PasswordFile>,
-        replica_taken: bool,
-    ) -> RedisResult<Self> {
-        let mut settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_MAX))
-            .set_response_timeout(Some(ANSWER_MAX))
-            .set_pipeline_buffer_size(REQUESTS_WAITING);
-        if let Some(file) = password {
-            settings = settings.set_credentials_provider(file.clone());
-        }
-        let server = ReconnectingServer::new(client.clone(), settings, replica_taken);
-        server.connect().await?;
-        Ok(Self::One(server))
-    }
-
-    /// Returns one slot of each primary, so that a request for each slot reaches all of them.
-    pub(crate) async fn slots(&mut self) -> RedisResult<Vec<u16>> {
-        let Self::Cluster(cluster) = self else {
-            return Ok(vec![0]);
-        };
-        let ranges: Vec<Vec<Value>> = redis::cmd("CLUSTER")
-            .arg("SLOTS")
-            .query_async(cluster)
-            .await?;
+        let ranges: Vec<Vec<Value>> = self.command(redis::cmd("CLUSTER").arg("SLOTS")).await?;
         let first = |range: &Vec<Value>| {
             // The two ends, the primary (address, port, …), its replicas.
             let [Value::Int(first), _, primary, ..] = &range[..] else {
                 return None;
             };
-            Some((format!("{primary:?}"), u16::try_from(*first).ok()?))
+            let route = Route::new(u16::try_from(*first).ok()?, SlotAddr::Master);
+            Some((format!("{primary:?}"), route))
         };
-        let slots: BTreeMap<String, u16> = ranges.iter().filter_map(first).collect();
-        Ok(slots.into_values().collect())
+        let routes: BTreeMap<_, _> = ranges.iter().filter_map(first).collect();
+        Ok(routes.into_values().collect())
     }
 
-    /// Sends `pipeline` to the server that has `slot`, over one connection, and returns its
-    /// answers. An answer may be an error.
-    pub(crate) async fn ask(&mut self, slot: u16, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
-        let count = pipeline.len();
+    /// Sends `command`, in a cluster to the servers that it concerns.
+    pub(crate) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        let answer = match self {
+            Self::One(server) => server.command(command).await,
+            Self::Cluster(cluster) => cluster.clone().req_packed_command(command).await,
+        };
+        Ok(redis::from_redis_value(answer?.extract_error()?)?)
+    }
+
+    /// Sends `pipeline` over one connection, in a cluster to the server at the end of `route`, and
+    /// returns its answers. An answer may be an error.
+    pub(crate) async fn ask(&self, route: Route, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         match self {
-            Self::One(server) => server.commands(pipeline, 0, count).await,
+            Self::One(server) => server.commands(pipeline).await,
             Self::Cluster(cluster) => {
-                let route = SingleNodeRoutingInfo::SpecificNode(Route::new(slot, SlotAddr::Master));
+                let (mut cluster, count) = (cluster.clone(), pipeline.len());
+                let route = SingleNodeRoutingInfo::SpecificNode(route);
                 cluster
                     .route_pipeline(pipeline.clone(), 0, count, route)
                     .await
@@ -129,34 +73,6 @@ impl Servers {
         match self {
             Self::One(server) => server.breaks(),
             Self::Cluster(_) => 0,
-        }
-    }
-}
-
-impl ConnectionLike for Servers {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        match self {
-            Self::One(server) => server.command(command).boxed(),
-            Self::Cluster(cluster) => cluster.req_packed_command(command),
-        }
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::One(server) => server.commands(pipeline, offset, count).boxed(),
-            Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Self::One(server) => server.db(),
-            Self::Cluster(cluster) => cluster.get_db(),
         }
     }
 }

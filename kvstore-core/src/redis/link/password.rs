@@ -9,6 +9,7 @@ use futures_util::Stream;
 use futures_util::stream::{StreamExt, unfold};
 use redis::auth::{BasicAuth, StreamingCredentialsProvider};
 use redis::{Client, ConnectionInfo, ErrorKind, RedisError, RedisResult};
+use tokio::time::interval;
 
 use crate::error::{Error, Result};
 use crate::redis::options::Options;
@@ -35,32 +36,32 @@ impl PasswordFile {
         let user = node.redis_settings().username().unwrap_or("default");
         let user = user.to_owned();
         let file = Self { path, user };
-        file.read().map_err(Error::Config)?;
-        Ok(Some(file))
+        match file.read() {
+            Ok(_) => Ok(Some(file)),
+            Err(error) => Err(Error::Config(error.detail().unwrap_or_default().to_owned())),
+        }
     }
 
-    fn read(&self) -> Result<String, String> {
-        let path = self.path.display();
-        let text = std::fs::read(&self.path)
-            .map_err(|error| format!("password_file {path} cannot be read: {error}"))?;
-        let text =
-            String::from_utf8(text).map_err(|_| format!("password_file {path} is not UTF-8"))?;
-        Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-    }
-
-    fn current(&self) -> RedisResult<String> {
+    fn read(&self) -> RedisResult<String> {
         let failed = |reason| {
-            let kind = ErrorKind::AuthenticationFailed;
-            RedisError::from((kind, "there is no password", reason))
+            let reason = format!("password_file {} {reason}", self.path.display());
+            RedisError::from((
+                ErrorKind::AuthenticationFailed,
+                "there is no password",
+                reason,
+            ))
         };
-        self.read().map_err(failed)
+        let text = std::fs::read(&self.path)
+            .map_err(|error| failed(format!("cannot be read: {error}")))?;
+        let text = String::from_utf8(text).map_err(|_| failed("is not UTF-8".to_owned()))?;
+        Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
 
     /// Returns `client` with the present password.
     pub(crate) fn log_in(&self, client: &Client) -> RedisResult<Client> {
         let info = client.get_connection_info();
         let login = info.redis_settings().clone();
-        let login = login.set_password(self.current()?);
+        let login = login.set_password(self.read()?);
         Client::open(info.clone().set_redis_settings(login))
     }
 }
@@ -68,16 +69,16 @@ impl PasswordFile {
 impl StreamingCredentialsProvider for PasswordFile {
     /// Streams the password as it is now, then each that differs from the last.
     fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
-        let passwords = unfold((self.clone(), None), |(file, mut last)| async move {
+        let state = (self.clone(), interval(READ_PERIOD), None);
+        let passwords = unfold(state, |(file, mut reads, last)| async move {
             loop {
-                if last.is_some() {
-                    tokio::time::sleep(READ_PERIOD).await;
-                }
-                let read = file.current();
-                let is_new = last.replace(read.clone().ok()) != Some(read.clone().ok());
-                if is_new {
+                // The first time is now.
+                reads.tick().await;
+                let read = file.read();
+                let password = Some(read.clone().ok());
+                if password != last {
                     let auth = read.map(|password| BasicAuth::new(file.user.clone(), password));
-                    return Some((auth, (file, last)));
+                    return Some((auth, (file, reads, password)));
                 }
             }
         });

@@ -5,17 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult,
     ServerErrorKind, Value,
 };
 
-/// A server with its connection. Cheap to clone; all clones share the connection.
-#[derive(Clone)]
-pub(crate) struct ReconnectingServer(Arc<ServerInner>);
-
-struct ServerInner {
+/// A server with its connection.
+pub(crate) struct ReconnectingServer {
     client: Client,
     settings: AsyncConnectionConfig,
     /// Accepts a replica, though its data is old and it refuses writes.
@@ -25,26 +22,27 @@ struct ServerInner {
 
 #[derive(Default)]
 struct ConnectionState {
-    current: Option<Connecting>,
-    /// How many earlier connections broke.
+    /// The connection, or an attempt to make one that its callers drive together.
+    current: Option<Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>>,
+    /// How many earlier connections broke, which is also the number of the current one.
     broken: u64,
 }
 
-/// A connection, or an attempt to make one that its callers drive together.
-type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
-
 impl ReconnectingServer {
-    pub(crate) fn new(
+    /// Connects to a server.
+    pub(crate) async fn open(
         client: Client,
         settings: AsyncConnectionConfig,
         replica_taken: bool,
-    ) -> Self {
-        Self(Arc::new(ServerInner {
+    ) -> RedisResult<Arc<Self>> {
+        let server = Arc::new(Self {
             client,
             settings,
             replica_taken,
             state: Mutex::default(),
-        }))
+        });
+        server.connection().await?;
+        Ok(server)
     }
 
     /// Returns how many connections broke. After one more, the next may lead to another server, or
@@ -53,112 +51,72 @@ impl ReconnectingServer {
         self.state().broken
     }
 
-    /// Connects unless a connection exists.
-    pub(crate) async fn connect(&self) -> RedisResult<()> {
-        self.connection().await.map(drop)
+    /// Returns the connection with its number, and connects first if there is none.
+    async fn connection(self: &Arc<Self>) -> RedisResult<(MultiplexedConnection, u64)> {
+        let (connecting, number) = {
+            let mut state = self.state();
+            let new = || Arc::clone(self).connect().boxed().shared();
+            (state.current.get_or_insert_with(new).clone(), state.broken)
+        };
+        let connection = connecting.await.inspect_err(|_| self.forget(number))?;
+        Ok((connection, number))
     }
 
-    pub(crate) fn db(&self) -> i64 {
-        self.0.client.get_connection_info().redis_settings().db()
+    async fn connect(self: Arc<Self>) -> RedisResult<MultiplexedConnection> {
+        let (client, settings) = (&self.client, &self.settings);
+        let connecting = client.get_multiplexed_async_connection_with_config(settings);
+        let mut connection = connecting.await?;
+        if !self.replica_taken {
+            let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
+            if matches!(role.first(), Some(Value::BulkString(role)) if role != b"master") {
+                let kind = ErrorKind::Server(ServerErrorKind::ReadOnly);
+                return Err((kind, "it is a replica, give the address of its primary").into());
+            }
+        }
+        Ok(connection)
     }
 
-    pub(crate) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
-        let (mut connection, which) = self.connection().await?;
-        let answer = connection.req_packed_command(command).await;
-        self.judge(&which, answer.as_ref().map(std::slice::from_ref));
+    pub(crate) async fn command(self: &Arc<Self>, command: &Cmd) -> RedisResult<Value> {
+        let (mut connection, number) = self.connection().await?;
+        let answer = connection.send_packed_command(command).await;
+        self.judge(number, answer.as_ref().map(std::slice::from_ref));
         answer
     }
 
-    pub(crate) async fn commands(
-        &self,
-        pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisResult<Vec<Value>> {
-        let (mut connection, which) = self.connection().await?;
-        let answers = connection.req_packed_commands(pipeline, offset, count);
+    pub(crate) async fn commands(self: &Arc<Self>, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        let (mut connection, number) = self.connection().await?;
+        let answers = connection.send_packed_commands(pipeline, 0, pipeline.len());
         let answers = answers.await;
-        self.judge(&which, answers.as_deref());
+        self.judge(number, answers.as_deref());
         answers
     }
 
     /// Drops a connection if its answers show that the next should come over a new one.
-    fn judge(&self, which: &Connecting, answers: Result<&[Value], &RedisError>) {
+    fn judge(&self, number: u64, answers: Result<&[Value], &RedisError>) {
         let is_over = match answers {
+            // The server has become a replica, and the address may lead to another one now.
             Ok(answers) => answers.iter().any(is_read_only),
-            Err(error) => is_over(error),
+            Err(error) => error.is_unrecoverable_error(),
         };
         if is_over {
-            self.forget(which);
+            self.forget(number);
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, ConnectionState> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn connection(&self) -> RedisResult<(MultiplexedConnection, Connecting)> {
-        let connecting = {
-            let mut state = self.state();
-            match &state.current {
-                Some(current) => current.clone(),
-                None => {
-                    let inner = Arc::clone(&self.0);
-                    let new = async move { inner.connect().await }.boxed().shared();
-                    state.current.insert(new).clone()
-                }
-            }
-        };
-        match connecting.clone().await {
-            Ok(connection) => Ok((connection, connecting)),
-            Err(error) => {
-                self.forget(&connecting);
-                Err(error)
-            }
-        }
-    }
-
-    /// Drops `broken`, so that the next request connects again.
-    fn forget(&self, broken: &Connecting) {
+    /// Drops connection `number`, so that the next request connects again.
+    fn forget(&self, number: u64) {
         let mut state = self.state();
-        if state
-            .current
-            .as_ref()
-            .is_some_and(|current| current.ptr_eq(broken))
-        {
+        if state.broken == number {
             state.current = None;
             state.broken += 1;
         }
     }
-}
 
-impl ServerInner {
-    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        let mut connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&self.settings)
-            .await?;
-        if !self.replica_taken && is_replica(&mut connection).await? {
-            return Err(RedisError::from((
-                ErrorKind::Server(ServerErrorKind::ReadOnly),
-                "it is a replica, give the address of its primary",
-            )));
-        }
-        Ok(connection)
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn is_replica(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
-    let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await?;
-    Ok(matches!(role.first(), Some(Value::BulkString(role)) if role != b"master"))
-}
-
-/// Returns true if the server has become a replica, so that the address may lead to another one
-/// now.
-fn is_read_only(value: &Value) -> bool {
-    matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly))
-}
-
-fn is_over(error: &RedisError) -> bool {
-    error.is_unrecoverable_error() || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+fn is_read_only(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly))
 }

@@ -4,13 +4,10 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use redis::Client;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 use crate::model::id::{Partition, PartitionCount, Position};
-use crate::redis::keys::Keys;
-use crate::redis::link::password::PasswordFile;
+use crate::redis::link::connect::Connector;
 use crate::redis::text::position;
 
 /// How long to wait before asking without having been woken.
@@ -20,12 +17,12 @@ pub(crate) const ASK_AFTER: Duration = Duration::from_millis(250);
 /// to do. A reconnection wakes all of them, so this covers only connections that break silently.
 pub(crate) const ASK_FOR_JOBS_AFTER: Duration = Duration::from_secs(1);
 
-/// What has moved in the store and in the queue, and the messages about it.
+/// What has moved in the store and in the queue. All clones share it.
+#[derive(Clone)]
 pub(crate) struct Wake {
     pub(crate) store: Board,
     pub(crate) queue: Board,
     claims: watch::Sender<u64>,
-    listener: AbortHandle,
 }
 
 /// What has moved: a count for all partitions together, and the last news of each.
@@ -47,35 +44,55 @@ pub(crate) struct News {
     pub(crate) carried: Vec<String>,
 }
 
-/// The position after a message may have been missed.
-const ANYWHERE: Position = Position {
-    major: u64::MAX,
-    minor: u64::MAX,
-};
+impl News {
+    /// Returns the news after a message may have been missed.
+    fn unknown() -> Self {
+        Self {
+            at: Instant::now(),
+            position: Position {
+                major: u64::MAX,
+                minor: u64::MAX,
+            },
+            carried: Vec::new(),
+        }
+    }
+}
 
 /// The message that another worker's partition may be free. Any other message is the number of a
 /// partition and, if that has changed, its position, followed by lines that it carries.
 const CLAIMS: &str = "claims";
 
 impl Wake {
-    pub(crate) fn new(
-        clients: Vec<Client>,
-        password: Option<PasswordFile>,
-        keys: &Keys,
-        partitions: PartitionCount,
-    ) -> Self {
-        let (store, queue) = (Board::new(partitions), Board::new(partitions));
-        let claims = watch::Sender::new(0);
-        let channels = [
-            (keys.channel(), store.clone()),
-            (keys.jobs_channel(), queue.clone()),
-        ];
-        let listener = tokio::spawn(listen(clients, password, channels, claims.clone()));
+    pub(crate) fn new(partitions: PartitionCount) -> Self {
         Self {
-            store,
-            queue,
-            claims,
-            listener: listener.abort_handle(),
+            store: Board::new(partitions),
+            queue: Board::new(partitions),
+            claims: watch::Sender::new(0),
+        }
+    }
+
+    /// Receives the messages of the channels of the store and of the queue, forever.
+    pub(crate) async fn listen(self, connector: Connector, channels: [String; 2]) {
+        // Every server of a cluster receives all messages, so the next one takes over when one is
+        // gone.
+        for attempt in 0.. {
+            if let Ok(messages) = connector.subscribe(&channels, attempt).await {
+                // Earlier messages may have been missed.
+                self.missed();
+                self.claims.send_modify(|count| *count += 1);
+                let mut messages = messages.into_on_message();
+                while let Some(message) = messages.next().await {
+                    let text = message.get_payload::<String>().unwrap_or_default();
+                    if text == CLAIMS {
+                        self.claims.send_modify(|count| *count += 1);
+                    } else if message.get_channel_name() == channels[0] {
+                        self.store.announce(&text);
+                    } else {
+                        self.queue.announce(&text);
+                    }
+                }
+            }
+            tokio::time::sleep(ASK_AFTER).await;
         }
     }
 
@@ -84,8 +101,8 @@ impl Wake {
         self.claims.subscribe()
     }
 
-    pub(crate) fn close(&self) {
-        self.listener.abort();
+    /// Announces that news of any partition may have been missed.
+    pub(crate) fn missed(&self) {
         self.store.missed();
         self.queue.missed();
     }
@@ -93,15 +110,10 @@ impl Wake {
 
 impl Board {
     fn new(partitions: PartitionCount) -> Self {
-        let unknown = || News {
-            at: Instant::now(),
-            position: ANYWHERE,
-            carried: Vec::new(),
-        };
-        let each = partitions.iter().map(|_| watch::Sender::new(unknown()));
+        let each = partitions.iter();
         Self {
             any: watch::Sender::new(0),
-            each: each.collect(),
+            each: each.map(|_| watch::Sender::new(News::unknown())).collect(),
         }
     }
 
@@ -133,43 +145,24 @@ impl Board {
         let mut lines = message.split('\n');
         let head = lines.next().unwrap_or_default();
         let (partition, to) = head.split_once(' ').unwrap_or((head, ""));
-        let sender = partition.parse().ok();
-        match sender.and_then(|partition: usize| self.each.get(partition)) {
-            Some(sender) => {
-                let carried = lines.map(str::to_owned).collect();
-                self.tell(std::slice::from_ref(sender), position(to).ok(), carried);
-            }
-            None => self.missed(),
-        }
+        let place = partition.parse().ok();
+        let Some(sender) = place.and_then(|place: usize| self.each.get(place)) else {
+            return self.missed();
+        };
+        sender.send_modify(|news| {
+            news.at = Instant::now();
+            news.position = position(to).unwrap_or(news.position);
+            news.carried = lines.map(str::to_owned).collect();
+        });
+        self.any.send_modify(|count| *count += 1);
     }
 
     /// Announces that news of any partition may have been missed.
     pub(crate) fn missed(&self) {
-        self.tell(&self.each, Some(ANYWHERE), Vec::new());
-    }
-
-    fn tell(
-        &self,
-        senders: &[watch::Sender<News>],
-        position: Option<Position>,
-        carried: Vec<String>,
-    ) {
-        for sender in senders {
-            sender.send_modify(|news| {
-                *news = News {
-                    at: Instant::now(),
-                    position: position.unwrap_or(news.position),
-                    carried: carried.clone(),
-                };
-            });
+        for sender in &self.each {
+            sender.send_replace(News::unknown());
         }
         self.any.send_modify(|count| *count += 1);
-    }
-}
-
-impl Drop for Wake {
-    fn drop(&mut self) {
-        self.listener.abort();
     }
 }
 
@@ -189,40 +182,4 @@ pub(crate) async fn reached(
         false
     };
     tokio::time::timeout(most, reached).await.unwrap_or(false)
-}
-
-/// Passes the messages of the store's channel and of the queue's on.
-async fn listen(
-    clients: Vec<Client>,
-    password: Option<PasswordFile>,
-    channels: [(String, Board); 2],
-    claims: watch::Sender<u64>,
-) {
-    let names = channels.each_ref().map(|(name, _)| name);
-    // Every server of a cluster receives all messages, so the next one takes over when one is gone.
-    for client in clients.iter().cycle() {
-        let logged_in = match &password {
-            None => Ok(client.clone()),
-            Some(file) => file.log_in(client),
-        };
-        if let Ok(client) = logged_in
-            && let Ok(mut messages) = client.get_async_pubsub().await
-            && messages.subscribe(&names).await.is_ok()
-        {
-            // Earlier messages may have been missed.
-            channels.iter().for_each(|(_, board)| board.missed());
-            claims.send_modify(|count| *count += 1);
-            let mut messages = messages.into_on_message();
-            while let Some(message) = messages.next().await {
-                let text = message.get_payload::<String>().unwrap_or_default();
-                let name = message.get_channel_name();
-                if text == CLAIMS {
-                    claims.send_modify(|count| *count += 1);
-                } else if let Some((_, board)) = channels.iter().find(|(own, _)| own == name) {
-                    board.announce(&text);
-                }
-            }
-        }
-        tokio::time::sleep(ASK_AFTER).await;
-    }
 }

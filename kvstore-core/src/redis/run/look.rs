@@ -2,16 +2,18 @@
 //! rights that the scripts need: a script that fails halfway for lack of a right would leave half
 //! of a change.
 
-use redis::{ErrorKind, Pipeline, RedisResult, Script, Value};
+use std::collections::HashMap;
+
+use redis::cluster_routing::Route;
+use redis::{ErrorKind, Pipeline, RedisResult, Value};
 
 use crate::redis::link::Servers;
 use crate::redis::options::Options;
+use crate::redis::scripts::{Call, Script};
 
-/// The script that returns the rights that the user lacks.
-const RIGHTS: &str = concat!(
-    "#!lua flags=no-writes\n",
-    include_str!("../scripts/rights.lua")
-);
+/// The name used for the run of a server that does not show it and is accepted all the same. Its
+/// numbers are never raised.
+const HIDDEN: &str = "hidden";
 
 /// The required value of each setting, and the consequence of any other.
 const NEEDED: [(&str, &str, &str); 4] = [
@@ -40,8 +42,8 @@ const NEEDED: [(&str, &str, &str); 4] = [
 /// What a server reports about itself.
 pub(crate) struct Look {
     /// Its run, which changes at each start, and its history, which also changes when it becomes a
-    /// primary. `None` if the server does not show its run.
-    pub(crate) run: Option<String>,
+    /// primary; or [`HIDDEN`].
+    pub(crate) run: String,
     /// How many replicas are connected to it.
     pub(crate) replicas: usize,
     /// Why it cannot be used, and what to do.
@@ -49,34 +51,43 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// Asks the server that has `slot`.
-    pub(crate) async fn at(link: &mut Servers, slot: u16, options: &Options) -> RedisResult<Self> {
+    /// Asks the server at the end of `route`.
+    pub(crate) async fn at(link: &Servers, route: Route, options: &Options) -> RedisResult<Self> {
+        let rights = Call::new(Script::Rights).arg(&options.prefix);
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("SCRIPT").arg("LOAD").arg(RIGHTS);
-        let script = Script::new(RIGHTS);
-        let rights = pipeline.cmd("EVALSHA").arg(script.get_hash());
-        rights.arg(0).arg(&options.prefix);
-        pipeline.cmd("INFO").arg("server");
-        pipeline.cmd("INFO").arg("replication");
-        for (name, ..) in NEEDED {
-            pipeline.cmd("CONFIG").arg("GET").arg(name);
-        }
-        let answers = link.ask(slot, &pipeline).await?;
-        let [loaded, rights, server, replication, settings @ ..] = &answers[..] else {
+        pipeline.add_command(rights.load());
+        pipeline.add_command(rights.command());
+        pipeline.cmd("INFO").arg(&["server", "replication"]);
+        pipeline
+            .cmd("CONFIG")
+            .arg("GET")
+            .arg(&NEEDED.map(|(name, ..)| name));
+        let answers = link.ask(route, &pipeline).await?;
+        let Ok([loaded, rights, info, settings]) = <[Value; 4]>::try_from(answers) else {
             let kind = ErrorKind::UnexpectedReturnType;
             return Err((kind, "it does not answer as Redis does").into());
         };
-        loaded.clone().extract_error()?;
-        let rights: Vec<String> = redis::from_redis_value(rights.clone().extract_error()?)?;
-        let run = info(server, "run_id").filter(|run| is_name(run));
-        let history = info(replication, "master_replid").filter(|history| is_name(history));
-        let replicas = info(replication, "connected_slaves");
+        loaded.extract_error()?;
+        let rights: Vec<String> = redis::from_redis_value(rights.extract_error()?)?;
+        // A server may refuse these two.
+        let info: String = redis::from_redis_value(info).unwrap_or_default();
+        let settings: HashMap<String, String> =
+            redis::from_redis_value(settings).unwrap_or_default();
+        let field = |name| {
+            let mut fields = info.lines().filter_map(|line| line.split_once(':'));
+            fields
+                .find(|(field, _)| *field == name)
+                .map(|(_, value)| value)
+        };
+        let run = field("run_id").filter(|run| is_name(run));
+        let history = field("master_replid").filter(|history| is_name(history));
+        let replicas = field("connected_slaves");
         let mut problems = Vec::new();
         if run.is_none() {
             problems.push("it does not show its run_id (INFO server)".to_owned());
         }
-        for ((name, needed, otherwise), answer) in NEEDED.into_iter().zip(settings) {
-            match setting(answer) {
+        for (name, needed, otherwise) in NEEDED {
+            match settings.get(name) {
                 Some(value) if value == needed => {}
                 Some(value) => problems.push(format!(
                     "{name} is {value}, set it to {needed} (otherwise {otherwise})"
@@ -87,11 +98,11 @@ impl Look {
             }
         }
         Ok(Self {
-            run: run.map(|run| match history {
+            run: match (run, history) {
                 // Longer values would make Redis keep the partition's hashes in a slower form.
-                Some(history) => format!("{run:.20}-{history:.20}"),
-                None => run.to_owned(),
-            }),
+                (Some(run), Some(history)) => format!("{run:.20}-{history:.20}"),
+                (run, _) => run.unwrap_or(HIDDEN).to_owned(),
+            },
             replicas: replicas.and_then(|count| count.parse().ok()).unwrap_or(0),
             refusal: match &rights[..] {
                 [] if options.relaxed_durability || problems.is_empty() => None,
@@ -106,24 +117,6 @@ impl Look {
             },
         })
     }
-}
-
-/// Extracts a field from the answer to INFO.
-fn info<'a>(answer: &'a Value, name: &str) -> Option<&'a str> {
-    let text = match answer {
-        Value::BulkString(text) => std::str::from_utf8(text).ok()?,
-        Value::VerbatimString { text, .. } => text,
-        _ => return None,
-    };
-    let fields = text.lines().filter_map(|line| line.split_once(':'));
-    let mut values = fields.filter(|(field, _)| *field == name);
-    values.next().map(|(_, value)| value)
-}
-
-/// Extracts the value from the answer to CONFIG GET.
-fn setting(answer: &Value) -> Option<String> {
-    let pair: Vec<String> = redis::from_redis_value(answer.clone()).ok()?;
-    pair.into_iter().nth(1)
 }
 
 /// Returns true if `run` may become part of a script's text.
@@ -157,7 +150,7 @@ mod tests {
             "{used:?}"
         );
         let is_checked = |command: &str| {
-            super::RIGHTS
+            include_str!("../scripts/rights.lua")
                 .split(|letter: char| !letter.is_ascii_uppercase())
                 .any(|word| word == command)
         };

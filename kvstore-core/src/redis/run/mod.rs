@@ -16,53 +16,39 @@
 pub(crate) mod look;
 pub(crate) mod resend;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redis::{Cmd, Pipeline, Script};
+use redis::{Cmd, Pipeline};
 
 use crate::model::id::{Partition, PartitionCount, Position};
-use crate::redis::scripts::{self, Call};
-
-/// The name used for a server that hides its run and is accepted all the same. Its numbers are
-/// never raised.
-const HIDDEN: &str = "hidden";
+use crate::redis::scripts::{Call, ScriptText, bound};
 
 /// A run of a server that was checked, with the scripts that are bound to it.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) name: String,
-    /// The texts of the scripts that give out numbers, and their hashes.
-    scripts: Vec<(String, String)>,
+    /// The scripts that give out numbers.
+    scripts: Vec<ScriptText>,
 }
 
 impl Run {
-    pub(crate) fn new(name: Option<&str>) -> Self {
-        let name = name.unwrap_or(HIDDEN);
-        let script = |script| {
-            let text = scripts::bound(script, name);
-            let hash = Script::new(&text).get_hash().to_owned();
-            (text, hash)
-        };
-        Self {
-            name: name.to_owned(),
-            scripts: (0..scripts::BOUND).map(script).collect(),
-        }
+    pub(crate) fn new(name: String) -> Self {
+        let scripts = bound(&name);
+        Self { name, scripts }
     }
 
     /// Returns the commands that load all scripts.
     pub(crate) fn load(&self) -> Pipeline {
         let mut pipeline = Pipeline::new();
-        for (text, _) in &self.scripts {
-            pipeline.cmd("SCRIPT").arg("LOAD").arg(text);
+        for script in &self.scripts {
+            pipeline.add_command(script.load());
         }
         pipeline
     }
 
     pub(crate) fn command(&self, call: &Call) -> Cmd {
-        let (_, hash) = &self.scripts[call.script as usize];
-        call.command(hash)
+        self.scripts[call.script as usize].command(call)
     }
 }
 
@@ -71,7 +57,7 @@ impl Run {
 pub(crate) struct Runs {
     places: Vec<Mutex<PartitionRun>>,
     /// Runs in use by some partition, so that partitions share them.
-    known: Mutex<BTreeMap<String, Weak<Run>>>,
+    known: Mutex<Vec<Arc<Run>>>,
     lost: AtomicU64,
 }
 
@@ -97,31 +83,22 @@ impl Runs {
         place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the run of the partition's server, unless another one may be at the end of the
-    /// connection by now.
-    pub(crate) fn met(&self, partition: Partition, breaks: u64) -> Option<Arc<Run>> {
-        let place = self.place(partition);
-        let (run, at) = place.met.as_ref()?;
-        (*at == breaks).then(|| Arc::clone(run))
+    /// Returns the run of the partition's server that was checked last, and how many connections
+    /// had broken by then. After another break, another run may be at the end of the connection.
+    pub(crate) fn met(&self, partition: Partition) -> Option<(Arc<Run>, u64)> {
+        self.place(partition).met.clone()
     }
 
-    /// Returns the run of that name; `None` is for a server that hides its name.
-    pub(crate) fn named(&self, name: Option<&str>) -> Arc<Run> {
-        let name = name.unwrap_or(HIDDEN);
+    /// Returns the run of that name.
+    pub(crate) fn named(&self, name: String) -> Arc<Run> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
-            known.retain(|_, run| run.strong_count() > 0);
-            let run = Arc::new(Run::new(Some(name)));
-            known.insert(name.to_owned(), Arc::downgrade(&run));
-            run
-        })
-    }
-
-    /// Returns true if the partition's server was in another run when it was last checked.
-    pub(crate) fn is_other(&self, partition: Partition, run: &Run) -> bool {
-        let place = self.place(partition);
-        let met = place.met.as_ref();
-        met.is_some_and(|(before, _)| before.name != run.name)
+        if let Some(run) = known.iter().find(|run| run.name == name) {
+            return Arc::clone(run);
+        }
+        known.retain(|run| Arc::strong_count(run) > 1);
+        let run = Arc::new(Run::new(name));
+        known.push(Arc::clone(&run));
+        run
     }
 
     pub(crate) fn meet(&self, partition: Partition, run: Arc<Run>, breaks: u64) {

@@ -2,17 +2,22 @@
 //! bound to a run of their server (`run/mod.rs`); the others are loaded when a server does not know
 //! them yet.
 
-use redis::{Cmd, RedisResult, ScriptInvocation, ToRedisArgs};
+use std::sync::LazyLock;
 
-use crate::model::id::{Partition, PartitionCount, QueueId};
+use redis::{Cmd, FromRedisValue, RedisResult, ToRedisArgs, Value};
+
+use crate::model::id::Partition;
 use crate::redis::keys::Keys;
 use crate::redis::link::Servers;
+
+/// What precedes every script's own text.
+const SHARED: &str = include_str!("shared.lua");
 
 /// The name of the layout of the keys. A store with another one needs another program.
 pub(crate) const FORMAT: &str = "1";
 
 /// How many scripts, from the first, are bound to a run.
-pub(crate) const BOUND: usize = Script::Step as usize + 1;
+const BOUND: usize = Script::Step as usize + 1;
 
 /// The name of each script, its flags, its file, and the keys of a partition that it takes before
 /// all others. With `no-writes`, a script also runs on a server that refuses writes; with
@@ -36,6 +41,7 @@ scripts! {
     Step "allow-oom" "step.lua" "state" "keys" "deadlines" "changes" "letters" "letter-index" "queue" "jobs";
     Activate "allow-oom" "activate.lua" "state";
     Adopt "allow-oom" "adopt.lua";
+    Barrier "allow-oom" "barrier.lua" "barrier";
     Bind "allow-oom" "bind.lua";
     Changes "no-writes" "changes.lua" "state" "changes";
     Claim "allow-oom" "claim.lua" "claim" "requests" "request-deadlines" "request-guarantees" "queue" "jobs";
@@ -50,6 +56,7 @@ scripts! {
     Meta "allow-oom" "meta.lua";
     Outcome "no-writes" "outcome.lua" "state" "letters";
     Read "no-writes" "read.lua" "queue" "jobs" "state";
+    Rights "no-writes" "rights.lua";
     StartAfter "allow-oom" "start_after.lua" "queue" "jobs" "state";
     Workers "allow-oom" "workers.lua";
 }
@@ -60,8 +67,8 @@ pub(crate) struct Call {
     pub(crate) script: Script,
     /// The partition that it concerns, if it concerns one.
     pub(crate) partition: Option<Partition>,
-    pub(crate) keys: Vec<Vec<u8>>,
-    pub(crate) arguments: Vec<Vec<u8>>,
+    keys: Vec<Vec<u8>>,
+    arguments: Vec<Vec<u8>>,
 }
 
 impl Call {
@@ -100,56 +107,72 @@ impl Call {
         arguments.write_redis_args(&mut self.arguments);
     }
 
-    /// Returns the command that runs the script, given its hash, on a server that knows it.
-    pub(crate) fn command(&self, hash: &str) -> Cmd {
+    /// Returns the command that makes a server know the script, which is not bound to a run.
+    pub(crate) fn load(&self) -> Cmd {
+        self.unbound().load()
+    }
+
+    /// Returns the command that runs the script, which is not bound to a run, on a server that
+    /// knows it.
+    pub(crate) fn command(&self) -> Cmd {
+        self.unbound().command(self)
+    }
+
+    /// Runs the script, which is not bound to a run. Loads it first where it is not known.
+    pub(crate) async fn invoke<T: FromRedisValue>(&self, link: &Servers) -> RedisResult<T> {
+        let command = self.command();
+        match link.command(&command).await {
+            Err(error) if error.code() == Some("NOSCRIPT") => {
+                // All servers of a cluster receive it: the slot may be moving to any of them.
+                let _: Value = link.command(&self.load()).await?;
+                link.command(&command).await
+            }
+            answer => answer,
+        }
+    }
+
+    fn unbound(&self) -> &'static ScriptText {
+        static UNBOUND: LazyLock<Vec<ScriptText>> = LazyLock::new(|| texts(&ALL[BOUND..], SHARED));
+        &UNBOUND[self.script as usize - BOUND]
+    }
+}
+
+/// The text of a script, and the hash by which a server knows it.
+#[derive(Debug)]
+pub(crate) struct ScriptText {
+    text: String,
+    hash: String,
+}
+
+impl ScriptText {
+    /// Returns the command that makes a server know the script.
+    pub(crate) fn load(&self) -> Cmd {
+        let mut command = redis::cmd("SCRIPT");
+        command.arg("LOAD").arg(&self.text);
+        command
+    }
+
+    /// Returns the command that runs the script on a server that knows it.
+    pub(crate) fn command(&self, call: &Call) -> Cmd {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(hash).arg(self.keys.len());
-        command.arg(&self.keys).arg(&self.arguments);
+        command.arg(&self.hash).arg(call.keys.len());
+        command.arg(&call.keys).arg(&call.arguments);
         command
     }
 }
 
-/// Returns the text of a script that is bound to run `name`.
-pub(crate) fn bound(script: usize, name: &str) -> String {
-    let (flags, own, _) = ALL[script];
-    let shared = include_str!("shared.lua");
+/// Returns the scripts that are bound to a run, for run `name`, in the order of [`Script`].
+pub(crate) fn bound(name: &str) -> Vec<ScriptText> {
     let numbering = include_str!("numbering.lua");
-    format!("#!lua flags={flags}\nlocal RUN = '{name}'\n{shared}{numbering}{own}")
+    let before = format!("local RUN = '{name}'\n{SHARED}{numbering}");
+    texts(&ALL[..BOUND], &before)
 }
 
-/// The scripts that are not bound to a run.
-pub(crate) struct Scripts(Vec<redis::Script>);
-
-impl Scripts {
-    pub(crate) fn new() -> Self {
-        let script = |(flags, own, _): &(&str, &str, &[&str])| {
-            let shared = include_str!("shared.lua");
-            redis::Script::new(&format!("#!lua flags={flags}\n{shared}{own}"))
-        };
-        Self(ALL[BOUND..].iter().map(script).collect())
-    }
-
-    pub(crate) fn of(&self, call: &Call) -> ScriptInvocation<'_> {
-        let mut script = self.0[call.script as usize - BOUND].prepare_invoke();
-        script.key(&call.keys).arg(&call.arguments);
-        script
-    }
-
-    pub(crate) fn hash(&self, script: Script) -> &str {
-        self.0[script as usize - BOUND].get_hash()
-    }
-
-    /// Creates the store under `meta` if it does not exist. Returns its format, partitions and
-    /// queue.
-    pub(crate) async fn meta(
-        &self,
-        link: &mut Servers,
-        meta: &str,
-        partitions: PartitionCount,
-        queue: QueueId,
-    ) -> RedisResult<(String, u16, String)> {
-        let call = Call::new(Script::Meta).key(meta);
-        let call = call.arg((FORMAT, partitions.get(), queue.to_string()));
-        self.of(&call).invoke_async(link).await
-    }
+fn texts(scripts: &[(&str, &str, &[&str])], before: &str) -> Vec<ScriptText> {
+    let texts = scripts.iter().map(|(flags, own, _)| {
+        let text = format!("#!lua flags={flags}\n{before}{own}");
+        let hash = redis::Script::new(&text).get_hash().to_owned();
+        ScriptText { text, hash }
+    });
+    texts.collect()
 }
