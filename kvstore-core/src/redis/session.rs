@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 
 use crate::error::{Error, Result, source};
 use crate::limits::RENUMBER_GAP;
-use crate::model::id::{Partition, PartitionCount, Position, QueueId};
+use crate::model::id::{Partition, PartitionCount, QueueId};
 use crate::redis::address::Address;
 use crate::redis::keys::Keys;
 use crate::redis::link::Servers;
@@ -127,7 +127,7 @@ impl Session {
         let partitions = PartitionCount::new(partitions)?;
         let keys = Keys::new(&options.prefix, partitions);
         let runs = Runs::new(partitions);
-        if let (Servers::One(_), [run]) = (&link, &met[..]) {
+        if let [run] = &met[..] {
             for (partition, link) in partitions.iter().zip(numbering.iter().cycle()) {
                 runs.meet(partition, Arc::clone(run), link.breaks());
             }
@@ -289,7 +289,7 @@ impl Session {
                 Some((run, at)) if at == breaks => run,
                 _ => self.meet(partition, None).await?,
             };
-            match self.send(partition, run.command(call), replicas).await {
+            match self.send(&run, call, replicas).await {
                 Ok(sent) => return Ok(sent),
                 Err(error) if error.code() == Some("NOSCRIPT") => {
                     self.meet(partition, Some(&run)).await?;
@@ -306,16 +306,11 @@ impl Session {
         ))
     }
 
-    /// Sends a command that gives out numbers, once. Returns its answer, and how many replicas have
-    /// its change.
-    async fn send(
-        &self,
-        partition: Partition,
-        command: Cmd,
-        replicas: usize,
-    ) -> RedisResult<(Value, usize)> {
+    /// Sends a call once. Returns its answer, and how many replicas have its change.
+    async fn send(&self, run: &Run, call: &Call, replicas: usize) -> RedisResult<(Value, usize)> {
+        let partition = call.partition.unwrap_or_default();
         let mut pipeline = Pipeline::new();
-        pipeline.add_command(command);
+        pipeline.add_command(run.command(call));
         if replicas > 0 {
             pipeline.add_command(wait(replicas));
         }
@@ -409,11 +404,7 @@ impl Session {
         let ended: String = entered.map_err(not_reached)?;
         self.check_store(link).await?;
         if let Ok(minor) = ended.parse() {
-            let end = Position {
-                minor,
-                ..acknowledged
-            };
-            self.runs.ended(partition, end);
+            self.runs.ended(partition, acknowledged.major, minor);
         }
         Ok(())
     }

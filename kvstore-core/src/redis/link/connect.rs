@@ -111,13 +111,9 @@ impl Connector {
     }
 
     /// Subscribes to `channels` at the server, or at one of the known servers of a cluster: another
-    /// one at each `attempt`.
-    pub(crate) async fn subscribe(
-        &self,
-        channels: &[String],
-        attempt: usize,
-    ) -> RedisResult<PubSub> {
-        let client = &self.clients[attempt % self.clients.len()];
+    /// one at each turn.
+    pub(crate) async fn subscribe(&self, channels: &[String], turn: usize) -> RedisResult<PubSub> {
+        let client = &self.clients[turn % self.clients.len()];
         let mut messages = match &self.password {
             None => client.get_async_pubsub().await?,
             Some(file) => file.log_in(client)?.get_async_pubsub().await?,

@@ -75,8 +75,8 @@ impl Wake {
     pub(crate) async fn listen(self, connector: Connector, channels: [String; 2]) {
         // Every server of a cluster receives all messages, so the next one takes over when one is
         // gone.
-        for attempt in 0.. {
-            if let Ok(messages) = connector.subscribe(&channels, attempt).await {
+        for turn in 0.. {
+            if let Ok(messages) = connector.subscribe(&channels, turn).await {
                 // Earlier messages may have been missed.
                 self.missed();
                 self.claims.send_modify(|count| *count += 1);

@@ -58,10 +58,8 @@ impl Look {
         pipeline.add_command(rights.load());
         pipeline.add_command(rights.command());
         pipeline.cmd("INFO").arg(&["server", "replication"]);
-        pipeline
-            .cmd("CONFIG")
-            .arg("GET")
-            .arg(&NEEDED.map(|(name, ..)| name));
+        let settings = pipeline.cmd("CONFIG").arg("GET");
+        settings.arg(&NEEDED.map(|(name, ..)| name));
         let answers = link.ask(route, &pipeline).await?;
         let Ok([loaded, rights, info, settings]) = <[Value; 4]>::try_from(answers) else {
             let kind = ErrorKind::UnexpectedReturnType;
@@ -73,15 +71,11 @@ impl Look {
         let info: String = redis::from_redis_value(info).unwrap_or_default();
         let settings: HashMap<String, String> =
             redis::from_redis_value(settings).unwrap_or_default();
-        let field = |name| {
-            let mut fields = info.lines().filter_map(|line| line.split_once(':'));
-            fields
-                .find(|(field, _)| *field == name)
-                .map(|(_, value)| value)
-        };
-        let run = field("run_id").filter(|run| is_name(run));
-        let history = field("master_replid").filter(|history| is_name(history));
-        let replicas = field("connected_slaves");
+        let fields = info.lines().filter_map(|line| line.split_once(':'));
+        let info: HashMap<&str, &str> = fields.collect();
+        let run = info.get("run_id").filter(|run| is_name(run));
+        let history = info.get("master_replid").filter(|history| is_name(history));
+        let replicas = info.get("connected_slaves");
         let mut problems = Vec::new();
         if run.is_none() {
             problems.push("it does not show its run_id (INFO server)".to_owned());
@@ -101,7 +95,7 @@ impl Look {
             run: match (run, history) {
                 // Longer values would make Redis keep the partition's hashes in a slower form.
                 (Some(run), Some(history)) => format!("{run:.20}-{history:.20}"),
-                (run, _) => run.unwrap_or(HIDDEN).to_owned(),
+                (run, _) => run.copied().unwrap_or(HIDDEN).to_owned(),
             },
             replicas: replicas.and_then(|count| count.parse().ok()).unwrap_or(0),
             refusal: match &rights[..] {

@@ -115,16 +115,17 @@ impl Runs {
         self.place(partition).acknowledged
     }
 
-    /// Records that the numbering of the last acknowledged job ended at `end`: later jobs are lost.
-    pub(crate) fn ended(&self, partition: Partition, end: Position) {
+    /// Records that the last job of the numbering `major` of the last acknowledged job is `minor`:
+    /// later jobs are lost.
+    pub(crate) fn ended(&self, partition: Partition, major: u64, minor: u64) {
         let acknowledged = std::mem::take(&mut self.place(partition).acknowledged);
-        if acknowledged.major != end.major || acknowledged.minor <= end.minor {
+        if acknowledged.major != major || acknowledged.minor <= minor {
             return;
         }
         self.lost
-            .fetch_add(acknowledged.minor - end.minor, Ordering::Relaxed);
+            .fetch_add(acknowledged.minor - minor, Ordering::Relaxed);
         tracing::error!(
-            %partition, after = %end, up_to = %acknowledged,
+            %partition, after = %Position { major, minor }, up_to = %acknowledged,
             "the Redis server has lost the jobs between these positions, which it had acknowledged: it came back from an older copy, or \
              a server that lagged took its place"
         );

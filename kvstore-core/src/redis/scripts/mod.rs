@@ -85,10 +85,8 @@ impl Call {
     pub(crate) fn of(script: Script, keys: &Keys, partition: Partition) -> Self {
         let (_, _, names) = ALL[script as usize];
         let keys = names.iter().map(|name| keys.of(partition, name));
-        let call = Self {
-            partition: Some(partition),
-            ..Self::new(script)
-        };
+        let mut call = Self::new(script);
+        call.partition = Some(partition);
         call.key(keys.collect::<Vec<_>>())
     }
 
