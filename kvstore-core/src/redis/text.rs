@@ -1,11 +1,9 @@
 //! Domain types as text in Redis, encoded and decoded: the only module that knows these formats.
 
-use std::fmt::Display;
-
 use crate::error::{Error, Result, Subject};
 use crate::model::commit::Verdict;
 use crate::model::entry::{Entry, Timestamp, Version};
-use crate::model::id::{JobId, Partition, Position};
+use crate::model::id::{JobId, Partition, Position, QueueId};
 use crate::model::job::{Applied, Computed, Dead, JobState, Outcome};
 use crate::model::value::Value;
 
@@ -120,7 +118,7 @@ pub(crate) fn stream_id(position: Position) -> String {
 }
 
 /// Returns the name of a dead letter in its partition. Names sort in the order of the ids.
-pub(crate) fn letter_name(queue: impl Display, job: Position) -> String {
+pub(crate) fn letter_name(queue: QueueId, job: Position) -> String {
     format!("{queue}.{:020}-{:020}", job.major, job.minor)
 }
 

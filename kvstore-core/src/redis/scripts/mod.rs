@@ -37,7 +37,7 @@ macro_rules! scripts {
 scripts! {
     Enqueue "" "enqueue.lua" "queue" "jobs" "requests" "request-deadlines" "request-guarantees";
     Enter "allow-oom" "enter.lua" "state" "queue";
-    Expire "allow-oom" "expire.lua" "state" "keys" "deadlines" "changes";
+    Expire "allow-oom" "step.lua" "state" "keys" "deadlines" "changes" "letters" "letter-index" "queue" "jobs";
     Step "allow-oom" "step.lua" "state" "keys" "deadlines" "changes" "letters" "letter-index" "queue" "jobs";
     Activate "allow-oom" "activate.lua" "state";
     Adopt "allow-oom" "adopt.lua";

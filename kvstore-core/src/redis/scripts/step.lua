@@ -4,9 +4,9 @@
 -- KEYS  1 state, 2 index, 3 deadlines, 4 changes, 5 letters, 6 letter index, 7 queue, 8 jobs,
 --       9 outcomes of the queue, 10 record of the sender, then the entries, those that are checked
 --       first
--- ARGV  1 skew (ms), 2 channel, 3 partition, 4 the sender's number, or '' for a commit that
---       advances, which takes effect once anyway, 5 queue that it advances or '', 6 from, 7 to,
---       8 whether the jobs between are lost (1, 0), 9 whether the log is on this server (1, 0);
+-- ARGV  1 skew (ms), 2 channel, 3 partition, 4 the sender's number, or '' for a commit that takes
+--       effect once anyway, 5 queue, 6 from, 7 to, both '' if it advances no queue, 8 whether the
+--       jobs between are lost (1, 0), 9 whether it advances a log on this server (1, 0);
 --       10 how long the answer is remembered (ms), 11 changes kept, 12 entries, 13 how many of them
 --       are checked, 14 checks, 15 writes, 16 outcomes, 17 how many of them are dead letters,
 --       18 most dead letters, 19 most bytes of them, 20 most outcomes, 21 most bytes of them,
@@ -17,10 +17,10 @@
 --       for each entry its name;
 --       for each check: entry, kind (a absent, o one of these versions, n none of them, m present
 --       with none of them), versions with commas around each;
---       for each write: entry, kind (s set, t set for a time, d delete), deadline (s: ms, 0 never;
---       t: ms from now), value
--- Says  {'ok', {first version, a digit for each write: whether the key existed}, entries of the
---       log}; or, with nothing changed: {'conflict', {check from 0, version or ''}}, {'queue', {the
+--       for each write: entry, kind (s set, t set for a time, d delete, x remove if it has expired),
+--       deadline (s: ms, 0 never; t: ms from now), value
+-- Says  {'ok', {first version, a digit for each write: whether the key existed (x: whether it had
+--       expired)}, entries of the log}; or, with nothing changed: {'conflict', {check from 0, version or ''}}, {'queue', {the
 --       active one}}, {'stale', {position}}, {'unset', {}}, {'full', {'count' or 'bytes'}}
 --
 -- Redis does not roll back when a command fails, so everything, types too, is checked before the
@@ -79,8 +79,9 @@ local function is_accepted(last)
   return held and parts(held[1]) == major
 end
 
-local held, following, outcome_count = {}, {}, false
-if queue ~= '' then
+local held, following = {}, {}
+local advances, has_outcomes = from ~= '', verdicts > 0 or known[8]
+if advances then
   local active, applied = known[6], known[7] or '0-0'
   if active and active ~= queue then
     return answer('queue', { active })
@@ -105,8 +106,8 @@ if queue ~= '' then
       return answer('full', { 'bytes' })
     end
   end
-  outcome_count = (verdicts > 0 or known[8]) and look('XLEN', outcomes)
 end
+local outcome_count = has_outcomes and look('XLEN', outcomes)
 local there, ends = {}, {}
 if writes > 0 then
   look('XLEN', changes)
@@ -126,15 +127,15 @@ for write = 1, writes do
   place, entry = place + 4, tonumber(entry)
   local name, version, text = ARGV[names + entry], int(before + write), texts[entry]
   local is_there = text or (text == nil and there[entry])
-  local has_ended = text == nil and ends[entry] and tonumber(ends[entry]) <= now
-  existed[write] = is_there and not has_ended and '1' or '0'
+  local has_ended = text == nil and ends[entry] and tonumber(ends[entry]) <= now or false
+  existed[write] = is_there and has_ended == (kind == 'x') and '1' or '0'
   if kind == 't' then
-    deadline = int(now + tonumber(deadline))
+    kind, deadline = 's', int(now + tonumber(deadline))
   end
-  if kind ~= 'd' and (deadline == '0' or tonumber(deadline) > now) then
+  if kind == 's' and (deadline == '0' or tonumber(deadline) > now) then
     texts[entry], dates[entry] = version .. ' ' .. deadline .. ' ' .. value, deadline
     push(announced, 's' .. version, name)
-  else
+  elseif kind ~= 'x' or has_ended then
     texts[entry] = false
     if is_there then
       -- Watchers still see it: an entry that has expired but was not removed ends now.
@@ -172,7 +173,7 @@ announce(changes, announced, before + writes, changes_kept, known[4], known[5])
 
 local first_version, carried = int(before + math.min(writes, 1)), {}
 local fields = { 'version', int(before + writes), 'time', time }
-if outcome_count then
+if has_outcomes then
   local room_carried = CARRIED
   for place = 25, names, 6 do
     local position, kind, text, first, count, letter = unpack(ARGV, place, place + 5)
@@ -192,7 +193,7 @@ if outcome_count then
   prune(fields, queue, outcomes, outcome_count + verdicts, now - retention, outcomes_max, outcome_bytes, outcome_bytes_max)
   push(fields, 'letters', int(letter_bytes))
 end
-if queue ~= '' then
+if advances then
   push(fields, 'applied:' .. queue, to)
 end
 if is_lost == '1' then
@@ -209,7 +210,7 @@ if is_own == '1' then
   partition = partition .. ' ' .. to .. table.concat(carried)
 end
 redis.call('HSET', state, unpack(fields))
-if writes > 0 or queue ~= '' then
+if writes > 0 or advances then
   publish(channel, partition)
 end
 return answer('ok', { first_version, existed }, most > 0 and following or {})

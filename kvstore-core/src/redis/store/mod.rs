@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 
 use crate::error::Result;
-use crate::limits::{CHANGES_MAX, EXPIRE_BATCH, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX};
+use crate::limits::{EXPIRE_BATCH, OUTCOME_RETENTION};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::Entry;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{DeadLetter, JobState, Outcome};
 use crate::model::key::Key;
+use crate::model::write::{Change, Write};
 use crate::redis::link::wake::{ASK_AFTER, reached};
 use crate::redis::scripts::Script;
 use crate::redis::session::Session;
@@ -64,6 +65,16 @@ impl RedisStore {
         } else if ahead_ms == 0 {
             self.is_ahead.store(false, Ordering::Relaxed);
         }
+    }
+
+    async fn apply(
+        &self,
+        script: Script,
+        partition: Partition,
+        commit: Commit,
+    ) -> Result<Committed> {
+        let memory = &self.memories[usize::from(partition.0)];
+        commit::commit(&self.session, memory, script, partition, commit).await
     }
 
     /// Returns the state of a job now. A job that is applied counts as queued until the required
@@ -240,7 +251,8 @@ impl Store for RedisStore {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {
-        commit::commit(&self.session, &self.memories, commit).await
+        let partition = commit::partition_of(&self.session, &commit)?;
+        self.apply(Script::Step, partition, commit).await
     }
 
     async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
@@ -303,7 +315,7 @@ impl Store for RedisStore {
         session.partitions.check(partition)?;
         let outcomes = session.keys.outcomes(partition, session.queue);
         let retention = OUTCOME_RETENTION.as_millis() as u64;
-        let call = session.call(Script::Due, partition).key(&outcomes);
+        let call = session.call(Script::Due, partition).key(outcomes);
         let call = call.arg((session.skew(), EXPIRE_BATCH, retention));
         let (is_old, ahead_ms, names): (bool, u64, Vec<String>) = session.read(&call).await?;
         self.note_clock(ahead_ms);
@@ -311,22 +323,16 @@ impl Store for RedisStore {
         if names.is_empty() && !is_old && ahead_ms == 0 {
             return Ok(0);
         }
-        let mut call = session.call(Script::Expire, partition).key(outcomes);
-        call.add((
-            session.skew(),
-            CHANGES_MAX,
-            session.keys.channel(),
-            partition.0,
-            session.queue.to_string(),
-            retention,
-            session.options.outcomes_max,
-            OUTCOMES_BYTES_MAX,
-        ));
-        for name in &names {
-            let key = session.keys.entry(partition, &Key::new(name)?);
-            call = call.key(key).arg(name);
-        }
-        session.number("entries were removed", &call).await
+        let delete = |name: &String| {
+            let (key, change) = (Key::new(name)?, Change::Delete);
+            Ok(Write { key, change })
+        };
+        let commit = Commit {
+            writes: names.iter().map(delete).collect::<Result<_>>()?,
+            ..Commit::default()
+        };
+        let removed = self.apply(Script::Expire, partition, commit).await?;
+        Ok(removed.existed.into_iter().filter(|was| *was).count())
     }
 
     async fn dead(&self, request: &DeadRequest) -> Result<DeadPage> {

@@ -8,7 +8,7 @@ use crate::limits::{
     CHANGES_MAX, DEAD_LETTERS_BYTES_MAX, OUTCOME_RETENTION, OUTCOMES_BYTES_MAX, WORK_BATCH_BYTES,
 };
 use crate::model::commit::{
-    Commit, Committed, Verdict, dead_letters_full, dead_letters_full_by_bytes,
+    Advance, Commit, Committed, Verdict, dead_letters_full, dead_letters_full_by_bytes,
 };
 use crate::model::entry::{Version, milliseconds};
 use crate::model::id::{Partition, Position, QueueId};
@@ -42,14 +42,15 @@ pub(crate) struct Replicated {
     pub(crate) failed: Option<Instant>,
 }
 
-/// Applies a commit. `memories` has an element for each partition.
+/// Applies a commit, all of whose keys are in `partition`, by [`Script::Step`]. With
+/// [`Script::Expire`], its deletes concern only keys that have expired.
 pub(crate) async fn commit(
     session: &Session,
-    memories: &[Memory],
+    memory: &Memory,
+    script: Script,
+    partition: Partition,
     commit: Commit,
 ) -> Result<Committed> {
-    let partition = partition_of(session, &commit)?;
-    let memory = &memories[usize::from(partition.0)];
     if let Some(advance) = &commit.advance {
         session.partitions.check(advance.partition)?;
         if advance.partition != partition {
@@ -71,7 +72,8 @@ pub(crate) async fn commit(
         .as_ref()
         .filter(|it| it.queue == session.queue);
     let wanted = log.map_or(0, |it| session.logs.of(partition).wanted(it.to));
-    let script = invocation(session, &commit, partition, sent_as.as_ref(), wanted)?;
+    let sender = sent_as.as_ref();
+    let script = invocation(session, script, partition, &commit, sender, wanted)?;
     for _ in 0..ADOPTIONS_MAX {
         let sending = || session.number("the commit took effect", &script);
         let (word, words, following): StepAnswer = match &sent_as {
@@ -177,7 +179,7 @@ pub(crate) async fn activate(
 }
 
 /// Returns the only partition of a commit's keys.
-fn partition_of(session: &Session, commit: &Commit) -> Result<Partition> {
+pub(crate) fn partition_of(session: &Session, commit: &Commit) -> Result<Partition> {
     let checked = commit.checks.iter().map(|(key, _)| key);
     let written = commit.writes.iter().map(|write| &write.key);
     let mut keys = checked.chain(written);
@@ -201,12 +203,13 @@ fn judged(commit: &Commit) -> impl Iterator<Item = (usize, &(Key, Condition))> {
     checks.filter(|(_, (_, condition))| *condition != Condition::Any)
 }
 
-/// Returns the script with its keys and arguments, in the order in which `step.lua` takes them. The
-/// script returns up to `wanted` jobs.
+/// Returns `script` with its keys and arguments, in the order in which `step.lua` takes them. It
+/// returns up to `wanted` jobs.
 fn invocation(
     session: &Session,
-    commit: &Commit,
+    script: Script,
     partition: Partition,
+    commit: &Commit,
     sent_as: Option<&Numbered<'_>>,
     wanted: usize,
 ) -> Result<Call> {
@@ -225,17 +228,21 @@ fn invocation(
     let writes = commit.writes.iter().map(|write| place(&write.key));
     let writes: Vec<_> = writes.zip(&commit.writes).collect();
     let advance = commit.advance.as_ref();
-    let (from, to) = advance.map(|it| (it.from, it.to)).unwrap_or_default();
-    let queue = advance.map_or_else(String::new, |it| it.queue.to_string());
+    let queue = advance.map_or(session.queue, |it| it.queue);
+    let place_of = |place: fn(&Advance) -> Position| advance.map(place).map(stream_id);
     let outcomes: &[(Position, Verdict)] = advance.map_or(&[], |it| &it.outcomes);
     let is_dead = |(_, verdict): &&(Position, Verdict)| matches!(verdict, Verdict::Dead(_));
 
     // A commit without a number has no record, either.
     let record = sent_as.map_or("sender:", |sent_as| &sent_as.record);
     let entries = names.iter().map(|name| keys.entry(partition, name));
+    let delete = match script {
+        Script::Expire => "x",
+        _ => "d",
+    };
     let mut script = session
-        .call(Script::Step, partition)
-        .key(keys.of(partition, &format!("outcomes:{queue}")))
+        .call(script, partition)
+        .key(keys.outcomes(partition, queue))
         .key(keys.of(partition, record))
         .key(entries.collect::<Vec<_>>());
     script.add((
@@ -243,9 +250,9 @@ fn invocation(
         keys.channel(),
         partition.0,
         sent_as.map_or_else(String::new, |sent_as| sent_as.number.to_string()),
-        &queue,
-        stream_id(from),
-        stream_id(to),
+        queue.to_string(),
+        place_of(|it| it.from).unwrap_or_default(),
+        place_of(|it| it.to).unwrap_or_default(),
         u8::from(advance.is_some_and(|it| it.lost)),
         u8::from(advance.is_some_and(|it| it.queue == session.queue)),
         REMEMBERED.as_millis() as u64,
@@ -268,7 +275,7 @@ fn invocation(
     ));
     for (at, verdict) in outcomes {
         let (kind, text, first, count) = verdict_text(verdict)?;
-        let letter = letter_name(&queue, *at);
+        let letter = letter_name(queue, *at);
         script.add((stream_id(*at), kind, text, first, count, letter));
     }
     for name in &names {
@@ -298,7 +305,7 @@ fn invocation(
             Change::SetFor { value, ttl } => {
                 script.add(("t", milliseconds(*ttl), value.as_bytes()))
             }
-            Change::Delete => script.add(("d", 0, "")),
+            Change::Delete => script.add((delete, 0, "")),
         };
     }
     Ok(script)
