@@ -4,13 +4,14 @@ mod commit;
 mod list;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::{EXPIRE_BATCH, OUTCOME_RETENTION};
 use crate::model::commit::{Commit, Committed};
 use crate::model::entry::Entry;
@@ -67,41 +68,30 @@ impl RedisStore {
         }
     }
 
-    async fn apply(
-        &self,
-        script: Script,
-        partition: Partition,
-        commit: Commit,
-    ) -> Result<Committed> {
-        let memory = &self.memories[usize::from(partition.0)];
-        commit::commit(&self.session, memory, script, partition, commit).await
+    fn memory(&self, partition: Partition) -> &Memory {
+        &self.memories[usize::from(partition.0)]
     }
 
     /// Returns the state of a job now. A job that is applied counts as queued until the required
     /// replicas have its changes.
     async fn state_of(&self, job: &JobId) -> Result<JobState> {
         let session = &self.session;
-        if session.partitions.check(job.partition).is_err() {
-            return Ok(JobState::Unknown);
-        }
+        let (place, letter) = (
+            stream_id(job.position),
+            letter_name(job.queue, job.position),
+        );
         let outcomes = session.keys.outcomes(job.partition, job.queue);
         let call = session.call(Script::Outcome, job.partition).key(outcomes);
-        let place = stream_id(job.position);
-        let call = call.arg((
-            job.queue.to_string(),
-            place,
-            letter_name(job.queue, job.position),
-        ));
+        let call = call.arg((job.queue.to_string(), place, letter));
         let found: OutcomeRow = session.read(&call).await?;
         let run = found.6.clone();
         let state = self.judge(job, found).await?;
-        let replicated = &self.memories[usize::from(job.partition.0)].replicated;
         if state == JobState::Queued || session.options.wait_replicas == 0 {
             return Ok(state);
         }
         // One at a time, since each answer covers all earlier jobs.
         let asked = Instant::now();
-        let mut replicated = replicated.lock().await;
+        let mut replicated = self.memory(job.partition).replicated.lock().await;
         let is_known = run == replicated.run && job.position <= replicated.position;
         if job.queue == session.queue && is_known {
             return Ok(state);
@@ -222,21 +212,16 @@ impl Store for RedisStore {
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
         let session = &self.session;
         session.check_open()?;
-        let mut places: Vec<Vec<usize>> = vec![Vec::new(); usize::from(session.partitions.get())];
+        let mut places: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
         for (place, key) in keys.iter().enumerate() {
             let partition = session.partitions.partition_of(key);
-            places[usize::from(partition.0)].push(place);
+            places.entry(partition).or_default().push(place);
         }
-        let reads = session
-            .partitions
-            .iter()
-            .zip(&places)
-            .filter(|(_, places)| !places.is_empty())
-            .map(async |(partition, places)| {
-                let keys = places.iter().map(|place| &keys[*place]);
-                let found = entries(session, partition, keys, usize::MAX).await?;
-                Ok::<_, crate::error::Error>((places, found))
-            });
+        let reads = places.iter().map(async |(partition, places)| {
+            let keys = places.iter().map(|place| &keys[*place]);
+            let found = entries(session, *partition, keys, usize::MAX).await?;
+            Ok::<_, Error>((places, found))
+        });
         let mut all = vec![None; keys.len()];
         for (places, found) in futures_util::future::try_join_all(reads).await? {
             for (place, entry) in places.iter().zip(found) {
@@ -252,7 +237,7 @@ impl Store for RedisStore {
 
     async fn commit(&self, commit: Commit) -> Result<Committed> {
         let partition = commit::partition_of(&self.session, &commit)?;
-        self.apply(Script::Step, partition, commit).await
+        commit::apply(self, Script::Step, partition, commit).await
     }
 
     async fn applied(&self, queue: QueueId, partition: Partition) -> Result<Position> {
@@ -331,7 +316,7 @@ impl Store for RedisStore {
             writes: names.iter().map(delete).collect::<Result<_>>()?,
             ..Commit::default()
         };
-        let removed = self.apply(Script::Expire, partition, commit).await?;
+        let removed = commit::apply(self, Script::Expire, partition, commit).await?;
         Ok(removed.existed.into_iter().filter(|was| *was).count())
     }
 

@@ -200,14 +200,9 @@ impl History {
 /// Reads how far each partition is.
 async fn latest(session: &Session) -> Result<Vec<History>> {
     let reads = session.partitions.iter().map(async |partition| {
-        let mut command = redis::cmd("HMGET");
-        command.arg(session.keys.of(partition, "state")).arg(&[
-            "version",
-            "raised before",
-            "raised from",
-            "raised to",
-        ]);
-        Ok::<_, Error>(History::new(session.ask(&command).await?))
+        let call = session.call(Script::Changes, partition).arg((0, 0, 0));
+        let (history, ..): ChangesRow = session.read(&call).await?;
+        Ok::<_, Error>(History::new(history))
     });
     futures_util::future::try_join_all(reads).await
 }

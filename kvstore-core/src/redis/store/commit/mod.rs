@@ -18,6 +18,7 @@ use crate::redis::log::LogEntry;
 use crate::redis::run::resend::{Numbered, REMEMBERED, Senders, settled};
 use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
+use crate::redis::store::RedisStore;
 use crate::redis::text::{letter_name, number, position, stream_id, unexpected, verdict_text};
 
 /// How often a commit is retried after its partition was informed which queue is active. One retry
@@ -44,13 +45,13 @@ pub(crate) struct Replicated {
 
 /// Applies a commit, all of whose keys are in `partition`, by [`Script::Step`]. With
 /// [`Script::Expire`], its deletes concern only keys that have expired.
-pub(crate) async fn commit(
-    session: &Session,
-    memory: &Memory,
+pub(crate) async fn apply(
+    store: &RedisStore,
     script: Script,
     partition: Partition,
     commit: Commit,
 ) -> Result<Committed> {
+    let session = &store.session;
     if let Some(advance) = &commit.advance {
         session.partitions.check(advance.partition)?;
         if advance.partition != partition {
@@ -65,7 +66,7 @@ pub(crate) async fn commit(
     // that.
     let sent_as = match &commit.advance {
         Some(_) => None,
-        None => Some(memory.senders.next()),
+        None => Some(store.memory(partition).senders.next()),
     };
     let log = commit
         .advance
