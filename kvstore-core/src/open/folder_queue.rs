@@ -20,7 +20,7 @@ use crate::json_file::JsonReader;
 use crate::model::id::{JobId, Partition, PartitionCount, Position, QueueId};
 use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
-use crate::redis::QueueAlone;
+use crate::redis::Redis;
 use crate::service::join;
 use crate::store::Store;
 
@@ -53,7 +53,7 @@ impl FolderRole for JsonReader {
 /// The Redis queue of a folder.
 #[derive(Debug)]
 pub(crate) struct FolderQueue<R> {
-    redis: QueueAlone,
+    redis: Redis,
     store: Arc<dyn Store>,
     role: R,
     bound: OnceCell<()>,
@@ -61,7 +61,7 @@ pub(crate) struct FolderQueue<R> {
 }
 
 impl<R: FolderRole> FolderQueue<R> {
-    pub(crate) fn new(redis: QueueAlone, store: Arc<dyn Store>, role: R) -> Self {
+    pub(crate) fn new(redis: Redis, store: Arc<dyn Store>, role: R) -> Self {
         Self {
             redis,
             store,
@@ -71,7 +71,7 @@ impl<R: FolderRole> FolderQueue<R> {
         }
     }
 
-    fn queue(&self) -> &dyn WorkQueue {
+    fn queue(&self) -> Arc<dyn WorkQueue> {
         self.redis.queue()
     }
 
@@ -79,7 +79,7 @@ impl<R: FolderRole> FolderQueue<R> {
     async fn bind(&self) -> Result<()> {
         let bind = async || {
             let folder = self.role.folder_id().await?;
-            self.redis.bind(folder).await
+            self.redis.bind(Some(folder)).await
         };
         self.bound.get_or_try_init(bind).await.copied()
     }

@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 use crate::json_file::{self, JsonFile, JsonReader};
 use crate::memory::{MemoryQueue, MemoryStore};
 use crate::open::folder_queue::{FolderQueue, Holder};
-use crate::open::url::Target;
+use crate::open::url::{RedisTarget, Target};
 use crate::queue::{JobQueue, WorkQueue};
-use crate::redis::{QueueAlone, Redis};
+use crate::redis::Redis;
 use crate::store::Store;
 
 pub use crate::open::url::{StoreUrl, bytes};
@@ -121,14 +121,15 @@ pub async fn stand_by(
     open_with(store, queue, &mut retry).await
 }
 
-/// Opens what is on Redis. After a transient error for which `retry` returns true, waits and tries
-/// again.
-async fn open_when_reached<T, F: Future<Output = Result<T>>>(
+/// Opens what is on Redis, a store with its queue or a queue alone. After a transient error for
+/// which `retry` returns true, waits and tries again.
+async fn open_when_reached(
+    target: &RedisTarget,
+    store_is_beside: bool,
     retry: Retry<'_>,
-    open: impl Fn() -> F,
-) -> Result<T> {
+) -> Result<Redis> {
     loop {
-        match open().await {
+        match Redis::open_at(&target.address, target.options()?, store_is_beside).await {
             // Opening again is harmless even if part of the first attempt took effect.
             Err(error @ (Error::Unavailable { .. } | Error::Unknown { .. })) if retry(&error) => {}
             opened => return opened,
@@ -170,8 +171,7 @@ async fn open_with(store: &StoreUrl, queue: Option<&StoreUrl>, retry: Retry<'_>)
             }
         }
         Target::Redis(target) => {
-            let open = || async { Redis::open_at(&target.address, target.options()?).await };
-            let redis = open_when_reached(retry, open).await?;
+            let redis = open_when_reached(target, true, retry).await?;
             Ok(Opened {
                 store: redis.store(),
                 queue: redis.queue(),
@@ -181,12 +181,9 @@ async fn open_with(store: &StoreUrl, queue: Option<&StoreUrl>, retry: Retry<'_>)
 }
 
 /// Opens the queue at `url`, if it is a Redis URL.
-async fn open_queue(url: Option<&StoreUrl>, retry: Retry<'_>) -> Result<Option<QueueAlone>> {
+async fn open_queue(url: Option<&StoreUrl>, retry: Retry<'_>) -> Result<Option<Redis>> {
     match url.map(|url| &url.target) {
-        Some(Target::Redis(target)) => {
-            let open = || async { QueueAlone::open(&target.address, &target.options()?).await };
-            open_when_reached(retry, open).await.map(Some)
-        }
+        Some(Target::Redis(target)) => open_when_reached(target, false, retry).await.map(Some),
         _ => Ok(None),
     }
 }
@@ -196,7 +193,7 @@ async fn open_queue(url: Option<&StoreUrl>, retry: Retry<'_>) -> Result<Option<Q
 async fn open_when_free(
     folder: &Path,
     options: &json_file::Options,
-    redis: &QueueAlone,
+    redis: &Redis,
     retry: Retry<'_>,
 ) -> Result<JsonFile> {
     let mut waited = false;
@@ -222,7 +219,7 @@ async fn open_when_free(
 }
 
 /// Puts a queue on Redis in front of a folder, in place of the folder's own queue.
-async fn with_redis_queue(file: &JsonFile, redis: QueueAlone) -> Result<Opened> {
+async fn with_redis_queue(file: &JsonFile, redis: Redis) -> Result<Opened> {
     let (store, own) = (file.store(), file.queue());
     // Record the folder's own queue as active: otherwise the folder would take the new queue at
     // once, and jobs that its own has accepted would be skipped.

@@ -54,8 +54,12 @@ impl FromStr for Address {
 pub(crate) enum Redis {}
 
 impl Redis {
-    pub(crate) async fn open_at(address: &Address, _: Options) -> Result<Self> {
+    pub(crate) async fn open_at(address: &Address, _: Options, _: bool) -> Result<Self> {
         match *address {}
+    }
+
+    pub(crate) async fn bind(&self, _: Option<QueueId>) -> Result<()> {
+        match *self {}
     }
 
     pub(crate) fn store(&self) -> Arc<dyn Store> {
@@ -63,23 +67,6 @@ impl Redis {
     }
 
     pub(crate) fn queue(&self) -> Arc<dyn WorkQueue> {
-        match *self {}
-    }
-}
-
-#[derive(Debug)]
-pub(crate) enum QueueAlone {}
-
-impl QueueAlone {
-    pub(crate) async fn open(address: &Address, _: &Options) -> Result<Self> {
-        match *address {}
-    }
-
-    pub(crate) fn queue(&self) -> &dyn WorkQueue {
-        match *self {}
-    }
-
-    pub(crate) async fn bind(&self, _: QueueId) -> Result<()> {
         match *self {}
     }
 

@@ -43,7 +43,6 @@
 //! is not set up for it.
 
 mod address;
-mod alone;
 mod keys;
 mod link;
 mod log;
@@ -57,16 +56,20 @@ mod text;
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::id::QueueId;
 use crate::queue::WorkQueue;
 use crate::store::Store;
 
 pub use address::Address;
-pub(crate) use alone::QueueAlone;
 pub use options::{ClientCertificate, Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
 use queue::RedisQueue;
+use scripts::{Call, Script};
 use session::Session;
 use store::RedisStore;
+
+/// What `kv:meta` holds in place of a folder's id where the store is on Redis, too.
+const HERE: &str = "here";
 
 /// A store and its queue on a Redis server, open.
 #[derive(Clone, Debug)]
@@ -82,21 +85,61 @@ impl Redis {
     /// that the server keeps what it acknowledges.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::error::Error::Config) for a URL of another form, a number of
+    /// [`Error::Config`] for a URL of another form, a number of
     /// partitions other than the store's, or a server whose settings lose data: the message says
     /// which setting to change, and to what.
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if the server cannot be reached.
+    /// [`Error::Unavailable`] if the server cannot be reached.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
-        Self::open_at(&url.parse()?, options).await
+        Self::open_at(&url.parse()?, options, true).await
     }
 
-    pub(crate) async fn open_at(address: &Address, options: Options) -> Result<Self> {
+    /// Opens like [`Redis::open`]. If not `store_is_beside`, the queue is in front of a folder, to
+    /// which [`Redis::bind`] binds it, and the store stays empty.
+    pub(crate) async fn open_at(
+        address: &Address,
+        options: Options,
+        store_is_beside: bool,
+    ) -> Result<Self> {
         let session = Session::open(address, options).await?;
-        alone::bind_here(&session).await?;
-        Ok(Self {
-            queue: Arc::new(RedisQueue::new(Arc::clone(&session), true)),
+        let redis = Self {
+            queue: Arc::new(RedisQueue::new(Arc::clone(&session), store_is_beside)),
             store: Arc::new(RedisStore::new(session)),
-        })
+        };
+        if store_is_beside {
+            redis.bind(None).await?;
+        }
+        Ok(redis)
+    }
+
+    /// Binds the queue permanently to `folder`, or to the store on the same server, so that no
+    /// other store takes its jobs.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it belongs to another store; the message says what to do.
+    pub(crate) async fn bind(&self, folder: Option<QueueId>) -> Result<()> {
+        let session = &self.store.session;
+        let meta = &session.meta;
+        let wanted = folder.map_or_else(|| HERE.to_owned(), |folder| folder.to_string());
+        let call = Call::new(Script::Bind).key(meta).arg(&wanted);
+        let what = "the queue was taken for its store";
+        let owner: String = session.change(what, &call).await?;
+        if owner == wanted {
+            return Ok(());
+        }
+        Err(Error::Config(match folder {
+            None => format!(
+                "under {meta} there is no store, only a queue in front of the folder with id {owner}: name that folder as the store and this \
+                 as the queue, or use another prefix"
+            ),
+            Some(_) if owner == HERE => format!(
+                "under {meta} there is a whole store, and its queue is for that one: use another prefix for one in front of a folder"
+            ),
+            Some(folder) => format!(
+                "the queue under {meta} is for another folder, with id {owner}, and this one's is {folder}: use another prefix, since \
+                 each folder needs a queue of its own; if that folder is gone for good and this one takes its place, first \
+                 run redis-cli HDEL {meta} store"
+            ),
+        }))
     }
 
     /// Returns the store.
@@ -110,7 +153,7 @@ impl Redis {
     }
 
     /// Closes the connection. Later calls fail with
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable).
+    /// [`Error::Unavailable`].
     pub fn close(&self) {
         self.queue.stop();
         self.store.session.close();
