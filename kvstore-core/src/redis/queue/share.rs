@@ -2,7 +2,7 @@
 //! workers, so they need neither a table nor messages.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::id::{Fingerprint, Partition, PartitionCount};
 
@@ -13,39 +13,29 @@ pub(crate) fn share(
     worker: &str,
     partitions: PartitionCount,
 ) -> BTreeSet<Partition> {
-    if workers.is_empty() {
-        return BTreeSet::new();
-    }
-    let count = usize::from(partitions.get());
-    let least = count / workers.len();
-    let mut with_one_more = count % workers.len();
-    let mut pairs: Vec<_> = workers
-        .iter()
-        .enumerate()
-        .flat_map(|(index, name)| {
-            partitions.iter().map(move |partition| {
-                let number = partition.0.to_be_bytes();
-                let score = Fingerprint::of(&[name.as_bytes(), &number]);
-                (Reverse(score), index, partition)
-            })
+    let (count, among) = (usize::from(partitions.get()), workers.len().max(1));
+    let (least, mut with_one_more) = (count / among, count % among);
+    let pairs = workers.iter().flat_map(|name| {
+        partitions.iter().map(move |partition| {
+            let number = partition.0.to_be_bytes();
+            let score = Fingerprint::of(&[name.as_bytes(), &number]);
+            (Reverse(score), name.as_str(), partition)
         })
-        .collect();
+    });
+    let mut pairs: Vec<_> = pairs.collect();
     pairs.sort_unstable();
     let mut taken = BTreeSet::new();
-    let mut shares = vec![BTreeSet::new(); workers.len()];
-    for (_, index, partition) in pairs {
-        let has = shares[index].len();
-        let is_one_more = has == least;
-        if has > least || (is_one_more && with_one_more == 0) || !taken.insert(partition) {
-            continue;
+    let mut shares: BTreeMap<&str, BTreeSet<Partition>> = BTreeMap::new();
+    for (_, name, partition) in pairs {
+        let share = shares.entry(name).or_default();
+        let is_one_more = share.len() == least;
+        let has_room = share.len() < least || (is_one_more && with_one_more > 0);
+        if has_room && taken.insert(partition) {
+            with_one_more -= usize::from(is_one_more);
+            share.insert(partition);
         }
-        if is_one_more {
-            with_one_more -= 1;
-        }
-        shares[index].insert(partition);
     }
-    let mine = workers.iter().position(|name| name == worker);
-    mine.map_or_else(BTreeSet::new, |index| shares.swap_remove(index))
+    shares.remove(worker).unwrap_or_default()
 }
 
 #[cfg(test)]
