@@ -245,7 +245,7 @@ impl fmt::Display for WorkerId {
 }
 
 /// The claim of a worker on a partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
     /// The worker.
     pub worker: WorkerId,

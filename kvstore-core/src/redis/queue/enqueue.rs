@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -33,22 +33,13 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 /// log, which is read whole.
 const ENTRY_BYTES: usize = 256 << 10;
 
-/// A job that waits, with the channel for its answer.
-pub(crate) struct WaitingJob {
-    job: NewJob,
+/// A job that waits: what the script takes of it, and the channel for its answer.
+struct WaitingJob {
+    size: usize,
+    text: String,
+    /// The key, the fingerprint of the request, the window and the minimum in milliseconds.
+    idempotency: Option<(String, String, u64, u64)>,
     answer: oneshot::Sender<Result<Accepted>>,
-}
-
-impl WaitingJob {
-    pub(crate) fn new(job: NewJob) -> (Self, oneshot::Receiver<Result<Accepted>>) {
-        let (answer, answered) = oneshot::channel();
-        (Self { job, answer }, answered)
-    }
-
-    fn answer(self, answer: Result<Accepted>) {
-        // The caller may have gone.
-        let _ = self.answer.send(answer);
-    }
 }
 
 /// The jobs that wait for one partition.
@@ -67,30 +58,49 @@ struct LaneState {
 }
 
 impl Lane {
-    /// Accepts `jobs` and ensures that they are sent, even if no caller waits for the answers.
-    pub(crate) fn send(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        partition: Partition,
-        jobs: Vec<WaitingJob>,
-    ) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for job in jobs {
-            let size = job.job.size_bytes();
-            let is_full =
-                state.waiting.len() >= WAITING_MAX || state.bytes + size > WAITING_BYTES_MAX;
-            if is_full && !state.waiting.is_empty() {
-                job.answer(Err(Error::Full {
-                    what: "the queue (jobs on their way to the Redis server)",
-                    limit: WAITING_MAX as u64,
-                    room_in: None,
-                }));
-            } else {
-                state.bytes += size;
-                state.waiting.push_back(job);
-            }
+    /// Adds a job to those that wait, and returns the receiver of its answer.
+    pub(crate) fn add(
+        &self,
+        job: &NewJob,
+        bytes_max: usize,
+    ) -> Result<oneshot::Receiver<Result<Accepted>>> {
+        let size = job.size_bytes();
+        if size > bytes_max {
+            return Err(Error::TooLarge {
+                subject: Subject::Job,
+                limit: bytes_max as u64,
+                unit: Unit::Bytes,
+            });
         }
-        if !state.waiting.is_empty() && !mem::replace(&mut state.under_way, true) {
+        let idempotency = job.idempotency.as_ref().map(|idempotency| {
+            (
+                Remembered::hash(idempotency).to_string(),
+                job.command.fingerprint().to_string(),
+                milliseconds(idempotency.window),
+                milliseconds(idempotency.minimum),
+            )
+        });
+        let text = pack::text(job)?;
+        let (answer, answered) = oneshot::channel();
+        let mut state = self.state();
+        let is_full = state.waiting.len() >= WAITING_MAX || state.bytes + size > WAITING_BYTES_MAX;
+        if is_full && !state.waiting.is_empty() {
+            let what = "the queue (jobs on their way to the Redis server)";
+            return full(what, WAITING_MAX, None);
+        }
+        state.bytes += size;
+        state.waiting.push_back(WaitingJob {
+            size,
+            text,
+            idempotency,
+            answer,
+        });
+        Ok(answered)
+    }
+
+    /// Ensures that the jobs that wait are sent, even if no caller waits for the answers.
+    pub(crate) fn send(self: &Arc<Self>, session: &Arc<Session>, partition: Partition) {
+        if !mem::replace(&mut self.state().under_way, true) {
             let (lane, session) = (Arc::clone(self), Arc::clone(session));
             tokio::spawn(async move {
                 while let Some(batch) = lane.next() {
@@ -102,18 +112,22 @@ impl Lane {
 
     /// Takes the next batch. Returns `None` if nothing waits; then no batch is in flight.
     fn next(&self) -> Option<Vec<WaitingJob>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < WORK_BATCH_JOBS
             && bytes < ENTRY_BYTES
             && let Some(job) = state.waiting.pop_front()
         {
-            bytes += job.job.size_bytes();
+            bytes += job.size;
             batch.push(job);
         }
         state.bytes -= bytes;
         state.under_way = !batch.is_empty();
         state.under_way.then_some(batch)
+    }
+
+    fn state(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,6 +135,9 @@ impl Lane {
 async fn send(session: &Session, senders: &Senders, partition: Partition, batch: Vec<WaitingJob>) {
     let options = &session.options;
     let sent_as = senders.next();
+    let sizes = batch.iter().map(|job| job.size);
+    let keys = batch.iter().zip(1_u64..);
+    let keys = keys.filter_map(|(job, number)| Some((number, job.idempotency.as_ref()?)));
     let mut script = session.call(Script::Enqueue, partition);
     script = script.key(session.keys.of(partition, &sent_as.record));
     script.add((
@@ -132,67 +149,35 @@ async fn send(session: &Session, senders: &Senders, partition: Partition, batch:
         options.idempotency_keys_max,
         sent_as.number,
         REMEMBERED.as_millis() as u64,
+        batch.len(),
+        sizes.sum::<usize>(),
+        keys.clone().count(),
     ));
-    let mut sent = Vec::with_capacity(batch.len());
-    let mut texts = Vec::with_capacity(batch.len());
-    for waiting in batch {
-        if waiting.job.size_bytes() > options.bytes_max {
-            waiting.answer(Err(Error::TooLarge {
-                subject: Subject::Job,
-                limit: options.bytes_max as u64,
-                unit: Unit::Bytes,
-            }));
-            continue;
-        }
-        match pack::text(&waiting.job) {
-            Ok(text) => {
-                texts.push(text);
-                sent.push(waiting);
-            }
-            Err(error) => waiting.answer(Err(Error::invalid(Subject::Job, error.to_string()))),
-        }
+    for job in &batch {
+        script.add((job.size, &job.text));
     }
-    if sent.is_empty() {
-        return;
-    }
-    let sizes = sent.iter().map(|waiting| waiting.job.size_bytes());
-    let keys = sent.iter().zip(1_u64..).filter_map(|(waiting, number)| {
-        let idempotency = waiting.job.idempotency.as_ref()?;
-        Some((number, &waiting.job, idempotency))
-    });
-    script.add((sent.len(), sizes.sum::<usize>(), keys.clone().count()));
-    for (waiting, text) in sent.iter().zip(&texts) {
-        script.add((waiting.job.size_bytes(), text));
-    }
-    for (number, job, idempotency) in keys {
-        script.add((
-            number,
-            Remembered::hash(idempotency).to_string(),
-            job.command.fingerprint().to_string(),
-            milliseconds(idempotency.window),
-            milliseconds(idempotency.minimum),
-        ));
+    for key in keys {
+        script.add(key);
     }
     let sending = || session.number("the job was accepted", &script);
-    let answered = settled(sending).await;
-    match answered.and_then(|words: Vec<String>| answers(session, partition, sent.len(), &words)) {
-        Ok(answers) if answers.len() == sent.len() => {
-            let accepted = answers.iter().flatten();
-            let last = accepted.map(|accepted| accepted.id.position).max();
-            session
-                .runs
-                .acknowledge(partition, last.unwrap_or_default());
-            for (waiting, answer) in sent.into_iter().zip(answers) {
-                waiting.answer(answer);
-            }
+    let words: Result<Vec<String>> = settled(sending).await;
+    let answers = words.and_then(|words| answers(session, partition, batch.len(), &words));
+    let answers = answers.unwrap_or_else(|error| vec![Err(error); batch.len()]);
+    for (job, answer) in batch.into_iter().zip(answers) {
+        if let Ok(accepted) = &answer {
+            session.runs.acknowledge(partition, accepted.id.position);
         }
-        Ok(_) => sent
-            .into_iter()
-            .for_each(|waiting| waiting.answer(Err(unexpected()))),
-        Err(error) => sent
-            .into_iter()
-            .for_each(|waiting| waiting.answer(Err(error.clone()))),
+        // The caller may have gone.
+        let _ = job.answer.send(answer);
     }
+}
+
+fn full<T>(what: &'static str, limit: usize, room_in: Option<Duration>) -> Result<T> {
+    Err(Error::Full {
+        what,
+        limit: limit as u64,
+        room_in,
+    })
 }
 
 /// Decodes the script's answer to each of the jobs that were sent.
@@ -202,12 +187,13 @@ fn answers(
     sent: usize,
     words: &[String],
 ) -> Result<Vec<Result<Accepted>>> {
-    let [ok, major, first, words @ ..] = words else {
-        return Err(unexpected());
+    let (major, first, words) = match words {
+        [ok, major, first] if ok == "ok" => (major, first, vec!["new"; sent]),
+        [ok, major, first, words @ ..] if ok == "ok" && words.len() == sent => {
+            (major, first, words.iter().map(String::as_str).collect())
+        }
+        _ => return Err(unexpected()),
     };
-    if ok != "ok" {
-        return Err(unexpected());
-    }
     let mut next = Position {
         major: number(major)?,
         minor: number(first)?,
@@ -217,38 +203,22 @@ fn answers(
         partition,
         position,
     };
-    let full = |what, limit, room_in| {
-        Err(Error::Full {
-            what,
-            limit: limit as u64,
-            room_in,
-        })
+    let options = &session.options;
+    let decode = |word: &str| match word.split_once(' ').unwrap_or((word, "")) {
+        ("new", _) => {
+            let new = id(next);
+            next.minor += 1;
+            Ok(Accepted::waiting(new))
+        }
+        ("reused", _) => Err(Error::KeyReused),
+        ("jobs", _) => full("the queue (jobs)", options.jobs_max, None),
+        ("bytes", _) => full("the queue (bytes)", options.bytes_max, None),
+        ("keys", room_in) => full(
+            "the queue (idempotency keys)",
+            options.idempotency_keys_max,
+            Some(Duration::from_millis(number(room_in)?)),
+        ),
+        (earlier, _) => Ok(Accepted::replayed(id(position(earlier)?))),
     };
-    let all_new = vec!["new"; sent];
-    let each = match words {
-        [] => all_new,
-        words => words.iter().map(String::as_str).collect(),
-    };
-    each.into_iter()
-        .map(|word| {
-            Ok(match word {
-                "new" => {
-                    let answer = Ok(Accepted::waiting(id(next)));
-                    next.minor += 1;
-                    answer
-                }
-                "reused" => Err(Error::KeyReused),
-                "jobs" => full("the queue (jobs)", session.options.jobs_max, None),
-                "bytes" => full("the queue (bytes)", session.options.bytes_max, None),
-                word => match word.strip_prefix("keys ") {
-                    Some(room_in) => full(
-                        "the queue (idempotency keys)",
-                        session.options.idempotency_keys_max,
-                        Some(Duration::from_millis(number(room_in)?)),
-                    ),
-                    None => Ok(Accepted::replayed(id(position(word)?))),
-                },
-            })
-        })
-        .collect()
+    Ok(words.into_iter().map(decode).collect())
 }

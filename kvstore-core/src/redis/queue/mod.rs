@@ -6,12 +6,12 @@ mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use redis::FromRedisValue;
 
 use crate::error::{Error, Result, Subject};
 use crate::limits::WORK_BATCH_BYTES;
@@ -20,12 +20,12 @@ use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
 use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, reached};
 use crate::redis::log::LogEntry;
-use crate::redis::queue::enqueue::{Lane, WaitingJob};
-use crate::redis::queue::pack::{carried, unpack, unpack_all};
+use crate::redis::queue::enqueue::Lane;
+use crate::redis::queue::pack::{carried, unpack};
 use crate::redis::queue::share::share;
 use crate::redis::scripts::{Call, Script};
 use crate::redis::session::Session;
-use crate::redis::text::{number, position, stream_id};
+use crate::redis::text::{position, stream_id};
 
 /// The end of a position's parts: Lua counts exactly up to here, and there will never be so many
 /// jobs.
@@ -37,9 +37,8 @@ pub(crate) struct RedisQueue {
     closed: AtomicBool,
     /// The jobs of each partition that wait to be sent.
     lanes: Vec<Arc<Lane>>,
-    /// The partitions that each worker of this process may hold. Only these are released; any other
-    /// claim expires by itself.
-    claimed: Mutex<BTreeMap<WorkerId, BTreeSet<Partition>>>,
+    /// The claims that workers of this process may hold.
+    claimed: Mutex<BTreeSet<Claim>>,
     /// The number of changes to the claims when they were last asked for.
     claims_seen: AtomicU64,
     /// The tries of the first job of each partition.
@@ -51,31 +50,27 @@ pub(crate) struct RedisQueue {
 /// The last job dropped, the position of the store on the same server, entries of the log.
 type HeldRow = (String, Option<String>, Vec<LogEntry>);
 
-/// What entries of the log are read for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Show,
-    Apply,
-    /// To drop the jobs before them.
-    Drop,
-}
-
 /// How often a worker of this process has tried the first job of a partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Default)]
 struct Tries {
     head: Position,
     /// Tries that count: neither withdrawn nor in progress.
     counted: u32,
-    /// How many of them the server has recorded.
-    recorded: u32,
     is_under_way: bool,
 }
 
 impl Tries {
-    /// Counts the try in progress. Returns true if the server has yet to record a try.
-    fn end(&mut self) -> bool {
-        self.counted += u32::from(std::mem::take(&mut self.is_under_way));
-        self.counted > self.recorded
+    /// Returns how many tries of `job` were begun here.
+    fn of(&self, job: Position) -> u32 {
+        match job == self.head {
+            true => self.counted + u32::from(self.is_under_way),
+            false => 0,
+        }
+    }
+
+    /// Counts the try in progress.
+    fn end(&mut self) {
+        self.counted += u32::from(mem::take(&mut self.is_under_way));
     }
 }
 
@@ -107,36 +102,25 @@ impl RedisQueue {
         self.session.wake.queue.missed();
     }
 
-    fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
-            Err(Error::unavailable("the Redis queue"))
-        } else {
-            Ok(())
+    /// Returns the session, unless the queue is closed.
+    fn session(&self) -> Result<&Arc<Session>> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(Error::unavailable("the Redis queue")),
+            false => Ok(&self.session),
         }
     }
 
-    /// Checks that the queue is open and has `partition`.
-    fn check(&self, partition: Partition) -> Result<()> {
+    /// Returns the session, unless the queue is closed or does not have `partition`.
+    fn session_of(&self, partition: Partition) -> Result<&Arc<Session>> {
         self.session.partitions.check(partition)?;
-        self.check_open()
-    }
-
-    async fn ask<T: FromRedisValue>(&self, call: &Call) -> Result<T> {
-        self.check_open()?;
-        self.session.read(call).await
-    }
-
-    async fn change<T: FromRedisValue>(&self, what: &str, call: &Call) -> Result<T> {
-        self.check_open()?;
-        self.session.change(what, call).await
+        self.session()
     }
 
     /// Returns the field of a partition's state that holds the store's position, or an empty text.
     async fn applied_field(&self) -> Result<String> {
-        if self.store_is_beside {
-            self.session.applied_field().await
-        } else {
-            Ok(String::new())
+        match self.store_is_beside {
+            true => self.session.applied_field().await,
+            false => Ok(String::new()),
         }
     }
 
@@ -152,92 +136,77 @@ impl RedisQueue {
         tries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn claimed(&self) -> MutexGuard<'_, BTreeMap<WorkerId, BTreeSet<Partition>>> {
+    fn claimed(&self) -> MutexGuard<'_, BTreeSet<Claim>> {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes or renews a partition (`period`), or releases it (zero), and records the tries of its
     /// first job. Returns true if the worker holds it afterwards.
-    async fn hold(
-        &self,
-        worker: &WorkerId,
-        partition: Partition,
-        period: Duration,
-    ) -> Result<bool> {
-        let (head, counted) = {
-            let tries = self.tries(partition);
-            match tries.counted > tries.recorded {
-                true => (stream_id(tries.head), tries.counted),
-                false => (String::new(), 0),
-            }
-        };
-        let call = self.session.call(Script::Claim, partition).arg((
-            self.session.skew(),
-            worker.as_str(),
+    async fn hold(&self, claim: &Claim, period: Duration) -> Result<bool> {
+        let session = self.session()?;
+        let call = session.call(Script::Claim, claim.partition);
+        let tries = *self.tries(claim.partition);
+        let call = call.arg((
+            session.skew(),
+            claim.worker.as_str(),
             period.as_millis() as u64,
-            self.session.keys.jobs_channel(),
-            &head,
-            counted,
+            session.keys.jobs_channel(),
+            stream_id(tries.head),
+            tries.counted,
         ));
-        let change = self.change("the claim was changed", &call);
-        let (is_held, first, attempts): (bool, Option<String>, Option<u32>) = change.await?;
-        let mut tries = self.tries(partition);
-        if let (Some(first), Some(attempts)) = (first, attempts) {
+        let change = session.change("the claim was changed", &call);
+        let (is_held, first): (bool, Option<(String, u32)>) = change.await?;
+        if let Some((first, counted)) = first {
             // The tries that another worker has recorded, and one more if its claim ended without a
             // release.
-            *tries = Tries {
+            *self.tries(claim.partition) = Tries {
                 head: position(&first)?,
-                counted: attempts,
-                recorded: attempts,
+                counted,
                 is_under_way: false,
             };
-        } else if is_held && stream_id(tries.head) == head {
-            tries.recorded = tries.recorded.max(counted);
+        }
+        if !is_held {
+            self.claimed().remove(claim);
         }
         Ok(is_held)
     }
 
-    /// Returns the last job that was dropped from a partition, and the entries that hold jobs
-    /// behind `after`; `to` [`Purpose::Drop`], the script drops the jobs up to `after`.
-    ///
-    /// # Errors
-    /// [`Error::Stale`] if the state's field `applied_field` names a position before `after`.
-    async fn held(
+    /// Returns a call of a script that reads at most `max` jobs behind `after`;
+    /// [`Script::Complete`] also drops those up to there. `applied_field` names the field of the
+    /// state with the store's position, if that matters.
+    fn reading(
         &self,
+        script: Script,
         partition: Partition,
         after: Position,
         max: usize,
         applied_field: &str,
-        to: Purpose,
-    ) -> Result<(Position, Vec<LogEntry>)> {
-        let script = match to {
-            Purpose::Drop => Script::Complete,
-            Purpose::Apply | Purpose::Show => Script::Read,
-        };
-        let call = self.session.call(script, partition).arg((
+    ) -> Call {
+        let is_drop = matches!(script, Script::Complete);
+        self.session.call(script, partition).arg((
             stream_id(after),
             max,
             WORK_BATCH_BYTES,
             applied_field,
-            u8::from(to == Purpose::Drop),
-        ));
-        let what = "the applied jobs were dropped";
-        let (trimmed, applied, entries): HeldRow = match to {
-            Purpose::Drop => self.change(what, &call).await?,
-            Purpose::Apply | Purpose::Show => self.ask(&call).await?,
-        };
-        if to == Purpose::Apply && self.applies_what_replicas_have() && !entries.is_empty() {
-            let replicated: Option<HeldRow> = self.session.replicated(&call).await?;
-            let (trimmed, _, entries) = replicated.ok_or_else(|| {
-                Error::unavailable("a replica that must have a job before it is applied")
-            })?;
-            return Ok((position(&trimmed)?, entries));
-        }
-        let applied = applied.as_deref().map(position).transpose()?;
-        if let Some(applied) = applied.filter(|applied| *applied < after) {
-            return Err(Error::Stale { partition, applied });
-        }
-        Ok((position(&trimmed)?, entries))
+            u8::from(is_drop),
+        ))
+    }
+}
+
+/// Decodes the last job that was dropped from `partition`, and the entries that hold jobs behind
+/// `after`.
+///
+/// # Errors
+/// [`Error::Stale`] if the store's position lies before `after`.
+fn held(
+    (trimmed, applied, entries): HeldRow,
+    partition: Partition,
+    after: Position,
+) -> Result<(Position, Vec<LogEntry>)> {
+    let applied = applied.as_deref().map(position).transpose()?;
+    match applied.filter(|applied| *applied < after) {
+        Some(applied) => Err(Error::Stale { partition, applied }),
+        None => Ok((position(&trimmed)?, entries)),
     }
 }
 
@@ -252,8 +221,7 @@ impl JobQueue for RedisQueue {
     }
 
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
-        self.session.partitions.check(partition)?;
-        let applied_field = self.applied_field().await?;
+        let session = self.session_of(partition)?;
         let (major, minor) = match position {
             Position { major, .. } if major >= PART_MAX => {
                 return Err(Error::invalid(
@@ -264,33 +232,26 @@ impl JobQueue for RedisQueue {
             Position { major, minor } if minor >= PART_MAX => (major + 1, 0),
             Position { major, minor } => (major, minor),
         };
-        let call = self.session.call(Script::StartAfter, partition);
-        let call = call.arg((major, minor, applied_field));
+        let call = session.call(Script::StartAfter, partition);
+        let call = call.arg((major, minor, self.applied_field().await?));
         let what = "the numbering of the queue continues after the position of its store";
-        let _: u8 = self.change(what, &call).await?;
-        Ok(())
+        session.change(what, &call).await
     }
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<Result<Accepted>> {
-        let partitions = self.partitions();
-        let mut answers = Vec::with_capacity(jobs.len());
-        let mut waiting: BTreeMap<Partition, Vec<WaitingJob>> = BTreeMap::new();
-        for job in jobs {
-            let checked = self
-                .check_open()
-                .and_then(|()| job.command.check(partitions));
-            if let Err(error) = checked {
-                answers.push(Err(error));
-                continue;
-            }
-            let partition = partitions.partition_of(job.command.first_key());
-            let (job, answer) = WaitingJob::new(job);
-            waiting.entry(partition).or_default().push(job);
-            answers.push(Ok(answer));
-        }
-        for (partition, jobs) in waiting {
+        let mut partitions = BTreeSet::new();
+        let add = |job: &NewJob| {
+            let session = self.session()?;
+            job.command.check(session.partitions)?;
+            let partition = session.partitions.partition_of(job.command.first_key());
             let lane = &self.lanes[usize::from(partition.0)];
-            lane.send(&self.session, partition, jobs);
+            let answer = lane.add(job, session.options.bytes_max)?;
+            partitions.insert(partition);
+            Ok(answer)
+        };
+        let answers: Vec<_> = jobs.iter().map(add).collect();
+        for partition in partitions {
+            self.lanes[usize::from(partition.0)].send(&self.session, partition);
         }
         let mut accepted = Vec::with_capacity(answers.len());
         for answer in answers {
@@ -308,76 +269,57 @@ impl JobQueue for RedisQueue {
     }
 
     async fn find(&self, id: &JobId) -> Result<Found> {
-        self.check_open()?;
-        let known = id.queue == self.session.queue
+        let session = self.session()?;
+        let is_possible = id.queue == session.queue
             && id.position > Position::START
-            && self.session.partitions.check(id.partition).is_ok();
-        if !known {
+            && session.partitions.check(id.partition).is_ok();
+        if !is_possible {
             return Ok(Found::Unknown);
         }
-        let call = self.session.call(Script::Find, id.partition);
+        let call = session.call(Script::Find, id.partition);
         let call = call.arg((stream_id(id.position), id.position.major));
-        let (last, attempts, ended, held): (String, String, Option<String>, Option<LogEntry>) =
-            self.ask(&call).await?;
-        if let Some(ended) = ended
-            && id.position.minor > number(&ended)?
-        {
-            // A server has lost it, or never assigned its position.
-            return Ok(Found::Unknown);
-        }
-        let held =
-            held.map(|entry| unpack(&entry, self.session.queue, id.partition, Position::START));
-        let tries = self.tries(id.partition);
-        let own = match tries.head == id.position {
-            true => tries.counted + u32::from(tries.is_under_way),
-            false => 0,
-        };
-        Ok(match held.transpose()?.and_then(|mut jobs| jobs.pop()) {
+        let (was_accepted, attempts, held): (bool, u32, Vec<LogEntry>) =
+            session.read(&call).await?;
+        let jobs = unpack(&held, session.queue, id.partition, Position::START, 1);
+        let own = self.tries(id.partition).of(id.position);
+        Ok(match jobs?.pop() {
             Some(job) => Found::Held {
                 job: Box::new(job),
-                attempts: own.max(u32::try_from(number(&attempts)?).unwrap_or(u32::MAX)),
+                attempts: own.max(attempts),
             },
-            None if id.position <= position(&last)? => Found::Dropped,
+            None if was_accepted => Found::Dropped,
             None => Found::Unknown,
         })
     }
 
     async fn peek(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Job>> {
-        self.session.partitions.check(partition)?;
-        let (trimmed, entries) = self.held(partition, after, max, "", Purpose::Show).await?;
-        unpack_all(
-            &entries,
-            self.session.queue,
-            partition,
-            after.max(trimmed),
-            max,
-        )
+        let session = self.session_of(partition)?;
+        let call = self.reading(Script::Read, partition, after, max, "");
+        let (trimmed, entries) = held(session.read(&call).await?, partition, after)?;
+        unpack(&entries, session.queue, partition, after.max(trimmed), max)
     }
 
     async fn depth(&self) -> Result<Depth> {
-        let asked = self.partitions().iter().map(async |partition| {
-            let call = self.session.call(Script::Depth, partition);
-            let call = call.arg(self.session.skew());
-            let depth: (u64, u64, i64, u64) = self.ask(&call).await?;
-            Ok::<_, Error>(depth)
+        let session = self.session()?;
+        let asked = session.partitions.iter().map(async |partition| {
+            let call = session.call(Script::Depth, partition).arg(session.skew());
+            session.read::<(u64, u64, Option<u64>, u64)>(&call).await
         });
         let mut depth = Depth {
-            lost: self.session.runs.lost(),
+            lost: session.runs.lost(),
             ..Depth::default()
         };
         for (jobs, bytes, age, keys) in futures_util::future::try_join_all(asked).await? {
             depth.jobs += jobs;
             depth.bytes += bytes;
             depth.idempotency_keys += keys;
-            let age = u64::try_from(age).ok().map(Duration::from_millis);
-            depth.oldest_age = depth.oldest_age.max(age);
+            depth.oldest_age = depth.oldest_age.max(age.map(Duration::from_millis));
         }
         Ok(depth)
     }
 
     async fn ping(&self) -> Result<()> {
-        self.check_open()?;
-        self.session.ask(&redis::cmd("PING")).await
+        self.session()?.ask(&redis::cmd("PING")).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -393,35 +335,39 @@ impl WorkQueue for RedisQueue {
     }
 
     async fn claim(&self, worker: &WorkerId) -> Result<Vec<Claim>> {
-        let changes = *self.session.wake.claims().borrow();
+        let session = self.session()?;
+        let changes = *session.wake.claims().borrow();
         self.claims_seen.store(changes, Ordering::Relaxed);
-        let call = Call::new(Script::Workers).key(self.session.keys.workers());
+        let period = session.options.claim_period;
+        let call = Call::new(Script::Workers).key(session.keys.workers());
         let call = call.arg((
-            self.session.skew(),
+            session.skew(),
             worker.as_str(),
-            self.session.options.claim_period.as_millis() as u64,
-            self.session.keys.jobs_channel(),
+            period.as_millis() as u64,
+            session.keys.jobs_channel(),
         ));
-        let registered = self.change("the worker was registered", &call);
+        let registered = session.change("the worker was registered", &call);
         let workers: Vec<String> = registered.await?;
-        let mine = share(&workers, worker.as_str(), self.partitions());
-        let before = self.claimed().remove(worker).unwrap_or_default();
-        let touched: BTreeSet<_> = mine.union(&before).copied().collect();
-        // If anything fails below, the worker may still hold any of these.
-        self.claimed().insert(worker.clone(), touched.clone());
-        let asked = touched.iter().map(async |&partition| {
-            let period = match mine.contains(&partition) {
-                true => self.session.options.claim_period,
-                false => Duration::ZERO,
-            };
-            let is_held = self.hold(worker, partition, period).await?;
-            Ok::<_, Error>(is_held.then(|| Claim {
-                worker: worker.clone(),
-                partition,
-            }))
+        let mut periods = BTreeMap::new();
+        for claim in self
+            .claimed()
+            .iter()
+            .filter(|claim| claim.worker == *worker)
+        {
+            // It is released if it is no longer in the share.
+            periods.insert(claim.clone(), Duration::ZERO);
+        }
+        for partition in share(&workers, worker.as_str(), session.partitions) {
+            let worker = worker.clone();
+            periods.insert(Claim { worker, partition }, period);
+        }
+        let asked = periods.into_iter().map(async |(claim, period)| {
+            // If this fails, the worker may still hold it.
+            self.claimed().insert(claim.clone());
+            let is_held = self.hold(&claim, period).await?;
+            Ok::<_, Error>(is_held.then_some(claim))
         });
         let held = futures_util::future::try_join_all(asked).await?;
-        self.claimed().insert(worker.clone(), mine);
         Ok(held.into_iter().flatten().collect())
     }
 
@@ -435,29 +381,16 @@ impl WorkQueue for RedisQueue {
     }
 
     async fn release(&self, claim: Claim) -> Result<()> {
-        let session = &self.session;
-        self.check(claim.partition)?;
-        let held = self.claimed().get(&claim.worker).cloned();
-        if held.is_some_and(|held| held.contains(&claim.partition)) {
+        let session = self.session_of(claim.partition)?;
+        if self.claimed().contains(&claim) {
             // A worker that releases a part of its share is leaving, so the others' shares may
             // grow.
-            let mut command = redis::cmd("ZREM");
-            command
-                .arg(session.keys.workers())
-                .arg(claim.worker.as_str());
-            let _: u64 = session.ask(&command).await?;
+            let leave = redis::Cmd::zrem(session.keys.workers(), claim.worker.as_str());
+            let _: u64 = session.ask(&leave).await?;
         }
         // A try that was not withdrawn counts, whatever its result.
         self.tries(claim.partition).end();
-        self.hold(&claim.worker, claim.partition, Duration::ZERO)
-            .await?;
-        let mut claimed = self.claimed();
-        if let Some(held) = claimed.get_mut(&claim.worker) {
-            held.remove(&claim.partition);
-            if held.is_empty() {
-                claimed.remove(&claim.worker);
-            }
-        }
+        self.hold(&claim, Duration::ZERO).await?;
         Ok(())
     }
 
@@ -469,10 +402,11 @@ impl WorkQueue for RedisQueue {
         wait: Duration,
     ) -> Result<Vec<Job>> {
         let start = Instant::now();
-        let (session, partition) = (&self.session, claim.partition);
-        self.check(partition)?;
-        let mut accepted = self.session.wake.queue.of(partition);
+        let partition = claim.partition;
+        let session = self.session_of(partition)?;
+        let mut accepted = session.wake.queue.of(partition);
         let applied_field = self.applied_field().await?;
+        let call = self.reading(Script::Read, partition, after, max, &applied_field);
         let mut following = session.logs.of(partition).following(after);
         loop {
             let known = {
@@ -487,8 +421,15 @@ impl WorkQueue for RedisQueue {
             let entries = match known {
                 Some(entries) => entries,
                 None => {
-                    let held = self.held(partition, after, max, &applied_field, Purpose::Apply);
-                    let (trimmed, entries) = held.await?;
+                    let mut row: HeldRow = self.session()?.read(&call).await?;
+                    if self.applies_what_replicas_have() && !row.2.is_empty() {
+                        row = session.replicated(&call).await?.ok_or_else(|| {
+                            Error::unavailable(
+                                "a replica that must have a job before it is applied",
+                            )
+                        })?;
+                    }
+                    let (trimmed, entries) = held(row, partition, after)?;
                     if trimmed > after {
                         return Err(Error::Gap {
                             partition,
@@ -501,7 +442,7 @@ impl WorkQueue for RedisQueue {
             };
             let left = wait.saturating_sub(start.elapsed());
             if !entries.is_empty() || left.is_zero() {
-                let jobs = unpack_all(&entries, self.session.queue, partition, after, max)?;
+                let jobs = unpack(&entries, session.queue, partition, after, max)?;
                 if let Some(last) = jobs.last() {
                     session.logs.of(partition).read = last.id.position;
                 }
@@ -513,8 +454,8 @@ impl WorkQueue for RedisQueue {
     }
 
     async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
-        self.check(claim.partition)?;
-        let is_unrecorded = {
+        let session = self.session_of(claim.partition)?;
+        let counted = {
             let mut tries = self.tries(claim.partition);
             if tries.head != head {
                 *tries = Tries {
@@ -522,15 +463,11 @@ impl WorkQueue for RedisQueue {
                     ..Tries::default()
                 };
             }
-            tries.end()
+            tries.end();
+            tries.counted
         };
-        if is_unrecorded {
-            self.hold(
-                &claim.worker,
-                claim.partition,
-                self.session.options.claim_period,
-            )
-            .await?;
+        if counted > 0 {
+            self.hold(claim, session.options.claim_period).await?;
         }
         let mut tries = self.tries(claim.partition);
         tries.is_under_way = true;
@@ -547,8 +484,8 @@ impl WorkQueue for RedisQueue {
     }
 
     async fn complete(&self, claim: &Claim, up_to: Position) -> Result<()> {
-        let (session, partition) = (&self.session, claim.partition);
-        self.check(partition)?;
+        let partition = claim.partition;
+        let session = self.session_of(partition)?;
         {
             let mut tries = self.tries(partition);
             if tries.head <= up_to {
@@ -566,8 +503,9 @@ impl WorkQueue for RedisQueue {
             }
         };
         let applied_field = self.applied_field().await?;
-        let held = self.held(partition, up_to, wanted, &applied_field, Purpose::Drop);
-        let (trimmed, following) = held.await?;
+        let call = self.reading(Script::Complete, partition, up_to, wanted, &applied_field);
+        let row = session.change("the applied jobs were dropped", &call);
+        let (trimmed, following) = held(row.await?, partition, up_to)?;
         if trimmed == up_to {
             session.logs.of(partition).keep(up_to, wanted, following);
         }

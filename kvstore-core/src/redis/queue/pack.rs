@@ -5,7 +5,7 @@
 //! how many bytes those had, and how many bytes it has; then the size and the text of each job. Its
 //! id is the position of the last job; the earlier jobs have the preceding numbers.
 
-use crate::error::Result;
+use crate::error::{Error, Result, Subject};
 use crate::model::command::Command;
 use crate::model::entry::Timestamp;
 use crate::model::id::{JobId, Partition, Position, QueueId};
@@ -15,9 +15,10 @@ use crate::redis::log::LogEntry;
 use crate::redis::text::{number, position, stream_id, unexpected};
 
 /// Encodes a job as text.
-pub(crate) fn text(job: &NewJob) -> serde_json::Result<String> {
+pub(crate) fn text(job: &NewJob) -> Result<String> {
     let keep_outcome = job.keep_outcome || job.idempotency.is_some();
     serde_json::to_string(&(keep_outcome, &job.traceparent, &job.command))
+        .map_err(|error| Error::invalid(Subject::Job, error.to_string()))
 }
 
 /// Returns the entry that `news` of a log carries, if its first job is the one after `after`.
@@ -27,8 +28,8 @@ pub(crate) fn carried(news: &News, after: Position) -> Option<Vec<LogEntry>> {
     (jobs > 0 && follows).then(|| vec![(stream_id(news.position), news.carried.clone())])
 }
 
-/// Returns the jobs of several entries behind a position, in order and at most `max`.
-pub(crate) fn unpack_all(
+/// Returns the jobs of entries behind a position, in order and at most `max`.
+pub(crate) fn unpack(
     entries: &[LogEntry],
     queue: QueueId,
     partition: Partition,
@@ -36,44 +37,34 @@ pub(crate) fn unpack_all(
     max: usize,
 ) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
-    for entry in entries {
-        jobs.extend(unpack(entry, queue, partition, after)?);
+    for (id, fields) in entries {
+        let [at, _, _, _, packed @ ..] = &fields[..] else {
+            return Err(unexpected());
+        };
+        let (accepted_at, last) = (Timestamp(number(at)?), position(id)?);
+        let packed = packed.chunks_exact(2);
+        let before = last.minor.saturating_sub(packed.len() as u64);
+        for (pair, minor) in packed.zip(before..) {
+            let minor = minor + 1;
+            let position = Position { minor, ..last };
+            if position <= after {
+                continue;
+            }
+            let (keep_outcome, traceparent, command): (bool, Option<String>, Command) =
+                serde_json::from_str(&pair[1]).map_err(|_| unexpected())?;
+            jobs.push(Job {
+                id: JobId {
+                    queue,
+                    partition,
+                    position,
+                },
+                command,
+                keep_outcome,
+                accepted_at,
+                traceparent,
+            });
+        }
     }
     jobs.truncate(max);
-    Ok(jobs)
-}
-
-/// Returns the jobs of an entry behind a position, in order.
-pub(crate) fn unpack(
-    (id, fields): &LogEntry,
-    queue: QueueId,
-    partition: Partition,
-    after: Position,
-) -> Result<Vec<Job>> {
-    let [at, _, _, _, packed @ ..] = &fields[..] else {
-        return Err(unexpected());
-    };
-    let (accepted_at, mut position) = (Timestamp(number(at)?), position(id)?);
-    let mut jobs = Vec::with_capacity(packed.len() / 2);
-    for pair in packed.rchunks_exact(2) {
-        if position <= after {
-            break;
-        }
-        let (keep_outcome, traceparent, command): (bool, Option<String>, Command) =
-            serde_json::from_str(&pair[1]).map_err(|_| unexpected())?;
-        jobs.push(Job {
-            id: JobId {
-                queue,
-                partition,
-                position,
-            },
-            command,
-            keep_outcome,
-            accepted_at,
-            traceparent,
-        });
-        position.minor = position.minor.saturating_sub(1);
-    }
-    jobs.reverse();
     Ok(jobs)
 }
