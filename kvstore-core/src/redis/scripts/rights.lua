@@ -13,7 +13,7 @@ end
 -- The user runs EVALSHA already, so a refusal with keys concerns the keys.
 local keys = { prefix .. 'meta', prefix .. 'workers', prefix .. '{0}:state', prefix .. '{0}:v:a' }
 if check('~' .. prefix .. '*', 'EVALSHA', '', #keys, unpack(keys)) then
-  for command in string.gmatch('DEL GET GETRANGE HDEL HGET HINCRBY HLEN HMGET HSET HSETNX MGET MSET PEXPIRE SET '
+  for command in string.gmatch('DEL EXISTS GET GETRANGE HDEL HGET HINCRBY HLEN HMGET HSET HSETNX MGET MSET PEXPIRE SET '
       .. 'XADD XLEN XRANGE XREVRANGE XTRIM '
       .. 'ZADD ZCARD ZLEXCOUNT ZMSCORE ZRANGEBYLEX ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE', '%u+') do
     check('+' .. string.lower(command), command, keys[1])
