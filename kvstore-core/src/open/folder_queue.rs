@@ -184,8 +184,9 @@ impl<R: FolderRole> JobQueue for FolderQueue<R> {
     }
 
     async fn close(&self) -> Result<()> {
-        self.redis.close();
-        Ok(())
+        self.queue().close().await?;
+        // This ends the session, which both share.
+        self.redis.store().close().await
     }
 }
 

@@ -60,7 +60,7 @@ struct Tries {
 }
 
 impl Tries {
-    /// Returns how many tries of `job` were begun here.
+    /// Returns how many tries of `job` are known here, with the one in progress.
     fn of(&self, job: Position) -> u32 {
         match job == self.head {
             true => self.counted + u32::from(self.is_under_way),
@@ -222,15 +222,13 @@ impl JobQueue for RedisQueue {
 
     async fn start_after(&self, partition: Partition, position: Position) -> Result<()> {
         let session = self.session_of(partition)?;
-        let (major, minor) = match position {
-            Position { major, .. } if major >= PART_MAX => {
-                return Err(Error::invalid(
-                    Subject::Position,
-                    format!("{position} is further than a queue on Redis can count"),
-                ));
-            }
-            Position { major, minor } if minor >= PART_MAX => (major + 1, 0),
-            Position { major, minor } => (major, minor),
+        if position.major >= PART_MAX {
+            let reason = format!("{position} is further than a queue on Redis can count");
+            return Err(Error::invalid(Subject::Position, reason));
+        }
+        let (major, minor) = match position.minor >= PART_MAX {
+            true => (position.major + 1, 0),
+            false => (position.major, position.minor),
         };
         let call = session.call(Script::StartAfter, partition);
         let call = call.arg((major, minor, self.applied_field().await?));
