@@ -19,6 +19,7 @@ use kvstore_core::redis::{Options, Redis};
 use kvstore_core::store::DeadRequest;
 use kvstore_core::worker;
 use kvstore_core::{Error, JobQueue, Key, Store, StoreExt, Value};
+use kvstore_testing::cluster::Cluster;
 use kvstore_testing::redis::RedisServer;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -93,12 +94,10 @@ async fn dead_letters(redis: &Redis) -> usize {
     redis.store().dead(&request).await.unwrap().letters.len()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_connection_is_probed_so_that_none_waits_for_a_machine_that_has_failed() {
-    let (_primary, _replica, port) = RedisServer::pair();
-    let options = Options::default();
-    let _redis = Redis::open(&format!("redis://127.0.0.1:{port}"), options).await;
-    // Of each established connection to the port, which timer runs: 2 is that of the probes.
+/// Waits until there are `count` connections to the server at `port`, and each is probed.
+async fn are_probed(port: &str, count: usize) {
+    let port: u16 = port.parse().unwrap();
+    // Which timer runs: 2 is that of the probes.
     let timers = || {
         let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let fields = connections.lines().map(|line| line.split_whitespace());
@@ -107,11 +106,30 @@ async fn each_connection_is_probed_so_that_none_waits_for_a_machine_that_has_fai
         let timers = ours.map(|it| it[5].starts_with("02:"));
         timers.collect::<Vec<_>>()
     };
-    // The replica's own connection to its primary has probes, too, as Redis sets them.
     until("requests and messages", || {
-        timers().len() >= 3 && timers().iter().all(|is_probed| *is_probed)
+        timers().len() >= count && timers().iter().all(|is_probed| *is_probed)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connection_is_probed_so_that_none_waits_for_a_machine_that_has_failed() {
+    let (_primary, _replica, port) = RedisServer::pair();
+    let options = Options::default();
+    let _redis = Redis::open(&format!("redis://127.0.0.1:{port}"), options).await;
+    // The replica's own connection to its primary has probes, too, as Redis sets them.
+    are_probed(&port.to_string(), 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connection_to_a_cluster_is_probed() {
+    let cluster = Cluster::start();
+    let url = cluster.url();
+    let _redis = Redis::open(&url, Options::default()).await;
+    for node in url.split(',') {
+        let (_, port) = node.rsplit_once(':').unwrap();
+        are_probed(port, 2).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,6 +98,7 @@ impl Connector {
         let mut client = ClusterClient::builder(infos.cloned())
             .connection_timeout(CONNECT_MAX)
             .response_timeout(ANSWER_MAX)
+            .tcp_settings(tcp())
             .retries(resends);
         if let Some(file) = &self.password {
             client = client.set_credentials_provider(file.clone());
@@ -123,8 +124,7 @@ impl Connector {
     }
 }
 
-/// Returns `node` with the password of `options`, and with timeouts.
-fn with_settings(node: ConnectionInfo, options: &Options) -> ConnectionInfo {
+fn tcp() -> TcpSettings {
     // A server whose machine has failed closes no connection. The next connection may lead to
     // another server. Probes find that out on a connection that only receives messages.
     let probes = TcpKeepalive::new().with_time(ANSWER_MAX);
@@ -132,11 +132,16 @@ fn with_settings(node: ConnectionInfo, options: &Options) -> ConnectionInfo {
     let tcp = tcp.set_keepalive(probes.with_interval(ANSWER_MAX / 3));
     #[cfg(target_os = "linux")]
     let tcp = tcp.set_user_timeout(ANSWER_MAX);
+    tcp
+}
+
+/// Returns `node` with the password of `options`, and with timeouts.
+fn with_settings(node: ConnectionInfo, options: &Options) -> ConnectionInfo {
     let mut login = node.redis_settings().clone();
     if let Some(password) = &options.password {
         login = login.set_password(password);
     }
-    node.set_tcp_settings(tcp).set_redis_settings(login)
+    node.set_tcp_settings(tcp()).set_redis_settings(login)
 }
 
 /// Returns the certificates of `options`.
