@@ -47,6 +47,7 @@ mod keys;
 mod link;
 mod log;
 mod options;
+mod per_partition;
 mod queue;
 mod run;
 mod scripts;

@@ -23,8 +23,9 @@ use crate::redis::link::Servers;
 use crate::redis::link::breaker::{Breakers, Unanswered};
 use crate::redis::link::connect::{Connector, RESENDS_MAX};
 use crate::redis::link::wake::Wake;
-use crate::redis::log::Logs;
+use crate::redis::log::Log;
 use crate::redis::options::{Options, PARTITIONS_DEFAULT, PARTITIONS_MAX};
+use crate::redis::per_partition::PerPartition;
 use crate::redis::run::look::Look;
 use crate::redis::run::{Run, Runs};
 use crate::redis::scripts::{Call, FORMAT, Script};
@@ -52,7 +53,7 @@ pub(crate) struct Session {
     breakers: Breakers,
     pub(crate) options: Options,
     pub(crate) runs: Runs,
-    pub(crate) logs: Logs,
+    pub(crate) logs: PerPartition<Log>,
     /// The queue that was created with the store.
     pub(crate) queue: QueueId,
     pub(crate) keys: Keys,
@@ -140,7 +141,7 @@ impl Session {
             breakers: Breakers::new(&link, &keys, partitions),
             numbering,
             runs,
-            logs: Logs::new(partitions),
+            logs: PerPartition::new(partitions),
             listener: tokio::spawn(listening).abort_handle(),
             wake,
             options,

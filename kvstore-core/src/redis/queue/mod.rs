@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures_util::future::{join_all, try_join_all};
 
 use crate::error::{Error, Result, Subject};
 use crate::limits::WORK_BATCH_BYTES;
@@ -20,6 +21,7 @@ use crate::model::job::{Job, NewJob};
 use crate::queue::{Accepted, AppliedListener, Claim, Depth, Found, JobQueue, WorkQueue, WorkerId};
 use crate::redis::link::wake::{ASK_FOR_JOBS_AFTER, reached};
 use crate::redis::log::LogEntry;
+use crate::redis::per_partition::PerPartition;
 use crate::redis::queue::enqueue::Lane;
 use crate::redis::queue::pack::{carried, unpack};
 use crate::redis::queue::share::share;
@@ -42,7 +44,7 @@ pub(crate) struct RedisQueue {
     /// The number of changes to the claims when they were last asked for.
     claims_seen: AtomicU64,
     /// The tries of the first job of each partition.
-    tries: Vec<Mutex<Tries>>,
+    tries: PerPartition<Tries>,
     /// False if the store is a folder.
     store_is_beside: bool,
 }
@@ -87,7 +89,7 @@ impl RedisQueue {
     pub(crate) fn new(session: Arc<Session>, store_is_beside: bool) -> Self {
         let partitions = session.partitions;
         Self {
-            tries: partitions.iter().map(|_| Mutex::default()).collect(),
+            tries: PerPartition::new(partitions),
             store_is_beside,
             lanes: partitions.iter().map(|_| Arc::default()).collect(),
             claimed: Mutex::default(),
@@ -131,11 +133,6 @@ impl RedisQueue {
         !self.store_is_beside && self.session.options.wait_replicas > 0
     }
 
-    fn tries(&self, partition: Partition) -> MutexGuard<'_, Tries> {
-        let tries = &self.tries[usize::from(partition.0)];
-        tries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn claimed(&self) -> MutexGuard<'_, BTreeSet<Claim>> {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,7 +142,7 @@ impl RedisQueue {
     async fn hold(&self, claim: &Claim, period: Duration) -> Result<bool> {
         let session = self.session()?;
         let call = session.call(Script::Claim, claim.partition);
-        let tries = *self.tries(claim.partition);
+        let tries = *self.tries.of(claim.partition);
         let call = call.arg((
             session.skew(),
             claim.worker.as_str(),
@@ -159,7 +156,7 @@ impl RedisQueue {
         if let Some((first, counted)) = first {
             // The tries that another worker has recorded, and one more if its claim ended without a
             // release.
-            *self.tries(claim.partition) = Tries {
+            *self.tries.of(claim.partition) = Tries {
                 head: position(&first)?,
                 counted,
                 is_under_way: false,
@@ -251,19 +248,14 @@ impl JobQueue for RedisQueue {
         for partition in partitions {
             self.lanes[usize::from(partition.0)].send(&self.session, partition);
         }
-        let mut accepted = Vec::with_capacity(answers.len());
-        for answer in answers {
-            accepted.push(match answer {
-                Ok(answer) => answer.await.unwrap_or_else(|_| {
-                    Err(Error::Unknown {
-                        what: "the job was accepted".to_owned(),
-                        source: None,
-                    })
-                }),
-                Err(error) => Err(error),
-            });
-        }
-        accepted
+        let answered = answers.into_iter().map(async |answer| {
+            let unknown = |_| Error::Unknown {
+                what: "the job was accepted".to_owned(),
+                source: None,
+            };
+            answer?.await.map_err(unknown)?
+        });
+        join_all(answered).await
     }
 
     async fn find(&self, id: &JobId) -> Result<Found> {
@@ -279,7 +271,7 @@ impl JobQueue for RedisQueue {
         let (was_accepted, attempts, held): (bool, u32, Vec<LogEntry>) =
             session.read(&call).await?;
         let jobs = unpack(&held, session.queue, id.partition, Position::START, 1);
-        let own = self.tries(id.partition).of(id.position);
+        let own = self.tries.of(id.partition).of(id.position);
         Ok(match jobs?.pop() {
             Some(job) => Found::Held {
                 job: Box::new(job),
@@ -307,7 +299,7 @@ impl JobQueue for RedisQueue {
             lost: session.runs.lost(),
             ..Depth::default()
         };
-        for (jobs, bytes, age, keys) in futures_util::future::try_join_all(asked).await? {
+        for (jobs, bytes, age, keys) in try_join_all(asked).await? {
             depth.jobs += jobs;
             depth.bytes += bytes;
             depth.idempotency_keys += keys;
@@ -365,7 +357,7 @@ impl WorkQueue for RedisQueue {
             let is_held = self.hold(&claim, period).await?;
             Ok::<_, Error>(is_held.then_some(claim))
         });
-        let held = futures_util::future::try_join_all(asked).await?;
+        let held = try_join_all(asked).await?;
         Ok(held.into_iter().flatten().collect())
     }
 
@@ -387,7 +379,7 @@ impl WorkQueue for RedisQueue {
             let _: u64 = session.ask(&leave).await?;
         }
         // A try that was not withdrawn counts, whatever its result.
-        self.tries(claim.partition).end();
+        self.tries.of(claim.partition).end();
         self.hold(&claim, Duration::ZERO).await?;
         Ok(())
     }
@@ -454,7 +446,7 @@ impl WorkQueue for RedisQueue {
     async fn begin_attempt(&self, claim: &Claim, head: Position) -> Result<u32> {
         let session = self.session_of(claim.partition)?;
         let counted = {
-            let mut tries = self.tries(claim.partition);
+            let mut tries = self.tries.of(claim.partition);
             if tries.head != head {
                 *tries = Tries {
                     head,
@@ -467,14 +459,14 @@ impl WorkQueue for RedisQueue {
         if counted > 0 {
             self.hold(claim, session.options.claim_period).await?;
         }
-        let mut tries = self.tries(claim.partition);
+        let mut tries = self.tries.of(claim.partition);
         tries.is_under_way = true;
         Ok(tries.counted + 1)
     }
 
     async fn withdraw_attempt(&self, claim: &Claim, head: Position) -> Result<()> {
         self.session.partitions.check(claim.partition)?;
-        let mut tries = self.tries(claim.partition);
+        let mut tries = self.tries.of(claim.partition);
         if tries.head == head {
             tries.is_under_way = false;
         }
@@ -485,14 +477,15 @@ impl WorkQueue for RedisQueue {
         let partition = claim.partition;
         let session = self.session_of(partition)?;
         {
-            let mut tries = self.tries(partition);
+            let mut tries = self.tries.of(partition);
             if tries.head <= up_to {
                 *tries = Tries::default();
             }
         }
         let wanted = {
             let mut log = session.logs.of(partition);
-            if log.has_dropped(up_to) {
+            // A log alone may have been replaced by an older copy since.
+            if self.store_is_beside && log.has_dropped(up_to) {
                 return Ok(());
             }
             match self.applies_what_replicas_have() {
@@ -505,7 +498,8 @@ impl WorkQueue for RedisQueue {
         let row = session.change("the applied jobs were dropped", &call);
         let (trimmed, following) = held(row.await?, partition, up_to)?;
         if trimmed == up_to {
-            session.logs.of(partition).keep(up_to, wanted, following);
+            let following = (wanted > 0).then_some(following);
+            session.logs.of(partition).drop_up_to(up_to, following);
         }
         Ok(())
     }

@@ -17,11 +17,12 @@ pub(crate) mod look;
 pub(crate) mod resend;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::{Cmd, Pipeline};
 
 use crate::model::id::{Partition, PartitionCount, Position};
+use crate::redis::per_partition::PerPartition;
 use crate::redis::scripts::{Call, ScriptText, bound};
 
 /// A run of a server that was checked, with the scripts that are bound to it.
@@ -55,7 +56,7 @@ impl Run {
 /// What a process knows of each partition's server.
 #[derive(Debug)]
 pub(crate) struct Runs {
-    places: Vec<Mutex<PartitionRun>>,
+    places: PerPartition<PartitionRun>,
     /// Runs in use by some partition, so that partitions share them.
     known: Mutex<Vec<Arc<Run>>>,
     lost: AtomicU64,
@@ -72,21 +73,16 @@ struct PartitionRun {
 impl Runs {
     pub(crate) fn new(partitions: PartitionCount) -> Self {
         Self {
-            places: partitions.iter().map(|_| Mutex::default()).collect(),
+            places: PerPartition::new(partitions),
             known: Mutex::default(),
             lost: AtomicU64::new(0),
         }
     }
 
-    fn place(&self, partition: Partition) -> MutexGuard<'_, PartitionRun> {
-        let place = &self.places[usize::from(partition.0)];
-        place.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns the run of the partition's server that was checked last, and how many connections
     /// had broken by then. After another break, another run may be at the end of the connection.
     pub(crate) fn met(&self, partition: Partition) -> Option<(Arc<Run>, u64)> {
-        self.place(partition).met.clone()
+        self.places.of(partition).met.clone()
     }
 
     /// Returns the run of that name.
@@ -102,23 +98,23 @@ impl Runs {
     }
 
     pub(crate) fn meet(&self, partition: Partition, run: Arc<Run>, breaks: u64) {
-        self.place(partition).met = Some((run, breaks));
+        self.places.of(partition).met = Some((run, breaks));
     }
 
     /// Records that the server has acknowledged job `position`.
     pub(crate) fn acknowledge(&self, partition: Partition, position: Position) {
-        let mut place = self.place(partition);
+        let mut place = self.places.of(partition);
         place.acknowledged = place.acknowledged.max(position);
     }
 
     pub(crate) fn acknowledged(&self, partition: Partition) -> Position {
-        self.place(partition).acknowledged
+        self.places.of(partition).acknowledged
     }
 
     /// Records that the last job of the numbering `major` of the last acknowledged job is `minor`:
     /// later jobs are lost.
     pub(crate) fn ended(&self, partition: Partition, major: u64, minor: u64) {
-        let acknowledged = std::mem::take(&mut self.place(partition).acknowledged);
+        let acknowledged = std::mem::take(&mut self.places.of(partition).acknowledged);
         if acknowledged.major != major || acknowledged.minor <= minor {
             return;
         }

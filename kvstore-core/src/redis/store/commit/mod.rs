@@ -84,9 +84,8 @@ pub(crate) async fn apply(
         match (word.as_str(), &words[..], &commit.advance) {
             ("ok", [first, existed], _) => {
                 if let Some(advance) = log {
-                    let mut log = session.logs.of(partition);
-                    log.drop_up_to(advance.to);
-                    log.keep(advance.to, wanted, following);
+                    let following = (wanted > 0).then_some(following);
+                    session.logs.of(partition).drop_up_to(advance.to, following);
                 }
                 session.wake.store.changed(partition);
                 return Ok(Committed {
