@@ -1,5 +1,7 @@
 //! Past its deadline an entry is absent, in every method, for good.
 
+use std::time::Duration;
+
 use super::super::StoreHarness;
 use super::super::fixture::*;
 use crate::error::Error;
@@ -38,6 +40,24 @@ pub async fn a_time_to_live_counts_from_the_commit(harness: &dyn StoreHarness) {
     assert!((begun.after(ttl)..=ended.after(ttl)).contains(&deadline));
     harness.set_clock(deadline).await;
     assert_eq!(get(&store, &key).await, None);
+}
+
+pub async fn a_time_to_live_without_end_ends_late(harness: &dyn StoreHarness) {
+    let store = harness.store().await;
+    let key = key("a");
+    let write = Write {
+        key: key.clone(),
+        change: Change::SetFor {
+            value: value("1"),
+            ttl: Duration::MAX,
+        },
+    };
+    commit_one(&store, write).await;
+    let year = 365 * 24 * 60 * 60;
+    harness
+        .set_clock(harness.now().await.after(Duration::from_secs(1000 * year)))
+        .await;
+    assert_eq!(get(&store, &key).await.unwrap().value, value("1"));
 }
 
 pub async fn expired_entry_is_absent(harness: &dyn StoreHarness) {

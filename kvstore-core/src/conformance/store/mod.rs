@@ -51,6 +51,7 @@ macro_rules! store_conformance {
             a_commit_that_nobody_waits_for_is_whole_or_absent
             an_entry_lives_until_its_deadline
             a_time_to_live_counts_from_the_commit
+            a_time_to_live_without_end_ends_late
             expired_entry_is_absent
             expired_entry_is_absent_to_conditions
             expired_entry_is_absent_to_writes
