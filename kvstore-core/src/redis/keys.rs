@@ -9,7 +9,7 @@ use crate::model::id::{Partition, PartitionCount, QueueId};
 use crate::model::key::Key;
 
 /// Slots of a Redis Cluster.
-const SLOTS: u32 = 16384;
+const SLOTS: usize = 16384;
 
 /// The names of a store's keys.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl Keys {
 
     /// Returns the route to the server of a cluster that has all keys of a partition.
     pub(crate) fn route(&self, partition: Partition) -> Route {
-        Route::with_key(self.of(partition, ""), SlotAddr::Master)
+        Route::new(first_slot(partition, self.starts.len()), SlotAddr::Master)
     }
 
     pub(crate) fn of(&self, partition: Partition, name: &str) -> String {
@@ -64,15 +64,18 @@ impl Keys {
     }
 }
 
+/// Returns the first slot of a partition's even share.
+fn first_slot(partition: Partition, count: usize) -> u16 {
+    (usize::from(partition.0) * SLOTS / count) as u16
+}
+
 /// Returns the tag of each partition: the smallest number whose slot is the first of its even
 /// share.
 fn tags(count: PartitionCount) -> Vec<String> {
-    let shares = count.iter().map(|partition| {
-        let first = u32::from(partition.0) * SLOTS / u32::from(count.get());
-        (Slot::new(first as u16), partition)
-    });
-    let mut missing: HashMap<_, _> = shares.collect();
     let mut tags = vec![String::new(); usize::from(count.get())];
+    let first = |partition| Slot::new(first_slot(partition, tags.len()));
+    let shares = count.iter().map(|partition| (first(partition), partition));
+    let mut missing: HashMap<_, _> = shares.collect();
     for number in 0_u32.. {
         if missing.is_empty() {
             break;
@@ -94,8 +97,8 @@ mod tests {
         for count in [1, 2, 3, 64, 100, 256, crate::redis::options::PARTITIONS_MAX] {
             let tags = tags(PartitionCount::new(count).unwrap());
             let slots: Vec<_> = tags.iter().map(Slot::for_key).collect();
-            let even: Vec<_> = (0..u32::from(count))
-                .map(|index| Slot::new((index * SLOTS / u32::from(count)) as u16).unwrap())
+            let even: Vec<_> = (0..usize::from(count))
+                .map(|index| Slot::new((index * SLOTS / usize::from(count)) as u16).unwrap())
                 .collect();
             assert_eq!(slots, even, "{count} partitions");
         }

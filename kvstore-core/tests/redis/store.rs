@@ -519,7 +519,8 @@ async fn commits_with_and_without_a_check_do_the_same() {
             of_this_server.push(made(&store, commit).await);
         }
         let calls = server.ask(&["info", "commandstats"]);
-        // One is sent twice, since no queue is the active one yet. Without a check no value is read.
+        // The first is sent twice, since no queue is active before it. A commit without a check reads
+        // no value.
         let reads = calls.lines().find(|line| line.starts_with("cmdstat_mget:"));
         let reads = reads.and_then(|line| line.split(['=', ',']).nth(1));
         assert_eq!(reads, is_general.then_some("6"), "{calls}");
